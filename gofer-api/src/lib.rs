@@ -1,0 +1,1 @@
+//! gRPC services, auth, config and the composition root.

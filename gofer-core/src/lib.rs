@@ -1,0 +1,1 @@
+//! Gofer's domain types, the three backend traits and the Journal port; no I/O.

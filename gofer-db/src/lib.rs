@@ -1,0 +1,1 @@
+//! One schema, two engines (SQLite, PostgreSQL); implements the Journal.

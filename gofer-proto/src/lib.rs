@@ -1,0 +1,1 @@
+//! Code generated from proto/ (committed; a test fails on drift).

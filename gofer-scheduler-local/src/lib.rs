@@ -1,0 +1,1 @@
+//! Runs executions as processes on this machine.

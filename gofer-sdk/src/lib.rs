@@ -1,0 +1,1 @@
+//! Write Gofer pipelines in Rust.

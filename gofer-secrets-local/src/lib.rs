@@ -1,0 +1,1 @@
+//! Keeps secrets in the database, encrypted with a local key file.

@@ -1,0 +1,1 @@
+//! Keeps objects in a local directory.
