@@ -1,1 +1,21 @@
-//! Gofer's domain types, the three backend traits and the Journal port; no I/O.
+#![doc = include_str!("../README.md")]
+
+pub mod entity;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod journal;
+pub mod object_store;
+pub mod pipeline;
+pub mod run;
+pub mod scheduler;
+pub mod secret_store;
+pub mod template;
+pub mod time;
+pub mod validate;
+
+pub use error::{BackendError, ErrorKind};
+pub use id::{
+    Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, SecretPath, TaskId, Version,
+};
+pub use time::Timestamp;

@@ -1,0 +1,184 @@
+//! Events: immutable, numbered records of what happened.
+
+use serde::{Deserialize, Serialize};
+
+use crate::entity::TokenKind;
+use crate::id::{Attempt, NamespaceId, PipelineId, RunNumber, TaskId, Version};
+use crate::run::{Initiator, Reason, RunStatus, TaskStatus};
+use crate::time::Timestamp;
+
+/// A record of something that happened. Ids are gapless and in commit order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts up from 1, without gaps.
+    pub id: u64,
+    /// What happened, and to whom.
+    #[serde(flatten)]
+    pub body: NewEvent,
+}
+
+/// An event that has no number yet; it gets one in the transaction that makes it true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewEvent {
+    /// When it happened.
+    pub at: Timestamp,
+    /// Who did it: a token's id, `dev`, `run:<key>`, or `gofer` for the engine itself.
+    pub actor: String,
+    /// What it is about.
+    pub subject: Subject,
+    /// What happened.
+    pub details: EventDetails,
+}
+
+/// What an event is about; as much of the path as applies.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Subject {
+    /// The namespace.
+    pub namespace: Option<NamespaceId>,
+    /// The pipeline.
+    pub pipeline: Option<PipelineId>,
+    /// The run.
+    pub run: Option<RunNumber>,
+    /// The task.
+    pub task: Option<TaskId>,
+    /// The attempt.
+    pub attempt: Option<Attempt>,
+}
+
+/// What happened. Serialized with its stable name under `type`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the variants are what the wire contract documents; proto/gofer/v1/event.proto")]
+pub enum EventDetails {
+    ServerStarted {
+        server_id: String,
+        version: String,
+    },
+    NamespaceCreated {
+        description: String,
+    },
+    NamespaceUpdated {
+        description: String,
+    },
+    NamespaceDeleted {},
+    PipelineRegistered {
+        version: Version,
+        digest: String,
+    },
+    PipelineEnabled {},
+    PipelineDisabled {},
+    PipelineDeleted {},
+    RunCreated {
+        version: Version,
+        initiator: Initiator,
+        retry_of: Option<RunNumber>,
+    },
+    RunStarted {},
+    RunCancelRequested {
+        force: bool,
+        message: String,
+    },
+    RunCompleted {
+        status: RunStatus,
+        reason: Option<Reason>,
+    },
+    TaskRunStarting {},
+    TaskRunRunning {},
+    TaskRunStopRequested {
+        reason: Reason,
+    },
+    TaskRunCancelRequested {
+        force: bool,
+        message: String,
+    },
+    TaskRunRetryScheduled {
+        status: TaskStatus,
+        reason: Option<Reason>,
+        exit_code: Option<i32>,
+        next_attempt: Attempt,
+        not_before: Timestamp,
+    },
+    TaskRunCompleted {
+        status: TaskStatus,
+        reason: Option<Reason>,
+        exit_code: Option<i32>,
+    },
+    LogArchived {
+        size_bytes: u64,
+    },
+    LogExpired {},
+    ObjectPut {
+        key: String,
+        size_bytes: u64,
+        sha256: String,
+    },
+    ObjectDeleted {
+        key: String,
+    },
+    ObjectEvicted {
+        key: String,
+    },
+    RunObjectsExpired {
+        count: u64,
+    },
+    SecretPut {
+        key: String,
+        allowed_namespaces: Vec<NamespaceId>,
+    },
+    SecretDeleted {
+        key: String,
+    },
+    TokenCreated {
+        token_id: String,
+        kind: TokenKind,
+        namespaces: Vec<NamespaceId>,
+    },
+    TokenDisabled {
+        token_id: String,
+    },
+    TokenEnabled {
+        token_id: String,
+    },
+    TokenDeleted {
+        token_id: String,
+    },
+}
+
+impl EventDetails {
+    /// The stable name, as `type` in the serialized form.
+    #[must_use]
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::ServerStarted { .. } => "server_started",
+            Self::NamespaceCreated { .. } => "namespace_created",
+            Self::NamespaceUpdated { .. } => "namespace_updated",
+            Self::NamespaceDeleted {} => "namespace_deleted",
+            Self::PipelineRegistered { .. } => "pipeline_registered",
+            Self::PipelineEnabled {} => "pipeline_enabled",
+            Self::PipelineDisabled {} => "pipeline_disabled",
+            Self::PipelineDeleted {} => "pipeline_deleted",
+            Self::RunCreated { .. } => "run_created",
+            Self::RunStarted {} => "run_started",
+            Self::RunCancelRequested { .. } => "run_cancel_requested",
+            Self::RunCompleted { .. } => "run_completed",
+            Self::TaskRunStarting {} => "task_run_starting",
+            Self::TaskRunRunning {} => "task_run_running",
+            Self::TaskRunStopRequested { .. } => "task_run_stop_requested",
+            Self::TaskRunCancelRequested { .. } => "task_run_cancel_requested",
+            Self::TaskRunRetryScheduled { .. } => "task_run_retry_scheduled",
+            Self::TaskRunCompleted { .. } => "task_run_completed",
+            Self::LogArchived { .. } => "log_archived",
+            Self::LogExpired {} => "log_expired",
+            Self::ObjectPut { .. } => "object_put",
+            Self::ObjectDeleted { .. } => "object_deleted",
+            Self::ObjectEvicted { .. } => "object_evicted",
+            Self::RunObjectsExpired { .. } => "run_objects_expired",
+            Self::SecretPut { .. } => "secret_put",
+            Self::SecretDeleted { .. } => "secret_deleted",
+            Self::TokenCreated { .. } => "token_created",
+            Self::TokenDisabled { .. } => "token_disabled",
+            Self::TokenEnabled { .. } => "token_enabled",
+            Self::TokenDeleted { .. } => "token_deleted",
+        }
+    }
+}

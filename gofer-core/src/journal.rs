@@ -1,0 +1,251 @@
+//! The engine's only door to storage.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::entity::{ObjectRecord, ObjectScope};
+use crate::error::BackendError;
+use crate::event::NewEvent;
+use crate::id::{Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, TaskId, Version};
+use crate::pipeline::PipelineSpec;
+use crate::run::{AttemptRecord, CancelRequest, Initiator, LogState, Reason, Run, RunState, TaskRun, TaskState};
+use crate::time::Timestamp;
+
+/// Durable storage of runs.
+///
+/// Every change is a compare-and-set inside one transaction with its events; when a call returns `Ok`, it is durable.
+/// A call whose caller goes away takes effect whole or not at all. Errors are retryable unless their kind says
+/// otherwise, and after an error the change may or may not have happened: every call is safe to repeat.
+#[async_trait]
+pub trait Journal: Debug + Send + Sync + 'static {
+    /// Commits a run: takes the pipeline's next run number, applies its `overlap`, inserts one task run per task, and
+    /// the `run_created` event. A repeated idempotency key changes nothing and returns the run of the first call.
+    ///
+    /// With `overlap: skip` and no room the run is inserted complete (cancelled, `overlap_skipped`) with both events. With
+    /// `cancel_running` the oldest active runs get a cancel request, and are returned.
+    async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError>;
+
+    /// Takes leases on at most `limit` unfinished runs whose lease nobody holds at `now`, oldest first. A pending run
+    /// is taken only while fewer runs of its pipeline than its `parallelism` are running, or if its cancellation was
+    /// requested; taking it makes it `Running` (with `run_started`). Each lease has a higher epoch than any before it.
+    async fn claim(&self, owner: &str, now: Timestamp, ttl: Duration, limit: usize)
+    -> Result<Vec<Lease>, JournalError>;
+
+    /// Prolongs every lease of this owner that it still holds to `now + ttl`, and returns how many that are. A lease
+    /// that ran out but was not taken by anybody is held.
+    async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError>;
+
+    /// Gives up every lease of this owner, so that another may claim the runs at once.
+    async fn release(&self, owner: &str) -> Result<(), JournalError>;
+
+    /// The run, its spec and its task runs; `NotFound` when there is no such run.
+    async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError>;
+
+    /// Applies commits in one transaction, each whole or not at all, and answers for each in order. The stored `cancel` of
+    /// a task run is never changed by a commit, only by [`Journal::request_cancel`].
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError>;
+
+    /// Records a wish to cancel a run, or one task of it, with its event, whoever holds the run's lease; [`Journal::load`]
+    /// shows it. The first wish stays, but `force` is added to it. Returns whether anything changed; a complete run (or task run) is left alone.
+    async fn request_cancel(
+        &self,
+        key: &RunKey,
+        task: Option<&TaskId>,
+        request: CancelRequest,
+    ) -> Result<bool, JournalError>;
+
+    /// Finished attempts whose log is still [`LogState::Live`], oldest first, after `after`.
+    async fn live_logs(&self, after: Option<ExecutionId>, limit: usize) -> Result<Vec<ExecutionId>, JournalError>;
+
+    /// The log state of a finished attempt; `None` while it has not finished (or never existed).
+    async fn log_state(&self, id: &ExecutionId) -> Result<Option<LogState>, JournalError>;
+
+    /// Sets the log state if it is `from`, with its event if one is given; returns whether it was.
+    async fn set_log_state(
+        &self,
+        id: &ExecutionId,
+        from: LogState,
+        to: LogState,
+        event: Option<NewEvent>,
+    ) -> Result<bool, JournalError>;
+
+    /// The record of an object.
+    async fn object(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, JournalError>;
+
+    /// The namespaces that may read a global secret; `None` when there is no such secret.
+    async fn global_secret(&self, key: &str) -> Result<Option<Vec<NamespaceId>>, JournalError>;
+
+    /// What retention should delete now, at most `limit` items.
+    async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError>;
+
+    /// Records that the thing was deleted, with its event.
+    async fn expired(&self, what: &Expirable, at: Timestamp) -> Result<(), JournalError>;
+}
+
+/// Why the journal did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The named thing does not exist.
+    #[error("{what} `{key}` does not exist")]
+    NotFound {
+        /// Such as `pipeline`.
+        what: &'static str,
+        /// Its name.
+        key: String,
+    },
+    /// The pipeline is disabled.
+    #[error("pipeline `{key}` is disabled; enable it with `gofer pipeline enable`")]
+    Disabled {
+        /// `namespace/pipeline`.
+        key: String,
+    },
+    /// The storage's own error.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl JournalError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Backend(error) if error.is_retryable())
+    }
+}
+
+/// A run to be committed.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Whose.
+    pub namespace: NamespaceId,
+    /// Of which pipeline.
+    pub pipeline: PipelineId,
+    /// Of which version; `None` is the latest.
+    pub version: Option<Version>,
+    /// The trigger's and the run's own variables, merged.
+    pub variables: BTreeMap<String, String>,
+    /// Who or what starts it; also the actor of its event.
+    pub initiator: Initiator,
+    /// The run it repeats.
+    pub retry_of: Option<RunNumber>,
+    /// Tasks that are inserted complete (successful, `reused`), because they ended so in `retry_of`.
+    pub reused: Vec<TaskId>,
+    /// Chosen by the caller; the same key of the same pipeline never makes a second run.
+    pub idempotency_key: Option<String>,
+    /// See [`Run::token_nonce`].
+    pub token_nonce: [u8; 16],
+    /// SHA-256 of the run's API token: what a request's token is looked up by while the run is not complete.
+    pub token_hash: [u8; 32],
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// What became of a [`NewRun`].
+#[derive(Debug, Clone)]
+pub struct Inserted {
+    /// The run, as committed.
+    pub run: Run,
+    /// `false`: the idempotency key was known, and this is the first call's run.
+    pub new: bool,
+    /// Runs that got a cancel request to make room.
+    pub superseded: Vec<RunKey>,
+}
+
+/// The right to change a run, until somebody else takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Which run.
+    pub run: RunKey,
+    /// Grows with each lease of this run; a commit with an older one is refused (fencing).
+    pub epoch: u64,
+}
+
+/// All the engine knows of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunSnapshot {
+    /// The run.
+    pub run: Run,
+    /// Its pipeline version's spec.
+    pub spec: Arc<PipelineSpec>,
+    /// One per task of the spec.
+    pub tasks: BTreeMap<TaskId, TaskRun>,
+}
+
+/// Changes of one run that become true together.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// With what right.
+    pub lease: Lease,
+    /// Task runs that change.
+    pub tasks: Vec<TaskTransition>,
+    /// The run's own change.
+    pub run: Option<RunTransition>,
+    /// What to record.
+    pub events: Vec<NewEvent>,
+}
+
+/// A task run's change: compare, then set.
+#[derive(Debug, Clone)]
+pub struct TaskTransition {
+    /// The state it must be in.
+    pub from: TaskState,
+    /// The attempt it must be at.
+    pub from_attempt: Attempt,
+    /// What it becomes, whole.
+    pub to: TaskRun,
+    /// The attempt that ended with this change.
+    pub ended: Option<AttemptRecord>,
+}
+
+/// A run's change: compare, then set.
+#[derive(Debug, Clone)]
+pub struct RunTransition {
+    /// The state it must be in.
+    pub from: RunState,
+    /// What it becomes.
+    pub to: RunState,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What became of a [`Commit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// It is true and durable.
+    Done,
+    /// Nothing changed: the lease is no longer held. Stop working on this run.
+    Fenced,
+    /// Nothing changed: the stored state was not `from`, or the state machine has no such step.
+    Conflict,
+}
+
+/// What is kept, and how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retention {
+    /// Archived logs of attempts that ended before this are deleted.
+    pub logs_before: Timestamp,
+    /// Run objects are kept for this many newest runs of a pipeline.
+    pub run_objects_keep_runs: u64,
+}
+
+/// Something retention should delete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expirable {
+    /// An archived log.
+    Log(ExecutionId),
+    /// One object of a run, at its location in the store.
+    RunObject {
+        /// The run.
+        run: RunKey,
+        /// The user's key.
+        key: ObjectKey,
+        /// Where the bytes lie.
+        location: ObjectKey,
+    },
+}

@@ -1,0 +1,255 @@
+//! The contract of a scheduler backend: where executions run.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use secrecy::SecretString;
+
+use crate::error::BackendError;
+use crate::id::ExecutionId;
+use crate::pipeline::Resources;
+
+/// Runs executions somewhere, and tells truthfully what became of them.
+///
+/// The caller names every execution and never uses a name twice. An execution outlives the Gofer server: after a
+/// restart `state` and `logs` still answer. Every method may be called concurrently and again; none may guess.
+#[async_trait]
+pub trait Scheduler: Debug + Send + Sync + 'static {
+    /// What this backend can do. Constant for the life of the value.
+    fn capabilities(&self) -> SchedulerCapabilities;
+
+    /// Proves that the backend can be used, and says in one line what was found, such as `nomad 2.0.5 at https://…`.
+    ///
+    /// # Errors
+    /// With the next step for an operator in the message.
+    async fn check(&self) -> Result<String, BackendError>;
+
+    /// Starts the execution, once. When it returns `Ok`, the execution exists durably.
+    ///
+    /// `start` on a name that exists does nothing and succeeds, whatever state it is in and whatever the spec says; two
+    /// concurrent starts of one name start one execution. A command that does not exist or an image that cannot be had
+    /// is not an error of this call: the execution exists and its `state` is `Failed`.
+    ///
+    /// # Errors
+    /// When the kind is retryable, the execution may or may not exist; the same call again is always safe.
+    async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError>;
+
+    /// Asks the execution to end (SIGTERM or the product's word for it), waits `grace`, then kills its whole process
+    /// tree. Returns once the request is durable, without waiting for the end; the state becomes `Stopped` (or what it
+    /// had become before). Stopping what is finished or unknown succeeds. A second call with a shorter grace hastens.
+    ///
+    /// # Errors
+    /// When the request could not be delivered.
+    async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError>;
+
+    /// What is known of the execution now. A fate that is not known is `Lost`, never guessed; a name this backend has
+    /// never seen, or that was removed, is `NotFound`.
+    ///
+    /// # Errors
+    /// When the backend cannot answer, which says nothing about the execution.
+    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError>;
+
+    /// One stream of changes for all executions of this instance, from now on. It may drop or repeat events; it ends
+    /// or yields an error when the connection is lost. After every (re)connect the caller reconciles with `state`: what
+    /// changed after the stream was handed out is either on the stream or followed by its end.
+    ///
+    /// # Errors
+    /// When the stream cannot be opened.
+    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError>;
+
+    /// The bytes of stdout and stderr, in order per stream, from a position. Without `follow` the stream ends with what
+    /// there is now; with it, it goes on and ends by itself after the execution did and everything was delivered. Lines
+    /// of any length and any bytes survive. Logs of an execution that was never seen or was removed are `NotFound`.
+    ///
+    /// # Errors
+    /// `NotFound`, or when the backend cannot answer.
+    async fn logs(
+        &self,
+        id: &ExecutionId,
+        from: LogCursor,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError>;
+
+    /// Forgets a finished execution and frees what the backend keeps of it, its logs included. Afterwards its state is
+    /// `NotFound`. Removing what is unknown succeeds; removing what has not finished is `Invalid` and changes nothing.
+    ///
+    /// # Errors
+    /// `Invalid`, or when the backend cannot answer.
+    async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError>;
+}
+
+/// What a scheduler can do, as data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchedulerCapabilities {
+    /// Tasks with an image.
+    pub images: bool,
+    /// Tasks without one, on the host executor.
+    pub host: bool,
+    /// `Resources` are enforced, not only hints.
+    pub resource_limits: bool,
+}
+
+/// What to execute.
+#[derive(Debug, Clone)]
+pub struct ExecutionSpec {
+    /// Runs once, or is kept alive.
+    pub kind: ExecutionKind,
+    /// Container image; `None` is the host executor.
+    pub image: Option<String>,
+    /// Replaces the image's entrypoint; prepended to `command` on the host executor.
+    pub entrypoint: Vec<String>,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Host executor only: an absolute directory; `None` is a fresh one per execution.
+    pub working_dir: Option<String>,
+    /// The environment, complete but for what the executor itself needs (`PATH`, `HOME`, …).
+    pub env: BTreeMap<String, EnvValue>,
+    /// Set aside, and limited to, where the backend can.
+    pub resources: Resources,
+    /// Credentials for pulling the image.
+    pub registry_auth: Option<RegistryLogin>,
+}
+
+/// The value of an environment variable.
+#[derive(Debug, Clone)]
+pub enum EnvValue {
+    /// May be shown.
+    Plain(String),
+    /// Holds a secret: never in a job spec, a log, a process list or a file others can read.
+    Secret(SecretString),
+}
+
+/// Credentials for pulling an image.
+#[derive(Debug, Clone)]
+pub struct RegistryLogin {
+    /// Registry user.
+    pub username: String,
+    /// Its password.
+    pub password: SecretString,
+}
+
+/// How long an execution is meant to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExecutionKind {
+    /// Runs once; the backend never restarts it.
+    Task,
+    /// A trigger; the backend keeps it alive until it is stopped.
+    Service,
+}
+
+/// What is known of an execution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecutionState {
+    /// Accepted, not running yet; why, in the backend's words.
+    Queued {
+        /// Such as `no node has 4096 MB free`; may be empty.
+        reason: String,
+    },
+    /// Its process runs.
+    Running,
+    /// Its process ended by itself.
+    Exited {
+        /// The exit code; 128 + the signal's number when a signal ended it.
+        code: i32,
+        /// The kernel killed it for want of memory.
+        oom: bool,
+        /// The signal that ended it.
+        signal: Option<i32>,
+    },
+    /// It never ran, or could not be set up.
+    Failed {
+        /// What to tell the user.
+        kind: FailureKind,
+        /// In the backend's words.
+        message: String,
+    },
+    /// Ended after `stop`, whatever the exit code was.
+    Stopped,
+    /// It existed, and what became of it cannot be known.
+    Lost,
+    /// Never seen, or removed.
+    NotFound,
+}
+
+impl ExecutionState {
+    /// Whether nothing more will happen to it.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::Queued { .. } | Self::Running)
+    }
+}
+
+/// Why an execution never ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// The program does not exist or may not be executed.
+    CommandNotFound,
+    /// The image cannot be had.
+    ImageUnavailable,
+    /// The backend refuses the spec.
+    Refused,
+    /// Anything else on the way to the first instruction.
+    Setup,
+}
+
+/// One change on the watch stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchEvent {
+    /// Whose.
+    pub id: ExecutionId,
+    /// What it became.
+    pub state: ExecutionState,
+}
+
+/// One of a process's two outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LogStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A piece of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogChunk {
+    /// Which output.
+    pub stream: LogStream,
+    /// Position of the first byte in that output.
+    pub offset: u64,
+    /// At most 64 KiB, never empty; cut anywhere.
+    pub data: Bytes,
+}
+
+/// A position in a log: how many bytes of each output were seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogCursor {
+    /// Bytes of standard output.
+    pub stdout: u64,
+    /// Bytes of standard error.
+    pub stderr: u64,
+}
+
+impl LogCursor {
+    /// The position of a stream.
+    #[must_use]
+    pub fn of(self, stream: LogStream) -> u64 {
+        match stream {
+            LogStream::Stdout => self.stdout,
+            LogStream::Stderr => self.stderr,
+        }
+    }
+
+    /// Moves past a chunk.
+    pub fn advance(&mut self, chunk: &LogChunk) {
+        let end = chunk.offset + chunk.data.len() as u64;
+        match chunk.stream {
+            LogStream::Stdout => self.stdout = end,
+            LogStream::Stderr => self.stderr = end,
+        }
+    }
+}

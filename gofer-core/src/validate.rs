@@ -1,0 +1,308 @@
+//! What is wrong with a pipeline, all of it at once. The SDK and the server run the same rules.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::time::Duration;
+
+use crate::id::{ObjectKey, SecretPath, TaskId};
+use crate::pipeline::{CustomTask, Overlap, PipelineSpec, TaskKind, TaskSpec};
+use crate::template::{self, Source};
+
+/// Most tasks of one pipeline: a run's snapshot lives in memory while it is active.
+pub const MAX_TASKS: usize = 10_000;
+/// Most variables on one level (pipeline, task, run).
+pub const MAX_VARIABLES: usize = 256;
+/// Longest variable name.
+pub const MAX_VARIABLE_NAME_BYTES: usize = 128;
+/// Longest variable value: Linux takes at most 128 KiB for one `NAME=value` of a process environment.
+pub const MAX_VARIABLE_BYTES: usize = 64 * 1024;
+/// All variables of one level together: all of an environment and the arguments must fit into about 2 MiB.
+pub const MAX_VARIABLES_TOTAL_BYTES: usize = 512 * 1024;
+/// Longest description.
+pub const MAX_DESCRIPTION_BYTES: usize = 4 * 1024;
+/// Most words of a command, and the longest word.
+pub const MAX_COMMAND_WORDS: usize = 1_000;
+/// Longest word of a command, for the same reason as [`MAX_VARIABLE_BYTES`].
+pub const MAX_COMMAND_WORD_BYTES: usize = 64 * 1024;
+/// Most retries of one task.
+pub const MAX_RETRIES: u32 = 100;
+/// Longest timeout or backoff: runs are short-lived; a year is a typing error.
+pub const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Highest `parallelism`.
+pub const MAX_PARALLELISM: u32 = 10_000;
+
+/// One broken rule. `Display` is `field: rule (value)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Path of the field, such as `tasks[build].depends_on[0].task`.
+    pub field: String,
+    /// The value as given, shortened; empty where there is none to show.
+    pub value: String,
+    /// The rule it breaks, with the next step where that helps.
+    pub rule: String,
+}
+
+impl Violation {
+    /// A violation, its value shortened to 100 characters.
+    pub fn new(field: impl Into<String>, value: impl AsRef<str>, rule: impl Into<String>) -> Self {
+        Self { field: field.into(), value: value.as_ref().chars().take(100).collect(), rule: rule.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.value.is_empty() {
+            write!(f, "{}: {}", self.field, self.rule)
+        } else {
+            write!(f, "{}: {} (got `{}`)", self.field, self.rule, self.value)
+        }
+    }
+}
+
+/// Every rule a pipeline breaks; empty when it can be registered.
+#[must_use]
+pub fn pipeline(spec: &PipelineSpec) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let count = spec.tasks.len();
+    if count == 0 {
+        found.push(Violation::new("tasks", "", "a pipeline has at least one task"));
+    }
+    if count > MAX_TASKS {
+        found.push(Violation::new("tasks", count.to_string(), format!("at most {MAX_TASKS} tasks")));
+        return found;
+    }
+    description("description", &spec.description, &mut found);
+    variables("variables", &spec.variables, &mut found);
+    parallelism(spec, &mut found);
+    subscriptions(spec, &mut found);
+    for task in &spec.tasks {
+        check_task(task, &mut found);
+    }
+    edges(spec, &mut found);
+    found
+}
+
+/// Every rule a set of variables breaks; `field` names the set in the messages.
+pub fn variables(field: &str, variables: &BTreeMap<String, String>, found: &mut Vec<Violation>) {
+    if variables.len() > MAX_VARIABLES {
+        found.push(Violation::new(field, variables.len().to_string(), format!("at most {MAX_VARIABLES} variables")));
+    }
+    let total: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if total > MAX_VARIABLES_TOTAL_BYTES {
+        let rule = format!(
+            "at most {MAX_VARIABLES_TOTAL_BYTES} bytes of names and values together; put large values into an object"
+        );
+        found.push(Violation::new(field, format!("{total} bytes"), rule));
+    }
+    for (name, value) in variables {
+        variable(&format!("{field}[{}]", shorten(name)), name, value, found);
+    }
+}
+
+fn variable(field: &str, name: &str, value: &str, found: &mut Vec<Violation>) {
+    let first_ok = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    let all_ok = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if !first_ok || !all_ok || name.len() > MAX_VARIABLE_NAME_BYTES {
+        let rule = "a variable's name is 1 to 128 letters, digits and `_`, and does not start with a digit";
+        found.push(Violation::new(field, name, rule));
+    }
+    if name.to_ascii_uppercase().starts_with("GOFER_") {
+        found.push(Violation::new(field, name, "names that start with `GOFER_` are set by Gofer"));
+    }
+    if value.len() > MAX_VARIABLE_BYTES {
+        let rule = format!("a value has at most {MAX_VARIABLE_BYTES} bytes; put large values into an object");
+        found.push(Violation::new(field, format!("{} bytes", value.len()), rule));
+    } else if value.contains('\0') {
+        found.push(Violation::new(field, "", "a value has no NUL character"));
+    } else {
+        for (source, key) in template::references(value) {
+            reference(field, source, key, found);
+        }
+    }
+}
+
+fn reference(field: &str, source: Source, key: &str, found: &mut Vec<Violation>) {
+    let invalid = match source {
+        Source::Secret | Source::GlobalSecret => SecretPath::new(key).err(),
+        Source::PipelineObject | Source::RunObject => ObjectKey::new(key).err(),
+    };
+    if let Some(invalid) = invalid {
+        found.push(Violation::new(field, format!("{source}{{{{{key}}}}}"), invalid.rule));
+    }
+}
+
+fn description(field: &str, text: &str, found: &mut Vec<Violation>) {
+    if text.len() > MAX_DESCRIPTION_BYTES {
+        let rule = format!("at most {MAX_DESCRIPTION_BYTES} bytes");
+        found.push(Violation::new(field, format!("{} bytes", text.len()), rule));
+    }
+}
+
+fn parallelism(spec: &PipelineSpec, found: &mut Vec<Violation>) {
+    match spec.parallelism {
+        Some(limit) if limit == 0 || limit > MAX_PARALLELISM => {
+            let rule = format!("1 to {MAX_PARALLELISM}, or left out for no limit");
+            found.push(Violation::new("parallelism", limit.to_string(), rule));
+        }
+        None if spec.overlap != Overlap::Queue => {
+            let rule = "`overlap` says what happens when `parallelism` is reached: set `parallelism`, too";
+            found.push(Violation::new("overlap", format!("{:?}", spec.overlap), rule));
+        }
+        _ => {}
+    }
+}
+
+fn subscriptions(spec: &PipelineSpec, found: &mut Vec<Violation>) {
+    let mut names = HashSet::new();
+    for (at, subscription) in spec.subscriptions.iter().enumerate() {
+        let field = format!("subscriptions[{at}]");
+        if let Err(invalid) = TaskId::new(&subscription.trigger) {
+            found.push(Violation::new(format!("{field}.trigger"), &subscription.trigger, invalid.rule));
+        }
+        if let Err(invalid) = TaskId::new(&subscription.name) {
+            found.push(Violation::new(format!("{field}.name"), &subscription.name, invalid.rule));
+        }
+        if !names.insert(&subscription.name) {
+            found.push(Violation::new(format!("{field}.name"), &subscription.name, "unique in the pipeline"));
+        }
+        variables(&format!("{field}.variables"), &subscription.variables, found);
+    }
+}
+
+fn check_task(task: &TaskSpec, found: &mut Vec<Violation>) {
+    let field = format!("tasks[{}]", task.id);
+    description(&format!("{field}.description"), &task.description, found);
+    variables(&format!("{field}.variables"), &task.variables, found);
+    match &task.kind {
+        TaskKind::Custom(custom) => check_custom(&field, custom, found),
+        TaskKind::Common(common) => {
+            if let Err(invalid) = TaskId::new(&common.name) {
+                found.push(Violation::new(format!("{field}.common.name"), &common.name, invalid.rule));
+            }
+            variables(&format!("{field}.common.settings"), &common.settings, found);
+        }
+    }
+    if task.retries.attempts > MAX_RETRIES {
+        let rule = format!("at most {MAX_RETRIES} retries");
+        found.push(Violation::new(format!("{field}.retries.attempts"), task.retries.attempts.to_string(), rule));
+    }
+    let durations = [
+        ("timeout", task.timeout, true),
+        ("start_timeout", task.start_timeout, true),
+        ("retries.backoff", task.retries.backoff, false),
+        ("retries.max_backoff", task.retries.max_backoff, false),
+    ];
+    for (name, value, positive) in durations {
+        let Some(value) = value else { continue };
+        if value > MAX_DURATION || (positive && value.is_zero()) {
+            let rule = if positive { "more than 0 and at most 30 days" } else { "at most 30 days" };
+            found.push(Violation::new(format!("{field}.{name}"), format!("{value:?}"), rule));
+        }
+    }
+    if task.resources.cpu_millis == Some(0) {
+        found.push(Violation::new(format!("{field}.resources.cpu_millis"), "0", "more than 0, or left out"));
+    }
+    if task.resources.memory_bytes.is_some_and(|bytes| bytes < 1024 * 1024) {
+        found.push(Violation::new(
+            format!("{field}.resources.memory_bytes"),
+            task.resources.memory_bytes.unwrap_or_default().to_string(),
+            "at least 1 MiB (1048576), or left out",
+        ));
+    }
+}
+
+fn check_custom(field: &str, custom: &CustomTask, found: &mut Vec<Violation>) {
+    let words = custom.entrypoint.iter().chain(&custom.command);
+    if custom.image.is_none() && words.clone().next().is_none_or(String::is_empty) {
+        let rule = "a task without an image has a command: its program and arguments";
+        found.push(Violation::new(format!("{field}.custom.command"), "", rule));
+    }
+    if words.clone().count() > MAX_COMMAND_WORDS {
+        let rule = format!("at most {MAX_COMMAND_WORDS} words");
+        found.push(Violation::new(format!("{field}.custom.command"), words.clone().count().to_string(), rule));
+    }
+    for word in words {
+        if word.len() > MAX_COMMAND_WORD_BYTES || word.contains('\0') {
+            let rule = format!("each word has at most {MAX_COMMAND_WORD_BYTES} bytes and no NUL character");
+            found.push(Violation::new(format!("{field}.custom.command"), word, rule));
+        }
+    }
+    if custom.image.as_ref().is_some_and(|image| image.is_empty() || image.contains(char::is_whitespace)) {
+        let rule = "an image reference without spaces, such as `docker.io/library/alpine:3`";
+        found.push(Violation::new(format!("{field}.custom.image"), custom.image.as_deref().unwrap_or(""), rule));
+    }
+    if let Some(dir) = &custom.working_dir
+        && (custom.image.is_some() || !dir.starts_with('/') || dir.contains('\0')) {
+            let rule = "an absolute path, and only for tasks without an image";
+            found.push(Violation::new(format!("{field}.custom.working_dir"), dir, rule));
+        }
+}
+
+fn edges(spec: &PipelineSpec, found: &mut Vec<Violation>) {
+    let mut ids = HashSet::new();
+    for task in &spec.tasks {
+        if !ids.insert(&task.id) {
+            found.push(Violation::new(
+                format!("tasks[{}].id", task.id),
+                &task.id,
+                "task ids are unique in the pipeline",
+            ));
+        }
+    }
+    let before = found.len();
+    for task in &spec.tasks {
+        let mut parents = HashSet::new();
+        for (at, dependency) in task.depends_on.iter().enumerate() {
+            let field = format!("tasks[{}].depends_on[{at}].task", task.id);
+            if !ids.contains(&dependency.task) {
+                let rule = "names no task of this pipeline; add the task or remove the dependency";
+                found.push(Violation::new(field, &dependency.task, rule));
+            } else if !parents.insert(&dependency.task) {
+                found.push(Violation::new(field, &dependency.task, "a parent is named once per task"));
+            }
+        }
+    }
+    if found.len() == before
+        && let Some(cycle) = find_cycle(spec) {
+            let path = cycle.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(" -> ");
+            let rule = format!("tasks must not wait for each other in a circle: {path}");
+            found.push(Violation::new(format!("tasks[{}].depends_on", cycle[0]), "", rule));
+        }
+}
+
+/// A circle of dependencies, its first task repeated at its end; iterative, since a chain may be 10,000 long.
+fn find_cycle(spec: &PipelineSpec) -> Option<Vec<TaskId>> {
+    let parents: HashMap<&TaskId, Vec<&TaskId>> =
+        spec.tasks.iter().map(|task| (&task.id, task.depends_on.iter().map(|edge| &edge.task).collect())).collect();
+    let mut finished: HashSet<&TaskId> = HashSet::new();
+    for task in &spec.tasks {
+        let mut path: Vec<(&TaskId, usize)> = vec![(&task.id, 0)];
+        let mut on_path: HashSet<&TaskId> = HashSet::from([&task.id]);
+        while let Some((id, next)) = path.last_mut() {
+            let parent = if finished.contains(*id) { None } else { parents[*id].get(*next).copied() };
+            *next += 1;
+            match parent {
+                None => {
+                    finished.insert(*id);
+                    on_path.remove(*id);
+                    path.pop();
+                }
+                Some(parent) if on_path.contains(parent) => {
+                    let start = path.iter().position(|(id, _)| *id == parent)?;
+                    let mut cycle: Vec<TaskId> = path[start..].iter().map(|(id, _)| (*id).clone()).collect();
+                    cycle.push(parent.clone());
+                    return Some(cycle);
+                }
+                Some(parent) => {
+                    on_path.insert(parent);
+                    path.push((parent, 0));
+                }
+            }
+        }
+    }
+    None
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(40).collect()
+}
