@@ -13,5 +13,5 @@ pub mod v1 {
 }
 
 /// The encoded `google.protobuf.FileDescriptorSet` of the contract and all it imports, without comments: what server
-/// reflection serves and what [`json`](crate) looks names up in.
+/// reflection serves, and where the feature `json` looks up names.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptor.bin");

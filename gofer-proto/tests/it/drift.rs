@@ -15,8 +15,14 @@ const DEBUG_REDACT: u32 = 16;
 fn generated_code_is_what_the_contract_says() {
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gen");
     let regenerate = std::env::var_os("GOFER_REGENERATE").is_some_and(|value| value == "1");
+    let generated = generate();
+    for entry in std::fs::read_dir(&committed).expect("the committed folder") {
+        let name = entry.expect("a readable folder").file_name().into_string().expect("an ASCII name");
+        assert!(generated.contains_key(&name), "nothing generates `{}`; remove it", committed.join(&name).display());
+    }
+
     let mut stale = Vec::new();
-    for (name, contents) in generate() {
+    for (name, contents) in generated {
         let path = committed.join(&name);
         if std::fs::read(&path).ok().as_ref() == Some(&contents) {
             continue;

@@ -1,4 +1,5 @@
-//! The contract explains itself: every message, field, rpc, service, enum and enum value has a comment.
+//! The contract explains itself (every message, field, rpc, service, enum and enum value has a comment) and can be used
+//! from other languages.
 
 use std::collections::HashSet;
 
@@ -41,4 +42,21 @@ fn everything_has_a_comment() {
     }
     assert_eq!(kinds.len(), 7, "the walk saw only {kinds:?}");
     assert!(missing.is_empty(), "no comment at:\n{}", missing.join("\n"));
+}
+
+/// Python's generator leaves keywords as they are, so that a field of such a name can only be reached by `getattr`.
+const PYTHON_KEYWORDS: [&str; 35] = [
+    "False", "None", "True", "and", "as", "assert", "async", "await", "break", "class", "continue", "def", "del",
+    "elif", "else", "except", "finally", "for", "from", "global", "if", "import", "in", "is", "lambda", "nonlocal",
+    "not", "or", "pass", "raise", "return", "try", "while", "with", "yield",
+];
+
+#[test]
+fn no_field_is_a_keyword_of_python() {
+    let pool = contract::compile().descriptor_pool();
+    for message in pool.all_messages().filter(|message| message.package_name() == "gofer.v1") {
+        for field in message.fields() {
+            assert!(!PYTHON_KEYWORDS.contains(&field.name()), "`{}` is a keyword of Python", field.full_name());
+        }
+    }
 }
