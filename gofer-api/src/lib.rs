@@ -1,1 +1,6 @@
-//! gRPC services, auth, config and the composition root.
+#![doc = include_str!("../README.md")]
+
+pub mod config;
+mod server;
+
+pub use server::{CheckLine, Launcher, Server, ServerError, check};

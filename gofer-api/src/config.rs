@@ -1,0 +1,220 @@
+//! The server's configuration: compiled-in defaults, then a TOML file, then `GOFER_<TABLE>__<KEY>` variables, then
+//! [`ServerConfig::validate`]. The result is one value that is passed along and never changes.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+mod error;
+mod validate;
+
+pub use error::ConfigError;
+
+/// Where a server listens when nothing else is said, always on loopback; the port is registered for nothing.
+pub const DEFAULT_PORT: u16 = 8469;
+/// Variables that start with this and contain `__` are configuration, such as `GOFER_SERVER__LISTEN`.
+const ENV_PREFIX: &str = "GOFER_";
+
+/// All a server is told when it starts; `config/gofer.toml` documents every key.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Where it listens and whom it believes.
+    pub server: ServerSection,
+    /// What it accepts at most.
+    pub limits: Limits,
+    /// What it writes about itself.
+    pub log: LogSection,
+}
+
+/// `[server]`: where it listens and whom it believes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSection {
+    /// Address and port; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Where everything local lies, made with mode 0700 when missing; `None` is a directory of the user's, see
+    /// [`ServerConfig::data_dir`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Whether callers need a token.
+    pub auth: AuthMode,
+    /// Serve callers without a token also off loopback.
+    pub allow_anonymous: bool,
+    /// Serve without TLS also off loopback.
+    pub allow_insecure_listen: bool,
+    /// Web origins whose pages may call this server, such as `https://ci.example.com`.
+    pub cors_origins: Vec<String>,
+    /// The server's certificate.
+    pub tls: TlsSection,
+    /// Makes a management token of its own at start, for a server that lives as long as one command.
+    #[serde(skip)]
+    pub throw_away: bool,
+}
+
+/// Whether callers need a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthMode {
+    /// Not on loopback, everywhere else.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+}
+
+/// `[server.tls]`: the server's certificate; without both files it serves plain text.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsSection {
+    /// PEM file with the certificate chain, the server's own first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with the private key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+}
+
+/// `[limits]`: what the server accepts at most.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Longest object, in bytes.
+    pub object_max_bytes: u64,
+    /// Most objects kept with one pipeline; a further one evicts the oldest.
+    pub pipeline_objects: u64,
+    /// Calls at work at once, streams included, on one connection; more wait.
+    pub calls_per_connection: usize,
+    /// How long a call that is not a stream may take.
+    #[serde(with = "humantime_serde")]
+    pub call_timeout: Duration,
+    /// How long a stream of bytes may stand still before it is given up.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// How long calls may go on after the server was told to end.
+    #[serde(with = "humantime_serde")]
+    pub shutdown_grace: Duration,
+}
+
+/// `[log]`: what the server writes about itself, to stderr.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSection {
+    /// A filter as tracing has it, such as `info` or `gofer_engine=debug,info`.
+    pub level: String,
+    /// For people or for programs.
+    pub format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One line of text, in colour on a terminal.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Default for ServerSection {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
+            data_dir: None,
+            auth: AuthMode::Auto,
+            allow_anonymous: false,
+            allow_insecure_listen: false,
+            cors_origins: Vec::new(),
+            tls: TlsSection::default(),
+            throw_away: false,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            object_max_bytes: 5 * 1024 * 1024 * 1024,
+            pipeline_objects: 100,
+            calls_per_connection: 256,
+            call_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(60),
+            shutdown_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl ServerConfig {
+    /// Reads the file, if one is given, and the environment, and validates the result.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names each key that is wrong, its value and the rule.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(path) = path {
+            let text = std::fs::read_to_string(path).map_err(|error| ConfigError::unreadable(path, &error))?;
+            figment = figment.merge(Toml::string(&text));
+        }
+        let env = Env::prefixed(ENV_PREFIX).filter(|name| name.as_str().contains("__")).split("__");
+        let config: Self = figment.merge(env).extract().map_err(|error| ConfigError::from_figment(path, error))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// A development server on loopback that keeps everything under `data_dir`.
+    #[must_use]
+    pub fn default_dev(data_dir: impl Into<PathBuf>) -> Self {
+        let mut config = Self::default();
+        config.server.data_dir = Some(data_dir.into());
+        config
+    }
+
+    /// A server for one command: any free loopback port, and a management token that only [`crate::Server`] hands out.
+    #[must_use]
+    pub fn throw_away(data_dir: impl Into<PathBuf>) -> Self {
+        let mut config = Self::default_dev(data_dir);
+        config.server.listen.set_port(0);
+        config.server.auth = AuthMode::On;
+        config.server.throw_away = true;
+        config
+    }
+
+    /// Where everything local lies: `server.data_dir`, else `$XDG_STATE_HOME/gofer`, else `~/.local/state/gofer`, else
+    /// `.gofer` where the server was started.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        self.server
+            .data_dir
+            .clone()
+            .or_else(|| Some(absolute("XDG_STATE_HOME")?.join("gofer")))
+            .or_else(|| Some(absolute("HOME")?.join(".local/state/gofer")))
+            .unwrap_or_else(|| PathBuf::from(".gofer"))
+    }
+
+    /// Whether callers need a token.
+    #[must_use]
+    pub fn demands_token(&self) -> bool {
+        match self.server.auth {
+            AuthMode::On => true,
+            AuthMode::Auto => !self.server.listen.ip().is_loopback() && !self.server.allow_anonymous,
+        }
+    }
+
+    /// Whether it serves TLS.
+    #[must_use]
+    pub fn serves_tls(&self) -> bool {
+        self.server.tls.cert_file.is_some()
+    }
+}
