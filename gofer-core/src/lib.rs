@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "testing")]
+pub mod conformance;
 pub mod entity;
 pub mod error;
 pub mod event;
@@ -11,6 +13,8 @@ pub mod run;
 pub mod scheduler;
 pub mod secret_store;
 pub mod template;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod time;
 pub mod validate;
 

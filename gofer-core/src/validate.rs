@@ -232,10 +232,11 @@ fn check_custom(field: &str, custom: &CustomTask, found: &mut Vec<Violation>) {
         found.push(Violation::new(format!("{field}.custom.image"), custom.image.as_deref().unwrap_or(""), rule));
     }
     if let Some(dir) = &custom.working_dir
-        && (custom.image.is_some() || !dir.starts_with('/') || dir.contains('\0')) {
-            let rule = "an absolute path, and only for tasks without an image";
-            found.push(Violation::new(format!("{field}.custom.working_dir"), dir, rule));
-        }
+        && (custom.image.is_some() || !dir.starts_with('/') || dir.contains('\0'))
+    {
+        let rule = "an absolute path, and only for tasks without an image";
+        found.push(Violation::new(format!("{field}.custom.working_dir"), dir, rule));
+    }
 }
 
 fn edges(spec: &PipelineSpec, found: &mut Vec<Violation>) {
@@ -263,11 +264,12 @@ fn edges(spec: &PipelineSpec, found: &mut Vec<Violation>) {
         }
     }
     if found.len() == before
-        && let Some(cycle) = find_cycle(spec) {
-            let path = cycle.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(" -> ");
-            let rule = format!("tasks must not wait for each other in a circle: {path}");
-            found.push(Violation::new(format!("tasks[{}].depends_on", cycle[0]), "", rule));
-        }
+        && let Some(cycle) = find_cycle(spec)
+    {
+        let path = cycle.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(" -> ");
+        let rule = format!("tasks must not wait for each other in a circle: {path}");
+        found.push(Violation::new(format!("tasks[{}].depends_on", cycle[0]), "", rule));
+    }
 }
 
 /// A circle of dependencies, its first task repeated at its end; iterative, since a chain may be 10,000 long.

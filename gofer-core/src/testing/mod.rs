@@ -1,0 +1,16 @@
+//! Memory implementations of the four traits, and a wrapper that makes any implementation fail.
+//!
+//! They keep nothing on disk, need no server, and behave the same under a paused, single-threaded tokio clock.
+
+mod memory_object_store;
+mod memory_secret_store;
+
+pub use memory_object_store::MemoryObjectStore;
+pub use memory_secret_store::MemorySecretStore;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks, also after another test's assertion failed while it held the lock.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
