@@ -1,0 +1,8 @@
+//! The local object store against real files: atomicity, crashes, memory, listing.
+
+mod atomic;
+mod child;
+mod connect;
+mod disk;
+mod listing;
+mod support;
