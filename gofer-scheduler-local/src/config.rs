@@ -1,0 +1,149 @@
+//! What an operator can set, and how to run the supervisor code.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use gofer_core::{BackendError, ErrorKind};
+use serde::{Deserialize, Serialize};
+
+/// Settings of the local scheduler, the table `[scheduler.local]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalSchedulerConfig {
+    /// Absolute path of the directory for logs, exit codes and working directories. Made if missing, mode 0700. It must
+    /// be on a local file system (not NFS), because a lock tells whether an execution is alive.
+    pub dir: PathBuf,
+    /// Names of the environment variables that tasks get from the server's own environment.
+    pub pass_env: Vec<String>,
+    /// A directory put in front of every task's `PATH`: that of the `gofer` binary, so that tasks can call `gofer`.
+    pub path_prepend: Option<PathBuf>,
+    /// Bytes of output kept per execution, both streams together. What comes after is dropped, and one line says so.
+    pub max_log_bytes: u64,
+    /// Write to the disk itself, not only to the kernel, before a task starts. Without it a power failure (not a crash
+    /// of the server) can make the scheduler forget executions of the last seconds.
+    pub durable: bool,
+    /// Where limits of memory and cpu are set: `auto`, `off`, or the absolute path of a cgroup v2 directory that was
+    /// delegated to Gofer.
+    pub cgroup: Cgroup,
+}
+
+/// What tasks get from the server's environment unless the operator says otherwise.
+const DEFAULT_PASS_ENV: [&str; 10] =
+    ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "TMPDIR", "CARGO_HOME", "RUSTUP_HOME"];
+
+/// Enough for any log a person reads, small enough that a task in a loop does not fill the disk.
+const DEFAULT_MAX_LOG_BYTES: u64 = 1 << 30;
+
+impl Default for LocalSchedulerConfig {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::new(),
+            pass_env: DEFAULT_PASS_ENV.map(String::from).to_vec(),
+            path_prepend: None,
+            max_log_bytes: DEFAULT_MAX_LOG_BYTES,
+            durable: true,
+            cgroup: Cgroup::Auto,
+        }
+    }
+}
+
+impl LocalSchedulerConfig {
+    /// Checks every value against its rule.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the key, the value and the rule.
+    pub fn validate(&self) -> Result<(), BackendError> {
+        let invalid = |message: String| Err(BackendError::new(ErrorKind::Invalid, message));
+        for (key, path) in [("dir", Some(&self.dir)), ("path_prepend", self.path_prepend.as_ref())] {
+            if let Some(path) = path
+                && !path.is_absolute()
+            {
+                return invalid(format!("`{key}` is `{}`: must be an absolute path", path.display()));
+            }
+        }
+        for name in &self.pass_env {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return invalid(format!("`pass_env` names `{name}`: must be the name of an environment variable"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where limits of memory and cpu are set.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Cgroup {
+    /// In the server's own cgroup if its owner delegated it (systemd: `Delegate=yes`), else nowhere.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Off,
+    /// In this cgroup v2 directory.
+    Path(PathBuf),
+}
+
+impl TryFrom<String> for Cgroup {
+    type Error = String;
+
+    fn try_from(value: String) -> Result<Self, String> {
+        match value.as_str() {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            path if path.starts_with('/') => Ok(Self::Path(path.into())),
+            _ => Err(format!("`{value}` is not valid: must be `auto`, `off` or an absolute path")),
+        }
+    }
+}
+
+impl From<Cgroup> for String {
+    fn from(value: Cgroup) -> Self {
+        value.to_string()
+    }
+}
+
+impl fmt::Display for Cgroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Off => f.write_str("off"),
+            Self::Path(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// How to run [`crate::supervisor::main`] in a process of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launcher {
+    /// Absolute path of a program that calls it.
+    pub program: PathBuf,
+    /// Its arguments, such as `__supervisor`.
+    pub args: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejects_what_breaks_a_rule_and_names_it() {
+        let relative = LocalSchedulerConfig { dir: "state".into(), ..LocalSchedulerConfig::default() };
+        assert_eq!(relative.validate().unwrap_err().message, "`dir` is `state`: must be an absolute path");
+        let odd = LocalSchedulerConfig { dir: "/s".into(), pass_env: vec!["A=B".into()], ..Default::default() };
+        assert!(odd.validate().unwrap_err().message.contains("`A=B`"));
+        assert!(serde_json::from_str::<LocalSchedulerConfig>(r#"{"dri":"/x"}"#).is_err());
+        let bad: Result<LocalSchedulerConfig, _> = serde_json::from_str(r#"{"cgroup":"here"}"#);
+        assert!(bad.unwrap_err().to_string().contains("`here` is not valid"));
+    }
+
+    #[test]
+    fn round_trips() {
+        let config = LocalSchedulerConfig {
+            dir: "/s".into(),
+            cgroup: Cgroup::Path("/sys/fs/cgroup/gofer".into()),
+            ..LocalSchedulerConfig::default()
+        };
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<LocalSchedulerConfig>(&text).unwrap(), config);
+    }
+}
