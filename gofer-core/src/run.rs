@@ -233,6 +233,8 @@ pub enum LogState {
     Live,
     /// In the object store, compressed and masked.
     Archived,
+    /// It ended without a byte of output; there is nothing to archive.
+    Empty,
     /// Deleted by retention.
     Expired,
     /// The scheduler no longer had it.
@@ -387,7 +389,7 @@ stable_names!(RunStatus { Successful = "successful", Failed = "failed", Cancelle
 stable_names!(TaskStatus {
     Successful = "successful", Failed = "failed", Cancelled = "cancelled", Skipped = "skipped", TimedOut = "timed_out",
 });
-stable_names!(LogState { Live = "live", Archived = "archived", Expired = "expired", Lost = "lost" });
+stable_names!(LogState { Live = "live", Archived = "archived", Empty = "empty", Expired = "expired", Lost = "lost" });
 stable_names!(StopCause { Cancel = "cancel", Timeout = "timeout", StartTimeout = "start_timeout" });
 stable_names!(ReasonKind {
     ExitCode = "exit_code", Signal = "signal", OutOfMemory = "out_of_memory", CommandNotFound = "command_not_found",

@@ -1,1 +1,37 @@
-//! The run state machine and its driver.
+#![doc = include_str!("../README.md")]
+
+mod archive;
+mod archiver;
+mod backoff;
+mod clock;
+mod driver;
+mod engine;
+mod error;
+mod execution;
+mod guard;
+pub mod layout;
+mod logs;
+pub mod machine;
+pub mod mask;
+mod reasons;
+mod resolve;
+mod retention;
+pub mod retry;
+mod token;
+mod writer;
+
+pub use engine::{Backends, Engine, EngineConfig, EngineStats, StartRun};
+pub use error::EngineError;
+pub use token::run_token_hash;
+
+/// An error and its causes, joined by `: `.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,55 @@
+//! Why the engine did not do what it was asked.
+
+use gofer_core::BackendError;
+use gofer_core::journal::JournalError;
+use gofer_core::validate::Violation;
+
+/// Why the engine did not do what it was asked. `Display` names the thing and the next step.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The named thing does not exist.
+    #[error("{what} `{key}` does not exist")]
+    NotFound {
+        /// Such as `run`.
+        what: &'static str,
+        /// Its name.
+        key: String,
+    },
+    /// The pipeline is disabled.
+    #[error("pipeline `{key}` is disabled; enable it with `gofer pipeline enable`")]
+    Disabled {
+        /// `namespace/pipeline`.
+        key: String,
+    },
+    /// The input breaks rules.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<Violation>),
+    /// Only a complete run can be repeated.
+    #[error("run `{key}` is not complete; wait for it or cancel it first")]
+    NotComplete {
+        /// `namespace/pipeline/run`.
+        key: String,
+    },
+    /// This engine, or its backends as configured, cannot do that.
+    #[error("{message}")]
+    Unsupported {
+        /// What and why.
+        message: String,
+    },
+    /// A backend's or the database's own error.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The engine is shutting down.
+    #[error("the server is shutting down; try again on the next one")]
+    Stopped,
+}
+
+impl From<JournalError> for EngineError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::NotFound { what, key } => Self::NotFound { what, key },
+            JournalError::Disabled { key } => Self::Disabled { key },
+            JournalError::Backend(error) => Self::Backend(error),
+        }
+    }
+}

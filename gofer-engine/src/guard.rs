@@ -1,0 +1,133 @@
+//! A time limit around every call of a backend: a call that never returns would hold a run for ever.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use gofer_core::object_store::{
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, PutOptions,
+};
+use gofer_core::scheduler::{
+    ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
+};
+use gofer_core::secret_store::{SecretList, SecretStore};
+use gofer_core::{BackendError, ErrorKind, ExecutionId, ObjectKey, SecretPath};
+use secrecy::SecretString;
+
+/// Longest answer of a call that moves no bulk data.
+const CALL: Duration = Duration::from_secs(30);
+/// Longest transfer of an object into the store; the caller's stream has limits of its own.
+const TRANSFER: Duration = Duration::from_secs(3600);
+
+/// A backend with a time limit on every call.
+#[derive(Debug)]
+pub(crate) struct Timed<T: ?Sized>(pub(crate) Arc<T>);
+
+async fn within<T>(
+    limit: Duration,
+    what: &str,
+    call: impl Future<Output = Result<T, BackendError>>,
+) -> Result<T, BackendError> {
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        Err(BackendError::new(ErrorKind::Timeout, format!("`{what}` got no answer within {} s", limit.as_secs())))
+    })
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Scheduler for Timed<dyn Scheduler> {
+    fn capabilities(&self) -> SchedulerCapabilities {
+        self.0.capabilities()
+    }
+
+    async fn check(&self) -> Result<String, BackendError> {
+        within(CALL, "scheduler check", self.0.check()).await
+    }
+
+    async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
+        within(CALL, "scheduler start", self.0.start(id, spec)).await
+    }
+
+    async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError> {
+        within(CALL, "scheduler stop", self.0.stop(id, grace)).await
+    }
+
+    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+        within(CALL, "scheduler state", self.0.state(id)).await
+    }
+
+    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+        within(CALL, "scheduler watch", self.0.watch()).await
+    }
+
+    async fn logs(
+        &self,
+        id: &ExecutionId,
+        from: LogCursor,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
+        within(CALL, "scheduler logs", self.0.logs(id, from, follow)).await
+    }
+
+    async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
+        within(CALL, "scheduler remove", self.0.remove(id)).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl ObjectStore for Timed<dyn ObjectStore> {
+    async fn check(&self) -> Result<String, BackendError> {
+        within(CALL, "object store check", self.0.check()).await
+    }
+
+    async fn put(&self, key: &ObjectKey, body: ByteStream, options: PutOptions) -> Result<ObjectMeta, BackendError> {
+        within(TRANSFER, "object store put", self.0.put(key, body, options)).await
+    }
+
+    async fn get(&self, key: &ObjectKey) -> Result<ObjectBody, BackendError> {
+        within(CALL, "object store get", self.0.get(key)).await
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, BackendError> {
+        within(CALL, "object store head", self.0.head(key)).await
+    }
+
+    async fn list(&self, prefix: &str, page: ListPage) -> Result<ObjectList, BackendError> {
+        within(CALL, "object store list", self.0.list(prefix, page)).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), BackendError> {
+        within(CALL, "object store delete", self.0.delete(key)).await
+    }
+
+    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<String>, BackendError> {
+        within(CALL, "object store presign", self.0.presign(key, access, ttl)).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl SecretStore for Timed<dyn SecretStore> {
+    async fn check(&self) -> Result<String, BackendError> {
+        within(CALL, "secret store check", self.0.check()).await
+    }
+
+    async fn put(&self, path: &SecretPath, value: &SecretString, options: PutOptions) -> Result<(), BackendError> {
+        within(CALL, "secret store put", self.0.put(path, value, options)).await
+    }
+
+    async fn get(&self, path: &SecretPath) -> Result<SecretString, BackendError> {
+        within(CALL, "secret store get", self.0.get(path)).await
+    }
+
+    async fn list(&self, prefix: &str, page: ListPage) -> Result<SecretList, BackendError> {
+        within(CALL, "secret store list", self.0.list(prefix, page)).await
+    }
+
+    async fn delete(&self, path: &SecretPath) -> Result<(), BackendError> {
+        within(CALL, "secret store delete", self.0.delete(path)).await
+    }
+}

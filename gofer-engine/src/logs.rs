@@ -1,0 +1,217 @@
+//! Reads an attempt's log: from the scheduler while it is there, else from the archive; always masked.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use gofer_core::pipeline::TaskKind;
+use gofer_core::run::LogState;
+use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
+use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::archive;
+use crate::engine::Shared;
+use crate::error::EngineError;
+use crate::layout;
+use crate::mask::Masker;
+use crate::resolve;
+
+/// Longest data of a chunk, as the scheduler's contract has it; masking may lengthen one.
+const MAX_CHUNK_BYTES: usize = 64 * 1024;
+
+type Chunks = BoxStream<'static, Result<LogChunk, BackendError>>;
+type Answer = BoxStream<'static, Result<LogChunk, EngineError>>;
+
+/// See [`crate::Engine::logs`]. Positions count masked bytes, so that they mean the same live and archived.
+pub(crate) async fn open(
+    shared: Arc<Shared>,
+    id: ExecutionId,
+    from: LogCursor,
+    follow: bool,
+) -> Result<Answer, EngineError> {
+    let mut committed = shared.committed.clone();
+    loop {
+        committed.borrow_and_update();
+        let chunks = match shared.journal.log_state(&id).await? {
+            Some(LogState::Empty) => Some(stream::empty().boxed()),
+            Some(LogState::Expired | LogState::Lost) => return Err(gone(&id)),
+            Some(LogState::Archived) => Some(archived(&shared, &id).await?),
+            Some(LogState::Live) => Some(live_or_just_archived(&shared, &id, follow).await?),
+            None => unfinished(&shared, &id, follow).await?,
+        };
+        if let Some(chunks) = chunks {
+            return Ok(skip(chunks, from).map(|chunk| chunk.map_err(EngineError::from)).boxed());
+        }
+        if committed.changed().await.is_err() {
+            return Err(EngineError::Stopped);
+        }
+    }
+}
+
+/// The log of an attempt that has not ended; `None` when it has not begun and the caller should wait.
+async fn unfinished(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<Option<Chunks>, EngineError> {
+    let snapshot = shared.journal.load(&id.run).await?;
+    let task = snapshot.tasks.get(&id.task).ok_or_else(|| not_found("task", id))?;
+    if task.attempt < id.attempt && (task.state.is_complete() || !follow) {
+        return Err(not_found("attempt", id));
+    }
+    if task.state.is_complete() {
+        // It was skipped, cancelled before it began, or reused from another run.
+        return Ok(Some(stream::empty().boxed()));
+    }
+    match live(shared, id, follow).await {
+        Ok(chunks) => Ok(Some(chunks)),
+        Err(error) if error.kind == ErrorKind::NotFound && follow => Ok(None),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(Some(stream::empty().boxed())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The archiver removes the execution just before it records that the log is archived.
+async fn live_or_just_archived(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<Chunks, EngineError> {
+    match live(shared, id, follow).await {
+        Ok(chunks) => Ok(chunks),
+        Err(error) if error.kind == ErrorKind::NotFound => archived(shared, id).await,
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The scheduler's log, masked.
+pub(crate) async fn live(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<Chunks, BackendError> {
+    let masks = masks(shared, id).await?;
+    let source = shared.scheduler.logs(id, LogCursor::default(), follow).await?;
+    Ok(masked(source, &masks))
+}
+
+/// The values to mask: the run's token, and what the execution was started with.
+async fn masks(shared: &Shared, id: &ExecutionId) -> Result<Vec<SecretString>, BackendError> {
+    let snapshot = shared.journal.load(&id.run).await.map_err(|error| match error {
+        gofer_core::journal::JournalError::Backend(error) => error,
+        other => BackendError::new(ErrorKind::NotFound, other.to_string()),
+    })?;
+    let mut masks = vec![shared.tokens.token(&snapshot.run.token_nonce)];
+    let Some(task) = snapshot.spec.task(&id.task) else { return Ok(masks) };
+    let has_login = matches!(&task.kind, TaskKind::Custom(custom) if custom.registry_auth.is_some());
+    if has_login || resolve::names_secrets(&snapshot.spec, task, &snapshot.run) {
+        // Missing: the execution was never started, so it has no log either.
+        let stored = shared.secrets.get(&layout::mask_path(id)).await?;
+        let values: Vec<String> = serde_json::from_str(stored.expose_secret())
+            .map_err(|_| BackendError::new(ErrorKind::Corrupt, format!("the values to mask for `{id}` are damaged")))?;
+        masks.extend(values.into_iter().map(SecretString::from));
+    }
+    Ok(masks)
+}
+
+/// Where the reading of a masked log stands.
+struct Masking {
+    source: Chunks,
+    stdout: Masker,
+    stderr: Masker,
+    position: LogCursor,
+    ready: VecDeque<LogChunk>,
+    ended: bool,
+}
+
+impl Masking {
+    fn take(&mut self, stream: LogStream, data: &[u8]) {
+        for piece in data.chunks(MAX_CHUNK_BYTES) {
+            let chunk = LogChunk { stream, offset: self.position.of(stream), data: Bytes::copy_from_slice(piece) };
+            self.position.advance(&chunk);
+            self.ready.push_back(chunk);
+        }
+    }
+
+    async fn next(&mut self) -> Option<Result<LogChunk, BackendError>> {
+        loop {
+            if let Some(chunk) = self.ready.pop_front() {
+                return Some(Ok(chunk));
+            }
+            if self.ended {
+                return None;
+            }
+            match self.source.next().await {
+                Some(Ok(chunk)) => {
+                    let masker = if chunk.stream == LogStream::Stdout { &mut self.stdout } else { &mut self.stderr };
+                    let data = masker.push(&chunk.data);
+                    self.take(chunk.stream, &data);
+                }
+                Some(Err(error)) => return Some(Err(error)),
+                None => {
+                    self.ended = true;
+                    let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
+                    self.take(LogStream::Stdout, &stdout);
+                    self.take(LogStream::Stderr, &stderr);
+                }
+            }
+        }
+    }
+}
+
+fn masked(source: Chunks, masks: &[SecretString]) -> Chunks {
+    let masking = Masking {
+        source,
+        stdout: Masker::new(masks),
+        stderr: Masker::new(masks),
+        position: LogCursor::default(),
+        ready: VecDeque::new(),
+        ended: false,
+    };
+    stream::unfold(masking, |mut masking| async move { masking.next().await.map(|chunk| (chunk, masking)) }).boxed()
+}
+
+/// Where the reading of an archived log stands.
+struct Unpacking {
+    source: gofer_core::object_store::ByteStream,
+    reader: archive::Reader,
+    ready: VecDeque<LogChunk>,
+}
+
+async fn archived(shared: &Shared, id: &ExecutionId) -> Result<Chunks, EngineError> {
+    let body = match shared.objects.get(&layout::log_location(id)).await {
+        Ok(body) => body,
+        Err(error) if error.kind == ErrorKind::NotFound => return Err(gone(id)),
+        Err(error) => return Err(error.into()),
+    };
+    let reader = archive::Reader::new()
+        .map_err(|error| BackendError::new(ErrorKind::Internal, "cannot decompress").with_source(error))?;
+    let unpacking = Unpacking { source: body.stream, reader, ready: VecDeque::new() };
+    let chunks = stream::try_unfold(unpacking, |mut unpacking| async move {
+        loop {
+            if let Some(chunk) = unpacking.ready.pop_front() {
+                return Ok(Some((chunk, unpacking)));
+            }
+            match unpacking.source.next().await.transpose()? {
+                Some(data) => unpacking.ready.extend(unpacking.reader.push(&data)?),
+                None => return Ok(None),
+            }
+        }
+    });
+    Ok(chunks.boxed())
+}
+
+/// Leaves out what the caller has seen.
+fn skip(chunks: Chunks, from: LogCursor) -> Chunks {
+    chunks
+        .filter_map(move |chunk| async move {
+            let Ok(mut chunk) = chunk else { return Some(chunk) };
+            let seen = from.of(chunk.stream).saturating_sub(chunk.offset);
+            if seen >= chunk.data.len() as u64 {
+                return None;
+            }
+            chunk.data = chunk.data.slice(usize::try_from(seen).unwrap_or(0)..);
+            chunk.offset += seen;
+            Some(Ok(chunk))
+        })
+        .boxed()
+}
+
+fn not_found(what: &'static str, id: &ExecutionId) -> EngineError {
+    EngineError::NotFound { what, key: id.to_string() }
+}
+
+fn gone(id: &ExecutionId) -> EngineError {
+    EngineError::NotFound { what: "log (it expired, or the scheduler no longer has it) of", key: id.to_string() }
+}

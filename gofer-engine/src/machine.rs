@@ -1,0 +1,595 @@
+//! The state machine of one run: who may start, what an end means, when the run is over. The only code that knows the
+//! rules of design.md section 4. No clock, no I/O, no randomness: time comes in with each input.
+//!
+//! A step changes the machine in place and says what to commit and, after that, what to do. It costs the number of tasks
+//! it touches, not the size of the DAG.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gofer_core::event::{EventDetails, NewEvent, Subject};
+use gofer_core::journal::{RunSnapshot, RunTransition, TaskTransition};
+use gofer_core::pipeline::{Condition, PipelineSpec, TaskSpec};
+use gofer_core::run::{
+    CancelRequest, Reason, ReasonKind, Run, RunState, RunStatus, StopCause, StopRequest, TaskRun, TaskState, TaskStatus,
+};
+use gofer_core::scheduler::ExecutionState;
+use gofer_core::{Attempt, TaskId, Timestamp};
+
+/// Who the engine is in events.
+pub const ACTOR: &str = "gofer";
+
+/// Time between asking an execution to end and killing it, when nobody forces it.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+
+/// Something that happened to a run.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// It was claimed: for the first time, or after a server was lost. What the scheduler knows is not known.
+    Claimed,
+    /// The scheduler says what an execution is. `NotFound` only after its start is known to have succeeded, or its stop.
+    Observed(TaskId, Attempt, ExecutionState),
+    /// An execution was not started, for good.
+    Refused(TaskId, Attempt, Reason),
+    /// Somebody wants the run cancelled.
+    CancelRun(CancelRequest),
+    /// Somebody wants one task cancelled.
+    CancelTask(TaskId, CancelRequest),
+    /// A deadline of [`Machine::next_deadline`] has come.
+    Tick,
+}
+
+/// What a step leads to: `tasks`, `run` and `events` become true together; only then the `effects` are carried out.
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// Task runs that change, in order.
+    pub tasks: Vec<TaskTransition>,
+    /// The run's own change.
+    pub run: Option<RunTransition>,
+    /// What to record.
+    pub events: Vec<NewEvent>,
+    /// What to do once all that is committed.
+    pub effects: Vec<Effect>,
+}
+
+impl Decision {
+    /// Whether there is nothing to commit.
+    #[must_use]
+    pub fn commits_nothing(&self) -> bool {
+        self.tasks.is_empty() && self.run.is_none() && self.events.is_empty()
+    }
+}
+
+/// Something to do at the scheduler. Each may be repeated after a crash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Start the execution, whose intent is committed.
+    Start(TaskId, Attempt),
+    /// The intent was committed by a server that is gone: find out whether it started the execution, and start it if not.
+    Restart(TaskId, Attempt),
+    /// Find out what became of an execution that was started.
+    Observe(TaskId, Attempt),
+    /// Stop the execution.
+    Stop(TaskId, Attempt, Duration),
+    /// The attempt is over: its log can be archived.
+    Archive(TaskId, Attempt),
+}
+
+/// One run, indexed by the position of its tasks in the spec.
+#[derive(Debug)]
+pub struct Machine {
+    run: Run,
+    spec: Arc<PipelineSpec>,
+    tasks: Vec<TaskRun>,
+    index: HashMap<TaskId, usize>,
+    children: Vec<Vec<usize>>,
+    /// Per task, how many of its parents are not complete.
+    waiting: Vec<usize>,
+    incomplete: usize,
+    /// Deadlines, checked against the task's state when they come: a stale one does nothing.
+    timers: BTreeSet<(Timestamp, usize)>,
+    /// Pending tasks whose last parent completed during the current step.
+    ready: VecDeque<usize>,
+}
+
+impl Machine {
+    /// Indexes a snapshot. Linear in tasks and edges.
+    ///
+    /// # Panics
+    /// When the snapshot lacks a task of its spec, which the journal's contract excludes.
+    #[must_use]
+    pub fn new(snapshot: RunSnapshot) -> Self {
+        let RunSnapshot { run, spec, mut tasks } = snapshot;
+        let index: HashMap<TaskId, usize> =
+            spec.tasks.iter().enumerate().map(|(at, task)| (task.id.clone(), at)).collect();
+        let tasks: Vec<TaskRun> = spec
+            .tasks
+            .iter()
+            .map(|task| tasks.remove(&task.id).expect("a snapshot has every task of its spec"))
+            .collect();
+        let mut children = vec![Vec::new(); tasks.len()];
+        let mut waiting = vec![0; tasks.len()];
+        for (child, task) in spec.tasks.iter().enumerate() {
+            for edge in &task.depends_on {
+                let parent = index[&edge.task];
+                children[parent].push(child);
+                if !tasks[parent].state.is_complete() {
+                    waiting[child] += 1;
+                }
+            }
+        }
+        let incomplete = tasks.iter().filter(|task| !task.state.is_complete()).count();
+        Self { run, spec, tasks, index, children, waiting, incomplete, timers: BTreeSet::new(), ready: VecDeque::new() }
+    }
+
+    /// The run as of the last step.
+    #[must_use]
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// The spec it executes.
+    #[must_use]
+    pub fn spec(&self) -> &Arc<PipelineSpec> {
+        &self.spec
+    }
+
+    /// A task run and its spec.
+    #[must_use]
+    pub fn task(&self, id: &TaskId) -> Option<(&TaskRun, &TaskSpec)> {
+        let at = *self.index.get(id)?;
+        Some((&self.tasks[at], &self.spec.tasks[at]))
+    }
+
+    /// Every task run, in the spec's order.
+    #[must_use]
+    pub fn tasks(&self) -> &[TaskRun] {
+        &self.tasks
+    }
+
+    /// When the machine wants an [`Input::Tick`], at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Takes one input.
+    pub fn step(&mut self, now: Timestamp, input: Input) -> Decision {
+        let mut out = Decision::default();
+        if self.run.state.is_complete() {
+            return out;
+        }
+        match input {
+            Input::Claimed => self.claimed(now, &mut out),
+            Input::Observed(task, attempt, state) => {
+                if let Some(at) = self.active(&task, attempt) {
+                    self.observed(now, at, state, &mut out);
+                }
+            }
+            Input::Refused(task, attempt, reason) => {
+                if let Some(at) = self.active(&task, attempt) {
+                    self.ended(now, at, End::failed(reason), &mut out);
+                }
+            }
+            Input::CancelRun(request) => self.cancel_run(now, request, &mut out),
+            Input::CancelTask(task, request) => {
+                if let Some(&at) = self.index.get(&task) {
+                    self.tasks[at].cancel = Some(request.clone());
+                    self.cancel_task(now, at, &request, &mut out);
+                }
+            }
+            Input::Tick => self.tick(now, &mut out),
+        }
+        self.settle(now, &mut out);
+        out
+    }
+
+    /// The position of a task whose current attempt may have an execution, if that attempt is `attempt`.
+    fn active(&self, task: &TaskId, attempt: Attempt) -> Option<usize> {
+        let at = *self.index.get(task)?;
+        (self.tasks[at].attempt == attempt && self.tasks[at].state.is_active()).then_some(at)
+    }
+
+    fn claimed(&mut self, now: Timestamp, out: &mut Decision) {
+        for at in 0..self.tasks.len() {
+            let task = &self.tasks[at];
+            let (id, attempt) = (task.task.clone(), task.attempt);
+            match (task.state, &task.stop) {
+                (TaskState::Starting | TaskState::Running, Some(stop)) => {
+                    out.effects.push(Effect::Stop(id, attempt, stop.grace()));
+                }
+                (TaskState::Starting, None) => out.effects.push(Effect::Restart(id, attempt)),
+                (TaskState::Running, None) => out.effects.push(Effect::Observe(id, attempt)),
+                (TaskState::Pending, _) if self.waiting[at] == 0 => self.ready.push_back(at),
+                _ => {}
+            }
+            self.set_timer(at);
+            if let Some(request) = self.tasks[at].cancel.clone() {
+                self.cancel_task(now, at, &request, out);
+            }
+        }
+        if let Some(request) = self.run.cancel.clone() {
+            self.cancel_run(now, request, out);
+        }
+    }
+
+    fn observed(&mut self, now: Timestamp, at: usize, state: ExecutionState, out: &mut Decision) {
+        match state {
+            ExecutionState::Queued { reason } => self.queued(at, &reason, out),
+            ExecutionState::Running => self.running(now, at, out),
+            ExecutionState::Exited { code: 0, .. } => self.ended(now, at, End::successful(), out),
+            ExecutionState::Exited { code, oom, signal } => self.ended(now, at, End::exited(code, oom, signal), out),
+            ExecutionState::Failed { kind, message } => {
+                self.ended(now, at, End::failed(Reason::new(crate::reasons::of_failure(kind), message)), out);
+            }
+            ExecutionState::Stopped => self.ended(now, at, End::stopped_outside(), out),
+            ExecutionState::Lost => self.ended(now, at, End::lost("the scheduler lost the execution"), out),
+            ExecutionState::NotFound => {
+                self.ended(now, at, End::lost("the scheduler no longer knows the execution"), out);
+            }
+        }
+    }
+
+    fn queued(&mut self, at: usize, reason: &str, out: &mut Decision) {
+        let task = &self.tasks[at];
+        let known = task.reason.as_ref().is_some_and(|known| known.message == reason);
+        if task.state == TaskState::Starting && !reason.is_empty() && !known {
+            let mut next = task.clone();
+            next.reason = Some(Reason::new(ReasonKind::Queued, reason));
+            self.change(at, next, out);
+        }
+    }
+
+    fn running(&mut self, now: Timestamp, at: usize, out: &mut Decision) {
+        if self.tasks[at].state != TaskState::Starting {
+            return;
+        }
+        let mut next = self.tasks[at].clone();
+        next.state = TaskState::Running;
+        next.started_at = Some(now);
+        next.reason = None;
+        self.change(at, next, out);
+        self.record(now, Some(at), EventDetails::TaskRunRunning {}, out);
+        self.set_timer(at);
+    }
+
+    /// The current attempt is over: schedules another, or completes the task.
+    fn ended(&mut self, now: Timestamp, at: usize, end: End, out: &mut Decision) {
+        let end = self.after_stop(at, end);
+        let mut next = self.tasks[at].clone();
+        // An end that overtakes the news of the start: the intent is the nearest known instant.
+        let started_at = next.started_at.or(if end.ran { next.intended_at } else { None });
+        let record = gofer_core::run::AttemptRecord {
+            attempt: next.attempt,
+            status: end.status,
+            reason: end.reason.clone(),
+            exit_code: end.exit_code,
+            intended_at: next.intended_at.unwrap_or(now),
+            started_at,
+            ended_at: now,
+            log: gofer_core::run::LogState::Live,
+        };
+        out.effects.push(Effect::Archive(next.task.clone(), next.attempt));
+        if let Some((delay, losses)) = self.retry_after(at, &end) {
+            let not_before = now.after(delay);
+            let details = EventDetails::TaskRunRetryScheduled {
+                status: end.status,
+                reason: end.reason.clone(),
+                exit_code: end.exit_code,
+                next_attempt: next.attempt.next(),
+                not_before,
+            };
+            self.record(now, Some(at), details, out);
+            next = TaskRun { attempt: next.attempt.next(), losses, ..TaskRun::pending(next.task) };
+            next.cancel = self.tasks[at].cancel.clone();
+            next.reason = end.reason;
+            next.not_before = Some(not_before);
+            self.change_with(at, next, Some(record), out);
+            self.ready.push_back(at);
+        } else {
+            next.started_at = started_at;
+            next.exit_code = end.exit_code;
+            self.complete(now, at, next, end.status, end.reason, Some(record), out);
+        }
+    }
+
+    /// An attempt the engine itself stopped ends as the stop's cause says, whatever its exit code: a process that exits
+    /// with 0 because it was asked to end has not done its work.
+    fn after_stop(&self, at: usize, end: End) -> End {
+        let task = &self.tasks[at];
+        let Some(stop) = &task.stop else { return end };
+        let spec = &self.spec.tasks[at];
+        let (status, reason) = match stop.cause {
+            StopCause::Cancel => (TaskStatus::Cancelled, self.cancel_reason(at)),
+            StopCause::Timeout => (
+                TaskStatus::TimedOut,
+                Reason::new(
+                    ReasonKind::Timeout,
+                    format!("ran longer than its timeout of {:?}", spec.timeout.unwrap_or_default()),
+                ),
+            ),
+            StopCause::StartTimeout => (
+                TaskStatus::TimedOut,
+                Reason::new(
+                    ReasonKind::StartTimeout,
+                    format!("waited longer than its start timeout of {:?}", spec.start_timeout.unwrap_or_default()),
+                ),
+            ),
+        };
+        End { status, reason: Some(reason), lost: false, ..end }
+    }
+
+    fn cancel_reason(&self, at: usize) -> Reason {
+        let request = self.run.cancel.as_ref().or(self.tasks[at].cancel.as_ref());
+        crate::reasons::cancelled(request)
+    }
+
+    /// How long to wait before the next attempt, and the task's losses then; `None` when there is to be none.
+    fn retry_after(&self, at: usize, end: &End) -> Option<(Duration, u32)> {
+        if self.run.cancel.is_some() || self.tasks[at].cancel.is_some() {
+            return None;
+        }
+        crate::retry::after(&self.spec.tasks[at].retries, &self.tasks[at], end.status, end.reason.as_ref(), end.lost)
+    }
+
+    fn cancel_run(&mut self, now: Timestamp, request: CancelRequest, out: &mut Decision) {
+        self.run.cancel = Some(request.clone());
+        for at in 0..self.tasks.len() {
+            self.cancel_task(now, at, &request, out);
+        }
+    }
+
+    fn cancel_task(&mut self, now: Timestamp, at: usize, request: &CancelRequest, out: &mut Decision) {
+        match self.tasks[at].state {
+            TaskState::Pending => {
+                let next = self.tasks[at].clone();
+                let reason = crate::reasons::cancelled(Some(request));
+                self.complete(now, at, next, TaskStatus::Cancelled, Some(reason), None, out);
+            }
+            TaskState::Starting | TaskState::Running => {
+                let grace = if request.force { Duration::ZERO } else { DEFAULT_GRACE };
+                self.stop(now, at, StopCause::Cancel, grace, out);
+            }
+            TaskState::Complete(_) => {}
+        }
+    }
+
+    /// Asks that the current attempt end. A second wish keeps the first one's cause and can only hasten it.
+    fn stop(&mut self, now: Timestamp, at: usize, cause: StopCause, grace: Duration, out: &mut Decision) {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        if self.tasks[at].stop.as_ref().is_some_and(|stop| stop.grace_ms <= grace_ms) {
+            return;
+        }
+        let mut next = self.tasks[at].clone();
+        let first = next.stop.take();
+        let cause = first.as_ref().map_or(cause, |stop| stop.cause);
+        next.stop = Some(StopRequest { cause, at: first.map_or(now, |stop| stop.at), grace_ms });
+        let (id, attempt) = (next.task.clone(), next.attempt);
+        self.change(at, next, out);
+        let reason = match cause {
+            StopCause::Cancel => self.cancel_reason(at),
+            StopCause::Timeout => Reason::new(ReasonKind::Timeout, "runs longer than its timeout"),
+            StopCause::StartTimeout => Reason::new(ReasonKind::StartTimeout, "waits longer than its start timeout"),
+        };
+        self.record(now, Some(at), EventDetails::TaskRunStopRequested { reason }, out);
+        out.effects.push(Effect::Stop(id, attempt, grace));
+    }
+
+    fn tick(&mut self, now: Timestamp, out: &mut Decision) {
+        while let Some(&(due, at)) = self.timers.first().filter(|(due, _)| *due <= now) {
+            self.timers.remove(&(due, at));
+            if self.deadline(at) != Some(due) {
+                continue;
+            }
+            match self.tasks[at].state {
+                TaskState::Pending => self.ready.push_back(at),
+                TaskState::Starting => self.stop(now, at, StopCause::StartTimeout, Duration::ZERO, out),
+                TaskState::Running => self.stop(now, at, StopCause::Timeout, DEFAULT_GRACE, out),
+                TaskState::Complete(_) => {}
+            }
+        }
+    }
+
+    fn deadline(&self, at: usize) -> Option<Timestamp> {
+        let (task, spec) = (&self.tasks[at], &self.spec.tasks[at]);
+        match task.state {
+            TaskState::Pending => task.not_before,
+            _ if task.stop.is_some() => None,
+            TaskState::Starting => Some(task.intended_at?.after(spec.start_timeout?)),
+            TaskState::Running => Some(task.started_at?.after(spec.timeout?)),
+            TaskState::Complete(_) => None,
+        }
+    }
+
+    fn set_timer(&mut self, at: usize) {
+        if let Some(due) = self.deadline(at) {
+            self.timers.insert((due, at));
+        }
+    }
+
+    /// Starts or skips what became ready, until nothing more follows from it; then completes the run if all is done.
+    fn settle(&mut self, now: Timestamp, out: &mut Decision) {
+        while let Some(at) = self.ready.pop_front() {
+            let task = &self.tasks[at];
+            if task.state != TaskState::Pending || self.waiting[at] != 0 {
+                continue;
+            }
+            if task.not_before.is_some_and(|not_before| not_before > now) {
+                self.set_timer(at);
+            } else if let Some(reason) = self.unsatisfied(at) {
+                let next = self.tasks[at].clone();
+                self.complete(now, at, next, TaskStatus::Skipped, Some(reason), None, out);
+            } else {
+                self.start(now, at, out);
+            }
+        }
+        if self.incomplete == 0 {
+            let (status, reason) = self.verdict();
+            let state = RunState::Complete(status);
+            out.run = Some(RunTransition { from: self.run.state, to: state, reason: reason.clone(), at: now });
+            self.record(now, None, EventDetails::RunCompleted { status, reason: reason.clone() }, out);
+            (self.run.state, self.run.reason, self.run.ended_at) = (state, reason, Some(now));
+        }
+    }
+
+    fn start(&mut self, now: Timestamp, at: usize, out: &mut Decision) {
+        let mut next = self.tasks[at].clone();
+        next.state = TaskState::Starting;
+        next.intended_at = Some(now);
+        next.not_before = None;
+        next.reason = None;
+        out.effects.push(Effect::Start(next.task.clone(), next.attempt));
+        self.change(at, next, out);
+        self.record(now, Some(at), EventDetails::TaskRunStarting {}, out);
+        self.set_timer(at);
+    }
+
+    /// The first edge that is not satisfied, as a reason; all parents are complete.
+    fn unsatisfied(&self, at: usize) -> Option<Reason> {
+        self.spec.tasks[at].depends_on.iter().find_map(|edge| {
+            let parent = self.index[&edge.task];
+            let status = self.tasks[parent].state.status()?;
+            let tolerated = self.spec.tasks[parent].continue_on_failure && status != TaskStatus::Cancelled;
+            let satisfied = match edge.condition {
+                Condition::Any => true,
+                Condition::Success => status == TaskStatus::Successful || (status.is_failure() && tolerated),
+                Condition::Failure => status.is_failure(),
+            };
+            let wanted = if edge.condition == Condition::Success { "succeed" } else { "fail" };
+            (!satisfied).then(|| {
+                let message = format!(
+                    "waits for task `{}` to {wanted}, and that ended {}",
+                    edge.task,
+                    crate::reasons::word(status)
+                );
+                Reason::new(ReasonKind::ParentUnsatisfied, message)
+            })
+        })
+    }
+
+    fn verdict(&self) -> (RunStatus, Option<Reason>) {
+        if let Some(request) = &self.run.cancel {
+            return (RunStatus::Cancelled, Some(crate::reasons::cancelled(Some(request))));
+        }
+        let unhandled: Vec<&TaskRun> =
+            (0..self.tasks.len()).filter(|&at| self.fails_run(at)).map(|at| &self.tasks[at]).collect();
+        if unhandled.is_empty() {
+            (RunStatus::Successful, None)
+        } else {
+            (RunStatus::Failed, Some(crate::reasons::tasks_failed(&unhandled)))
+        }
+    }
+
+    /// Whether this task failed, was not allowed to, and nothing handled it.
+    fn fails_run(&self, at: usize) -> bool {
+        let failed = self.tasks[at].state.status().is_some_and(TaskStatus::is_failure);
+        failed
+            && !self.spec.tasks[at].continue_on_failure
+            && !self.children[at].iter().any(|&child| self.handles(child, at))
+    }
+
+    /// Whether a `failure` edge leads from `parent` to `child`, and `child` succeeded.
+    fn handles(&self, child: usize, parent: usize) -> bool {
+        let parent_id = &self.tasks[parent].task;
+        self.tasks[child].state == TaskState::Complete(TaskStatus::Successful)
+            && self.spec.tasks[child]
+                .depends_on
+                .iter()
+                .any(|edge| edge.task == *parent_id && edge.condition == Condition::Failure)
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the pieces of one transition; a struct would be made and taken apart once"
+    )]
+    fn complete(
+        &mut self,
+        now: Timestamp,
+        at: usize,
+        mut next: TaskRun,
+        status: TaskStatus,
+        reason: Option<Reason>,
+        ended: Option<gofer_core::run::AttemptRecord>,
+        out: &mut Decision,
+    ) {
+        next.state = TaskState::Complete(status);
+        next.reason.clone_from(&reason);
+        next.ended_at = Some(now);
+        next.not_before = None;
+        let exit_code = next.exit_code;
+        self.change_with(at, next, ended, out);
+        self.record(now, Some(at), EventDetails::TaskRunCompleted { status, reason, exit_code }, out);
+        self.incomplete -= 1;
+        for child in 0..self.children[at].len() {
+            let child = self.children[at][child];
+            self.waiting[child] -= 1;
+            if self.waiting[child] == 0 {
+                self.ready.push_back(child);
+            }
+        }
+    }
+
+    fn change(&mut self, at: usize, next: TaskRun, out: &mut Decision) {
+        self.change_with(at, next, None, out);
+    }
+
+    fn change_with(
+        &mut self,
+        at: usize,
+        next: TaskRun,
+        ended: Option<gofer_core::run::AttemptRecord>,
+        out: &mut Decision,
+    ) {
+        let task = &mut self.tasks[at];
+        debug_assert!(task.state.may_become(next.state), "{:?} may not become {:?}", task.state, next.state);
+        out.tasks.push(TaskTransition { from: task.state, from_attempt: task.attempt, to: next.clone(), ended });
+        *task = next;
+    }
+
+    fn record(&self, at: Timestamp, task: Option<usize>, details: EventDetails, out: &mut Decision) {
+        let key = &self.run.key;
+        let subject = Subject {
+            namespace: Some(key.namespace.clone()),
+            pipeline: Some(key.pipeline.clone()),
+            run: Some(key.run),
+            task: task.map(|task| self.tasks[task].task.clone()),
+            attempt: task.map(|task| self.tasks[task].attempt),
+        };
+        out.events.push(NewEvent { at, actor: ACTOR.to_owned(), subject, details });
+    }
+}
+
+/// How an attempt ended, before it is known whether the engine had stopped it.
+struct End {
+    status: TaskStatus,
+    reason: Option<Reason>,
+    exit_code: Option<i32>,
+    lost: bool,
+    /// Its process is known to have run.
+    ran: bool,
+}
+
+impl End {
+    fn successful() -> Self {
+        Self { status: TaskStatus::Successful, reason: None, exit_code: Some(0), lost: false, ran: true }
+    }
+
+    fn exited(code: i32, oom: bool, signal: Option<i32>) -> Self {
+        let reason = crate::reasons::of_exit(code, oom, signal);
+        Self { status: TaskStatus::Failed, reason: Some(reason), exit_code: Some(code), lost: false, ran: true }
+    }
+
+    fn failed(reason: Reason) -> Self {
+        Self { status: TaskStatus::Failed, reason: Some(reason), exit_code: None, lost: false, ran: false }
+    }
+
+    fn stopped_outside() -> Self {
+        let reason = Reason::new(ReasonKind::StoppedOutside, "stopped at the scheduler by somebody else than gofer");
+        Self { ran: true, ..Self::failed(reason) }
+    }
+
+    fn lost(message: &str) -> Self {
+        Self { lost: true, ..Self::failed(Reason::new(ReasonKind::Lost, message)) }
+    }
+}

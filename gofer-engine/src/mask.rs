@@ -1,0 +1,142 @@
+//! Replaces secret values in a stream of bytes by `***`, also where a value spans two reads.
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use secrecy::{ExposeSecret, SecretString};
+
+/// What stands in the log instead of a secret.
+pub const MASK: &[u8] = b"***";
+
+/// A line of a multi-line secret is masked by itself from this length on; shorter ones (`}`, `--`) are everywhere.
+const MIN_LINE_BYTES: usize = 4;
+
+/// Masks one output of one execution. What it emits depends on the bytes alone, not on how they are cut.
+pub struct Masker {
+    patterns: Vec<Vec<u8>>,
+    automaton: Option<AhoCorasick>,
+    longest: usize,
+    /// The end of what was seen, when it may be the beginning of a secret.
+    held: Vec<u8>,
+}
+
+impl std::fmt::Debug for Masker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Masker").field("patterns", &self.patterns.len()).finish_non_exhaustive()
+    }
+}
+
+impl Masker {
+    /// Masks each value, and each longer line of a value of several lines.
+    ///
+    /// # Panics
+    /// Never for values within the limits of a secret store.
+    #[must_use]
+    pub fn new(values: &[SecretString]) -> Self {
+        let mut patterns: Vec<Vec<u8>> = Vec::new();
+        for value in values {
+            let value = value.expose_secret();
+            let lines = value.lines().filter(|line| line.len() >= MIN_LINE_BYTES);
+            for pattern in [value, value.trim()].into_iter().chain(lines).filter(|pattern| !pattern.is_empty()) {
+                patterns.push(pattern.as_bytes().to_vec());
+            }
+        }
+        patterns.sort();
+        patterns.dedup();
+        let automaton = (!patterns.is_empty()).then(|| {
+            AhoCorasick::builder()
+                .match_kind(MatchKind::LeftmostLongest)
+                .build(&patterns)
+                .expect("secrets are far below the automaton's limits")
+        });
+        let longest = patterns.iter().map(Vec::len).max().unwrap_or(0);
+        Self { patterns, automaton, longest, held: Vec::new() }
+    }
+
+    /// Takes the next bytes and gives what can be shown by now.
+    pub fn push(&mut self, data: &[u8]) -> Vec<u8> {
+        self.held.extend_from_slice(data);
+        self.emit(false)
+    }
+
+    /// Gives the rest; the stream has ended.
+    pub fn finish(&mut self) -> Vec<u8> {
+        self.emit(true)
+    }
+
+    fn emit(&mut self, at_end: bool) -> Vec<u8> {
+        let Some(automaton) = &self.automaton else { return std::mem::take(&mut self.held) };
+        let buffer = std::mem::take(&mut self.held);
+        let mut out = Vec::with_capacity(buffer.len());
+        let mut from = 0;
+        loop {
+            let hold = if at_end { buffer.len() } else { self.hold_position(&buffer, from) };
+            let found = automaton.find(&buffer[from..]).filter(|found| from + found.start() < hold);
+            let Some(found) = found else {
+                out.extend_from_slice(&buffer[from..hold]);
+                self.held = buffer[hold..].to_vec();
+                return out;
+            };
+            out.extend_from_slice(&buffer[from..from + found.start()]);
+            out.extend_from_slice(MASK);
+            from += found.end();
+        }
+    }
+
+    /// The first position from which the rest of the buffer may be the beginning of a longer secret.
+    fn hold_position(&self, buffer: &[u8], from: usize) -> usize {
+        let first = from.max(buffer.len().saturating_sub(self.longest.saturating_sub(1)));
+        (first..buffer.len())
+            .find(|&at| {
+                let tail = &buffer[at..];
+                self.patterns.iter().any(|pattern| pattern.len() > tail.len() && pattern.starts_with(tail))
+            })
+            .unwrap_or(buffer.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn mask(secrets: &[&str], pieces: &[&[u8]]) -> String {
+        let values: Vec<SecretString> = secrets.iter().map(|&secret| SecretString::from(secret)).collect();
+        let mut masker = Masker::new(&values);
+        let mut out = Vec::new();
+        for piece in pieces {
+            out.extend(masker.push(piece));
+        }
+        out.extend(masker.finish());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn masks_across_reads() {
+        assert_eq!(mask(&["hunter2"], &[b"the password is hun", b"ter2\n"]), "the password is ***\n");
+        assert_eq!(mask(&["hunter2"], &[b"hun", b"ger hunter2hunter2"]), "hunger ******");
+        assert_eq!(mask(&["abc", "abcdef"], &[b"xabc", b"defx abcx"]), "x***x ***x");
+        assert_eq!(mask(&["line one\nline two"], &[b"> line two <"]), "> *** <");
+        assert_eq!(mask(&[], &[b"as it is"]), "as it is");
+    }
+
+    #[test]
+    fn holds_back_only_what_may_be_a_secret() {
+        let mut masker = Masker::new(&[SecretString::from("zebra")]);
+        assert_eq!(masker.push(b"progress 10%"), b"progress 10%");
+        assert_eq!(masker.push(b" z"), b" ");
+        assert_eq!(masker.push(b"oo"), b"zoo");
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_do_not_matter(text in "[ab]{0,40}", secrets in prop::collection::vec("[ab]{1,5}", 0..3), cut in 0usize..40) {
+            let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
+            let cut = cut.min(text.len());
+            let whole = mask(&secrets, &[text.as_bytes()]);
+            let pieces = mask(&secrets, &[&text.as_bytes()[..cut], &text.as_bytes()[cut..]]);
+            prop_assert_eq!(&whole, &pieces);
+            let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+            prop_assert_eq!(whole, mask(&secrets, &bytes));
+        }
+    }
+}

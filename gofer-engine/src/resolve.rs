@@ -1,0 +1,212 @@
+//! From a task's spec to what the scheduler executes: the environment with every interpolation replaced.
+
+use std::collections::BTreeMap;
+
+use futures::TryStreamExt;
+use gofer_core::entity::{ObjectScope, SecretScope};
+use gofer_core::journal::JournalError;
+use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
+use gofer_core::run::{Reason, ReasonKind, Run};
+use gofer_core::scheduler::{EnvValue, ExecutionKind, ExecutionSpec, RegistryLogin};
+use gofer_core::template::{self, Piece, Source};
+use gofer_core::validate::MAX_VARIABLE_BYTES;
+use gofer_core::{Attempt, BackendError, ErrorKind, ObjectKey};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::engine::Shared;
+use crate::layout;
+
+/// What came of resolving.
+pub(crate) struct Resolved {
+    pub(crate) spec: ExecutionSpec,
+    /// Every secret value in it but the run's token.
+    pub(crate) secrets: Vec<SecretString>,
+}
+
+/// Why a task cannot be started.
+pub(crate) enum Unresolved {
+    /// For good; a person has to do something.
+    Refused(Reason),
+    /// A store is unavailable; try again.
+    Later(BackendError),
+}
+
+/// The variables of a task by name, later winning: pipeline, task, then trigger and run.
+pub(crate) fn variables<'a>(spec: &'a PipelineSpec, task: &'a TaskSpec, run: &'a Run) -> BTreeMap<&'a str, &'a str> {
+    let levels = [&spec.variables, &task.variables, &run.variables];
+    levels.into_iter().flatten().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+/// Whether any variable of the task names a secret.
+pub(crate) fn names_secrets(spec: &PipelineSpec, task: &TaskSpec, run: &Run) -> bool {
+    variables(spec, task, run).values().any(|value| template::references(value).any(|(source, _)| source.is_secret()))
+}
+
+/// Reads every secret and object the task names and builds its execution.
+pub(crate) async fn execution(
+    shared: &Shared,
+    spec: &PipelineSpec,
+    task: &TaskSpec,
+    run: &Run,
+    attempt: Attempt,
+) -> Result<Resolved, Unresolved> {
+    let TaskKind::Custom(custom) = &task.kind else {
+        let message = "common tasks cannot be run by this version of gofer";
+        return Err(Unresolved::Refused(Reason::new(ReasonKind::Unsupported, message)));
+    };
+    let mut resolver = Resolver { shared, run, task, secrets: Vec::new() };
+    let mut env = system_variables(shared, task, run, attempt);
+    for (name, value) in variables(spec, task, run) {
+        env.insert(name.to_owned(), resolver.value(name, value).await?);
+    }
+    let registry_auth = resolver.registry_login(custom).await?;
+    let execution = ExecutionSpec {
+        kind: ExecutionKind::Task,
+        image: custom.image.clone(),
+        entrypoint: custom.entrypoint.clone(),
+        command: custom.command.clone(),
+        working_dir: custom.working_dir.clone(),
+        env,
+        resources: task.resources,
+        registry_auth,
+    };
+    Ok(Resolved { spec: execution, secrets: resolver.secrets })
+}
+
+fn system_variables(shared: &Shared, task: &TaskSpec, run: &Run, attempt: Attempt) -> BTreeMap<String, EnvValue> {
+    let plain = [
+        ("GOFER_NAMESPACE", run.key.namespace.to_string()),
+        ("GOFER_PIPELINE", run.key.pipeline.to_string()),
+        ("GOFER_RUN", run.key.run.to_string()),
+        ("GOFER_TASK", task.id.to_string()),
+        ("GOFER_ATTEMPT", attempt.to_string()),
+    ];
+    let mut env: BTreeMap<String, EnvValue> =
+        plain.into_iter().map(|(name, value)| (name.to_owned(), EnvValue::Plain(value))).collect();
+    if let Some(addr) = &shared.config.api_addr {
+        env.insert("GOFER_API_ADDR".to_owned(), EnvValue::Plain(addr.clone()));
+    }
+    env.insert("GOFER_API_TOKEN".to_owned(), EnvValue::Secret(shared.tokens.token(&run.token_nonce)));
+    env
+}
+
+struct Resolver<'a> {
+    shared: &'a Shared,
+    run: &'a Run,
+    task: &'a TaskSpec,
+    secrets: Vec<SecretString>,
+}
+
+impl Resolver<'_> {
+    async fn value(&mut self, name: &str, template: &str) -> Result<EnvValue, Unresolved> {
+        let mut text = String::new();
+        let mut secret = false;
+        for piece in template::parse(template) {
+            match piece {
+                Piece::Text(piece) => text.push_str(piece),
+                Piece::Value(source, key) => {
+                    secret |= source.is_secret();
+                    text.push_str(&self.lookup(source, key).await?);
+                }
+            }
+        }
+        if text.len() > MAX_VARIABLE_BYTES || text.contains('\0') {
+            let rule = format!("a variable's value has at most {MAX_VARIABLE_BYTES} bytes and no NUL character");
+            return Err(self.missing(&format!("variable `{name}` cannot be passed: {rule}")));
+        }
+        Ok(if secret { EnvValue::Secret(SecretString::from(text)) } else { EnvValue::Plain(text) })
+    }
+
+    async fn lookup(&mut self, source: Source, key: &str) -> Result<String, Unresolved> {
+        match source {
+            Source::Secret => {
+                let scope = SecretScope::Pipeline(self.run.key.namespace.clone(), self.run.key.pipeline.clone());
+                self.secret(source, &scope, key).await
+            }
+            Source::GlobalSecret => {
+                let allowed = self.shared.journal.global_secret(key).await.map_err(later)?;
+                match allowed {
+                    Some(namespaces) if namespaces.contains(&self.run.key.namespace) => {
+                        self.secret(source, &SecretScope::Global, key).await
+                    }
+                    Some(_) => Err(self.missing(&format!(
+                        "global secret `{key}` may not be read by namespace `{}`; allow it with `gofer secret put --global --allow`",
+                        self.run.key.namespace
+                    ))),
+                    None => Err(self.missing(&format!("global secret `{key}` does not exist"))),
+                }
+            }
+            Source::PipelineObject | Source::RunObject => self.object(source, key).await,
+        }
+    }
+
+    async fn secret(&mut self, source: Source, scope: &SecretScope, key: &str) -> Result<String, Unresolved> {
+        let path = layout::secret_path(scope, key).map_err(|error| self.missing(&error.to_string()))?;
+        match self.shared.secrets.get(&path).await {
+            Ok(value) => {
+                let text = value.expose_secret().to_owned();
+                self.secrets.push(value);
+                Ok(text)
+            }
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                let what = if source == Source::Secret { "secret" } else { "global secret" };
+                Err(self.missing(&format!("{what} `{key}` does not exist; put it with `gofer secret put`")))
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// A run's objects, or those of the run it repeats: the tasks that made them may have been reused.
+    async fn object(&self, source: Source, key: &str) -> Result<String, Unresolved> {
+        let key = ObjectKey::new(key).map_err(|error| self.missing(&error.to_string()))?;
+        let runs = match source {
+            Source::RunObject => vec![Some(self.run.key.run), self.run.retry_of],
+            _ => vec![None],
+        };
+        let wants_run = source == Source::RunObject;
+        for run in runs.into_iter().filter(|run| run.is_some() || !wants_run) {
+            let (namespace, pipeline) = (self.run.key.namespace.clone(), self.run.key.pipeline.clone());
+            let scope = ObjectScope { namespace, pipeline, run };
+            if let Some(record) = self.shared.journal.object(&scope, &key).await.map_err(later)? {
+                return self.object_text(&key, &record.location).await;
+            }
+        }
+        let what = if wants_run { "run object" } else { "pipeline object" };
+        Err(self.missing(&format!("{what} `{key}` does not exist")))
+    }
+
+    async fn object_text(&self, key: &ObjectKey, location: &ObjectKey) -> Result<String, Unresolved> {
+        let body = self.shared.objects.get(location).await.map_err(|error| self.failed(error))?;
+        if body.meta.size_bytes > MAX_VARIABLE_BYTES as u64 {
+            let size = body.meta.size_bytes;
+            return Err(self.missing(&format!(
+                "object `{key}` has {size} bytes, and a variable at most {MAX_VARIABLE_BYTES}; read it with `gofer object get`"
+            )));
+        }
+        let pieces: Vec<bytes::Bytes> = body.stream.try_collect().await.map_err(|error| self.failed(error))?;
+        String::from_utf8(pieces.concat())
+            .map_err(|_| self.missing(&format!("object `{key}` is not UTF-8 text; read it with `gofer object get`")))
+    }
+
+    async fn registry_login(&mut self, custom: &CustomTask) -> Result<Option<RegistryLogin>, Unresolved> {
+        let Some(auth) = &custom.registry_auth else { return Ok(None) };
+        let password = self.lookup(Source::Secret, &auth.password_secret_key).await?;
+        Ok(Some(RegistryLogin { username: auth.username.clone(), password: SecretString::from(password) }))
+    }
+
+    fn missing(&self, message: &str) -> Unresolved {
+        Unresolved::Refused(Reason::new(ReasonKind::MissingValue, format!("task `{}`: {message}", self.task.id)))
+    }
+
+    /// A store's error: wait if it may pass, else say what it says.
+    fn failed(&self, error: BackendError) -> Unresolved {
+        if error.is_retryable() { Unresolved::Later(error) } else { self.missing(&error.chain()) }
+    }
+}
+
+fn later(error: JournalError) -> Unresolved {
+    Unresolved::Later(match error {
+        JournalError::Backend(error) => error,
+        other => BackendError::new(ErrorKind::Internal, other.to_string()),
+    })
+}

@@ -1,0 +1,48 @@
+//! Deletes what has been kept long enough: archived logs by age, run objects by the number of newer runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gofer_core::BackendError;
+use gofer_core::journal::{Expirable, JournalError, Retention};
+
+use crate::engine::Shared;
+use crate::layout;
+
+/// Time between two walks. Retention counts in days and runs; minutes are early enough.
+const PERIOD: Duration = Duration::from_secs(600);
+const PAGE: usize = 100;
+
+pub(crate) async fn run(shared: Arc<Shared>) {
+    loop {
+        if let Err(error) = expire_all(&shared).await {
+            tracing::warn!(error = %crate::chain(&error), "cannot delete what has expired, will retry");
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// Deletes the bytes first and records it then: a crash between makes it delete nothing a second time.
+async fn expire_all(shared: &Shared) -> Result<(), JournalError> {
+    loop {
+        let policy = Retention {
+            logs_before: shared.clock.now().before(shared.config.log_retention),
+            run_objects_keep_runs: shared.config.run_objects_keep_runs,
+        };
+        let page = shared.journal.expirable(&policy, PAGE).await?;
+        for what in &page {
+            delete(shared, what).await?;
+            shared.journal.expired(what, shared.clock.now()).await?;
+        }
+        if page.len() < PAGE {
+            return Ok(());
+        }
+    }
+}
+
+async fn delete(shared: &Shared, what: &Expirable) -> Result<(), BackendError> {
+    match what {
+        Expirable::Log(id) => shared.objects.delete(&layout::log_location(id)).await,
+        Expirable::RunObject { location, .. } => shared.objects.delete(location).await,
+    }
+}
