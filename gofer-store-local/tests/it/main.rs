@@ -2,6 +2,7 @@
 
 mod atomic;
 mod child;
+mod conformance;
 mod connect;
 mod disk;
 mod listing;
