@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`object_store_conformance!`](crate::object_store_conformance) | `Harness<dyn ObjectStore>` |
 //! | [`secret_store_conformance!`](crate::secret_store_conformance) | `Harness<dyn SecretStore>` |
-//! | `scheduler_conformance!` | `Harness<dyn Scheduler>` and `scheduler::SchedulerHarness`, which adds the `scheduler::Workloads` |
+//! | [`scheduler_conformance!`](crate::scheduler_conformance) | `Harness<dyn Scheduler>` and [`scheduler::SchedulerHarness`], which adds the [`scheduler::Workloads`] ([`scheduler::ShellWorkloads`] on this machine) |
 //! | `journal_conformance!` | `Harness<dyn Journal>` and `journal::JournalFixture`, which adds namespaces, pipelines and events |
 //!
 //! ```ignore
@@ -37,6 +37,7 @@
 //! No case sleeps to see what happens: it waits for an event, or polls with [`eventually`] until [`DEADLINE`].
 
 pub mod object_store;
+pub mod scheduler;
 pub mod secret_store;
 
 use std::future::Future;

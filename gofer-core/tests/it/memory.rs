@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use gofer_core::conformance::Harness;
+use gofer_core::conformance::scheduler::{SchedulerHarness, Workloads};
 use gofer_core::object_store::ObjectStore;
+use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
-use gofer_core::testing::{MemoryObjectStore, MemorySecretStore};
+use gofer_core::testing::{MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads};
 
 /// A memory implementation keeps its data as long as anybody holds it, so a restart has nothing to do.
 struct Memory<T: ?Sized>(Arc<T>);
@@ -34,4 +36,33 @@ mod object_store {
 
 mod secret_store {
     gofer_core::secret_store_conformance!(super::secrets);
+}
+
+struct MemoryExecutions {
+    scheduler: MemoryScheduler,
+    workloads: MemoryWorkloads,
+}
+
+#[async_trait]
+impl Harness<dyn Scheduler> for MemoryExecutions {
+    fn backend(&self) -> Arc<dyn Scheduler> {
+        Arc::new(self.scheduler.clone())
+    }
+
+    async fn restart(&mut self) {}
+}
+
+impl SchedulerHarness for MemoryExecutions {
+    fn workloads(&self) -> &dyn Workloads {
+        &self.workloads
+    }
+}
+
+async fn executions() -> MemoryExecutions {
+    let scheduler = MemoryScheduler::new();
+    MemoryExecutions { workloads: MemoryWorkloads(scheduler.clone()), scheduler }
+}
+
+mod scheduler {
+    gofer_core::scheduler_conformance!(super::executions);
 }

@@ -1,0 +1,179 @@
+//! What the cases let a scheduler execute.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use crate::pipeline::Resources;
+use crate::scheduler::{ExecutionKind, ExecutionSpec};
+
+/// What the cases let a scheduler execute. [`ShellWorkloads`] has them as `sh` scripts; a scheduler that has no shell
+/// brings its own.
+#[async_trait]
+pub trait Workloads: Send + Sync {
+    /// Ends at once with this exit code.
+    fn exit(&self, code: u8) -> ExecutionSpec;
+
+    /// Ends by sending itself this signal.
+    fn die(&self, signal: i32) -> ExecutionSpec;
+
+    /// A program that does not exist.
+    fn command_not_found(&self) -> ExecutionSpec;
+
+    /// Writes these bytes, at most 16 KiB each, and exits with 0.
+    fn print(&self, stdout: &[u8], stderr: &[u8]) -> ExecutionSpec;
+
+    /// Writes one line of `length` times `x`, with its newline, to stdout and exits with 0.
+    fn print_line(&self, length: usize) -> ExecutionSpec;
+
+    /// Writes the value of a variable to stdout, nothing else (and nothing if it is not set), and exits with 0.
+    fn print_env(&self, name: &str) -> ExecutionSpec;
+
+    /// Writes its working directory and a newline to stdout and exits with 0.
+    fn print_working_dir(&self) -> ExecutionSpec;
+
+    /// Writes `ready` and a newline and runs; on SIGTERM it writes `stopped` and a newline and exits with 7.
+    fn until_stopped(&self) -> ExecutionSpec;
+
+    /// Ignores SIGTERM, writes `ready` and a newline, and runs.
+    fn ignoring_stop(&self) -> ExecutionSpec;
+
+    /// Starts a child that ignores SIGTERM, keeps stdout and stderr open, and makes a mark every few milliseconds; writes
+    /// `ready` and a newline, and runs until SIGTERM ends it, but not the child.
+    fn tree(&self, mark: &str) -> ExecutionSpec;
+
+    /// Starts a child that keeps stdout and stderr open and runs on; writes `ready` and a newline and exits with 0.
+    fn leave_a_child(&self) -> ExecutionSpec;
+
+    /// Writes some bytes to stdout, waits for [`release`](Self::release), writes more, and exits with 0.
+    fn gated(&self, before: &[u8], gate: &str, after: &[u8]) -> ExecutionSpec;
+
+    /// Lets those who wait at this gate go on.
+    async fn release(&self, gate: &str);
+
+    /// Makes a mark and exits with this code.
+    fn mark(&self, mark: &str, code: u8) -> ExecutionSpec;
+
+    /// How many such marks were made.
+    async fn marks(&self, mark: &str) -> usize;
+}
+
+/// A task without an image, with this command and nothing else.
+pub fn host_command<W: Into<String>>(command: impl IntoIterator<Item = W>) -> ExecutionSpec {
+    ExecutionSpec {
+        kind: ExecutionKind::Task,
+        image: None,
+        entrypoint: Vec::new(),
+        command: command.into_iter().map(Into::into).collect(),
+        working_dir: None,
+        env: BTreeMap::new(),
+        resources: Resources::default(),
+        registry_auth: None,
+    }
+}
+
+/// The workloads as POSIX shell scripts, for schedulers that execute on this machine.
+///
+/// Gates and marks are files in a directory. Everything that would run for ever ends when that directory is removed,
+/// so that a failed test leaves nothing behind.
+#[derive(Debug)]
+pub struct ShellWorkloads {
+    dir: PathBuf,
+}
+
+impl ShellWorkloads {
+    /// Workloads that keep their gates and marks in `dir`, which exists.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// A script with arguments; `$0` is the directory.
+    fn script<const N: usize>(&self, script: &str, arguments: [&str; N]) -> ExecutionSpec {
+        let dir = text(&self.dir);
+        host_command(["/bin/sh", "-c", script, &dir].into_iter().chain(arguments))
+    }
+
+    fn file(&self, kind: &str, name: &str) -> PathBuf {
+        self.dir.join(format!("{kind}-{name}"))
+    }
+}
+
+const RUN: &str = r#"while [ -d "$0" ]; do sleep 0.05; done"#;
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Workloads for ShellWorkloads {
+    fn exit(&self, code: u8) -> ExecutionSpec {
+        self.script(r#"exit "$1""#, [&code.to_string()])
+    }
+
+    fn die(&self, signal: i32) -> ExecutionSpec {
+        self.script(&format!(r#"kill -"$1" $$; {RUN}"#), [&signal.to_string()])
+    }
+
+    fn command_not_found(&self) -> ExecutionSpec {
+        host_command(["gofer-no-such-command", "argument"])
+    }
+
+    fn print(&self, stdout: &[u8], stderr: &[u8]) -> ExecutionSpec {
+        self.script(r#"printf "$1"; printf "$2" >&2"#, [&octal(stdout), &octal(stderr)])
+    }
+
+    fn print_line(&self, length: usize) -> ExecutionSpec {
+        self.script(r#"head -c "$1" /dev/zero | tr '\0' x; echo"#, [&length.to_string()])
+    }
+
+    fn print_env(&self, name: &str) -> ExecutionSpec {
+        self.script(&format!(r#"printf %s "${{{name}-}}""#), [])
+    }
+
+    fn print_working_dir(&self) -> ExecutionSpec {
+        self.script("pwd", [])
+    }
+
+    fn until_stopped(&self) -> ExecutionSpec {
+        self.script(&format!("trap 'echo stopped; exit 7' TERM; echo ready; {RUN}"), [])
+    }
+
+    fn ignoring_stop(&self) -> ExecutionSpec {
+        self.script(&format!("trap '' TERM; echo ready; {RUN}"), [])
+    }
+
+    fn tree(&self, mark: &str) -> ExecutionSpec {
+        let child = r#"(trap '' TERM; while [ -d "$0" ]; do echo >> "$1"; sleep 0.01; done) &"#;
+        let first_mark = r#"while [ ! -e "$1" ]; do sleep 0.01; done"#;
+        self.script(&format!("{child} {first_mark}; echo ready; {RUN}"), [&text(&self.file("mark", mark))])
+    }
+
+    fn leave_a_child(&self) -> ExecutionSpec {
+        self.script(&format!("({RUN}) & echo ready"), [])
+    }
+
+    fn gated(&self, before: &[u8], gate: &str, after: &[u8]) -> ExecutionSpec {
+        let wait = r#"while [ -d "$0" ] && [ ! -e "$2" ]; do sleep 0.01; done"#;
+        let script = format!(r#"printf "$1"; {wait}; printf "$3""#);
+        self.script(&script, [&octal(before), &text(&self.file("gate", gate)), &octal(after)])
+    }
+
+    async fn release(&self, gate: &str) {
+        std::fs::write(self.file("gate", gate), "").expect("write the gate's file");
+    }
+
+    fn mark(&self, mark: &str, code: u8) -> ExecutionSpec {
+        self.script(r#"echo >> "$1"; exit "$2""#, [&text(&self.file("mark", mark)), &code.to_string()])
+    }
+
+    async fn marks(&self, mark: &str) -> usize {
+        std::fs::read(self.file("mark", mark)).map_or(0, |marks| marks.len())
+    }
+}
+
+/// Bytes as a format of `printf`.
+fn octal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\{byte:03o}")).collect()
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("the directory's name is UTF-8").to_owned()
+}
