@@ -14,6 +14,9 @@ use crate::pipeline::Pipeline;
 use crate::proto::to_proto;
 use crate::task::{Program, Task};
 
+/// Longest encoded pipeline, as the contract has it: a gRPC message is at most 4 MiB unless both sides agree on more.
+const MAX_ENCODED_BYTES: usize = 3 * 1024 * 1024;
+
 /// A pipeline that breaks no rule. `Display` is a summary for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Built(PipelineSpec);
@@ -84,6 +87,11 @@ pub(crate) fn build(pipeline: Pipeline) -> Result<Built, PipelineErrors> {
         sdk: concat!("rust/", env!("CARGO_PKG_VERSION")).to_owned(),
     };
     found.extend(validate::pipeline(&spec).into_iter().map(|violation| ids.as_written(violation)));
+    let encoded = to_proto(&spec).encoded_len();
+    if encoded > MAX_ENCODED_BYTES {
+        let rule = "at most 3 MiB (3145728 bytes) encoded; put long scripts and values into files or objects";
+        found.push(Violation::new("pipeline", format!("{encoded} bytes"), rule));
+    }
     if found.is_empty() { Ok(Built(spec)) } else { Err(PipelineErrors { pipeline: written_name, violations: found }) }
 }
 

@@ -12,6 +12,10 @@ use crate::task::Task;
 /// Task::new("build").script("cargo build").depends_on([&fmt, &lint]);
 /// Task::new("report").script("./report").depends_on_any(["fmt", "lint", "build"]);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not name a parent",
+    note = "a parent is a task, `&build`, or its id, `\"build\"`; several are an array, slice or `Vec` of these"
+)]
 pub trait Parents: sealed::Sealed {
     /// The ids, in order.
     fn into_ids(self) -> Vec<String>;
@@ -34,9 +38,11 @@ macro_rules! one_parent {
 
 one_parent! {
     &str: self => self.to_owned();
+    &&str: self => (*self).to_owned();
     &String: self => self.clone();
     String: self => self;
     &Task: self => self.id().to_owned();
+    &&Task: self => self.id().to_owned();
 }
 
 macro_rules! owned_parents {

@@ -80,14 +80,18 @@ impl fmt::Display for Built {
     }
 }
 
+/// The parents, such as `build, lint; docs (in any case)`.
 fn edges(task: &TaskSpec) -> String {
-    let edge = |condition, parent: &str| match condition {
-        Condition::Success => parent.to_owned(),
-        Condition::Failure => format!("{parent} (failed)"),
-        Condition::Any => format!("{parent} (in any case)"),
-    };
-    let edges: Vec<String> = task.depends_on.iter().map(|one| edge(one.condition, one.task.as_str())).collect();
-    edges.join(", ")
+    let conditions = [(Condition::Success, ""), (Condition::Failure, " (failed)"), (Condition::Any, " (in any case)")];
+    let mut groups = Vec::new();
+    for (condition, words) in conditions {
+        let edges = task.depends_on.iter().filter(|edge| edge.condition == condition);
+        let parents: Vec<&str> = edges.map(|edge| edge.task.as_str()).collect();
+        if !parents.is_empty() {
+            groups.push(format!("{}{words}", parents.join(", ")));
+        }
+    }
+    groups.join("; ")
 }
 
 #[cfg(test)]
@@ -107,9 +111,10 @@ mod tests {
     fn small() -> Pipeline {
         let build = Task::new("build").script("make");
         let test = Task::new("test").script("make test").depends_on(&build);
-        let report = Task::new("report").script("./report").depends_on_any([&build, &test]);
+        let docs = Task::new("docs").script("make docs");
+        let report = Task::new("report").script("./report").depends_on_any([&docs, &test]).depends_on(&build);
         let page = Task::new("page-somebody").script("./page").depends_on_failure(&test);
-        Pipeline::new("ci").description("builds and tests").tasks([build, test, report, page])
+        Pipeline::new("ci").description("builds and tests").tasks([build, test, docs, report, page])
     }
 
     #[test]
@@ -123,12 +128,13 @@ mod tests {
     fn a_terminal_gets_text() {
         let (code, stdout, _) = printed(small(), true);
         let expected = "\
-pipeline `ci`: 4 tasks
+pipeline `ci`: 5 tasks
 builds and tests
 
   build
   test           after build
-  report         after build (in any case), test (in any case)
+  docs
+  report         after build; docs, test (in any case)
   page-somebody  after test (failed)
 
 it is valid; run it with `gofer local .`

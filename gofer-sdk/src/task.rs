@@ -150,8 +150,8 @@ impl Task {
         self.edges(parents, Condition::Success)
     }
 
-    /// Runs after these, if they failed or timed out, each of them. When it succeeds it has handled the failure: the
-    /// run is successful all the same.
+    /// Runs after these, if each of them failed, timed out or was cancelled by itself. When it succeeds it has handled
+    /// the failure: the run is successful all the same.
     pub fn depends_on_failure(self, parents: impl Parents) -> Self {
         self.edges(parents, Condition::Failure)
     }

@@ -95,7 +95,7 @@ fn retry() {
     assert_eq!(retries("flaky").attempts, 3);
     assert_eq!(retries("flaky").backoff, Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 }));
     assert_eq!(retries("hanging").on().collect::<Vec<_>>(), [v1::RetryOn::TimedOut]);
-    assert_eq!(tasks["hanging"].timeout, Some(prost_types::Duration { seconds: 1, nanos: 0 }));
+    assert_eq!(tasks["hanging"].timeout, Some(prost_types::Duration { seconds: 2, nanos: 0 }));
 }
 
 #[test]

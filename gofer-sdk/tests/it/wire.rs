@@ -10,120 +10,152 @@ use prost::Message;
 
 use crate::{decode, random};
 
-#[test]
-fn every_setting_reaches_the_wire() {
-    let auth = || Task::new("private").image("registry.example.com/app:1").registry_auth("robot", "registry/password");
-    let built = Pipeline::new("ci")
-        .description("about")
-        .parallelism(2)
-        .overlap(Overlap::CancelRunning)
-        .variable("DB", format!("postgres://u:{}@db", secret("db")))
-        .variable("COUNT", 3)
-        .task(Task::new("fmt").command(["cargo", "fmt"]).working_dir("/srv"))
-        .task(
-            Task::new("test")
-                .description("tests")
-                .image("rust:1.95")
-                .script("cargo test")
-                .depends_on("fmt")
-                .variable("A", "b")
-                .retries(2)
-                .backoff(Duration::from_millis(1500))
-                .max_backoff(Duration::from_secs(60))
-                .retry_on([RetryOn::TimedOut, RetryOn::Lost])
-                .timeout(Duration::from_secs(600))
-                .start_timeout(Duration::from_secs(60))
-                .cpu_millis(500)
-                .memory_mib(64)
-                .continue_on_failure(),
-        )
-        .task(auth().depends_on_failure("fmt").depends_on_any(["test"]))
-        .task(Task::new("notify").common("slack", [("channel", "#ci")]).entrypoint::<&str>([]))
-        .subscribe(Subscription::new("cron", "nightly").setting("expression", "0 4 * * *").variable("NIGHT", true))
-        .build()
-        .unwrap();
-    let spec = v1::PipelineSpec::decode(&*built.encode()).unwrap();
-    let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-    };
-    let edge = |task: &str, condition: v1::DependencyCondition| v1::Dependency {
-        task: task.into(),
-        condition: condition.into(),
-    };
-    let custom = |task: &v1::TaskSpec| match task.kind.clone() {
+fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+fn edge(task: &str, condition: v1::DependencyCondition) -> v1::Dependency {
+    v1::Dependency { task: task.into(), condition: condition.into() }
+}
+
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+fn custom(task: &v1::TaskSpec) -> v1::CustomTask {
+    match task.kind.clone() {
         Some(v1::task_spec::Kind::Custom(custom)) => custom,
         other => panic!("{other:?}"),
-    };
+    }
+}
 
-    assert_eq!((spec.name.as_str(), spec.description.as_str(), spec.parallelism), ("ci", "about", 2));
-    assert_eq!(spec.overlap(), v1::OverlapPolicy::CancelRunning);
-    assert_eq!(spec.variables, map(&[("COUNT", "3"), ("DB", "postgres://u:secret{{db}}@db")]));
-    assert_eq!(spec.sdk, concat!("rust/", env!("CARGO_PKG_VERSION")));
-    let [fmt, test, private, notify] = &spec.tasks[..] else { panic!("{:?}", spec.tasks) };
-    assert_eq!(
-        custom(fmt),
-        v1::CustomTask {
-            command: vec!["cargo".into(), "fmt".into()],
-            working_dir: "/srv".into(),
-            ..v1::CustomTask::default()
-        }
+/// The message the pipeline's bytes hold.
+fn sent(pipeline: Pipeline) -> v1::PipelineSpec {
+    v1::PipelineSpec::decode(&*pipeline.build().unwrap().encode()).unwrap()
+}
+
+/// The message of the pipeline's only task.
+fn sent_task(task: Task) -> v1::TaskSpec {
+    sent(Pipeline::new("p").task(task)).tasks.remove(0)
+}
+
+#[test]
+fn every_setting_of_a_pipeline() {
+    let spec = sent(
+        Pipeline::new("ci")
+            .description("about")
+            .parallelism(2)
+            .overlap(Overlap::CancelRunning)
+            .variable("DB", format!("postgres://u:{}@db", secret("db")))
+            .variable("COUNT", 3)
+            .task(Task::new("a").command(["true"]))
+            .subscribe(Subscription::new("cron", "nightly").setting("expression", "0 4 * * *").variable("NIGHT", true)),
     );
-    assert_eq!((fmt.retries.as_ref(), fmt.timeout, fmt.resources), (None, None, None));
+    let expected = v1::PipelineSpec {
+        name: "ci".into(),
+        description: "about".into(),
+        tasks: spec.tasks.clone(),
+        variables: map(&[("COUNT", "3"), ("DB", "postgres://u:secret{{db}}@db")]),
+        parallelism: 2,
+        overlap: v1::OverlapPolicy::CancelRunning.into(),
+        subscriptions: vec![v1::TriggerSubscription {
+            trigger: "cron".into(),
+            name: "nightly".into(),
+            settings: map(&[("expression", "0 4 * * *")]),
+            variables: map(&[("NIGHT", "true")]),
+        }],
+        sdk: concat!("rust/", env!("CARGO_PKG_VERSION")).into(),
+    };
+    assert_eq!(spec, expected);
+    assert_eq!(spec.tasks.len(), 1);
+}
+
+#[test]
+fn every_setting_of_a_task() {
+    let task = Task::new("test")
+        .description("tests")
+        .image("rust:1.95")
+        .registry_auth("robot", "registry/password")
+        .script("cargo test")
+        .depends_on("fmt")
+        .depends_on_failure(["lint".to_owned()])
+        .depends_on_any(&["docs"][..])
+        .variable("A", "b")
+        .retries(2)
+        .backoff(Duration::from_millis(1500))
+        .max_backoff(Duration::from_secs(60))
+        .retry_on([RetryOn::TimedOut, RetryOn::Lost])
+        .timeout(Duration::from_secs(600))
+        .start_timeout(Duration::from_secs(61))
+        .cpu_millis(500)
+        .memory_mib(64)
+        .continue_on_failure();
+    let parents = ["fmt", "lint", "docs"].map(|id| Task::new(id).command(["true"]));
+    let spec = sent(Pipeline::new("p").task(task).tasks(parents));
     let expected = v1::TaskSpec {
         id: "test".into(),
         description: "tests".into(),
         kind: Some(v1::task_spec::Kind::Custom(v1::CustomTask {
             image: "rust:1.95".into(),
-            entrypoint: vec!["sh".into(), "-euc".into()],
-            command: vec!["cargo test".into()],
-            ..v1::CustomTask::default()
+            entrypoint: words(&["sh", "-euc"]),
+            command: words(&["cargo test"]),
+            working_dir: String::new(),
+            registry_auth: Some(v1::RegistryAuth {
+                username: "robot".into(),
+                password_secret_key: "registry/password".into(),
+            }),
         })),
-        depends_on: vec![edge("fmt", v1::DependencyCondition::Success)],
+        depends_on: vec![
+            edge("fmt", v1::DependencyCondition::Success),
+            edge("lint", v1::DependencyCondition::Failure),
+            edge("docs", v1::DependencyCondition::Any),
+        ],
         variables: map(&[("A", "b")]),
         retries: Some(v1::RetryPolicy {
             attempts: 2,
             backoff: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
-            max_backoff: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+            max_backoff: seconds(60),
             on: vec![v1::RetryOn::TimedOut.into(), v1::RetryOn::Lost.into()],
         }),
-        timeout: Some(prost_types::Duration { seconds: 600, nanos: 0 }),
-        start_timeout: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+        timeout: seconds(600),
+        start_timeout: seconds(61),
         resources: Some(v1::Resources { cpu_millis: 500, memory_bytes: 64 << 20 }),
         continue_on_failure: true,
     };
-    assert_eq!(*test, expected);
-    let auth = v1::RegistryAuth { username: "robot".into(), password_secret_key: "registry/password".into() };
-    assert_eq!(custom(private).registry_auth, Some(auth));
-    let edges = [edge("fmt", v1::DependencyCondition::Failure), edge("test", v1::DependencyCondition::Any)];
-    assert_eq!(private.depends_on, edges);
+    assert_eq!(spec.tasks[0], expected);
+}
+
+#[test]
+fn what_was_not_said_is_absent() {
+    let task = sent_task(Task::new("fmt").command(["cargo", "fmt"]).working_dir("/srv"));
+    let custom =
+        v1::CustomTask { command: words(&["cargo", "fmt"]), working_dir: "/srv".into(), ..v1::CustomTask::default() };
+    let expected =
+        v1::TaskSpec { id: "fmt".into(), kind: Some(v1::task_spec::Kind::Custom(custom)), ..v1::TaskSpec::default() };
+    assert_eq!(task, expected);
+}
+
+#[test]
+fn a_common_task_with_its_settings() {
+    let task = sent_task(Task::new("notify").common("slack", [("channel", "#ci")]));
     let slack = v1::CommonTaskUse { name: "slack".into(), settings: map(&[("channel", "#ci")]) };
-    assert_eq!(notify.kind, Some(v1::task_spec::Kind::Common(slack)));
-    let nightly = v1::TriggerSubscription {
-        trigger: "cron".into(),
-        name: "nightly".into(),
-        settings: map(&[("expression", "0 4 * * *")]),
-        variables: map(&[("NIGHT", "true")]),
-    };
-    assert_eq!(spec.subscriptions, [nightly]);
+    assert_eq!(task.kind, Some(v1::task_spec::Kind::Common(slack)));
 }
 
 #[test]
 fn a_script_is_run_by_the_entrypoint_when_there_is_one() {
-    let task = Task::new("a").script("print(1)").entrypoint(["python3", "-c"]);
-    let spec = Pipeline::new("p").task(task).build().unwrap().to_proto();
-    let Some(v1::task_spec::Kind::Custom(custom)) = &spec.tasks[0].kind else { panic!("{spec:?}") };
-    assert_eq!(
-        (&custom.entrypoint[..], &custom.command[..]),
-        (&["python3".into(), "-c".into()][..], &["print(1)".into()][..])
-    );
+    let custom = custom(&sent_task(Task::new("a").script("print(1)").entrypoint(["python3", "-c"])));
+    assert_eq!((custom.entrypoint, custom.command), (words(&["python3", "-c"]), words(&["print(1)"])));
 }
 
 #[test]
 fn the_later_of_command_and_script_counts() {
-    let task = Task::new("a").script("exit 1").command(["true"]);
-    let spec = Pipeline::new("p").task(task).build().unwrap().to_proto();
-    let Some(v1::task_spec::Kind::Custom(custom)) = &spec.tasks[0].kind else { panic!("{spec:?}") };
-    assert_eq!((custom.entrypoint.len(), &custom.command[..]), (0, &["true".into()][..]));
+    let custom = custom(&sent_task(Task::new("a").script("exit 1").command(["true"])));
+    assert_eq!((custom.entrypoint, custom.command), (words(&[]), words(&["true"])));
 }
 
 proptest! {

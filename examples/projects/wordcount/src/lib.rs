@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn counts_add_up() {
         let mut total = counted("a b\n").0;
-        total += counted("c\n").0;
-        assert_eq!(total, Counts { lines: 2, words: 3, bytes: 6 });
+        total += counted("c d e\n\n").0;
+        assert_eq!(total, Counts { lines: 3, words: 5, bytes: 11 });
     }
 }

@@ -32,8 +32,8 @@ fn main() -> ExitCode {
 
     let hanging = Task::new("hanging")
         .script(HANGING)
-        .timeout(Duration::from_secs(1)) // of each attempt; its whole process tree is ended
-        .retries(1)
+        .timeout(Duration::from_secs(2)) // of each attempt; its whole process tree is ended
+        .retries(2)
         .retry_on([RetryOn::TimedOut]) // a command that fails by itself is not tried again
         .backoff(Duration::from_millis(100));
 
