@@ -1,0 +1,64 @@
+use gofer_core::entity::{ObjectRecord, ObjectScope};
+use gofer_core::object_store::ListPage;
+use gofer_core::{ObjectKey, Timestamp};
+
+use crate::db::{Db, query, transact};
+use crate::error::DbError;
+use crate::types::{ObjectPut, ObjectPutOutcome, Page};
+
+impl Db {
+    /// Records an object whose bytes lie in the store, replacing what had the key. Of concurrent puts of one key each
+    /// sees the one before.
+    ///
+    /// # Errors
+    /// `NotFound` for the pipeline or the run; `AlreadyExists` with `if_absent`; or the database's.
+    pub async fn object_put_record(
+        &self,
+        record: &ObjectRecord,
+        put: ObjectPut,
+        actor: &str,
+    ) -> Result<ObjectPutOutcome, DbError> {
+        let (record, actor) = (record.clone(), actor.to_owned());
+        transact!(self, objects::put(&record, put, &actor))
+    }
+
+    /// The object's record.
+    ///
+    /// # Errors
+    /// `NotFound`, or the database's.
+    pub async fn object_get(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<ObjectRecord, DbError> {
+        let (scope, wanted) = (scope.clone(), key.clone());
+        let found: Result<Option<ObjectRecord>, DbError> = query!(self, objects::find(&scope, &wanted));
+        found?.ok_or_else(|| DbError::not_found("object", key))
+    }
+
+    /// Objects of one scope whose key starts with `prefix`, by key, ascending.
+    ///
+    /// # Errors
+    /// `NotFound` for the pipeline, or the database's.
+    pub async fn object_list(
+        &self,
+        scope: &ObjectScope,
+        prefix: &str,
+        page: &ListPage,
+    ) -> Result<Page<ObjectRecord>, DbError> {
+        let (scope, prefix, page) = (scope.clone(), prefix.to_owned(), page.clone());
+        query!(self, objects::list(&scope, &prefix, &page))
+    }
+
+    /// Removes the record and returns it, so that the caller can delete the bytes. `None`: there was none, and nothing is
+    /// recorded.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn object_delete(
+        &self,
+        scope: &ObjectScope,
+        key: &ObjectKey,
+        actor: &str,
+        at: Timestamp,
+    ) -> Result<Option<ObjectRecord>, DbError> {
+        let (scope, key, actor) = (scope.clone(), key.clone(), actor.to_owned());
+        transact!(self, objects::delete(&scope, &key, &actor, at))
+    }
+}

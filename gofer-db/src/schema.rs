@@ -1,0 +1,184 @@
+//! The tables, as both engines' migrations make them.
+
+diesel::table! {
+    namespaces (id) {
+        id -> Text,
+        description -> Text,
+        created_at -> BigInt,
+        updated_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    pipelines (id) {
+        id -> BigInt,
+        namespace -> Text,
+        name -> Text,
+        enabled -> Bool,
+        latest_version -> BigInt,
+        last_run -> BigInt,
+        parallelism -> Nullable<BigInt>,
+        overlap -> Text,
+        created_at -> BigInt,
+        updated_at -> BigInt,
+        deleted_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    pipeline_versions (pipeline_id, version) {
+        pipeline_id -> BigInt,
+        version -> BigInt,
+        spec -> Text,
+        digest -> Text,
+        registered_by -> Text,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    runs (id) {
+        id -> BigInt,
+        pipeline_id -> BigInt,
+        namespace -> Text,
+        pipeline -> Text,
+        number -> BigInt,
+        version -> BigInt,
+        state -> Text,
+        status -> Nullable<Text>,
+        reason -> Nullable<Text>,
+        initiator -> Text,
+        variables -> Text,
+        retry_of -> Nullable<BigInt>,
+        cancel_at -> Nullable<BigInt>,
+        cancel_by -> Nullable<Text>,
+        cancel_force -> Nullable<Bool>,
+        cancel_message -> Nullable<Text>,
+        token_nonce -> Binary,
+        token_hash -> Binary,
+        idempotency_key -> Nullable<Text>,
+        created_at -> BigInt,
+        started_at -> Nullable<BigInt>,
+        ended_at -> Nullable<BigInt>,
+        lease_owner -> Nullable<Text>,
+        lease_until -> BigInt,
+        lease_epoch -> BigInt,
+    }
+}
+
+diesel::table! {
+    task_runs (run_id, task) {
+        run_id -> BigInt,
+        task -> Text,
+        state -> Text,
+        status -> Nullable<Text>,
+        attempt -> BigInt,
+        losses -> BigInt,
+        reason -> Nullable<Text>,
+        exit_code -> Nullable<Integer>,
+        not_before -> Nullable<BigInt>,
+        intended_at -> Nullable<BigInt>,
+        started_at -> Nullable<BigInt>,
+        ended_at -> Nullable<BigInt>,
+        cancel_at -> Nullable<BigInt>,
+        cancel_by -> Nullable<Text>,
+        cancel_force -> Nullable<Bool>,
+        cancel_message -> Nullable<Text>,
+        stop -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    attempts (id) {
+        id -> BigInt,
+        run_id -> BigInt,
+        task -> Text,
+        attempt -> BigInt,
+        status -> Text,
+        reason -> Nullable<Text>,
+        exit_code -> Nullable<Integer>,
+        intended_at -> BigInt,
+        started_at -> Nullable<BigInt>,
+        ended_at -> BigInt,
+        log -> Text,
+    }
+}
+
+diesel::table! {
+    events (id) {
+        id -> BigInt,
+        at -> BigInt,
+        actor -> Text,
+        namespace -> Nullable<Text>,
+        pipeline -> Nullable<Text>,
+        run -> Nullable<BigInt>,
+        task -> Nullable<Text>,
+        attempt -> Nullable<BigInt>,
+        #[sql_name = "type"]
+        kind -> Text,
+        details -> Text,
+    }
+}
+
+diesel::table! {
+    event_counter (id) {
+        id -> BigInt,
+        last -> BigInt,
+    }
+}
+
+diesel::table! {
+    objects (pipeline_id, run, key) {
+        pipeline_id -> BigInt,
+        run -> BigInt,
+        key -> Text,
+        location -> Text,
+        size_bytes -> BigInt,
+        sha256 -> Text,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    secrets (pipeline_id, key) {
+        pipeline_id -> BigInt,
+        key -> Text,
+        allowed_namespaces -> Text,
+        updated_by -> Text,
+        created_at -> BigInt,
+        updated_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    tokens (id) {
+        id -> Text,
+        hash -> Binary,
+        kind -> Text,
+        namespaces -> Text,
+        description -> Text,
+        created_by -> Text,
+        created_at -> BigInt,
+        expires_at -> Nullable<BigInt>,
+        disabled -> Bool,
+    }
+}
+
+diesel::table! {
+    local_secrets (path) {
+        path -> Text,
+        key_id -> Text,
+        ciphertext -> Binary,
+    }
+}
+
+diesel::table! {
+    markers (name) {
+        name -> Text,
+        at -> BigInt,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(
+    attempts, objects, pipeline_versions, pipelines, runs, secrets, task_runs,
+);

@@ -1,0 +1,153 @@
+//! What `Db`'s methods take and return, beside the domain's own types.
+
+use std::sync::Arc;
+
+use gofer_core::entity::{ObjectRecord, Pipeline, PipelineVersion, SecretRecord};
+use gofer_core::pipeline::PipelineSpec;
+use gofer_core::run::{RunState, RunStatus};
+use gofer_core::{ExecutionId, NamespaceId, PipelineId, RunNumber, Timestamp, Version};
+
+/// Most items of one page, whatever the caller asks for.
+pub const MAX_PAGE: usize = 1_000;
+
+/// A part of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// In the list's order.
+    pub items: Vec<T>,
+    /// What `after` of the next request must be; `None` at the end of the list. Opaque, and safe to hand out.
+    pub next: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// The same page of something else.
+    pub fn map<U>(self, change: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(change).collect(), next: self.next }
+    }
+}
+
+/// A pipeline to be registered.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// In which namespace; it must exist.
+    pub namespace: NamespaceId,
+    /// The validated spec; its name is the pipeline's.
+    pub spec: Arc<PipelineSpec>,
+    /// SHA-256 of the spec's canonical form, in hex.
+    pub digest: String,
+    /// The version the caller has seen as the latest; `Version(0)` says that the pipeline must not exist.
+    pub expected_version: Option<Version>,
+}
+
+/// What became of a [`Registration`].
+#[derive(Debug, Clone)]
+pub struct Registered {
+    /// The pipeline, as committed.
+    pub pipeline: Pipeline,
+    /// Its latest version.
+    pub version: PipelineVersion,
+    /// `false`: the digest was that of the latest version, and nothing was changed.
+    pub changed: bool,
+}
+
+/// A pipeline version without its spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PipelineVersionSummary {
+    /// Its namespace.
+    pub namespace: NamespaceId,
+    /// Its pipeline.
+    pub pipeline: PipelineId,
+    /// Its number.
+    pub version: Version,
+    /// SHA-256 of the spec's canonical form, in hex.
+    pub digest: String,
+    /// Who registered it.
+    pub registered_by: String,
+    /// When.
+    pub created_at: Timestamp,
+}
+
+/// What the stores still hold of a deleted pipeline; the caller deletes it there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeletedPipeline {
+    /// Objects of the pipeline and its runs.
+    pub objects: Vec<ObjectRecord>,
+    /// The pipeline's secrets.
+    pub secrets: Vec<SecretRecord>,
+    /// Finished attempts whose log is archived.
+    pub archived_logs: Vec<ExecutionId>,
+    /// Finished attempts whose log is still with the scheduler.
+    pub live_logs: Vec<ExecutionId>,
+}
+
+/// Which runs to list.
+#[derive(Debug, Clone, Default)]
+pub struct RunFilter {
+    /// Only of this pipeline.
+    pub pipeline: Option<PipelineId>,
+    /// Only in one of these states (the status inside is ignored); empty is any.
+    pub states: Vec<RunState>,
+    /// Only complete ones that ended so; empty is any.
+    pub statuses: Vec<RunStatus>,
+}
+
+/// Which events to list. Conditions that are set must all hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Only of these namespaces; `None` is all, and those of no namespace.
+    pub namespaces: Option<Vec<NamespaceId>>,
+    /// Only of pipelines of this name.
+    pub pipeline: Option<PipelineId>,
+    /// Only of runs of this number.
+    pub run: Option<RunNumber>,
+    /// Only of these types ([`gofer_core::event::EventDetails::type_name`]); empty is any. A rare type is searched for
+    /// event by event.
+    pub types: Vec<String>,
+}
+
+/// How to record an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ObjectPut {
+    /// Only if the key is free.
+    pub if_absent: bool,
+    /// Pipeline level: how many keys are kept; the oldest beyond are evicted. `None` is all.
+    pub keep: Option<u64>,
+}
+
+/// What a put left behind in the store; the caller deletes it there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObjectPutOutcome {
+    /// What had the key before.
+    pub replaced: Option<ObjectRecord>,
+    /// The oldest objects, evicted because of [`ObjectPut::keep`].
+    pub evicted: Vec<ObjectRecord>,
+}
+
+/// A value of the embedded secret store, encrypted by it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LocalSecret {
+    /// Which key decrypts it.
+    pub key_id: String,
+    /// Nonce and ciphertext, in the store's own format.
+    pub ciphertext: Vec<u8>,
+}
+
+impl std::fmt::Debug for LocalSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalSecret")
+            .field("key_id", &self.key_id)
+            .field("ciphertext_bytes", &self.ciphertext.len())
+            .finish()
+    }
+}
+
+/// How much is going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Runs that wait.
+    pub pending_runs: u64,
+    /// Runs whose tasks are being executed.
+    pub running_runs: u64,
+    /// The newest event; 0 when there is none.
+    pub last_event_id: u64,
+}
