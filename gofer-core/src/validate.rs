@@ -28,6 +28,12 @@ pub const MAX_COMMAND_WORD_BYTES: usize = 64 * 1024;
 pub const MAX_RETRIES: u32 = 100;
 /// Longest timeout or backoff: runs are short-lived; a year is a typing error.
 pub const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Longest image reference.
+pub const MAX_IMAGE_BYTES: usize = 512;
+/// Longest name of an SDK.
+pub const MAX_SDK_BYTES: usize = 64;
+/// Most subscriptions of one pipeline.
+pub const MAX_SUBSCRIPTIONS: usize = 100;
 /// Highest `parallelism`.
 pub const MAX_PARALLELISM: u32 = 10_000;
 
@@ -73,6 +79,9 @@ pub fn pipeline(spec: &PipelineSpec) -> Vec<Violation> {
     }
     description("description", &spec.description, &mut found);
     variables("variables", &spec.variables, &mut found);
+    if spec.sdk.len() > MAX_SDK_BYTES {
+        found.push(Violation::new("sdk", &spec.sdk, format!("at most {MAX_SDK_BYTES} bytes")));
+    }
     parallelism(spec, &mut found);
     subscriptions(spec, &mut found);
     for task in &spec.tasks {
@@ -153,6 +162,10 @@ fn parallelism(spec: &PipelineSpec, found: &mut Vec<Violation>) {
 }
 
 fn subscriptions(spec: &PipelineSpec, found: &mut Vec<Violation>) {
+    if spec.subscriptions.len() > MAX_SUBSCRIPTIONS {
+        let rule = format!("at most {MAX_SUBSCRIPTIONS} subscriptions");
+        found.push(Violation::new("subscriptions", spec.subscriptions.len().to_string(), rule));
+    }
     let mut names = HashSet::new();
     for (at, subscription) in spec.subscriptions.iter().enumerate() {
         let field = format!("subscriptions[{at}]");
@@ -227,9 +240,20 @@ fn check_custom(field: &str, custom: &CustomTask, found: &mut Vec<Violation>) {
             found.push(Violation::new(format!("{field}.custom.command"), word, rule));
         }
     }
-    if custom.image.as_ref().is_some_and(|image| image.is_empty() || image.contains(char::is_whitespace)) {
-        let rule = "an image reference without spaces, such as `docker.io/library/alpine:3`";
+    let bad = |image: &String| image.is_empty() || image.len() > MAX_IMAGE_BYTES || image.contains(char::is_whitespace);
+    if custom.image.as_ref().is_some_and(bad) {
+        let rule = "an image reference without spaces and of at most 512 bytes, such as `registry.example.com/app:3`";
         found.push(Violation::new(format!("{field}.custom.image"), custom.image.as_deref().unwrap_or(""), rule));
+    }
+    if let Some(auth) = &custom.registry_auth {
+        if custom.image.is_none() {
+            let rule = "only tasks with an image pull from a registry; set `image`, too";
+            found.push(Violation::new(format!("{field}.custom.registry_auth"), &auth.username, rule));
+        }
+        if let Err(invalid) = SecretPath::new(&auth.password_secret_key) {
+            let field = format!("{field}.custom.registry_auth.password_secret_key");
+            found.push(Violation::new(field, &auth.password_secret_key, invalid.rule));
+        }
     }
     if let Some(dir) = &custom.working_dir
         && (custom.image.is_some() || !dir.starts_with('/') || dir.contains('\0'))
