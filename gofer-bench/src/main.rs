@@ -1,0 +1,164 @@
+#![doc = include_str!("../README.md")]
+
+mod idle;
+mod latency;
+mod machine;
+mod make;
+mod pipelines;
+mod processes;
+mod report;
+mod server;
+mod start;
+mod stats;
+mod throughput;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::machine::Machine;
+use crate::report::Report;
+
+/// Measures the `gofer` binary as a user runs it, beside its anchors
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    group: Group,
+    /// The binary to measure [default: `gofer` beside this program]
+    #[arg(long, global = true, value_name = "FILE")]
+    gofer: Option<PathBuf>,
+    /// Where temporary data goes; the disk under it is part of what is measured [default: the system's]
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// How often each pair of `make`, and each start, is repeated
+    #[arg(long, global = true, default_value_t = 11, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    reps: u32,
+    /// How long one round of `throughput` and of the open loop of `latency` lasts
+    #[arg(long, global = true, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// How many runs `throughput` keeps going at once
+    #[arg(long, global = true, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    in_flight: u32,
+    /// A Markdown table for people, or JSON for programs
+    #[arg(short, long, global = true, value_enum, default_value = "table", value_name = "FORMAT")]
+    output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+enum Group {
+    /// Every group, one after the other
+    All,
+    /// Chain and width of 40 beside GNU make
+    Make,
+    /// Runs of one task per second
+    Throughput,
+    /// From asking for a run to the task's first instruction
+    Latency,
+    /// From starting the server until it answers
+    Start,
+    /// Memory of the idle server, size of the binary
+    Idle,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+/// What every group is given.
+#[derive(Debug)]
+struct Bench {
+    /// The copy of the binary that is measured.
+    gofer: PathBuf,
+    /// Where everything temporary goes.
+    dir: PathBuf,
+    reps: u32,
+    seconds: u32,
+    in_flight: u32,
+}
+
+impl Bench {
+    /// A new empty directory.
+    fn new_dir(&self, name: &str) -> Result<PathBuf> {
+        let dir = tempfile::Builder::new().prefix(name).tempdir_in(&self.dir).context("cannot make a directory")?;
+        Ok(dir.keep())
+    }
+}
+
+fn main() -> ExitCode {
+    // Before anything else: as a task of a measured run this program is a stopwatch.
+    let mut args = std::env::args_os().skip(1);
+    let result = match args.next() {
+        Some(arg) if arg == latency::STAMP_COMMAND => latency::stamp(args.next().as_deref()),
+        _ => run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The code alone tells when there is no standard error.
+            let _ = writeln!(std::io::stderr(), "gofer-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let cli = Cli::parse();
+    // One thread: whatever the harness uses is missing to what it measures.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(measure(&cli))?;
+    let text = match cli.output {
+        Format::Table => report.to_markdown(),
+        Format::Json => serde_json::to_string_pretty(&report)? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
+}
+
+async fn measure(cli: &Cli) -> Result<Report> {
+    let parent = cli.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let dir = tempfile::Builder::new().prefix("gofer-bench-").tempdir_in(&parent);
+    let dir = dir.with_context(|| format!("cannot make a directory in `{}`", parent.display()))?;
+    let gofer = copy_binary(cli.gofer.as_deref(), dir.path())?;
+    let bench = Bench { gofer, dir: dir.path().into(), reps: cli.reps, seconds: cli.seconds, in_flight: cli.in_flight };
+    let mut report = Report::new(Machine::look(dir.path())?);
+    let wanted = |group| cli.group == Group::All || cli.group == group;
+    if wanted(Group::Start) {
+        start::measure(&bench, &mut report).await?;
+    }
+    if wanted(Group::Idle) {
+        idle::measure(&bench, &mut report).await?;
+    }
+    if wanted(Group::Latency) {
+        latency::measure(&bench, &mut report).await?;
+    }
+    if wanted(Group::Make) {
+        make::measure(&bench, &mut report).await?;
+    }
+    if wanted(Group::Throughput) {
+        throughput::measure(&bench, &mut report).await?;
+    }
+    Ok(report)
+}
+
+/// The copy's path is known to nobody else, so that its processes can be found by it.
+fn copy_binary(named: Option<&Path>, dir: &Path) -> Result<PathBuf> {
+    let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("gofer"));
+    let binary = named.map_or_else(beside, |path| Ok(path.to_owned()))?;
+    let copy = dir.canonicalize()?.join("gofer");
+    std::fs::copy(&binary, &copy).with_context(|| {
+        let build = "build it with `cargo build --release -p gofer-cli`, or name it with `--gofer`";
+        format!("cannot copy the binary `{}`; {build}", binary.display())
+    })?;
+    Ok(copy)
+}
+
+/// Tells a waiting person what is being measured.
+fn progress(what: &str) {
+    // Nobody to tell is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "measuring {what} ...");
+}

@@ -1,0 +1,81 @@
+//! Whole DAGs of `true`, beside GNU make.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use prost::Message as _;
+
+use crate::pipelines::{Shape, TASKS, Work, dag, makefile};
+use crate::report::{Report, Samples, Unit};
+use crate::server::Server;
+use crate::{Bench, progress};
+
+pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
+    let server = Server::start(&bench.gofer, &bench.new_dir("make-")?).await?;
+    for shape in [Shape::Chain, Shape::Wide] {
+        for work in [Work::Direct, Work::Shell] {
+            compare(bench, &server, report, shape, work).await?;
+        }
+    }
+    server.stop().await
+}
+
+/// Interleaved, after one round that only warms up caches.
+async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Shape, work: Work) -> Result<()> {
+    let measure = format!("{} of {TASKS} × `{}`", shape.name(), work.name());
+    progress(&measure);
+    let spec = dag(shape, work);
+    let pipeline = spec.name.clone();
+    let files = Files::write(&bench.new_dir("dag-")?, &spec.encode_to_vec(), &makefile(shape, work))?;
+    server.register(spec).await?;
+
+    // Gofer starts whatever may start, so the same is asked of make.
+    let jobs: &[&str] = if shape == Shape::Chain { &["-j1"] } else { &["-j40", "-j2"] };
+    let mut makes: Vec<Samples> = jobs.iter().map(|jobs| Samples::new(format!("make {jobs}"))).collect();
+    let mut local = Samples::new("gofer local");
+    let mut remote = Samples::new("StartRun to complete");
+    for rep in 0..=bench.reps {
+        let keep = |samples: &mut Samples, ms| {
+            if rep > 0 {
+                samples.values.push(ms);
+            }
+        };
+        for (samples, jobs) in makes.iter_mut().zip(jobs) {
+            keep(samples, time(Command::new("make").arg(jobs).arg("-f").arg(&files.makefile))?);
+        }
+        keep(&mut local, time(Command::new(&bench.gofer).arg("local").arg(&files.spec).env("TMPDIR", &bench.dir))?);
+        let start = Instant::now();
+        server.finish(server.start_run(&pipeline, None).await?).await?;
+        keep(&mut remote, start.elapsed().as_secs_f64() * 1e3);
+    }
+    let (anchor, others) = makes.split_first().context("no make")?;
+    report.add(&measure, Unit::Milliseconds, Some(anchor), &[others, &[local, remote]].concat());
+    Ok(())
+}
+
+/// Milliseconds from starting a program until it has ended well.
+fn time(command: &mut Command) -> Result<f64> {
+    let start = Instant::now();
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
+    let elapsed = start.elapsed();
+    let status = status.with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(elapsed.as_secs_f64() * 1e3)
+}
+
+struct Files {
+    spec: PathBuf,
+    makefile: PathBuf,
+}
+
+impl Files {
+    fn write(dir: &Path, spec: &[u8], makefile: &str) -> Result<Self> {
+        let files = Self { spec: dir.join("pipeline.pb"), makefile: dir.join("Makefile") };
+        fs::write(&files.spec, spec).context("cannot write the pipeline")?;
+        fs::write(&files.makefile, makefile).context("cannot write the makefile")?;
+        Ok(files)
+    }
+}

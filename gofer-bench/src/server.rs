@@ -1,0 +1,155 @@
+//! A `gofer server` as a user starts it, and calls to it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use gofer_proto::v1::event_service_client::EventServiceClient;
+use gofer_proto::v1::pipeline_service_client::PipelineServiceClient;
+use gofer_proto::v1::run_service_client::RunServiceClient;
+use gofer_proto::v1::system_service_client::SystemServiceClient;
+use gofer_proto::v1::{
+    FollowEventsRequest, FollowEventsResponse, FollowRunRequest, GetSystemInfoRequest, PipelineSpec,
+    RegisterPipelineRequest, Run, RunState, RunStatus, StartRunRequest, run_update,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::processes;
+
+/// How long a server may take to answer at all, and to end; far more than any that works.
+const PATIENCE: Duration = Duration::from_secs(30);
+const NAMESPACE: &str = "default";
+
+/// A running server. Dropped, it is killed with its helpers.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    gofer: PathBuf,
+    channel: Channel,
+    /// From starting the process until the first answer.
+    pub(crate) started_in: Duration,
+}
+
+impl Server {
+    /// Starts `gofer server` on a free port and waits until it answers a call.
+    pub(crate) async fn start(gofer: &Path, data_dir: &Path) -> Result<Self> {
+        let log_path = data_dir.with_extension("log");
+        let log = File::create(&log_path).with_context(|| format!("cannot write `{}`", log_path.display()))?;
+        let start = Instant::now();
+        let mut child = Command::new(gofer)
+            .args(["server", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start `gofer server`")?;
+        let channel = timeout(PATIENCE, first_answer(&mut child)).await.context("it took too long").flatten();
+        let channel = channel.with_context(|| format!("`gofer server` does not serve:\n{}", tail(&log_path)))?;
+        Ok(Self { child, gofer: gofer.into(), channel, started_in: start.elapsed() })
+    }
+
+    /// Ends the server as a user would, and its helpers.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).context("the server has ended")?;
+        kill_process(pid, Signal::TERM).context("cannot end `gofer server`")?;
+        let status = timeout(PATIENCE, self.child.wait()).await.context("`gofer server` does not end")??;
+        ensure!(status.success(), "`gofer server` ended with {status}");
+        Ok(())
+    }
+
+    /// Registers a pipeline.
+    pub(crate) async fn register(&self, spec: PipelineSpec) -> Result<()> {
+        let request = RegisterPipelineRequest {
+            namespace: NAMESPACE.to_owned(),
+            spec: Some(spec),
+            ..RegisterPipelineRequest::default()
+        };
+        PipelineServiceClient::new(self.channel.clone()).register_pipeline(request).await?;
+        Ok(())
+    }
+
+    /// Asks for a run of a registered pipeline.
+    pub(crate) async fn start_run(&self, pipeline: &str, variable: Option<(&str, String)>) -> Result<Run> {
+        start_run(self.runs(), pipeline, variable).await
+    }
+
+    /// The client for tasks that start runs by themselves; see [`start_run`].
+    pub(crate) fn runs(&self) -> RunServiceClient<Channel> {
+        RunServiceClient::new(self.channel.clone())
+    }
+
+    /// Waits until a run is complete, and sees to it that it was successful.
+    pub(crate) async fn finish(&self, run: Run) -> Result<()> {
+        let request = FollowRunRequest { namespace: run.namespace, pipeline: run.pipeline, run: run.run };
+        let mut updates = self.runs().follow_run(request).await?.into_inner();
+        let mut last = None;
+        while let Some(message) = updates.message().await? {
+            if let Some(run_update::Subject::Run(run)) = message.update.and_then(|update| update.subject) {
+                last = Some(run);
+            }
+        }
+        let run = last.context("the stream of a run ended without the run")?;
+        ensure!(run.state() == RunState::Complete && run.status() == RunStatus::Successful, "a run failed: {run:?}");
+        Ok(())
+    }
+
+    /// The completions of a pipeline's runs from now on.
+    pub(crate) async fn completions(&self, pipeline: &str) -> Result<Streaming<FollowEventsResponse>> {
+        let request = FollowEventsRequest {
+            namespace: NAMESPACE.to_owned(),
+            pipeline: pipeline.to_owned(),
+            types: vec!["run_completed".to_owned()],
+            ..FollowEventsRequest::default()
+        };
+        Ok(EventServiceClient::new(self.channel.clone()).follow_events(request).await?.into_inner())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Helpers may outlive the server on purpose.
+        processes::kill_all(&self.gofer);
+    }
+}
+
+/// Asks for a run of a registered pipeline.
+pub(crate) async fn start_run(
+    mut runs: RunServiceClient<Channel>,
+    pipeline: &str,
+    variable: Option<(&str, String)>,
+) -> Result<Run> {
+    let request = StartRunRequest {
+        namespace: NAMESPACE.to_owned(),
+        pipeline: pipeline.to_owned(),
+        variables: variable.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        ..StartRunRequest::default()
+    };
+    runs.start_run(request).await?.into_inner().run.context("an answer without a run")
+}
+
+/// Waits for the line that says where the server listens, connects, and makes one call.
+async fn first_answer(child: &mut Child) -> Result<Channel> {
+    let stdout = child.stdout.as_mut().context("no standard output")?;
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line).await?;
+    let address = line.trim_end().strip_prefix("listening on ").with_context(|| format!("it said `{line}`"))?;
+    let channel = Endpoint::from_shared(address.to_owned())?.connect().await?;
+    SystemServiceClient::new(channel.clone()).get_system_info(GetSystemInfoRequest::default()).await?;
+    Ok(channel)
+}
+
+/// The end of a log, for an error.
+fn tail(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
