@@ -9,7 +9,7 @@
 //! | [`object_store_conformance!`](crate::object_store_conformance) | `Harness<dyn ObjectStore>` |
 //! | [`secret_store_conformance!`](crate::secret_store_conformance) | `Harness<dyn SecretStore>` |
 //! | [`scheduler_conformance!`](crate::scheduler_conformance) | `Harness<dyn Scheduler>` and [`scheduler::SchedulerHarness`], which adds the [`scheduler::Workloads`] ([`scheduler::ShellWorkloads`] on this machine) |
-//! | `journal_conformance!` | `Harness<dyn Journal>` and `journal::JournalFixture`, which adds namespaces, pipelines and events |
+//! | [`journal_conformance!`](crate::journal_conformance) | `Harness<dyn Journal>` and [`journal::JournalFixture`], which adds namespaces, pipelines and events |
 //!
 //! ```ignore
 //! struct LocalStore { dir: TempDir, store: Option<Arc<dyn ObjectStore>> }
@@ -36,6 +36,7 @@
 //!
 //! No case sleeps to see what happens: it waits for an event, or polls with [`eventually`] until [`DEADLINE`].
 
+pub mod journal;
 pub mod object_store;
 pub mod scheduler;
 pub mod secret_store;

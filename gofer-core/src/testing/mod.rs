@@ -2,10 +2,12 @@
 //!
 //! They keep nothing on disk, need no server, and behave the same under a paused, single-threaded tokio clock.
 
+mod memory_journal;
 mod memory_object_store;
 mod memory_scheduler;
 mod memory_secret_store;
 
+pub use memory_journal::MemoryJournal;
 pub use memory_object_store::MemoryObjectStore;
 pub use memory_scheduler::{MemoryScheduler, MemoryWorkloads};
 pub use memory_secret_store::MemorySecretStore;

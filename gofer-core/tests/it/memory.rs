@@ -4,29 +4,44 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use gofer_core::conformance::Harness;
+use gofer_core::conformance::journal::JournalFixture;
 use gofer_core::conformance::scheduler::{SchedulerHarness, Workloads};
+use gofer_core::entity::ObjectRecord;
+use gofer_core::event::Event;
+use gofer_core::journal::Journal;
 use gofer_core::object_store::ObjectStore;
+use gofer_core::pipeline::PipelineSpec;
 use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
-use gofer_core::testing::{MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads};
+use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads};
+use gofer_core::{NamespaceId, PipelineId, Version};
 
 /// A memory implementation keeps its data as long as anybody holds it, so a restart has nothing to do.
-struct Memory<T: ?Sized>(Arc<T>);
+struct Memory<T>(Arc<T>);
 
 #[async_trait]
-impl<T: ?Sized + Send + Sync + 'static> Harness<T> for Memory<T> {
-    fn backend(&self) -> Arc<T> {
+impl Harness<dyn ObjectStore> for Memory<MemoryObjectStore> {
+    fn backend(&self) -> Arc<dyn ObjectStore> {
         self.0.clone()
     }
 
     async fn restart(&mut self) {}
 }
 
-async fn objects() -> Memory<dyn ObjectStore> {
+#[async_trait]
+impl Harness<dyn SecretStore> for Memory<MemorySecretStore> {
+    fn backend(&self) -> Arc<dyn SecretStore> {
+        self.0.clone()
+    }
+
+    async fn restart(&mut self) {}
+}
+
+async fn objects() -> Memory<MemoryObjectStore> {
     Memory(Arc::new(MemoryObjectStore::new()))
 }
 
-async fn secrets() -> Memory<dyn SecretStore> {
+async fn secrets() -> Memory<MemorySecretStore> {
     Memory(Arc::new(MemorySecretStore::new()))
 }
 
@@ -65,4 +80,46 @@ async fn executions() -> MemoryExecutions {
 
 mod scheduler {
     gofer_core::scheduler_conformance!(super::executions);
+}
+
+#[async_trait]
+impl JournalFixture for Memory<MemoryJournal> {
+    async fn add_namespace(&self, _: &NamespaceId) {}
+
+    async fn add_pipeline(&self, namespace: &NamespaceId, spec: PipelineSpec) -> Version {
+        self.0.add_pipeline(namespace, spec, true)
+    }
+
+    async fn set_pipeline_enabled(&self, namespace: &NamespaceId, pipeline: &PipelineId, enabled: bool) {
+        self.0.set_pipeline_enabled(namespace, pipeline, enabled);
+    }
+
+    async fn put_object_record(&self, record: ObjectRecord) {
+        self.0.put_object_record(record);
+    }
+
+    async fn put_global_secret(&self, key: &str, allowed_namespaces: &[NamespaceId]) {
+        self.0.put_global_secret(key, allowed_namespaces);
+    }
+
+    async fn events(&self, after: u64) -> Vec<Event> {
+        self.0.events().into_iter().filter(|event| event.id > after).collect()
+    }
+}
+
+#[async_trait]
+impl Harness<dyn Journal> for Memory<MemoryJournal> {
+    fn backend(&self) -> Arc<dyn Journal> {
+        self.0.clone()
+    }
+
+    async fn restart(&mut self) {}
+}
+
+async fn runs() -> Memory<MemoryJournal> {
+    Memory(Arc::new(MemoryJournal::new()))
+}
+
+mod journal {
+    gofer_core::journal_conformance!(super::runs);
 }

@@ -1,0 +1,98 @@
+//! What every journal does.
+
+pub mod cancel;
+pub mod claim;
+pub mod commit;
+mod fixture;
+pub mod insert;
+pub mod logs;
+pub mod records;
+
+pub use fixture::JournalFixture;
+
+/// Emits one test per case of the journal's contract; see [`crate::conformance`].
+#[macro_export]
+macro_rules! journal_conformance {
+    ($($factory:tt)+) => {
+        $crate::__conformance_tests! { [$($factory)+] journal
+            insert {
+                run_numbers_count_up_per_pipeline
+                an_inserted_run_is_pending_with_a_pending_task_run_per_task
+                run_created_is_recorded_by_the_initiator
+                the_latest_version_is_taken_unless_one_is_given
+                an_unknown_pipeline_or_version_is_not_found
+                a_disabled_pipeline_takes_no_runs
+                a_repeated_idempotency_key_returns_the_first_run
+                concurrent_inserts_of_one_key_make_one_run
+                concurrent_inserts_number_runs_without_gap_or_repeat
+                an_abandoned_insert_takes_effect_whole_or_not_at_all
+                reused_tasks_are_inserted_successful
+                overlap_queue_lets_every_run_wait
+                overlap_skip_completes_a_run_when_there_is_no_room
+                of_concurrent_inserts_with_overlap_skip_one_has_room
+                overlap_cancel_running_cancels_the_oldest
+                overlap_without_parallelism_never_acts
+                a_run_is_durable
+                loading_an_unknown_run_is_not_found
+            }
+            claim {
+                claiming_a_pending_run_starts_it
+                the_oldest_runs_are_claimed_first_up_to_the_limit
+                parallelism_admits_the_oldest
+                pipelines_do_not_share_their_parallelism
+                a_run_to_be_cancelled_is_admitted_regardless
+                a_held_run_is_not_claimed_until_its_lease_runs_out
+                epochs_grow
+                running_runs_are_taken_over_regardless_of_parallelism
+                complete_runs_are_not_claimed
+                concurrent_claims_share_no_run
+                renewing_prolongs_what_the_owner_holds
+                a_lease_that_ran_out_untaken_is_renewed
+                a_lease_that_was_taken_is_not_renewed
+                released_runs_are_claimed_at_once
+            }
+            commit {
+                a_commit_becomes_true_with_its_events
+                completing_a_run_says_why_and_when
+                a_commit_after_a_takeover_is_fenced
+                a_commit_after_a_release_is_fenced
+                a_lease_that_ran_out_untaken_still_commits
+                a_commit_of_an_unknown_run_is_fenced
+                another_task_state_than_expected_is_a_conflict
+                another_attempt_than_expected_is_a_conflict
+                a_step_of_a_task_that_is_not_in_the_table_is_a_conflict
+                a_step_of_a_run_that_is_not_in_the_table_is_a_conflict
+                a_retry_needs_the_next_attempt
+                a_commit_is_applied_whole_or_not_at_all
+                commits_of_one_call_are_judged_one_by_one
+                a_repeated_commit_changes_nothing
+                a_commit_never_changes_a_tasks_cancel
+                concurrent_commits_of_one_step_become_true_once
+                event_ids_are_gapless_and_in_commit_order
+                an_abandoned_commit_takes_effect_whole_or_not_at_all
+                a_commit_is_durable
+            }
+            cancel {
+                a_wish_to_cancel_a_run_is_recorded_and_loaded
+                a_wish_to_cancel_a_task_is_recorded_and_loaded
+                the_first_wish_stays_but_force_is_added
+                what_is_complete_is_left_alone
+                cancelling_what_is_unknown_is_not_found
+                a_pending_run_takes_a_wish
+            }
+            logs {
+                live_logs_are_those_of_finished_attempts
+                live_logs_are_paged_oldest_first
+                the_log_state_is_known_once_the_attempt_finished
+                the_log_state_is_compared_then_set_with_its_event
+            }
+            records {
+                object_records_are_found_by_scope_and_key
+                global_secrets_list_their_namespaces
+                archived_logs_expire_by_age
+                objects_of_old_runs_expire
+                a_replaced_object_does_not_expire_with_its_old_location
+            }
+        }
+    };
+}

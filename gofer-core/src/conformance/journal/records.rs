@@ -1,0 +1,185 @@
+//! Objects, global secrets, and retention.
+
+use super::JournalFixture;
+use super::fixture::{
+    at, claim_one, finish, insert, last_event, namespace, new_events, pipeline_id, register, simple, spec,
+};
+use crate::entity::{ObjectRecord, ObjectScope};
+use crate::event::EventDetails;
+use crate::id::{NamespaceId, ObjectKey, RunNumber};
+use crate::journal::{Expirable, Journal, Retention};
+use crate::pipeline::Overlap;
+use crate::run::LogState;
+
+/// The record of an object is found by scope and key, and by nothing else.
+pub async fn object_records_are_found_by_scope_and_key(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", None, Overlap::Queue).await;
+    simple(fixture, "other", None, Overlap::Queue).await;
+    for seconds in 0..2 {
+        insert(&*journal, "ci", seconds).await;
+    }
+    let of_pipeline = record("ci", None, "out/report.txt", "objects/1");
+    let of_run = record("ci", Some(1), "out/report.txt", "objects/2");
+    for record in [&of_pipeline, &of_run] {
+        fixture.put_object_record(record.clone()).await;
+    }
+    for record in [of_pipeline.clone(), of_run.clone()] {
+        assert_eq!(find(&*journal, &record.scope, "out/report.txt").await, Some(record.clone()));
+        assert_eq!(find(&*journal, &record.scope, "out/report").await, None);
+    }
+    for scope in [scope("ci", Some(2)), scope("other", None)] {
+        assert_eq!(find(&*journal, &scope, "out/report.txt").await, None, "{scope:?}");
+    }
+    let replaced = ObjectRecord { location: key("objects/3"), size_bytes: 99, ..of_pipeline };
+    fixture.put_object_record(replaced.clone()).await;
+    assert_eq!(find(&*journal, &replaced.scope, "out/report.txt").await, Some(replaced));
+}
+
+/// A global secret's record lists the namespaces that may read it; there is none of an unknown secret.
+pub async fn global_secrets_list_their_namespaces(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    let namespaces = [namespace(), NamespaceId::new("other").expect("a valid namespace")];
+    for namespace in &namespaces {
+        fixture.add_namespace(namespace).await;
+    }
+    fixture.put_global_secret("registry/password", &namespaces).await;
+    fixture.put_global_secret("nobody", &[]).await;
+    let mut allowed = journal.global_secret("registry/password").await.expect("global_secret").expect("it exists");
+    allowed.sort();
+    assert_eq!(allowed, namespaces);
+    assert_eq!(journal.global_secret("nobody").await.expect("global_secret"), Some(Vec::new()));
+    for unknown in ["registry", "unknown"] {
+        assert_eq!(journal.global_secret(unknown).await.expect("global_secret"), None);
+    }
+}
+
+/// Archived logs of attempts that ended before the given time are to be deleted; once that is recorded, they are not.
+pub async fn archived_logs_expire_by_age(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", None, Overlap::Queue).await;
+    let mut attempts = Vec::new();
+    for (round, log) in [LogState::Archived, LogState::Live, LogState::Archived, LogState::Archived].iter().enumerate()
+    {
+        let seconds = 10 * i64::try_from(round).expect("a small number");
+        insert(&*journal, "ci", seconds).await;
+        let (lease, _) = claim_one(&*journal, seconds + 1).await;
+        attempts.extend(finish(&*journal, &lease, *log, seconds + 2).await);
+    }
+    let policy = Retention { logs_before: at(32), run_objects_keep_runs: 100 };
+    let first = Expirable::Log(attempts[0].clone());
+    let expected = [first.clone(), Expirable::Log(attempts[2].clone())];
+    assert_eq!(sorted(journal.expirable(&policy, 10).await.expect("expirable")), expected);
+    assert_eq!(journal.expirable(&policy, 1).await.expect("expirable").len(), 1, "at most as many as asked for");
+    let before = last_event(fixture).await;
+    for _ in 0..2 {
+        journal.expired(&first, at(50)).await.expect("expired");
+    }
+    assert_eq!(journal.log_state(&attempts[0]).await.expect("log_state"), Some(LogState::Expired));
+    assert_eq!(journal.expirable(&policy, 10).await.expect("expirable"), expected[1..]);
+    let events = new_events(fixture, before).await;
+    assert!(
+        matches!(&events[..], [event] if event.details == EventDetails::LogExpired {} && event.at == at(50)),
+        "{events:?}"
+    );
+    assert_eq!(events[0].subject.run, Some(attempts[0].run.run));
+}
+
+/// Run objects are kept for the newest runs of a pipeline; those of older ones are to be deleted.
+pub async fn objects_of_old_runs_expire(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    register(fixture, spec("ci", &["build"], None, Overlap::Queue)).await;
+    register(fixture, spec("other", &["build"], None, Overlap::Queue)).await;
+    for (pipeline, runs) in [("ci", 4), ("other", 2)] {
+        for seconds in 0..runs {
+            insert(&*journal, pipeline, seconds).await;
+            let (lease, _) = claim_one(&*journal, seconds + 1).await;
+            finish(&*journal, &lease, LogState::Lost, seconds + 2).await;
+        }
+    }
+    for (pipeline, run, name) in [
+        ("ci", None, "x"),
+        ("ci", Some(1), "x"),
+        ("ci", Some(2), "x"),
+        ("ci", Some(2), "y"),
+        ("ci", Some(3), "x"),
+        ("other", Some(1), "x"),
+    ] {
+        let location = format!("objects/{pipeline}-{}-{name}", run.unwrap_or_default());
+        fixture.put_object_record(record(pipeline, run, name, &location)).await;
+    }
+    let policy = Retention { logs_before: at(0), run_objects_keep_runs: 2 };
+    let expected = [object(1, "x"), object(2, "x"), object(2, "y")];
+    assert_eq!(sorted(journal.expirable(&policy, 10).await.expect("expirable")), expected);
+    assert_eq!(journal.expirable(&policy, 2).await.expect("expirable").len(), 2, "at most as many as asked for");
+    let before = last_event(fixture).await;
+    for _ in 0..2 {
+        journal.expired(&expected[1], at(50)).await.expect("expired");
+    }
+    assert_eq!(find(&*journal, &scope("ci", Some(2)), "x").await, None);
+    assert!(find(&*journal, &scope("ci", Some(2)), "y").await.is_some(), "the other object of the run");
+    let left = sorted(journal.expirable(&policy, 10).await.expect("expirable"));
+    assert_eq!(left, [expected[0].clone(), expected[2].clone()]);
+    let events = new_events(fixture, before).await;
+    assert!(
+        matches!(&events[..], [event] if event.subject.run == Some(RunNumber(2)) && event.at == at(50)),
+        "{events:?}"
+    );
+}
+
+/// What was replaced after it was found to expire is another object: recording the deletion of the old one keeps it.
+pub async fn a_replaced_object_does_not_expire_with_its_old_location(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", None, Overlap::Queue).await;
+    insert(&*journal, "ci", 0).await;
+    let (lease, _) = claim_one(&*journal, 1).await;
+    finish(&*journal, &lease, LogState::Lost, 2).await;
+    fixture.put_object_record(record("ci", Some(1), "x", "objects/old")).await;
+    let policy = Retention { logs_before: at(0), run_objects_keep_runs: 0 };
+    let found = journal.expirable(&policy, 10).await.expect("expirable");
+    let newer = record("ci", Some(1), "x", "objects/new");
+    fixture.put_object_record(newer.clone()).await;
+    let before = last_event(fixture).await;
+    journal.expired(&found[0], at(50)).await.expect("expired");
+    assert_eq!(find(&*journal, &newer.scope, "x").await, Some(newer));
+    assert_eq!(last_event(fixture).await, before);
+}
+
+fn key(text: &str) -> ObjectKey {
+    ObjectKey::new(text).expect("a valid key")
+}
+
+fn scope(pipeline: &str, run: Option<u64>) -> ObjectScope {
+    ObjectScope { namespace: namespace(), pipeline: pipeline_id(pipeline), run: run.map(RunNumber) }
+}
+
+fn record(pipeline: &str, run: Option<u64>, name: &str, location: &str) -> ObjectRecord {
+    ObjectRecord {
+        scope: scope(pipeline, run),
+        key: key(name),
+        location: key(location),
+        size_bytes: 12,
+        sha256: "ab".repeat(32),
+        created_at: at(3),
+    }
+}
+
+/// An object of a run of `ci` that expires.
+fn object(run: u64, name: &str) -> Expirable {
+    let run_key = crate::RunKey { namespace: namespace(), pipeline: pipeline_id("ci"), run: RunNumber(run) };
+    Expirable::RunObject { run: run_key, key: key(name), location: key(&format!("objects/ci-{run}-{name}")) }
+}
+
+/// In an order that no journal has to keep to.
+fn sorted(mut found: Vec<Expirable>) -> Vec<Expirable> {
+    let id = |what: &Expirable| match what {
+        Expirable::Log(id) => (id.to_string(), String::new()),
+        Expirable::RunObject { run, key, .. } => (run.to_string(), key.to_string()),
+    };
+    found.sort_by_key(id);
+    found
+}
+
+async fn find(journal: &dyn Journal, scope: &ObjectScope, name: &str) -> Option<ObjectRecord> {
+    journal.object(scope, &key(name)).await.expect("object")
+}

@@ -1,0 +1,171 @@
+//! A journal in memory.
+
+mod commit;
+mod insert;
+mod lease;
+mod logs;
+mod retention;
+mod state;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::lock;
+use crate::entity::{ObjectRecord, ObjectScope};
+use crate::event::{Event, NewEvent};
+use crate::id::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, TaskId, Version};
+use crate::journal::{
+    Commit, Committed, Expirable, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+};
+use crate::pipeline::PipelineSpec;
+use crate::run::{AttemptRecord, CancelRequest, LogState};
+use crate::time::Timestamp;
+use state::State;
+
+/// The whole [`Journal`] in memory, with what fills it.
+///
+/// It never waits: every call is done when it is first polled, so it is deterministic under a paused clock. What it keeps
+/// outlives whoever uses it, as a database outlives a server.
+#[derive(Default)]
+pub struct MemoryJournal {
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for MemoryJournal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = lock(&self.state);
+        f.debug_struct("MemoryJournal").field("runs", &state.runs.len()).field("events", &state.events.len()).finish()
+    }
+}
+
+impl MemoryJournal {
+    /// An empty journal.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Registers a version of a pipeline, enabled or not, and makes its namespace if need be.
+    pub fn add_pipeline(&self, namespace: &NamespaceId, spec: PipelineSpec, enabled: bool) -> Version {
+        lock(&self.state).add_pipeline(namespace, spec, enabled)
+    }
+
+    /// Enables or disables a pipeline; does nothing if there is none.
+    pub fn set_pipeline_enabled(&self, namespace: &NamespaceId, pipeline: &PipelineId, enabled: bool) {
+        if let Some(pipeline) = lock(&self.state).pipelines.get_mut(&(namespace.clone(), pipeline.clone())) {
+            pipeline.enabled = enabled;
+        }
+    }
+
+    /// Puts the record of an object, replacing one of the same scope and key.
+    pub fn put_object_record(&self, record: ObjectRecord) {
+        lock(&self.state).objects.insert(state::object_id(&record.scope, &record.key), record);
+    }
+
+    /// Puts the record of a global secret.
+    pub fn put_global_secret(&self, key: &str, allowed_namespaces: &[NamespaceId]) {
+        lock(&self.state).global_secrets.insert(key.to_owned(), allowed_namespaces.to_vec());
+    }
+
+    /// Every event.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        lock(&self.state).events.clone()
+    }
+
+    /// Every run, oldest first.
+    #[must_use]
+    pub fn runs(&self) -> Vec<RunKey> {
+        lock(&self.state).runs_by_age().map(|run| run.run.key.clone()).collect()
+    }
+
+    /// The finished attempts of a task, in order.
+    #[must_use]
+    pub fn attempts(&self, run: &RunKey, task: &TaskId) -> Vec<AttemptRecord> {
+        let state = lock(&self.state);
+        let attempts = state.runs.get(run).into_iter().flat_map(|run| &run.attempts);
+        attempts.filter(|((of, _), _)| of == task).map(|(_, record)| record.clone()).collect()
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Journal for MemoryJournal {
+    async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
+        lock(&self.state).insert_run(new)
+    }
+
+    async fn claim(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+        limit: usize,
+    ) -> Result<Vec<Lease>, JournalError> {
+        Ok(lock(&self.state).claim(owner, now, ttl, limit))
+    }
+
+    async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError> {
+        Ok(lock(&self.state).renew(owner, now, ttl))
+    }
+
+    async fn release(&self, owner: &str) -> Result<(), JournalError> {
+        lock(&self.state).release(owner);
+        Ok(())
+    }
+
+    async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
+        Ok(lock(&self.state).run(key)?.snapshot())
+    }
+
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
+        let mut state = lock(&self.state);
+        Ok(commits.into_iter().map(|commit| state.commit(commit)).collect())
+    }
+
+    async fn request_cancel(
+        &self,
+        key: &RunKey,
+        task: Option<&TaskId>,
+        request: CancelRequest,
+    ) -> Result<bool, JournalError> {
+        lock(&self.state).request_cancel(key, task, request)
+    }
+
+    async fn live_logs(&self, after: Option<ExecutionId>, limit: usize) -> Result<Vec<ExecutionId>, JournalError> {
+        Ok(lock(&self.state).live_logs(after.as_ref(), limit))
+    }
+
+    async fn log_state(&self, id: &ExecutionId) -> Result<Option<LogState>, JournalError> {
+        Ok(lock(&self.state).attempt_mut(id).map(|attempt| attempt.log))
+    }
+
+    async fn set_log_state(
+        &self,
+        id: &ExecutionId,
+        from: LogState,
+        to: LogState,
+        event: Option<NewEvent>,
+    ) -> Result<bool, JournalError> {
+        Ok(lock(&self.state).set_log_state(id, from, to, event))
+    }
+
+    async fn object(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, JournalError> {
+        Ok(lock(&self.state).objects.get(&state::object_id(scope, key)).cloned())
+    }
+
+    async fn global_secret(&self, key: &str) -> Result<Option<Vec<NamespaceId>>, JournalError> {
+        Ok(lock(&self.state).global_secrets.get(key).cloned())
+    }
+
+    async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {
+        Ok(lock(&self.state).expirable(policy, limit))
+    }
+
+    async fn expired(&self, what: &Expirable, at: Timestamp) -> Result<(), JournalError> {
+        lock(&self.state).expired(what, at);
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! What the memory journal keeps.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::entity::{ObjectRecord, ObjectScope};
+use crate::event::{Event, EventDetails, NewEvent, Subject};
+use crate::id::{Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, TaskId, Version};
+use crate::journal::{JournalError, RunSnapshot};
+use crate::pipeline::PipelineSpec;
+use crate::run::{AttemptRecord, Run, RunState, TaskRun};
+use crate::time::Timestamp;
+
+/// The actor of what the engine does by itself.
+pub(super) const ENGINE: &str = "gofer";
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) pipelines: BTreeMap<(NamespaceId, PipelineId), PipelineEntry>,
+    pub(super) runs: BTreeMap<RunKey, RunEntry>,
+    pub(super) objects: BTreeMap<ObjectId, ObjectRecord>,
+    pub(super) global_secrets: BTreeMap<String, Vec<NamespaceId>>,
+    pub(super) events: Vec<Event>,
+}
+
+/// Scope and key of an object, in the order of retention.
+pub(super) type ObjectId = (NamespaceId, PipelineId, Option<RunNumber>, ObjectKey);
+
+pub(super) fn object_id(scope: &ObjectScope, key: &ObjectKey) -> ObjectId {
+    (scope.namespace.clone(), scope.pipeline.clone(), scope.run, key.clone())
+}
+
+pub(super) struct PipelineEntry {
+    pub(super) enabled: bool,
+    /// Version 1 first.
+    pub(super) versions: Vec<Arc<PipelineSpec>>,
+    pub(super) last_run: u64,
+    pub(super) idempotency_keys: BTreeMap<String, RunNumber>,
+}
+
+#[derive(Clone)]
+pub(super) struct RunEntry {
+    pub(super) run: Run,
+    pub(super) spec: Arc<PipelineSpec>,
+    pub(super) tasks: BTreeMap<TaskId, TaskRun>,
+    pub(super) attempts: BTreeMap<(TaskId, Attempt), AttemptRecord>,
+    /// Counts up with every run, whatever its pipeline.
+    pub(super) serial: usize,
+    /// The epoch of the last lease; 0 before the first.
+    pub(super) epoch: u64,
+    pub(super) lease: Option<Holder>,
+}
+
+/// Who has the lease, and how long.
+#[derive(Clone)]
+pub(super) struct Holder {
+    pub(super) owner: String,
+    pub(super) until: Timestamp,
+}
+
+impl RunEntry {
+    pub(super) fn snapshot(&self) -> RunSnapshot {
+        RunSnapshot { run: self.run.clone(), spec: self.spec.clone(), tasks: self.tasks.clone() }
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        !self.run.state.is_complete()
+    }
+}
+
+impl State {
+    pub(super) fn add_pipeline(&mut self, namespace: &NamespaceId, spec: PipelineSpec, enabled: bool) -> Version {
+        let empty = || PipelineEntry { enabled, versions: Vec::new(), last_run: 0, idempotency_keys: BTreeMap::new() };
+        let pipeline = self.pipelines.entry((namespace.clone(), spec.name.clone())).or_insert_with(empty);
+        pipeline.enabled = enabled;
+        pipeline.versions.push(Arc::new(spec));
+        Version(pipeline.versions.len() as u64)
+    }
+
+    pub(super) fn run(&self, key: &RunKey) -> Result<&RunEntry, JournalError> {
+        self.runs.get(key).ok_or_else(|| JournalError::NotFound { what: "run", key: key.to_string() })
+    }
+
+    pub(super) fn run_mut(&mut self, key: &RunKey) -> Result<&mut RunEntry, JournalError> {
+        self.runs.get_mut(key).ok_or_else(|| JournalError::NotFound { what: "run", key: key.to_string() })
+    }
+
+    pub(super) fn attempt_mut(&mut self, id: &ExecutionId) -> Option<&mut AttemptRecord> {
+        self.runs.get_mut(&id.run)?.attempts.get_mut(&(id.task.clone(), id.attempt))
+    }
+
+    /// Every run, oldest first.
+    pub(super) fn runs_by_age(&self) -> impl Iterator<Item = &RunEntry> {
+        let mut runs: Vec<&RunEntry> = self.runs.values().collect();
+        runs.sort_by_key(|entry| (entry.run.created_at, entry.serial));
+        runs.into_iter()
+    }
+
+    /// The runs of a pipeline that are not complete, oldest first.
+    pub(super) fn active_runs<'a>(
+        &'a self,
+        namespace: &'a NamespaceId,
+        pipeline: &'a PipelineId,
+    ) -> impl Iterator<Item = &'a RunEntry> {
+        let of_pipeline = |entry: &&RunEntry| {
+            entry.run.key.namespace == *namespace && entry.run.key.pipeline == *pipeline && entry.is_active()
+        };
+        self.runs_by_age().filter(of_pipeline)
+    }
+
+    /// How many runs of the pipeline are in state `Running`.
+    pub(super) fn running(&self, key: &RunKey) -> usize {
+        let running = |entry: &&RunEntry| entry.run.state == RunState::Running;
+        self.active_runs(&key.namespace, &key.pipeline).filter(running).count()
+    }
+
+    /// Numbers the event.
+    pub(super) fn record(&mut self, body: NewEvent) {
+        let id = self.events.len() as u64 + 1;
+        self.events.push(Event { id, body });
+    }
+
+    /// Records what happened to a run, or to one task of it.
+    pub(super) fn record_of_run(
+        &mut self,
+        key: &RunKey,
+        task: Option<&TaskId>,
+        at: Timestamp,
+        actor: &str,
+        details: EventDetails,
+    ) {
+        let subject = run_subject(key, task);
+        self.record(NewEvent { at, actor: actor.to_owned(), subject, details });
+    }
+}
+
+pub(super) fn run_subject(key: &RunKey, task: Option<&TaskId>) -> Subject {
+    Subject {
+        namespace: Some(key.namespace.clone()),
+        pipeline: Some(key.pipeline.clone()),
+        run: Some(key.run),
+        task: task.cloned(),
+        attempt: None,
+    }
+}
