@@ -6,12 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use figment::Figment;
-use figment::providers::{Env, Format, Serialized, Toml};
-use serde::{Deserialize, Serialize};
+use figment::providers::{Env, Format, Toml};
+use gofer_db::DbConfig;
+use serde::Deserialize;
 
+mod backends;
 mod error;
 mod validate;
 
+pub use backends::{
+    EngineSection, ObjectsBackend, ObjectsSection, RetentionSection, SchedulerBackend, SchedulerSection,
+    SecretsBackend, SecretsSection,
+};
 pub use error::ConfigError;
 
 /// Where a server listens when nothing else is said, always on loopback; the port is registered for nothing.
@@ -20,26 +26,37 @@ pub const DEFAULT_PORT: u16 = 8469;
 const ENV_PREFIX: &str = "GOFER_";
 
 /// All a server is told when it starts; `config/gofer.toml` documents every key.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
     /// Where it listens and whom it believes.
     pub server: ServerSection,
     /// What it accepts at most.
     pub limits: Limits,
+    /// Where everything but objects and secrets lies.
+    pub database: DbConfig,
+    /// Where tasks run.
+    pub scheduler: SchedulerSection,
+    /// Where objects and archived logs lie.
+    pub objects: ObjectsSection,
+    /// Where secrets lie.
+    pub secrets: SecretsSection,
+    /// How runs are driven.
+    pub engine: EngineSection,
+    /// What is kept, and how long.
+    pub retention: RetentionSection,
     /// What it writes about itself.
     pub log: LogSection,
 }
 
 /// `[server]`: where it listens and whom it believes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerSection {
     /// Address and port; port 0 takes any free one.
     pub listen: SocketAddr,
     /// Where everything local lies, made with mode 0700 when missing; `None` is a directory of the user's, see
     /// [`ServerConfig::data_dir`].
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
     /// Whether callers need a token.
     pub auth: AuthMode,
@@ -57,7 +74,7 @@ pub struct ServerSection {
 }
 
 /// Whether callers need a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthMode {
     /// Not on loopback, everywhere else.
@@ -68,19 +85,17 @@ pub enum AuthMode {
 }
 
 /// `[server.tls]`: the server's certificate; without both files it serves plain text.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSection {
     /// PEM file with the certificate chain, the server's own first.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cert_file: Option<PathBuf>,
     /// PEM file with the private key.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
 }
 
 /// `[limits]`: what the server accepts at most.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Longest object, in bytes.
@@ -101,7 +116,7 @@ pub struct Limits {
 }
 
 /// `[log]`: what the server writes about itself, to stderr.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSection {
     /// A filter as tracing has it, such as `info` or `gofer_engine=debug,info`.
@@ -111,7 +126,7 @@ pub struct LogSection {
 }
 
 /// How a log line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// One line of text, in colour on a terminal.
@@ -161,13 +176,23 @@ impl ServerConfig {
     /// # Errors
     /// [`ConfigError`], which names each key that is wrong, its value and the rule.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        Self::load_with(path, |_| {})
+    }
+
+    /// The same, with flags of the command line on top: `flags` changes what was read before it is validated.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names each key that is wrong, its value and the rule.
+    pub fn load_with(path: Option<&Path>, flags: impl FnOnce(&mut Self)) -> Result<Self, ConfigError> {
+        let mut figment = Figment::new();
         if let Some(path) = path {
             let text = std::fs::read_to_string(path).map_err(|error| ConfigError::unreadable(path, &error))?;
             figment = figment.merge(Toml::string(&text));
         }
         let env = Env::prefixed(ENV_PREFIX).filter(|name| name.as_str().contains("__")).split("__");
-        let config: Self = figment.merge(env).extract().map_err(|error| ConfigError::from_figment(path, error))?;
+        let read = figment.merge(env).extract();
+        let mut config: Self = read.map_err(|error| ConfigError::from_figment(path, error))?;
+        flags(&mut config);
         config.validate()?;
         Ok(config)
     }

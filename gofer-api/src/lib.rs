@@ -1,6 +1,24 @@
 #![doc = include_str!("../README.md")]
 
+mod auth;
+mod call;
+mod changes;
+mod check;
+mod compose;
 pub mod config;
+mod context;
+mod convert;
+mod error;
+mod health;
+mod page;
+mod permissions;
 mod server;
+mod services;
+mod status;
+mod transport;
 
-pub use server::{CheckLine, Launcher, Server, ServerError, check};
+pub use check::{CheckLine, check};
+pub use server::{Activity, Launcher, Server, ServerError};
+
+/// The version of Gofer this is.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

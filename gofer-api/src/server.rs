@@ -1,15 +1,32 @@
 //! Starting, serving and ending.
 
 use std::future::Future;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use secrecy::SecretString;
+use gofer_core::entity::TokenKind;
+use gofer_core::journal::Journal;
+use gofer_core::{BackendError, Timestamp};
+use gofer_db::{Db, DbError};
+use gofer_engine::{Backends, Engine, EngineConfig, EngineError, run_token_hash};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::auth::Gate;
+use crate::compose;
 use crate::config::{ConfigError, ServerConfig};
+use crate::context::Context;
+use crate::health::Health;
+use crate::services::new_token;
+use crate::transport;
 
-/// The program and leading arguments that become a supervisor of one local execution: the running binary itself and
-/// its hidden command.
+/// The program and leading arguments that become the supervisor of local executions: the running binary itself and its
+/// hidden command.
 pub type Launcher = (PathBuf, Vec<String>);
 
 /// A running server.
@@ -17,6 +34,8 @@ pub type Launcher = (PathBuf, Vec<String>);
 pub struct Server {
     addr: SocketAddr,
     management_token: Option<SecretString>,
+    context: Arc<Context>,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
 /// Why a server does not start, or ended.
@@ -33,32 +52,119 @@ pub enum ServerError {
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// A file or directory cannot be used.
+    #[error("cannot use `{}`", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+    /// The certificate and key are not what TLS needs.
+    #[error("server.tls: the certificate and its key cannot be used together")]
+    Tls(#[source] tonic::transport::Error),
+    /// The contract's descriptors are damaged.
+    #[error("the wire contract cannot be served by reflection")]
+    Reflection(#[source] tonic_reflection::server::Error),
+    /// The database cannot be used.
+    #[error("the database cannot be used")]
+    Database(#[source] DbError),
+    /// A backend cannot be used.
+    #[error("the {what} cannot be used")]
+    Backend {
+        /// Such as `scheduler`.
+        what: &'static str,
+        /// The backend's error.
+        source: BackendError,
+    },
+    /// The engine cannot start.
+    #[error("the engine cannot start")]
+    Engine(#[source] EngineError),
+    /// Serving ended by itself.
+    #[error("serving failed")]
+    Serving(#[source] tonic::transport::Error),
 }
 
-/// What one step of [`check`] found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckLine {
-    /// What was tried, such as `database`.
-    pub what: String,
-    /// Whether it can be used.
-    pub ok: bool,
-    /// What was found, or what is wrong and what to do about it.
-    pub message: String,
+/// What a server is busy with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activity {
+    /// Calls at work, streams included.
+    pub calls: usize,
+    /// Runs this server drives.
+    pub active_runs: usize,
+    /// Executions in flight.
+    pub executions: usize,
 }
 
 impl Server {
     /// Connects everything, resumes what was running and begins to serve.
     ///
     /// # Errors
-    /// [`ServerError`], with everything that was started ended again.
+    /// [`ServerError`]; what was started is ended again.
     pub async fn start(config: ServerConfig, launcher: Launcher) -> Result<Self, ServerError> {
         config.validate()?;
-        let addr = config.server.listen;
-        let listener =
-            tokio::net::TcpListener::bind(addr).await.map_err(|source| ServerError::Listen { addr, source })?;
-        let addr = listener.local_addr().map_err(|source| ServerError::Listen { addr, source })?;
-        tracing::info!(?launcher, "starting");
-        Ok(Self { addr, management_token: None })
+        make_data_dir(&config.data_dir())?;
+        // First of all: who cannot listen should not take over runs.
+        let wanted = config.server.listen;
+        let listen_error = |source| ServerError::Listen { addr: wanted, source };
+        let listener = TcpListener::bind(wanted).await.map_err(listen_error)?;
+        let addr = listener.local_addr().map_err(listen_error)?;
+        let db = Db::connect(config.resolved_database()).await.map_err(ServerError::Database)?;
+        match Self::start_on(&config, launcher, listener, addr, &db).await {
+            Ok(server) => Ok(server),
+            Err(error) => {
+                db.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_on(
+        config: &ServerConfig,
+        launcher: Launcher,
+        listener: TcpListener,
+        addr: SocketAddr,
+        db: &Db,
+    ) -> Result<Self, ServerError> {
+        let backends = connect(config, launcher, db).await?;
+        let management_token = match config.server.throw_away {
+            true => Some(throw_away_token(db).await.map_err(ServerError::Database)?),
+            false => None,
+        };
+        let server_id = format!("{:016x}", rand::random::<u64>());
+        let engine = start_engine(config, addr, db, backends.clone()).await?;
+        let demands_token = config.demands_token();
+        let dev_mode = !demands_token && !config.serves_tls() && addr.ip().is_loopback();
+        let context = Arc::new(Context {
+            db: db.clone(),
+            engine: engine.clone(),
+            health: Health::new(db.clone(), &backends, compose::products(config)),
+            scheduler: backends.scheduler,
+            objects: backends.objects,
+            secrets: backends.secrets,
+            limits: config.limits.clone(),
+            dev_mode,
+            server_id: server_id.clone(),
+            started_at: Timestamp::now(),
+            admin: Mutex::new(()),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        let gate = Arc::new(Gate { db: db.clone(), demands_token, local_hosts_only: dev_mode });
+        let serving = match transport::serve(config, context.clone(), gate, listener).await {
+            Ok(serving) => serving,
+            Err(error) => {
+                engine.shutdown().await;
+                return Err(error);
+            }
+        };
+        let server = Self { addr, management_token, context, serving };
+        if let Err(error) = db.server_started(&server_id, crate::VERSION, Timestamp::now()).await {
+            server.shutdown().await?;
+            return Err(ServerError::Database(error));
+        }
+        tracing::info!(%addr, dev_mode, tls = config.serves_tls(), "serving");
+        Ok(server)
     }
 
     /// Where it listens, with the real port.
@@ -73,29 +179,123 @@ impl Server {
         self.management_token.as_ref()
     }
 
+    /// What it is busy with.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        let stats = self.context.engine.stats();
+        Activity { calls: self.context.tasks.len(), active_runs: stats.active_runs, executions: stats.executions }
+    }
+
     /// Serves until `shutdown` is ready, then ends in an orderly way. Executions go on.
     ///
     /// # Errors
-    /// [`ServerError`] when serving failed before that.
-    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        shutdown.await;
-        self.shutdown().await
+    /// [`ServerError::Serving`] when serving failed before that.
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        tokio::select! {
+            () = shutdown => self.shutdown().await,
+            ended = &mut self.serving => {
+                self.rest().await;
+                served(ended)
+            }
+        }
     }
 
-    /// Ends in an orderly way: refuses new calls, lets those at work finish for a while, releases its runs. Executions go on.
+    /// Ends in an orderly way: refuses new calls, ends streams, lets the other calls finish for as long as
+    /// `limits.shutdown_grace` says, gives up its runs and the database. Executions go on.
     ///
     /// # Errors
-    /// [`ServerError`] when serving had failed.
-    pub async fn shutdown(self) -> Result<(), ServerError> {
-        Ok(())
+    /// [`ServerError::Serving`] when serving had failed.
+    pub async fn shutdown(mut self) -> Result<(), ServerError> {
+        self.context.stop.cancel();
+        let ended = match tokio::time::timeout(self.context.limits.shutdown_grace, &mut self.serving).await {
+            Ok(ended) => served(ended),
+            Err(_) => {
+                tracing::warn!("some calls did not end in time; they are cut off");
+                self.serving.abort();
+                Ok(())
+            }
+        };
+        self.rest().await;
+        ended
+    }
+
+    async fn rest(&self) {
+        self.context.stop.cancel();
+        self.context.tasks.close();
+        if tokio::time::timeout(self.context.limits.shutdown_grace, self.context.tasks.wait()).await.is_err() {
+            tracing::warn!("some calls did not come to rest in time");
+        }
+        self.context.engine.shutdown().await;
+        self.context.db.close().await;
     }
 }
 
-/// Tries everything a server of this configuration needs, changing nothing that a start would not change.
-pub async fn check(config: ServerConfig, launcher: Launcher) -> Vec<CheckLine> {
-    let message = format!("launcher {}", launcher.0.display());
-    match config.validate() {
-        Ok(()) => vec![CheckLine { what: "configuration".to_owned(), ok: true, message }],
-        Err(error) => vec![CheckLine { what: "configuration".to_owned(), ok: false, message: error.to_string() }],
+impl Drop for Server {
+    /// A server that is dropped instead of shut down serves no longer; its runs go on when their leases run out.
+    fn drop(&mut self) {
+        self.context.stop.cancel();
+        self.serving.abort();
     }
+}
+
+fn served(ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>) -> Result<(), ServerError> {
+    match ended {
+        Ok(Err(error)) => Err(ServerError::Serving(error)),
+        Ok(Ok(())) | Err(_) => Ok(()),
+    }
+}
+
+/// Makes the directory for everything local, for its owner only.
+pub(crate) fn make_data_dir(dir: &Path) -> Result<(), ServerError> {
+    use std::os::unix::fs::DirBuilderExt;
+
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| ServerError::File { path: dir.to_owned(), source })
+}
+
+async fn connect(config: &ServerConfig, launcher: Launcher, db: &Db) -> Result<Backends, ServerError> {
+    let problem = |what| move |source| ServerError::Backend { what, source };
+    Ok(Backends {
+        objects: compose::objects(config).await.map_err(problem("object store"))?,
+        secrets: compose::secrets(config, db).await.map_err(problem("secret store"))?,
+        scheduler: compose::scheduler(config, launcher).await.map_err(problem("scheduler"))?,
+    })
+}
+
+async fn start_engine(
+    config: &ServerConfig,
+    addr: SocketAddr,
+    db: &Db,
+    backends: Backends,
+) -> Result<Engine, ServerError> {
+    let engine = EngineConfig {
+        api_addr: Some(config.engine.api_addr.clone().unwrap_or_else(|| api_addr(addr, config.serves_tls()))),
+        lease_ttl: config.engine.lease_ttl,
+        max_executions: config.engine.max_executions,
+        log_retention: config.retention.logs,
+        run_objects_keep_runs: config.retention.run_objects_keep_runs,
+        ..EngineConfig::default()
+    };
+    // The database belongs to this process alone: leases of the server before it, which may have been killed, hold
+    // nobody up.
+    let released = Journal::release(db, &engine.server_id).await;
+    released.map_err(|error| ServerError::Engine(error.into()))?;
+    Engine::start(Arc::new(db.clone()), backends, engine).await.map_err(ServerError::Engine)
+}
+
+/// Where tasks on this machine reach the server.
+fn api_addr(addr: SocketAddr, tls: bool) -> String {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+        ip => ip,
+    };
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://{}", SocketAddr::new(ip, addr.port()))
+}
+
+async fn throw_away_token(db: &Db) -> Result<SecretString, DbError> {
+    let (token, secret) = new_token(TokenKind::Management, "of this command", "gofer");
+    db.token_insert(&token, &run_token_hash(secret.expose_secret())).await?;
+    Ok(secret)
 }

@@ -6,6 +6,8 @@ use super::{AuthMode, ConfigError, ServerConfig};
 
 /// Longest timeout that makes sense for one call or one silence.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Shortest lease: it is renewed three times as often, with a write to the database each time.
+const MIN_LEASE: Duration = Duration::from_secs(1);
 
 impl ServerConfig {
     /// Every broken rule, or nothing.
@@ -16,6 +18,7 @@ impl ServerConfig {
         let mut problems = Vec::new();
         self.validate_exposure(&mut problems);
         self.validate_limits(&mut problems);
+        self.validate_backends(&mut problems);
         if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
     }
 
@@ -67,6 +70,36 @@ impl ServerConfig {
             if value.is_zero() || value > MAX_TIMEOUT {
                 problems.push(format!("{key}: `{value:?}` is not possible; more than 0 and at most 1 hour"));
             }
+        }
+    }
+
+    fn validate_backends(&self, problems: &mut Vec<String>) {
+        let selected = [
+            ("scheduler.backend", self.scheduler.backend.missing()),
+            ("objects.backend", self.objects.backend.missing()),
+            ("secrets.backend", self.secrets.backend.missing()),
+        ];
+        for (key, missing) in selected {
+            if let Some(name) = missing {
+                problems.push(format!("{key}: `{name}` is not built yet in this version of gofer; use `local`"));
+            }
+        }
+        if self.engine.max_executions == 0 {
+            problems.push("engine.max_executions: `0` is not possible; at least 1".to_owned());
+        }
+        let lease_ttl = self.engine.lease_ttl;
+        if !(MIN_LEASE..=MAX_TIMEOUT).contains(&lease_ttl) {
+            problems.push(format!("engine.lease_ttl: `{lease_ttl:?}` is not possible; 1 second to 1 hour"));
+        }
+        if self.retention.logs.is_zero() {
+            problems.push("retention.logs: `0s` would delete every log at once; say how long logs are kept".to_owned());
+        }
+        let database = self.resolved_database();
+        if let Err(error) = database.target() {
+            problems.push(format!("database.{error}"));
+        }
+        if let Err(error) = self.resolved_scheduler_local().validate() {
+            problems.push(format!("scheduler.local: {error}"));
         }
     }
 }

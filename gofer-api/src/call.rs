@@ -1,0 +1,210 @@
+//! One call, from the moment a service gets it: permission, a task of its own, a time limit, and the way errors go back.
+
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use tonic::{Extensions, Request, Response, Status};
+
+use crate::auth::{Caller, Identity};
+use crate::context::Context;
+use crate::error::{ApiError, TokenProblem};
+use crate::permissions::{self, Target};
+
+/// What a stream of answers looks like to tonic.
+pub(crate) type Answers<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send + 'static>>;
+/// What a stream of answers looks like to a handler.
+pub(crate) type Replies<R> = BoxStream<'static, Result<R, ApiError>>;
+
+/// A call whose caller may make it.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    context: Arc<Context>,
+    /// Who makes it.
+    pub(crate) identity: Identity,
+}
+
+impl Call {
+    /// The same call as seen by what goes on after its handler has answered.
+    pub(crate) fn context(&self) -> Arc<Context> {
+        self.context.clone()
+    }
+}
+
+impl Deref for Call {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}
+
+/// A request that says what it is about.
+pub(crate) trait About {
+    /// What permission is needed for.
+    fn about(&self) -> Target<'_>;
+}
+
+/// Answers a call that is no stream. The handler runs in a task of its own: a caller that goes away, or the time limit,
+/// ends the wait and not the work, so that nothing is left half done.
+pub(crate) async fn unary<Q, R, F>(
+    context: &Arc<Context>,
+    request: Request<Q>,
+    handler: impl FnOnce(Call, Q) -> F,
+) -> Result<Response<R>, Status>
+where
+    Q: About,
+    F: Future<Output = Result<R, ApiError>> + Send + 'static,
+    R: Send + 'static,
+{
+    let (_, extensions, message) = request.into_parts();
+    let call = authorize(context, &extensions, message.about())?;
+    let work = context.tasks.spawn(handler(call, message));
+    let limit = context.limits.call_timeout;
+    let answer = finish(work, limit).await?;
+    Ok(Response::new(answer))
+}
+
+/// Answers a call with a stream, which ends with the server at the latest.
+pub(crate) async fn streaming<Q, R, F>(
+    context: &Arc<Context>,
+    request: Request<Q>,
+    handler: impl FnOnce(Call, Q) -> F,
+) -> Result<Response<Answers<R>>, Status>
+where
+    Q: About,
+    F: Future<Output = Result<Replies<R>, ApiError>> + Send,
+    R: Send + 'static,
+{
+    let (_, extensions, message) = request.into_parts();
+    let call = authorize(context, &extensions, message.about())?;
+    let replies = handler(call, message).await?;
+    Ok(Response::new(answers(context, replies)))
+}
+
+/// Replies as tonic wants them; when the server ends first, the last one says so.
+pub(crate) fn answers<R: Send + 'static>(context: &Arc<Context>, replies: Replies<R>) -> Answers<R> {
+    let ended = context.stop.clone().cancelled_owned();
+    let stop = context.stop.clone();
+    let last = futures::stream::once(async move { stop.is_cancelled().then_some(Err(ApiError::ShuttingDown)) });
+    let replies = replies.take_until(ended).chain(last.filter_map(std::future::ready));
+    replies.map(|reply| reply.map_err(Status::from)).boxed()
+}
+
+/// The call, if its caller may do this.
+///
+/// # Errors
+/// `Forbidden`; `Unauthenticated` for a request that came past authentication, which is a fault of the server.
+pub(crate) fn authorize(context: &Arc<Context>, extensions: &Extensions, target: Target<'_>) -> Result<Call, ApiError> {
+    let Some(Caller { identity, rule }) = extensions.get::<Caller>() else {
+        return Err(ApiError::Unauthenticated(TokenProblem::Missing));
+    };
+    permissions::check(*rule, identity, target)?;
+    Ok(Call { context: context.clone(), identity: identity.clone() })
+}
+
+/// Waits for a handler's task.
+pub(crate) async fn finish<R>(
+    work: tokio::task::JoinHandle<Result<R, ApiError>>,
+    limit: Duration,
+) -> Result<R, ApiError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(ApiError::Broken),
+        Err(_) => Err(ApiError::TooSlow { seconds: limit.as_secs() }),
+    }
+}
+
+/// Makes a service of handlers: `unary name(Request) -> Response` calls the function `name(Call, Request)`, `streaming` the
+/// same for streams of answers; each call is authorized before its handler sees it. For requests that are streams
+/// (`uploading`, `both_ways`) the handler authorizes, because only it knows what the stream is about.
+macro_rules! service {
+    (
+        $trait:path {
+            $(unary $unary:ident($unary_request:ty) -> $unary_response:ty;)*
+            $(streaming $streaming:ident($streaming_request:ty) -> $assoc:ident<$streaming_response:ty>;)*
+            $(uploading $uploading:ident($uploading_request:ty) -> $uploading_response:ty;)*
+            $(both_ways $both:ident($both_request:ty) -> $both_assoc:ident<$both_response:ty>;)*
+        }
+    ) => {
+        /// The service, around the handlers of this file.
+        #[derive(Debug, Clone)]
+        pub(crate) struct Service(pub(crate) std::sync::Arc<crate::context::Context>);
+
+        #[tonic::async_trait]
+        impl $trait for Service {
+            $(
+                async fn $unary(
+                    &self,
+                    request: tonic::Request<$unary_request>,
+                ) -> Result<tonic::Response<$unary_response>, tonic::Status> {
+                    crate::call::unary(&self.0, request, $unary).await
+                }
+            )*
+            $(
+                type $assoc = crate::call::Answers<$streaming_response>;
+
+                async fn $streaming(
+                    &self,
+                    request: tonic::Request<$streaming_request>,
+                ) -> Result<tonic::Response<Self::$assoc>, tonic::Status> {
+                    crate::call::streaming(&self.0, request, $streaming).await
+                }
+            )*
+            $(
+                async fn $uploading(
+                    &self,
+                    request: tonic::Request<tonic::Streaming<$uploading_request>>,
+                ) -> Result<tonic::Response<$uploading_response>, tonic::Status> {
+                    let (_, extensions, parts) = request.into_parts();
+                    let answer = $uploading(&self.0, extensions, parts).await;
+                    Ok(tonic::Response::new(answer?))
+                }
+            )*
+            $(
+                type $both_assoc = crate::call::Answers<$both_response>;
+
+                async fn $both(
+                    &self,
+                    request: tonic::Request<tonic::Streaming<$both_request>>,
+                ) -> Result<tonic::Response<Self::$both_assoc>, tonic::Status> {
+                    let (_, extensions, parts) = request.into_parts();
+                    let replies = $both(&self.0, extensions, parts).await?;
+                    Ok(tonic::Response::new(crate::call::answers(&self.0, replies)))
+                }
+            )*
+        }
+    };
+}
+
+/// Says what requests are about; `installation` has no namespace.
+macro_rules! about {
+    (namespace: $($request:ident),* $(,)?) => {
+        $(impl crate::call::About for gofer_proto::v1::$request {
+            fn about(&self) -> crate::permissions::Target<'_> {
+                crate::permissions::Target::Namespace(&self.namespace)
+            }
+        })*
+    };
+    (object: $($request:ident),* $(,)?) => {
+        $(impl crate::call::About for gofer_proto::v1::$request {
+            fn about(&self) -> crate::permissions::Target<'_> {
+                let (namespace, pipeline) = (self.namespace.as_str(), self.pipeline.as_str());
+                crate::permissions::Target::Object { namespace, pipeline, run: self.run }
+            }
+        })*
+    };
+    (installation: $($request:ident),* $(,)?) => {
+        $(impl crate::call::About for gofer_proto::v1::$request {
+            fn about(&self) -> crate::permissions::Target<'_> {
+                crate::permissions::Target::Installation
+            }
+        })*
+    };
+}
+
+pub(crate) use {about, service};

@@ -1,0 +1,76 @@
+//! The only file that names concrete backends: one `match` per kind.
+
+use std::sync::Arc;
+
+use gofer_core::BackendError;
+use gofer_core::ErrorKind;
+use gofer_core::object_store::ObjectStore;
+use gofer_core::scheduler::Scheduler;
+use gofer_core::secret_store::SecretStore;
+use gofer_db::Db;
+use gofer_scheduler_local::LocalScheduler;
+use gofer_secrets_local::LocalSecretStore;
+use gofer_store_local::LocalObjectStore;
+
+use crate::config::{ObjectsBackend, SchedulerBackend, SecretsBackend, ServerConfig};
+use crate::server::Launcher;
+
+/// Which products are behind the backends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Products {
+    pub(crate) scheduler: &'static str,
+    pub(crate) objects: &'static str,
+    pub(crate) secrets: &'static str,
+}
+
+/// The products a configuration selects.
+pub(crate) fn products(config: &ServerConfig) -> Products {
+    Products {
+        scheduler: match config.scheduler.backend {
+            SchedulerBackend::Local => "local",
+            SchedulerBackend::Nomad => "nomad",
+        },
+        objects: match config.objects.backend {
+            ObjectsBackend::Local => "local",
+            ObjectsBackend::S3 => "s3",
+        },
+        secrets: match config.secrets.backend {
+            SecretsBackend::Local => "local",
+            SecretsBackend::Vault => "vault",
+        },
+    }
+}
+
+/// The scheduler.
+pub(crate) async fn scheduler(config: &ServerConfig, launcher: Launcher) -> Result<Arc<dyn Scheduler>, BackendError> {
+    match config.scheduler.backend {
+        SchedulerBackend::Local => {
+            let (program, args) = launcher;
+            let launcher = gofer_scheduler_local::Launcher { program, args };
+            Ok(Arc::new(LocalScheduler::connect(config.resolved_scheduler_local(), launcher).await?))
+        }
+        SchedulerBackend::Nomad => Err(not_built("nomad")),
+    }
+}
+
+/// The object store.
+pub(crate) async fn objects(config: &ServerConfig) -> Result<Arc<dyn ObjectStore>, BackendError> {
+    match config.objects.backend {
+        ObjectsBackend::Local => Ok(Arc::new(LocalObjectStore::connect(config.resolved_objects_local()).await?)),
+        ObjectsBackend::S3 => Err(not_built("s3")),
+    }
+}
+
+/// The secret store.
+pub(crate) async fn secrets(config: &ServerConfig, db: &Db) -> Result<Arc<dyn SecretStore>, BackendError> {
+    match config.secrets.backend {
+        SecretsBackend::Local => {
+            Ok(Arc::new(LocalSecretStore::connect(config.resolved_secrets_local(), db.clone()).await?))
+        }
+        SecretsBackend::Vault => Err(not_built("vault")),
+    }
+}
+
+fn not_built(product: &str) -> BackendError {
+    BackendError::new(ErrorKind::Unsupported, format!("`{product}` is not built yet in this version of gofer"))
+}

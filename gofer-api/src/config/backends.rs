@@ -1,0 +1,156 @@
+//! The tables of backends and engine: a selector, and one sub-table per product, which the product's crate owns.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gofer_db::DbConfig;
+use gofer_scheduler_local::LocalSchedulerConfig;
+use gofer_secrets_local::LocalSecretsConfig;
+use gofer_store_local::LocalStoreConfig;
+use serde::Deserialize;
+
+use super::ServerConfig;
+
+macro_rules! backend {
+    ($(#[$meta:meta])* $name:ident { $missing:ident = $missing_name:literal }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name {
+            /// On this machine.
+            #[default]
+            Local,
+            /// Known, and not built yet.
+            $missing,
+        }
+
+        impl $name {
+            /// The name of a product that is known but not built yet.
+            pub(super) fn missing(self) -> Option<&'static str> {
+                match self {
+                    Self::Local => None,
+                    Self::$missing => Some($missing_name),
+                }
+            }
+        }
+    };
+}
+
+backend!(
+    /// Where tasks run.
+    SchedulerBackend { Nomad = "nomad" }
+);
+backend!(
+    /// Where objects and archived logs lie.
+    ObjectsBackend { S3 = "s3" }
+);
+backend!(
+    /// Where secrets lie.
+    SecretsBackend { Vault = "vault" }
+);
+
+/// `[scheduler]`: where tasks run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchedulerSection {
+    /// Which product.
+    pub backend: SchedulerBackend,
+    /// `[scheduler.local]`; an empty `dir` is `executions` in the data directory.
+    pub local: LocalSchedulerConfig,
+}
+
+/// `[objects]`: where objects and archived logs lie.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectsSection {
+    /// Which product.
+    pub backend: ObjectsBackend,
+    /// `[objects.local]`; without it, `objects` in the data directory.
+    pub local: Option<LocalStoreConfig>,
+}
+
+/// `[secrets]`: where secrets lie.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecretsSection {
+    /// Which product.
+    pub backend: SecretsBackend,
+    /// `[secrets.local]`; without it, the key file is `secrets.key` in the data directory.
+    pub local: Option<LocalSecretsConfig>,
+}
+
+/// `[engine]`: how runs are driven.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineSection {
+    /// Executions handed to the scheduler at once; further ones wait.
+    pub max_executions: usize,
+    /// How long a run stays this server's without a sign of life.
+    #[serde(with = "humantime_serde")]
+    pub lease_ttl: Duration,
+    /// Where tasks reach this server, as `GOFER_API_ADDR`; `None` is the address it listens on.
+    pub api_addr: Option<String>,
+}
+
+/// `[retention]`: what is kept, and how long.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionSection {
+    /// Archived logs are kept this long after their attempt ended.
+    #[serde(with = "humantime_serde")]
+    pub logs: Duration,
+    /// Objects of runs are kept for this many newest runs of each pipeline.
+    pub run_objects_keep_runs: u64,
+}
+
+impl Default for EngineSection {
+    fn default() -> Self {
+        let engine = gofer_engine::EngineConfig::default();
+        Self { max_executions: engine.max_executions, lease_ttl: engine.lease_ttl, api_addr: None }
+    }
+}
+
+impl Default for RetentionSection {
+    fn default() -> Self {
+        let engine = gofer_engine::EngineConfig::default();
+        Self { logs: engine.log_retention, run_objects_keep_runs: engine.run_objects_keep_runs }
+    }
+}
+
+impl ServerConfig {
+    /// The database's settings; without an address, a SQLite file in the data directory.
+    pub(crate) fn resolved_database(&self) -> DbConfig {
+        let mut database = self.database.clone();
+        if database.url.is_none() && database.url_file.is_none() {
+            database.url = DbConfig::sqlite(self.in_data_dir(Path::new("gofer.db"))).url;
+        }
+        database
+    }
+
+    /// The local scheduler's settings.
+    pub(crate) fn resolved_scheduler_local(&self) -> LocalSchedulerConfig {
+        let mut local = self.scheduler.local.clone();
+        if local.dir.as_os_str().is_empty() {
+            local.dir = self.in_data_dir(Path::new("executions"));
+        }
+        local
+    }
+
+    /// The local object store's settings.
+    pub(crate) fn resolved_objects_local(&self) -> LocalStoreConfig {
+        let in_data_dir = || LocalStoreConfig::new(self.in_data_dir(Path::new("objects")));
+        self.objects.local.clone().unwrap_or_else(in_data_dir)
+    }
+
+    /// The local secret store's settings.
+    pub(crate) fn resolved_secrets_local(&self) -> LocalSecretsConfig {
+        let in_data_dir = || LocalSecretsConfig::new(self.in_data_dir(Path::new("secrets.key")));
+        self.secrets.local.clone().unwrap_or_else(in_data_dir)
+    }
+
+    /// Absolute, so that a later change of the working directory moves nothing.
+    fn in_data_dir(&self, name: &Path) -> PathBuf {
+        let dir = self.data_dir();
+        std::path::absolute(&dir).unwrap_or(dir).join(name)
+    }
+}

@@ -1,0 +1,39 @@
+//! What every handler works with.
+
+use std::sync::Arc;
+
+use gofer_core::Timestamp;
+use gofer_core::object_store::ObjectStore;
+use gofer_core::scheduler::Scheduler;
+use gofer_core::secret_store::SecretStore;
+use gofer_db::Db;
+use gofer_engine::Engine;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Limits;
+use crate::health::Health;
+
+/// What every handler works with; one per server.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) db: Db,
+    pub(crate) engine: Engine,
+    pub(crate) scheduler: Arc<dyn Scheduler>,
+    pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) secrets: Arc<dyn SecretStore>,
+    pub(crate) health: Health,
+    pub(crate) limits: Limits,
+    /// Neither tokens nor TLS, on loopback only.
+    pub(crate) dev_mode: bool,
+    /// Of this process; new at every start.
+    pub(crate) server_id: String,
+    pub(crate) started_at: Timestamp,
+    /// Held by the rare calls that change two stores, or look at one thing before they change another.
+    pub(crate) admin: Mutex<()>,
+    /// Handlers and streams at work.
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when the server ends: streams end with it.
+    pub(crate) stop: CancellationToken,
+}

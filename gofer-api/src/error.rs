@@ -1,0 +1,82 @@
+//! Why a call is not answered as the caller wished. `status.rs` turns it into what travels.
+
+use gofer_core::BackendError;
+use gofer_core::id::InvalidId;
+use gofer_core::validate::Violation;
+use gofer_db::DbError;
+use gofer_engine::EngineError;
+
+/// Why a call is not answered as the caller wished; one variant per thing a caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<Violation>),
+    #[error("{0}")]
+    Unauthenticated(TokenProblem),
+    #[error("{message}")]
+    Forbidden { message: String },
+    #[error("{what} `{key}` does not exist")]
+    NotFound { what: &'static str, key: String },
+    #[error("{what} `{key}` exists already")]
+    AlreadyExists { what: &'static str, key: String },
+    #[error("{message}")]
+    Precondition { reason: &'static str, message: String },
+    #[error("the latest version is {latest}, not {expected}; look at what changed and register again")]
+    VersionConflict { expected: u64, latest: u64 },
+    #[error(
+        "an object has at most {limit_bytes} bytes (`limits.object_max_bytes`); this one has {at_least_bytes} or more"
+    )]
+    ObjectTooLarge { limit_bytes: u64, at_least_bytes: u64 },
+    #[error("{what} is not available in this version of gofer")]
+    NotInThisVersion { what: &'static str },
+    #[error("no answer within {seconds} s; whether the call took effect is not known")]
+    TooSlow { seconds: u64 },
+    #[error("nothing arrived for {seconds} s; the stream is given up")]
+    Idle { seconds: u64 },
+    #[error("the server is shutting down; call again")]
+    ShuttingDown,
+    #[error("the handler of this call failed; the server's log has more")]
+    Broken,
+    #[error("the stream of the call ended early: {message}")]
+    CutOff { message: String },
+    #[error(transparent)]
+    Db(#[from] DbError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+/// What is wrong with the credentials of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TokenProblem {
+    #[error("this server asks for a token; send `authorization: Bearer <token>`")]
+    Missing,
+    #[error("the `authorization` header is not `Bearer <token>`")]
+    Malformed,
+    #[error("the token is not known here; it may have been deleted, or its run is complete")]
+    Unknown,
+    #[error("the token has expired")]
+    Expired,
+    #[error("the token is disabled")]
+    Disabled,
+    #[error("a server without tokens answers only calls to `localhost` or a loopback address")]
+    ForeignHost,
+}
+
+impl ApiError {
+    /// One broken rule.
+    pub(crate) fn invalid(field: impl Into<String>, value: impl AsRef<str>, rule: impl Into<String>) -> Self {
+        Self::Invalid(vec![Violation::new(field, value, rule)])
+    }
+
+    /// An identifier that is none.
+    pub(crate) fn bad_id(field: impl Into<String>, error: &InvalidId) -> Self {
+        Self::invalid(field, &error.value, error.rule)
+    }
+
+    /// The named thing does not exist.
+    pub(crate) fn not_found(what: &'static str, key: impl ToString) -> Self {
+        Self::NotFound { what, key: key.to_string() }
+    }
+}

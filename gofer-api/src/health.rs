@@ -1,0 +1,96 @@
+//! How the backends are.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gofer_core::Timestamp;
+use gofer_core::object_store::ObjectStore;
+use gofer_core::scheduler::Scheduler;
+use gofer_core::secret_store::SecretStore;
+use gofer_db::Db;
+use gofer_proto::v1;
+use tokio::sync::Mutex;
+
+use crate::compose::Products;
+use crate::convert;
+use crate::status::chain;
+
+/// Longest check of one backend.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The backends, and what their last check said.
+pub(crate) struct Health {
+    db: Db,
+    scheduler: Arc<dyn Scheduler>,
+    objects: Arc<dyn ObjectStore>,
+    secrets: Arc<dyn SecretStore>,
+    products: Products,
+    /// Held during a check: of several callers one checks and all wait, so that nobody can make backends busy with it.
+    last: Mutex<Vec<v1::Backend>>,
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health").field("products", &self.products).finish_non_exhaustive()
+    }
+}
+
+impl Health {
+    /// Nothing is checked yet.
+    pub(crate) fn new(db: Db, backends: &gofer_engine::Backends, products: Products) -> Self {
+        Self {
+            db,
+            scheduler: backends.scheduler.clone(),
+            objects: backends.objects.clone(),
+            secrets: backends.secrets.clone(),
+            products,
+            last: Mutex::default(),
+        }
+    }
+
+    /// What is known; a first call checks.
+    pub(crate) async fn last(&self) -> Vec<v1::Backend> {
+        let mut last = self.last.lock().await;
+        if last.is_empty() {
+            *last = self.check_all().await;
+        }
+        last.clone()
+    }
+
+    /// Checks every backend now.
+    pub(crate) async fn check(&self) -> Vec<v1::Backend> {
+        let mut last = self.last.lock().await;
+        *last = self.check_all().await;
+        last.clone()
+    }
+
+    async fn check_all(&self) -> Vec<v1::Backend> {
+        let database = async { self.db.check().await.map_err(|error| chain(&error)) };
+        let scheduler = async { self.scheduler.check().await.map_err(|error| error.chain()) };
+        let objects = async { self.objects.check().await.map_err(|error| error.chain()) };
+        let secrets = async { self.secrets.check().await.map_err(|error| error.chain()) };
+        let (database, scheduler, objects, secrets) =
+            tokio::join!(within(database), within(scheduler), within(objects), within(secrets));
+        vec![
+            report(v1::BackendKind::Database, self.db.product(), database),
+            report(v1::BackendKind::Scheduler, self.products.scheduler, scheduler),
+            report(v1::BackendKind::ObjectStore, self.products.objects, objects),
+            report(v1::BackendKind::SecretStore, self.products.secrets, secrets),
+        ]
+    }
+}
+
+async fn within(check: impl Future<Output = Result<String, String>>) -> Result<String, String> {
+    let too_slow = |_| Err(format!("no answer within {} s", CHECK_TIMEOUT.as_secs()));
+    tokio::time::timeout(CHECK_TIMEOUT, check).await.unwrap_or_else(too_slow)
+}
+
+fn report(kind: v1::BackendKind, product: &str, outcome: Result<String, String>) -> v1::Backend {
+    let (ok, message) = match outcome {
+        Ok(found) => (true, found),
+        Err(problem) => (false, problem),
+    };
+    let checked_at = Some(convert::timestamp(Timestamp::now()));
+    v1::Backend { kind: kind.into(), product: product.to_owned(), ok, message, checked_at }
+}

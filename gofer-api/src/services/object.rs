@@ -1,0 +1,102 @@
+//! `ObjectService`. Bytes lie in the object store under a location of their own, everything else in the database.
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use gofer_core::entity::{ObjectRecord, ObjectScope};
+use gofer_core::id::{MAX_OBJECT_KEY_BYTES, ObjectKey};
+use gofer_core::object_store::ObjectBody;
+use gofer_core::{ErrorKind, Timestamp};
+use gofer_proto::v1;
+use gofer_proto::v1::get_object_response::Part;
+
+use super::upload::put_object;
+use crate::call::{Call, Replies, about, service};
+use crate::context::Context;
+use crate::convert;
+use crate::error::ApiError;
+use crate::page::Page;
+
+/// Bytes of one message to the caller.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// How often a read begins anew because the object was replaced between looking it up and opening it.
+const READ_ATTEMPTS: usize = 5;
+
+service! {
+    v1::object_service_server::ObjectService {
+        unary head_object(v1::HeadObjectRequest) -> v1::HeadObjectResponse;
+        unary list_objects(v1::ListObjectsRequest) -> v1::ListObjectsResponse;
+        unary delete_object(v1::DeleteObjectRequest) -> v1::DeleteObjectResponse;
+        streaming get_object(v1::GetObjectRequest) -> GetObjectStream<v1::GetObjectResponse>;
+        uploading put_object(v1::PutObjectRequest) -> v1::PutObjectResponse;
+    }
+}
+
+about!(object: PutObjectHeader, GetObjectRequest, HeadObjectRequest, ListObjectsRequest, DeleteObjectRequest);
+
+/// The field `key`.
+pub(super) fn key(value: &str) -> Result<ObjectKey, ApiError> {
+    convert::id("key", value, |value| ObjectKey::new(value))
+}
+
+/// Deletes bytes that no record names any more. They are never seen again; what cannot be deleted now costs only room.
+pub(super) async fn forget(context: &Context, location: &ObjectKey) {
+    if let Err(error) = context.objects.delete(location).await {
+        tracing::warn!(%location, error = %error.chain(), "an object's old bytes are still stored");
+    }
+}
+
+async fn get_object(call: Call, request: v1::GetObjectRequest) -> Result<Replies<v1::GetObjectResponse>, ApiError> {
+    let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
+    let (record, body) = open(&call, &scope, &key(&request.key)?).await?;
+    let head = v1::GetObjectResponse { part: Some(Part::Object(convert::object(&record))) };
+    let chunks = body.stream.flat_map(|chunk| match chunk {
+        Ok(bytes) => stream::iter(pieces(bytes)).map(Ok).boxed(),
+        Err(error) => stream::once(std::future::ready(Err(ApiError::from(error)))).boxed(),
+    });
+    let chunks = chunks.map(|piece| Ok(v1::GetObjectResponse { part: Some(Part::Chunk(piece?)) }));
+    Ok(stream::once(std::future::ready(Ok(head))).chain(chunks).boxed())
+}
+
+async fn open(call: &Call, scope: &ObjectScope, key: &ObjectKey) -> Result<(ObjectRecord, ObjectBody), ApiError> {
+    for _ in 0..READ_ATTEMPTS {
+        let record = call.db.object_get(scope, key).await?;
+        match call.objects.get(&record.location).await {
+            Ok(body) => return Ok((record, body)),
+            Err(error) if error.kind == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(ApiError::not_found("the bytes of object", key))
+}
+
+fn pieces(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        let piece = bytes.split_to(bytes.len().min(CHUNK_BYTES));
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+async fn head_object(call: Call, request: v1::HeadObjectRequest) -> Result<v1::HeadObjectResponse, ApiError> {
+    let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
+    let record = call.db.object_get(&scope, &key(&request.key)?).await?;
+    Ok(v1::HeadObjectResponse { object: Some(convert::object(&record)) })
+}
+
+async fn list_objects(call: Call, request: v1::ListObjectsRequest) -> Result<v1::ListObjectsResponse, ApiError> {
+    let page = Page::of(&request)?;
+    let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
+    convert::text("prefix", &request.prefix, MAX_OBJECT_KEY_BYTES)?;
+    let found = call.db.object_list(&scope, &request.prefix, &page.to_list()).await?;
+    let next_page_token = page.next(found.next.as_deref());
+    Ok(v1::ListObjectsResponse { objects: found.items.iter().map(convert::object).collect(), next_page_token })
+}
+
+async fn delete_object(call: Call, request: v1::DeleteObjectRequest) -> Result<v1::DeleteObjectResponse, ApiError> {
+    let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
+    let key = key(&request.key)?;
+    let removed = call.db.object_delete(&scope, &key, &call.identity.actor(), Timestamp::now()).await?;
+    if let Some(removed) = &removed {
+        forget(&call, &removed.location).await;
+    }
+    Ok(v1::DeleteObjectResponse { existed: removed.is_some() })
+}

@@ -1,0 +1,181 @@
+//! `TokenService`.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gofer_core::Timestamp;
+use gofer_core::entity::{Token, TokenKind};
+use gofer_core::id::NamespaceId;
+use gofer_core::object_store::ListPage;
+use gofer_engine::run_token_hash;
+use gofer_proto::v1;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::auth::{Identity, TOKEN_PREFIX};
+use crate::call::{Call, about, service};
+use crate::convert;
+use crate::error::ApiError;
+use crate::page::Page;
+
+/// Longest description of a token.
+const MAX_DESCRIPTION_BYTES: usize = 1024;
+/// Most namespaces of a token.
+const MAX_NAMESPACES: usize = 1000;
+const MIN_LIFE: Duration = Duration::from_secs(60);
+/// Ten years, leap days included.
+const MAX_LIFE: Duration = Duration::from_secs(3653 * 24 * 3600);
+/// The newest management tokens that are looked through for another one that still works.
+const MANAGEMENT_TOKENS_SEEN: usize = 1000;
+
+service! {
+    v1::token_service_server::TokenService {
+        unary bootstrap_token(v1::BootstrapTokenRequest) -> v1::BootstrapTokenResponse;
+        unary create_token(v1::CreateTokenRequest) -> v1::CreateTokenResponse;
+        unary list_tokens(v1::ListTokensRequest) -> v1::ListTokensResponse;
+        unary disable_token(v1::DisableTokenRequest) -> v1::DisableTokenResponse;
+        unary enable_token(v1::EnableTokenRequest) -> v1::EnableTokenResponse;
+        unary delete_token(v1::DeleteTokenRequest) -> v1::DeleteTokenResponse;
+        unary who_am_i(v1::WhoAmIRequest) -> v1::WhoAmIResponse;
+    }
+}
+
+about!(installation:
+    BootstrapTokenRequest, CreateTokenRequest, ListTokensRequest, DisableTokenRequest, EnableTokenRequest,
+    DeleteTokenRequest, WhoAmIRequest,
+);
+
+/// A fresh token and its secret, which nobody but the caller will ever know.
+pub(crate) fn new_token(kind: TokenKind, description: &str, created_by: &str) -> (Token, SecretString) {
+    let secret = SecretString::from(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())));
+    let token = Token {
+        id: format!("{:016x}", rand::random::<u64>()),
+        kind,
+        namespaces: Vec::new(),
+        description: description.to_owned(),
+        created_by: created_by.to_owned(),
+        created_at: Timestamp::now(),
+        expires_at: None,
+        disabled: false,
+    };
+    (token, secret)
+}
+
+async fn bootstrap_token(call: Call, _: v1::BootstrapTokenRequest) -> Result<v1::BootstrapTokenResponse, ApiError> {
+    let (token, secret) = new_token(TokenKind::Management, "the first management token", "bootstrap");
+    call.db.token_bootstrap(&token, &run_token_hash(secret.expose_secret())).await?;
+    let secret = secret.expose_secret().to_owned();
+    Ok(v1::BootstrapTokenResponse { token: Some(convert::token(&token)), secret })
+}
+
+async fn create_token(call: Call, request: v1::CreateTokenRequest) -> Result<v1::CreateTokenResponse, ApiError> {
+    convert::text("description", &request.description, MAX_DESCRIPTION_BYTES)?;
+    let kind = token_kind("kind", request.kind)?;
+    let namespaces = token_namespaces(&call, kind, &request.namespaces).await?;
+    let life = request.expires_after.as_ref().map(life).transpose()?;
+    let (mut token, secret) = new_token(kind, &request.description, &call.identity.actor());
+    token.namespaces = namespaces;
+    token.expires_at = life.map(|life| token.created_at.after(life));
+    call.db.token_insert(&token, &run_token_hash(secret.expose_secret())).await?;
+    let secret = secret.expose_secret().to_owned();
+    Ok(v1::CreateTokenResponse { token: Some(convert::token(&token)), secret })
+}
+
+fn token_kind(field: &str, value: i32) -> Result<TokenKind, ApiError> {
+    match v1::TokenKind::try_from(value) {
+        Ok(v1::TokenKind::Management) => Ok(TokenKind::Management),
+        Ok(v1::TokenKind::Client) => Ok(TokenKind::Client),
+        Ok(v1::TokenKind::Unspecified | v1::TokenKind::Run | v1::TokenKind::Trigger) | Err(_) => {
+            Err(ApiError::invalid(field, value.to_string(), "MANAGEMENT (1) or CLIENT (2)"))
+        }
+    }
+}
+
+async fn token_namespaces(call: &Call, kind: TokenKind, names: &[String]) -> Result<Vec<NamespaceId>, ApiError> {
+    let rule = match kind {
+        TokenKind::Management if !names.is_empty() => "empty for a management token, which may work in every namespace",
+        TokenKind::Client if names.is_empty() => "a client token names the namespaces it may work in",
+        TokenKind::Client if names.len() > MAX_NAMESPACES => "at most 1000",
+        TokenKind::Management | TokenKind::Client => "",
+    };
+    if !rule.is_empty() {
+        return Err(ApiError::invalid("namespaces", names.len().to_string(), rule));
+    }
+    let mut namespaces = Vec::with_capacity(names.len());
+    for (at, name) in names.iter().enumerate() {
+        let id = convert::id(&format!("namespaces[{at}]"), name, |name| NamespaceId::new(name))?;
+        call.db.namespace_get(&id).await?;
+        if !namespaces.contains(&id) {
+            namespaces.push(id);
+        }
+    }
+    Ok(namespaces)
+}
+
+fn life(duration: &prost_types::Duration) -> Result<Duration, ApiError> {
+    let life = convert::duration_from_wire("expires_after", duration)
+        .map_err(|violation| ApiError::Invalid(vec![violation]))?;
+    if (MIN_LIFE..=MAX_LIFE).contains(&life) {
+        return Ok(life);
+    }
+    Err(ApiError::invalid("expires_after", format!("{}s", life.as_secs()), "1 minute to 10 years, or left out"))
+}
+
+async fn list_tokens(call: Call, request: v1::ListTokensRequest) -> Result<v1::ListTokensResponse, ApiError> {
+    let page = Page::of(&request)?;
+    let kinds: Vec<_> = request.kinds.iter().map(|kind| token_kind("kinds", *kind)).collect::<Result<_, _>>()?;
+    let found = call.db.token_list(&kinds, &page.to_list()).await?;
+    let next_page_token = page.next(found.next.as_deref());
+    Ok(v1::ListTokensResponse { tokens: found.items.iter().map(convert::token).collect(), next_page_token })
+}
+
+async fn disable_token(call: Call, request: v1::DisableTokenRequest) -> Result<v1::DisableTokenResponse, ApiError> {
+    let _one_at_a_time = call.admin.lock().await;
+    keep_one_management_token(&call, &request.id).await?;
+    let token = call.db.token_set_disabled(&request.id, true, &call.identity.actor(), Timestamp::now()).await?;
+    Ok(v1::DisableTokenResponse { token: Some(convert::token(&token)) })
+}
+
+async fn enable_token(call: Call, request: v1::EnableTokenRequest) -> Result<v1::EnableTokenResponse, ApiError> {
+    let token = call.db.token_set_disabled(&request.id, false, &call.identity.actor(), Timestamp::now()).await?;
+    Ok(v1::EnableTokenResponse { token: Some(convert::token(&token)) })
+}
+
+async fn delete_token(call: Call, request: v1::DeleteTokenRequest) -> Result<v1::DeleteTokenResponse, ApiError> {
+    let _one_at_a_time = call.admin.lock().await;
+    keep_one_management_token(&call, &request.id).await?;
+    call.db.token_delete(&request.id, &call.identity.actor(), Timestamp::now()).await?;
+    Ok(v1::DeleteTokenResponse {})
+}
+
+/// Without a management token nobody could ever make one again: bootstrap works once.
+async fn keep_one_management_token(call: &Call, leaving: &str) -> Result<(), ApiError> {
+    let works = |token: &Token| !token.disabled && token.expires_at.is_none_or(|end| end > Timestamp::now());
+    let token = call.db.token_get(leaving).await?;
+    if token.kind != TokenKind::Management || !works(&token) {
+        return Ok(());
+    }
+    let page = ListPage { after: None, limit: MANAGEMENT_TOKENS_SEEN };
+    let tokens = call.db.token_list(&[TokenKind::Management], &page).await?.items;
+    if tokens.iter().any(|other| other.id != leaving && works(other)) {
+        return Ok(());
+    }
+    let message = format!("token `{leaving}` is the last management token that works; create another one first");
+    Err(ApiError::Precondition { reason: "LAST_MANAGEMENT_TOKEN", message })
+}
+
+async fn who_am_i(call: Call, _: v1::WhoAmIRequest) -> Result<v1::WhoAmIResponse, ApiError> {
+    let token = match &call.identity {
+        Identity::Anonymous | Identity::Dev => None,
+        Identity::Management(token) | Identity::Client { token, .. } => Some(convert::token(token)),
+        Identity::Run(key) => Some(v1::Token {
+            id: call.identity.actor(),
+            kind: v1::TokenKind::Run.into(),
+            namespaces: vec![key.namespace.to_string()],
+            description: format!("the token of run {key}"),
+            created_by: "gofer".to_owned(),
+            ..v1::Token::default()
+        }),
+    };
+    Ok(v1::WhoAmIResponse { token })
+}

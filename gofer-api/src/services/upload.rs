@@ -1,0 +1,188 @@
+//! `PutObject`: bytes go to a fresh location while they are counted and hashed; only when all are there does a record
+//! name them. Whatever ends an upload early leaves the old object as it was, and no bytes behind.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use gofer_core::entity::ObjectRecord;
+use gofer_core::object_store::{ByteStream, PutOptions};
+use gofer_core::{BackendError, ErrorKind, RunKey, Timestamp};
+use gofer_db::{DbError, ObjectPut};
+use gofer_engine::layout;
+use gofer_proto::v1;
+use gofer_proto::v1::put_object_request::Part;
+use sha2::{Digest, Sha256};
+use tonic::{Extensions, Streaming};
+
+use super::object::{forget, key};
+use crate::call::{About, Call, authorize};
+use crate::changes::hex;
+use crate::context::Context;
+use crate::convert;
+use crate::error::ApiError;
+
+/// Receives an object. The work goes on in a task of its own: a caller that leaves ends its stream, and what that means
+/// is decided there.
+pub(super) async fn put_object(
+    context: &Arc<Context>,
+    extensions: Extensions,
+    mut parts: Streaming<v1::PutObjectRequest>,
+) -> Result<v1::PutObjectResponse, ApiError> {
+    let idle = context.limits.idle_timeout;
+    let header = match next(&mut parts, idle).await? {
+        Some(Part::Header(header)) => header,
+        Some(Part::Chunk(_)) | None => {
+            return Err(ApiError::invalid("header", "", "the first message of the stream is the header"));
+        }
+    };
+    let call = authorize(context, &extensions, header.about())?;
+    let work = context.tasks.spawn(receive(call, header, parts));
+    work.await.unwrap_or(Err(ApiError::Broken))
+}
+
+/// The next part; `None` when the caller has closed its side in order.
+async fn next(parts: &mut Streaming<v1::PutObjectRequest>, idle: Duration) -> Result<Option<Part>, ApiError> {
+    match tokio::time::timeout(idle, parts.message()).await {
+        Err(_) => Err(ApiError::Idle { seconds: idle.as_secs() }),
+        Ok(Err(status)) => Err(ApiError::CutOff { message: status.message().to_owned() }),
+        Ok(Ok(None)) => Ok(None),
+        Ok(Ok(Some(message))) => match message.part {
+            Some(part) => Ok(Some(part)),
+            None => Err(ApiError::invalid("part", "", "one of `header` and `chunk` is set")),
+        },
+    }
+}
+
+async fn receive(
+    call: Call,
+    header: v1::PutObjectHeader,
+    parts: Streaming<v1::PutObjectRequest>,
+) -> Result<v1::PutObjectResponse, ApiError> {
+    let scope = convert::object_scope(&header.namespace, &header.pipeline, header.run)?;
+    let key = key(&header.key)?;
+    let limit_bytes = call.limits.object_max_bytes;
+    if let Some(at_least_bytes) = header.size_bytes.filter(|declared| *declared > limit_bytes) {
+        return Err(ApiError::ObjectTooLarge { limit_bytes, at_least_bytes });
+    }
+    call.db.pipeline_get(&scope.namespace, &scope.pipeline).await?;
+    if let Some(run) = scope.run {
+        let (namespace, pipeline) = (scope.namespace.clone(), scope.pipeline.clone());
+        call.db.run_get(&RunKey { namespace, pipeline, run }).await?;
+    }
+    if header.if_absent && call.db.object_get(&scope, &key).await.is_ok() {
+        return Err(ApiError::AlreadyExists { what: "object", key: key.to_string() });
+    }
+    let location = layout::object_location(&scope, &key);
+    let arriving = Arc::new(Mutex::new(Arriving::new(&call, header.size_bytes)));
+    let stored = call.objects.put(&location, body(parts, arriving.clone()), PutOptions::default()).await;
+    let (size_bytes, sha256) = match (Arriving::end(&arriving), stored) {
+        (Err(problem), _) => {
+            // The store dropped it with the stream's error; a store that did not must not keep it.
+            forget(&call, &location).await;
+            return Err(problem);
+        }
+        (Ok(_), Err(error)) => return Err(error.into()),
+        (Ok(arrived), Ok(_)) => arrived,
+    };
+    let keep = scope.run.is_none().then_some(call.limits.pipeline_objects);
+    let record = ObjectRecord { scope, key, location, size_bytes, sha256, created_at: Timestamp::now() };
+    commit(&call, record, ObjectPut { if_absent: header.if_absent, keep }).await
+}
+
+/// Makes the bytes an object, then deletes those that are none any more.
+async fn commit(call: &Call, record: ObjectRecord, put: ObjectPut) -> Result<v1::PutObjectResponse, ApiError> {
+    let outcome = match call.db.object_put_record(&record, put, &call.identity.actor()).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            // Only when it is sure that no record names them.
+            if matches!(error, DbError::NotFound { .. } | DbError::AlreadyExists { .. }) {
+                forget(call, &record.location).await;
+            }
+            return Err(error.into());
+        }
+    };
+    for old in outcome.replaced.iter().chain(&outcome.evicted) {
+        forget(call, &old.location).await;
+    }
+    let evicted_keys = outcome.evicted.iter().map(|old| old.key.to_string()).collect();
+    Ok(v1::PutObjectResponse { object: Some(convert::object(&record)), evicted_keys })
+}
+
+/// What has arrived so far, and what went wrong.
+struct Arriving {
+    hash: Sha256,
+    size_bytes: u64,
+    declared_bytes: Option<u64>,
+    limit_bytes: u64,
+    idle: Duration,
+    problem: Option<ApiError>,
+}
+
+impl Arriving {
+    fn new(call: &Call, declared_bytes: Option<u64>) -> Self {
+        Self {
+            hash: Sha256::new(),
+            size_bytes: 0,
+            declared_bytes,
+            limit_bytes: call.limits.object_max_bytes,
+            idle: call.limits.idle_timeout,
+            problem: None,
+        }
+    }
+
+    /// The next bytes for the store; `None` at the end.
+    fn take(&mut self, part: Option<Part>) -> Result<Option<Bytes>, ApiError> {
+        match part {
+            Some(Part::Chunk(chunk)) => {
+                self.size_bytes += chunk.len() as u64;
+                if self.size_bytes > self.limit_bytes {
+                    let (limit_bytes, at_least_bytes) = (self.limit_bytes, self.size_bytes);
+                    return Err(ApiError::ObjectTooLarge { limit_bytes, at_least_bytes });
+                }
+                self.hash.update(&chunk);
+                Ok(Some(chunk))
+            }
+            Some(Part::Header(_)) => Err(ApiError::invalid("header", "", "only the first message is a header")),
+            None => match self.declared_bytes {
+                Some(declared) if declared != self.size_bytes => {
+                    let rule = format!("{} bytes arrived", self.size_bytes);
+                    Err(ApiError::invalid("header.size_bytes", declared.to_string(), rule))
+                }
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// Size and hash of the whole object, or why it is not whole.
+    fn end(shared: &Mutex<Self>) -> Result<(u64, String), ApiError> {
+        let mut arriving = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        match arriving.problem.take() {
+            Some(problem) => Err(problem),
+            None => Ok((arriving.size_bytes, hex(&arriving.hash.clone().finalize()))),
+        }
+    }
+}
+
+/// The bytes as the object store takes them. The store sees only that its stream broke; why is kept beside it.
+fn body(parts: Streaming<v1::PutObjectRequest>, arriving: Arc<Mutex<Arriving>>) -> ByteStream {
+    let broken = || BackendError::new(ErrorKind::Invalid, "the upload ended early");
+    let chunks = stream::try_unfold((parts, arriving), move |(mut parts, arriving)| async move {
+        let idle = arriving.lock().unwrap_or_else(PoisonError::into_inner).idle;
+        let part = next(&mut parts, idle).await;
+        let mut state = arriving.lock().unwrap_or_else(PoisonError::into_inner);
+        match part.and_then(|part| state.take(part)) {
+            Ok(Some(chunk)) => {
+                drop(state);
+                Ok(Some((chunk, (parts, arriving))))
+            }
+            Ok(None) => Ok(None),
+            Err(problem) => {
+                state.problem = Some(problem);
+                Err(broken())
+            }
+        }
+    });
+    chunks.boxed()
+}
