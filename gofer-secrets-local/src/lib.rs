@@ -1,1 +1,12 @@
-//! Keeps secrets in the database, encrypted with a local key file.
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod error;
+mod key;
+mod key_file;
+mod key_ring;
+mod local;
+mod rotate;
+
+pub use config::LocalSecretsConfig;
+pub use local::LocalSecretStore;
