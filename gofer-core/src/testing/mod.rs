@@ -2,15 +2,19 @@
 //!
 //! They keep nothing on disk, need no server, and behave the same under a paused, single-threaded tokio clock.
 
+mod faulty;
 mod memory_journal;
 mod memory_object_store;
 mod memory_scheduler;
 mod memory_secret_store;
+mod random;
 
+pub use faulty::{Faults, Faulty};
 pub use memory_journal::MemoryJournal;
 pub use memory_object_store::MemoryObjectStore;
 pub use memory_scheduler::{MemoryScheduler, MemoryWorkloads};
 pub use memory_secret_store::MemorySecretStore;
+pub use random::Random;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,0 +1,90 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::Faulty;
+use crate::entity::{ObjectRecord, ObjectScope};
+use crate::event::NewEvent;
+use crate::id::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId};
+use crate::journal::{
+    Commit, Committed, Expirable, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+};
+use crate::run::{CancelRequest, LogState};
+use crate::time::Timestamp;
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Journal for Faulty<dyn Journal> {
+    async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
+        self.call("insert_run", self.inner.insert_run(new)).await
+    }
+
+    async fn claim(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+        limit: usize,
+    ) -> Result<Vec<Lease>, JournalError> {
+        self.call("claim", self.inner.claim(owner, now, ttl, limit)).await
+    }
+
+    async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError> {
+        self.call("renew", self.inner.renew(owner, now, ttl)).await
+    }
+
+    async fn release(&self, owner: &str) -> Result<(), JournalError> {
+        self.call("release", self.inner.release(owner)).await
+    }
+
+    async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
+        self.call("load", self.inner.load(key)).await
+    }
+
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
+        self.call("commit", self.inner.commit(commits)).await
+    }
+
+    async fn request_cancel(
+        &self,
+        key: &RunKey,
+        task: Option<&TaskId>,
+        request: CancelRequest,
+    ) -> Result<bool, JournalError> {
+        self.call("request_cancel", self.inner.request_cancel(key, task, request)).await
+    }
+
+    async fn live_logs(&self, after: Option<ExecutionId>, limit: usize) -> Result<Vec<ExecutionId>, JournalError> {
+        self.call("live_logs", self.inner.live_logs(after, limit)).await
+    }
+
+    async fn log_state(&self, id: &ExecutionId) -> Result<Option<LogState>, JournalError> {
+        self.call("log_state", self.inner.log_state(id)).await
+    }
+
+    async fn set_log_state(
+        &self,
+        id: &ExecutionId,
+        from: LogState,
+        to: LogState,
+        event: Option<NewEvent>,
+    ) -> Result<bool, JournalError> {
+        self.call("set_log_state", self.inner.set_log_state(id, from, to, event)).await
+    }
+
+    async fn object(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, JournalError> {
+        self.call("object", self.inner.object(scope, key)).await
+    }
+
+    async fn global_secret(&self, key: &str) -> Result<Option<Vec<NamespaceId>>, JournalError> {
+        self.call("global_secret", self.inner.global_secret(key)).await
+    }
+
+    async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {
+        self.call("expirable", self.inner.expirable(policy, limit)).await
+    }
+
+    async fn expired(&self, what: &Expirable, at: Timestamp) -> Result<(), JournalError> {
+        self.call("expired", self.inner.expired(what, at)).await
+    }
+}

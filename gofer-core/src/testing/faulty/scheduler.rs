@@ -1,0 +1,54 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use super::Faulty;
+use crate::error::BackendError;
+use crate::id::ExecutionId;
+use crate::scheduler::{
+    ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
+};
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Scheduler for Faulty<dyn Scheduler> {
+    fn capabilities(&self) -> SchedulerCapabilities {
+        self.inner.capabilities()
+    }
+
+    async fn check(&self) -> Result<String, BackendError> {
+        self.call("check", self.inner.check()).await
+    }
+
+    async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
+        self.call("start", self.inner.start(id, spec)).await
+    }
+
+    async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError> {
+        self.call("stop", self.inner.stop(id, grace)).await
+    }
+
+    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+        self.call("state", self.inner.state(id)).await
+    }
+
+    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+        let events = self.call("watch", self.inner.watch()).await?;
+        Ok(self.breaking("watch", events))
+    }
+
+    async fn logs(
+        &self,
+        id: &ExecutionId,
+        from: LogCursor,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
+        let chunks = self.call("logs", self.inner.logs(id, from, follow)).await?;
+        Ok(self.breaking("logs", chunks))
+    }
+
+    async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
+        self.call("remove", self.inner.remove(id)).await
+    }
+}
