@@ -1,5 +1,6 @@
 //! Tests of the engine from outside.
 
+mod engine;
 mod machine;
 mod model;
 mod support;
