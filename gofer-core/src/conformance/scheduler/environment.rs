@@ -61,6 +61,23 @@ pub async fn a_given_working_directory_is_used(harness: &dyn SchedulerHarness) {
     assert_eq!(followed(&*scheduler, &id).await.stdout, b"/\n");
 }
 
+/// On the host executor, the entrypoint's words come before the command's.
+pub async fn the_entrypoint_comes_before_the_command(harness: &dyn SchedulerHarness) {
+    let scheduler = harness.backend();
+    if !scheduler.capabilities().host {
+        return;
+    }
+    let mut spec = harness.workloads().print(b"out", b"err");
+    let words = spec.command.clone();
+    for length in [1, words.len()] {
+        spec.entrypoint = words[..length].to_vec();
+        spec.command = words[length..].to_vec();
+        let id = start(&*scheduler, &spec).await;
+        assert_eq!(followed(&*scheduler, &id).await.stdout, b"out", "{length} words in the entrypoint");
+        assert_eq!(ended(&*scheduler, &id).await, exited(0));
+    }
+}
+
 /// A secret variable does not show in the scheduler's `Debug`.
 pub async fn no_secret_shows_in_debug(harness: &dyn SchedulerHarness) {
     const CANARY: &str = "canary-77a1d0";

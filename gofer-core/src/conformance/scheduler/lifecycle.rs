@@ -177,8 +177,8 @@ pub async fn executions_with_similar_names_do_not_mix(harness: &dyn SchedulerHar
         id("a", "b-c", run, "d-1", 1),
         id("a", "b-c", run + 1, "d", 1),
         id("a", "b-c", run * 10 + 1, "d", 1),
-        id(&longest, &longest, u64::from(u32::MAX), &longest, u32::MAX),
-        id(&longest, &longest, u64::from(u32::MAX), &longest, u32::MAX - 1),
+        id(&longest, &longest, run, &longest, u32::MAX),
+        id(&longest, &longest, run, &longest, u32::MAX - 1),
     ];
     for name in &names {
         let spec = workloads.print(name.to_string().as_bytes(), b"");

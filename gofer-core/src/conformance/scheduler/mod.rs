@@ -87,6 +87,7 @@ macro_rules! scheduler_conformance {
                 no_variable_of_the_server_leaks
                 each_execution_has_a_working_directory_of_its_own
                 a_given_working_directory_is_used
+                the_entrypoint_comes_before_the_command
                 no_secret_shows_in_debug
             }
             restart {
