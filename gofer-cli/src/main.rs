@@ -1,2 +1,32 @@
-//! The one binary, `gofer`.
-fn main() {}
+#![doc = include_str!("../README.md")]
+
+mod cli;
+mod client;
+mod commands;
+mod compile;
+mod errors;
+mod follow;
+mod format;
+mod output;
+mod transfer;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    // Before anything else: it must not find threads, and every local task waits for it.
+    #[cfg(feature = "server")]
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == commands::server::SUPERVISOR) {
+        return gofer_api::supervisor::main();
+    }
+    match cli::Cli::parse().execute() {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(failure) => {
+            // Nobody can be told when stderr is gone.
+            let _ = std::io::stderr().lock().write_all(failure.render().as_bytes());
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The command line: what every command shares, and the list of commands.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::{self, Client, Target};
+use crate::commands;
+use crate::errors::{Exit, Failure};
+use crate::output::{Format, Out};
+
+const EXIT_CODES: &str = "\
+Examples:
+  gofer local examples/rust/hello        run a pipeline here, without a server
+  gofer server                           start a server on 127.0.0.1:8469
+  gofer up examples/rust/hello           register a pipeline with it
+  gofer run start hello --follow         start a run and watch it
+
+Environment:
+  GOFER_API_ADDR    the same as --addr
+  GOFER_API_TOKEN   the token, unless --token-file is given
+  GOFER_NAMESPACE   the same as --namespace
+  NO_COLOR          no colours when set
+
+Exit codes:
+  0  everything asked for was done
+  1  the run that was followed failed or was cancelled
+  2  wrong use: arguments, files, a pipeline that does not compile or is not valid
+  3  the server is unreachable, did not answer in time, or failed inside
+  4  refused: not found, exists already, not permitted, not in this state, a limit reached
+  130  interrupted with Ctrl-C";
+
+/// Runs pipelines: DAGs of short-lived jobs, written in a real programming language
+///
+/// `gofer local` runs a pipeline on this machine and needs nothing else. `gofer server` is the server; every other command
+/// talks to one.
+#[derive(Debug, Parser)]
+#[command(name = "gofer", version, after_help = EXIT_CODES, arg_required_else_help = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Address of the server
+    #[arg(long, global = true, env = "GOFER_API_ADDR", default_value = "http://127.0.0.1:8469", value_name = "URL")]
+    addr: String,
+    /// File that holds the token; without it the environment's GOFER_API_TOKEN is used
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// PEM file with the certificates to trust instead of the system's
+    #[arg(long, global = true, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Send the token to another machine also without TLS
+    #[arg(long, global = true, env = "GOFER_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
+    insecure: bool,
+    /// Namespace to work in [default: default]
+    #[arg(short, long, global = true, env = "GOFER_NAMESPACE", value_name = "NS")]
+    namespace: Option<String>,
+    /// Tables for people, or JSON for programs
+    #[arg(short, long, global = true, value_enum, default_value = "table", value_name = "FORMAT")]
+    output: Format,
+    /// Say less
+    #[arg(short, long, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[cfg(feature = "server")]
+    Server(commands::server::ServerArgs),
+    #[cfg(feature = "server")]
+    Local(commands::local::LocalArgs),
+    Up(commands::up::UpArgs),
+    Pipeline(commands::pipeline::PipelineArgs),
+    Run(commands::run::RunArgs),
+    Task(commands::task::TaskArgs),
+    Namespace(commands::namespace::NamespaceArgs),
+    Object(commands::object::ObjectArgs),
+    Secret(commands::secret::SecretArgs),
+    Event(commands::event::EventArgs),
+    Token(commands::token::TokenArgs),
+    System(commands::system::SystemArgs),
+    Completion(commands::completion::CompletionArgs),
+}
+
+/// What a command is given besides its own arguments.
+#[derive(Debug)]
+pub(crate) struct Context {
+    global: Global,
+    pub(crate) out: Out,
+}
+
+impl Context {
+    /// Connects to the server that was named.
+    pub(crate) async fn client(&self) -> Result<Client, Failure> {
+        let token = client::token(self.global.token_file.as_deref())?;
+        let Global { addr, ca_file, insecure, .. } = &self.global;
+        let target = Target { addr: addr.clone(), ca_file: ca_file.clone(), insecure: *insecure, token };
+        Client::connect(&target).await
+    }
+
+    /// The namespace that was named, or the default one.
+    pub(crate) fn namespace(&self) -> String {
+        self.named_namespace().unwrap_or_else(|| "default".to_owned())
+    }
+
+    /// The namespace, if one was named.
+    pub(crate) fn named_namespace(&self) -> Option<String> {
+        self.global.namespace.clone().filter(|namespace| !namespace.is_empty())
+    }
+}
+
+impl Cli {
+    /// Executes the command on a runtime of the size it needs.
+    pub(crate) fn execute(self) -> Result<Exit, Failure> {
+        let out = Out::new(self.global.output, self.global.quiet);
+        let context = Context { global: self.global, out };
+        let runtime = runtime(&self.command)?;
+        let result = runtime.block_on(run(self.command, &context));
+        // Not dropped: that would wait for a read of stdin that nobody needs any more.
+        runtime.shutdown_background();
+        result
+    }
+}
+
+/// A client needs one thread; SQLite's wrapper in the server needs a multi-threaded runtime.
+fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = match command {
+        #[cfg(feature = "server")]
+        Command::Server(_) | Command::Local(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    #[cfg(feature = "server")]
+    if let Command::Local(_) = command {
+        builder.worker_threads(2);
+    }
+    builder.enable_all().build().map_err(|error| Failure::refused(format!("cannot start threads: {error}")))
+}
+
+async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
+    match command {
+        #[cfg(feature = "server")]
+        Command::Server(args) => commands::server::run(args, context).await,
+        #[cfg(feature = "server")]
+        Command::Local(args) => commands::local::run(args, context).await,
+        Command::Run(args) => commands::run::run(args, context).await,
+        Command::Up(args) => commands::up::run(args, context).await.map(|()| Exit::Ok),
+        Command::Pipeline(args) => commands::pipeline::run(args, context).await.map(|()| Exit::Ok),
+        Command::Task(args) => commands::task::run(args, context).await.map(|()| Exit::Ok),
+        Command::Namespace(args) => commands::namespace::run(args, context).await.map(|()| Exit::Ok),
+        Command::Object(args) => commands::object::run(args, context).await.map(|()| Exit::Ok),
+        Command::Secret(args) => commands::secret::run(args, context).await.map(|()| Exit::Ok),
+        Command::Event(args) => commands::event::run(args, context).await.map(|()| Exit::Ok),
+        Command::Token(args) => commands::token::run(args, context).await.map(|()| Exit::Ok),
+        Command::System(args) => commands::system::run(args, context).await.map(|()| Exit::Ok),
+        Command::Completion(args) => commands::completion::run(&args, context).map(|()| Exit::Ok),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_help_and_every_leaf_an_example() {
+        fn visit(command: &clap::Command, path: &str, wrong: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            if command.get_about().is_none() {
+                wrong.push(format!("{path}: no help"));
+            }
+            let example = command.get_after_help().is_some_and(|text| text.to_string().contains("Examples:\n  gofer"));
+            if !command.has_subcommands() && !example {
+                wrong.push(format!("{path}: no example"));
+            }
+            for argument in command.get_arguments().filter(|argument| argument.get_help().is_none()) {
+                wrong.push(format!("{path}: `{}` has no help", argument.get_id()));
+            }
+            command.get_subcommands().for_each(|child| visit(child, &path, wrong));
+        }
+        let mut wrong = Vec::new();
+        visit(&Cli::command(), "", &mut wrong);
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}

@@ -1,0 +1,226 @@
+//! The connection to a server: address, TLS, token, timeouts.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gofer_proto::v1::event_service_client::EventServiceClient;
+use gofer_proto::v1::namespace_service_client::NamespaceServiceClient;
+use gofer_proto::v1::object_service_client::ObjectServiceClient;
+use gofer_proto::v1::pipeline_service_client::PipelineServiceClient;
+use gofer_proto::v1::run_service_client::RunServiceClient;
+use gofer_proto::v1::secret_service_client::SecretServiceClient;
+use gofer_proto::v1::system_service_client::SystemServiceClient;
+use gofer_proto::v1::task_run_service_client::TaskRunServiceClient;
+use gofer_proto::v1::token_service_client::TokenServiceClient;
+use http::Uri;
+use secrecy::{ExposeSecret, SecretString};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status};
+
+use crate::errors::{Failure, innermost};
+
+/// How long a connection may take to be made; a server that is there answers within milliseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a call with one answer may take; the slowest (a registration of 3 MiB) takes well under a second.
+const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Without keepalive a connection whose packets are dropped is never noticed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest answer of the contract (GetRun with 10,000 tasks) is said to be at most 16 MiB.
+const MAX_ANSWER_BYTES: usize = 32 << 20;
+
+/// Where the server is and who calls.
+#[derive(Debug, Default)]
+pub(crate) struct Target {
+    /// `http://host:port` or `https://host:port`.
+    pub(crate) addr: String,
+    /// Trusted instead of the system's roots.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Send the token to other machines also without TLS.
+    pub(crate) insecure: bool,
+    pub(crate) token: Option<SecretString>,
+}
+
+/// The services of one server; clones share the connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    transport: Transport,
+}
+
+/// The connection, which adds the token to every call.
+pub(crate) type Transport = InterceptedService<Channel, Authorization>;
+
+/// Adds `authorization: Bearer …`.
+#[derive(Debug, Clone)]
+pub(crate) struct Authorization(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Authorization {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+macro_rules! services {
+    ($($(#[$doc:meta])* $method:ident: $client:ident,)*) => {
+        impl Client {
+            $(
+                pub(crate) fn $method(&self) -> $client<Transport> {
+                    $client::new(self.transport.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+                }
+            )*
+        }
+    };
+}
+
+services! {
+    events: EventServiceClient,
+    namespaces: NamespaceServiceClient,
+    objects: ObjectServiceClient,
+    pipelines: PipelineServiceClient,
+    runs: RunServiceClient,
+    secrets: SecretServiceClient,
+    system: SystemServiceClient,
+    task_runs: TaskRunServiceClient,
+    tokens: TokenServiceClient,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Wrong use for an address, token or certificate that cannot be; unreachable when nobody answers.
+    pub(crate) async fn connect(target: &Target) -> Result<Self, Failure> {
+        let uri = parse_addr(&target.addr)?;
+        let in_clear = uri.scheme_str() == Some("http") && !is_loopback(&uri);
+        if in_clear && target.token.is_some() && !target.insecure {
+            return Err(Failure::usage(format!("`{}` is not encrypted, so the token is not sent to it", target.addr))
+                .hint("use an `https://` address, or `--insecure` when nobody can listen on the way"));
+        }
+        let authorization = Authorization(target.token.as_ref().map(bearer).transpose()?);
+        let channel = endpoint(uri, target.ca_file.as_deref())?.connect().await.map_err(|error| {
+            Failure::unreachable(format!("no server answers at `{}`: {}", target.addr, innermost(&error)))
+        })?;
+        Ok(Self { transport: InterceptedService::new(channel, authorization) })
+    }
+}
+
+/// A request with one answer: given up when the answer takes too long.
+pub(crate) fn unary<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(UNARY_TIMEOUT);
+    request
+}
+
+/// The token of `--token-file`, or of `GOFER_API_TOKEN`.
+pub(crate) fn token(token_file: Option<&Path>) -> Result<Option<SecretString>, Failure> {
+    let text = match token_file {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| Failure::usage(format!("cannot read the token file `{}`: {error}", path.display())))?,
+        None => match std::env::var("GOFER_API_TOKEN") {
+            Ok(text) => text,
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => return Err(Failure::usage("`GOFER_API_TOKEN` is not UTF-8")),
+        },
+    };
+    let token = text.trim();
+    match (token.is_empty(), token_file) {
+        (true, Some(path)) => Err(Failure::usage(format!("the token file `{}` is empty", path.display()))),
+        (true, None) => Ok(None),
+        (false, _) => Ok(Some(SecretString::from(token))),
+    }
+}
+
+fn bearer(token: &SecretString) -> Result<MetadataValue<Ascii>, Failure> {
+    let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.expose_secret())
+        .parse()
+        .map_err(|_| Failure::usage("the token holds characters that no token has; is the right file named?"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn parse_addr(addr: &str) -> Result<Uri, Failure> {
+    let wrong = |why: &str| {
+        Failure::usage(format!("the address `{addr}` is not one: {why}"))
+            .hint("write it as `http://127.0.0.1:8469` or `https://gofer.example.com:8469`")
+    };
+    let uri: Uri = addr.parse().map_err(|error: http::uri::InvalidUri| wrong(&error.to_string()))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(wrong("it must begin with `http://` or `https://`"));
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err(wrong("nothing may follow the port"));
+    }
+    Ok(uri)
+}
+
+fn is_loopback(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn endpoint(uri: Uri, ca_file: Option<&Path>) -> Result<Endpoint, Failure> {
+    let encrypted = uri.scheme_str() == Some("https");
+    let endpoint = Endpoint::from(uri)
+        .user_agent(concat!("gofer/", env!("CARGO_PKG_VERSION")))
+        .map_err(|error| Failure::usage(error.to_string()))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    if !encrypted {
+        return Ok(endpoint);
+    }
+    let tls = match ca_file {
+        Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read_ca(path)?)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    endpoint.tls_config(tls).map_err(|error| Failure::usage(format!("cannot set up TLS: {}", innermost(&error))))
+}
+
+fn read_ca(path: &Path) -> Result<Vec<u8>, Failure> {
+    let pem = std::fs::read(path)
+        .map_err(|error| Failure::usage(format!("cannot read the CA file `{}`: {error}", path.display())))?;
+    if !pem.windows(27).any(|part| part == b"-----BEGIN CERTIFICATE-----") {
+        return Err(Failure::usage(format!("the CA file `{}` holds no PEM certificate", path.display())));
+    }
+    Ok(pem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_checked_before_anything_is_sent() {
+        for good in ["http://127.0.0.1:8469", "https://gofer.example.com", "http://[::1]:1/"] {
+            assert!(parse_addr(good).is_ok(), "{good}");
+        }
+        for bad in ["", "localhost:8469", "ftp://x", "http://x:1/path", "http://x?y", "http://a b"] {
+            let failure = parse_addr(bad).expect_err(bad);
+            assert!(failure.render().contains("hint: write it as"), "{}", failure.render());
+        }
+    }
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        let loopback = |addr: &str| is_loopback(&addr.parse().expect("a URI"));
+        assert!(loopback("http://localhost:1") && loopback("http://127.0.0.9") && loopback("http://[::1]:1"));
+        assert!(!loopback("http://10.0.0.1") && !loopback("http://localhost.example.com"));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_not_sent_in_clear_to_another_machine() {
+        let token = Some(SecretString::from("gofer_t_secret"));
+        let target = Target { addr: "http://192.0.2.1:8469".into(), token, ..Target::default() };
+        let failure = Client::connect(&target).await.expect_err("must be refused");
+        assert!(failure.render().contains("not encrypted"), "{}", failure.render());
+        assert!(!format!("{target:?}{failure:?}").contains("gofer_t_secret"));
+    }
+}

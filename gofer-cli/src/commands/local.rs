@@ -1,0 +1,102 @@
+//! `gofer local`: one run on this machine, by a server that lives as long as the command.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use gofer_api::Server;
+use gofer_api::config::ServerConfig;
+use gofer_proto::v1::{CreateNamespaceRequest, PipelineSpec, StartRunRequest};
+use tempfile::TempDir;
+
+use super::local_secrets::SecretArgs;
+use super::{Variables, server, up};
+use crate::cli::Context;
+use crate::client::{Client, Target, unary};
+use crate::compile::{self, Source};
+use crate::errors::{Exit, Failure};
+use crate::follow::logs::LogMode;
+use crate::follow::{self, OnInterrupt, Options, RunKey};
+
+/// Runs a pipeline on this machine, without a server, and ends with 1 when it fails
+///
+/// The pipeline's tasks run as processes. What the run leaves behind, its objects and logs, goes with the command unless
+/// --keep is given. Ctrl-C cancels the run; once more kills its tasks.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  gofer local examples/rust/ci                        compile and run the Rust program of a folder
+  gofer local examples/rust/hello --var NAME=you --logs
+  ./my-pipeline | gofer local -                       run what a program prints
+  GOFER_SECRET_GREETING_TOKEN=abc gofer local examples/rust/secrets --secret greeting_token
+  gofer local --keep examples/rust/objects            then: gofer server --data-dir <the folder it names>")]
+pub(crate) struct LocalArgs {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    variables: Variables,
+    #[command(flatten)]
+    secrets: SecretArgs,
+    /// Show all logs, not only those of failing tasks
+    #[arg(long)]
+    logs: bool,
+    /// Keep the folder with the run's database, objects and logs, and say where it is
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Failure> {
+    let secrets = args.secrets.read()?;
+    let variables = args.variables.into_map()?;
+    let spec = compile::spec(&args.source).await?;
+    let dir = data_dir()?;
+    let config = ServerConfig::throw_away(dir.path());
+    let server = Server::start(config, server::launcher()?).await.map_err(server::failure)?;
+    let logs = if args.logs { LogMode::All } else { LogMode::Failed };
+    let options = Options { logs, states: true, on_interrupt: OnInterrupt::Cancel };
+    let result = async {
+        let client = connect(&server).await?;
+        let start = StartRunRequest {
+            namespace: context.namespace(),
+            pipeline: spec.name.clone(),
+            variables,
+            ..StartRunRequest::default()
+        };
+        register(&client, &start.namespace, spec).await?;
+        secrets.put(&client, &start.namespace, &start.pipeline).await?;
+        let run = client.runs().start_run(unary(start)).await?.into_inner().run.unwrap_or_default();
+        follow::follow(&client, &context.out, RunKey::of(&run), options).await
+    }
+    .await;
+    let ended = server.shutdown().await.map_err(server::failure);
+    if args.keep {
+        let path = dir.keep();
+        context
+            .out
+            .note(&format!("everything is kept in `{}`; look with `gofer server --data-dir` there", path.display()));
+    }
+    let exit = result?;
+    ended.map(|()| exit)
+}
+
+fn data_dir() -> Result<TempDir, Failure> {
+    let made = tempfile::Builder::new().prefix("gofer-local-").tempdir();
+    made.map_err(|error| {
+        let parent: PathBuf = std::env::temp_dir();
+        Failure::usage(format!("cannot make a folder in `{}`: {error}", parent.display()))
+            .hint("set TMPDIR to a folder you may write to")
+    })
+}
+
+async fn connect(server: &Server) -> Result<Client, Failure> {
+    let addr = format!("http://{}", server.addr());
+    let target = Target { addr, token: server.management_token().cloned(), ..Target::default() };
+    Client::connect(&target).await
+}
+
+async fn register(client: &Client, namespace: &str, spec: PipelineSpec) -> Result<(), Failure> {
+    if namespace != "default" {
+        let request = CreateNamespaceRequest { id: namespace.to_owned(), description: String::new() };
+        client.namespaces().create_namespace(unary(request)).await?;
+    }
+    up::register(client, namespace.to_owned(), spec, false, None).await.map(drop)
+}

@@ -1,0 +1,136 @@
+//! `gofer server`: the server.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use gofer_api::config::{LogFormat, LogSection, ServerConfig};
+use gofer_api::{CheckLine, Launcher, Server, ServerError};
+use tokio::sync::oneshot;
+use tracing_subscriber::EnvFilter;
+
+use super::Interrupts;
+use crate::cli::Context;
+use crate::errors::{Exit, Failure, causes};
+use crate::output;
+
+/// Serves the API and executes runs, until Ctrl-C or SIGTERM; tasks that run then go on, and the next start finds them
+///
+/// Without a configuration it is a development server: this machine only, no token, no TLS, everything in one folder. Its first
+/// line on stdout is `listening on http://ADDRESS:PORT`; its log goes to stderr.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  gofer server                                      a development server on 127.0.0.1:8469
+  gofer server --data-dir /tmp/g --listen 127.0.0.1:0
+  gofer server --config /etc/gofer/gofer.toml
+  gofer server --config /etc/gofer/gofer.toml --check
+
+Every key of the file may also be given as a variable, for example GOFER_SERVER__LISTEN.")]
+pub(crate) struct ServerArgs {
+    /// The configuration, as TOML
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only try the configuration and everything it names, and say what was found
+    #[arg(long)]
+    check: bool,
+    /// Where to listen, over the configuration's `server.listen`; port 0 takes any free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Where everything local lies, over the configuration's `server.data_dir`
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+pub(crate) async fn run(args: ServerArgs, context: &Context) -> Result<Exit, Failure> {
+    let mut config = ServerConfig::load(args.config.as_deref()).map_err(|error| config_failure(&error.problems))?;
+    if let Some(listen) = args.listen {
+        config.server.listen = listen;
+    }
+    if let Some(data_dir) = args.data_dir {
+        config.server.data_dir = Some(data_dir);
+    }
+    if args.check {
+        return check(config, context).await;
+    }
+    start_logging(&config.log)?;
+    let scheme = if config.serves_tls() { "https" } else { "http" };
+    // Before the start, so that a signal during it is not lost.
+    let mut interrupts = Interrupts::catch()?;
+    let server = Server::start(config, launcher()?).await.map_err(failure)?;
+    context.out.line(&format!("listening on {scheme}://{}", server.addr()))?;
+    let (stop, stopped) = oneshot::channel();
+    let signals = async {
+        interrupts.next().await;
+        context.out.note("ending; tasks go on. Once more ends at once");
+        let _ = stop.send(());
+        interrupts.next().await;
+    };
+    tokio::select! {
+        result = server.run_until(async { drop(stopped.await) }) => result.map(|()| Exit::Ok).map_err(failure),
+        () = signals => Ok(Exit::Interrupted),
+    }
+}
+
+async fn check(config: ServerConfig, context: &Context) -> Result<Exit, Failure> {
+    let lines = gofer_api::check(config, launcher()?).await;
+    let wrong = lines.iter().filter(|line| !line.ok).count();
+    if context.out.is_json() {
+        let json = |line: &CheckLine| serde_json::json!({"what": line.what, "ok": line.ok, "message": line.message});
+        context.out.json_value(&serde_json::json!({ "checks": lines.iter().map(json).collect::<Vec<_>>() }))?;
+    } else {
+        let verdict = |ok| if ok { "ok" } else { "WRONG" }.to_owned();
+        let row = |line: &CheckLine| vec![line.what.clone(), verdict(line.ok), line.message.clone()];
+        context.out.bytes(output::table(&["WHAT", "VERDICT", "MESSAGE"], lines.iter().map(row)).as_bytes())?;
+    }
+    match wrong {
+        0 => Ok(Exit::Ok),
+        wrong => Err(Failure::usage(format!("a server of this configuration would not work: {wrong} checks failed"))),
+    }
+}
+
+/// The supervisors of local executions are this very binary.
+pub(crate) fn launcher() -> Result<Launcher, Failure> {
+    let program =
+        std::env::current_exe().map_err(|error| Failure::refused(format!("cannot find this program: {error}")))?;
+    Ok((program, vec![SUPERVISOR.to_owned()]))
+}
+
+/// The hidden command; see [`launcher`].
+pub(crate) const SUPERVISOR: &str = "__supervisor";
+
+/// The server's log goes to stderr.
+fn start_logging(log: &LogSection) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&log.level).map_err(|error| {
+        Failure::usage(format!("log.level: `{}` is not a filter: {error}", log.level))
+            .hint("write for example `info` or `gofer_engine=debug,info`")
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => {
+            use std::io::IsTerminal as _;
+            builder.with_ansi(std::io::stderr().is_terminal()).init();
+        }
+    }
+    Ok(())
+}
+
+/// What a server that does not start is to the command line.
+pub(crate) fn failure(error: ServerError) -> Failure {
+    match &error {
+        ServerError::Config(config) => config_failure(&config.problems),
+        ServerError::Listen { addr, source } => Failure::refused(format!("cannot listen on `{addr}`: {source}"))
+            .hint("choose another port with `--listen`; port 0 takes any free one"),
+        _ => Failure::refused(causes(&error)),
+    }
+}
+
+fn config_failure(problems: &[String]) -> Failure {
+    match problems {
+        [problem] => Failure::usage(problem.clone()),
+        problems => problems
+            .iter()
+            .fold(Failure::usage("the configuration is wrong"), |failure, problem| failure.detail(problem.clone())),
+    }
+}

@@ -1,0 +1,234 @@
+//! `gofer task`: one task inside one run.
+
+use clap::{Args, Subcommand};
+use gofer_proto::json::to_json;
+use gofer_proto::v1::{
+    Attempt, CancelTaskRunRequest, GetTaskRunRequest, ListTaskRunsRequest, ListTaskRunsResponse, LogStream, TaskRun,
+    TaskRunState,
+};
+
+use super::paging::{PageArgs, note_more};
+use super::run::{Number, RunRef, resolve};
+use crate::cli::Context;
+use crate::client::{Client, unary};
+use crate::errors::Failure;
+use crate::follow::logs::{LogMode, LogReader};
+use crate::follow::{self, Lines, OnInterrupt, Options, RunKey};
+use crate::{format, output};
+
+/// Looks at the tasks of a run: states, attempts, logs
+#[derive(Debug, Args)]
+pub(crate) struct TaskArgs {
+    #[command(subcommand)]
+    command: TaskCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TaskCommand {
+    /// Lists the tasks of a run
+    #[command(after_help = "Examples:\n  gofer task list ci\n  gofer task list ci 7 -o json")]
+    List {
+        #[command(flatten)]
+        run: RunRef,
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// Shows one task with all its attempts
+    #[command(after_help = "Examples:\n  gofer task get ci 7 build\n  gofer task get ci latest build")]
+    Get(TaskRef),
+    /// Writes what a task wrote: its stdout to stdout, its stderr to stderr
+    #[command(after_help = "\
+Examples:
+  gofer task logs ci 7 build
+  gofer task logs ci latest build --follow
+  gofer task logs ci 7 build --attempt 1 2> stderr.txt")]
+    Logs {
+        #[command(flatten)]
+        task: TaskRef,
+        /// The attempt [default: the latest]
+        #[arg(long, value_name = "N")]
+        attempt: Option<u32>,
+        /// Go on until the attempt has ended
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Asks for one task to be stopped; the run goes on
+    #[command(after_help = "Examples:\n  gofer task cancel ci 7 build\n  gofer task cancel ci 7 build --force")]
+    Cancel {
+        #[command(flatten)]
+        task: TaskRef,
+        /// Kill it at once, without the grace period
+        #[arg(long)]
+        force: bool,
+        /// Why, for the record
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+}
+
+/// A task of a run.
+#[derive(Debug, Args)]
+struct TaskRef {
+    /// The pipeline's name
+    pipeline: String,
+    /// The run's number, or `latest`
+    #[arg(value_name = "RUN")]
+    run: Number,
+    /// The task's id
+    task: String,
+}
+
+pub(crate) async fn run(args: TaskArgs, context: &Context) -> Result<(), Failure> {
+    let client = context.client().await?;
+    match args.command {
+        TaskCommand::List { run, page } => {
+            let key = resolve(context, &client, run.pipeline, run.run).await?;
+            let (task_runs, next_page_token) = list(&client, &key, &page).await?;
+            note_more(&context.out, &next_page_token);
+            let response = ListTaskRunsResponse { task_runs, next_page_token };
+            context.out.show(&response, |response| follow::task_table(response.task_runs.iter()))
+        }
+        TaskCommand::Get(task) => get(context, &client, task).await,
+        TaskCommand::Logs { task, attempt, follow } => {
+            let key = resolve(context, &client, task.pipeline, task.run).await?;
+            task_logs(context, &client, &key, &task.task, attempt.unwrap_or(0), follow).await
+        }
+        TaskCommand::Cancel { task, force, reason } => cancel(context, &client, task, force, reason).await,
+    }
+}
+
+async fn list(client: &Client, key: &RunKey, page: &PageArgs) -> Result<(Vec<TaskRun>, String), Failure> {
+    page.collect(async |page_size, page_token| {
+        let RunKey { namespace, pipeline, run } = key.clone();
+        let request = ListTaskRunsRequest { namespace, pipeline, run, page_size, page_token };
+        let page = client.task_runs().list_task_runs(unary(request)).await?.into_inner();
+        Ok((page.task_runs, page.next_page_token))
+    })
+    .await
+}
+
+async fn get(context: &Context, client: &Client, task: TaskRef) -> Result<(), Failure> {
+    let RunKey { namespace, pipeline, run } = resolve(context, client, task.pipeline, task.run).await?;
+    let request = GetTaskRunRequest { namespace, pipeline, run, task: task.task };
+    let response = client.task_runs().get_task_run(unary(request)).await?.into_inner();
+    context.out.show(&response, |response| response.task_run.as_ref().map_or_else(String::new, describe))
+}
+
+async fn cancel(context: &Context, client: &Client, task: TaskRef, force: bool, reason: String) -> Result<(), Failure> {
+    let RunKey { namespace, pipeline, run } = resolve(context, client, task.pipeline, task.run).await?;
+    let request = CancelTaskRunRequest { namespace, pipeline, run, task: task.task, force, reason };
+    let response = client.task_runs().cancel_task_run(unary(request)).await?.into_inner();
+    context.out.done(&response, |response| {
+        let task = response.task_run.clone().unwrap_or_default();
+        match task.state() {
+            TaskRunState::Complete => format!("task `{}` is {}", task.task, format::task_state(&task)),
+            _ => format!("task `{}` is being cancelled", task.task),
+        }
+    })
+}
+
+/// The bytes as they are, each stream to its own.
+async fn task_logs(
+    context: &Context,
+    client: &Client,
+    key: &RunKey,
+    task: &str,
+    attempt: u32,
+    follow: bool,
+) -> Result<(), Failure> {
+    let out = &context.out;
+    let mut reader = LogReader::new(client.clone(), key.log_request(task, attempt, follow));
+    while !out.closed()
+        && let Some(piece) = reader.next().await?
+    {
+        if out.is_json() {
+            out.json_line(&to_json(&piece))?;
+        } else if let Some(chunk) = piece.chunk {
+            match chunk.stream() {
+                LogStream::Stderr => out.error_bytes(&chunk.data),
+                LogStream::Stdout | LogStream::Unspecified => out.bytes(&chunk.data)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The logs of all tasks of a run: one after the other, or, while following, as they come.
+pub(crate) async fn run_logs(context: &Context, client: &Client, key: RunKey, follow: bool) -> Result<(), Failure> {
+    if follow {
+        let options = Options { logs: LogMode::All, states: false, on_interrupt: OnInterrupt::Leave };
+        return follow::follow(client, &context.out, key, options).await.map(drop);
+    }
+    let (mut tasks, _) = list(client, &key, &PageArgs::everything()).await?;
+    tasks.retain(|task| task.started_at.is_some());
+    tasks.sort_by_key(|task| task.started_at.map(|at| (at.seconds, at.nanos)));
+    let width = tasks.iter().map(|task| task.task.len()).max().unwrap_or(0);
+    for task in &tasks {
+        let shown = prefixed_log(context, client, &key, &task.task, width).await;
+        if let Err(failure) = shown {
+            // One log that has expired does not hide the others.
+            context.out.note(&format!("log of `{}`: {}", task.task, failure.render().trim_end()));
+        }
+        if context.out.closed() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn prefixed_log(
+    context: &Context,
+    client: &Client,
+    key: &RunKey,
+    task: &str,
+    width: usize,
+) -> Result<(), Failure> {
+    let out = &context.out;
+    let prefix = format!("{task:width$} | ");
+    let mut lines = Lines::default();
+    let mut last = 0;
+    let mut reader = LogReader::new(client.clone(), key.log_request(task, 0, false));
+    while !out.closed()
+        && let Some(piece) = reader.next().await?
+    {
+        last = piece.attempt;
+        let Some(chunk) = piece.chunk else { continue };
+        if out.is_json() {
+            let log = serde_json::json!({"task": task, "attempt": last, "chunk": to_json(&chunk)});
+            out.json_line(&serde_json::json!({ "log": log }))?;
+        } else {
+            out.bytes(&lines.push((task, last, chunk.stream()), &prefix, &chunk.data))?;
+        }
+    }
+    out.bytes(&lines.end(task, last, &prefix))
+}
+
+fn describe(task: &TaskRun) -> String {
+    let parents = task.depends_on.iter().map(|parent| parent.task.as_str()).collect::<Vec<_>>().join(", ");
+    let fields = output::fields(&[
+        ("task", format!("{}/{} #{} {}", task.namespace, task.pipeline, task.run, task.task)),
+        ("status", format::task_state(task)),
+        ("reason", format::reason(task.reason.as_ref())),
+        ("exit code", task.exit_code.map_or_else(String::new, |code| code.to_string())),
+        ("after", parents),
+        ("may fail", if task.continue_on_failure { "yes" } else { "" }.to_owned()),
+        ("next attempt", format::time(task.not_before.as_ref())),
+    ]);
+    let attempts = output::table(
+        &["ATTEMPT", "STATUS", "STARTED", "TIME", "EXIT CODE", "LOG", "REASON"],
+        task.attempts.iter().map(attempt_row),
+    );
+    format!("{fields}\n{attempts}")
+}
+
+fn attempt_row(attempt: &Attempt) -> Vec<String> {
+    vec![
+        attempt.attempt.to_string(),
+        if attempt.ended_at.is_some() { format::task_status(attempt.status()) } else { "active".to_owned() },
+        format::time(attempt.started_at.as_ref()),
+        format::took(attempt.started_at.as_ref(), attempt.ended_at.as_ref()),
+        attempt.exit_code.map_or_else(String::new, |code| code.to_string()),
+        format::word(attempt.log_state().as_str_name(), "LOG_STATE_"),
+        format::reason(attempt.reason.as_ref()),
+    ]
+}

@@ -1,0 +1,258 @@
+//! `gofer token`: who may call.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use gofer_proto::v1::{
+    BootstrapTokenRequest, CreateTokenRequest, DeleteTokenRequest, DisableTokenRequest, EnableTokenRequest,
+    ListTokensRequest, ListTokensResponse, Token, TokenKind, WhoAmIRequest,
+};
+use prost::{Message, Name};
+
+use super::paging::{PageArgs, note_more};
+use crate::cli::Context;
+use crate::client::{Client, unary};
+use crate::errors::Failure;
+use crate::{format, output};
+
+/// Manages tokens, which say who may call
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Makes a new server's first management token; works once
+    #[command(after_help = "\
+Examples:
+  gofer token bootstrap --out ~/.config/gofer/token
+  export GOFER_API_TOKEN=$(gofer token bootstrap)")]
+    Bootstrap(SecretTo),
+    /// Makes a token; its secret is shown this once
+    #[command(after_help = "\
+Examples:
+  gofer token create --management --description 'the platform team'
+  gofer token create --allow web --allow mobile --expires 90d --out ci.token")]
+    Create(CreateArgs),
+    /// Lists the tokens, newest first
+    #[command(after_help = "Examples:\n  gofer token list\n  gofer token list --kind run")]
+    List {
+        /// Only tokens of this kind; may be repeated [default: management and client]
+        #[arg(long, value_enum, value_name = "KIND")]
+        kind: Vec<Kind>,
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// Accepts a disabled token again
+    #[command(after_help = "Examples:\n  gofer token enable 7d0c2b")]
+    Enable {
+        /// The token's id, as `gofer token list` shows it
+        id: String,
+    },
+    /// Refuses a token until it is enabled again
+    #[command(after_help = "Examples:\n  gofer token disable 7d0c2b")]
+    Disable {
+        /// The token's id, as `gofer token list` shows it
+        id: String,
+    },
+    /// Removes a token for good
+    #[command(after_help = "Examples:\n  gofer token delete 7d0c2b")]
+    Delete {
+        /// The token's id, as `gofer token list` shows it
+        id: String,
+    },
+    /// Shows the token you call with
+    #[command(after_help = "Examples:\n  gofer token whoami")]
+    Whoami,
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// A token that may do everything
+    #[arg(long, required_unless_present = "allow", conflicts_with = "allow")]
+    management: bool,
+    /// A token that may work with the pipelines of this namespace; may be repeated
+    #[arg(long, value_name = "NS")]
+    allow: Vec<String>,
+    /// What it is for
+    #[arg(long, default_value = "", hide_default_value = true)]
+    description: String,
+    /// How long it is accepted, for example `90d` [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    expires: Option<Duration>,
+    #[command(flatten)]
+    to: SecretTo,
+}
+
+/// Where a new token's secret goes.
+#[derive(Debug, Args)]
+struct SecretTo {
+    /// Write the secret to this new file, which only you may read, instead of stdout
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    Management,
+    Client,
+    Run,
+    Trigger,
+}
+
+impl From<Kind> for TokenKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Management => Self::Management,
+            Kind::Client => Self::Client,
+            Kind::Run => Self::Run,
+            Kind::Trigger => Self::Trigger,
+        }
+    }
+}
+
+pub(crate) async fn run(args: TokenArgs, context: &Context) -> Result<(), Failure> {
+    let client = context.client().await?;
+    let mut service = client.tokens();
+    let out = &context.out;
+    match args.command {
+        TokenCommand::Bootstrap(to) => {
+            let place = Place::prepare(to)?;
+            let response = service.bootstrap_token(unary(BootstrapTokenRequest {})).await?.into_inner();
+            hand_over(context, &response, &response.secret, response.token.as_ref(), place)
+        }
+        TokenCommand::Create(args) => create(context, &client, args).await,
+        TokenCommand::List { kind, page } => list(context, &client, &kind, &page).await,
+        TokenCommand::Enable { id } => {
+            let response = service.enable_token(unary(EnableTokenRequest { id: id.clone() })).await?.into_inner();
+            out.done(&response, |_| format!("token `{id}` is enabled"))
+        }
+        TokenCommand::Disable { id } => {
+            let response = service.disable_token(unary(DisableTokenRequest { id: id.clone() })).await?.into_inner();
+            out.done(&response, |_| format!("token `{id}` is disabled"))
+        }
+        TokenCommand::Delete { id } => {
+            let response = service.delete_token(unary(DeleteTokenRequest { id: id.clone() })).await?.into_inner();
+            out.done(&response, |_| format!("token `{id}` is deleted"))
+        }
+        TokenCommand::Whoami => {
+            let response = service.who_am_i(unary(WhoAmIRequest {})).await?.into_inner();
+            out.show(&response, |response| match &response.token {
+                Some(token) => describe(token),
+                None => "nobody in particular: this server asks for no token (dev mode)\n".to_owned(),
+            })
+        }
+    }
+}
+
+async fn create(context: &Context, client: &Client, args: CreateArgs) -> Result<(), Failure> {
+    let place = Place::prepare(args.to)?;
+    let kind = if args.management { TokenKind::Management } else { TokenKind::Client };
+    let expires_after = args.expires.map(prost_types::Duration::try_from).transpose();
+    let request = CreateTokenRequest {
+        kind: kind.into(),
+        namespaces: args.allow,
+        description: args.description,
+        expires_after: expires_after.map_err(|error| Failure::usage(format!("`--expires` is too long: {error}")))?,
+    };
+    let response = client.tokens().create_token(unary(request)).await?.into_inner();
+    hand_over(context, &response, &response.secret, response.token.as_ref(), place)
+}
+
+async fn list(context: &Context, client: &Client, kinds: &[Kind], page: &PageArgs) -> Result<(), Failure> {
+    let kinds: Vec<i32> = kinds.iter().map(|kind| TokenKind::from(*kind).into()).collect();
+    let (tokens, next_page_token) = page
+        .collect(async |page_size, page_token| {
+            let request = ListTokensRequest { kinds: kinds.clone(), page_size, page_token };
+            let page = client.tokens().list_tokens(unary(request)).await?.into_inner();
+            Ok((page.tokens, page.next_page_token))
+        })
+        .await?;
+    note_more(&context.out, &next_page_token);
+    context.out.show(&ListTokensResponse { tokens, next_page_token }, |response| {
+        output::table(
+            &["ID", "KIND", "NAMESPACES", "STATE", "CREATED", "EXPIRES", "DESCRIPTION"],
+            response.tokens.iter().map(|token| {
+                vec![
+                    token.id.clone(),
+                    kind(token),
+                    token.namespaces.join(","),
+                    if token.disabled { "disabled" } else { "enabled" }.to_owned(),
+                    format::time(token.created_at.as_ref()),
+                    format::time(token.expires_at.as_ref()),
+                    token.description.clone(),
+                ]
+            }),
+        )
+    })
+}
+
+/// Where a secret goes: stdout, or a file that is made before the token is, so that no secret is lost for want of a place.
+struct Place {
+    file: Option<(File, PathBuf)>,
+    written: bool,
+}
+
+impl Place {
+    fn prepare(to: SecretTo) -> Result<Self, Failure> {
+        let Some(path) = to.out else { return Ok(Self { file: None, written: false }) };
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file =
+            file.map_err(|error| Failure::usage(format!("cannot make the file `{}`: {error}", path.display())))?;
+        Ok(Self { file: Some((file, path)), written: false })
+    }
+}
+
+impl Drop for Place {
+    /// A file that holds nothing because there was no token.
+    fn drop(&mut self) {
+        if let (Some((_, path)), false) = (&self.file, self.written) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Gives the secret, alone on stdout or in the file, so that it can be redirected; everything else goes to stderr.
+fn hand_over<M: Message + Name>(
+    context: &Context,
+    response: &M,
+    secret: &str,
+    token: Option<&Token>,
+    mut place: Place,
+) -> Result<(), Failure> {
+    let id = token.map(|token| token.id.as_str()).unwrap_or_default();
+    if let Some((file, path)) = &mut place.file {
+        let written = writeln!(file, "{secret}").and_then(|()| file.sync_all());
+        written.map_err(|error| Failure::usage(format!("cannot write `{}`: {error}", path.display())))?;
+        context.out.note(&format!("token `{id}` is in `{}`", path.display()));
+    } else if context.out.is_json() {
+        context.out.json(response)?;
+    } else {
+        context.out.line(secret)?;
+        context.out.note(&format!("token `{id}`: keep the secret above, it is not shown again"));
+    }
+    place.written = true;
+    Ok(())
+}
+
+fn describe(token: &Token) -> String {
+    output::fields(&[
+        ("id", token.id.clone()),
+        ("kind", kind(token)),
+        ("namespaces", token.namespaces.join(", ")),
+        ("description", token.description.clone()),
+        ("created", format!("{} by {}", format::time(token.created_at.as_ref()), token.created_by)),
+        ("expires", format::time(token.expires_at.as_ref())),
+        ("state", if token.disabled { "disabled" } else { "enabled" }.to_owned()),
+    ])
+}
+
+fn kind(token: &Token) -> String {
+    format::word(token.kind().as_str_name(), "TOKEN_KIND_")
+}

@@ -1,0 +1,214 @@
+//! Why a command did not succeed: what stderr says, and the exit code.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// The exit codes; `--help` documents them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Everything asked for was done.
+    Ok = 0,
+    /// The run that was followed failed or was cancelled.
+    RunFailed = 1,
+    /// Wrong use: bad arguments, files or specs.
+    Usage = 2,
+    /// The server is not there or did not answer properly.
+    Unreachable = 3,
+    /// The server, or Gofer itself, refused.
+    Refused = 4,
+    /// Interrupted by Ctrl-C, as shells count it.
+    Interrupted = 130,
+}
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// What the process exits with.
+    pub(crate) exit: Exit,
+    message: String,
+    details: Vec<String>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), details: Vec::new(), hint: None }
+    }
+
+    /// The user's input is wrong.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// The server is not there.
+    pub(crate) fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(Exit::Unreachable, message).hint(UNREACHABLE_HINT)
+    }
+
+    /// What was asked for is refused.
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self::new(Exit::Refused, message)
+    }
+
+    /// Adds a line of its own under the message.
+    pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.details.push(detail.into());
+        self
+    }
+
+    /// Says what to do next, instead of an earlier hint.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The text for stderr, with a trailing newline.
+    pub(crate) fn render(&self) -> String {
+        let mut text = format!("error: {}\n", self.message);
+        for detail in &self.details {
+            for line in detail.lines() {
+                let _ = writeln!(text, "  {line}");
+            }
+        }
+        if let Some(hint) = &self.hint {
+            let _ = writeln!(text, "hint: {hint}");
+        }
+        text
+    }
+}
+
+const UNREACHABLE_HINT: &str = "start one with `gofer server`, or name another one with `--addr` or `GOFER_API_ADDR`";
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let message = if status.message().is_empty() { status.code().description() } else { status.message() };
+        let mut failure = Self::new(exit_of(status.code()), message);
+        if failure.exit == Exit::Unreachable {
+            failure.message = format!("the server did not answer: {message}");
+            failure.details.extend(transport_cause(&status));
+        }
+        if let Some(bad_request) = status.get_details_bad_request() {
+            failure.details.extend(bad_request.field_violations.iter().map(violation_line));
+        }
+        failure.hint = hint_of(status.code()).map(str::to_owned);
+        failure
+    }
+}
+
+fn violation_line(violation: &tonic_types::FieldViolation) -> String {
+    match violation.field.as_str() {
+        "" => violation.description.clone(),
+        field => format!("{field}: {}", violation.description),
+    }
+}
+
+fn exit_of(code: Code) -> Exit {
+    match code {
+        Code::Ok => Exit::Ok,
+        Code::InvalidArgument => Exit::Usage,
+        Code::Unavailable
+        | Code::DeadlineExceeded
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::Internal
+        | Code::DataLoss => Exit::Unreachable,
+        Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::Unauthenticated
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::ResourceExhausted
+        | Code::Unimplemented => Exit::Refused,
+    }
+}
+
+fn hint_of(code: Code) -> Option<&'static str> {
+    match code {
+        Code::Unavailable => Some(UNREACHABLE_HINT),
+        Code::Unauthenticated => Some(
+            "pass a token with `--token-file FILE` or `GOFER_API_TOKEN`; a new server's first token comes from \
+             `gofer token bootstrap`",
+        ),
+        Code::PermissionDenied => Some("`gofer token whoami` shows what your token may do"),
+        Code::Aborted => Some("somebody else was faster; look at the present state and try again"),
+        Code::Unimplemented => Some("this server cannot do that; `gofer system info` shows its version"),
+        Code::Internal | Code::Unknown | Code::DataLoss => Some("the server's log says more"),
+        _ => None,
+    }
+}
+
+/// The innermost cause of a status that the transport made, which tonic's own message leaves out.
+fn transport_cause(status: &Status) -> Option<String> {
+    let source = status.source()?;
+    Some(innermost(source))
+}
+
+/// The last error of a chain: the one that says what happened.
+pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// The whole chain, each cause once.
+#[cfg(feature = "server")]
+pub(crate) fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.ends_with(&more) {
+            let _ = write!(text, ": {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::{ErrorDetails, StatusExt as _};
+
+    use super::*;
+
+    #[test]
+    fn violations_are_lines_of_their_own() {
+        let details = ErrorDetails::with_bad_request_violation("spec.tasks[0].id", "`A B` has a space");
+        let status = Status::with_error_details(Code::InvalidArgument, "the spec is not valid", details);
+        let failure = Failure::from(status);
+        assert_eq!(failure.exit, Exit::Usage);
+        assert_eq!(failure.render(), "error: the spec is not valid\n  spec.tasks[0].id: `A B` has a space\n");
+    }
+
+    #[test]
+    fn every_code_has_the_exit_code_that_help_documents() {
+        let table = [
+            (Code::InvalidArgument, Exit::Usage),
+            (Code::Unavailable, Exit::Unreachable),
+            (Code::DeadlineExceeded, Exit::Unreachable),
+            (Code::Internal, Exit::Unreachable),
+            (Code::NotFound, Exit::Refused),
+            (Code::Unauthenticated, Exit::Refused),
+            (Code::PermissionDenied, Exit::Refused),
+            (Code::FailedPrecondition, Exit::Refused),
+            (Code::ResourceExhausted, Exit::Refused),
+            (Code::Aborted, Exit::Refused),
+        ];
+        for (code, exit) in table {
+            assert_eq!(Failure::from(Status::new(code, "x")).exit, exit, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn unreachable_says_what_to_do() {
+        let text = Failure::from(Status::unavailable("gone")).render();
+        assert!(text.contains("`gofer server`"), "{text}");
+    }
+}

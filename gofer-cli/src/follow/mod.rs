@@ -1,0 +1,230 @@
+//! Following a run: every change of its tasks, the logs that matter, and what it came to.
+
+mod json;
+mod lines;
+mod live;
+pub(crate) mod logs;
+mod people;
+pub(crate) mod reconnect;
+mod view;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gofer_proto::v1::{
+    CancelRunRequest, FollowRunRequest, Run, RunState, RunStatus, StreamLogsRequest, TaskRun, run_update::Subject,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+pub(crate) use self::lines::Lines;
+use self::logs::{LogMode, Logs};
+pub(crate) use self::people::task_table;
+use self::reconnect::Patience;
+use self::view::View;
+use crate::client::{Client, unary};
+use crate::commands::Interrupts;
+use crate::errors::{Exit, Failure};
+use crate::output::Out;
+
+/// Heartbeats come at least every 30 seconds; a server that says nothing for longer has gone.
+pub(crate) const SILENCE: Duration = Duration::from_secs(75);
+/// Updates on their way to the view.
+const QUEUE: usize = 64;
+/// How often the live view is drawn again.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Which run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RunKey {
+    pub(crate) namespace: String,
+    pub(crate) pipeline: String,
+    pub(crate) run: u64,
+}
+
+impl RunKey {
+    pub(crate) fn of(run: &Run) -> Self {
+        Self { namespace: run.namespace.clone(), pipeline: run.pipeline.clone(), run: run.run }
+    }
+
+    /// Asks for the log of an attempt from its beginning.
+    pub(crate) fn log_request(&self, task: &str, attempt: u32, follow: bool) -> StreamLogsRequest {
+        StreamLogsRequest {
+            namespace: self.namespace.clone(),
+            pipeline: self.pipeline.clone(),
+            run: self.run,
+            task: task.to_owned(),
+            attempt,
+            follow,
+            cursor: None,
+        }
+    }
+
+    fn cancel_request(&self, force: bool) -> CancelRunRequest {
+        CancelRunRequest {
+            namespace: self.namespace.clone(),
+            pipeline: self.pipeline.clone(),
+            run: self.run,
+            force,
+            reason: "interrupted with Ctrl-C".to_owned(),
+        }
+    }
+}
+
+/// How to follow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    pub(crate) logs: LogMode,
+    /// Show states and a summary, not only logs.
+    pub(crate) states: bool,
+    pub(crate) on_interrupt: OnInterrupt,
+}
+
+/// What Ctrl-C does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnInterrupt {
+    /// Ends the following; the run goes on.
+    Leave,
+    /// Cancels the run, the second time by force; the third time ends the following.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only `gofer local` cancels what it follows"))]
+    Cancel,
+}
+
+/// A run as far as it has been seen.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) run: Run,
+    /// By task id.
+    pub(crate) tasks: BTreeMap<String, TaskRun>,
+}
+
+/// Something from the background.
+enum Update {
+    Changed(Box<Subject>),
+    Note(String),
+}
+
+/// Follows the run to its end.
+///
+/// # Errors
+/// When the server refuses, or is gone for long.
+pub(crate) async fn follow(client: &Client, out: &Out, key: RunKey, options: Options) -> Result<Exit, Failure> {
+    let mut interrupts = Interrupts::catch()?;
+    let mut view = view::choose(out, options.states);
+    let mut logs = Logs::new(client.clone(), key.clone(), options.logs);
+    let (sender, mut updates) = mpsc::channel(QUEUE);
+    // Dropped, and with it the watcher, when the following ends.
+    let mut watcher = JoinSet::new();
+    watcher.spawn(watch(client.clone(), key.clone(), sender));
+    let mut ticks = tokio::time::interval(TICK);
+    let mut seen = Seen::default();
+    let mut cancels = 0;
+    let mut complete = false;
+    loop {
+        tokio::select! {
+            update = updates.recv(), if !complete => match update {
+                Some(update) => apply(update?, &mut seen, &mut logs, view.as_mut())?,
+                None => {
+                    complete = true;
+                    logs.close();
+                }
+            },
+            news = logs.next() => match news {
+                Some(news) => view.log(news)?,
+                None => break,
+            },
+            _ = ticks.tick(), if view.is_live() => view.tick(&seen),
+            () = interrupts.next() => {
+                cancels += 1;
+                if options.on_interrupt == OnInterrupt::Leave || cancels > 2 {
+                    view.leave(&key, options.on_interrupt)?;
+                    return Ok(Exit::Interrupted);
+                }
+                cancel(client, &key, cancels > 1, view.as_mut()).await?;
+            }
+        }
+    }
+    view.finish(&seen)?;
+    Ok(if seen.run.status() == RunStatus::Successful { Exit::Ok } else { Exit::RunFailed })
+}
+
+fn apply(update: Update, seen: &mut Seen, logs: &mut Logs, view: &mut dyn View) -> Result<(), Failure> {
+    match update {
+        Update::Note(text) => view.note(&text),
+        Update::Changed(subject) => match *subject {
+            Subject::Run(run) => {
+                view.run(&run)?;
+                seen.run = run;
+                Ok(())
+            }
+            Subject::TaskRun(task) => {
+                view.task(&task)?;
+                logs.consider(&task);
+                seen.tasks.insert(task.task.clone(), task);
+                Ok(())
+            }
+        },
+    }
+}
+
+async fn cancel(client: &Client, key: &RunKey, force: bool, view: &mut dyn View) -> Result<(), Failure> {
+    view.note(match force {
+        false => "cancelling the run; Ctrl-C again kills its tasks at once",
+        true => "killing the run's tasks; Ctrl-C again does not wait for them",
+    })?;
+    match client.runs().cancel_run(unary(key.cancel_request(force))).await {
+        Ok(_) => Ok(()),
+        Err(status) => view.note(Failure::from(status).render().trim_end()),
+    }
+}
+
+/// Sends every change of the run until it is complete, also over a server's restart.
+async fn watch(client: Client, key: RunKey, sender: mpsc::Sender<Result<Update, Failure>>) {
+    let request = FollowRunRequest { namespace: key.namespace, pipeline: key.pipeline, run: key.run };
+    let mut patience = Patience::default();
+    loop {
+        let Some(cut) = watch_once(&client, &request, &sender, &mut patience).await else { return };
+        match patience.after(cut) {
+            Err(failure) => {
+                let _ = sender.send(Err(failure)).await;
+                return;
+            }
+            Ok(pause) => {
+                if let Some(note) = pause.note {
+                    let _ = sender.send(Ok(Update::Note(note))).await;
+                }
+                tokio::time::sleep(pause.delay).await;
+            }
+        }
+    }
+}
+
+/// One stream: `None` when there is nothing more to say, otherwise why it was cut.
+async fn watch_once(
+    client: &Client,
+    request: &FollowRunRequest,
+    sender: &mpsc::Sender<Result<Update, Failure>>,
+    patience: &mut Patience,
+) -> Option<Failure> {
+    let mut stream = match client.runs().follow_run(request.clone()).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return Some(Failure::from(status)),
+    };
+    let mut complete = false;
+    loop {
+        let message = match tokio::time::timeout(SILENCE, stream.message()).await {
+            Err(_) => return Some(Failure::unreachable("the server has fallen silent")),
+            Ok(Err(status)) => return Some(Failure::from(status)),
+            Ok(Ok(None)) if complete => return None,
+            Ok(Ok(None)) => return Some(Failure::unreachable("the server ended the stream before the run ended")),
+            Ok(Ok(Some(message))) => message,
+        };
+        patience.contact();
+        if let Some(subject) = message.update.and_then(|update| update.subject) {
+            complete |= matches!(&subject, Subject::Run(run) if run.state() == RunState::Complete);
+            if sender.send(Ok(Update::Changed(Box::new(subject)))).await.is_err() {
+                return None;
+            }
+        }
+    }
+}

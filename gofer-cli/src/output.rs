@@ -1,0 +1,164 @@
+//! What goes to stdout and stderr: tables for people, canonical proto JSON for programs, bytes as they are.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table, presets};
+use prost::{Message, Name};
+
+use crate::errors::Failure;
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// Canonical proto3 JSON; streams as one object per line.
+    Json,
+}
+
+/// Stdout and stderr of one command. A reader that has gone away (`| head`) is no error: see [`Out::closed`].
+#[derive(Debug)]
+pub(crate) struct Out {
+    format: Format,
+    quiet: bool,
+    closed: AtomicBool,
+}
+
+impl Out {
+    pub(crate) fn new(format: Format, quiet: bool) -> Self {
+        Self { format, quiet, closed: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Whether nobody reads stdout any more: endless commands end then.
+    pub(crate) fn closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Writes bytes to stdout and flushes.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        if self.closed() {
+            return Ok(());
+        }
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.closed.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => Err(Failure::usage(format!("cannot write to stdout: {error}"))),
+        }
+    }
+
+    /// Writes one line to stdout.
+    pub(crate) fn line(&self, line: &str) -> Result<(), Failure> {
+        self.bytes(format!("{line}\n").as_bytes())
+    }
+
+    /// Writes bytes to stderr; nobody can be told when that does not work.
+    pub(crate) fn error_bytes(&self, bytes: &[u8]) {
+        let _ = io::stderr().lock().write_all(bytes);
+    }
+
+    /// Tells a person something that is not the result, on stderr, unless `--quiet`.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
+    /// A message as JSON on one line, or over several lines when a person looks at it.
+    pub(crate) fn json<M: Message + Name>(&self, message: &M) -> Result<(), Failure> {
+        self.json_value(&gofer_proto::json::to_json(message))
+    }
+
+    /// See [`Out::json`].
+    pub(crate) fn json_value(&self, value: &serde_json::Value) -> Result<(), Failure> {
+        if io::stdout().is_terminal() { self.line(&format!("{value:#}")) } else { self.json_line(value) }
+    }
+
+    /// An object of a stream: always one line.
+    pub(crate) fn json_line(&self, value: &serde_json::Value) -> Result<(), Failure> {
+        self.line(&value.to_string())
+    }
+
+    /// The result of a command: the message as JSON, or what `table` makes of it.
+    pub(crate) fn show<M: Message + Name>(&self, message: &M, table: impl FnOnce(&M) -> String) -> Result<(), Failure> {
+        if self.is_json() { self.json(message) } else { self.bytes(table(message).as_bytes()) }
+    }
+
+    /// The answer to a change: the message as JSON, or one sentence that `--quiet` leaves out.
+    pub(crate) fn done<M: Message + Name>(
+        &self,
+        message: &M,
+        sentence: impl FnOnce(&M) -> String,
+    ) -> Result<(), Failure> {
+        match (self.is_json(), self.quiet) {
+            (true, _) => self.json(message),
+            (false, true) => Ok(()),
+            (false, false) => self.line(&sentence(message)),
+        }
+    }
+}
+
+/// Columns with a header, without lines between them.
+pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row.iter().map(|cell| printable(cell)));
+    }
+    trimmed(&table)
+}
+
+/// Names and values, one per line; pairs without a value are left out.
+pub(crate) fn fields(pairs: &[(&str, String)]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
+        table.add_row([(*name).to_owned(), printable(value)]);
+    }
+    trimmed(&table)
+}
+
+/// Left-aligned, without the padding at the end of lines.
+fn trimmed(table: &Table) -> String {
+    let mut text = String::new();
+    for line in table.lines() {
+        text.push_str(line.trim().trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// The text without what would move a terminal's cursor or change its colours.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_have_aligned_columns_and_no_trailing_spaces() {
+        let text = table(&["NAME", "STATE"], [vec!["a".into(), "on".into()], vec!["longer".into(), "off".into()]]);
+        assert_eq!(text, "NAME    STATE\na       on\nlonger  off\n");
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(printable("a\u{1b}[31mb\nc"), "a [31mb c");
+    }
+}

@@ -1,0 +1,15 @@
+//! The real binary, as a user runs it.
+
+mod command_line;
+mod compile;
+mod harness;
+#[cfg(feature = "server")]
+mod local;
+#[cfg(feature = "server")]
+mod pipelines;
+#[cfg(feature = "server")]
+mod servers;
+#[cfg(feature = "server")]
+mod serving;
+#[cfg(feature = "server")]
+mod stores;

@@ -1,0 +1,191 @@
+//! A real server for one test.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::harness::{Ended, finish_with_stdin, gofer, text};
+
+/// How long anything may take that takes moments.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// A server and its folder; both go with the test.
+pub(crate) struct Serving {
+    child: Child,
+    pub(crate) addr: String,
+    data_dir: PathBuf,
+    log: PathBuf,
+    token_file: Option<PathBuf>,
+    /// What the server is started with besides address and folder.
+    args: Vec<String>,
+    _dir: TempDir,
+}
+
+impl Serving {
+    /// A development server.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A server that asks for tokens.
+    pub(crate) fn start_with_tokens() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = dir.path().join("gofer.toml");
+        std::fs::write(&config, "[server]\nauth = \"on\"\n").expect("a file");
+        Self::start_in(dir, vec!["--config".to_owned(), text(&config).to_owned()])
+    }
+
+    fn start_with(args: &[&str]) -> Self {
+        let args = args.iter().map(|argument| (*argument).to_owned()).collect();
+        Self::start_in(tempfile::tempdir().expect("a folder"), args)
+    }
+
+    fn start_in(dir: TempDir, args: Vec<String>) -> Self {
+        let (data_dir, log) = (dir.path().join("data"), dir.path().join("log"));
+        let (child, addr) = spawn(&data_dir, &log, "127.0.0.1:0", &args);
+        Self { child, addr, data_dir, log, token_file: None, args, _dir: dir }
+    }
+
+    /// Kills the server as a power cut would, and starts it again at the same address.
+    pub(crate) fn kill_and_restart(&mut self) {
+        self.child.kill().expect("the server can be killed");
+        self.child.wait().expect("the server has ended");
+        let listen = self.addr.trim_start_matches("http://").to_owned();
+        (self.child, self.addr) = spawn(&self.data_dir, &self.log, &listen, &self.args);
+    }
+
+    /// Asks the server to end, and says what it ended with.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        signal(&self.child, Signal::TERM);
+        wait(&mut self.child).code()
+    }
+
+    /// Every further call is made with this token.
+    pub(crate) fn use_token(&mut self, file: &Path) {
+        self.token_file = Some(file.to_owned());
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// A command of the client that is not started yet.
+    pub(crate) fn command(&self, args: &[&str]) -> std::process::Command {
+        let mut command = gofer(&["--addr", &self.addr]);
+        if let Some(file) = &self.token_file {
+            command.args(["--token-file", text(file)]);
+        }
+        command.args(args);
+        command
+    }
+
+    /// Runs a command of the client.
+    pub(crate) fn run(&self, args: &[&str]) -> Ended {
+        self.run_with_stdin(args, b"")
+    }
+
+    /// Runs a command of the client with this on stdin.
+    pub(crate) fn run_with_stdin(&self, args: &[&str], stdin: &[u8]) -> Ended {
+        finish_with_stdin(self.command(args), stdin)
+    }
+
+    /// Registers a pipeline written as JSON.
+    pub(crate) fn up(&self, spec: &serde_json::Value) {
+        self.run_with_stdin(&["up", "-"], spec.to_string().as_bytes()).expect(0);
+    }
+
+    /// Runs a command that must succeed, and gives its JSON.
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
+        let ended = self.run(&[args, &["-o", "json"]].concat()).expect(0);
+        serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {}", ended.stdout))
+    }
+
+    /// Asks again until the JSON is as wanted.
+    pub(crate) fn eventually(&self, args: &[&str], wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let since = Instant::now();
+        loop {
+            let value = self.json(args);
+            if wanted(&value) {
+                return value;
+            }
+            assert!(since.elapsed() < SOON, "not within {SOON:?}; last: {value:#}\nlog:\n{}", self.log());
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            println!("the server's log:\n{}", self.log());
+        }
+    }
+}
+
+fn spawn(data_dir: &Path, log: &Path, listen: &str, args: &[String]) -> (Child, String) {
+    let log = std::fs::File::options().create(true).append(true).open(log).expect("a file");
+    let mut command = gofer(&["server", "--listen", listen, "--data-dir", text(data_dir)]);
+    let mut child = command.args(args).stdout(Stdio::piped()).stderr(log).spawn().expect("the binary starts");
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+    stdout.read_line(&mut line).expect("the first line");
+    let Some(addr) = line.trim_end().strip_prefix("listening on ") else {
+        let code = child.wait().expect("the server ends").code();
+        panic!("the server did not start: {code:?} {line:?}");
+    };
+    (child, addr.to_owned())
+}
+
+/// Sends a signal to a command.
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_child(child);
+    kill_process(pid, signal).expect("the process is there");
+}
+
+/// Waits for a command's end, but not for ever.
+pub(crate) fn wait(child: &mut Child) -> std::process::ExitStatus {
+    let since = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("the process can be waited for") {
+            return status;
+        }
+        if since.elapsed() > SOON {
+            let _ = child.kill();
+            panic!("the command did not end within {SOON:?}");
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Reads lines of a command's stdout until one is as wanted, which comes or the command ends.
+pub(crate) fn wait_for_line(child: &mut Child, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut stdout = BufReader::new(child.stdout.as_mut().expect("stdout is piped"));
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if stdout.read_line(&mut line).expect("lines") == 0 {
+            panic!("the wanted line did not come: {lines:#?}");
+        }
+        let done = wanted(&line);
+        lines.push(line);
+        if done {
+            return lines;
+        }
+    }
+}
+
+/// What is left of a command's stdout.
+pub(crate) fn rest(child: &mut Child) -> String {
+    let mut text = String::new();
+    child.stdout.take().expect("stdout is piped").read_to_string(&mut text).expect("text");
+    text
+}
