@@ -1,8 +1,24 @@
 #![doc = include_str!("../README.md")]
 
+mod cgroup;
 mod config;
+mod disk;
+mod error;
+mod executions;
+mod frame;
+mod layout;
+mod live;
 mod local;
+mod logs;
+mod process;
+mod record;
+mod spec;
 pub mod supervisor;
+mod sys;
+mod table;
+mod warden;
+mod watcher;
+mod wire;
 
 pub use config::{Cgroup, Launcher, LocalSchedulerConfig};
 pub use local::LocalScheduler;

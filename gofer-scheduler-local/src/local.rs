@@ -1,21 +1,46 @@
 //! The scheduler itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream, StreamExt};
 use gofer_core::scheduler::{
     ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::AbortHandle;
 
 use crate::config::{Launcher, LocalSchedulerConfig};
+use crate::disk;
+use crate::error::{blocking, io_error};
+use crate::executions::{Executions, ServerLock};
+use crate::logs;
+use crate::table::{Phase, ended, started};
 
 /// Runs executions as processes on this machine. Cheap to clone; one instance at a time per directory.
 #[derive(Debug, Clone)]
 pub struct LocalScheduler {
-    config: LocalSchedulerConfig,
+    instance: Arc<Instance>,
 }
+
+/// Dropping the last clone lets go of the directory and ends the warden; what runs goes on running.
+#[derive(Debug)]
+struct Instance {
+    executions: Arc<Executions>,
+    watching: AbortHandle,
+    _lock: ServerLock,
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
+}
+
+/// How long `remove` waits for the last moment of a supervisor that has recorded its end.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl LocalScheduler {
     /// Opens the directory, takes up what runs there already, and starts the supervisor process.
@@ -25,51 +50,122 @@ impl LocalScheduler {
     /// started.
     pub async fn connect(config: LocalSchedulerConfig, launcher: Launcher) -> Result<Self, BackendError> {
         config.validate()?;
-        drop(launcher);
-        Ok(Self { config })
+        let (executions, lock) = Executions::open(config, launcher).await?;
+        let executions = Arc::new(executions);
+        let watching = tokio::spawn(executions.clone().watch_ends()).abort_handle();
+        Ok(Self { instance: Arc::new(Instance { executions, watching, _lock: lock }) })
     }
-}
 
-fn not_ready() -> BackendError {
-    BackendError::new(ErrorKind::Unavailable, "the local scheduler is not ready")
+    fn executions(&self) -> &Arc<Executions> {
+        &self.instance.executions
+    }
 }
 
 #[async_trait]
 impl Scheduler for LocalScheduler {
     fn capabilities(&self) -> SchedulerCapabilities {
-        SchedulerCapabilities { images: false, host: true, resource_limits: false }
+        SchedulerCapabilities { images: false, host: true, resource_limits: self.executions().cgroup.is_some() }
     }
 
     async fn check(&self) -> Result<String, BackendError> {
-        Ok(format!("local processes in `{}`", self.config.dir.display()))
+        let executions = self.executions();
+        let layout = executions.layout.clone();
+        let dir = layout.root().display().to_string();
+        let failed = format!("`dir` is `{dir}`: must be writable for this user");
+        blocking(move || disk::probe_write(&layout).map_err(|error| io_error(failed, error))).await?;
+        let pid = executions.warden.ping().await?;
+        let limits = match &executions.cgroup {
+            Some(base) => format!("limits of memory and cpu in `{}`", base.dir().display()),
+            None => "limits of memory and cpu not enforced (no delegated cgroup)".to_owned(),
+        };
+        Ok(format!("local processes in `{dir}`, supervisor process {pid}, {limits}"))
     }
 
-    async fn start(&self, _id: &ExecutionId, _spec: &ExecutionSpec) -> Result<(), BackendError> {
-        Err(not_ready())
+    async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
+        let (executions, id, spec) = (self.executions().clone(), id.clone(), spec.clone());
+        // In a task of its own: a caller who stops waiting must not leave it half done.
+        match tokio::spawn(async move { executions.start(&id, &spec).await }).await {
+            Ok(result) => result,
+            Err(error) => {
+                Err(BackendError::new(ErrorKind::Internal, "a part of the local scheduler failed").with_source(error))
+            }
+        }
     }
 
-    async fn stop(&self, _id: &ExecutionId, _grace: Duration) -> Result<(), BackendError> {
-        Err(not_ready())
+    async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError> {
+        let Some((_, phase)) = self.executions().table.find(id) else { return Ok(()) };
+        if !started(phase).await {
+            return Ok(());
+        }
+        // The launch may have been repeated under another name meanwhile.
+        let Some((live, _)) = self.executions().table.find(id) else { return Ok(()) };
+        let (executions, id) = (self.executions().clone(), id.clone());
+        blocking(move || {
+            disk::stop(&executions.layout, &id, &live, grace, executions.config.durable)
+                .map_err(|error| io_error(format!("the request to stop `{id}` could not be written"), error))
+        })
+        .await
     }
 
-    async fn state(&self, _id: &ExecutionId) -> Result<ExecutionState, BackendError> {
-        Err(not_ready())
+    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+        self.executions().state(id).await
     }
 
     async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
-        Err(not_ready())
+        let events = Some(self.executions().table.subscribe());
+        let next = |events: Option<tokio::sync::broadcast::Receiver<WatchEvent>>| async move {
+            let mut events = events?;
+            match events.recv().await {
+                Ok(event) => Some((Ok(event), Some(events))),
+                Err(RecvError::Closed) => None,
+                Err(RecvError::Lagged(missed)) => {
+                    let message = format!("{missed} events were missed; ask for the states and watch again");
+                    Some((Err(BackendError::new(ErrorKind::Unavailable, message)), None))
+                }
+            }
+        };
+        Ok(stream::unfold(events, next).boxed())
     }
 
     async fn logs(
         &self,
-        _id: &ExecutionId,
-        _from: LogCursor,
-        _follow: bool,
+        id: &ExecutionId,
+        from: LogCursor,
+        follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
-        Err(not_ready())
+        let known = self.executions().table.find(id);
+        if let Some((_, phase)) = &known {
+            started(phase.clone()).await;
+        }
+        let (executions, id) = (self.executions().clone(), id.clone());
+        blocking(move || {
+            let dir = executions.layout.execution(&id);
+            let phase = executions.table.find(&id).map(|(_, phase)| phase);
+            let failed = |error| io_error(format!("the log of `{id}` could not be opened"), error);
+            if phase.is_none() && crate::record::read(&dir).map_err(failed)?.is_none() {
+                return Err(BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`")));
+            }
+            logs::open(&dir, from, &executions.watcher, phase.filter(|_| follow)).map_err(failed)
+        })
+        .await
     }
 
-    async fn remove(&self, _id: &ExecutionId) -> Result<(), BackendError> {
-        Err(not_ready())
+    async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
+        let state = self.state(id).await?;
+        if !state.is_final() {
+            let message = format!("`{id}` has not finished: stop it first");
+            return Err(BackendError::new(ErrorKind::Invalid, message));
+        }
+        if let Some((_, mut phase)) = self.executions().table.find(id)
+            && *phase.borrow() == Phase::Running
+        {
+            let _ = tokio::time::timeout(END_TIMEOUT, ended(&mut phase)).await;
+        }
+        let (executions, id) = (self.executions().clone(), id.clone());
+        blocking(move || {
+            disk::discard(&executions.layout, &executions.layout.execution(&id))
+                .map_err(|error| io_error(format!("`{id}` could not be removed"), error))
+        })
+        .await
     }
 }

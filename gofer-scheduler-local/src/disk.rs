@@ -1,0 +1,328 @@
+//! What the server does to the directory. All of it blocks, briefly.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use gofer_core::ExecutionId;
+use gofer_core::scheduler::ExecutionState;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+
+use crate::layout::{ExecutionDir, Layout, LiveName};
+use crate::live::{self, Probe, StartedTask};
+use crate::{process, record};
+
+/// Makes the directories.
+pub(crate) fn prepare(layout: &Layout) -> io::Result<()> {
+    for dir in [layout.root().to_path_buf(), layout.live_dir(), layout.executions(), layout.trash()] {
+        make_dirs(&dir)?;
+    }
+    Ok(())
+}
+
+fn make_dirs(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Takes the lock that says a server uses the directory; `Err` with who has it.
+pub(crate) fn lock_server(layout: &Layout) -> io::Result<Result<OwnedFd, String>> {
+    let path = layout.server_lock();
+    let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Err(fs::read_to_string(&path)?.trim().to_owned())),
+        other => other?,
+    }
+    fs::write(&path, format!("{}\n", std::process::id()))?;
+    Ok(Ok(file.into()))
+}
+
+/// Whether the machine has booted since a server last came up here. Call [`note_boot`] once that was acted upon.
+pub(crate) fn has_rebooted(layout: &Layout) -> io::Result<bool> {
+    match fs::read_to_string(layout.boot()) {
+        Ok(text) => Ok(text != boot_id()?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Notes the current boot, durably.
+pub(crate) fn note_boot(layout: &Layout) -> io::Result<()> {
+    replace(&layout.boot(), &boot_id()?, true)
+}
+
+fn boot_id() -> io::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+}
+
+/// What there is before a launch.
+pub(crate) enum Begun {
+    /// It has ended already.
+    Ended,
+    /// Everything is ready for a supervisor.
+    Ready,
+}
+
+/// Makes the live entry and the directory of an execution this server does not know. Nothing of it can be running, for
+/// then it would be known: whatever lies there is left from a launch that came to nothing.
+pub(crate) fn begin(layout: &Layout, id: &ExecutionId, live: &LiveName, durable: bool) -> io::Result<Begun> {
+    let dir = layout.execution(id);
+    if record::read(&dir)?.is_some() {
+        return Ok(Begun::Ended);
+    }
+    live::create(&layout.live(live), durable)?;
+    let made = make_execution_dir(&dir).and_then(|()| make_dirs(&dir.work()));
+    if made.is_err() {
+        let _ = fs::remove_file(layout.live(live));
+    }
+    made.map(|()| Begun::Ready)
+}
+
+/// Another execution's removal may prune a parent between two of our steps, so try again a few times.
+fn make_execution_dir(dir: &ExecutionDir) -> io::Result<()> {
+    const TRIES: u32 = 5;
+    let mut result = make_dirs(dir.path());
+    for _ in 1..TRIES {
+        match &result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => result = make_dirs(dir.path()),
+            _ => break,
+        }
+    }
+    result
+}
+
+/// Records the end of an execution that never got a supervisor. Returns the state that counts, which is an older one if
+/// there is one.
+pub(crate) fn record_end(
+    layout: &Layout,
+    id: &ExecutionId,
+    state: ExecutionState,
+    durable: bool,
+) -> io::Result<ExecutionState> {
+    let dir = layout.execution(id);
+    if let Some(known) = record::read(&dir)? {
+        return Ok(known);
+    }
+    make_execution_dir(&dir)?;
+    let file = record::write(&dir, &state)?;
+    if durable {
+        record::sync(&dir, &file)?;
+    }
+    Ok(state)
+}
+
+/// What is certain about a launch.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// It has ended.
+    Ended(ExecutionState),
+    /// Its supervisor lives.
+    Alive,
+    /// Nothing was started, and nothing can be any more.
+    Void,
+}
+
+/// How to settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settle {
+    /// Look once.
+    Now,
+    /// The supervisor's entry was closed: wait the moment until its lock is gone.
+    AfterClose,
+    /// The machine has booted since: nothing lives, and what was not written to the disk may have happened.
+    AfterReboot,
+}
+
+/// Finds out what became of a launch, and makes that final: declares it void, or records the execution as lost.
+pub(crate) fn settle(layout: &Layout, id: &ExecutionId, live: &LiveName, how: Settle) -> io::Result<Settled> {
+    let dir = layout.execution(id);
+    if let Some(state) = record::read(&dir)? {
+        return Ok(Settled::Ended(state));
+    }
+    let path = layout.live(live);
+    let probe = if how == Settle::AfterClose { live::probe_ended(&path)? } else { live::probe(&path)? };
+    let (record, _lock) = match probe {
+        Probe::Held(_) => return Ok(Settled::Alive),
+        Probe::Free(record, lock) => (record, Some(lock)),
+        Probe::Gone => (None, None),
+    };
+    // It may have ended between our first look and the lock.
+    if let Some(state) = record::read(&dir)? {
+        return Ok(Settled::Ended(state));
+    }
+    if record.is_none() && how != Settle::AfterReboot {
+        forget(layout, live);
+        discard(layout, &dir)?;
+        return Ok(Settled::Void);
+    }
+    if let Some(task) = record.and_then(|record| record.task)
+        && how != Settle::AfterReboot
+    {
+        kill_session(task);
+    }
+    // Whoever asked it to stop got what they wanted; otherwise nobody can say how it ended.
+    let state = if dir.stop().exists() { ExecutionState::Stopped } else { ExecutionState::Lost };
+    Ok(Settled::Ended(record_end(layout, id, state, true)?))
+}
+
+/// Removes the live entry of an execution whose end is recorded, or whose launch is void.
+pub(crate) fn forget(layout: &Layout, live: &LiveName) {
+    if let Err(error) = fs::remove_file(layout.live(live))
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        // The next server finds it and the record, and tries again.
+        tracing::warn!(%error, "a live entry could not be removed");
+    }
+}
+
+/// Kills what a dead supervisor's task left in its session. What detached itself into a session of its own escapes.
+fn kill_session(task: StartedTask) {
+    // Ticks are cut to hundredths of a second on both sides.
+    let plausible = task.earliest.saturating_sub(1)..=task.latest + 1;
+    let leader = process::stat(task.pid.as_raw_nonzero().get());
+    if leader.is_some_and(|leader| !plausible.contains(&leader.started)) {
+        return;
+    }
+    let mut killed = HashSet::new();
+    loop {
+        let before = killed.len();
+        for member in process::all().filter(|stat| stat.session == Some(task.pid)) {
+            if member.started >= *plausible.start() && killed.insert(member.pid) {
+                let _ = kill_process(member.pid, Signal::KILL);
+            }
+        }
+        if killed.len() == before {
+            return;
+        }
+    }
+}
+
+/// Writes the stop request, durably, and tells the supervisor. It reads the file by itself if it has only just begun.
+pub(crate) fn stop(
+    layout: &Layout,
+    id: &ExecutionId,
+    live: &LiveName,
+    grace: Duration,
+    durable: bool,
+) -> io::Result<()> {
+    let dir = layout.execution(id);
+    let wanted = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    let asked = fs::read_to_string(dir.stop()).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if asked.is_none_or(|asked| wanted < asked) {
+        match replace(&dir.stop(), &format!("{wanted}\n"), durable) {
+            // Removed: it had ended.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        }
+    }
+    signal_supervisor(&layout.live(live))
+}
+
+/// Repeats a stop request that an earlier server may have written without telling.
+pub(crate) fn repeat_stop(layout: &Layout, id: &ExecutionId, live: &LiveName) -> io::Result<()> {
+    if layout.execution(id).stop().exists() { signal_supervisor(&layout.live(live)) } else { Ok(()) }
+}
+
+fn signal_supervisor(live: &Path) -> io::Result<()> {
+    let Probe::Held(Some(record)) = live::probe(live)? else { return Ok(()) };
+    let Ok(pidfd) = pidfd_open(record.supervisor, PidfdFlags::empty()) else { return Ok(()) };
+    // Its lock is still held, so the number was still its own when the descriptor was made.
+    if matches!(live::probe(live)?, Probe::Held(_)) {
+        let _ = pidfd_send_signal(&pidfd, Signal::USR1);
+    }
+    Ok(())
+}
+
+/// Removes an execution that has ended: out of sight at once, off the disk after.
+pub(crate) fn discard(layout: &Layout, dir: &ExecutionDir) -> io::Result<()> {
+    let target = layout.trash().join(format!("{:x}", nonce()));
+    match fs::rename(dir.path(), &target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    }
+    delete_tree(&target);
+    // Empty parents go too; the first that is not empty ends it.
+    let parents = dir.path().ancestors().skip(1).take_while(|path| *path != layout.executions());
+    for parent in parents {
+        if fs::remove_dir(parent).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes what earlier servers left in the trash.
+pub(crate) fn empty_trash(layout: &Layout) {
+    for entry in fs::read_dir(layout.trash()).into_iter().flatten().flatten() {
+        delete_tree(&entry.path());
+    }
+}
+
+fn delete_tree(path: &Path) {
+    let result = fs::remove_dir_all(path).or_else(|_| {
+        // Tasks leave directories without write permission (Go's module cache, for one).
+        make_writable(path);
+        fs::remove_dir_all(path)
+    });
+    if let Err(error) = result {
+        tracing::warn!(%error, path = %path.display(), "a removed execution could not be deleted; the next start tries again");
+    }
+}
+
+fn make_writable(path: &Path) {
+    if fs::set_permissions(path, fs::Permissions::from_mode(0o700)).is_ok() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                make_writable(&entry.path());
+            }
+        }
+    }
+}
+
+/// The live entries.
+pub(crate) fn live_entries(layout: &Layout) -> io::Result<Vec<(ExecutionId, LiveName)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(layout.live_dir())? {
+        found.extend(entry?.file_name().to_str().and_then(LiveName::parse));
+    }
+    Ok(found)
+}
+
+/// Proves that the directory can be written.
+pub(crate) fn probe_write(layout: &Layout) -> io::Result<()> {
+    let path = layout.root().join("check.tmp");
+    fs::write(&path, "gofer\n")?;
+    fs::remove_file(path)
+}
+
+/// A number that no other call returns, in this server or an earlier one.
+pub(crate) fn nonce() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = u64::try_from(since_epoch.as_nanos()).unwrap_or(0);
+    let next = |last: u64| Some(now.max(last + 1));
+    match LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+        Ok(last) | Err(last) => now.max(last + 1),
+    }
+}
+
+/// Replaces a small file in one step.
+fn replace(path: &Path, text: &str, durable: bool) -> io::Result<()> {
+    // A name of its own, so that two callers do not write into one file.
+    let temporary = path.with_extension(format!("{:x}.tmp", nonce()));
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    if durable {
+        file.sync_data()?;
+    }
+    fs::rename(&temporary, path)?;
+    if durable && let Some(parent) = path.parent() {
+        fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}

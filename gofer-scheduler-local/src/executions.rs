@@ -1,0 +1,349 @@
+//! The life of executions as the server sees it: start, settle, report the end.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gofer_core::pipeline::Resources;
+use gofer_core::scheduler::{ExecutionSpec, ExecutionState};
+use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use tokio::sync::Notify;
+
+use crate::cgroup::CgroupBase;
+use crate::config::{Launcher, LocalSchedulerConfig};
+use crate::disk::{self, Begun, Settle, Settled};
+use crate::error::{blocking, io_error};
+use crate::layout::{Layout, LiveName};
+use crate::record;
+use crate::spec::{self, BaseEnv, Prepared};
+use crate::table::{Claimed, Phase, Table, started};
+use crate::warden::{Launched, Warden};
+use crate::watcher::{Happened, Watcher};
+use crate::wire::{Launch, MAX_BODY_BYTES, Outcome};
+
+/// How often a launch is tried when the warden dies under it.
+const LAUNCH_TRIES: u32 = 4;
+/// How long to wait for another server to let go of the directory: a restarted one overlaps with its predecessor.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOCK_INTERVAL: Duration = Duration::from_millis(25);
+
+/// Held by the one server that uses the directory.
+#[derive(Debug)]
+pub(crate) struct ServerLock(#[expect(dead_code, reason = "held for its lock")] OwnedFd);
+
+/// Everything a scheduler consists of.
+#[derive(Debug)]
+pub(crate) struct Executions {
+    pub(crate) config: LocalSchedulerConfig,
+    pub(crate) layout: Layout,
+    pub(crate) table: Table,
+    pub(crate) warden: Warden,
+    pub(crate) watcher: Arc<Watcher>,
+    pub(crate) cgroup: Option<CgroupBase>,
+    base_env: BaseEnv,
+}
+
+/// Whether a launch is decided.
+enum Decided {
+    Yes,
+    /// Nothing was started; try again.
+    No,
+}
+
+impl Executions {
+    /// Opens the directory and takes up what runs there.
+    pub(crate) async fn open(
+        config: LocalSchedulerConfig,
+        launcher: Launcher,
+    ) -> Result<(Self, ServerLock), BackendError> {
+        let layout = Layout::new(config.dir.clone());
+        let cgroup = CgroupBase::open(&config.cgroup)?;
+        let lock = lock_server(&layout).await?;
+        let failed = |error| io_error("the local scheduler cannot watch its directory", error);
+        // Before looking at what lives, so that no end falls between.
+        let watcher = Arc::new(Watcher::open(&layout.live_dir()).map_err(failed)?);
+        let table = Table::new();
+        let recovered = {
+            let layout = layout.clone();
+            blocking(move || recover(&layout).map_err(|error| io_error("the running executions cannot be read", error)))
+        };
+        for (id, live) in recovered.await? {
+            table.adopt(id, live);
+        }
+        let trash = layout.clone();
+        tokio::task::spawn_blocking(move || disk::empty_trash(&trash));
+        let base_env = BaseEnv::capture(&config);
+        let executions = Self { config, layout, table, warden: Warden::new(launcher), watcher, cgroup, base_env };
+        executions.warden.ensure().await?;
+        Ok((executions, ServerLock(lock)))
+    }
+
+    /// Starts an execution unless it exists.
+    pub(crate) async fn start(self: &Arc<Self>, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
+        let mut tries = 0;
+        while tries < LAUNCH_TRIES {
+            let live = LiveName::new(id, disk::nonce());
+            match self.table.claim(id, &live) {
+                Claimed::Taken(phase) => {
+                    if started(phase).await {
+                        return Ok(());
+                    }
+                }
+                Claimed::New(died) => {
+                    tries += 1;
+                    let result = self.launch(id, &live, spec, &died).await;
+                    if let Ok(Decided::Yes) = result {
+                        return Ok(());
+                    }
+                    // Has no effect when it is in doubt.
+                    self.table.abandon(id, &live);
+                    result?;
+                }
+            }
+        }
+        let message = format!("`{id}` was not started: the supervisor process died {LAUNCH_TRIES} times on the way");
+        Err(BackendError::new(ErrorKind::Unavailable, message))
+    }
+
+    async fn launch(
+        self: &Arc<Self>,
+        id: &ExecutionId,
+        live: &LiveName,
+        spec: &ExecutionSpec,
+        died: &Notify,
+    ) -> Result<Decided, BackendError> {
+        let prepared = match spec::prepare(&self.base_env, spec) {
+            Ok(prepared) => prepared,
+            Err(refusal) => return self.record_failure(id, live, refusal).await,
+        };
+        if let Begun::Ended = self.begin(id, live).await? {
+            return Ok(Decided::Yes);
+        }
+        let body = match self.body(id, live, prepared, &spec.resources).await {
+            Ok(body) if body.len() <= MAX_BODY_BYTES => body,
+            Ok(_) => {
+                let message = format!(
+                    "the arguments and the environment together are longer than {MAX_BODY_BYTES} bytes; pass large \
+                     values as objects"
+                );
+                return self.record_failure(id, live, spec::refused(message)).await;
+            }
+            Err(failure) => return self.record_failure(id, live, failure).await,
+        };
+        let launched = match self.warden.launch(&body, died).await {
+            Ok(launched) => launched,
+            Err(error) => {
+                self.settle(id, live, Settle::Now).await?;
+                return Err(error);
+            }
+        };
+        match launched {
+            Launched::Answer(Outcome::Running) if self.table.running(id, live) => Ok(Decided::Yes),
+            // The record is written before the answer; the end is reported when the supervisor has gone.
+            Launched::Answer(Outcome::Ended) => Ok(Decided::Yes),
+            _ => match self.settle(id, live, Settle::Now).await {
+                Ok(Settled::Void) => Ok(Decided::No),
+                Ok(Settled::Alive) => {
+                    self.table.running(id, live);
+                    Ok(Decided::Yes)
+                }
+                Ok(Settled::Ended(_)) => Ok(Decided::Yes),
+                Err(error) => {
+                    // It may live: keep it known, so that nothing starts it again, and let `state` settle it.
+                    self.table.doubt(id, live);
+                    Err(error)
+                }
+            },
+        }
+    }
+
+    async fn begin(self: &Arc<Self>, id: &ExecutionId, live: &LiveName) -> Result<Begun, BackendError> {
+        let (this, id, live) = (self.clone(), id.clone(), live.clone());
+        blocking(move || {
+            disk::begin(&this.layout, &id, &live, this.config.durable)
+                .map_err(|error| io_error(format!("the directory of `{id}` could not be made"), error))
+        })
+        .await
+    }
+
+    /// The request for the warden; with the cgroup it names.
+    async fn body(
+        &self,
+        id: &ExecutionId,
+        live: &LiveName,
+        prepared: Prepared,
+        resources: &Resources,
+    ) -> Result<secrecy::zeroize::Zeroizing<Vec<u8>>, ExecutionState> {
+        let limited = resources.memory_bytes.is_some() || resources.cpu_millis.is_some();
+        let cgroup = match &self.cgroup {
+            Some(base) if limited => {
+                let (base, name, resources) = (base.clone(), live.as_str().to_owned(), *resources);
+                let made = blocking(move || {
+                    base.create(&name, &resources).map_err(|error| io_error("the cgroup could not be made", error))
+                });
+                Some(made.await.map_err(|error| spec::setup(error.chain()))?)
+            }
+            _ => None,
+        };
+        let launch = Launch {
+            live: self.layout.live(live),
+            dir: self.layout.execution(id).path().to_owned(),
+            working_dir: prepared.working_dir,
+            service: prepared.service,
+            durable: self.config.durable,
+            max_log_bytes: self.config.max_log_bytes,
+            cgroup,
+        };
+        Ok(launch.encode(&prepared.argv, &prepared.env))
+    }
+
+    /// An execution that never gets a supervisor.
+    async fn record_failure(
+        self: &Arc<Self>,
+        id: &ExecutionId,
+        live: &LiveName,
+        failure: ExecutionState,
+    ) -> Result<Decided, BackendError> {
+        let (this, owned, entry) = (self.clone(), id.clone(), live.clone());
+        let state = blocking(move || {
+            let state = disk::record_end(&this.layout, &owned, failure, this.config.durable)
+                .map_err(|error| io_error(format!("the end of `{owned}` could not be recorded"), error))?;
+            disk::forget(&this.layout, &entry);
+            Ok(state)
+        })
+        .await?;
+        self.table.finish(id, live, state);
+        Ok(Decided::Yes)
+    }
+
+    /// Finds out what became of a launch, and reports an end.
+    async fn settle(self: &Arc<Self>, id: &ExecutionId, live: &LiveName, how: Settle) -> Result<Settled, BackendError> {
+        let (this, owned, entry) = (self.clone(), id.clone(), live.clone());
+        let settled = blocking(move || {
+            disk::settle(&this.layout, &owned, &entry, how)
+                .map_err(|error| io_error(format!("the state of `{owned}` could not be read"), error))
+        })
+        .await?;
+        match &settled {
+            Settled::Ended(state) => self.finish(id, live, state.clone()),
+            Settled::Void => self.table.void(id, live),
+            Settled::Alive => {}
+        }
+        Ok(settled)
+    }
+
+    fn finish(&self, id: &ExecutionId, live: &LiveName, state: ExecutionState) {
+        self.table.finish(id, live, state);
+        disk::forget(&self.layout, live);
+    }
+
+    /// What is known of an execution.
+    pub(crate) async fn state(self: &Arc<Self>, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+        // First the table and then the record: what is in neither by then has never been, or was removed.
+        let known = self.table.find(id).map(|(live, phase)| (live, *phase.borrow()));
+        let (layout, owned) = (self.layout.clone(), id.clone());
+        let recorded = blocking(move || {
+            record::read(&layout.execution(&owned))
+                .map_err(|error| io_error(format!("the state of `{owned}` could not be read"), error))
+        })
+        .await?;
+        match (recorded, known) {
+            (Some(state), _) => Ok(state),
+            (None, None) => Ok(ExecutionState::NotFound),
+            (None, Some((_, Phase::Starting))) => Ok(ExecutionState::Queued { reason: "being started".to_owned() }),
+            (None, Some((live, _))) => Ok(match self.settle(id, &live, Settle::Now).await? {
+                Settled::Ended(state) => state,
+                Settled::Alive => ExecutionState::Running,
+                Settled::Void => ExecutionState::NotFound,
+            }),
+        }
+    }
+
+    /// Reports every end, for as long as the scheduler is used.
+    pub(crate) async fn watch_ends(self: Arc<Self>) {
+        loop {
+            match self.watcher.next().await {
+                Ok(batch) => {
+                    for happened in batch {
+                        match happened {
+                            Happened::Closed(id, live) => self.closed(id, live),
+                            Happened::Overflow => self.look_at_all().await,
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the local scheduler can no longer watch its directory");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A supervisor closed its entry. Normally its record is there, and one small read in place is the fastest way to it.
+    fn closed(self: &Arc<Self>, id: ExecutionId, live: LiveName) {
+        if !self.table.knows(&id, &live) {
+            return;
+        }
+        if let Ok(Some(state)) = record::read(&self.layout.execution(&id)) {
+            self.finish(&id, &live, state);
+        } else if self.table.supervisor_died(&id, &live) == Some(Phase::Running) {
+            let this = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = this.settle(&id, &live, Settle::AfterClose).await {
+                    tracing::error!(%id, error = error.chain(), "the end of an execution could not be recorded");
+                }
+            });
+        }
+    }
+
+    /// The kernel dropped events: look at everything once.
+    async fn look_at_all(self: &Arc<Self>) {
+        for (id, live, phase) in self.table.all() {
+            if phase == Phase::Running
+                && let Err(error) = self.settle(&id, &live, Settle::Now).await
+            {
+                tracing::error!(%id, error = error.chain(), "the state of an execution could not be read");
+            }
+        }
+    }
+}
+
+async fn lock_server(layout: &Layout) -> Result<OwnedFd, BackendError> {
+    let deadline = tokio::time::Instant::now() + LOCK_TIMEOUT;
+    loop {
+        let (layout, dir) = (layout.clone(), layout.root().display().to_string());
+        let failed = format!("`dir` is `{dir}`: must be a directory that this user may write");
+        let attempt = blocking(move || {
+            disk::prepare(&layout).and_then(|()| disk::lock_server(&layout)).map_err(|error| io_error(failed, error))
+        });
+        match attempt.await? {
+            Ok(lock) => return Ok(lock),
+            Err(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(LOCK_INTERVAL).await,
+            Err(owner) => {
+                let message = format!(
+                    "`dir` is `{dir}`: in use by the server with process id {owner}; stop it or choose another directory"
+                );
+                return Err(BackendError::new(ErrorKind::Unavailable, message));
+            }
+        }
+    }
+}
+
+/// Settles every live entry, and returns those whose supervisor lives.
+fn recover(layout: &Layout) -> std::io::Result<Vec<(ExecutionId, LiveName)>> {
+    let rebooted = disk::has_rebooted(layout)?;
+    let how = if rebooted { Settle::AfterReboot } else { Settle::Now };
+    let mut alive = Vec::new();
+    for (id, live) in disk::live_entries(layout)? {
+        match disk::settle(layout, &id, &live, how)? {
+            Settled::Alive => {
+                disk::repeat_stop(layout, &id, &live)?;
+                alive.push((id, live));
+            }
+            Settled::Ended(_) => disk::forget(layout, &live),
+            Settled::Void => {}
+        }
+    }
+    disk::note_boot(layout)?;
+    Ok(alive)
+}

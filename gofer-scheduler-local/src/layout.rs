@@ -1,0 +1,143 @@
+//! Where everything lies on the disk.
+//!
+//! ```text
+//! <dir>/server.lock             held by the server that uses the directory
+//! <dir>/boot                    the kernel's boot id when a server last came up
+//! <dir>/live/<id>~<nonce>       one per execution that has not ended; its supervisor holds a lock on it while it lives
+//! <dir>/x/<namespace>/<pipeline>/<run>/<task>/<attempt>/
+//!     log                       stdout and stderr in frames (see `frame`)
+//!     work/                     the working directory, unless the spec names one
+//!     stop                      a stop was asked for; the grace in milliseconds
+//!     exit                      how it ended (see `record`); appears whole, by rename
+//! <dir>/trash/                  removed executions on their way out
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use gofer_core::ExecutionId;
+
+/// The scheduler's directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn server_lock(&self) -> PathBuf {
+        self.root.join("server.lock")
+    }
+
+    pub(crate) fn boot(&self) -> PathBuf {
+        self.root.join("boot")
+    }
+
+    pub(crate) fn live_dir(&self) -> PathBuf {
+        self.root.join("live")
+    }
+
+    pub(crate) fn live(&self, name: &LiveName) -> PathBuf {
+        self.live_dir().join(&name.0)
+    }
+
+    pub(crate) fn executions(&self) -> PathBuf {
+        self.root.join("x")
+    }
+
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+
+    /// By component: identifiers hold neither `/` nor `..`.
+    pub(crate) fn execution(&self, id: &ExecutionId) -> ExecutionDir {
+        let mut path = self.executions();
+        path.push(id.run.namespace.as_str());
+        path.push(id.run.pipeline.as_str());
+        path.push(id.run.run.to_string());
+        path.push(id.task.as_str());
+        path.push(id.attempt.to_string());
+        ExecutionDir { path }
+    }
+}
+
+/// The directory of one execution.
+#[derive(Debug, Clone)]
+pub(crate) struct ExecutionDir {
+    path: PathBuf,
+}
+
+impl ExecutionDir {
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    pub(crate) fn work(&self) -> PathBuf {
+        self.path.join("work")
+    }
+
+    pub(crate) fn stop(&self) -> PathBuf {
+        self.path.join("stop")
+    }
+
+    pub(crate) fn exit(&self) -> PathBuf {
+        self.path.join("exit")
+    }
+}
+
+/// The name of a live entry: the execution's id with `.` for `/`, which no identifier contains, and a nonce that is
+/// different for every attempt to launch. A supervisor that comes too late (its server died, and the next one declared
+/// the launch void) looks for a nonce that is gone and does nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LiveName(String);
+
+impl LiveName {
+    pub(crate) fn new(id: &ExecutionId, nonce: u64) -> Self {
+        Self(format!("{}~{nonce:x}", id.to_string().replace('/', ".")))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<(ExecutionId, Self)> {
+        let (id, _nonce) = name.split_once('~')?;
+        Some((id.replace('.', "/").parse().ok()?, Self(name.to_owned())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn live_names_round_trip_and_fit_a_file_name() {
+        let long = "x".repeat(64);
+        let id: ExecutionId = format!("{long}/{long}/{}/{long}/{}", u64::MAX, u32::MAX).parse().unwrap();
+        let name = LiveName::new(&id, u64::MAX);
+        assert!(name.0.len() <= 255, "{} bytes", name.0.len());
+        assert_eq!(LiveName::parse(&name.0), Some((id, name)));
+        assert_eq!(LiveName::parse("something else"), None);
+    }
+
+    #[test]
+    fn paths_are_built_by_component() {
+        let layout = Layout::new("/s".into());
+        let dir = layout.execution(&"default/ci/41/build/2".parse().unwrap());
+        assert_eq!(dir.exit(), PathBuf::from("/s/x/default/ci/41/build/2/exit"));
+    }
+}

@@ -1,0 +1,187 @@
+//! Reading a log file as a stream of chunks.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
+use gofer_core::{BackendError, ErrorKind};
+use tokio::sync::watch;
+
+use crate::error::{blocking, io_error};
+use crate::frame::{self, HEADER_BYTES, MAX_DATA_BYTES, Parsed};
+use crate::layout::ExecutionDir;
+use crate::table::{Phase, ended};
+use crate::watcher::{Follower, Watcher};
+
+/// Bytes read at once: some whole frames.
+const READ_BYTES: usize = 4 * (HEADER_BYTES + MAX_DATA_BYTES);
+
+/// What to wait for when everything was read; both are `None` without following.
+struct Following {
+    follower: Follower,
+    phase: watch::Receiver<Phase>,
+}
+
+/// The log from a position. With `phase`, that of an execution that has not ended, it follows until it has.
+pub(crate) fn open(
+    dir: &ExecutionDir,
+    from: LogCursor,
+    watcher: &Arc<Watcher>,
+    phase: Option<watch::Receiver<Phase>>,
+) -> io::Result<BoxStream<'static, Result<LogChunk, BackendError>>> {
+    // Watched before it is read for the first time, so that nothing falls between.
+    let following = match phase {
+        Some(phase) => watcher.follow(&dir.log())?.map(|follower| Following { follower, phase }),
+        None => None,
+    };
+    let file = match File::open(dir.log()) {
+        Ok(file) => file,
+        // It never ran.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(stream::empty().boxed()),
+        Err(error) => return Err(error),
+    };
+    let reader = Reader { file, position: 0, seen: LogCursor::default(), from };
+    let state = State { reader: Some(reader), queue: VecDeque::new(), following, last_pass: false };
+    Ok(stream::try_unfold(state, next).boxed())
+}
+
+struct State {
+    /// Absent while it is away reading.
+    reader: Option<Reader>,
+    queue: VecDeque<LogChunk>,
+    following: Option<Following>,
+    /// What is read now is all there will be.
+    last_pass: bool,
+}
+
+async fn next(mut state: State) -> Result<Option<(LogChunk, State)>, BackendError> {
+    loop {
+        if let Some(chunk) = state.queue.pop_front() {
+            return Ok(Some((chunk, state)));
+        }
+        if !state.last_pass {
+            state.last_pass =
+                state.following.as_ref().is_none_or(|following| *following.phase.borrow() == Phase::Ended);
+        }
+        let Some(mut reader) = state.reader.take() else { return Ok(None) };
+        let (reader, batch) = blocking(move || {
+            let batch = reader.read()?;
+            Ok((reader, batch))
+        })
+        .await?;
+        state.reader = Some(reader);
+        let progressed = batch.progressed;
+        state.queue = batch.chunks;
+        if progressed {
+            continue;
+        }
+        match &mut state.following {
+            Some(following) if !state.last_pass => {
+                tokio::select! {
+                    () = following.follower.grown() => {}
+                    () = ended(&mut following.phase) => {}
+                }
+            }
+            _ => return Ok(None),
+        }
+    }
+}
+
+struct Reader {
+    file: File,
+    /// Where in the file the next frame begins.
+    position: u64,
+    /// Bytes of each stream before that.
+    seen: LogCursor,
+    /// Bytes of each stream the caller does not want.
+    from: LogCursor,
+}
+
+struct Batch {
+    chunks: VecDeque<LogChunk>,
+    /// Whole frames were read, wanted or not.
+    progressed: bool,
+}
+
+impl Reader {
+    fn read(&mut self) -> Result<Batch, BackendError> {
+        let mut buffer = vec![0; READ_BYTES];
+        let length = self.fill(&mut buffer).map_err(|error| io_error("a log could not be read", error))?;
+        let mut joiner = Joiner::default();
+        let mut used = 0;
+        loop {
+            match frame::parse(&buffer[used..length]) {
+                Parsed::Frame(stream, data) => {
+                    used += HEADER_BYTES + data.len();
+                    let offset = self.seen.of(stream);
+                    let skipped = usize::try_from(self.from.of(stream).saturating_sub(offset)).unwrap_or(usize::MAX);
+                    if let Some(wanted) = data.get(skipped..).filter(|wanted| !wanted.is_empty()) {
+                        joiner.push(stream, offset + skipped as u64, wanted);
+                    }
+                    let end = offset + data.len() as u64;
+                    match stream {
+                        LogStream::Stdout => self.seen.stdout = end,
+                        LogStream::Stderr => self.seen.stderr = end,
+                    }
+                }
+                Parsed::Incomplete => break,
+                Parsed::Corrupt => {
+                    let message = format!("a log is damaged at byte {}", self.position + used as u64);
+                    return Err(BackendError::new(ErrorKind::Corrupt, message));
+                }
+            }
+        }
+        self.position += used as u64;
+        Ok(Batch { chunks: joiner.finish(), progressed: used > 0 })
+    }
+
+    fn fill(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut length = 0;
+        while length < buffer.len() {
+            match self.file.read_at(&mut buffer[length..], self.position + length as u64) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(length)
+    }
+}
+
+/// Joins neighbouring frames of one stream: a task that writes byte by byte makes many small ones.
+#[derive(Default)]
+struct Joiner {
+    done: VecDeque<LogChunk>,
+    open: Option<(LogStream, u64, Vec<u8>)>,
+}
+
+impl Joiner {
+    fn push(&mut self, stream: LogStream, offset: u64, data: &[u8]) {
+        match &mut self.open {
+            Some((open, _, bytes)) if *open == stream && bytes.len() + data.len() <= MAX_DATA_BYTES => {
+                bytes.extend_from_slice(data);
+            }
+            _ => {
+                self.close();
+                self.open = Some((stream, offset, data.to_vec()));
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some((stream, offset, data)) = self.open.take() {
+            self.done.push_back(LogChunk { stream, offset, data: Bytes::from(data) });
+        }
+    }
+
+    fn finish(mut self) -> VecDeque<LogChunk> {
+        self.close();
+        self.done
+    }
+}

@@ -1,0 +1,327 @@
+//! One execution from its launch to its exit record.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use gofer_core::scheduler::ExecutionState;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, chdir, getpid, kill_process_group, set_child_subreaper, waitpid,
+};
+
+use super::Responder;
+use super::output::{Log, Pipes};
+use super::program;
+use super::tree::{self, Left};
+use crate::cgroup::TaskCgroup;
+use crate::layout::ExecutionDir;
+use crate::live::{Claim, StartedTask, ticks_since_boot};
+use crate::record;
+use crate::sys::{self, Spawn};
+use crate::wire::{Outcome, Request};
+
+/// A service that ran at least this long is started again after the shortest wait.
+const SERVICE_PROVEN: Duration = Duration::from_secs(60);
+/// Wait before a service's first restart; doubles up to the longest.
+const SERVICE_BACKOFF: Duration = Duration::from_secs(1);
+const SERVICE_BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// A process that hangs in the kernel does not end when it is killed; try again this often.
+const KILL_AGAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// How often, at intervals of a second, to try to write the exit record when the disk is full.
+const RECORD_TRIES: u32 = 600;
+
+/// Runs the execution. When this returns, its process tree is gone and its exit record is written, or nothing was done
+/// because this launch is void.
+pub(super) fn run(request: &Request<'_>, responder: Responder<'_>, null: &OwnedFd) {
+    let Ok(Some(claim)) = Claim::take(&request.launch.live) else {
+        responder.reply(Outcome::Void);
+        return;
+    };
+    let dir = ExecutionDir::at(request.launch.dir.clone());
+    let mut answer = Some(responder);
+    let (state, claim) = match Supervision::prepare(request, &dir, claim, null) {
+        Ok(mut supervision) => {
+            let state = supervision.until_end(&mut answer).unwrap_or_else(|failure| failure);
+            (state, supervision.claim)
+        }
+        Err((failure, claim)) => (failure, claim),
+    };
+    let file = write_record(&dir, &state);
+    if let Some(responder) = answer.take() {
+        responder.reply(Outcome::Ended);
+    }
+    // The server is told by the kernel: this closes the entry it watches.
+    drop(claim);
+    if request.launch.durable
+        && let Some(file) = file
+    {
+        // A power failure before this is done leaves the execution lost, unless the server has recorded its end by then.
+        let _ = record::sync(&dir, &file);
+    }
+}
+
+fn write_record(dir: &ExecutionDir, state: &ExecutionState) -> Option<fs::File> {
+    for _ in 0..RECORD_TRIES {
+        match record::write(dir, state) {
+            Ok(file) => return Some(file),
+            // The directory was taken away from under us: there is nobody left to tell.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(_) => std::thread::sleep(Duration::from_secs(1)),
+        }
+    }
+    None
+}
+
+/// Everything that lives as long as the execution.
+struct Supervision<'a> {
+    request: &'a Request<'a>,
+    dir: &'a ExecutionDir,
+    null: &'a OwnedFd,
+    claim: Claim,
+    signals: OwnedFd,
+    log: Log,
+    cgroup: Option<TaskCgroup>,
+    stop: Stop,
+}
+
+/// A request to stop.
+#[derive(Default)]
+struct Stop {
+    /// When the whole tree is to be killed; `None` as long as nobody asked.
+    deadline: Option<Instant>,
+    /// What the current process was last sent on this account.
+    sent: Option<Signal>,
+}
+
+impl<'a> Supervision<'a> {
+    fn prepare(
+        request: &'a Request<'a>,
+        dir: &'a ExecutionDir,
+        claim: Claim,
+        null: &'a OwnedFd,
+    ) -> Result<Self, (ExecutionState, Claim)> {
+        let parts = (|| {
+            let signals = sys::supervisor_signals()?;
+            set_child_subreaper(Some(getpid()))?;
+            Ok((signals, Log::create(&dir.log(), request.launch.max_log_bytes)?))
+        })();
+        let cgroup = request.launch.cgroup.clone().map(TaskCgroup::new);
+        match parts {
+            Ok((signals, log)) => Ok(Self { request, dir, null, claim, signals, log, cgroup, stop: Stop::default() }),
+            Err(error) => {
+                let error: io::Error = error;
+                Err((program::setup(format!("the supervisor could not be set up: {error}")), claim))
+            }
+        }
+    }
+
+    /// Runs the process, a service's again and again, and says how it ended.
+    fn until_end(&mut self, answer: &mut Option<Responder<'_>>) -> Result<ExecutionState, ExecutionState> {
+        let mut backoff = SERVICE_BACKOFF;
+        loop {
+            self.look_for_stop();
+            if self.stop.deadline.is_some() {
+                return Ok(ExecutionState::Stopped);
+            }
+            let began = Instant::now();
+            let (pid, mut pipes) = self.spawn()?;
+            if let Some(responder) = answer.take() {
+                responder.reply(Outcome::Running);
+            }
+            let status = self.until_exit(pid, &mut pipes);
+            self.look_for_stop();
+            if self.stop.deadline.is_some() {
+                return Ok(ExecutionState::Stopped);
+            }
+            if !self.request.launch.service {
+                let oom = self.cgroup.as_ref().is_some_and(TaskCgroup::ran_out_of_memory);
+                return Ok(exited(status, oom));
+            }
+            if began.elapsed() >= SERVICE_PROVEN {
+                backoff = SERVICE_BACKOFF;
+            }
+            self.log.note(&format!("the service {}; starting it again in {} s", describe(status), backoff.as_secs()));
+            self.wait(backoff);
+            backoff = (backoff * 2).min(SERVICE_BACKOFF_MAX);
+        }
+    }
+
+    fn spawn(&mut self) -> Result<(Pid, Pipes), ExecutionState> {
+        let no_pipe = |error| program::setup(format!("no pipe could be made: {error}"));
+        let (pipes, [out, err]) = Pipes::open().map_err(no_pipe)?;
+        let work = self.dir.work();
+        let directory = self.request.launch.working_dir.as_deref().unwrap_or(&work);
+        chdir(directory).map_err(|error| {
+            program::setup(format!("the working directory `{}` cannot be entered: {error}", directory.display()))
+        })?;
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.enter().map_err(|error| program::setup(format!("the cgroup cannot be entered: {error}")))?;
+        }
+        let spawned = self.spawn_here([self.null, &out, &err]);
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.leave();
+        }
+        let _ = chdir("/");
+        let (pid, task) = spawned?;
+        // Only who cleans up after a killed supervisor misses it.
+        let _ = self.claim.note_task(task);
+        Ok((pid, pipes))
+    }
+
+    fn spawn_here(&self, stdio: [&OwnedFd; 3]) -> Result<(Pid, StartedTask), ExecutionState> {
+        let program = program::find(self.request.argv[0], &self.request.env)?;
+        let what = Spawn {
+            program: &program,
+            argv: &self.request.argv,
+            env: &self.request.env,
+            stdio: stdio.map(OwnedFd::as_fd),
+        };
+        let earliest = ticks_since_boot();
+        let pid = sys::spawn(&what).map_err(|error| program::failure(&program, error))?;
+        Ok((pid, StartedTask { pid, earliest, latest: ticks_since_boot() }))
+    }
+
+    /// Serves the process until it has exited and everything it left behind is gone.
+    fn until_exit(&mut self, main: Pid, pipes: &mut Pipes) -> Option<WaitStatus> {
+        self.stop.sent = None;
+        loop {
+            self.pursue_stop(main);
+            let signalled = self.poll(pipes);
+            pipes.pump(&mut self.log);
+            if signalled {
+                self.look_for_stop();
+                if has_exited(main) {
+                    break;
+                }
+            }
+        }
+        if self.stop.deadline.is_none() {
+            // Before it is reaped, while its number still names its group.
+            let _ = kill_process_group(main, Signal::KILL);
+        }
+        let status = waitpid(Some(main), WaitOptions::empty()).ok().flatten().map(|(_, status)| status);
+        if self.stop.deadline.is_some() {
+            self.let_the_rest_end(pipes);
+        }
+        self.kill_the_rest();
+        pipes.drain(&mut self.log);
+        status
+    }
+
+    /// Waits for output, for a signal, or for the moment to kill; says whether there was a signal.
+    fn poll(&self, pipes: &Pipes) -> bool {
+        let timeout = match (self.stop.deadline, self.stop.sent) {
+            (None, _) => None,
+            (Some(_), Some(Signal::KILL)) => Some(KILL_AGAIN),
+            (Some(deadline), _) => Some(timespec(deadline.saturating_duration_since(Instant::now()))),
+        };
+        let mut fds = Vec::with_capacity(3);
+        fds.push(PollFd::new(&self.signals, PollFlags::IN));
+        fds.extend(pipes.ends().map(|end| PollFd::new(end, PollFlags::IN)));
+        let _ = poll(&mut fds, timeout.as_ref());
+        let signalled = !fds[0].revents().is_empty();
+        if signalled {
+            sys::drain_signals(self.signals.as_fd());
+        }
+        signalled
+    }
+
+    /// Asks or kills, whichever is due.
+    fn pursue_stop(&mut self, main: Pid) {
+        let Some(deadline) = self.stop.deadline else { return };
+        if Instant::now() >= deadline {
+            self.stop.sent = Some(Signal::KILL);
+            let _ = kill_process_group(main, Signal::KILL);
+            if let Some(cgroup) = &self.cgroup {
+                cgroup.kill();
+            }
+        } else if self.stop.sent.is_none() {
+            self.stop.sent = Some(Signal::TERM);
+            let _ = kill_process_group(main, Signal::TERM);
+        }
+    }
+
+    /// The main process of a stopped execution has ended; its children (those a shell started, say) have the rest of the
+    /// grace to do so too.
+    fn let_the_rest_end(&mut self, pipes: &mut Pipes) {
+        self.stop.sent = None;
+        while tree::reap() == Left::Some && self.stop.deadline.is_some_and(|deadline| Instant::now() < deadline) {
+            if self.stop.sent.is_none() {
+                self.stop.sent = Some(Signal::TERM);
+                tree::signal_descendants(Signal::TERM);
+            }
+            self.poll(pipes);
+            pipes.pump(&mut self.log);
+            self.look_for_stop();
+        }
+    }
+
+    fn kill_the_rest(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
+        tree::kill_descendants(&self.signals);
+    }
+
+    /// Reads the stop request, if there is one. A second one can only hasten.
+    fn look_for_stop(&mut self) {
+        let Ok(text) = fs::read_to_string(self.dir.stop()) else { return };
+        let grace = Duration::from_millis(text.trim().parse().unwrap_or(0));
+        let deadline = Instant::now() + grace;
+        if self.stop.deadline.is_none_or(|current| deadline < current) {
+            self.stop.deadline = Some(deadline);
+        }
+    }
+
+    /// Waits between two lives of a service; a stop request ends the wait.
+    fn wait(&mut self, duration: Duration) {
+        let end = Instant::now() + duration;
+        while self.stop.deadline.is_none() && Instant::now() < end {
+            let left = timespec(end.saturating_duration_since(Instant::now()));
+            let _ = poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(&left));
+            sys::drain_signals(self.signals.as_fd());
+            self.look_for_stop();
+        }
+    }
+}
+
+/// Whether the process has exited; it stays unreaped. Its adopted orphans that exited before it are reaped on the way.
+fn has_exited(main: Pid) -> bool {
+    loop {
+        match sys::peek_exited_child() {
+            Ok(Some(pid)) if pid == main => return true,
+            Ok(Some(orphan)) => {
+                let _ = waitpid(Some(orphan), WaitOptions::NOHANG);
+            }
+            Ok(None) => return false,
+            // No child at all: somebody else reaped it, which cannot be; do not wait for it for ever.
+            Err(error) => return error == rustix::io::Errno::CHILD,
+        }
+    }
+}
+
+fn exited(status: Option<WaitStatus>, oom: bool) -> ExecutionState {
+    let signal = status.and_then(WaitStatus::terminating_signal);
+    match (status.and_then(WaitStatus::exit_status), signal) {
+        (Some(code), _) => ExecutionState::Exited { code, oom, signal: None },
+        (None, Some(number)) => ExecutionState::Exited { code: 128 + number, oom, signal },
+        (None, None) => ExecutionState::Lost,
+    }
+}
+
+fn describe(status: Option<WaitStatus>) -> String {
+    match (status.and_then(WaitStatus::exit_status), status.and_then(WaitStatus::terminating_signal)) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    // Rounded up to a millisecond, so that a poll never returns just before the moment and spins.
+    Timespec::try_from(duration + Duration::from_millis(1)).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 })
+}

@@ -1,0 +1,133 @@
+//! What runs beside the server: one warden, and one supervisor per execution.
+//!
+//! The **warden** is a small single-threaded process connected to the server by a socket. For each request it forks a
+//! **supervisor**, which costs a fraction of executing the server's binary again. The warden ends when the server does;
+//! a supervisor ends when its execution did, and depends on neither: it holds the exit code, the log, the stop timer and
+//! the whole process tree of the task.
+
+mod execution;
+mod output;
+mod program;
+mod tree;
+
+use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::process::{chdir, getpid, setsid};
+use rustix::stdio;
+use secrecy::zeroize::{Zeroize, Zeroizing};
+
+use crate::sys::{self, Fork};
+use crate::wire::{self, Outcome, PACKET_BYTES, Reply, Request};
+
+/// The entry point of the warden: a process whose standard input is the socket to the server. Call it before anything
+/// starts a thread. It returns when the server has gone.
+#[must_use]
+pub fn main() -> ExitCode {
+    sys::close_inherited();
+    match Warden::prepare().and_then(|mut warden| warden.serve()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// How long a supervisor tries to answer a server that does not listen, before it goes on without.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+struct Warden {
+    socket: OwnedFd,
+    null: OwnedFd,
+    packet: Zeroizing<Vec<u8>>,
+}
+
+impl Warden {
+    fn prepare() -> rustix::io::Result<Self> {
+        let socket = fcntl_dupfd_cloexec(stdio::stdin(), 3)?;
+        set_socket_timeout(&socket, Timeout::Send, Some(REPLY_TIMEOUT))?;
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+        let null: OwnedFd = null.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?.into();
+        stdio::dup2_stdin(&null)?;
+        stdio::dup2_stdout(&null)?;
+        stdio::dup2_stderr(&null)?;
+        // Out of the terminal's reach: Ctrl-C is for the server, which knows what it means.
+        let _ = setsid();
+        // So that no file system stays busy on our account.
+        chdir("/")?;
+        sys::prepare_warden_signals();
+        Ok(Self { socket, null, packet: Zeroizing::new(vec![0; PACKET_BYTES]) })
+    }
+
+    fn serve(&mut self) -> rustix::io::Result<()> {
+        while let Some(packet) = receive(&self.socket, &mut self.packet)? {
+            let (sequence, length, first) = wire::parse_request_header(packet).ok_or(Errno::PROTO)?;
+            if length == 0 {
+                self.responder(sequence).reply(Outcome::Pong);
+                continue;
+            }
+            let mut body = Zeroizing::new(Vec::with_capacity(length));
+            body.extend_from_slice(first);
+            self.packet.zeroize_used();
+            while body.len() < length {
+                let Some(more) = receive(&self.socket, &mut self.packet)? else { return Ok(()) };
+                body.extend_from_slice(more);
+                self.packet.zeroize_used();
+            }
+            self.launch(sequence, &body);
+        }
+        Ok(())
+    }
+
+    fn launch(&self, sequence: u64, body: &[u8]) {
+        match sys::fork() {
+            Ok(Fork::Parent) => {}
+            Ok(Fork::Child) => {
+                if let Some(request) = Request::decode(body) {
+                    execution::run(&request, self.responder(sequence), &self.null);
+                }
+                sys::exit_now(0);
+            }
+            Err(_) => self.responder(sequence).reply(Outcome::Void),
+        }
+    }
+
+    fn responder(&self, sequence: u64) -> Responder<'_> {
+        Responder { socket: &self.socket, sequence }
+    }
+}
+
+trait ZeroizeUsed {
+    fn zeroize_used(&mut self);
+}
+
+impl ZeroizeUsed for Zeroizing<Vec<u8>> {
+    /// Wipes the content, and keeps the length.
+    fn zeroize_used(&mut self) {
+        self.as_mut_slice().zeroize();
+    }
+}
+
+/// Answers one request.
+struct Responder<'a> {
+    socket: &'a OwnedFd,
+    sequence: u64,
+}
+
+impl Responder<'_> {
+    /// Nobody may listen any more: the server finds the same in the files.
+    fn reply(&self, outcome: Outcome) {
+        let pid = u32::try_from(getpid().as_raw_nonzero().get()).unwrap_or(0);
+        let packet = Reply { sequence: self.sequence, outcome, pid }.encode();
+        let _ = rustix::io::retry_on_intr(|| send(self.socket, &packet, SendFlags::NOSIGNAL));
+    }
+}
+
+/// The next packet; `None` when the server has gone.
+fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> rustix::io::Result<Option<&'a [u8]>> {
+    let (count, _) = rustix::io::retry_on_intr(|| recv(socket, &mut *buffer, RecvFlags::empty()))?;
+    Ok(if count == 0 { None } else { Some(&buffer[..count]) })
+}

@@ -1,0 +1,215 @@
+//! The executions that have not ended, as this server knows them, and the stream of their changes.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gofer_core::ExecutionId;
+use gofer_core::scheduler::{ExecutionState, WatchEvent};
+use tokio::sync::{Notify, broadcast, watch};
+
+use crate::layout::LiveName;
+
+/// Events a slow watcher may lag behind before its stream ends with an error.
+const EVENT_BUFFER: usize = 4096;
+
+/// How far an execution has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Being launched by this server right now.
+    Starting,
+    /// Its supervisor lives.
+    Running,
+    /// Its end is recorded.
+    Ended,
+}
+
+#[derive(Debug)]
+struct Known {
+    live: LiveName,
+    phase: watch::Sender<Phase>,
+    /// Its supervisor died without a record before it answered.
+    died: bool,
+    died_notify: Arc<Notify>,
+}
+
+/// Every unfinished execution; its lock also orders the events.
+#[derive(Debug)]
+pub(crate) struct Table {
+    known: Mutex<HashMap<ExecutionId, Known>>,
+    events: broadcast::Sender<WatchEvent>,
+}
+
+/// The answer to a wish to start.
+pub(crate) enum Claimed {
+    /// The caller, and nobody else, launches it; the notification comes when its supervisor dies silently.
+    New(Arc<Notify>),
+    /// Somebody else does or did; wait with [`started`].
+    Taken(watch::Receiver<Phase>),
+}
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        Self { known: Mutex::default(), events: broadcast::Sender::new(EVENT_BUFFER) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ExecutionId, Known>> {
+        // No code that holds the lock can leave the map half changed.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<WatchEvent> {
+        self.events.subscribe()
+    }
+
+    /// Claims the id for a launch.
+    pub(crate) fn claim(&self, id: &ExecutionId, live: &LiveName) -> Claimed {
+        match self.lock().entry(id.clone()) {
+            Entry::Occupied(entry) => Claimed::Taken(entry.get().phase.subscribe()),
+            Entry::Vacant(entry) => {
+                let known = entry.insert(Known {
+                    live: live.clone(),
+                    phase: watch::Sender::new(Phase::Starting),
+                    died: false,
+                    died_notify: Arc::default(),
+                });
+                Claimed::New(known.died_notify.clone())
+            }
+        }
+    }
+
+    /// Takes up an execution that an earlier server started.
+    pub(crate) fn adopt(&self, id: ExecutionId, live: LiveName) {
+        let phase = watch::Sender::new(Phase::Running);
+        self.lock().insert(id, Known { live, phase, died: false, died_notify: Arc::default() });
+    }
+
+    /// Gives up a launch of which nothing is left.
+    pub(crate) fn abandon(&self, id: &ExecutionId, live: &LiveName) {
+        let mut known = self.lock();
+        if known.get(id).is_some_and(|entry| entry.live == *live && *entry.phase.borrow() == Phase::Starting) {
+            known.remove(id);
+        }
+    }
+
+    /// A launch was found to have started nothing, and can start nothing any more.
+    pub(crate) fn void(&self, id: &ExecutionId, live: &LiveName) {
+        let mut known = self.lock();
+        if known.get(id).is_some_and(|entry| entry.live == *live) {
+            known.remove(id);
+        }
+    }
+
+    /// Nobody can say at the moment what became of the launch: it counts as running until somebody can.
+    pub(crate) fn doubt(&self, id: &ExecutionId, live: &LiveName) {
+        if let Some(entry) = self.lock().get(id).filter(|entry| entry.live == *live) {
+            entry.phase.send_replace(Phase::Running);
+        }
+    }
+
+    /// Its supervisor reported it running. `false` if that supervisor has died meanwhile without a record.
+    pub(crate) fn running(&self, id: &ExecutionId, live: &LiveName) -> bool {
+        let mut known = self.lock();
+        match known.get_mut(id) {
+            Some(entry) if entry.live == *live => {
+                if entry.died {
+                    return false;
+                }
+                entry.phase.send_replace(Phase::Running);
+                self.send(id, ExecutionState::Running);
+                true
+            }
+            // It has ended already, and that was reported.
+            _ => true,
+        }
+    }
+
+    /// Its end is recorded. Repeating it has no effect.
+    pub(crate) fn finish(&self, id: &ExecutionId, live: &LiveName, state: ExecutionState) {
+        let mut known = self.lock();
+        if known.get(id).is_some_and(|entry| entry.live == *live)
+            && let Some(entry) = known.remove(id)
+        {
+            entry.phase.send_replace(Phase::Ended);
+            self.send(id, state);
+        }
+    }
+
+    /// Its supervisor is gone and left no record. Says in which phase that happened; in `Starting` whoever launches it has
+    /// been told and deals with it.
+    pub(crate) fn supervisor_died(&self, id: &ExecutionId, live: &LiveName) -> Option<Phase> {
+        let mut known = self.lock();
+        let entry = known.get_mut(id).filter(|entry| entry.live == *live)?;
+        entry.died = true;
+        entry.died_notify.notify_one();
+        Some(*entry.phase.borrow())
+    }
+
+    /// Where it stands, and under which live name; `None` if it has ended or was never here.
+    pub(crate) fn find(&self, id: &ExecutionId) -> Option<(LiveName, watch::Receiver<Phase>)> {
+        self.lock().get(id).map(|entry| (entry.live.clone(), entry.phase.subscribe()))
+    }
+
+    /// Whether this launch of it is still known.
+    pub(crate) fn knows(&self, id: &ExecutionId, live: &LiveName) -> bool {
+        self.lock().get(id).is_some_and(|entry| entry.live == *live)
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<(ExecutionId, LiveName, Phase)> {
+        self.lock().iter().map(|(id, entry)| (id.clone(), entry.live.clone(), *entry.phase.borrow())).collect()
+    }
+
+    fn send(&self, id: &ExecutionId, state: ExecutionState) {
+        // An error only says that nobody watches.
+        let _ = self.events.send(WatchEvent { id: id.clone(), state });
+    }
+}
+
+/// Waits until a launch by somebody else is decided; `false` if it came to nothing.
+pub(crate) async fn started(mut phase: watch::Receiver<Phase>) -> bool {
+    phase.wait_for(|phase| *phase != Phase::Starting).await.is_ok()
+}
+
+/// Waits until the execution has ended.
+pub(crate) async fn ended(phase: &mut watch::Receiver<Phase>) {
+    // An error says that the entry is gone, which it is after the end.
+    let _ = phase.wait_for(|phase| *phase == Phase::Ended).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> (ExecutionId, LiveName) {
+        let id: ExecutionId = "default/ci/1/build/1".parse().unwrap();
+        let live = LiveName::new(&id, 7);
+        (id, live)
+    }
+
+    #[tokio::test]
+    async fn an_end_before_the_answer_hides_running() {
+        let (id, live) = names();
+        let table = Table::new();
+        let mut events = table.subscribe();
+        assert!(matches!(table.claim(&id, &live), Claimed::New(_)));
+        table.finish(&id, &live, ExecutionState::Stopped);
+        assert!(table.running(&id, &live));
+        assert_eq!(events.recv().await.unwrap().state, ExecutionState::Stopped);
+        assert!(events.try_recv().is_err());
+        assert!(table.find(&id).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_claim_given_up_wakes_those_who_wait() {
+        let (id, live) = names();
+        let table = Table::new();
+        assert!(matches!(table.claim(&id, &live), Claimed::New(_)));
+        let Claimed::Taken(phase) = table.claim(&id, &live) else { panic!("claimed twice") };
+        table.abandon(&id, &live);
+        assert!(!started(phase).await);
+        assert!(matches!(table.claim(&id, &live), Claimed::New(_)));
+        assert_eq!(table.supervisor_died(&id, &live), Some(Phase::Starting));
+        assert!(!table.running(&id, &live), "reported running after its supervisor died");
+    }
+}

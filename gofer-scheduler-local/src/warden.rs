@@ -1,0 +1,230 @@
+//! The server's end of the warden: starts it, talks to it, starts it again when it dies.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gofer_core::{BackendError, ErrorKind};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use tokio::io::unix::AsyncFd;
+use tokio::process::{Child, Command};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::AbortHandle;
+
+use crate::config::Launcher;
+use crate::error::io_error;
+use crate::wire::{self, Outcome, PACKET_BYTES, REPLY_BYTES, Reply};
+
+/// How long a launch may take. Far beyond any real one: a warden this late is stuck, and is replaced.
+const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the warden may take to say that it is there.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A warden, or the means to start one.
+#[derive(Debug)]
+pub(crate) struct Warden {
+    launcher: Launcher,
+    current: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    next_sequence: AtomicU64,
+}
+
+/// What is known of a launch that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Launched {
+    /// The supervisor's own answer.
+    Answer(Outcome),
+    /// No answer, and none will come; the files know more.
+    Unknown,
+}
+
+impl Warden {
+    pub(crate) fn new(launcher: Launcher) -> Self {
+        Self { launcher, current: tokio::sync::Mutex::default(), next_sequence: AtomicU64::new(1) }
+    }
+
+    /// Starts the process if there is none.
+    ///
+    /// # Errors
+    /// When the launcher's program cannot be executed.
+    pub(crate) async fn ensure(&self) -> Result<Arc<Connection>, BackendError> {
+        let mut current = self.current.lock().await;
+        if let Some(connection) = current.as_ref().filter(|connection| connection.is_open()) {
+            return Ok(connection.clone());
+        }
+        let connection = Connection::open(&self.launcher)?;
+        *current = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Asks for a launch, and waits until it is decided or `died` says that the supervisor is no more.
+    ///
+    /// # Errors
+    /// When no warden can be started. Then nothing was launched.
+    pub(crate) async fn launch(&self, body: &[u8], died: &Notify) -> Result<Launched, BackendError> {
+        let connection = self.ensure().await?;
+        let answer = tokio::select! {
+            answer = self.call(&connection, body, LAUNCH_TIMEOUT) => answer,
+            () = died.notified() => None,
+        };
+        Ok(answer.map_or(Launched::Unknown, |reply| Launched::Answer(reply.outcome)))
+    }
+
+    /// The process id of the warden, from itself.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not answer.
+    pub(crate) async fn ping(&self) -> Result<u32, BackendError> {
+        let connection = self.ensure().await?;
+        match self.call(&connection, &[], PING_TIMEOUT).await {
+            Some(reply) => Ok(reply.pid),
+            None => {
+                let program = self.launcher.program.display();
+                let message = format!("the supervisor process `{program}` does not answer; is it the right program?");
+                Err(BackendError::new(ErrorKind::Unavailable, message))
+            }
+        }
+    }
+
+    /// One request and its reply; `None` when the connection broke or nothing came in time.
+    async fn call(&self, connection: &Connection, body: &[u8], timeout: Duration) -> Option<Reply> {
+        let sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
+        let answer = connection.expect(sequence)?;
+        let result = tokio::time::timeout(timeout, async {
+            connection.send(sequence, body).await.ok()?;
+            answer.await.ok()
+        })
+        .await;
+        if result.is_err() {
+            connection.close();
+        }
+        connection.forget(sequence);
+        result.ok().flatten()
+    }
+}
+
+impl Drop for Warden {
+    fn drop(&mut self) {
+        if let Some(connection) = self.current.get_mut() {
+            connection.close();
+        }
+    }
+}
+
+/// A running warden.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: AsyncFd<OwnedFd>,
+    /// Held while the packets of one request are sent.
+    sending: tokio::sync::Mutex<()>,
+    /// Requests without an answer yet; `None` once the connection is closed.
+    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
+    reader: Mutex<Option<AbortHandle>>,
+}
+
+impl Connection {
+    fn open(launcher: &Launcher) -> Result<Arc<Self>, BackendError> {
+        let failed = |error| {
+            io_error(format!("the supervisor process `{}` cannot be started", launcher.program.display()), error)
+        };
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|error| failed(error.into()))?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(|error| failed(error.into()))?;
+        let child = Command::new(&launcher.program)
+            .args(&launcher.args)
+            // It needs none, and the server's may hold secrets.
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(failed)?;
+        let connection = Arc::new(Self {
+            socket: crate::sys::async_fd(ours).map_err(failed)?,
+            sending: tokio::sync::Mutex::default(),
+            waiting: Mutex::new(Some(HashMap::new())),
+            reader: Mutex::default(),
+        });
+        let reader = tokio::spawn(read_replies(connection.clone(), child)).abort_handle();
+        *connection.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader);
+        Ok(connection)
+    }
+
+    fn is_open(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn expect(&self, sequence: u64) -> Option<oneshot::Receiver<Reply>> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.insert(sequence, sender);
+        Some(receiver)
+    }
+
+    fn forget(&self, sequence: u64) {
+        if let Some(waiting) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            waiting.remove(&sequence);
+        }
+    }
+
+    fn answer(&self, reply: Reply) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = waiting.as_mut().and_then(|waiting| waiting.remove(&reply.sequence)) {
+            let _ = sender.send(reply);
+        }
+    }
+
+    /// Ends it: everybody who waits is told, and the warden sees the end of its input.
+    fn close(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
+        if let Some(reader) = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            reader.abort();
+        }
+    }
+
+    async fn send(&self, sequence: u64, body: &[u8]) -> std::io::Result<()> {
+        let mut packet = secrecy::zeroize::Zeroizing::new(Vec::with_capacity(PACKET_BYTES));
+        packet.extend_from_slice(&wire::request_header(sequence, body.len()));
+        let (first, rest) = body.split_at(body.len().min(PACKET_BYTES - packet.len()));
+        packet.extend_from_slice(first);
+        let _turn = self.sending.lock().await;
+        self.send_packet(&packet).await?;
+        for piece in rest.chunks(PACKET_BYTES) {
+            self.send_packet(piece).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_packet(&self, packet: &[u8]) -> std::io::Result<()> {
+        loop {
+            let mut ready = self.socket.writable().await?;
+            let sent = ready.try_io(|socket| Ok(send(socket, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?));
+            if let Ok(sent) = sent {
+                return sent.map(|_| ());
+            }
+        }
+    }
+}
+
+/// Hands out the replies until the warden is gone, then reaps it.
+async fn read_replies(connection: Arc<Connection>, mut child: Child) {
+    let mut packet = [0; REPLY_BYTES];
+    loop {
+        let Ok(mut ready) = connection.socket.readable().await else { break };
+        let received = ready.try_io(|socket| Ok(recv(socket.as_fd(), &mut packet, RecvFlags::DONTWAIT)?));
+        match received {
+            Ok(Ok((count, _))) => match Reply::decode(&packet[..count]) {
+                Some(reply) => connection.answer(reply),
+                None => break,
+            },
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Ok(Err(_)) => break,
+            Err(_would_block) => {}
+        }
+    }
+    connection.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let _ = child.start_kill();
+    let _ = child.wait().await;
+}

@@ -1,0 +1,227 @@
+//! What the server and the warden say to each other, over a SEQPACKET socket.
+//!
+//! A request is a header packet (sequence number, length of the body) with the first bytes of the body, then packets with
+//! the rest. The body is a list of strings, each ended by a NUL byte: nothing in it may contain one anyway, and the
+//! supervisor can hand the strings to `execve` where they lie. A reply is one packet of 13 bytes.
+
+use std::ffi::{CStr, OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use secrecy::zeroize::Zeroizing;
+
+/// Bytes of the header in front of the first packet of a request.
+pub(crate) const HEADER_BYTES: usize = 16;
+/// Longest packet. Small enough for the default socket buffer to hold some, large enough for nearly every request.
+pub(crate) const PACKET_BYTES: usize = 32 * 1024;
+/// Longest body: more than the kernel takes as arguments and environment together (6 MiB at the most).
+pub(crate) const MAX_BODY_BYTES: usize = 8 << 20;
+
+/// Everything a supervisor needs to know.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Launch {
+    /// The live entry to lock.
+    pub(crate) live: PathBuf,
+    /// The execution's directory.
+    pub(crate) dir: PathBuf,
+    /// Where the process runs; `None` is `work/`.
+    pub(crate) working_dir: Option<PathBuf>,
+    /// Start it again when it ends.
+    pub(crate) service: bool,
+    /// Put the exit record on the disk itself.
+    pub(crate) durable: bool,
+    /// Bytes of output to keep.
+    pub(crate) max_log_bytes: u64,
+    /// The cgroup to run in, and the one the supervisor belongs to.
+    pub(crate) cgroup: Option<CgroupPair>,
+}
+
+/// The cgroup of a task, made by the server, and the one its supervisor returns to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CgroupPair {
+    /// The task's.
+    pub(crate) task: PathBuf,
+    /// The supervisor's.
+    pub(crate) home: PathBuf,
+}
+
+impl Launch {
+    /// The body of a request: this, the program with its arguments, and the environment as `NAME=value`. It may hold
+    /// secrets, so it is wiped when dropped.
+    pub(crate) fn encode(&self, argv: &[OsString], env: &[Zeroizing<Vec<u8>>]) -> Zeroizing<Vec<u8>> {
+        let flag = |set: bool| if set { "1" } else { "0" };
+        let path = |path: Option<&Path>| path.map_or(OsStr::new(""), Path::as_os_str).as_bytes().to_vec();
+        let fields = [
+            path(Some(&self.live)),
+            path(Some(&self.dir)),
+            path(self.working_dir.as_deref()),
+            flag(self.service).into(),
+            flag(self.durable).into(),
+            self.max_log_bytes.to_string().into(),
+            path(self.cgroup.as_ref().map(|pair| pair.task.as_path())),
+            path(self.cgroup.as_ref().map(|pair| pair.home.as_path())),
+            argv.len().to_string().into(),
+        ];
+        let strings = fields.iter().map(Vec::as_slice);
+        let strings =
+            strings.chain(argv.iter().map(|text| text.as_bytes())).chain(env.iter().map(|text| text.as_slice()));
+        // The exact size at once: a vector that grows would leave unwiped copies behind.
+        let mut body = Zeroizing::new(Vec::with_capacity(strings.clone().map(|text| text.len() + 1).sum()));
+        for text in strings {
+            body.extend_from_slice(text);
+            body.push(0);
+        }
+        body
+    }
+}
+
+/// A decoded request; the strings for `execve` stay where they are.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    /// What to do.
+    pub(crate) launch: Launch,
+    /// The program and its arguments; not empty.
+    pub(crate) argv: Vec<&'a CStr>,
+    /// The environment.
+    pub(crate) env: Vec<&'a CStr>,
+}
+
+impl<'a> Request<'a> {
+    /// Reads a body; `None` if it is not one.
+    pub(crate) fn decode(body: &'a [u8]) -> Option<Self> {
+        let mut strings = body.split_inclusive(|&byte| byte == 0).map(CStr::from_bytes_with_nul);
+        let mut next = || strings.next()?.ok();
+        let path = |text: &CStr| PathBuf::from(OsString::from_vec(text.to_bytes().to_vec()));
+        let optional = |text: &CStr| (!text.is_empty()).then(|| path(text));
+        let live = path(next()?);
+        let dir = path(next()?);
+        let working_dir = optional(next()?);
+        let service = next()? == c"1";
+        let durable = next()? == c"1";
+        let max_log_bytes = next()?.to_str().ok()?.parse().ok()?;
+        let (task, home) = (optional(next()?), optional(next()?));
+        let cgroup = task.zip(home).map(|(task, home)| CgroupPair { task, home });
+        let count: usize = next()?.to_str().ok()?.parse().ok()?;
+        let rest: Vec<&CStr> = strings.collect::<Result<_, _>>().ok()?;
+        let (argv, env) = rest.split_at_checked(count)?;
+        if argv.is_empty() {
+            return None;
+        }
+        let launch = Launch { live, dir, working_dir, service, durable, max_log_bytes, cgroup };
+        Some(Self { launch, argv: argv.to_vec(), env: env.to_vec() })
+    }
+}
+
+/// The header of a request.
+pub(crate) fn request_header(sequence: u64, length: usize) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(&sequence.to_le_bytes());
+    header[8..].copy_from_slice(&(length as u64).to_le_bytes());
+    header
+}
+
+/// The sequence number, the body's length, and the first bytes of the body.
+pub(crate) fn parse_request_header(packet: &[u8]) -> Option<(u64, usize, &[u8])> {
+    let (sequence, rest) = packet.split_first_chunk::<8>()?;
+    let (length, first) = rest.split_first_chunk::<8>()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok().filter(|&length| length <= MAX_BODY_BYTES)?;
+    Some((u64::from_le_bytes(*sequence), length, first))
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The answer to a request without a body, which only asks whether the warden is there.
+    Pong,
+    /// The process runs (or did).
+    Running,
+    /// It never ran; the exit record says why.
+    Ended,
+    /// Nothing was launched and nothing will be: the live entry is gone or taken, or the fork failed.
+    Void,
+}
+
+/// A reply to one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reply {
+    /// Which request.
+    pub(crate) sequence: u64,
+    /// What became of it.
+    pub(crate) outcome: Outcome,
+    /// The process id of who answers.
+    pub(crate) pid: u32,
+}
+
+/// Bytes of a reply.
+pub(crate) const REPLY_BYTES: usize = 13;
+
+impl Reply {
+    pub(crate) fn encode(self) -> [u8; REPLY_BYTES] {
+        let mut packet = [0; REPLY_BYTES];
+        packet[..8].copy_from_slice(&self.sequence.to_le_bytes());
+        packet[8] = match self.outcome {
+            Outcome::Pong => 0,
+            Outcome::Running => 1,
+            Outcome::Ended => 2,
+            Outcome::Void => 3,
+        };
+        packet[9..].copy_from_slice(&self.pid.to_le_bytes());
+        packet
+    }
+
+    pub(crate) fn decode(packet: &[u8]) -> Option<Self> {
+        let packet: &[u8; REPLY_BYTES] = packet.try_into().ok()?;
+        let (sequence, rest) = packet.split_first_chunk::<8>()?;
+        let outcome = match rest[0] {
+            0 => Outcome::Pong,
+            1 => Outcome::Running,
+            2 => Outcome::Ended,
+            3 => Outcome::Void,
+            _ => return None,
+        };
+        let pid = u32::from_le_bytes(rest[1..].try_into().ok()?);
+        Some(Self { sequence: u64::from_le_bytes(*sequence), outcome, pid })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn launch(cgroup: Option<CgroupPair>, working_dir: Option<PathBuf>) -> Launch {
+        let (live, dir) = ("/s/live/a~1".into(), "/s/x/a".into());
+        Launch { live, dir, working_dir, service: true, durable: false, max_log_bytes: 7, cgroup }
+    }
+
+    #[test]
+    fn requests_round_trip() {
+        let pair = CgroupPair { task: "/c/t".into(), home: "/c/h".into() };
+        for launch in [launch(None, None), launch(Some(pair), Some("/w".into()))] {
+            let body = launch.encode(
+                &["sh".into(), String::new().into(), "a b".into()],
+                &[Zeroizing::new(b"A=1".to_vec()), Zeroizing::new(b"B=\xff".to_vec())],
+            );
+            let request = Request::decode(&body).unwrap();
+            assert_eq!(request.launch, launch);
+            assert_eq!(request.argv, [c"sh", c"", c"a b"]);
+            assert_eq!(request.env, [c"A=1", c"B=\xff"]);
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused() {
+        for body in [&b""[..], b"x", b"a\0b\0\0\0", b"l\0d\0\x001\x001\x007\0\0\x009\0sh\0"] {
+            assert!(Request::decode(body).is_none(), "{body:?}");
+        }
+        assert!(parse_request_header(&request_header(1, MAX_BODY_BYTES + 1)).is_none());
+        assert!(Reply::decode(&[9; REPLY_BYTES]).is_none());
+    }
+
+    #[test]
+    fn replies_round_trip() {
+        for outcome in [Outcome::Pong, Outcome::Running, Outcome::Ended, Outcome::Void] {
+            let reply = Reply { sequence: u64::MAX - 1, outcome, pid: 4_000_000 };
+            assert_eq!(Reply::decode(&reply.encode()), Some(reply));
+        }
+    }
+}

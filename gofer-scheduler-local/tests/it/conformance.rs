@@ -1,0 +1,11 @@
+//! The contract of every scheduler.
+
+use crate::support::Local;
+
+async fn local() -> Local {
+    Local::open().await
+}
+
+mod scheduler {
+    gofer_core::scheduler_conformance!(super::local);
+}
