@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::config::{DbConfig, Target};
 use crate::error::DbError;
 use crate::specs::SpecCache;
+use crate::{postgres, sqlite};
 
 /// A database, in use by this process alone. Cheap to clone.
 #[derive(Clone)]
@@ -16,9 +17,15 @@ pub struct Db {
 }
 
 struct Inner {
+    engine: Engine,
     target: Target,
     specs: Arc<SpecCache>,
     last_event: watch::Sender<u64>,
+}
+
+pub(crate) enum Engine {
+    Sqlite(sqlite::Sqlite),
+    Postgres(Box<postgres::Postgres>),
 }
 
 impl fmt::Debug for Db {
@@ -36,7 +43,15 @@ impl Db {
     pub async fn connect(config: DbConfig) -> Result<Self, DbError> {
         let target = config.target()?;
         let last_event = watch::Sender::new(0);
-        let db = Self { inner: Arc::new(Inner { target, specs: Arc::default(), last_event }) };
+        let engine = match &target {
+            Target::Sqlite(path) => {
+                Engine::Sqlite(sqlite::Sqlite::open(path.clone(), &config, last_event.clone()).await?)
+            }
+            Target::Postgres(server) => {
+                Engine::Postgres(Box::new(postgres::Postgres::open(server, &target, &config).await?))
+            }
+        };
+        let db = Self { inner: Arc::new(Inner { engine, target, specs: Arc::default(), last_event }) };
         db.note_event(db.run_counts().await?.last_event_id);
         Ok(db)
     }
@@ -46,19 +61,34 @@ impl Db {
     /// # Errors
     /// With the next step for an operator in the message.
     pub async fn check(&self) -> Result<String, DbError> {
-        let version = "";
+        let version = match &self.inner.engine {
+            Engine::Sqlite(engine) => engine.version().await?,
+            Engine::Postgres(engine) => engine.version().await?,
+        };
         Ok(format!("{version} at {}", self.inner.target))
     }
 
     /// `sqlite` or `postgres`.
     #[must_use]
     pub fn product(&self) -> &'static str {
-        "sqlite"
+        match self.inner.engine {
+            Engine::Sqlite(_) => "sqlite",
+            Engine::Postgres(_) => "postgres",
+        }
     }
 
     /// Finishes what was begun, closes every connection and gives the database up to another server. Later calls, on
     /// every clone, fail as unavailable.
-    pub async fn close(&self) {}
+    pub async fn close(&self) {
+        match &self.inner.engine {
+            Engine::Sqlite(engine) => engine.close().await,
+            Engine::Postgres(engine) => engine.close().await,
+        }
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
 
     pub(crate) fn specs(&self) -> &Arc<SpecCache> {
         &self.inner.specs
@@ -97,16 +127,53 @@ pub(crate) fn joined<T>(result: Result<Result<T, DbError>, tokio::task::JoinErro
     result.unwrap_or_else(|error| Err(DbError::internal("a database operation broke off", error)))
 }
 
+/// Runs a query of `crate::queries` on a connection that reads. The arguments move into it.
 macro_rules! query {
-    ($db:expr, $($call:tt)*) => {{
-        let _ = $db;
-        unimplemented!()
-    }};
+    ($db:expr, $module:ident :: $call:ident ( $($arg:expr),* $(,)? )) => {
+        match $db.engine() {
+            $crate::db::Engine::Sqlite(engine) => {
+                engine.read(move |c| $crate::sqlite::now($crate::sqlite::queries::$module::$call(c $(, $arg)*))).await
+            }
+            $crate::db::Engine::Postgres(engine) => {
+                let pool = engine.pool();
+                $crate::db::joined(tokio::spawn(async move {
+                    let mut connection = pool.get().await.map_err($crate::postgres::pool_error)?;
+                    $crate::postgres::queries::$module::$call(&mut connection $(, $arg)*).await
+                }).await)
+            }
+        }
+    };
 }
+
+/// Runs a query of `crate::queries` in a transaction of its own, with the events it records. The arguments move into it,
+/// and it goes on when the caller goes away.
 macro_rules! transact {
-    ($db:expr, $($call:tt)*) => {{
-        let _ = $db;
-        unimplemented!()
-    }};
+    ($db:expr, $module:ident :: $call:ident ( $($arg:expr),* $(,)? )) => {
+        match $db.engine() {
+            $crate::db::Engine::Sqlite(engine) => {
+                engine.write(move |tx| $crate::sqlite::now($crate::sqlite::queries::$module::$call(tx $(, $arg)*))).await
+            }
+            $crate::db::Engine::Postgres(engine) => {
+                let pool = engine.pool();
+                let last_event = $db.last_event_sender();
+                $crate::db::joined(tokio::spawn(async move {
+                    use diesel_async::AsyncConnection as _;
+                    let mut connection = pool.get().await.map_err($crate::postgres::pool_error)?;
+                    let (value, last) = connection
+                        .transaction(async |c| {
+                            let mut tx = $crate::postgres::queries::Tx::new(c);
+                            let value = $crate::postgres::queries::$module::$call(&mut tx $(, $arg)*).await?;
+                            Ok::<_, $crate::error::DbError>((value, tx.flush().await?))
+                        })
+                        .await?;
+                    if let Some(last) = last {
+                        $crate::db::note(&last_event, last);
+                    }
+                    Ok(value)
+                }).await)
+            }
+        }
+    };
 }
+
 pub(crate) use {query, transact};

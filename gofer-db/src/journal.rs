@@ -13,7 +13,6 @@ use gofer_core::run::{CancelRequest, LogState};
 use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};
 
 use crate::db::{Db, query, transact};
-use crate::error::DbError;
 
 /// What one query can be asked for: more would not make the callers faster.
 const MAX_LIMIT: usize = 1_000;
@@ -21,7 +20,15 @@ const MAX_LIMIT: usize = 1_000;
 #[async_trait]
 impl Journal for Db {
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
-        unimplemented!()
+        // Asked first without the writer: a repeated key is then only a read.
+        if let Some(key) = new.idempotency_key.clone() {
+            let (namespace, pipeline) = (new.namespace.clone(), new.pipeline.clone());
+            let known: Option<Inserted> = query!(self, insert::known(&namespace, &pipeline, &key))?;
+            if let Some(known) = known {
+                return Ok(known);
+            }
+        }
+        Ok(transact!(self, insert::insert(&new))?)
     }
 
     async fn claim(
@@ -31,23 +38,31 @@ impl Journal for Db {
         ttl: Duration,
         limit: usize,
     ) -> Result<Vec<Lease>, JournalError> {
-        unimplemented!()
+        let owner = owner.to_owned();
+        Ok(transact!(self, leases::claim(&owner, now, ttl, limit.min(MAX_LIMIT)))?)
     }
 
     async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError> {
-        unimplemented!()
+        let owner = owner.to_owned();
+        Ok(transact!(self, leases::renew(&owner, now, ttl))?)
     }
 
     async fn release(&self, owner: &str) -> Result<(), JournalError> {
-        unimplemented!()
+        let owner = owner.to_owned();
+        Ok(transact!(self, leases::release(&owner))?)
     }
 
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
-        unimplemented!()
+        let (key, specs) = (key.clone(), Arc::clone(self.specs()));
+        Ok(query!(self, tasks::load(&key, &specs))?)
     }
 
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
-        unimplemented!()
+        if commits.is_empty() {
+            return Ok(Vec::new());
+        }
+        let specs = Arc::clone(self.specs());
+        Ok(transact!(self, commit::commit(&commits, &specs))?)
     }
 
     async fn request_cancel(
@@ -56,15 +71,20 @@ impl Journal for Db {
         task: Option<&TaskId>,
         request: CancelRequest,
     ) -> Result<bool, JournalError> {
-        unimplemented!()
+        let (key, specs) = (key.clone(), Arc::clone(self.specs()));
+        Ok(match task.cloned() {
+            None => transact!(self, cancel::run(&key, &request)),
+            Some(task) => transact!(self, cancel::task(&key, &task, &request, &specs)),
+        }?)
     }
 
     async fn live_logs(&self, after: Option<ExecutionId>, limit: usize) -> Result<Vec<ExecutionId>, JournalError> {
-        unimplemented!()
+        Ok(query!(self, logs::live(after.as_ref(), limit.min(MAX_LIMIT)))?)
     }
 
     async fn log_state(&self, id: &ExecutionId) -> Result<Option<LogState>, JournalError> {
-        unimplemented!()
+        let id = id.clone();
+        Ok(query!(self, logs::state(&id))?)
     }
 
     async fn set_log_state(
@@ -74,22 +94,27 @@ impl Journal for Db {
         to: LogState,
         event: Option<NewEvent>,
     ) -> Result<bool, JournalError> {
-        unimplemented!()
+        let id = id.clone();
+        Ok(transact!(self, logs::set_state(&id, from, to, event))?)
     }
 
     async fn object(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, JournalError> {
-        unimplemented!()
+        let (scope, key) = (scope.clone(), key.clone());
+        Ok(query!(self, objects::find(&scope, &key))?)
     }
 
     async fn global_secret(&self, key: &str) -> Result<Option<Vec<NamespaceId>>, JournalError> {
-        unimplemented!()
+        let key = key.to_owned();
+        Ok(query!(self, secrets::global(&key))?)
     }
 
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {
-        unimplemented!()
+        let policy = policy.clone();
+        Ok(query!(self, retention::expirable(&policy, limit.min(MAX_LIMIT)))?)
     }
 
     async fn expired(&self, what: &Expirable, at: Timestamp) -> Result<(), JournalError> {
-        unimplemented!()
+        let what = what.clone();
+        Ok(transact!(self, retention::expired(&what, at))?)
     }
 }

@@ -180,5 +180,11 @@ diesel::table! {
 }
 
 diesel::allow_tables_to_appear_in_same_query!(
-    attempts, objects, pipeline_versions, pipelines, runs, secrets, task_runs,
+    attempts,
+    objects,
+    pipeline_versions,
+    pipelines,
+    runs,
+    secrets,
+    task_runs,
 );

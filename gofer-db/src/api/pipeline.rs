@@ -99,6 +99,6 @@ impl Db {
         at: Timestamp,
     ) -> Result<DeletedPipeline, DbError> {
         let (namespace, id, actor) = (namespace.clone(), id.clone(), actor.to_owned());
-        transact!(self, pipelines::delete(&namespace, &id, &actor, at))
+        transact!(self, removal::delete(&namespace, &id, &actor, at))
     }
 }

@@ -77,7 +77,8 @@ CREATE INDEX runs_unsuccessful ON runs (namespace, status, id) WHERE status <> '
 CREATE UNIQUE INDEX runs_token ON runs (token_hash) WHERE state <> 'complete';
 CREATE UNIQUE INDEX runs_idempotency ON runs (pipeline_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
--- A task run has a row from its first change on; without one it is pending at its first attempt.
+-- A task run has a row from its first change on. Without one it is pending at its first attempt, or, when its run was
+-- complete from the start because there was no room for it, cancelled with it.
 CREATE TABLE task_runs (
     run_id BIGINT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
     task TEXT COLLATE "C" NOT NULL,

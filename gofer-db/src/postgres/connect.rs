@@ -1,0 +1,125 @@
+//! How a connection is made: with TLS where it is asked for, and with limits on everything that could hang.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::{ConnectionError, ConnectionResult};
+use diesel_async::AsyncPgConnection;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use tokio_postgres::NoTls;
+use tokio_postgres::config::SslMode;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::config::TlsConfig;
+use crate::error::DbError;
+
+/// Also for a server that accepts the connection and then says nothing.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long sent data may stay unacknowledged before the connection counts as dead.
+const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A statement that takes longer is broken off by the server; all of ours take milliseconds.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Clone)]
+pub(super) struct Connector {
+    config: tokio_postgres::Config,
+    tls: Option<MakeRustlsConnect>,
+}
+
+impl Connector {
+    pub(super) fn new(server: &tokio_postgres::Config, tls: &TlsConfig) -> Result<Self, DbError> {
+        let mut config = server.clone();
+        let encrypt = tls.require || tls.ca_file.is_some() || config.get_ssl_mode() == SslMode::Require;
+        let tls = if encrypt {
+            // The default, `prefer`, would fall back to plain text.
+            config.ssl_mode(SslMode::Require);
+            Some(MakeRustlsConnect::new(client_config(tls)?))
+        } else {
+            config.ssl_mode(SslMode::Disable);
+            None
+        };
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(ACKNOWLEDGE_TIMEOUT);
+        }
+        config.keepalives_idle(ACKNOWLEDGE_TIMEOUT);
+        // The server side too gives up on a client that is gone, and frees its locks.
+        let options = format!(
+            "{} -c statement_timeout={} -c idle_in_transaction_session_timeout={} -c tcp_keepalives_idle=20 \
+             -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
+            config.get_options().unwrap_or_default(),
+            STATEMENT_TIMEOUT.as_millis(),
+            STATEMENT_TIMEOUT.as_millis(),
+        );
+        config.options(options.trim());
+        config.application_name(format!("gofer: {}", crate::db::this_process()));
+        Ok(Self { config, tls })
+    }
+
+    pub(super) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
+        let connecting = async {
+            match &self.tls {
+                Some(tls) => {
+                    let (client, connection) = self.config.connect(tls.clone()).await.map_err(bad_connection)?;
+                    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+                }
+                None => {
+                    let (client, connection) = self.config.connect(NoTls).await.map_err(bad_connection)?;
+                    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+                }
+            }
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(ConnectionError::BadConnection("no answer from the server".to_owned())))
+    }
+}
+
+fn bad_connection(error: tokio_postgres::Error) -> ConnectionError {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    ConnectionError::BadConnection(text)
+}
+
+pub(super) fn cannot_connect(error: ConnectionError) -> DbError {
+    DbError::unavailable("cannot connect to the database", error)
+}
+
+fn client_config(tls: &TlsConfig) -> Result<ClientConfig, DbError> {
+    let mut roots = RootCertStore::empty();
+    match &tls.ca_file {
+        Some(path) => {
+            let unreadable = |error: &dyn std::fmt::Display| {
+                DbError::config(format!("tls.ca_file: cannot read certificates from `{}`: {error}", path.display()))
+            };
+            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))? {
+                let certificate = certificate.map_err(|error| unreadable(&error))?;
+                roots.add(certificate).map_err(|error| unreadable(&error))?;
+            }
+            if roots.is_empty() {
+                return Err(unreadable(&"it holds none"));
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err(DbError::config("tls.ca_file: the operating system trusts no authorities; name a file"));
+            }
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| DbError::internal("cannot set up TLS", error))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}

@@ -1,0 +1,102 @@
+//! The few things PostgreSQL does its own way: rows are locked, and statements are sent without waiting for each other's
+//! answers, because round trips are what takes time.
+
+use diesel::prelude::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SelectableHelper as _};
+use diesel::query_builder::{QueryFragment, QueryId};
+use futures::future::try_join_all;
+use gofer_core::{RunKey, TaskId};
+
+use super::queries::commit::{Guard, TaskStanding};
+use super::{Conn, RunQueryDsl};
+use crate::error::DbError;
+use crate::rows::event::EventRow;
+use crate::rows::signed;
+use crate::schema::{events, runs, task_runs};
+
+pub(crate) type Backend = diesel::pg::Pg;
+
+/// Key of the advisory lock that lets one claim in at a time.
+const CLAIM_LOCK: i64 = 0x67_6f66_6572_0002;
+/// Rows of one INSERT: far below the 65,535 parameters of one statement.
+const ROWS_PER_INSERT: usize = 1_000;
+/// Statements on their way at once.
+const AT_ONCE: usize = 256;
+
+/// A query whose rows stay as they are until the end of the transaction.
+macro_rules! locked {
+    ($query:expr) => {
+        $query.for_no_key_update()
+    };
+}
+pub(crate) use locked;
+
+/// One claim at a time.
+pub(crate) async fn lock_claims(c: &mut Conn) -> Result<(), DbError> {
+    diesel::sql_query(format!("SELECT pg_advisory_xact_lock({CLAIM_LOCK})")).execute(c).await?;
+    Ok(())
+}
+
+pub(crate) async fn insert_events(c: &mut Conn, rows: Vec<EventRow>) -> Result<(), DbError> {
+    for rows in rows.chunks(ROWS_PER_INSERT) {
+        diesel::insert_into(events::table).values(rows).execute(c).await?;
+    }
+    Ok(())
+}
+
+/// Runs the statements in order; returns how many rows they changed.
+pub(crate) async fn execute_all<Q>(c: &mut Conn, statements: Vec<Q>) -> Result<usize, DbError>
+where
+    Q: QueryFragment<Backend> + QueryId + Send,
+{
+    let c: &Conn = c;
+    let mut changed = 0;
+    let mut statements = statements.into_iter();
+    loop {
+        let some = statements.by_ref().take(AT_ONCE).map(|statement| async move { statement.execute(&mut &*c).await });
+        let counts = try_join_all(some).await?;
+        if counts.is_empty() {
+            return Ok(changed);
+        }
+        changed += counts.iter().sum::<usize>();
+    }
+}
+
+/// The runs' rows in order, locked; `None` where there is no such run.
+pub(crate) async fn lock_runs(c: &mut Conn, keys: &[&RunKey]) -> Result<Vec<Option<Guard>>, DbError> {
+    let c: &Conn = c;
+    let mut guards = Vec::with_capacity(keys.len());
+    for keys in keys.chunks(AT_ONCE) {
+        let some = keys.iter().map(|key| async move {
+            let guard = runs::table
+                .select(Guard::as_select())
+                .filter(runs::namespace.eq(key.namespace.as_str()))
+                .filter(runs::pipeline.eq(key.pipeline.as_str()))
+                .filter(runs::number.eq(signed(key.run.0)))
+                .for_no_key_update()
+                .get_result(&mut &*c)
+                .await;
+            guard.optional()
+        });
+        guards.extend(try_join_all(some).await?);
+    }
+    Ok(guards)
+}
+
+/// How these tasks of these runs stand, as far as they have rows.
+pub(crate) async fn task_standings(c: &mut Conn, wanted: &[(i64, Vec<&TaskId>)]) -> Result<Vec<TaskStanding>, DbError> {
+    let c: &Conn = c;
+    let mut rows = Vec::new();
+    for wanted in wanted.chunks(AT_ONCE) {
+        let some = wanted.iter().filter(|(_, tasks)| !tasks.is_empty()).map(|(run_id, tasks)| async move {
+            let tasks: Vec<&str> = tasks.iter().map(|task| task.as_str()).collect();
+            task_runs::table
+                .select(TaskStanding::as_select())
+                .filter(task_runs::run_id.eq(run_id))
+                .filter(task_runs::task.eq_any(tasks))
+                .load(&mut &*c)
+                .await
+        });
+        rows.extend(try_join_all(some).await?.into_iter().flatten());
+    }
+    Ok(rows)
+}

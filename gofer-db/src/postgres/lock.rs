@@ -1,0 +1,92 @@
+//! One server per database: a session's advisory lock, which PostgreSQL frees when the connection ends.
+
+use std::time::Duration;
+
+use diesel::sql_types::{Bool, Text};
+use diesel::{OptionalExtension as _, QueryableByName};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::connect::{Connector, cannot_connect};
+use crate::error::DbError;
+
+/// Advisory locks are per database; this is "gofer" and a 1. PostgreSQL shows it as two halves.
+const KEY: i64 = 0x67_6f66_6572_0001;
+/// How long a start waits for a server that just ended: its connection is closed by the kernel a moment after.
+const PATIENCE: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(50);
+
+pub(super) struct Lock {
+    connector: Connector,
+    database: String,
+    /// `None` once it was released.
+    session: Mutex<Option<AsyncPgConnection>>,
+}
+
+#[derive(QueryableByName)]
+struct Tried {
+    #[diesel(sql_type = Bool)]
+    taken: bool,
+}
+
+#[derive(QueryableByName)]
+struct Holder {
+    #[diesel(sql_type = Text)]
+    holder: String,
+}
+
+impl Lock {
+    pub(super) async fn take(connector: Connector, database: String) -> Result<Self, DbError> {
+        let session = Mutex::new(Some(locked_session(&connector, &database).await?));
+        Ok(Self { connector, database, session })
+    }
+
+    /// Fails when the lock was lost with its connection and another server has it now; takes it again otherwise.
+    pub(super) async fn check(&self) -> Result<(), DbError> {
+        let mut session = self.session.lock().await;
+        let Some(connection) = &mut *session else {
+            return Err(DbError::Unavailable { message: "the database is closed".into(), source: None });
+        };
+        if diesel::sql_query("SELECT 1").execute(connection).await.is_err() {
+            *connection = locked_session(&self.connector, &self.database).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn release(&self) {
+        *self.session.lock().await = None;
+    }
+}
+
+async fn locked_session(connector: &Connector, database: &str) -> Result<AsyncPgConnection, DbError> {
+    let mut connection = connector.connect().await.map_err(cannot_connect)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let tried: Tried = diesel::sql_query(format!("SELECT pg_try_advisory_lock({KEY}) AS taken"))
+            .get_result(&mut connection)
+            .await?;
+        if tried.taken {
+            return Ok(connection);
+        }
+        if Instant::now() >= deadline {
+            let holder = holder(&mut connection).await?.unwrap_or_else(|| "unknown process".to_owned());
+            return Err(DbError::Locked { database: database.to_owned(), holder });
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn holder(connection: &mut AsyncPgConnection) -> Result<Option<String>, DbError> {
+    let found: Option<Holder> = diesel::sql_query(format!(
+        "SELECT a.application_name || ', since ' || to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ') AS holder \
+         FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
+         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+         AND ((l.classid::bigint << 32) | l.objid::bigint) = {KEY} AND l.database = \
+         (SELECT oid FROM pg_database WHERE datname = current_database())"
+    ))
+    .get_result(connection)
+    .await
+    .optional()?;
+    Ok(found.map(|found| found.holder))
+}

@@ -1,0 +1,106 @@
+//! The PostgreSQL engine: a pool, and one connection more that holds the server's lock.
+
+mod connect;
+pub(crate) mod engine;
+mod lock;
+#[path = "../queries/mod.rs"]
+pub(crate) mod queries;
+
+use deadpool::Runtime;
+use diesel::sql_types::Text;
+use diesel_async::pooled_connection::deadpool::{Pool, PoolError};
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection as _};
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use futures::FutureExt as _;
+
+use crate::config::{DbConfig, Target};
+use crate::error::DbError;
+use connect::Connector;
+
+pub(crate) use diesel_async::RunQueryDsl;
+
+/// What the queries run on.
+pub(crate) type Conn = AsyncPgConnection;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+
+/// Key of the advisory lock that serialises migrations; diesel_migrations takes none of its own.
+const MIGRATION_LOCK: i64 = 0x676f_6665_7200;
+
+pub(crate) struct Postgres {
+    pool: Pool<Conn>,
+    lock: lock::Lock,
+}
+
+impl Postgres {
+    pub(crate) async fn open(
+        server: &tokio_postgres::Config,
+        target: &Target,
+        config: &DbConfig,
+    ) -> Result<Self, DbError> {
+        let connector = Connector::new(server, &config.tls)?;
+        let lock = lock::Lock::take(connector.clone(), target.to_string()).await?;
+        migrate(&connector).await?;
+        let pool = pool(connector, config)?;
+        Ok(Self { pool, lock })
+    }
+
+    pub(crate) fn pool(&self) -> Pool<Conn> {
+        self.pool.clone()
+    }
+
+    pub(crate) async fn version(&self) -> Result<String, DbError> {
+        self.lock.check().await?;
+        let pool = self.pool();
+        let task = tokio::spawn(async move {
+            let mut connection = pool.get().await.map_err(pool_error)?;
+            let version = diesel::select(diesel::dsl::sql::<Text>("current_setting('server_version')"));
+            Ok(version.get_result::<String>(&mut connection).await?)
+        });
+        Ok(format!("PostgreSQL {}", crate::db::joined(task.await)?))
+    }
+
+    pub(crate) async fn close(&self) {
+        self.pool.close();
+        self.lock.release().await;
+    }
+}
+
+fn pool(connector: Connector, config: &DbConfig) -> Result<Pool<Conn>, DbError> {
+    let mut manager = ManagerConfig::<Conn>::default();
+    // Fast still sees a closed socket; Verified would send a query before every query.
+    manager.recycling_method = RecyclingMethod::Fast;
+    manager.custom_setup = Box::new(move |_| {
+        let connector = connector.clone();
+        async move { connector.connect().await }.boxed()
+    });
+    let manager = AsyncDieselConnectionManager::<Conn>::new_with_config("", manager);
+    Pool::builder(manager)
+        .max_size(config.pool_size)
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(config.acquire_timeout))
+        .create_timeout(Some(config.acquire_timeout))
+        .build()
+        .map_err(|error| DbError::internal("cannot make the database's connection pool", error))
+}
+
+pub(crate) fn pool_error(error: PoolError) -> DbError {
+    let message = match &error {
+        PoolError::Timeout(_) => "every database connection is busy, or the database does not answer",
+        PoolError::Closed => "the database is closed",
+        _ => "cannot connect to the database",
+    };
+    DbError::unavailable(message, error)
+}
+
+async fn migrate(connector: &Connector) -> Result<(), DbError> {
+    let mut connection = connector.connect().await.map_err(connect::cannot_connect)?;
+    // The session ends with this function, and the lock with it. Whoever waits for it waits for a migration.
+    connection.batch_execute(&format!("SET statement_timeout = 0; SELECT pg_advisory_lock({MIGRATION_LOCK})")).await?;
+    // On a thread that may block: the harness refuses a single-threaded runtime's own thread.
+    let task = tokio::task::spawn_blocking(move || {
+        crate::migrate::run(&mut AsyncMigrationHarness::new(connection), MIGRATIONS)
+    });
+    crate::db::joined(task.await)
+}

@@ -1,0 +1,181 @@
+//! A new run.
+
+use diesel::prelude::*;
+use gofer_core::event::{EventDetails, NewEvent, Subject};
+use gofer_core::journal::{Inserted, NewRun};
+use gofer_core::pipeline::Overlap;
+use gofer_core::run::{
+    CancelRequest, Initiator, Reason, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
+};
+use gofer_core::{NamespaceId, PipelineId, RunKey, RunNumber, Timestamp, Version};
+
+use super::{Conn, RunQueryDsl, Tx, UNFINISHED, cancel, engine, is_true, pipelines as pipeline};
+use crate::error::DbError;
+use crate::rows::entity::{PipelineRow, overlap_of};
+use crate::rows::run::{NewRunRow, RunRow};
+use crate::rows::task::{NewTaskRow, TaskChange};
+use crate::rows::{signed, unsigned};
+use crate::schema::{pipeline_versions, pipelines, runs, task_runs};
+
+/// The run an idempotency key has already made.
+pub(crate) async fn known(
+    c: &mut Conn,
+    namespace: &NamespaceId,
+    pipeline: &PipelineId,
+    idempotency_key: &str,
+) -> Result<Option<Inserted>, DbError> {
+    let row: Option<RunRow> = runs::table
+        .inner_join(pipelines::table.on(pipelines::id.eq(runs::pipeline_id)))
+        .filter(pipelines::namespace.eq(namespace.as_str()))
+        .filter(pipelines::name.eq(pipeline.as_str()))
+        .filter(runs::idempotency_key.eq(idempotency_key))
+        .select(RunRow::as_select())
+        .get_result(c)
+        .await
+        .optional()?;
+    row.map(|row| Ok(Inserted { run: row.try_into()?, new: false, superseded: Vec::new() })).transpose()
+}
+
+pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun) -> Result<Inserted, DbError> {
+    // Concurrent inserts of one pipeline wait here for each other: numbers, keys and room are counted under this lock.
+    let row = pipeline::lock(tx, &new.namespace, &new.pipeline).await?;
+    if let Some(key) = &new.idempotency_key
+        && let Some(known) = known(tx.c, &new.namespace, &new.pipeline, key).await?
+    {
+        return Ok(known);
+    }
+    if !row.enabled {
+        return Err(DbError::Disabled { key: format!("{}/{}", new.namespace, new.pipeline) });
+    }
+    let version = version(tx.c, new, &row).await?;
+    let key = RunKey {
+        namespace: new.namespace.clone(),
+        pipeline: new.pipeline.clone(),
+        run: RunNumber(unsigned(row.last_run + 1)?),
+    };
+    diesel::update(pipelines::table.find(row.id)).set(pipelines::last_run.eq(row.last_run + 1)).execute(tx.c).await?;
+    let (skipped, superseded) = make_room(tx, &row, &key, new).await?;
+    let run = new_run(new, key, version, skipped);
+    let id: i64 = diesel::insert_into(runs::table)
+        .values(NewRunRow::new(row.id, new, &run)?)
+        .returning(runs::id)
+        .get_result(tx.c)
+        .await?;
+    insert_reused(tx, id, new).await?;
+    let created = EventDetails::RunCreated { version, initiator: new.initiator.clone(), retry_of: new.retry_of };
+    record(tx, &run.key, created, actor(&new.initiator), new.at);
+    if let RunState::Complete(status) = run.state {
+        let completed = EventDetails::RunCompleted { status, reason: run.reason.clone() };
+        record(tx, &run.key, completed, "gofer", new.at);
+    }
+    Ok(Inserted { run, new: true, superseded })
+}
+
+async fn version(c: &mut Conn, new: &NewRun, row: &PipelineRow) -> Result<Version, DbError> {
+    let Some(version) = new.version else { return Ok(Version(unsigned(row.latest_version)?)) };
+    let number = signed(version.0);
+    let found: Option<i64> = pipeline_versions::table
+        .find((row.id, number))
+        .select(pipeline_versions::version)
+        .get_result(c)
+        .await
+        .optional()?;
+    found.map(|_| version).ok_or_else(|| pipeline::no_version(&new.namespace, &new.pipeline, number))
+}
+
+fn new_run(new: &NewRun, key: RunKey, version: Version, skipped: Option<Reason>) -> Run {
+    Run {
+        key,
+        version,
+        state: if skipped.is_some() { RunState::Complete(RunStatus::Cancelled) } else { RunState::Pending },
+        ended_at: skipped.is_some().then_some(new.at),
+        reason: skipped,
+        initiator: new.initiator.clone(),
+        variables: new.variables.clone(),
+        retry_of: new.retry_of,
+        cancel: None,
+        token_nonce: new.token_nonce,
+        created_at: new.at,
+        started_at: None,
+    }
+}
+
+/// Applies the pipeline's `overlap`, as its latest version has it: the reason to skip the run, or the runs that got a
+/// cancel request for it. Active is every run that is not complete, queued ones included.
+async fn make_room(
+    tx: &mut Tx<'_>,
+    row: &PipelineRow,
+    key: &RunKey,
+    new: &NewRun,
+) -> Result<(Option<Reason>, Vec<RunKey>), DbError> {
+    let overlap = overlap_of(&row.overlap)?;
+    let Some(parallelism) = row.parallelism.filter(|_| overlap != Overlap::Queue) else {
+        return Ok((None, Vec::new()));
+    };
+    let active: Vec<(i64, Option<i64>)> = runs::table
+        .filter(runs::namespace.eq(&row.namespace))
+        .filter(runs::pipeline_id.eq(row.id))
+        .filter(is_true(UNFINISHED))
+        .select((runs::number, runs::cancel_at))
+        .order(runs::id)
+        .load(tx.c)
+        .await?;
+    let room = usize::try_from(parallelism).unwrap_or(0);
+    if overlap == Overlap::Skip {
+        let full = active.len() >= room;
+        let text =
+            || format!("{} runs of this pipeline were active, and its parallelism is {parallelism}", active.len());
+        return Ok((full.then(|| Reason::new(ReasonKind::OverlapSkipped, text())), Vec::new()));
+    }
+    let staying: Vec<i64> = active.iter().filter(|(_, cancel)| cancel.is_none()).map(|(number, _)| *number).collect();
+    let too_many = (staying.len() + 1).saturating_sub(room);
+    let mut superseded = Vec::new();
+    for number in staying.into_iter().take(too_many) {
+        let old = RunKey { run: RunNumber(unsigned(number)?), ..key.clone() };
+        let request = CancelRequest {
+            at: new.at,
+            by: "gofer".to_owned(),
+            force: false,
+            message: format!("superseded by run {}", key.run),
+        };
+        if cancel::run(tx, &old, &request).await? {
+            superseded.push(old);
+        }
+    }
+    Ok((None, superseded))
+}
+
+/// Rows for tasks that need not run again; all others have none until something happens to them.
+async fn insert_reused(tx: &mut Tx<'_>, run_id: i64, new: &NewRun) -> Result<(), DbError> {
+    let Some(old) = new.retry_of else { return Ok(()) };
+    let reason = Reason::new(ReasonKind::Reused, format!("ended successfully in run {old}"));
+    let mut rows = Vec::with_capacity(new.reused.len());
+    for task in &new.reused {
+        let done = TaskRun {
+            state: TaskState::Complete(TaskStatus::Successful),
+            reason: Some(reason.clone()),
+            ended_at: Some(new.at),
+            ..TaskRun::pending(task.clone())
+        };
+        let row = NewTaskRow::new(run_id, task, TaskChange::new(&done)?, None);
+        rows.push(diesel::insert_into(task_runs::table).values(row));
+    }
+    engine::execute_all(tx.c, rows).await?;
+    Ok(())
+}
+
+fn actor(initiator: &Initiator) -> &str {
+    match initiator {
+        Initiator::Token(name) | Initiator::Trigger(name) => name,
+    }
+}
+
+pub(crate) fn record(tx: &mut Tx<'_>, key: &RunKey, details: EventDetails, actor: &str, at: Timestamp) {
+    let subject = Subject {
+        namespace: Some(key.namespace.clone()),
+        pipeline: Some(key.pipeline.clone()),
+        run: Some(key.run),
+        ..Subject::default()
+    };
+    tx.record(NewEvent { at, actor: actor.to_owned(), subject, details });
+}

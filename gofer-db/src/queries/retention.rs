@@ -1,0 +1,88 @@
+//! What is old enough to be deleted.
+
+use diesel::prelude::*;
+use gofer_core::Timestamp;
+use gofer_core::entity::ObjectScope;
+use gofer_core::event::{EventDetails, NewEvent, Subject};
+use gofer_core::journal::{Expirable, Retention};
+use gofer_core::run::LogState;
+
+use super::logs::{EXECUTION, ExecutionRow, execution};
+use super::{Conn, RunQueryDsl, Tx, is_true, logs, objects as object};
+use crate::error::DbError;
+use crate::rows::run::key;
+use crate::rows::{id, signed};
+use crate::schema::{attempts, objects, pipelines, runs};
+
+/// Logs first, each kind oldest first.
+pub(crate) async fn expirable(c: &mut Conn, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, DbError> {
+    let rows: Vec<ExecutionRow> = attempts::table
+        .inner_join(runs::table.on(runs::id.eq(attempts::run_id)))
+        .filter(is_true("attempts.log = 'archived'"))
+        .filter(attempts::ended_at.lt(policy.logs_before.0))
+        .order(attempts::ended_at)
+        .limit(signed(limit as u64))
+        .select(EXECUTION)
+        .load(c)
+        .await?;
+    let mut found = rows.into_iter().map(|row| execution(row).map(Expirable::Log)).collect::<Result<Vec<_>, _>>()?;
+    let rest = limit - found.len();
+    if rest > 0 {
+        found.extend(run_objects(c, policy.run_objects_keep_runs, rest).await?);
+    }
+    Ok(found)
+}
+
+/// Objects of runs that are complete and have as many newer ones of their pipeline as are kept.
+async fn run_objects(c: &mut Conn, keep: u64, limit: usize) -> Result<Vec<Expirable>, DbError> {
+    let rows: Vec<(String, String, i64, String, String)> = pipelines::table
+        .inner_join(objects::table.on(objects::pipeline_id.eq(pipelines::id)))
+        .inner_join(
+            runs::table.on(runs::namespace
+                .eq(pipelines::namespace)
+                .and(runs::pipeline.eq(pipelines::name))
+                .and(runs::number.eq(objects::run))),
+        )
+        .filter(objects::run.gt(0))
+        .filter(objects::run.le(pipelines::last_run - signed(keep)))
+        .filter(runs::state.eq("complete"))
+        .order((objects::pipeline_id, objects::run, objects::key))
+        .limit(signed(limit as u64))
+        .select((pipelines::namespace, pipelines::name, objects::run, objects::key, objects::location))
+        .load(c)
+        .await?;
+    rows.into_iter()
+        .map(|(namespace, pipeline, run, object_key, location)| {
+            Ok(Expirable::RunObject {
+                run: key(&namespace, &pipeline, run)?,
+                key: id(&object_key)?,
+                location: id(&location)?,
+            })
+        })
+        .collect()
+}
+
+pub(crate) async fn expired(tx: &mut Tx<'_>, what: &Expirable, at: Timestamp) -> Result<(), DbError> {
+    match what {
+        Expirable::Log(id) => {
+            let subject = Subject {
+                namespace: Some(id.run.namespace.clone()),
+                pipeline: Some(id.run.pipeline.clone()),
+                run: Some(id.run.run),
+                task: Some(id.task.clone()),
+                attempt: Some(id.attempt),
+            };
+            let event = NewEvent { at, actor: "gofer".to_owned(), subject, details: EventDetails::LogExpired {} };
+            logs::set_state(tx, id, LogState::Archived, LogState::Expired, Some(event)).await?;
+        }
+        Expirable::RunObject { run, key, location } => {
+            let scope =
+                ObjectScope { namespace: run.namespace.clone(), pipeline: run.pipeline.clone(), run: Some(run.run) };
+            // An object that was put again meanwhile has another location, and stays.
+            if object::remove(tx, &scope, key, Some(location)).await?.is_some() {
+                object::record(tx, &scope, EventDetails::RunObjectsExpired { count: 1 }, "gofer", at);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use diesel::prelude::*;
+use gofer_core::journal::RunSnapshot;
+use gofer_core::object_store::ListPage;
+use gofer_core::run::{AttemptRecord, Run, TaskRun, TaskState, TaskStatus};
+use gofer_core::{RunKey, TaskId};
+
+use super::{Conn, RunQueryDsl, pipelines as pipeline, runs as run};
+use crate::error::DbError;
+use crate::rows::page;
+use crate::rows::task::{AttemptRow, TaskRow};
+use crate::schema::{attempts, task_runs};
+use crate::specs::SpecCache;
+use crate::types::{MAX_PAGE, Page};
+
+pub(crate) async fn load(c: &mut Conn, key: &RunKey, specs: &SpecCache) -> Result<RunSnapshot, DbError> {
+    let row = run::find(c, key).await?;
+    let spec = Arc::clone(&pipeline::spec(c, row.pipeline_id, row.version, specs).await?.spec);
+    let rows: Vec<TaskRow> =
+        task_runs::table.filter(task_runs::run_id.eq(row.id)).select(TaskRow::as_select()).load(c).await?;
+    let mut stored = by_task(rows);
+    let run = Run::try_from(row)?;
+    let tasks = spec
+        .tasks
+        .iter()
+        .map(|task| Ok((task.id.clone(), take(&run, &mut stored, &task.id)?)))
+        .collect::<Result<_, DbError>>()?;
+    Ok(RunSnapshot { run, spec, tasks })
+}
+
+fn by_task(rows: Vec<TaskRow>) -> HashMap<String, TaskRow> {
+    rows.into_iter().map(|row| (row.task.clone(), row)).collect()
+}
+
+fn take(run: &Run, stored: &mut HashMap<String, TaskRow>, task: &TaskId) -> Result<TaskRun, DbError> {
+    stored.remove(task.as_str()).map_or_else(|| Ok(untouched(run, task)), TaskRun::try_from)
+}
+
+/// A task without a row is one nothing has happened to yet. Only a run that was complete from the start, because there was
+/// no room for it, ends without having touched its tasks: they ended with it.
+fn untouched(run: &Run, task: &TaskId) -> TaskRun {
+    let pending = TaskRun::pending(task.clone());
+    if run.state.is_complete() {
+        let state = TaskState::Complete(TaskStatus::Cancelled);
+        TaskRun { state, reason: run.reason.clone(), ended_at: run.ended_at, ..pending }
+    } else {
+        pending
+    }
+}
+
+pub(crate) async fn get(c: &mut Conn, key: &RunKey, task: &TaskId, specs: &SpecCache) -> Result<TaskRun, DbError> {
+    let row = run::find(c, key).await?;
+    if !pipeline::spec(c, row.pipeline_id, row.version, specs).await?.has(task) {
+        return Err(DbError::not_found("task run", format_args!("{key}/{task}")));
+    }
+    let stored: Option<TaskRow> =
+        task_runs::table.find((row.id, task.as_str())).select(TaskRow::as_select()).get_result(c).await.optional()?;
+    let run = Run::try_from(row)?;
+    stored.map_or_else(|| Ok(untouched(&run, task)), TaskRun::try_from)
+}
+
+pub(crate) async fn list(
+    c: &mut Conn,
+    key: &RunKey,
+    wanted: &ListPage,
+    specs: &SpecCache,
+) -> Result<Page<TaskRun>, DbError> {
+    let row = run::find(c, key).await?;
+    let spec = Arc::clone(&pipeline::spec(c, row.pipeline_id, row.version, specs).await?.spec);
+    let after = wanted.after.as_deref().unwrap_or_default();
+    let mut tasks: Vec<&TaskId> = spec.tasks.iter().map(|task| &task.id).filter(|id| id.as_str() > after).collect();
+    tasks.sort_unstable();
+    tasks.truncate(wanted.limit.clamp(1, MAX_PAGE) + 1);
+    let (Some(first), Some(last)) = (tasks.as_slice().first(), tasks.last()) else {
+        return Ok(Page { items: Vec::new(), next: None });
+    };
+    let rows: Vec<TaskRow> = task_runs::table
+        .filter(task_runs::run_id.eq(row.id))
+        .filter(task_runs::task.between(first.as_str(), last.as_str()))
+        .select(TaskRow::as_select())
+        .load(c)
+        .await?;
+    let mut stored = by_task(rows);
+    let run = Run::try_from(row)?;
+    page(tasks, wanted.limit, |task| task.to_string(), |task| take(&run, &mut stored, task))
+}
+
+pub(crate) async fn attempts(
+    c: &mut Conn,
+    key: &RunKey,
+    tasks: Option<&[TaskId]>,
+) -> Result<Vec<(TaskId, AttemptRecord)>, DbError> {
+    let row = run::find(c, key).await?;
+    let mut query = attempts::table.filter(attempts::run_id.eq(row.id)).select(AttemptRow::as_select()).into_boxed();
+    if let Some(tasks) = tasks {
+        query = query.filter(attempts::task.eq_any(tasks.iter().take(MAX_PAGE).map(TaskId::as_str)));
+    }
+    let rows: Vec<AttemptRow> = query.order((attempts::task, attempts::attempt)).load(c).await?;
+    rows.into_iter().map(TryInto::try_into).collect()
+}

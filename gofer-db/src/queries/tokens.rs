@@ -1,0 +1,118 @@
+use diesel::prelude::*;
+use gofer_core::Timestamp;
+use gofer_core::entity::{Token, TokenKind};
+use gofer_core::event::{EventDetails, NewEvent, Subject};
+use gofer_core::object_store::ListPage;
+
+use super::{Conn, RunQueryDsl, Tx};
+use crate::error::DbError;
+use crate::rows::entity::TokenRow;
+use crate::rows::{bad_cursor, page, page_rows};
+use crate::schema::{markers, tokens};
+use crate::types::Page;
+
+/// Set with the first management token, and never unset: deleting every token does not open the door again.
+const BOOTSTRAPPED: &str = "bootstrapped";
+
+pub(crate) async fn insert(tx: &mut Tx<'_>, token: &Token, hash: &[u8; 32]) -> Result<(), DbError> {
+    if token.kind == TokenKind::Management {
+        mark_bootstrapped(tx, token.created_at).await?;
+    }
+    let inserted = diesel::insert_into(tokens::table)
+        .values(TokenRow::new(token, hash)?)
+        .on_conflict_do_nothing()
+        .execute(tx.c)
+        .await?;
+    if inserted == 0 {
+        return Err(DbError::exists("token", &token.id));
+    }
+    let details = EventDetails::TokenCreated {
+        token_id: token.id.clone(),
+        kind: token.kind,
+        namespaces: token.namespaces.clone(),
+    };
+    record(tx, details, &token.created_by, token.created_at);
+    Ok(())
+}
+
+pub(crate) async fn bootstrap(tx: &mut Tx<'_>, token: &Token, hash: &[u8; 32]) -> Result<(), DbError> {
+    if !mark_bootstrapped(tx, token.created_at).await? {
+        return Err(DbError::conflict(
+            "this server has had a management token already; make more with `gofer token create`",
+        ));
+    }
+    insert(tx, token, hash).await
+}
+
+/// Whether this call set the mark. Of concurrent ones the others wait for the first to commit.
+async fn mark_bootstrapped(tx: &mut Tx<'_>, at: Timestamp) -> Result<bool, DbError> {
+    let inserted = diesel::insert_into(markers::table)
+        .values((markers::name.eq(BOOTSTRAPPED), markers::at.eq(at.0)))
+        .on_conflict_do_nothing()
+        .execute(tx.c)
+        .await?;
+    Ok(inserted == 1)
+}
+
+pub(crate) async fn by_hash(c: &mut Conn, hash: &[u8; 32]) -> Result<Option<Token>, DbError> {
+    let row: Option<TokenRow> = tokens::table
+        .filter(tokens::hash.eq(&hash[..]))
+        .select(TokenRow::as_select())
+        .get_result(c)
+        .await
+        .optional()?;
+    row.map(Token::try_from).transpose()
+}
+
+pub(crate) async fn get(c: &mut Conn, id: &str) -> Result<Token, DbError> {
+    let row: Option<TokenRow> = tokens::table.find(id).select(TokenRow::as_select()).get_result(c).await.optional()?;
+    row.ok_or_else(|| DbError::not_found("token", id))?.try_into()
+}
+
+pub(crate) async fn list(c: &mut Conn, kinds: &[TokenKind], wanted: &ListPage) -> Result<Page<Token>, DbError> {
+    let mut query = tokens::table.select(TokenRow::as_select()).into_boxed();
+    if !kinds.is_empty() {
+        query = query.filter(tokens::kind.eq_any(kinds.iter().map(|kind| kind.as_str())));
+    }
+    if let Some(after) = wanted.after.as_deref() {
+        let (at, id) = after.split_once('/').ok_or_else(|| bad_cursor(after))?;
+        let at: i64 = at.parse().map_err(|_| bad_cursor(after))?;
+        query = query.filter(tokens::created_at.lt(at).or(tokens::created_at.eq(at).and(tokens::id.lt(id.to_owned()))));
+    }
+    let rows =
+        query.order((tokens::created_at.desc(), tokens::id.desc())).limit(page_rows(wanted.limit)).load(c).await?;
+    page(rows, wanted.limit, |row: &TokenRow| format!("{}/{}", row.created_at, row.id), Token::try_from)
+}
+
+pub(crate) async fn set_disabled(
+    tx: &mut Tx<'_>,
+    id: &str,
+    disabled: bool,
+    actor: &str,
+    at: Timestamp,
+) -> Result<Token, DbError> {
+    let row: Option<TokenRow> = diesel::update(tokens::table.find(id).filter(tokens::disabled.ne(disabled)))
+        .set(tokens::disabled.eq(disabled))
+        .returning(TokenRow::as_returning())
+        .get_result(tx.c)
+        .await
+        .optional()?;
+    let Some(row) = row else { return get(tx.c, id).await };
+    let token_id = id.to_owned();
+    let details =
+        if disabled { EventDetails::TokenDisabled { token_id } } else { EventDetails::TokenEnabled { token_id } };
+    record(tx, details, actor, at);
+    row.try_into()
+}
+
+pub(crate) async fn delete(tx: &mut Tx<'_>, id: &str, actor: &str, at: Timestamp) -> Result<(), DbError> {
+    if diesel::delete(tokens::table.find(id)).execute(tx.c).await? == 0 {
+        return Err(DbError::not_found("token", id));
+    }
+    record(tx, EventDetails::TokenDeleted { token_id: id.to_owned() }, actor, at);
+    Ok(())
+}
+
+fn record(tx: &mut Tx<'_>, details: EventDetails, actor: &str, at: Timestamp) {
+    tx.record(NewEvent { at, actor: actor.to_owned(), subject: Subject::default(), details });
+}

@@ -1,0 +1,73 @@
+//! The few things SQLite does its own way. There is one writer, so nothing needs to be locked, and a cached statement run
+//! again and again is faster than a statement per number of rows.
+
+use diesel::prelude::*;
+use diesel::query_dsl::methods::ExecuteDsl;
+use gofer_core::{RunKey, TaskId};
+
+use super::queries::commit::{Guard, TaskStanding};
+use super::{Conn, RunQueryDsl};
+use crate::error::DbError;
+use crate::rows::event::EventRow;
+use crate::rows::signed;
+use crate::schema::{events, runs, task_runs};
+
+pub(crate) type Backend = diesel::sqlite::Sqlite;
+
+/// A query whose rows stay as they are until the end of the transaction.
+macro_rules! locked {
+    ($query:expr) => {
+        $query
+    };
+}
+pub(crate) use locked;
+
+/// One claim at a time.
+pub(crate) async fn lock_claims(_: &mut Conn) -> Result<(), DbError> {
+    Ok(())
+}
+
+pub(crate) async fn insert_events(c: &mut Conn, rows: Vec<EventRow>) -> Result<(), DbError> {
+    for row in rows {
+        diesel::insert_into(events::table).values(row).execute(c).await?;
+    }
+    Ok(())
+}
+
+/// Runs the statements in order; returns how many rows they changed.
+pub(crate) async fn execute_all<Q: ExecuteDsl<Conn>>(c: &mut Conn, statements: Vec<Q>) -> Result<usize, DbError> {
+    let mut changed = 0;
+    for statement in statements {
+        changed += statement.execute(c).await?;
+    }
+    Ok(changed)
+}
+
+/// The runs' rows in order, locked; `None` where there is no such run.
+pub(crate) async fn lock_runs(c: &mut Conn, keys: &[&RunKey]) -> Result<Vec<Option<Guard>>, DbError> {
+    let mut guards = Vec::with_capacity(keys.len());
+    for key in keys {
+        let guard = runs::table
+            .select(Guard::as_select())
+            .filter(runs::namespace.eq(key.namespace.as_str()))
+            .filter(runs::pipeline.eq(key.pipeline.as_str()))
+            .filter(runs::number.eq(signed(key.run.0)))
+            .get_result(c)
+            .await;
+        guards.push(guard.optional()?);
+    }
+    Ok(guards)
+}
+
+/// How these tasks of these runs stand, as far as they have rows.
+pub(crate) async fn task_standings(c: &mut Conn, wanted: &[(i64, Vec<&TaskId>)]) -> Result<Vec<TaskStanding>, DbError> {
+    let mut rows = Vec::new();
+    for (run_id, tasks) in wanted {
+        for task in tasks {
+            let row =
+                task_runs::table.find((run_id, task.as_str())).select(TaskStanding::as_select()).get_result(c).await;
+            rows.extend(row.optional()?);
+        }
+    }
+    Ok(rows)
+}

@@ -1,0 +1,44 @@
+//! One server per database: an operating system lock on a file beside it, which ends with the process.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::error::DbError;
+
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// The lock of the database at `path`; whoever has it is named in the error.
+    pub(super) fn take(path: &Path) -> Result<Self, DbError> {
+        let lock_path = beside(path);
+        let cannot =
+            |error: std::io::Error| DbError::unavailable(format!("cannot lock `{}`", lock_path.display()), error);
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&lock_path).map_err(cannot)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Only for the message: an unreadable file does not change the answer.
+                let _ = file.rewind().and_then(|()| (&file).take(200).read_to_string(&mut holder));
+                let holder = holder.trim();
+                return Err(DbError::Locked {
+                    database: path.display().to_string(),
+                    holder: if holder.is_empty() { "unknown process".to_owned() } else { holder.to_owned() },
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(cannot(error)),
+        }
+        let note = format!("{}\n", crate::db::this_process());
+        file.set_len(0).and_then(|()| file.write_all(note.as_bytes())).map_err(cannot)?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
