@@ -45,7 +45,9 @@ def parse(body: bytes, headers: dict[str, str]) -> Answer:
         if flags & TRAILERS:
             assert not body, "something follows the trailers"
             lines = payload.decode().split("\r\n")
-            trailers |= {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+            trailers |= {
+                name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
+            }
         else:
             messages.append(payload)
     return Answer(messages, trailers)

@@ -22,7 +22,19 @@ from grpc_status import rpc_status
 
 SERVICES = {
     f"gofer.v1.{name}Service"
-    for name in "CommonTask Event Namespace Object Pipeline Run Secret System TaskRun Token Trigger".split()
+    for name in (
+        "CommonTask",
+        "Event",
+        "Namespace",
+        "Object",
+        "Pipeline",
+        "Run",
+        "Secret",
+        "System",
+        "TaskRun",
+        "Token",
+        "Trigger",
+    )
 }
 NAMESPACE = "wire"
 PIPELINE = "greet"
@@ -126,7 +138,9 @@ def a_pipeline_is_registered_once_per_change(channel):
     again = stub.RegisterPipeline(request, timeout=TIMEOUT)
     assert not again.changed and again.version == 1, again
     request = pipeline_pb2.GetPipelineVersionRequest(**NAMES)
-    assert stub.GetPipelineVersion(request, timeout=TIMEOUT).version.spec.tasks == spec().tasks
+    kept = stub.GetPipelineVersion(request, timeout=TIMEOUT).version.spec
+    assert [task.id for task in kept.tasks] == ["after", "hello"] and kept.tasks[1] == spec().tasks[1], kept
+    assert [edge.task for edge in kept.tasks[0].depends_on] == ["hello"], kept
 
 
 @check
@@ -217,7 +231,14 @@ def an_upload_that_breaks_off_leaves_nothing(channel):
 def events_are_followed_from_a_cursor(channel):
     stub = event_pb2_grpc.EventServiceStub(channel)
     ids, types = [], []
-    wanted = {"namespace_created", "pipeline_registered", "run_created", "task_run_completed", "run_completed", "object_put"}
+    wanted = {
+        "namespace_created",
+        "pipeline_registered",
+        "run_created",
+        "task_run_completed",
+        "run_completed",
+        "object_put",
+    }
     stream = stub.FollowEvents(event_pb2.FollowEventsRequest(after_id=0, namespace=NAMESPACE), timeout=TIMEOUT)
     for message in stream:
         if message.HasField("event"):
@@ -235,7 +256,9 @@ def events_are_followed_from_a_cursor(channel):
 @check
 def all_events_together_have_no_gap(channel):
     stub = event_pb2_grpc.EventServiceStub(channel)
-    newest = system_pb2_grpc.SystemServiceStub(channel).GetSystemInfo(system_pb2.GetSystemInfoRequest(), timeout=TIMEOUT)
+    newest = system_pb2_grpc.SystemServiceStub(channel).GetSystemInfo(
+        system_pb2.GetSystemInfoRequest(), timeout=TIMEOUT
+    )
     ids, token = [], ""
     while True:
         page = stub.ListEvents(event_pb2.ListEventsRequest(page_size=3, page_token=token), timeout=TIMEOUT)
@@ -258,7 +281,9 @@ def main(address: str) -> int:
         request = run_pb2.FollowRunRequest(**NAMES, run=1)
         answer = grpc_web.call(address, "gofer.v1.RunService/FollowRun", request)
         updates = [run_pb2.FollowRunResponse.FromString(message).update for message in answer.messages]
-        assert answer.status == 0 and any(update.run.status == run_pb2.RUN_STATUS_SUCCESSFUL for update in updates), answer
+        assert answer.status == 0 and any(update.run.status == run_pb2.RUN_STATUS_SUCCESSFUL for update in updates), (
+            answer
+        )
 
     @check
     def a_browser_gets_errors_by_grpc_web(_):
@@ -276,7 +301,8 @@ def passes(channel: grpc.Channel, function: Callable[[grpc.Channel], None]) -> b
     name = function.__name__.replace("_", " ")
     try:
         function(channel)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other checks go on
+    # Whatever it is, the other checks go on.
+    except Exception as error:
         where = traceback.extract_tb(error.__traceback__)
         line = next(frame.lineno for frame in reversed(where) if frame.filename == __file__)
         said = f"{error.code()}: {error.details()}" if isinstance(error, grpc.RpcError) else f"{error!r}"
