@@ -22,7 +22,7 @@ const PAGE: usize = 100;
 
 /// Archives whenever an attempt has ended; begins with what an earlier server left.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::new(("archiver", &shared.config.server_id));
     loop {
         if archive_all(&shared).await {
             backoff.reset();

@@ -1,5 +1,5 @@
-//! The engine's time: the system's to begin with, then moved by tokio's clock, so that it never goes back and a test can
-//! pause it.
+//! The engine's time: the system's to begin with (or what a simulation says), then moved by tokio's clock, so that it
+//! never goes back and a test can pause it.
 
 use gofer_core::Timestamp;
 use tokio::time::Instant;
@@ -11,8 +11,8 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn new() -> Self {
-        Self { wall: Timestamp::now(), start: Instant::now() }
+    pub(crate) fn new(starts_at: Option<Timestamp>) -> Self {
+        Self { wall: starts_at.unwrap_or_else(Timestamp::now), start: Instant::now() }
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -35,8 +35,8 @@ pub(crate) async fn drive(
     driver: mpsc::Sender<Message>,
     mut inbox: mpsc::Receiver<Message>,
 ) {
+    let mut backoff = Backoff::new(&lease.run);
     let mut driving = Driving { shared, lease, driver, starts: HashMap::new(), places: HashMap::new() };
-    let mut backoff = Backoff::new();
     while let Some(mut machine) = driving.load().await {
         match driving.work(&mut machine, &mut inbox).await {
             Stopped::Complete | Stopped::Gone => return,
@@ -56,7 +56,7 @@ struct Driving {
 
 impl Driving {
     async fn load(&self) -> Option<Machine> {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(("load", &self.lease.run));
         while !self.shared.stop.is_cancelled() {
             match self.shared.journal.load(&self.lease.run).await {
                 Ok(snapshot) => return Some(Machine::new(snapshot)),

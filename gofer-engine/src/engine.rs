@@ -1,6 +1,6 @@
 //! The engine: claims runs, keeps their leases, listens to the scheduler, and takes orders.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use gofer_core::object_store::ObjectStore;
 use gofer_core::run::{CancelRequest, Initiator, Run, TaskState, TaskStatus};
 use gofer_core::scheduler::{LogChunk, LogCursor, Scheduler};
 use gofer_core::secret_store::SecretStore;
-use gofer_core::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Version, validate};
+use gofer_core::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Timestamp, Version, validate};
 use secrecy::ExposeSecret;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,8 @@ pub struct EngineConfig {
     pub log_retention: Duration,
     /// Run objects are kept for this many newest runs of each pipeline.
     pub run_objects_keep_runs: u64,
+    /// The time it is when the engine starts; `None` asks the system. A simulation has a time of its own.
+    pub starts_at: Option<Timestamp>,
 }
 
 impl Default for EngineConfig {
@@ -61,6 +63,7 @@ impl Default for EngineConfig {
             max_executions: 64,
             log_retention: Duration::from_secs(90 * 24 * 3600),
             run_objects_keep_runs: 20,
+            starts_at: None,
         }
     }
 }
@@ -119,7 +122,7 @@ pub(crate) struct Shared {
     pub(crate) committed: watch::Receiver<u64>,
     pub(crate) stop: CancellationToken,
     claim_wanted: Notify,
-    runs: Mutex<HashMap<RunKey, mpsc::Sender<Message>>>,
+    runs: Mutex<BTreeMap<RunKey, mpsc::Sender<Message>>>,
     tasks: TaskTracker,
 }
 
@@ -149,7 +152,7 @@ impl Engine {
             objects: Arc::new(Timed(backends.objects)),
             secrets,
             tokens,
-            clock: Clock::new(),
+            clock: Clock::new(config.starts_at),
             in_flight: Arc::new(Semaphore::new(config.max_executions)),
             config,
             archive_wanted: Notify::new(),
@@ -308,8 +311,9 @@ impl Shared {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                () = part => {}
+                biased;
                 () = stop.cancelled() => {}
+                () = part => {}
             }
         });
     }
@@ -351,7 +355,7 @@ impl Shared {
 
 /// Claims whenever there may be something: a new run, an end that made room, and lease by lease what other servers lost.
 async fn claim_runs(shared: Arc<Shared>) {
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::new(("claim", &shared.config.server_id));
     loop {
         let ttl = shared.config.lease_ttl;
         match shared.journal.claim(&shared.config.server_id, shared.clock.now(), ttl, CLAIM_PAGE).await {
@@ -386,7 +390,7 @@ async fn renew_leases(shared: Arc<Shared>) {
 
 /// Listens to the scheduler for every run; after each (re)connect all drivers ask for what was missed.
 async fn listen(shared: Arc<Shared>) {
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::new(("listen", &shared.config.server_id));
     loop {
         match shared.scheduler.watch().await {
             Ok(mut events) => {

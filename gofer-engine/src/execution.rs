@@ -55,7 +55,7 @@ impl Start {
     /// Starts the execution. What becomes of it comes over the watch.
     pub(crate) async fn run(self) {
         let Some(spec) = self.prepare().await else { return };
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(("start", &self.id));
         while !self.give_up.is_cancelled() {
             match self.shared.scheduler.start(&self.id, &spec).await {
                 Ok(()) => return,
@@ -69,12 +69,13 @@ impl Start {
     /// finds them. `None`: given up, or refused and said so.
     async fn prepare(&self) -> Option<ExecutionSpec> {
         let permit = tokio::select! {
-            permit = self.shared.in_flight.clone().acquire_owned() => permit.ok()?,
+            biased;
             () = self.give_up.cancelled() => return None,
+            permit = self.shared.in_flight.clone().acquire_owned() => permit.ok()?,
         };
         self.driver.send(Message::Admitted(self.id.clone(), permit)).await.ok()?;
         let task = self.spec.task(&self.id.task)?;
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(("start", &self.id));
         loop {
             let error = match resolve::execution(&self.shared, &self.spec, task, &self.run, self.id.attempt).await {
                 Ok(resolved) => match self.keep_masks(&resolved.secrets).await {
@@ -112,8 +113,9 @@ impl Start {
     async fn pause(&self, error: &BackendError, backoff: &mut Backoff) {
         tracing::warn!(execution = %self.id, error = %error.chain(), "cannot start the execution yet, will retry");
         tokio::select! {
-            () = backoff.wait() => {}
+            biased;
             () = self.give_up.cancelled() => {}
+            () = backoff.wait() => {}
         }
     }
 }
@@ -127,7 +129,7 @@ pub(crate) async fn observe(shared: &Shared, id: &ExecutionId, driver: &mpsc::Se
 
 /// The state, asked for until there is an answer or nobody wants it any more.
 async fn state(shared: &Shared, id: &ExecutionId, driver: &mpsc::Sender<Message>) -> Option<ExecutionState> {
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::new(("state", id));
     while !driver.is_closed() {
         match shared.scheduler.state(id).await {
             Ok(state) => return Some(state),
@@ -142,7 +144,7 @@ async fn state(shared: &Shared, id: &ExecutionId, driver: &mpsc::Sender<Message>
 
 /// Stops the execution. Its end comes over the watch, or at once when it was over or never begun.
 pub(crate) async fn stop(shared: &Shared, id: &ExecutionId, grace: Duration, driver: &mpsc::Sender<Message>) {
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::new(("stop", id));
     while let Err(error) = shared.scheduler.stop(id, grace).await {
         tracing::warn!(execution = %id, error = %error.chain(), "cannot stop the execution yet, will retry");
         backoff.wait().await;

@@ -74,7 +74,7 @@ async fn write(
 /// Repeats while the storage is unavailable. A commit that took effect before its error answers `Conflict` when
 /// repeated, and its driver loads the run again.
 async fn commit_until_answered(journal: &dyn Journal, commits: Vec<Commit>) -> Result<Vec<Committed>, Arc<str>> {
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::new("writer");
     loop {
         match journal.commit(commits.clone()).await {
             Ok(results) => return Ok(results),

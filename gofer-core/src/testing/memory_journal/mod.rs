@@ -75,6 +75,14 @@ impl MemoryJournal {
         lock(&self.state).events.clone()
     }
 
+    /// The events after the one with this id; 0 is before the first.
+    #[must_use]
+    pub fn events_after(&self, id: u64) -> Vec<Event> {
+        let state = lock(&self.state);
+        let seen = usize::try_from(id).unwrap_or(usize::MAX).min(state.events.len());
+        state.events[seen..].to_vec()
+    }
+
     /// Every run, oldest first.
     #[must_use]
     pub fn runs(&self) -> Vec<RunKey> {
