@@ -2,5 +2,16 @@
 
 #![expect(clippy::print_stderr, reason = "every skip is printed")]
 
+mod cancellation;
 mod conformance;
 mod engines;
+mod events;
+mod lifecycle;
+mod local_secrets;
+mod namespaces;
+mod objects;
+mod pipelines;
+mod runs;
+mod secrets;
+mod setup;
+mod tokens;

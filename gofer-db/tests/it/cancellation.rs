@@ -1,0 +1,49 @@
+//! Callers that go away leave nothing half done and nothing locked.
+
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use gofer_core::journal::Journal as _;
+
+use crate::engines::{Place, on_both_engines};
+use crate::setup::{at, claim, default, insert, new_run, ns, register};
+
+on_both_engines! {
+    abandoned_calls_leave_nothing_locked
+    calls_cut_short_at_any_moment_leave_nothing_locked
+}
+
+/// Polled once and dropped.
+async fn abandoned_calls_leave_nothing_locked(place: Place) {
+    let db = place.open().await;
+    register(&db, "ci", &["a"]).await;
+    for round in 0..30 {
+        drop(db.insert_run(new_run(&default(), "ci", round)).now_or_never());
+        drop(db.claim("gone", at(round), Duration::from_secs(1), 1).now_or_never());
+        drop(db.namespace_create(&ns(&format!("n{round}")), "", "ada", at(round)).now_or_never());
+        drop(db.namespace_get(&default()).now_or_never());
+    }
+    still_works(&db).await;
+}
+
+/// Dropped after some microseconds, which is in the middle of something.
+async fn calls_cut_short_at_any_moment_leave_nothing_locked(place: Place) {
+    let db = place.open().await;
+    register(&db, "ci", &["a"]).await;
+    for round in 0..100 {
+        let limit = Duration::from_micros(20 * round);
+        let _ = tokio::time::timeout(limit, db.insert_run(new_run(&default(), "ci", round as i64))).await;
+        let _ = tokio::time::timeout(limit, db.claim("gone", at(round as i64), Duration::from_secs(1), 2)).await;
+    }
+    still_works(&db).await;
+}
+
+async fn still_works(db: &gofer_db::Db) {
+    let last = insert(db, "ci", 1_000).await;
+    let runs = claim(db, 1_000).await;
+    assert!(runs.iter().any(|lease| lease.run == last.key), "{runs:?}");
+    let counts = db.run_counts().await.unwrap();
+    assert_eq!(counts.pending_runs, 0);
+    let events = db.event_list_before(None, &Default::default(), 1).await.unwrap();
+    assert_eq!(events[0].id, counts.last_event_id, "no number is lost");
+}
