@@ -1,7 +1,7 @@
 """Does with a generated client what a user does with Gofer; see `test` in this folder.
 
-Each check is a function that takes the connection; they run in the order in which they are written, and each says on one line
-how it went.
+Each check is a function that takes the connection; they run in the order in which they are written, and each says on one
+line how it went.
 """
 
 import hashlib
