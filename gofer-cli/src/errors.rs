@@ -90,8 +90,15 @@ impl From<Status> for Failure {
             failure.message = format!("the server did not answer: {message}");
             failure.details.extend(transport_cause(&status));
         }
-        if let Some(bad_request) = status.get_details_bad_request() {
-            failure.details.extend(bad_request.field_violations.iter().map(violation_line));
+        let violations = status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
+        match violations.as_slice() {
+            [] => {}
+            // The message is the violations again, run together.
+            [violation] => failure.message = violation_line(violation),
+            violations => {
+                failure.message = format!("the input breaks {} rules; there may be more", violations.len());
+                failure.details.extend(violations.iter().map(violation_line));
+            }
         }
         failure.hint = hint_of(status.code()).map(str::to_owned);
         failure
@@ -180,11 +187,16 @@ mod tests {
 
     #[test]
     fn violations_are_lines_of_their_own() {
-        let details = ErrorDetails::with_bad_request_violation("spec.tasks[0].id", "`A B` has a space");
-        let status = Status::with_error_details(Code::InvalidArgument, "the spec is not valid", details);
-        let failure = Failure::from(status);
-        assert_eq!(failure.exit, Exit::Usage);
-        assert_eq!(failure.render(), "error: the spec is not valid\n  spec.tasks[0].id: `A B` has a space\n");
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("tasks[0].id", "`A B` has a space");
+        let one = Failure::from(Status::with_error_details(Code::InvalidArgument, "text", details.clone()));
+        assert_eq!((one.exit, one.render().as_str()), (Exit::Usage, "error: tasks[0].id: `A B` has a space\n"));
+        details.add_bad_request_violation("name", "must not be empty");
+        let two = Failure::from(Status::with_error_details(Code::InvalidArgument, "text", details)).render();
+        assert_eq!(
+            two,
+            "error: the input breaks 2 rules; there may be more\n  tasks[0].id: `A B` has a space\n  name: must not be empty\n"
+        );
     }
 
     #[test]

@@ -49,8 +49,9 @@ pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Fail
     let variables = args.variables.into_map()?;
     let spec = compile::spec(&args.source).await?;
     let dir = data_dir()?;
-    let config = ServerConfig::throw_away(dir.path());
-    let server = Server::start(config, server::launcher()?).await.map_err(server::failure)?;
+    let mut config = ServerConfig::throw_away(dir.path());
+    let launcher = server::launcher(&mut config)?;
+    let server = Server::start(config, launcher).await.map_err(server::failure)?;
     let logs = if args.logs { LogMode::All } else { LogMode::Failed };
     let options = Options { logs, states: true, on_interrupt: OnInterrupt::Cancel };
     let result = async {

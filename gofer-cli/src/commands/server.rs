@@ -50,14 +50,15 @@ pub(crate) async fn run(args: ServerArgs, context: &Context) -> Result<Exit, Fai
     if let Some(data_dir) = args.data_dir {
         config.server.data_dir = Some(data_dir);
     }
+    let launcher = launcher(&mut config)?;
     if args.check {
-        return check(config, context).await;
+        return check(config, launcher, context).await;
     }
     start_logging(&config.log)?;
     let scheme = if config.serves_tls() { "https" } else { "http" };
     // Before the start, so that a signal during it is not lost.
     let mut interrupts = Interrupts::catch()?;
-    let server = Server::start(config, launcher()?).await.map_err(failure)?;
+    let server = Server::start(config, launcher).await.map_err(failure)?;
     context.out.line(&format!("listening on {scheme}://{}", server.addr()))?;
     let (stop, stopped) = oneshot::channel();
     let signals = async {
@@ -72,8 +73,8 @@ pub(crate) async fn run(args: ServerArgs, context: &Context) -> Result<Exit, Fai
     }
 }
 
-async fn check(config: ServerConfig, context: &Context) -> Result<Exit, Failure> {
-    let lines = gofer_api::check(config, launcher()?).await;
+async fn check(config: ServerConfig, launcher: Launcher, context: &Context) -> Result<Exit, Failure> {
+    let lines = gofer_api::check(config, launcher).await;
     let wrong = lines.iter().filter(|line| !line.ok).count();
     if context.out.is_json() {
         let json = |line: &CheckLine| serde_json::json!({"what": line.what, "ok": line.ok, "message": line.message});
@@ -89,10 +90,12 @@ async fn check(config: ServerConfig, context: &Context) -> Result<Exit, Failure>
     }
 }
 
-/// The supervisors of local executions are this very binary.
-pub(crate) fn launcher() -> Result<Launcher, Failure> {
-    let program =
-        std::env::current_exe().map_err(|error| Failure::refused(format!("cannot find this program: {error}")))?;
+/// The supervisors of local executions are this very binary, and so is the `gofer` that tasks call.
+pub(crate) fn launcher(config: &mut ServerConfig) -> Result<Launcher, Failure> {
+    let program = std::env::current_exe();
+    let program = program.map_err(|error| Failure::refused(format!("cannot find this program: {error}")))?;
+    let path_prepend = &mut config.scheduler.local.path_prepend;
+    *path_prepend = path_prepend.take().or_else(|| program.parent().map(PathBuf::from));
     Ok((program, vec![SUPERVISOR.to_owned()]))
 }
 
@@ -122,6 +125,7 @@ pub(crate) fn failure(error: ServerError) -> Failure {
         ServerError::Config(config) => config_failure(&config.problems),
         ServerError::Listen { addr, source } => Failure::refused(format!("cannot listen on `{addr}`: {source}"))
             .hint("choose another port with `--listen`; port 0 takes any free one"),
+        ServerError::File { .. } | ServerError::Tls(_) => Failure::usage(causes(&error)),
         _ => Failure::refused(causes(&error)),
     }
 }

@@ -42,11 +42,18 @@ fn a_plan_shows_what_would_change_and_changes_nothing() {
 #[test]
 fn a_wrong_spec_is_refused_field_by_field() {
     let server = Serving::start();
-    let wrong = pipeline("Bad Name", vec![script("a", "true", &["nobody"]), script("a", "true", &[])]);
+    let unnamed = pipeline("Bad Name", vec![script("a", "true", &[])]);
+    server
+        .run_with_stdin(&["up", "-"], unnamed.to_string().as_bytes())
+        .expect(2)
+        .says("error: spec.name: ")
+        .says("Bad Name");
+    let wrong = pipeline("ci", vec![script("a", "true", &["nobody"]), script("a", "true", &[])]);
     let ended = server.run_with_stdin(&["up", "-"], wrong.to_string().as_bytes()).expect(2);
-    assert!(ended.stderr.contains("Bad Name") && ended.stderr.contains("nobody"), "{}", ended.stderr);
+    let lines: Vec<_> = ended.stderr.lines().filter(|line| line.starts_with("  ")).collect();
+    assert!(lines.len() >= 2 && ended.stderr.contains("nobody"), "{}", ended.stderr);
     let cycle = pipeline("cycle", vec![script("a", "true", &["b"]), script("b", "true", &["a"])]);
-    server.run_with_stdin(&["up", "-"], cycle.to_string().as_bytes()).expect(2).says("cycle");
+    server.run_with_stdin(&["up", "-"], cycle.to_string().as_bytes()).expect(2).says("a -> b -> a");
     server.run_with_stdin(&["-n", "nowhere", "up", "-"], pipeline("x", vec![]).to_string().as_bytes()).expect(2);
     let lost = pipeline("x", vec![script("a", "true", &[])]);
     server.run_with_stdin(&["-n", "nowhere", "up", "-"], lost.to_string().as_bytes()).expect(4).says("nowhere");

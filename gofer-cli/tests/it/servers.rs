@@ -73,7 +73,7 @@ fn a_followed_run_survives_a_killed_server() {
     let rest = crate::serving::rest(&mut follow);
     assert_eq!(wait(&mut follow).code(), Some(0), "{lines:?}\n{rest}");
     assert!(rest.contains("| over\n") && rest.contains("successful in"), "{rest}");
-    assert_eq!(server.run(&["run", "logs", "ci"]).expect(0).stdout, "long | begun\nlong | over\n");
+    assert_eq!(server.run(&["run", "logs", "ci"]).expect(0).stdout, "long  | begun\nlong  | over\n");
     let events = server.json(&["event", "list", "--type", "task_run_starting", "--limit", "100"]);
     assert_eq!(events["events"].as_array().map(Vec::len), Some(2), "something ran twice: {events:#}");
 }

@@ -1,6 +1,6 @@
 //! A real server for one test.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -126,7 +126,7 @@ impl Drop for Serving {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            println!("the server's log:\n{}", self.log());
+            let _ = writeln!(std::io::stderr(), "the server's log:\n{}", self.log());
         }
     }
 }
