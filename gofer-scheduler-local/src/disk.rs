@@ -293,6 +293,11 @@ pub(crate) fn live_entries(layout: &Layout) -> io::Result<Vec<(ExecutionId, Live
     Ok(found)
 }
 
+/// Whether the entry's supervisor lives.
+pub(crate) fn is_held(layout: &Layout, live: &LiveName) -> io::Result<bool> {
+    Ok(matches!(live::probe(&layout.live(live))?, Probe::Held(_)))
+}
+
 /// Proves that the directory can be written.
 pub(crate) fn probe_write(layout: &Layout) -> io::Result<()> {
     let path = layout.root().join("check.tmp");

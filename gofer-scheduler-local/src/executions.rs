@@ -1,7 +1,8 @@
 //! The life of executions as the server sees it: start, settle, report the end.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gofer_core::pipeline::Resources;
@@ -40,6 +41,8 @@ pub(crate) struct Executions {
     pub(crate) warden: Warden,
     pub(crate) watcher: Arc<Watcher>,
     pub(crate) cgroup: Option<CgroupBase>,
+    /// Held while a stop request is compared and written, so that of two the shorter one stays.
+    pub(crate) stopping: Mutex<()>,
     base_env: BaseEnv,
 }
 
@@ -73,7 +76,16 @@ impl Executions {
         let trash = layout.clone();
         tokio::task::spawn_blocking(move || disk::empty_trash(&trash));
         let base_env = BaseEnv::capture(&config);
-        let executions = Self { config, layout, table, warden: Warden::new(launcher), watcher, cgroup, base_env };
+        let executions = Self {
+            config,
+            layout,
+            table,
+            warden: Warden::new(launcher),
+            watcher,
+            cgroup,
+            stopping: Mutex::default(),
+            base_env,
+        };
         executions.warden.ensure().await?;
         Ok((executions, ServerLock(lock)))
     }
@@ -117,6 +129,7 @@ impl Executions {
             Err(refusal) => return self.record_failure(id, live, refusal).await,
         };
         if let Begun::Ended = self.begin(id, live).await? {
+            self.table.void(id, live);
             return Ok(Decided::Yes);
         }
         let body = match self.body(id, live, prepared, &spec.resources).await {
@@ -137,24 +150,26 @@ impl Executions {
                 return Err(error);
             }
         };
-        match launched {
-            Launched::Answer(Outcome::Running) if self.table.running(id, live) => Ok(Decided::Yes),
-            // The record is written before the answer; the end is reported when the supervisor has gone.
-            Launched::Answer(Outcome::Ended) => Ok(Decided::Yes),
-            _ => match self.settle(id, live, Settle::Now).await {
-                Ok(Settled::Void) => Ok(Decided::No),
-                Ok(Settled::Alive) => {
-                    self.table.running(id, live);
-                    Ok(Decided::Yes)
-                }
-                Ok(Settled::Ended(_)) => Ok(Decided::Yes),
-                Err(error) => {
-                    // It may live: keep it known, so that nothing starts it again, and let `state` settle it.
-                    self.table.doubt(id, live);
-                    Err(error)
-                }
-            },
+        if launched == Launched::Answer(Outcome::Running) && self.table.running(id, live) {
+            return Ok(Decided::Yes);
         }
+        match self.decide(id, live).await {
+            Ok(decided) => Ok(decided),
+            Err(error) => {
+                // It may live: keep it known, so that nothing starts it again, and let `state` settle it.
+                self.table.doubt(id, live);
+                Err(error)
+            }
+        }
+    }
+
+    /// There is no answer, or one that says to look at the files.
+    async fn decide(self: &Arc<Self>, id: &ExecutionId, live: &LiveName) -> Result<Decided, BackendError> {
+        let mut settled = self.settle(id, live, Settle::Now).await?;
+        if settled == Settled::Alive && !self.table.running(id, live) {
+            settled = self.settle(id, live, Settle::AfterClose).await?;
+        }
+        Ok(if settled == Settled::Void { Decided::No } else { Decided::Yes })
     }
 
     async fn begin(self: &Arc<Self>, id: &ExecutionId, live: &LiveName) -> Result<Begun, BackendError> {
@@ -332,16 +347,27 @@ async fn lock_server(layout: &Layout) -> Result<OwnedFd, BackendError> {
 /// Settles every live entry, and returns those whose supervisor lives.
 fn recover(layout: &Layout) -> std::io::Result<Vec<(ExecutionId, LiveName)>> {
     let rebooted = disk::has_rebooted(layout)?;
-    let how = if rebooted { Settle::AfterReboot } else { Settle::Now };
     let mut alive = Vec::new();
+    let mut rest = Vec::new();
     for (id, live) in disk::live_entries(layout)? {
-        match disk::settle(layout, &id, &live, how)? {
-            Settled::Alive => {
-                disk::repeat_stop(layout, &id, &live)?;
-                alive.push((id, live));
+        if !rebooted && disk::is_held(layout, &live)? {
+            disk::repeat_stop(layout, &id, &live)?;
+            alive.push((id, live));
+        } else {
+            rest.push((id, live));
+        }
+    }
+    // An entry of an earlier launch that came to nothing says nothing about a later one that lives.
+    let live_ids: HashSet<_> = alive.iter().map(|(id, _)| id.clone()).collect();
+    let how = if rebooted { Settle::AfterReboot } else { Settle::Now };
+    for (id, live) in rest {
+        if !live_ids.contains(&id) {
+            match disk::settle(layout, &id, &live, how)? {
+                Settled::Alive => alive.push((id, live)),
+                Settled::Ended(_) | Settled::Void => disk::forget(layout, &live),
             }
-            Settled::Ended(_) => disk::forget(layout, &live),
-            Settled::Void => {}
+        } else {
+            disk::forget(layout, &live);
         }
     }
     disk::note_boot(layout)?;

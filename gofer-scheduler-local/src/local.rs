@@ -1,6 +1,6 @@
 //! The scheduler itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -101,6 +101,7 @@ impl Scheduler for LocalScheduler {
         let Some((live, _)) = self.executions().table.find(id) else { return Ok(()) };
         let (executions, id) = (self.executions().clone(), id.clone());
         blocking(move || {
+            let _turn = executions.stopping.lock().unwrap_or_else(PoisonError::into_inner);
             disk::stop(&executions.layout, &id, &live, grace, executions.config.durable)
                 .map_err(|error| io_error(format!("the request to stop `{id}` could not be written"), error))
         })

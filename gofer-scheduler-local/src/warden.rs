@@ -12,7 +12,6 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, oneshot};
-use tokio::task::AbortHandle;
 
 use crate::config::Launcher;
 use crate::error::io_error;
@@ -67,7 +66,7 @@ impl Warden {
         let connection = self.ensure().await?;
         let answer = tokio::select! {
             answer = self.call(&connection, body, LAUNCH_TIMEOUT) => answer,
-            () = died.notified() => None,
+            () = died.notified() => return Ok(Launched::Unknown),
         };
         Ok(answer.map_or(Launched::Unknown, |reply| Launched::Answer(reply.outcome)))
     }
@@ -77,32 +76,47 @@ impl Warden {
     /// # Errors
     /// When it cannot be started or does not answer.
     pub(crate) async fn ping(&self) -> Result<u32, BackendError> {
-        let connection = self.ensure().await?;
-        match self.call(&connection, &[], PING_TIMEOUT).await {
-            Some(reply) => Ok(reply.pid),
-            None => {
-                let program = self.launcher.program.display();
-                let message = format!("the supervisor process `{program}` does not answer; is it the right program?");
-                Err(BackendError::new(ErrorKind::Unavailable, message))
-            }
+        let mut result = self.ping_once().await?;
+        if result == Err(NoReply::Broken) {
+            // It died some time ago and nobody had noticed, or just now.
+            result = self.ping_once().await?;
         }
+        result.map(|reply| reply.pid).map_err(|_| {
+            let program = self.launcher.program.display();
+            let message = format!("the supervisor process `{program}` does not answer; is it the right program?");
+            BackendError::new(ErrorKind::Unavailable, message)
+        })
     }
 
-    /// One request and its reply; `None` when the connection broke or nothing came in time.
-    async fn call(&self, connection: &Connection, body: &[u8], timeout: Duration) -> Option<Reply> {
+    async fn ping_once(&self) -> Result<Result<Reply, NoReply>, BackendError> {
+        let connection = self.ensure().await?;
+        Ok(self.call(&connection, &[], PING_TIMEOUT).await)
+    }
+
+    /// One request and its reply. Without one the connection is closed, and the next request starts another warden.
+    async fn call(&self, connection: &Connection, body: &[u8], timeout: Duration) -> Result<Reply, NoReply> {
         let sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
-        let answer = connection.expect(sequence)?;
+        let answer = connection.expect(sequence).ok_or(NoReply::Broken)?;
         let result = tokio::time::timeout(timeout, async {
-            connection.send(sequence, body).await.ok()?;
-            answer.await.ok()
+            connection.send(sequence, body).await.map_err(|_| NoReply::Broken)?;
+            answer.await.map_err(|_| NoReply::Broken)
         })
         .await;
+        let result = result.unwrap_or(Err(NoReply::Late));
         if result.is_err() {
             connection.close();
         }
-        connection.forget(sequence);
-        result.ok().flatten()
+        result
     }
+}
+
+/// Why there is no reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NoReply {
+    /// The warden is gone.
+    Broken,
+    /// It did not answer in time.
+    Late,
 }
 
 impl Drop for Warden {
@@ -121,7 +135,6 @@ pub(crate) struct Connection {
     sending: tokio::sync::Mutex<()>,
     /// Requests without an answer yet; `None` once the connection is closed.
     waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
-    reader: Mutex<Option<AbortHandle>>,
 }
 
 impl Connection {
@@ -145,10 +158,8 @@ impl Connection {
             socket: crate::sys::async_fd(ours).map_err(failed)?,
             sending: tokio::sync::Mutex::default(),
             waiting: Mutex::new(Some(HashMap::new())),
-            reader: Mutex::default(),
         });
-        let reader = tokio::spawn(read_replies(connection.clone(), child)).abort_handle();
-        *connection.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader);
+        tokio::spawn(read_replies(connection.clone(), child));
         Ok(connection)
     }
 
@@ -162,12 +173,6 @@ impl Connection {
         Some(receiver)
     }
 
-    fn forget(&self, sequence: u64) {
-        if let Some(waiting) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            waiting.remove(&sequence);
-        }
-    }
-
     fn answer(&self, reply: Reply) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = waiting.as_mut().and_then(|waiting| waiting.remove(&reply.sequence)) {
@@ -175,13 +180,10 @@ impl Connection {
         }
     }
 
-    /// Ends it: everybody who waits is told, and the warden sees the end of its input.
+    /// Ends it: everybody who waits is told, the warden sees the end of its input, and so does the reader, who reaps it.
     fn close(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
-        if let Some(reader) = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            reader.abort();
-        }
     }
 
     async fn send(&self, sequence: u64, body: &[u8]) -> std::io::Result<()> {
@@ -210,21 +212,29 @@ impl Connection {
 
 /// Hands out the replies until the warden is gone, then reaps it.
 async fn read_replies(connection: Arc<Connection>, mut child: Child) {
+    tokio::select! {
+        () = hand_out(&connection) => {}
+        // A supervisor may hold its copy of the socket a moment longer.
+        _ = child.wait() => {}
+    }
+    connection.close();
+    let _ = child.start_kill();
+    let _ = child.wait().await;
+}
+
+async fn hand_out(connection: &Connection) {
     let mut packet = [0; REPLY_BYTES];
     loop {
-        let Ok(mut ready) = connection.socket.readable().await else { break };
+        let Ok(mut ready) = connection.socket.readable().await else { return };
         let received = ready.try_io(|socket| Ok(recv(socket.as_fd(), &mut packet, RecvFlags::DONTWAIT)?));
         match received {
             Ok(Ok((count, _))) => match Reply::decode(&packet[..count]) {
                 Some(reply) => connection.answer(reply),
-                None => break,
+                None => return,
             },
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Ok(Err(_)) => break,
+            Ok(Err(_)) => return,
             Err(_would_block) => {}
         }
     }
-    connection.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let _ = child.start_kill();
-    let _ = child.wait().await;
 }

@@ -36,7 +36,7 @@ const RECORD_TRIES: u32 = 600;
 
 /// Runs the execution. When this returns, its process tree is gone and its exit record is written, or nothing was done
 /// because this launch is void.
-pub(super) fn run(request: &Request<'_>, responder: Responder<'_>, null: &OwnedFd) {
+pub(super) fn run(request: &Request<'_>, responder: Responder, null: &OwnedFd) {
     let Ok(Some(claim)) = Claim::take(&request.launch.live) else {
         responder.reply(Outcome::Void);
         return;
@@ -120,7 +120,7 @@ impl<'a> Supervision<'a> {
     }
 
     /// Runs the process, a service's again and again, and says how it ended.
-    fn until_end(&mut self, answer: &mut Option<Responder<'_>>) -> Result<ExecutionState, ExecutionState> {
+    fn until_end(&mut self, answer: &mut Option<Responder>) -> Result<ExecutionState, ExecutionState> {
         let mut backoff = SERVICE_BACKOFF;
         loop {
             self.look_for_stop();

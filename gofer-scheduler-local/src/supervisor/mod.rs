@@ -30,9 +30,17 @@ use crate::wire::{self, Outcome, PACKET_BYTES, Reply, Request};
 #[must_use]
 pub fn main() -> ExitCode {
     sys::close_inherited();
-    match Warden::prepare().and_then(|mut warden| warden.serve()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let Ok(mut warden) = Warden::prepare() else { return ExitCode::FAILURE };
+    match warden.serve() {
+        Ok(None) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
+        Ok(Some(job)) => {
+            let Warden { socket, null, .. } = warden;
+            if let Some(request) = Request::decode(&job.body) {
+                execution::run(&request, Responder { socket, sequence: job.sequence }, &null);
+            }
+            sys::exit_now(0);
+        }
     }
 }
 
@@ -43,6 +51,12 @@ struct Warden {
     socket: OwnedFd,
     null: OwnedFd,
     packet: Zeroizing<Vec<u8>>,
+}
+
+/// What a supervisor has to do.
+struct Job {
+    sequence: u64,
+    body: Zeroizing<Vec<u8>>,
 }
 
 impl Warden {
@@ -62,68 +76,49 @@ impl Warden {
         Ok(Self { socket, null, packet: Zeroizing::new(vec![0; PACKET_BYTES]) })
     }
 
-    fn serve(&mut self) -> rustix::io::Result<()> {
+    /// Serves requests until the server has gone: `None`. In each new supervisor it returns too: with its job.
+    fn serve(&mut self) -> rustix::io::Result<Option<Job>> {
         while let Some(packet) = receive(&self.socket, &mut self.packet)? {
             let (sequence, length, first) = wire::parse_request_header(packet).ok_or(Errno::PROTO)?;
             if length == 0 {
-                self.responder(sequence).reply(Outcome::Pong);
+                reply(&self.socket, sequence, Outcome::Pong);
                 continue;
             }
             let mut body = Zeroizing::new(Vec::with_capacity(length));
             body.extend_from_slice(first);
-            self.packet.zeroize_used();
+            self.packet.as_mut_slice().zeroize();
             while body.len() < length {
-                let Some(more) = receive(&self.socket, &mut self.packet)? else { return Ok(()) };
+                let Some(more) = receive(&self.socket, &mut self.packet)? else { return Ok(None) };
                 body.extend_from_slice(more);
-                self.packet.zeroize_used();
+                self.packet.as_mut_slice().zeroize();
             }
-            self.launch(sequence, &body);
-        }
-        Ok(())
-    }
-
-    fn launch(&self, sequence: u64, body: &[u8]) {
-        match sys::fork() {
-            Ok(Fork::Parent) => {}
-            Ok(Fork::Child) => {
-                if let Some(request) = Request::decode(body) {
-                    execution::run(&request, self.responder(sequence), &self.null);
-                }
-                sys::exit_now(0);
+            match sys::fork() {
+                Ok(Fork::Parent) => {}
+                Ok(Fork::Child) => return Ok(Some(Job { sequence, body })),
+                Err(_) => reply(&self.socket, sequence, Outcome::Void),
             }
-            Err(_) => self.responder(sequence).reply(Outcome::Void),
         }
-    }
-
-    fn responder(&self, sequence: u64) -> Responder<'_> {
-        Responder { socket: &self.socket, sequence }
+        Ok(None)
     }
 }
 
-trait ZeroizeUsed {
-    fn zeroize_used(&mut self);
-}
-
-impl ZeroizeUsed for Zeroizing<Vec<u8>> {
-    /// Wipes the content, and keeps the length.
-    fn zeroize_used(&mut self) {
-        self.as_mut_slice().zeroize();
-    }
-}
-
-/// Answers one request.
-struct Responder<'a> {
-    socket: &'a OwnedFd,
+/// Answers one request, and then lets go of the socket: a supervisor must not look like a warden that lives.
+struct Responder {
+    socket: OwnedFd,
     sequence: u64,
 }
 
-impl Responder<'_> {
-    /// Nobody may listen any more: the server finds the same in the files.
-    fn reply(&self, outcome: Outcome) {
-        let pid = u32::try_from(getpid().as_raw_nonzero().get()).unwrap_or(0);
-        let packet = Reply { sequence: self.sequence, outcome, pid }.encode();
-        let _ = rustix::io::retry_on_intr(|| send(self.socket, &packet, SendFlags::NOSIGNAL));
+impl Responder {
+    fn reply(self, outcome: Outcome) {
+        reply(&self.socket, self.sequence, outcome);
     }
+}
+
+/// Nobody may listen any more: then the server finds the same in the files.
+fn reply(socket: &OwnedFd, sequence: u64, outcome: Outcome) {
+    let pid = u32::try_from(getpid().as_raw_nonzero().get()).unwrap_or(0);
+    let packet = Reply { sequence, outcome, pid }.encode();
+    let _ = rustix::io::retry_on_intr(|| send(socket, &packet, SendFlags::NOSIGNAL));
 }
 
 /// The next packet; `None` when the server has gone.

@@ -1,4 +1,10 @@
 //! Real processes on this machine, under the scheduler as a server uses it.
 
 mod conformance;
+mod crash;
+mod figures;
+mod logs;
+mod processes;
+mod server;
+mod stop;
 mod support;

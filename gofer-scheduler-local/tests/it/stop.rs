@@ -1,0 +1,72 @@
+//! Stopping, beyond what every scheduler does.
+
+use std::time::Duration;
+
+use gofer_core::scheduler::{ExecutionState, Scheduler};
+
+use crate::support::{Local, ended, has_written, id, is_gone, output, script};
+
+/// Longer than any test runs: what ends did not end for want of patience.
+const LONG: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn children_have_the_rest_of_the_grace() {
+    let local = Local::open().await;
+    let scheduler = local.scheduler();
+    // The shell dies of SIGTERM at once; its child needs a moment to clean up.
+    let text = "(trap 'sleep 0.2; echo cleaned; exit' TERM; echo ready; while :; do sleep 0.01; done) & wait";
+    scheduler.start(&id("child"), &script(text, [])).await.expect("start");
+    has_written(scheduler, &id("child"), "ready").await;
+    scheduler.stop(&id("child"), LONG).await.expect("stop");
+    assert_eq!(ended(scheduler, &id("child")).await, ExecutionState::Stopped);
+    assert_eq!(output(scheduler, &id("child"), true).await.0, "ready\ncleaned\n");
+}
+
+#[tokio::test]
+async fn detached_daemons_that_ignore_the_signal_are_killed() {
+    let local = Local::open().await;
+    let scheduler = local.scheduler();
+    let text = "setsid sh -c \"trap '' TERM; echo \\$\\$ > pid; while :; do sleep 0.01; done\" & \
+                while [ ! -s pid ]; do sleep 0.01; done; cat pid; echo ready; wait";
+    scheduler.start(&id("daemon"), &script(text, [])).await.expect("start");
+    has_written(scheduler, &id("daemon"), "ready").await;
+    let pid =
+        output(scheduler, &id("daemon"), false).await.0.lines().next().expect("a line").parse().expect("a number");
+    scheduler.stop(&id("daemon"), Duration::from_millis(50)).await.expect("stop");
+    assert_eq!(ended(scheduler, &id("daemon")).await, ExecutionState::Stopped);
+    is_gone(pid).await;
+}
+
+#[tokio::test]
+async fn a_task_that_floods_its_log_can_be_stopped() {
+    let local = Local::open_with(|config| config.max_log_bytes = 1 << 20).await;
+    let scheduler = local.scheduler();
+    scheduler.start(&id("flood"), &script("trap '' TERM; exec yes", [])).await.expect("start");
+    gofer_core::conformance::eventually("the limit is reached", async || {
+        let (out, err) = output(scheduler, &id("flood"), false).await;
+        if err.contains("dropped") { Ok(()) } else { Err(format!("{} bytes", out.len())) }
+    })
+    .await;
+    scheduler.stop(&id("flood"), Duration::from_millis(20)).await.expect("stop");
+    assert_eq!(ended(scheduler, &id("flood")).await, ExecutionState::Stopped);
+    let (out, err) = output(scheduler, &id("flood"), false).await;
+    assert_eq!(out.len(), 1 << 20);
+    assert_eq!(err, "gofer: output after the first 1048576 bytes was dropped (max_log_bytes)\n");
+}
+
+#[tokio::test]
+async fn concurrent_stops_all_count() {
+    let local = Local::open().await;
+    let scheduler = local.scheduler();
+    scheduler
+        .start(&id("many"), &script("trap '' TERM; echo ready; while :; do sleep 0.01; done", []))
+        .await
+        .expect("start");
+    has_written(scheduler, &id("many"), "ready").await;
+    let many = id("many");
+    let stops = (0..20).map(|number| scheduler.stop(&many, if number == 7 { Duration::ZERO } else { LONG }));
+    for result in futures::future::join_all(stops).await {
+        result.expect("stop");
+    }
+    assert_eq!(ended(scheduler, &id("many")).await, ExecutionState::Stopped);
+}
