@@ -100,7 +100,7 @@ impl Gate {
     async fn admit(&self, headers: &HeaderMap, uri: &Uri) -> Result<Caller, ApiError> {
         let path = uri.path();
         let Some(rule) = permissions::rule(path) else {
-            return Err(ApiError::not_found("method", path));
+            return Err(ApiError::NoSuchMethod { path: path.to_owned() });
         };
         if self.local_hosts_only && !is_local_host(headers, uri) {
             return Err(ApiError::Unauthenticated(TokenProblem::ForeignHost));

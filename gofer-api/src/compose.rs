@@ -12,6 +12,9 @@ use gofer_scheduler_local::LocalScheduler;
 use gofer_secrets_local::LocalSecretStore;
 use gofer_store_local::LocalObjectStore;
 
+/// What the program of a [`Launcher`] runs: the local scheduler's supervisors.
+pub use gofer_scheduler_local::supervisor;
+
 use crate::config::{ObjectsBackend, SchedulerBackend, SecretsBackend, ServerConfig};
 use crate::server::Launcher;
 

@@ -29,6 +29,8 @@ pub(crate) enum ApiError {
     ObjectTooLarge { limit_bytes: u64, at_least_bytes: u64 },
     #[error("{what} is not available in this version of gofer")]
     NotInThisVersion { what: &'static str },
+    #[error("there is no method `{path}`")]
+    NoSuchMethod { path: String },
     #[error("no answer within {seconds} s; whether the call took effect is not known")]
     TooSlow { seconds: u64 },
     #[error("nothing arrived for {seconds} s; the stream is given up")]

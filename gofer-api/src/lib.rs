@@ -18,6 +18,7 @@ mod status;
 mod transport;
 
 pub use check::{CheckLine, check};
+pub use compose::supervisor;
 pub use server::{Activity, Launcher, Server, ServerError};
 
 /// The version of Gofer this is.

@@ -68,6 +68,7 @@ fn api(error: ApiError) -> Shape {
         ApiError::VersionConflict { .. } => Shape::new(Code::Aborted, "VERSION_CONFLICT", message),
         ApiError::ObjectTooLarge { .. } => Shape::new(Code::ResourceExhausted, "OBJECT_TOO_LARGE", message),
         ApiError::NotInThisVersion { .. } => Shape::new(Code::Unimplemented, "NOT_IN_THIS_VERSION", message),
+        ApiError::NoSuchMethod { .. } => Shape::new(Code::Unimplemented, "METHOD_NOT_FOUND", message),
         ApiError::TooSlow { .. } => Shape::new(Code::DeadlineExceeded, "TIMEOUT", message),
         ApiError::Idle { .. } => Shape::new(Code::DeadlineExceeded, "STREAM_IDLE", message),
         ApiError::ShuttingDown => Shape::new(Code::Unavailable, "SHUTTING_DOWN", message),
@@ -229,6 +230,7 @@ mod tests {
         let too_large = ApiError::ObjectTooLarge { limit_bytes: 1, at_least_bytes: 2 };
         check(too_large, Code::ResourceExhausted, "OBJECT_TOO_LARGE");
         check(ApiError::NotInThisVersion { what: "triggers" }, Code::Unimplemented, "NOT_IN_THIS_VERSION");
+        check(ApiError::NoSuchMethod { path: "/a/b".into() }, Code::Unimplemented, "METHOD_NOT_FOUND");
         check(ApiError::TooSlow { seconds: 1 }, Code::DeadlineExceeded, "TIMEOUT");
         check(ApiError::Idle { seconds: 1 }, Code::DeadlineExceeded, "STREAM_IDLE");
         check(ApiError::ShuttingDown, Code::Unavailable, "SHUTTING_DOWN");

@@ -1,0 +1,15 @@
+//! The server as its callers see it: started in this process on port 0, called over the wire.
+
+mod admin;
+mod config;
+mod database;
+mod events;
+mod harness;
+mod lifecycle;
+mod objects;
+mod permissions;
+mod pipelines;
+mod raw;
+mod runs;
+mod secrets;
+mod wire;
