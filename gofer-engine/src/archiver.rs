@@ -1,7 +1,8 @@
 //! Moves the logs of finished attempts from the scheduler into the object store, masked and compressed, and lets the
 //! scheduler forget the executions. What is left to do is in the journal, so a crash only makes it do a step again.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -23,8 +24,9 @@ const PAGE: usize = 100;
 /// Archives whenever an attempt has ended; begins with what an earlier server left.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(("archiver", &shared.config.server_id));
+    let empty = Empty::default();
     loop {
-        if archive_all(&shared).await {
+        if archive_all(&shared, &empty).await {
             backoff.reset();
             shared.archive_wanted.notified().await;
         } else {
@@ -34,7 +36,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 /// One walk over all that is to be archived; returns whether all of it was.
-async fn archive_all(shared: &Shared) -> bool {
+async fn archive_all(shared: &Shared, empty: &Empty) -> bool {
     let mut after = None;
     let mut all = true;
     loop {
@@ -47,40 +49,60 @@ async fn archive_all(shared: &Shared) -> bool {
         };
         let Some(last) = page.last().cloned() else { return all };
         let results = stream::iter(page).map(|id| async move {
-            let result = archive(shared, &id).await;
+            let result = archive(shared, &id, empty).await;
             if let Err(error) = &result {
                 tracing::warn!(execution = %id, error = %error.chain(), "cannot archive the log yet, will retry");
             }
             result.is_ok()
         });
-        all &= results.buffer_unordered(AT_ONCE).all(|archived| async move { archived }).await;
+        // To the last, whatever fails: a log that cannot be archived keeps none behind it waiting.
+        all &= results.buffer_unordered(AT_ONCE).fold(true, |all, archived| async move { all && archived }).await;
         after = Some(last);
     }
 }
 
-async fn archive(shared: &Shared, id: &ExecutionId) -> Result<(), BackendError> {
+async fn archive(shared: &Shared, id: &ExecutionId, empty: &Empty) -> Result<(), BackendError> {
     let stored = match logs::live(shared, id, false).await {
         Ok(chunks) => store(shared, id, chunks).await?,
         // Never started; or archived and removed, and the server died before it could record that.
         Err(error) if error.kind == ErrorKind::NotFound => match shared.objects.head(&layout::log_location(id)).await {
             Ok(meta) => Stored::Archived(meta.size_bytes),
+            Err(error) if error.kind == ErrorKind::NotFound && empty.holds(id) => Stored::Nothing(LogState::Empty),
             Err(error) if error.kind == ErrorKind::NotFound => Stored::Nothing(LogState::Lost),
             Err(error) => return Err(error),
         },
         Err(error) => return Err(error),
     };
-    match stored {
-        // The archive is durable: the scheduler may forget, and the record comes last.
-        Stored::Archived(size_bytes) => {
-            forget(shared, id).await?;
-            let event = Some(archived_event(shared, id, size_bytes));
-            record(shared, id, LogState::Archived, event).await
-        }
-        // There is no archive a restarted archiver could find: the record comes first.
-        Stored::Nothing(state) => {
-            record(shared, id, state, None).await?;
-            forget(shared, id).await
-        }
+    // What there was is durable: the scheduler may forget, and the record comes last, so that a crash repeats the rest.
+    let (state, event) = match stored {
+        Stored::Archived(size_bytes) => (LogState::Archived, Some(archived_event(shared, id, size_bytes))),
+        Stored::Nothing(state) => (state, None),
+    };
+    if state == LogState::Empty {
+        empty.remember(id);
+    }
+    forget(shared, id).await?;
+    record(shared, id, state, event).await?;
+    empty.forget(id);
+    Ok(())
+}
+
+/// Executions that printed nothing and that the scheduler may have forgotten, until that is recorded. There is no
+/// archive to tell: after a crash in between, such a log counts as lost.
+#[derive(Default)]
+struct Empty(Mutex<BTreeSet<ExecutionId>>);
+
+impl Empty {
+    fn remember(&self, id: &ExecutionId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+    }
+
+    fn holds(&self, id: &ExecutionId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    fn forget(&self, id: &ExecutionId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 }
 

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use gofer_core::journal::{Commit, Committed, Lease};
+use gofer_core::run::TaskState;
+use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, ExecutionId, TaskId};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::engine::Shared;
-use crate::execution::{self, Message, Start};
+use crate::execution::{self, Message, Start, StartOver};
 use crate::machine::{Decision, Effect, Input, Machine};
 use crate::writer::NotCommitted;
 
@@ -28,38 +29,69 @@ enum Stopped {
     Gone,
 }
 
-/// Drives the run until it is complete or the lease is lost.
+/// Drives the run until it is complete, the lease is lost, or `gone` says so. When this returns, nothing of it is under
+/// way any more: no call that starts an execution can still arrive at the scheduler.
 pub(crate) async fn drive(
     shared: Arc<Shared>,
     lease: Lease,
+    gone: CancellationToken,
     driver: mpsc::Sender<Message>,
     mut inbox: mpsc::Receiver<Message>,
 ) {
     let mut backoff = Backoff::new(&lease.run);
-    let mut driving = Driving { shared, lease, driver, starts: HashMap::new(), places: HashMap::new() };
+    let (starts, held) = (HashMap::new(), HashMap::new());
+    let mut driving = Driving { shared, lease, gone, driver, starts, serial: 0, held };
     while let Some(mut machine) = driving.load().await {
         match driving.work(&mut machine, &mut inbox).await {
-            Stopped::Complete | Stopped::Gone => return,
+            Stopped::Complete | Stopped::Gone => break,
             Stopped::Reload => backoff.wait().await,
         }
     }
+    drop(inbox);
+    let replaced = driving.gone.is_cancelled();
+    driving.gone.cancel();
+    for start in driving.starts.values() {
+        start.over.cancelled().await;
+    }
+    // What is in flight is another server's now, unless this one drives it again.
+    if !replaced {
+        driving.shared.places.release_run(&driving.lease.run, |_| false);
+    }
+}
+
+/// A start under way.
+struct Starting {
+    serial: u64,
+    /// Makes it give up, between calls.
+    give_up: CancellationToken,
+    /// Cancelled once it is over.
+    over: CancellationToken,
 }
 
 struct Driving {
     shared: Arc<Shared>,
     lease: Lease,
+    gone: CancellationToken,
     driver: mpsc::Sender<Message>,
     /// Starts under way, so that a stop can wait for them: a start that lands after its stop would run for ever.
-    starts: HashMap<ExecutionId, (CancellationToken, JoinHandle<()>)>,
-    places: HashMap<ExecutionId, OwnedSemaphorePermit>,
+    starts: HashMap<ExecutionId, Starting>,
+    /// How many starts there were.
+    serial: u64,
+    /// Ends that were seen while the start was under way. They count once it is over: a start that lands after its
+    /// execution was archived and removed would start it a second time.
+    held: HashMap<ExecutionId, ExecutionState>,
 }
 
 impl Driving {
-    async fn load(&self) -> Option<Machine> {
+    async fn load(&mut self) -> Option<Machine> {
         let mut backoff = Backoff::new(("load", &self.lease.run));
-        while !self.shared.stop.is_cancelled() {
+        while !self.gone.is_cancelled() {
             match self.shared.journal.load(&self.lease.run).await {
-                Ok(snapshot) => return Some(Machine::new(snapshot)),
+                Ok(snapshot) => {
+                    let machine = Machine::new(snapshot);
+                    self.forget_ended(&machine);
+                    return Some(machine);
+                }
                 Err(error) if error.is_retryable() => {
                     tracing::warn!(run = %self.lease.run, error = %crate::chain(&error), "cannot load the run yet, will retry");
                     backoff.wait().await;
@@ -71,6 +103,13 @@ impl Driving {
             }
         }
         None
+    }
+
+    /// Attempts may have ended by a commit whose answer was an error: their places are free, their logs to be archived.
+    fn forget_ended(&mut self, machine: &Machine) {
+        self.shared.places.release_run(&self.lease.run, |id| is_current(machine, id));
+        self.held.retain(|id, _| is_current(machine, id));
+        self.shared.archive_wanted.notify_one();
     }
 
     async fn work(&mut self, machine: &mut Machine, inbox: &mut mpsc::Receiver<Message>) -> Stopped {
@@ -89,16 +128,20 @@ impl Driving {
             };
             tokio::select! {
                 biased;
-                () = self.shared.stop.cancelled() => return Stopped::Gone,
+                () = self.gone.cancelled() => return Stopped::Gone,
                 count = inbox.recv_many(&mut batch, MAX_BATCH) => if count == 0 { return Stopped::Gone },
                 () = due => batch.push(Message::Input(Input::Tick)),
             }
             let mut decision = Decision::default();
+            let reload = batch.iter().any(|message| matches!(message, Message::Reload));
             for message in batch.drain(..) {
                 self.take(machine, message, &mut decision);
             }
             if let Err(stopped) = self.carry_out(machine, decision).await {
                 return stopped;
+            }
+            if reload && !machine.run().state.is_complete() {
+                return Stopped::Reload;
             }
         }
         Stopped::Complete
@@ -107,23 +150,12 @@ impl Driving {
     fn take(&mut self, machine: &mut Machine, message: Message, decision: &mut Decision) {
         match message {
             Message::Input(input) => {
-                if self.is_premature(&input) {
-                    return;
-                }
-                let next = machine.step(self.shared.clock.now(), input);
-                decision.tasks.extend(next.tasks);
-                decision.run = next.run.or(decision.run.take());
-                decision.events.extend(next.events);
-                decision.effects.extend(next.effects);
-            }
-            Message::Admitted(id, place) => {
-                let current = machine
-                    .task(&id.task)
-                    .is_some_and(|(task, _)| task.attempt == id.attempt && task.state.is_active());
-                if current {
-                    self.places.insert(id, place);
+                if let Some(input) = self.timely(input) {
+                    self.step(machine, input, decision);
                 }
             }
+            Message::StartOver(over) => self.start_over(machine, over, decision),
+            Message::Reload => {}
             Message::Reconcile => {
                 let active = machine.tasks().iter().filter(|task| task.state.is_active());
                 let missed = active.map(|task| Effect::Observe(task.task.clone(), task.attempt));
@@ -132,12 +164,48 @@ impl Driving {
         }
     }
 
-    /// "Not found" means nothing while the start is still under way.
-    fn is_premature(&self, input: &Input) -> bool {
-        let Input::Observed(task, attempt, gofer_core::scheduler::ExecutionState::NotFound) = input else {
-            return false;
+    fn start_over(&mut self, machine: &mut Machine, over: StartOver, decision: &mut Decision) {
+        let StartOver { id, serial, refused } = over;
+        if self.starts.get(&id).is_none_or(|start| start.serial != serial) {
+            // It was repeated since: the later one finds out by itself.
+            return;
+        }
+        self.starts.remove(&id);
+        let end = match (self.held.remove(&id), refused) {
+            (Some(state), _) => Some(Input::Observed(id.task.clone(), id.attempt, state)),
+            (None, Some(reason)) => Some(Input::Refused(id.task.clone(), id.attempt, reason)),
+            (None, None) => None,
         };
-        self.starts.get(&self.id(task, *attempt)).is_some_and(|(_, start)| !start.is_finished())
+        if let Some(end) = end {
+            self.step(machine, end, decision);
+        }
+        if !is_current(machine, &id) {
+            self.shared.places.release(&id);
+        }
+    }
+
+    fn step(&self, machine: &mut Machine, input: Input, decision: &mut Decision) {
+        let next = machine.step(self.shared.clock.now(), input);
+        decision.tasks.extend(next.tasks);
+        decision.run = next.run.or(decision.run.take());
+        decision.events.extend(next.events);
+        decision.effects.extend(next.effects);
+    }
+
+    /// The input, unless the start it is about is still under way: "not found" means nothing then, and an end has to wait.
+    fn timely(&mut self, input: Input) -> Option<Input> {
+        let Input::Observed(task, attempt, state) = &input else { return Some(input) };
+        let id = self.id(task, *attempt);
+        let Some(start) = self.starts.get(&id).filter(|start| !start.over.is_cancelled()) else { return Some(input) };
+        match state {
+            ExecutionState::NotFound => None,
+            state if state.is_final() => {
+                start.give_up.cancel();
+                self.held.insert(id, state.clone());
+                None
+            }
+            _ => Some(input),
+        }
     }
 
     async fn carry_out(&mut self, machine: &Machine, decision: Decision) -> Result<(), Stopped> {
@@ -165,25 +233,39 @@ impl Driving {
             Effect::Start(task, attempt) => self.start(machine, &task, attempt, false),
             Effect::Restart(task, attempt) => self.start(machine, &task, attempt, true),
             Effect::Observe(task, attempt) => {
-                let (shared, id, driver) = (self.shared.clone(), self.id(&task, attempt), self.driver.clone());
-                tokio::spawn(async move { execution::observe(&shared, &id, &driver).await });
+                let id = self.id(&task, attempt);
+                if machine.task(&task).is_some_and(|(task, _)| task.state == TaskState::Running) {
+                    self.shared.places.take(&id);
+                }
+                let (shared, driver) = (self.shared.clone(), self.driver.clone());
+                let start_over = self.starts.get(&id).map(|start| start.over.clone());
+                tokio::spawn(async move {
+                    // Asked before the start took effect and answered after it, "not found" would mean "lost".
+                    if let Some(over) = start_over {
+                        over.cancelled().await;
+                    }
+                    execution::observe(&shared, &id, &driver).await;
+                });
             }
             Effect::Stop(task, attempt, grace) => {
                 let (shared, id, driver) = (self.shared.clone(), self.id(&task, attempt), self.driver.clone());
-                let start = self.starts.remove(&id);
+                let start_over = self.starts.get(&id).map(|start| {
+                    start.give_up.cancel();
+                    start.over.clone()
+                });
+                if start_over.is_none() {
+                    self.shared.places.take(&id);
+                }
                 tokio::spawn(async move {
-                    if let Some((give_up, start)) = start {
-                        give_up.cancel();
-                        // Its own failure was told to the driver; what counts is that it is over.
-                        let _ = start.await;
+                    if let Some(over) = start_over {
+                        over.cancelled().await;
                     }
                     execution::stop(&shared, &id, grace, &driver).await;
                 });
             }
             Effect::Archive(task, attempt) => {
                 let id = self.id(&task, attempt);
-                self.starts.remove(&id);
-                self.places.remove(&id);
+                self.shared.places.release(&id);
                 self.shared.archive_wanted.notify_one();
             }
         }
@@ -191,11 +273,13 @@ impl Driving {
 
     fn start(&mut self, machine: &Machine, task: &TaskId, attempt: Attempt, again: bool) {
         let id = self.id(task, attempt);
-        if self.starts.get(&id).is_some_and(|(_, start)| !start.is_finished()) {
+        if self.starts.get(&id).is_some_and(|start| !start.over.is_cancelled()) {
             return;
         }
-        let give_up = self.shared.stop.child_token();
+        let give_up = self.gone.child_token();
+        self.serial += 1;
         let start = Start {
+            serial: self.serial,
             shared: self.shared.clone(),
             id: id.clone(),
             spec: machine.spec().clone(),
@@ -203,11 +287,21 @@ impl Driving {
             driver: self.driver.clone(),
             give_up: give_up.clone(),
         };
-        let start = if again { tokio::spawn(start.run_unless_started()) } else { tokio::spawn(start.run()) };
-        self.starts.insert(id, (give_up, start));
+        let over = CancellationToken::new();
+        let guard = over.clone().drop_guard();
+        tokio::spawn(async move {
+            let _over = guard;
+            start.run(again).await;
+        });
+        self.starts.insert(id, Starting { serial: self.serial, give_up, over });
     }
 
     fn id(&self, task: &TaskId, attempt: Attempt) -> ExecutionId {
         ExecutionId { run: self.lease.run.clone(), task: task.clone(), attempt }
     }
+}
+
+/// Whether the execution is its task's current attempt and has not ended.
+fn is_current(machine: &Machine, id: &ExecutionId) -> bool {
+    machine.task(&id.task).is_some_and(|(task, _)| task.attempt == id.attempt && task.state.is_active())
 }

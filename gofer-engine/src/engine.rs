@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use gofer_core::journal::{Journal, Lease, NewRun};
+use gofer_core::journal::{Journal, JournalError, Lease, NewRun};
 use gofer_core::object_store::ObjectStore;
 use gofer_core::run::{CancelRequest, Initiator, Run, TaskState, TaskStatus};
 use gofer_core::scheduler::{LogChunk, LogCursor, Scheduler};
 use gofer_core::secret_store::SecretStore;
 use gofer_core::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Timestamp, Version, validate};
 use secrecy::ExposeSecret;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +24,7 @@ use crate::error::EngineError;
 use crate::execution::Message;
 use crate::guard::Timed;
 use crate::machine::Input;
+use crate::places::Places;
 use crate::token::{RunTokens, run_token_hash};
 use crate::writer::Writer;
 use crate::{archiver, logs, retention};
@@ -116,13 +117,13 @@ pub(crate) struct Shared {
     pub(crate) tokens: RunTokens,
     pub(crate) clock: Clock,
     pub(crate) writer: Writer,
-    pub(crate) in_flight: Arc<Semaphore>,
+    pub(crate) places: Arc<Places>,
     pub(crate) archive_wanted: Notify,
     /// Changes after each transaction of the writer.
     pub(crate) committed: watch::Receiver<u64>,
     pub(crate) stop: CancellationToken,
     claim_wanted: Notify,
-    runs: Mutex<BTreeMap<RunKey, mpsc::Sender<Message>>>,
+    runs: Mutex<BTreeMap<RunKey, Driver>>,
     tasks: TaskTracker,
 }
 
@@ -153,7 +154,7 @@ impl Engine {
             secrets,
             tokens,
             clock: Clock::new(config.starts_at),
-            in_flight: Arc::new(Semaphore::new(config.max_executions)),
+            places: Places::new(config.max_executions),
             config,
             archive_wanted: Notify::new(),
             committed,
@@ -208,11 +209,9 @@ impl Engine {
     /// # Errors
     /// `NotFound`, or the database's own.
     pub async fn cancel_run(&self, key: &RunKey, request: CancelRequest) -> Result<bool, EngineError> {
-        let changed = self.shared.journal.request_cancel(key, None, request.clone()).await?;
-        if changed {
-            self.shared.tell(key, Message::Input(Input::CancelRun(request))).await;
-        }
-        Ok(changed)
+        let changed = self.shared.journal.request_cancel(key, None, request.clone()).await;
+        self.shared.tell_of_cancel(key, &changed, Input::CancelRun(request)).await;
+        Ok(changed?)
     }
 
     /// Asks that one task of a run end. Returns whether there was anything left to cancel.
@@ -220,11 +219,9 @@ impl Engine {
     /// # Errors
     /// `NotFound`, or the database's own.
     pub async fn cancel_task(&self, key: &RunKey, task: &TaskId, request: CancelRequest) -> Result<bool, EngineError> {
-        let changed = self.shared.journal.request_cancel(key, Some(task), request.clone()).await?;
-        if changed {
-            self.shared.tell(key, Message::Input(Input::CancelTask(task.clone(), request))).await;
-        }
-        Ok(changed)
+        let changed = self.shared.journal.request_cancel(key, Some(task), request.clone()).await;
+        self.shared.tell_of_cancel(key, &changed, Input::CancelTask(task.clone(), request)).await;
+        Ok(changed?)
     }
 
     /// An attempt's log, masked, from a position; live while it runs, else from the archive. With `follow` it waits for
@@ -246,7 +243,7 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         EngineStats {
             active_runs: self.shared.runs.lock().unwrap_or_else(PoisonError::into_inner).len(),
-            executions: self.shared.config.max_executions - self.shared.in_flight.available_permits(),
+            executions: self.shared.places.taken(),
         }
     }
 
@@ -291,10 +288,16 @@ impl Engine {
         if self.shared.stop.is_cancelled() {
             return Err(EngineError::Stopped);
         }
-        let inserted = self.shared.journal.insert_run(new).await?;
-        for key in &inserted.superseded {
-            self.shared.reload_cancel(key).await;
-        }
+        let (namespace, pipeline) = (new.namespace.clone(), new.pipeline.clone());
+        let inserted = match self.shared.journal.insert_run(new).await {
+            Ok(inserted) => inserted,
+            Err(error) => {
+                // It may have taken effect, and superseded any of them.
+                self.shared.reload(|key| key.namespace == namespace && key.pipeline == pipeline).await;
+                return Err(error.into());
+            }
+        };
+        self.shared.reload(|key| inserted.superseded.contains(key)).await;
         if inserted.new {
             self.shared.claim_wanted.notify_one();
         }
@@ -320,7 +323,7 @@ impl Shared {
 
     /// Sends to the run's driver. A run nobody drives yet is claimed: a cancelled one may leave its queue.
     async fn tell(&self, key: &RunKey, message: Message) {
-        let driver = self.runs.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        let driver = self.runs.lock().unwrap_or_else(PoisonError::into_inner).get(key).map(|run| run.inbox.clone());
         match driver {
             // A driver that is just ending has completed the run.
             Some(driver) => drop(driver.send(message).await),
@@ -328,29 +331,60 @@ impl Shared {
         }
     }
 
-    async fn reload_cancel(&self, key: &RunKey) {
-        match self.journal.load(key).await {
-            Ok(snapshot) => {
-                if let Some(request) = snapshot.run.cancel {
-                    self.tell(key, Message::Input(Input::CancelRun(request))).await;
-                }
-            }
-            Err(error) => tracing::error!(run = %key, error = %crate::chain(&error), "cannot cancel a superseded run"),
+    /// After an error the wish may be recorded all the same, and a wish that was there already may be one of those.
+    async fn tell_of_cancel(&self, key: &RunKey, changed: &Result<bool, JournalError>, wish: Input) {
+        let message = if matches!(changed, Ok(true)) { Message::Input(wish) } else { Message::Reload };
+        self.tell(key, message).await;
+    }
+
+    /// Lets the drivers of these runs look what is stored.
+    async fn reload(&self, of: impl Fn(&RunKey) -> bool) {
+        let drivers: Vec<_> = {
+            let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+            runs.iter().filter(|(key, _)| of(key)).map(|(_, run)| run.inbox.clone()).collect()
+        };
+        for driver in drivers {
+            // One that is gone has completed its run.
+            let _ = driver.send(Message::Reload).await;
         }
+        self.claim_wanted.notify_one();
     }
 
     fn begin(self: &Arc<Self>, lease: Lease) {
         let (driver, inbox) = mpsc::channel(DRIVER_QUEUE);
-        let key = lease.run.clone();
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), driver.clone());
+        let (key, epoch) = (lease.run.clone(), lease.epoch);
+        let (gone, ended) = (self.stop.child_token(), CancellationToken::new());
+        let entry = Driver { epoch, inbox: driver.clone(), gone: gone.clone(), ended: ended.clone() };
+        let before = self.runs.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), entry);
         let shared = self.clone();
         self.tasks.spawn(async move {
-            drive(shared.clone(), lease, driver, inbox).await;
-            shared.runs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            let _ended = ended.drop_guard();
+            // This server had lost the lease and did not know; what it began must be over before anything is repeated.
+            if let Some(before) = before {
+                before.gone.cancel();
+                before.ended.cancelled().await;
+            }
+            drive(shared.clone(), lease, gone, driver, inbox).await;
+            let mut runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
+            if runs.get(&key).is_some_and(|run| run.epoch == epoch) {
+                runs.remove(&key);
+            }
+            drop(runs);
             // Its end may make room for the next run of the pipeline.
             shared.claim_wanted.notify_one();
         });
     }
+}
+
+/// Who drives a run.
+#[derive(Debug)]
+struct Driver {
+    epoch: u64,
+    inbox: mpsc::Sender<Message>,
+    /// Makes it end.
+    gone: CancellationToken,
+    /// Cancelled once it has.
+    ended: CancellationToken,
 }
 
 /// Claims whenever there may be something: a new run, an end that made room, and lease by lease what other servers lost.
@@ -370,11 +404,35 @@ async fn claim_runs(shared: Arc<Shared>) {
             Err(error) => {
                 tracing::warn!(error = %crate::chain(&error), "cannot claim runs yet, will retry");
                 backoff.wait().await;
+                give_up_unknown_leases(&shared).await;
                 continue;
             }
         }
         // Without news, look again when a lease of another server may have run out.
         let _ = tokio::time::timeout(ttl, shared.claim_wanted.notified()).await;
+    }
+}
+
+/// A claim that answered with an error may have taken leases all the same. Nobody would ever drive those runs, and
+/// renewing would keep them from others: if there are such leases, all are given up and claimed again.
+async fn give_up_unknown_leases(shared: &Shared) {
+    let (owner, ttl) = (&shared.config.server_id, shared.config.lease_ttl);
+    let mut backoff = Backoff::new(("unknown leases", owner));
+    loop {
+        // Only this task claims, so there is no lease on its way.
+        let driven = shared.runs.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let settled = match shared.journal.renew(owner, shared.clock.now(), ttl).await {
+            Ok(held) if held <= driven => Ok(()),
+            Ok(_) => shared.journal.release(owner).await,
+            Err(error) => Err(error),
+        };
+        match settled {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(error = %crate::chain(&error), "cannot look at the leases yet, will retry");
+                backoff.wait().await;
+            }
+        }
     }
 }
 
@@ -394,8 +452,10 @@ async fn listen(shared: Arc<Shared>) {
     loop {
         match shared.scheduler.watch().await {
             Ok(mut events) => {
-                let drivers: Vec<_> =
-                    shared.runs.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+                let drivers: Vec<_> = {
+                    let runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
+                    runs.values().map(|run| run.inbox.clone()).collect()
+                };
                 for driver in drivers {
                     let _ = driver.send(Message::Reconcile).await;
                 }
@@ -403,8 +463,10 @@ async fn listen(shared: Arc<Shared>) {
                     match event {
                         Ok(event) => {
                             backoff.reset();
-                            let driver =
-                                shared.runs.lock().unwrap_or_else(PoisonError::into_inner).get(&event.id.run).cloned();
+                            let driver = {
+                                let runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
+                                runs.get(&event.id.run).map(|run| run.inbox.clone())
+                            };
                             if let Some(driver) = driver {
                                 let input = Input::Observed(event.id.task, event.id.attempt, event.state);
                                 let _ = driver.send(Message::Input(input)).await;

@@ -10,13 +10,14 @@ use gofer_core::run::{Reason, ReasonKind, Run};
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState};
 use gofer_core::{BackendError, ExecutionId};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::engine::Shared;
 use crate::layout;
 use crate::machine::Input;
+use crate::places::Place;
 use crate::resolve::{self, Unresolved};
 
 /// What a run's driver is told.
@@ -24,14 +25,28 @@ use crate::resolve::{self, Unresolved};
 pub(crate) enum Message {
     /// Something for the machine.
     Input(Input),
-    /// The execution has this place among those in flight; it is given back when the attempt ends.
-    Admitted(ExecutionId, OwnedSemaphorePermit),
+    /// Nothing more will be done by this start.
+    StartOver(StartOver),
     /// The scheduler's events may have been missed: ask about every execution.
     Reconcile,
+    /// The stored run may have changed, for instance by a wish to cancel: look.
+    Reload,
+}
+
+/// The end of a start, whatever came of it.
+#[derive(Debug)]
+pub(crate) struct StartOver {
+    pub(crate) id: ExecutionId,
+    /// Which of the driver's starts.
+    pub(crate) serial: u64,
+    /// The execution was not started, for good.
+    pub(crate) refused: Option<Reason>,
 }
 
 /// All a start needs.
 pub(crate) struct Start {
+    /// Which of the driver's starts.
+    pub(crate) serial: u64,
     pub(crate) shared: Arc<Shared>,
     pub(crate) id: ExecutionId,
     pub(crate) spec: Arc<PipelineSpec>,
@@ -42,55 +57,64 @@ pub(crate) struct Start {
 }
 
 impl Start {
-    /// Finds out whether a server that is gone had started the execution. If so, nothing is resolved again: a secret may
-    /// be gone by now, and the execution runs all the same.
-    pub(crate) async fn run_unless_started(self) {
-        match state(&self.shared, &self.id, &self.driver).await {
-            Some(ExecutionState::NotFound) => self.run().await,
-            Some(state) => tell(&self.id, state, &self.driver).await,
-            None => {}
-        }
+    /// Starts the execution; what becomes of it comes over the watch. With `again`, finds out first whether a server that
+    /// is gone had started it. If so, nothing is resolved again: a secret may be gone by now, and the execution runs all
+    /// the same.
+    pub(crate) async fn run(self, again: bool) {
+        let found =
+            if again { state(&self.shared, &self.id, &self.driver).await } else { Some(ExecutionState::NotFound) };
+        let refused = match found {
+            Some(ExecutionState::NotFound) => self.start().await.err(),
+            Some(state) => {
+                self.shared.places.take(&self.id);
+                tell(&self.id, state, &self.driver).await;
+                None
+            }
+            None => return,
+        };
+        let over = StartOver { id: self.id.clone(), serial: self.serial, refused };
+        // Who drives the run after a driver that is gone asks the scheduler itself.
+        let _ = self.driver.send(Message::StartOver(over)).await;
     }
 
-    /// Starts the execution. What becomes of it comes over the watch.
-    pub(crate) async fn run(self) {
-        let Some(spec) = self.prepare().await else { return };
+    /// Starts it or gives up; the error says why it will never be started.
+    async fn start(&self) -> Result<(), Reason> {
+        let Some((place, spec)) = self.prepare().await? else { return Ok(()) };
         let mut backoff = Backoff::new(("start", &self.id));
         while !self.give_up.is_cancelled() {
             match self.shared.scheduler.start(&self.id, &spec).await {
-                Ok(()) => return,
+                Ok(()) => break,
                 Err(error) if error.is_retryable() => self.pause(&error, &mut backoff).await,
-                Err(error) => return self.refuse(Reason::new(ReasonKind::SchedulerRefused, error.chain())).await,
+                Err(error) => return Err(Reason::new(ReasonKind::SchedulerRefused, error.chain())),
             }
         }
+        // Given up or not, it may exist.
+        self.shared.places.keep(&self.id, place);
+        Ok(())
     }
 
     /// Waits for a place in flight, reads secrets and objects, and leaves the values to mask where a restarted server
-    /// finds them. `None`: given up, or refused and said so.
-    async fn prepare(&self) -> Option<ExecutionSpec> {
-        let permit = tokio::select! {
+    /// finds them. `None`: given up.
+    async fn prepare(&self) -> Result<Option<(Place, ExecutionSpec)>, Reason> {
+        let place = tokio::select! {
             biased;
-            () = self.give_up.cancelled() => return None,
-            permit = self.shared.in_flight.clone().acquire_owned() => permit.ok()?,
+            () = self.give_up.cancelled() => return Ok(None),
+            place = self.shared.places.wait() => place,
         };
-        self.driver.send(Message::Admitted(self.id.clone(), permit)).await.ok()?;
-        let task = self.spec.task(&self.id.task)?;
-        let mut backoff = Backoff::new(("start", &self.id));
+        let task = self.spec.task(&self.id.task).expect("a run has no task its spec has not");
+        let mut backoff = Backoff::new(("resolve", &self.id));
         loop {
             let error = match resolve::execution(&self.shared, &self.spec, task, &self.run, self.id.attempt).await {
                 Ok(resolved) => match self.keep_masks(&resolved.secrets).await {
-                    Ok(()) => return Some(resolved.spec),
+                    Ok(()) => return Ok(Some((place, resolved.spec))),
                     Err(error) => error,
                 },
                 Err(Unresolved::Later(error)) => error,
-                Err(Unresolved::Refused(reason)) => {
-                    self.refuse(reason).await;
-                    return None;
-                }
+                Err(Unresolved::Refused(reason)) => return Err(reason),
             };
             self.pause(&error, &mut backoff).await;
             if self.give_up.is_cancelled() {
-                return None;
+                return Ok(None);
             }
         }
     }
@@ -102,12 +126,6 @@ impl Start {
         let values: Vec<&str> = secrets.iter().map(ExposeSecret::expose_secret).collect();
         let text = SecretString::from(serde_json::to_string(&values).expect("strings become JSON"));
         self.shared.secrets.put(&layout::mask_path(&self.id), &text, PutOptions::default()).await
-    }
-
-    async fn refuse(&self, reason: Reason) {
-        let input = Input::Refused(self.id.task.clone(), self.id.attempt, reason);
-        // A driver that is gone will load the run again and start over.
-        let _ = self.driver.send(Message::Input(input)).await;
     }
 
     async fn pause(&self, error: &BackendError, backoff: &mut Backoff) {

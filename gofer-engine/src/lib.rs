@@ -13,6 +13,7 @@ pub mod layout;
 mod logs;
 pub mod machine;
 pub mod mask;
+mod places;
 mod reasons;
 mod resolve;
 mod retention;
