@@ -32,8 +32,8 @@ Exit codes:
 
 /// Runs pipelines: DAGs of short-lived jobs, written in a real programming language
 ///
-/// `gofer local` runs a pipeline on this machine and needs nothing else. `gofer server` is the server; every other command
-/// talks to one.
+/// `gofer local` runs a pipeline on this machine and needs nothing else. `gofer server` is the server; every other
+/// command talks to one.
 #[derive(Debug, Parser)]
 #[command(name = "gofer", version, after_help = EXIT_CODES, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Cli {

@@ -191,11 +191,11 @@ mod tests {
         details.add_bad_request_violation("tasks[0].id", "`A B` has a space");
         let one = Failure::from(Status::with_error_details(Code::InvalidArgument, "text", details.clone()));
         assert_eq!((one.exit, one.render().as_str()), (Exit::Usage, "error: tasks[0].id: `A B` has a space\n"));
-        details.add_bad_request_violation("name", "must not be empty");
+        details.add_bad_request_violation("name", "is empty");
         let two = Failure::from(Status::with_error_details(Code::InvalidArgument, "text", details)).render();
         assert_eq!(
             two,
-            "error: the input breaks 2 rules; there may be more\n  tasks[0].id: `A B` has a space\n  name: must not be empty\n"
+            "error: the input breaks 2 rules; there may be more\n  tasks[0].id: `A B` has a space\n  name: is empty\n"
         );
     }
 

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    // Before anything else: it must not find threads, and every local task waits for it.
+    // Before anything else: it forks, so it must not find threads.
     #[cfg(feature = "server")]
     if std::env::args_os().nth(1).is_some_and(|argument| argument == commands::server::SUPERVISOR) {
         return gofer_api::supervisor::main();

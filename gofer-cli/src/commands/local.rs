@@ -19,8 +19,8 @@ use crate::follow::{self, OnInterrupt, Options, RunKey};
 
 /// Runs a pipeline on this machine, without a server, and ends with 1 when it fails
 ///
-/// The pipeline's tasks run as processes. What the run leaves behind, its objects and logs, goes with the command unless
-/// --keep is given. Ctrl-C cancels the run; once more kills its tasks.
+/// The pipeline's tasks run as processes. What the run leaves behind, its objects and logs, goes with the command
+/// unless --keep is given. Ctrl-C cancels the run; once more kills its tasks.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -57,9 +57,10 @@ Examples:
         scope: ScopeArgs,
     },
     /// Lists objects
-    #[command(
-        after_help = "Examples:\n  gofer object list --pipeline ci\n  gofer object list --pipeline ci --run 7 --prefix logs/"
-    )]
+    #[command(after_help = "\
+Examples:
+  gofer object list --pipeline ci
+  gofer object list --pipeline ci --run 7 --prefix logs/")]
     List {
         #[command(flatten)]
         scope: ScopeArgs,

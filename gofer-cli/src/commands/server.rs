@@ -16,8 +16,8 @@ use crate::output;
 
 /// Serves the API and executes runs, until Ctrl-C or SIGTERM; tasks that run then go on, and the next start finds them
 ///
-/// Without a configuration it is a development server: this machine only, no token, no TLS, everything in one folder. Its first
-/// line on stdout is `listening on http://ADDRESS:PORT`; its log goes to stderr.
+/// Without a configuration it is a development server: this machine only, no token, no TLS, everything in one folder.
+/// Its first line on stdout is `listening on http://ADDRESS:PORT`; its log goes to stderr.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

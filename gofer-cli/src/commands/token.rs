@@ -193,7 +193,8 @@ async fn list(context: &Context, client: &Client, kinds: &[Kind], page: &PageArg
     })
 }
 
-/// Where a secret goes: stdout, or a file that is made before the token is, so that no secret is lost for want of a place.
+/// Where a secret goes: stdout, or a file that is made before the token is, so that no secret is lost for want of a
+/// place.
 struct Place {
     file: Option<(File, PathBuf)>,
     written: bool,

@@ -13,8 +13,8 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Decodes a spec; `origin` says in errors where it came from.
 ///
-/// A protobuf spec cannot look like JSON: it begins with a field's tag, which is never `{`, and behind the newline that is
-/// the tag of `name` come its length and a letter or digit.
+/// A protobuf spec cannot look like JSON: it begins with a field's tag, which is never `{`, and behind the newline that
+/// is the tag of `name` come its length and a letter or digit.
 pub(super) fn spec(bytes: &[u8], origin: &str) -> Result<PipelineSpec, Failure> {
     let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
@@ -30,8 +30,8 @@ fn protobuf(bytes: &[u8]) -> Option<PipelineSpec> {
     PipelineSpec::decode(bytes).ok().filter(|spec| !spec.name.is_empty() || !spec.tasks.is_empty())
 }
 
-const EXPECTED: &str = "stdout must hold exactly one `gofer.v1.PipelineSpec`, as protobuf or as its JSON; print messages for \
-                        people to stderr";
+const EXPECTED: &str = "stdout must hold exactly one `gofer.v1.PipelineSpec`, as protobuf or its JSON; print messages \
+                        for people to stderr";
 
 fn garbage(bytes: &[u8], origin: &str) -> Failure {
     Failure::usage(format!("{origin} gave {} bytes that are not a pipeline spec", bytes.len()))

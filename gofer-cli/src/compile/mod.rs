@@ -14,15 +14,15 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::errors::Failure;
 
-/// Most bytes a spec may have before it is even decoded; the contract's own limit (3 MiB encoded) is smaller, but JSON is
-/// longer than protobuf.
+/// Most bytes a spec may have before it is even decoded; the contract's own limit (3 MiB encoded) is smaller, but JSON
+/// is longer than protobuf.
 const MAX_SPEC_BYTES: u64 = 16 << 20;
 
 /// Where a pipeline's spec comes from.
 #[derive(Debug, Args)]
 pub(crate) struct Source {
-    /// The pipeline: a folder with a Cargo.toml (compiled and run), a program (run), a file with the spec as protobuf or
-    /// JSON, or `-` for such a spec on stdin
+    /// The pipeline: a folder with a Cargo.toml (compiled and run), a program (run), a file with the spec as protobuf
+    /// or JSON, or `-` for such a spec on stdin
     #[arg(value_name = "DIR|FILE|-")]
     pub(crate) source: PathBuf,
     /// Which program of the folder to run, when it has several

@@ -8,8 +8,8 @@ use tokio::process::Command;
 
 use crate::errors::Failure;
 
-/// What the program writes to stdout; its stderr is the user's. `None` when the file is no program for this machine (for
-/// example a JSON file on a file system where every file is executable).
+/// What the program writes to stdout; its stderr is the user's. `None` when the file is no program for this machine
+/// (for example a JSON file on a file system where every file is executable).
 pub(super) async fn stdout_of(program: &Path, dir: Option<&Path>) -> Result<Option<Vec<u8>>, Failure> {
     let shown = program.display();
     let mut command = Command::new(program);

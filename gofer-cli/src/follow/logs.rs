@@ -130,7 +130,8 @@ async fn tell_all(mut reader: LogReader, teller: Teller) {
     }
 }
 
-/// Reads to the end and tells the last part, in one go, so that the logs of several failed tasks mix as little as may be.
+/// Reads to the end and tells the last part, in one go, so that the logs of several failed tasks mix as little as may
+/// be.
 async fn tell_tail(mut reader: LogReader, teller: Teller) {
     let mut tail = VecDeque::new();
     let (mut kept, mut left_out) = (0, 0);

@@ -16,6 +16,7 @@ use gofer_proto::v1::{
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 pub(crate) use self::lines::Lines;
 use self::logs::{LogMode, Logs};
@@ -116,7 +117,7 @@ pub(crate) async fn follow(client: &Client, out: &Out, key: RunKey, options: Opt
     // Dropped, and with it the watcher, when the following ends.
     let mut watcher = JoinSet::new();
     watcher.spawn(watch(client.clone(), key.clone(), sender));
-    let mut ticks = tokio::time::interval(TICK);
+    let mut ticks = tokio::time::interval_at(Instant::now() + TICK, TICK);
     let mut seen = Seen::default();
     let mut cancels = 0;
     let mut complete = false;
@@ -133,7 +134,7 @@ pub(crate) async fn follow(client: &Client, out: &Out, key: RunKey, options: Opt
                 Some(news) => view.log(news)?,
                 None => break,
             },
-            _ = ticks.tick(), if view.is_live() => view.tick(&seen),
+            _ = ticks.tick(), if view.is_live() && !seen.tasks.is_empty() => view.tick(&seen),
             () = interrupts.next() => {
                 cancels += 1;
                 if options.on_interrupt == OnInterrupt::Leave || cancels > 2 {

@@ -179,8 +179,8 @@ impl View for PeopleView<'_> {
         if why == OnInterrupt::Leave {
             let RunKey { namespace, pipeline, run } = key;
             self.out.note(&format!(
-                "the run goes on; `gofer run follow -n {namespace} {pipeline} {run}` shows it, `gofer run cancel` with the \
-                 same words stops it"
+                "the run goes on; `gofer run follow -n {namespace} {pipeline} {run}` shows it, `gofer run cancel` with \
+                 the same words stops it"
             ));
         }
         Ok(())

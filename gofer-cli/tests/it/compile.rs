@@ -1,5 +1,5 @@
-//! What `gofer up` makes of folders, programs, files and stdin. Without a server a pipeline that compiles ends with 3, and
-//! anything else with 2 before a server is asked for.
+//! What `gofer up` makes of folders, programs, files and stdin. Without a server a pipeline that compiles ends with 3,
+//! and anything else with 2 before a server is asked for.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,6 +1,6 @@
 //! `gofer local`: one command, no server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rustix::process::Signal;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Ended, finish_with_stdin, gofer, run, run_with_stdin, text};
 use crate::pipelines::script;
-use crate::serving::{signal, wait, wait_for_line};
+use crate::serving::{Serving, signal, wait, wait_for_line};
 
 fn spec(tasks: Vec<Value>) -> Vec<u8> {
     json!({ "name": "ci", "tasks": tasks }).to_string().into_bytes()
@@ -73,26 +73,13 @@ fn secrets_come_from_files_and_the_environment() {
 
 #[test]
 fn what_is_kept_can_be_served() {
-    let ended = local(&["--keep"], vec![script("a", "echo kept", &[])]).expect(0);
-    let path = ended.stderr.split('`').nth(1).expect("the folder's name").to_owned();
-    let dir = scopeguard(&path);
-    assert!(
-        dir.0.join("gofer.db").exists() || std::fs::read_dir(&dir.0).expect("the folder").count() > 0,
-        "{path} is empty"
-    );
-}
-
-/// Removes a folder at the end of the test.
-struct Removed(PathBuf);
-
-fn scopeguard(path: &str) -> Removed {
-    Removed(PathBuf::from(path))
-}
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut command = gofer(&["local", "-", "--keep"]);
+    command.env("TMPDIR", dir.path());
+    let ended = finish_with_stdin(command, &spec(vec![script("a", "echo kept", &[])])).expect(0);
+    let kept = ended.stderr.split('`').nth(1).expect("the folder's name").to_owned();
+    let server = Serving::start_on(dir, Path::new(&kept));
+    assert_eq!(server.run(&["run", "logs", "ci"]).expect(0).stdout, "a | kept\n");
 }
 
 #[test]

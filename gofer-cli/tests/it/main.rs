@@ -13,3 +13,5 @@ mod servers;
 mod serving;
 #[cfg(feature = "server")]
 mod stores;
+#[cfg(feature = "server")]
+mod tls;

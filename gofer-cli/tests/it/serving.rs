@@ -28,26 +28,32 @@ pub(crate) struct Serving {
 impl Serving {
     /// A development server.
     pub(crate) fn start() -> Self {
-        Self::start_with(&[])
+        Self::start_in(tempfile::tempdir().expect("a folder"), Vec::new())
     }
 
     /// A server that asks for tokens.
     pub(crate) fn start_with_tokens() -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
-        let config = dir.path().join("gofer.toml");
-        std::fs::write(&config, "[server]\nauth = \"on\"\n").expect("a file");
-        Self::start_in(dir, vec!["--config".to_owned(), text(&config).to_owned()])
+        Self::start_configured(tempfile::tempdir().expect("a folder"), "[server]\nauth = \"on\"\n")
     }
 
-    fn start_with(args: &[&str]) -> Self {
-        let args = args.iter().map(|argument| (*argument).to_owned()).collect();
-        Self::start_in(tempfile::tempdir().expect("a folder"), args)
+    /// A server with this configuration.
+    pub(crate) fn start_configured(dir: TempDir, config: &str) -> Self {
+        let file = dir.path().join("gofer.toml");
+        std::fs::write(&file, config).expect("a file");
+        Self::start_in(dir, vec!["--config".to_owned(), text(&file).to_owned()])
     }
 
     fn start_in(dir: TempDir, args: Vec<String>) -> Self {
         let (data_dir, log) = (dir.path().join("data"), dir.path().join("log"));
         let (child, addr) = spawn(&data_dir, &log, "127.0.0.1:0", &args);
         Self { child, addr, data_dir, log, token_file: None, args, _dir: dir }
+    }
+
+    /// A development server of an existing data folder inside `dir`.
+    pub(crate) fn start_on(dir: TempDir, data_dir: &Path) -> Self {
+        let log = dir.path().join("log");
+        let (child, addr) = spawn(data_dir, &log, "127.0.0.1:0", &[]);
+        Self { child, addr, data_dir: data_dir.to_owned(), log, token_file: None, args: Vec::new(), _dir: dir }
     }
 
     /// Kills the server as a power cut would, and starts it again at the same address.
@@ -153,17 +159,18 @@ pub(crate) fn signal(child: &Child, signal: Signal) {
 
 /// Waits for a command's end, but not for ever.
 pub(crate) fn wait(child: &mut Child) -> std::process::ExitStatus {
-    let since = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().expect("the process can be waited for") {
-            return status;
+    let pid = Pid::from_child(child);
+    std::thread::scope(|scope| {
+        let (sender, ended) = std::sync::mpsc::channel();
+        scope.spawn(move || sender.send(child.wait()));
+        match ended.recv_timeout(SOON) {
+            Ok(status) => status.expect("the process can be waited for"),
+            Err(_) => {
+                let _ = kill_process(pid, Signal::KILL);
+                panic!("the command did not end within {SOON:?}");
+            }
         }
-        if since.elapsed() > SOON {
-            let _ = child.kill();
-            panic!("the command did not end within {SOON:?}");
-        }
-        std::thread::yield_now();
-    }
+    })
 }
 
 /// Reads lines of a command's stdout until one is as wanted, which comes or the command ends.

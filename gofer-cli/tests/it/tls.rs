@@ -1,0 +1,42 @@
+//! A server with a certificate of a private authority.
+
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use crate::harness::{run, text};
+use crate::serving::Serving;
+
+/// Writes `ca.pem`, and `cert.pem` with `key.pem` for 127.0.0.1 signed by it.
+fn certificates(dir: &Path) {
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().expect("a key")).expect("an authority");
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+    let certificate = params.signed_by(&key, &authority).expect("a certificate");
+    for (name, pem) in [("ca.pem", authority.pem()), ("cert.pem", certificate.pem()), ("key.pem", key.serialize_pem())]
+    {
+        std::fs::write(dir.join(name), pem).expect("a file");
+    }
+}
+
+#[test]
+fn only_a_client_that_trusts_the_authority_talks_to_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    certificates(dir.path());
+    let path = |name: &str| text(&dir.path().join(name)).to_owned();
+    let ca = path("ca.pem");
+    let config = format!(
+        "[server]\nauth = \"on\"\n[server.tls]\ncert_file = \"{}\"\nkey_file = \"{}\"\n",
+        path("cert.pem"),
+        path("key.pem")
+    );
+    let server = Serving::start_configured(tempfile::tempdir().expect("a folder"), &config);
+    assert!(server.addr.starts_with("https://127.0.0.1:"), "{}", server.addr);
+    server.run(&["--ca-file", &ca, "token", "bootstrap"]).expect(0);
+    server.run(&["--ca-file", &ca, "run", "list"]).expect(4).says("token");
+    server.run(&["run", "list"]).expect(3).says("certificate");
+    let plain = server.addr.replace("https://", "http://");
+    run(&["--addr", &plain, "run", "list"]).expect(3);
+}
