@@ -45,6 +45,10 @@ pub(crate) async fn open(
         if let Some(chunks) = chunks {
             return Ok(skip(chunks, from).map(|chunk| chunk.map_err(EngineError::from)).boxed());
         }
+        if shared.journal.log_state(&id).await?.is_some() {
+            // It ended between the two looks.
+            continue;
+        }
         if committed.changed().await.is_err() {
             return Err(EngineError::Stopped);
         }
@@ -60,14 +64,20 @@ async fn unfinished(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<O
     }
     if task.state.is_complete() {
         // It was skipped, cancelled before it began, or reused from another run.
-        return Ok(Some(stream::empty().boxed()));
+        return empty_unless_ended(shared, id).await;
     }
     match live(shared, id, follow).await {
         Ok(chunks) => Ok(Some(chunks)),
         Err(error) if error.kind == ErrorKind::NotFound && follow => Ok(None),
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(Some(stream::empty().boxed())),
+        Err(error) if error.kind == ErrorKind::NotFound => empty_unless_ended(shared, id).await,
         Err(error) => Err(error.into()),
     }
+}
+
+/// Nothing to read, unless the attempt has ended since its log was asked for: then there may be a log after all.
+async fn empty_unless_ended(shared: &Shared, id: &ExecutionId) -> Result<Option<Chunks>, EngineError> {
+    let ended = shared.journal.log_state(id).await?.is_some();
+    Ok((!ended).then(|| stream::empty().boxed()))
 }
 
 /// The archiver removes the execution just before it records that the log is archived.

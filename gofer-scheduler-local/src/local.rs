@@ -17,7 +17,7 @@ use crate::disk;
 use crate::error::{blocking, io_error};
 use crate::executions::{Executions, ServerLock};
 use crate::logs;
-use crate::table::{Phase, ended, started};
+use crate::table::{Found, filed, started};
 
 /// Runs executions as processes on this machine. Cheap to clone; one instance at a time per directory.
 #[derive(Debug, Clone)]
@@ -39,8 +39,8 @@ impl Drop for Instance {
     }
 }
 
-/// How long `remove` waits for the last moment of a supervisor that has recorded its end.
-const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long `remove` waits until the end of an execution is filed away, which follows at once unless the disk is broken.
+const FILING_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl LocalScheduler {
     /// Opens the directory, takes up what runs there already, and starts the supervisor process.
@@ -93,12 +93,12 @@ impl Scheduler for LocalScheduler {
     }
 
     async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError> {
-        let Some((_, phase)) = self.executions().table.find(id) else { return Ok(()) };
-        if !started(phase).await {
+        let Some(found) = self.executions().table.find(id) else { return Ok(()) };
+        if !started(found.phase).await {
             return Ok(());
         }
         // The launch may have been repeated under another name meanwhile.
-        let Some((live, _)) = self.executions().table.find(id) else { return Ok(()) };
+        let Some(Found { live, end: None, .. }) = self.executions().table.find(id) else { return Ok(()) };
         let (executions, id) = (self.executions().clone(), id.clone());
         blocking(move || {
             let _turn = executions.stopping.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,21 +134,29 @@ impl Scheduler for LocalScheduler {
         from: LogCursor,
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
-        let known = self.executions().table.find(id);
-        if let Some((_, phase)) = &known {
-            started(phase.clone()).await;
-        }
-        let (executions, id) = (self.executions().clone(), id.clone());
-        blocking(move || {
-            let dir = executions.layout.execution(&id);
-            let phase = executions.table.find(&id).map(|(_, phase)| phase);
-            let failed = |error| io_error(format!("the log of `{id}` could not be opened"), error);
-            if phase.is_none() && crate::record::read(&dir).map_err(failed)?.is_none() {
-                return Err(BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`")));
+        loop {
+            if let Some((_, phase)) = self.executions().table.find(id) {
+                started(phase).await;
             }
-            logs::open(&dir, from, &executions.watcher, phase.filter(|_| follow)).map_err(failed)
-        })
-        .await
+            let (executions, id) = (self.executions().clone(), id.clone());
+            let opened = blocking(move || {
+                let dir = executions.layout.execution(&id);
+                let phase = executions.table.find(&id).map(|found| found.phase);
+                if phase.as_ref().is_some_and(|phase| *phase.borrow() == Phase::Starting) {
+                    // Begun since the look above: its log is not there yet, which is not the same as empty.
+                    return Ok(None);
+                }
+                let failed = |error| io_error(format!("the log of `{id}` could not be opened"), error);
+                if phase.is_none() && crate::record::read(&dir).map_err(failed)?.is_none() {
+                    return Err(BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`")));
+                }
+                logs::open(&dir, from, &executions.watcher, phase.filter(|_| follow)).map(Some).map_err(failed)
+            })
+            .await?;
+            if let Some(opened) = opened {
+                return Ok(opened);
+            }
+        }
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
@@ -157,10 +165,11 @@ impl Scheduler for LocalScheduler {
             let message = format!("`{id}` has not finished: stop it first");
             return Err(BackendError::new(ErrorKind::Invalid, message));
         }
-        if let Some((_, mut phase)) = self.executions().table.find(id)
-            && *phase.borrow() == Phase::Running
+        if let Some(found) = self.executions().table.find(id)
+            && tokio::time::timeout(FILING_TIMEOUT, filed(found.phase)).await.is_err()
         {
-            let _ = tokio::time::timeout(END_TIMEOUT, ended(&mut phase)).await;
+            let message = format!("the end of `{id}` could not be filed away; see the log, and try again");
+            return Err(BackendError::new(ErrorKind::Unavailable, message));
         }
         let (executions, id) = (self.executions().clone(), id.clone());
         blocking(move || {
