@@ -17,6 +17,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use crate::cut;
 use crate::error::{ApiError, TokenProblem};
 use crate::permissions::{self, Rule};
 
@@ -196,7 +197,7 @@ where
             match gate.admit(request.headers(), request.uri()).await {
                 Ok(caller) => {
                     request.extensions_mut().insert(caller);
-                    inner.call(request).await
+                    inner.call(cut::watch(request)).await
                 }
                 Err(error) => Ok(Status::from(error).into_http()),
             }

@@ -8,6 +8,7 @@ mod compose;
 pub mod config;
 mod context;
 mod convert;
+mod cut;
 mod error;
 mod health;
 mod page;

@@ -192,8 +192,11 @@ impl Follower {
         let tasks: Vec<&TaskRun> = wanted.iter().filter_map(|task| state.tasks.get(task)).collect();
         let views = task_runs(&self.call.db, state, &tasks, Attempts::Newest).await?;
         for (task, view) in tasks.into_iter().zip(views) {
-            if self.tasks.get(&task.task) != Some(&view) {
-                self.tasks.insert(task.task.clone(), view.clone());
+            // Where an ended attempt's log lies changes behind the scenes; it is no news of the task.
+            let mut news = view.clone();
+            news.attempts.iter_mut().for_each(|attempt| attempt.log_state = 0);
+            if self.tasks.get(&task.task) != Some(&news) {
+                self.tasks.insert(task.task.clone(), news);
                 self.send(Subject::TaskRun(view)).await?;
             }
         }

@@ -21,6 +21,7 @@ use crate::call::{About, Call, authorize};
 use crate::changes::hex;
 use crate::context::Context;
 use crate::convert;
+use crate::cut::Cut;
 use crate::error::ApiError;
 
 /// Receives an object. The work goes on in a task of its own: a caller that leaves ends its stream, and what that means
@@ -28,10 +29,11 @@ use crate::error::ApiError;
 pub(super) async fn put_object(
     context: &Arc<Context>,
     extensions: Extensions,
-    mut parts: Streaming<v1::PutObjectRequest>,
+    parts: Streaming<v1::PutObjectRequest>,
 ) -> Result<v1::PutObjectResponse, ApiError> {
-    let idle = context.limits.idle_timeout;
-    let header = match next(&mut parts, idle).await? {
+    let cut = extensions.get::<Cut>().cloned().unwrap_or_default();
+    let mut parts = Parts { parts, cut, idle: context.limits.idle_timeout };
+    let header = match parts.next().await? {
         Some(Part::Header(header)) => header,
         Some(Part::Chunk(_)) | None => {
             return Err(ApiError::invalid("header", "", "the first message of the stream is the header"));
@@ -42,24 +44,30 @@ pub(super) async fn put_object(
     work.await.unwrap_or(Err(ApiError::Broken))
 }
 
-/// The next part; `None` when the caller has closed its side in order.
-async fn next(parts: &mut Streaming<v1::PutObjectRequest>, idle: Duration) -> Result<Option<Part>, ApiError> {
-    match tokio::time::timeout(idle, parts.message()).await {
-        Err(_) => Err(ApiError::Idle { seconds: idle.as_secs() }),
-        Ok(Err(status)) => Err(ApiError::CutOff { message: status.message().to_owned() }),
-        Ok(Ok(None)) => Ok(None),
-        Ok(Ok(Some(message))) => match message.part {
-            Some(part) => Ok(Some(part)),
-            None => Err(ApiError::invalid("part", "", "one of `header` and `chunk` is set")),
-        },
+/// The caller's side of an upload.
+struct Parts {
+    parts: Streaming<v1::PutObjectRequest>,
+    cut: Cut,
+    idle: Duration,
+}
+
+impl Parts {
+    /// The next part; `None` when the caller has closed its side in order.
+    async fn next(&mut self) -> Result<Option<Part>, ApiError> {
+        match tokio::time::timeout(self.idle, self.parts.message()).await {
+            Err(_) => Err(ApiError::Idle { seconds: self.idle.as_secs() }),
+            Ok(Err(status)) => Err(ApiError::CutOff { message: status.message().to_owned() }),
+            Ok(Ok(None)) if self.cut.happened() => Err(ApiError::CutOff { message: "the caller left".to_owned() }),
+            Ok(Ok(None)) => Ok(None),
+            Ok(Ok(Some(message))) => match message.part {
+                Some(part) => Ok(Some(part)),
+                None => Err(ApiError::invalid("part", "", "one of `header` and `chunk` is set")),
+            },
+        }
     }
 }
 
-async fn receive(
-    call: Call,
-    header: v1::PutObjectHeader,
-    parts: Streaming<v1::PutObjectRequest>,
-) -> Result<v1::PutObjectResponse, ApiError> {
+async fn receive(call: Call, header: v1::PutObjectHeader, parts: Parts) -> Result<v1::PutObjectResponse, ApiError> {
     let scope = convert::object_scope(&header.namespace, &header.pipeline, header.run)?;
     let key = key(&header.key)?;
     let limit_bytes = call.limits.object_max_bytes;
@@ -116,7 +124,6 @@ struct Arriving {
     size_bytes: u64,
     declared_bytes: Option<u64>,
     limit_bytes: u64,
-    idle: Duration,
     problem: Option<ApiError>,
 }
 
@@ -127,7 +134,6 @@ impl Arriving {
             size_bytes: 0,
             declared_bytes,
             limit_bytes: call.limits.object_max_bytes,
-            idle: call.limits.idle_timeout,
             problem: None,
         }
     }
@@ -166,11 +172,10 @@ impl Arriving {
 }
 
 /// The bytes as the object store takes them. The store sees only that its stream broke; why is kept beside it.
-fn body(parts: Streaming<v1::PutObjectRequest>, arriving: Arc<Mutex<Arriving>>) -> ByteStream {
+fn body(parts: Parts, arriving: Arc<Mutex<Arriving>>) -> ByteStream {
     let broken = || BackendError::new(ErrorKind::Invalid, "the upload ended early");
     let chunks = stream::try_unfold((parts, arriving), move |(mut parts, arriving)| async move {
-        let idle = arriving.lock().unwrap_or_else(PoisonError::into_inner).idle;
-        let part = next(&mut parts, idle).await;
+        let part = parts.next().await;
         let mut state = arriving.lock().unwrap_or_else(PoisonError::into_inner);
         match part.and_then(|part| state.take(part)) {
             Ok(Some(chunk)) => {
