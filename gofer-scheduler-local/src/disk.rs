@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 use crate::layout::{ExecutionDir, Layout, LiveName};
-use crate::live::{self, Probe, StartedTask};
+use crate::live::{self, LiveRecord, Probe, StartedTask};
 use crate::{process, record};
 
 /// Makes the directories.
@@ -109,10 +109,7 @@ pub(crate) fn record_end(
         return Ok(known);
     }
     make_execution_dir(&dir)?;
-    let file = record::write(&dir, &state)?;
-    if durable {
-        record::sync(&dir, &file)?;
-    }
+    record::write(&dir, &state, durable)?;
     Ok(state)
 }
 
@@ -138,21 +135,30 @@ pub(crate) enum Settle {
     AfterReboot,
 }
 
-/// Finds out what became of a launch, and makes that final: declares it void, or records the execution as lost.
+/// Finds out what became of a launch, and makes that final: files an end away, declares the launch void, or records the
+/// execution as lost.
 pub(crate) fn settle(layout: &Layout, id: &ExecutionId, live: &LiveName, how: Settle) -> io::Result<Settled> {
     let dir = layout.execution(id);
     if let Some(state) = record::read(&dir)? {
+        forget(layout, live);
         return Ok(Settled::Ended(state));
     }
     let path = layout.live(live);
     let probe = if how == Settle::AfterClose { live::probe_ended(&path)? } else { live::probe(&path)? };
-    let (record, _lock) = match probe {
+    let (record, lock) = match probe {
+        Probe::Held(Some(LiveRecord { end: Some(state), .. }))
+        | Probe::Free(Some(LiveRecord { end: Some(state), .. }), _) => {
+            file_away(layout, id, live)?;
+            return Ok(Settled::Ended(state));
+        }
         Probe::Held(_) => return Ok(Settled::Alive),
         Probe::Free(record, lock) => (record, Some(lock)),
         Probe::Gone => (None, None),
     };
-    // It may have ended between our first look and the lock.
-    if let Some(state) = record::read(&dir)? {
+    if lock.is_none()
+        && let Some(state) = record::read(&dir)?
+    {
+        // Filed away between our two looks.
         return Ok(Settled::Ended(state));
     }
     if record.is_none() && how != Settle::AfterReboot {
@@ -167,10 +173,21 @@ pub(crate) fn settle(layout: &Layout, id: &ExecutionId, live: &LiveName, how: Se
     }
     // Whoever asked it to stop got what they wanted; otherwise nobody can say how it ended.
     let state = if dir.stop().exists() { ExecutionState::Stopped } else { ExecutionState::Lost };
-    Ok(Settled::Ended(record_end(layout, id, state, true)?))
+    let state = record_end(layout, id, state, true)?;
+    forget(layout, live);
+    Ok(Settled::Ended(state))
 }
 
-/// Removes the live entry of an execution whose end is recorded, or whose launch is void.
+/// Moves the entry of an execution that has ended to its place as `exit`. Repeating it has no effect.
+pub(crate) fn file_away(layout: &Layout, id: &ExecutionId, live: &LiveName) -> io::Result<()> {
+    let exit = layout.execution(id).exit();
+    match fs::rename(layout.live(live), &exit) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && exit.exists() => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes the live entry of a launch that is void, or whose end is recorded elsewhere.
 pub(crate) fn forget(layout: &Layout, live: &LiveName) {
     if let Err(error) = fs::remove_file(layout.live(live))
         && error.kind() != io::ErrorKind::NotFound

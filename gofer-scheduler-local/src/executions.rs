@@ -15,6 +15,7 @@ use crate::config::{Launcher, LocalSchedulerConfig};
 use crate::disk::{self, Begun, Settle, Settled};
 use crate::error::{blocking, io_error};
 use crate::layout::{Layout, LiveName};
+use crate::live;
 use crate::record;
 use crate::spec::{self, BaseEnv, Prepared};
 use crate::table::{Claimed, Phase, Table, started};
@@ -129,7 +130,7 @@ impl Executions {
             Err(refusal) => return self.record_failure(id, live, refusal).await,
         };
         if let Begun::Ended = self.begin(id, live).await? {
-            self.table.void(id, live);
+            self.table.forget(id, live);
             return Ok(Decided::Yes);
         }
         let body = match self.body(id, live, prepared, &spec.resources).await {
@@ -227,7 +228,8 @@ impl Executions {
             Ok(state)
         })
         .await?;
-        self.table.finish(id, live, state);
+        self.table.ended(id, live, state);
+        self.table.forget(id, live);
         Ok(Decided::Yes)
     }
 
@@ -240,33 +242,32 @@ impl Executions {
         })
         .await?;
         match &settled {
-            Settled::Ended(state) => self.finish(id, live, state.clone()),
-            Settled::Void => self.table.void(id, live),
+            Settled::Ended(state) => {
+                self.table.ended(id, live, state.clone());
+                self.table.forget(id, live);
+            }
+            Settled::Void => self.table.forget(id, live),
             Settled::Alive => {}
         }
         Ok(settled)
     }
 
-    fn finish(&self, id: &ExecutionId, live: &LiveName, state: ExecutionState) {
-        self.table.finish(id, live, state);
-        disk::forget(&self.layout, live);
-    }
-
     /// What is known of an execution.
     pub(crate) async fn state(self: &Arc<Self>, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
-        // First the table and then the record: what is in neither by then has never been, or was removed.
-        let known = self.table.find(id).map(|(live, phase)| (live, *phase.borrow()));
-        let (layout, owned) = (self.layout.clone(), id.clone());
-        let recorded = blocking(move || {
-            record::read(&layout.execution(&owned))
-                .map_err(|error| io_error(format!("the state of `{owned}` could not be read"), error))
-        })
-        .await?;
-        match (recorded, known) {
+        // First the table and then the files: what is in neither by then has never been, or was removed.
+        let Some(found) = self.table.find(id) else {
+            let (layout, owned) = (self.layout.clone(), id.clone());
+            let recorded = blocking(move || {
+                record::read(&layout.execution(&owned))
+                    .map_err(|error| io_error(format!("the state of `{owned}` could not be read"), error))
+            });
+            return Ok(recorded.await?.unwrap_or(ExecutionState::NotFound));
+        };
+        let phase = *found.phase.borrow();
+        match (found.end, phase) {
             (Some(state), _) => Ok(state),
-            (None, None) => Ok(ExecutionState::NotFound),
-            (None, Some((_, Phase::Starting))) => Ok(ExecutionState::Queued { reason: "being started".to_owned() }),
-            (None, Some((live, _))) => Ok(match self.settle(id, &live, Settle::Now).await? {
+            (None, Phase::Starting) => Ok(ExecutionState::Queued { reason: "being started".to_owned() }),
+            (None, _) => Ok(match self.settle(id, &found.live, Settle::Now).await? {
                 Settled::Ended(state) => state,
                 Settled::Alive => ExecutionState::Running,
                 Settled::Void => ExecutionState::NotFound,
@@ -299,8 +300,14 @@ impl Executions {
         if !self.table.knows(&id, &live) {
             return;
         }
-        if let Ok(Some(state)) = record::read(&self.layout.execution(&id)) {
-            self.finish(&id, &live, state);
+        if let Ok(Some(state)) = live::read_end(&self.layout.live(&live)) {
+            self.table.ended(&id, &live, state);
+            let this = self.clone();
+            tokio::task::spawn_blocking(move || match disk::file_away(&this.layout, &id, &live) {
+                Ok(()) => this.table.forget(&id, &live),
+                // It stays known, and the next server files it.
+                Err(error) => tracing::error!(%id, %error, "the end of an execution could not be filed away"),
+            });
         } else if self.table.supervisor_died(&id, &live) == Some(Phase::Running) {
             let this = self.clone();
             tokio::spawn(async move {
@@ -364,7 +371,7 @@ fn recover(layout: &Layout) -> std::io::Result<Vec<(ExecutionId, LiveName)>> {
         if !live_ids.contains(&id) {
             match disk::settle(layout, &id, &live, how)? {
                 Settled::Alive => alive.push((id, live)),
-                Settled::Ended(_) | Settled::Void => disk::forget(layout, &live),
+                Settled::Ended(_) | Settled::Void => {}
             }
         } else {
             disk::forget(layout, &live);

@@ -3,12 +3,13 @@
 //! ```text
 //! <dir>/server.lock             held by the server that uses the directory
 //! <dir>/boot                    the kernel's boot id when a server last came up
-//! <dir>/live/<id>~<nonce>       one per execution that has not ended; its supervisor holds a lock on it while it lives
-//! <dir>/x/<namespace>/<pipeline>/<run>/<task>/<attempt>/
+//! <dir>/live/<id>~<nonce>       one per execution that has not ended; its supervisor holds a lock on it while it lives,
+//!                               and last writes into it how it ended (see `live`)
+//! <dir>/x/<namespace>/<pipeline>/<run>/<task>.<attempt>/
 //!     log                       stdout and stderr in frames (see `frame`)
 //!     work/                     the working directory, unless the spec names one
 //!     stop                      a stop was asked for; the grace in milliseconds
-//!     exit                      how it ended (see `record`); appears whole, by rename
+//!     exit                      how it ended (see `record`): the live entry, moved here by the server
 //! <dir>/trash/                  removed executions on their way out
 //! ```
 
@@ -61,8 +62,8 @@ impl Layout {
         path.push(id.run.namespace.as_str());
         path.push(id.run.pipeline.as_str());
         path.push(id.run.run.to_string());
-        path.push(id.task.as_str());
-        path.push(id.attempt.to_string());
+        // No identifier holds a `.`, so this is one name and no other's.
+        path.push(format!("{}.{}", id.task, id.attempt));
         ExecutionDir { path }
     }
 }
@@ -138,6 +139,6 @@ mod tests {
     fn paths_are_built_by_component() {
         let layout = Layout::new("/s".into());
         let dir = layout.execution(&"default/ci/41/build/2".parse().unwrap());
-        assert_eq!(dir.exit(), PathBuf::from("/s/x/default/ci/41/build/2/exit"));
+        assert_eq!(dir.exit(), PathBuf::from("/s/x/default/ci/41/build.2/exit"));
     }
 }

@@ -2,7 +2,15 @@
 //!
 //! The lock is the truth about being alive: the kernel drops it whatever way the supervisor ends, and a process id that is
 //! used again does not hold it. The text in the file is the truth about having launched: the supervisor writes its line
-//! under the lock before it starts anything, so that an unlocked entry without text proves that nothing was started.
+//! under the lock before it starts anything, so that an unlocked entry without text proves that nothing was started. The
+//! last thing in it is the record of the end; the server then moves the file to its place as `exit`. So an execution
+//! costs one file for all of this, and deletes none.
+//!
+//! ```text
+//! S <supervisor's pid>
+//! T <task's pid> <not before this tick> <not after this tick>
+//! X <record>
+//! ```
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -10,10 +18,13 @@ use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use gofer_core::scheduler::ExecutionState;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::record;
 
 /// Makes the entry; fails if it exists. Opened for reading only, because closing a file that was opened for writing is
 /// what the server watches for.
@@ -30,12 +41,14 @@ pub(crate) fn create(path: &Path, durable: bool) -> io::Result<()> {
 }
 
 /// What the supervisor wrote into its entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LiveRecord {
     /// The supervisor.
     pub(crate) supervisor: Pid,
     /// The last process it started; its session and process group have the same number.
     pub(crate) task: Option<StartedTask>,
+    /// How it ended.
+    pub(crate) end: Option<ExecutionState>,
 }
 
 /// A process and between which clock ticks since boot it started; together they name it even if its number is used again.
@@ -84,6 +97,20 @@ impl Claim {
         let _ = writeln!(line, "T {} {} {}", task.pid.as_raw_nonzero(), task.earliest, task.latest);
         self.file.write_all(line.as_bytes())
     }
+
+    /// Records the end. In one write, which a reader sees whole or not at all; a torn one counts as none.
+    pub(crate) fn record(&mut self, state: &ExecutionState) -> io::Result<()> {
+        self.file.write_all(record::encode(state).as_bytes())
+    }
+}
+
+/// How the execution ended, if its supervisor has recorded that.
+pub(crate) fn read_end(path: &Path) -> io::Result<Option<ExecutionState>> {
+    match std::fs::read(path) {
+        Ok(text) => Ok(record::decode(&String::from_utf8_lossy(&text))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The server's side: what an entry says.
@@ -120,25 +147,22 @@ fn look(path: &Path, lock: FlockOperation) -> io::Result<Probe> {
             false
         }
     };
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
-    let record = parse(&text);
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    let record = parse(&String::from_utf8_lossy(&text));
     Ok(if held { Probe::Held(record) } else { Probe::Free(record, file) })
 }
 
 fn parse(text: &str) -> Option<LiveRecord> {
-    let mut record: Option<LiveRecord> = None;
-    for line in text.lines() {
-        let mut words = line.split(' ');
-        let (tag, mut number) = (words.next()?, || words.next()?.parse::<u64>().ok());
-        let pid = Pid::from_raw(i32::try_from(number()?).ok()?)?;
-        match (tag, &mut record) {
-            ("S", _) => record = Some(LiveRecord { supervisor: pid, task: None }),
-            ("T", Some(record)) => record.task = Some(StartedTask { pid, earliest: number()?, latest: number()? }),
-            _ => return record,
-        }
-    }
-    record
+    let number = |word: Option<&str>| word?.parse::<u64>().ok();
+    let pid = |word: Option<&str>| Pid::from_raw(word?.parse().ok()?);
+    let mut lines = text.lines();
+    let supervisor = pid(lines.next()?.strip_prefix("S "))?;
+    let tasks = lines.map_while(|line| {
+        let mut words = line.strip_prefix("T ")?.split(' ');
+        Some(StartedTask { pid: pid(words.next())?, earliest: number(words.next())?, latest: number(words.next())? })
+    });
+    Some(LiveRecord { supervisor, task: tasks.last(), end: record::decode(text) })
 }
 
 /// Now, in the unit of the start time in `/proc/<pid>/stat`: hundredths of a second since boot, whatever the kernel's own
@@ -166,7 +190,11 @@ mod tests {
         let task = StartedTask { pid: Pid::from_raw(77).unwrap(), earliest: 5, latest: 6 };
         claim.note_task(task).unwrap();
         let Probe::Held(Some(record)) = probe(&path).unwrap() else { panic!("not held") };
-        assert_eq!(record, LiveRecord { supervisor: rustix::process::getpid(), task: Some(task) });
+        assert_eq!(record, LiveRecord { supervisor: rustix::process::getpid(), task: Some(task), end: None });
+
+        let end = ExecutionState::Exited { code: 3, oom: false, signal: None };
+        claim.record(&end).unwrap();
+        assert_eq!(read_end(&path).unwrap(), Some(end));
 
         drop(claim);
         assert!(Claim::take(&path).unwrap().is_none(), "taken again after it was used");

@@ -17,7 +17,7 @@ use crate::disk;
 use crate::error::{blocking, io_error};
 use crate::executions::{Executions, ServerLock};
 use crate::logs;
-use crate::table::{Found, filed, started};
+use crate::table::{Found, Phase, filed, started};
 
 /// Runs executions as processes on this machine. Cheap to clone; one instance at a time per directory.
 #[derive(Debug, Clone)]
@@ -135,8 +135,8 @@ impl Scheduler for LocalScheduler {
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
         loop {
-            if let Some((_, phase)) = self.executions().table.find(id) {
-                started(phase).await;
+            if let Some(found) = self.executions().table.find(id) {
+                started(found.phase).await;
             }
             let (executions, id) = (self.executions().clone(), id.clone());
             let opened = blocking(move || {

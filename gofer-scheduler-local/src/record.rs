@@ -1,4 +1,5 @@
-//! The `exit` file: how an execution ended, in one short text that appears whole or not at all.
+//! How an execution ended, as text: the last line its supervisor writes into the live entry, or the whole of an `exit` file
+//! that the server made itself.
 
 use std::fs;
 use std::io::{self, Write};
@@ -8,36 +9,36 @@ use gofer_core::scheduler::{ExecutionState, FailureKind};
 
 use crate::layout::ExecutionDir;
 
-/// The first word, so that a later version can tell its own records from these.
-const VERSION: &str = "1";
+/// What the line begins with: its tag, and a version so that a later one can tell its own records from these.
+const BEGIN: &str = "X 1 ";
 
-/// Writes the state under its final name. `sync` says when the data has to be on the disk itself.
-pub(crate) fn write(dir: &ExecutionDir, state: &ExecutionState) -> io::Result<fs::File> {
+/// Makes an `exit` file, in one step, for an execution that has no supervisor to record its end.
+pub(crate) fn write(dir: &ExecutionDir, state: &ExecutionState, durable: bool) -> io::Result<()> {
     let temporary = dir.path().join("exit.tmp");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(encode(state).as_bytes())?;
+    if durable {
+        file.sync_data()?;
+    }
     fs::rename(&temporary, dir.exit())?;
-    Ok(file)
+    if durable {
+        fs::File::open(dir.path())?.sync_all()?;
+    }
+    Ok(())
 }
 
-/// Puts a written record on the disk itself.
-pub(crate) fn sync(dir: &ExecutionDir, file: &fs::File) -> io::Result<()> {
-    file.sync_data()?;
-    fs::File::open(dir.path())?.sync_all()
-}
-
-/// How the execution ended; `None` if that has not been recorded. A record that cannot be understood (a power failure
-/// can leave an empty one) is `Lost`: something ended, and how cannot be known.
+/// What the `exit` file says; `None` if there is none. One that cannot be understood (a power failure can leave an empty
+/// one) is `Lost`: something ended, and how cannot be known.
 pub(crate) fn read(dir: &ExecutionDir) -> io::Result<Option<ExecutionState>> {
-    match fs::read_to_string(dir.exit()) {
-        Ok(text) => Ok(Some(decode(&text).unwrap_or(ExecutionState::Lost))),
+    match fs::read(dir.exit()) {
+        Ok(text) => Ok(Some(decode(&String::from_utf8_lossy(&text)).unwrap_or(ExecutionState::Lost))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some(ExecutionState::Lost)),
         Err(error) => Err(error),
     }
 }
 
-fn encode(state: &ExecutionState) -> String {
+/// The text of a record, with the newline that makes it whole.
+pub(crate) fn encode(state: &ExecutionState) -> String {
     let text = match state {
         ExecutionState::Exited { code, oom, signal } => {
             format!("exited {code} {} {}", u8::from(*oom), signal.unwrap_or(0))
@@ -48,11 +49,14 @@ fn encode(state: &ExecutionState) -> String {
             "lost".to_owned()
         }
     };
-    format!("{VERSION} {text}\n")
+    format!("{BEGIN}{text}\n")
 }
 
-fn decode(text: &str) -> Option<ExecutionState> {
-    let text = text.strip_prefix(VERSION)?.strip_prefix(' ')?.strip_suffix('\n')?;
+/// The record in a text; `None` if there is none, or not a whole one. It is the last thing in the text, and may itself go
+/// over several lines.
+pub(crate) fn decode(text: &str) -> Option<ExecutionState> {
+    let begin = text.match_indices(BEGIN).map(|(at, _)| at).find(|&at| at == 0 || text[..at].ends_with('\n'))?;
+    let text = text[begin + BEGIN.len()..].strip_suffix('\n')?;
     let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
     match word {
         "exited" => {
@@ -111,7 +115,7 @@ mod tests {
             ExecutionState::Stopped,
             ExecutionState::Lost,
         ] {
-            sync(&dir, &write(&dir, &state).unwrap()).unwrap();
+            write(&dir, &state, true).unwrap();
             assert_eq!(read(&dir).unwrap(), Some(state));
         }
     }
@@ -119,7 +123,14 @@ mod tests {
     #[test]
     fn a_torn_record_is_lost_and_never_a_success() {
         let (_root, dir) = dir();
-        for text in ["", "1 exited 0 0 0", "1 exited 0\n", "2 exited 0 0 0\n", "1 fine\n"] {
+        for text in [
+            "",
+            "X 1 exited 0 0 0",
+            "X 1 exited 0\n",
+            "X 2 exited 0 0 0\n",
+            "X 1 fine\n",
+            "S 1\nT 1 1 X 1 exited 0 0 0\n",
+        ] {
             fs::write(dir.exit(), text).unwrap();
             assert_eq!(read(&dir).unwrap(), Some(ExecutionState::Lost), "{text:?}");
         }

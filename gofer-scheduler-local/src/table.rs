@@ -28,6 +28,8 @@ pub(crate) enum Phase {
 struct Known {
     live: LiveName,
     phase: watch::Sender<Phase>,
+    /// How it ended, until that is filed away.
+    end: Option<ExecutionState>,
     /// Its supervisor died without a record before it answered.
     died: bool,
     died_notify: Arc<Notify>,
@@ -38,6 +40,14 @@ struct Known {
 pub(crate) struct Table {
     known: Mutex<HashMap<ExecutionId, Known>>,
     events: broadcast::Sender<WatchEvent>,
+}
+
+/// What is known of an execution.
+pub(crate) struct Found {
+    pub(crate) live: LiveName,
+    pub(crate) phase: watch::Receiver<Phase>,
+    /// How it ended.
+    pub(crate) end: Option<ExecutionState>,
 }
 
 /// The answer to a wish to start.
@@ -70,6 +80,7 @@ impl Table {
                 let known = entry.insert(Known {
                     live: live.clone(),
                     phase: watch::Sender::new(Phase::Starting),
+                    end: None,
                     died: false,
                     died_notify: Arc::default(),
                 });
@@ -81,7 +92,7 @@ impl Table {
     /// Takes up an execution that an earlier server started.
     pub(crate) fn adopt(&self, id: ExecutionId, live: LiveName) {
         let phase = watch::Sender::new(Phase::Running);
-        self.lock().insert(id, Known { live, phase, died: false, died_notify: Arc::default() });
+        self.lock().insert(id, Known { live, phase, end: None, died: false, died_notify: Arc::default() });
     }
 
     /// Gives up a launch of which nothing is left.
@@ -92,8 +103,8 @@ impl Table {
         }
     }
 
-    /// A launch was found to have started nothing, and can start nothing any more.
-    pub(crate) fn void(&self, id: &ExecutionId, live: &LiveName) {
+    /// Forgets it: a launch that started nothing, or an end that is filed away.
+    pub(crate) fn forget(&self, id: &ExecutionId, live: &LiveName) {
         let mut known = self.lock();
         if known.get(id).is_some_and(|entry| entry.live == *live) {
             known.remove(id);
@@ -102,7 +113,7 @@ impl Table {
 
     /// Nobody can say at the moment what became of the launch: it counts as running until somebody can.
     pub(crate) fn doubt(&self, id: &ExecutionId, live: &LiveName) {
-        if let Some(entry) = self.lock().get(id).filter(|entry| entry.live == *live) {
+        if let Some(entry) = self.lock().get(id).filter(|entry| entry.live == *live && entry.end.is_none()) {
             entry.phase.send_replace(Phase::Running);
         }
     }
@@ -112,24 +123,25 @@ impl Table {
         let mut known = self.lock();
         match known.get_mut(id) {
             Some(entry) if entry.live == *live => {
-                if entry.died {
+                if entry.died && entry.end.is_none() {
                     return false;
                 }
-                entry.phase.send_replace(Phase::Running);
-                self.send(id, ExecutionState::Running);
+                if entry.end.is_none() {
+                    entry.phase.send_replace(Phase::Running);
+                    self.send(id, ExecutionState::Running);
+                }
                 true
             }
-            // It has ended already, and that was reported.
+            // It has ended already, and that was reported and filed away.
             _ => true,
         }
     }
 
-    /// Its end is recorded. Repeating it has no effect.
-    pub(crate) fn finish(&self, id: &ExecutionId, live: &LiveName, state: ExecutionState) {
+    /// It has ended. Repeating it has no effect. It stays known until it is forgotten.
+    pub(crate) fn ended(&self, id: &ExecutionId, live: &LiveName, state: ExecutionState) {
         let mut known = self.lock();
-        if known.get(id).is_some_and(|entry| entry.live == *live)
-            && let Some(entry) = known.remove(id)
-        {
+        if let Some(entry) = known.get_mut(id).filter(|entry| entry.live == *live && entry.end.is_none()) {
+            entry.end = Some(state.clone());
             entry.phase.send_replace(Phase::Ended);
             self.send(id, state);
         }
@@ -145,14 +157,18 @@ impl Table {
         Some(*entry.phase.borrow())
     }
 
-    /// Where it stands, and under which live name; `None` if it has ended or was never here.
-    pub(crate) fn find(&self, id: &ExecutionId) -> Option<(LiveName, watch::Receiver<Phase>)> {
-        self.lock().get(id).map(|entry| (entry.live.clone(), entry.phase.subscribe()))
+    /// Where it stands; `None` if its end is filed away or it was never here.
+    pub(crate) fn find(&self, id: &ExecutionId) -> Option<Found> {
+        self.lock().get(id).map(|entry| Found {
+            live: entry.live.clone(),
+            phase: entry.phase.subscribe(),
+            end: entry.end.clone(),
+        })
     }
 
-    /// Whether this launch of it is still known.
+    /// Whether this launch of it is known and has not ended.
     pub(crate) fn knows(&self, id: &ExecutionId, live: &LiveName) -> bool {
-        self.lock().get(id).is_some_and(|entry| entry.live == *live)
+        self.lock().get(id).is_some_and(|entry| entry.live == *live && entry.end.is_none())
     }
 
     /// All of them.
@@ -177,6 +193,12 @@ pub(crate) async fn ended(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Ended).await;
 }
 
+/// Waits until the end is filed away.
+pub(crate) async fn filed(mut phase: watch::Receiver<Phase>) {
+    // Nothing satisfies this but the entry's own end, which is an error.
+    let _ = phase.wait_for(|_| false).await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,10 +215,13 @@ mod tests {
         let table = Table::new();
         let mut events = table.subscribe();
         assert!(matches!(table.claim(&id, &live), Claimed::New(_)));
-        table.finish(&id, &live, ExecutionState::Stopped);
+        table.ended(&id, &live, ExecutionState::Stopped);
+        table.ended(&id, &live, ExecutionState::Lost);
         assert!(table.running(&id, &live));
         assert_eq!(events.recv().await.unwrap().state, ExecutionState::Stopped);
         assert!(events.try_recv().is_err());
+        assert_eq!(table.find(&id).unwrap().end, Some(ExecutionState::Stopped));
+        table.forget(&id, &live);
         assert!(table.find(&id).is_none());
     }
 

@@ -1,6 +1,6 @@
-//! One execution from its launch to its exit record.
+//! One execution from its launch to the record of its end.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -18,7 +18,6 @@ use super::tree::{self, Left};
 use crate::cgroup::TaskCgroup;
 use crate::layout::ExecutionDir;
 use crate::live::{Claim, StartedTask, ticks_since_boot};
-use crate::record;
 use crate::sys::{self, Spawn};
 use crate::wire::{Outcome, Request};
 
@@ -31,10 +30,11 @@ const SERVICE_BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// A process that hangs in the kernel does not end when it is killed; try again this often.
 const KILL_AGAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// How often, at intervals of a second, to try to write the exit record when the disk is full.
-const RECORD_TRIES: u32 = 600;
+/// How often, at intervals of a second, to try to record the end. It goes where there is room already, so only a broken disk
+/// can refuse it.
+const RECORD_TRIES: u32 = 60;
 
-/// Runs the execution. When this returns, its process tree is gone and its exit record is written, or nothing was done
+/// Runs the execution. When this returns, its process tree is gone and its end is recorded, or nothing was done
 /// because this launch is void.
 pub(super) fn run(request: &Request<'_>, responder: Responder, null: &OwnedFd) {
     let Ok(Some(claim)) = Claim::take(&request.launch.live) else {
@@ -43,37 +43,33 @@ pub(super) fn run(request: &Request<'_>, responder: Responder, null: &OwnedFd) {
     };
     let dir = ExecutionDir::at(request.launch.dir.clone());
     let mut answer = Some(responder);
-    let (state, claim) = match Supervision::prepare(request, &dir, claim, null) {
+    let (state, mut claim) = match Supervision::prepare(request, &dir, claim, null) {
         Ok(mut supervision) => {
             let state = supervision.until_end(&mut answer).unwrap_or_else(|failure| failure);
             (state, supervision.claim)
         }
         Err((failure, claim)) => (failure, claim),
     };
-    let file = write_record(&dir, &state);
+    record_end(&mut claim, &state);
     if let Some(responder) = answer.take() {
         responder.reply(Outcome::Ended);
     }
-    // The server is told by the kernel: this closes the entry it watches.
+    // Another descriptor, because the server is told by the kernel when the claim's is closed.
+    let entry = request.launch.durable.then(|| File::open(&request.launch.live));
     drop(claim);
-    if request.launch.durable
-        && let Some(file) = file
-    {
+    if let Some(Ok(entry)) = entry {
         // A power failure before this is done leaves the execution lost, unless the server has recorded its end by then.
-        let _ = record::sync(&dir, &file);
+        let _ = entry.sync_data();
     }
 }
 
-fn write_record(dir: &ExecutionDir, state: &ExecutionState) -> Option<fs::File> {
+fn record_end(claim: &mut Claim, state: &ExecutionState) {
     for _ in 0..RECORD_TRIES {
-        match record::write(dir, state) {
-            Ok(file) => return Some(file),
-            // The directory was taken away from under us: there is nobody left to tell.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        match claim.record(state) {
+            Ok(()) => return,
             Err(_) => std::thread::sleep(Duration::from_secs(1)),
         }
     }
-    None
 }
 
 /// Everything that lives as long as the execution.

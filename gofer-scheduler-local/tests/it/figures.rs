@@ -1,4 +1,4 @@
-//! Figures, not assertions: `cargo test --release -p gofer-scheduler-local --test it figures -- --ignored --nocapture`.
+//! Figures, not assertions: `cargo test --release -p gofer-scheduler-local --test it figures -- --ignored --nocapture --test-threads 1`.
 #![expect(clippy::print_stdout, reason = "the figures are for the person who runs this")]
 
 use std::time::{Duration, Instant};
@@ -15,16 +15,31 @@ fn percentiles(what: &str, mut times: Vec<Duration>) {
     println!("{what}: p50 {:?}, p90 {:?}, p99 {:?}, max {:?} (n = {})", at(50), at(90), at(99), at(100), times.len());
 }
 
+async fn open(durable: bool) -> Local {
+    println!("durable = {durable}");
+    Local::open_with(|config| config.durable = durable).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "prints figures"]
-async fn figures() {
+async fn latency() {
     for durable in [true, false] {
-        println!("durable = {durable}");
-        let local = Local::open_with(|config| config.durable = durable).await;
-        latencies(&local).await;
-        rates(&local).await;
+        latencies(&open(durable).await).await;
     }
-    let local = Local::open().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints figures"]
+async fn rate() {
+    for durable in [true, false] {
+        rates(&open(durable).await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints figures"]
+async fn bytes_and_memory() {
+    let local = open(true).await;
     throughput(&local).await;
     memory(&local).await;
 }
