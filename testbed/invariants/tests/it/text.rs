@@ -63,12 +63,30 @@ fn nothing_is_left_to_do() {
     assert_nowhere(&marks, is_code, "do it, or file an issue and say nothing here");
 }
 
+/// Where a sleep is the test: a kill at a random moment.
+const RANDOM_MOMENTS: [&str; 1] = ["gofer-cli/tests/it/crash.rs"];
+
+/// A sleep makes a test slow or wrong. Two are none: the pause of a loop that waits until something is true, in a
+/// function called `eventually`; and time under the paused clock of a simulation.
 #[test]
 fn no_test_sleeps() {
-    let sleeps = [["tokio::time::", "sleep("], ["thread::", "sleep("]];
-    // The conformance suites' `eventually` is the one loop that waits; time under a paused clock is no waiting.
-    let is_test = |file: &SourceFile| {
-        file.extension() == "rs" && file.path.contains("/tests/") && !file.text.contains("start_paused")
-    };
-    assert_nowhere(&sleeps, is_test, "wait for an event, or use `gofer_core::conformance::eventually`");
+    let sleeps = [["tokio::time::", "sleep("], ["thread::", "sleep("]].map(|pieces| pieces.concat());
+    let mut found = Vec::new();
+    for file in written_by_hand().filter(|file| file.extension() == "rs" && file.path.contains("/tests/")) {
+        let is_moment = RANDOM_MOMENTS.contains(&file.path.as_str());
+        if is_moment || file.path.contains("/tests/sim/") || file.text.contains("start_paused") {
+            continue;
+        }
+        let mut function = "";
+        for (number, line) in file.text.lines().enumerate() {
+            if let Some((_, name)) = line.split_once("fn ") {
+                function = name;
+            }
+            if sleeps.iter().any(|sleep| line.contains(sleep.as_str())) && !function.starts_with("eventually") {
+                found.push(format!("{}:{}: {}", file.path, number + 1, line.trim()));
+            }
+        }
+    }
+    let why = "wait for an event, or use `gofer_core::conformance::eventually`";
+    assert!(found.is_empty(), "{why}:\n{}", found.join("\n"));
 }
