@@ -2,6 +2,8 @@
 
 mod command_line;
 mod compile;
+#[cfg(feature = "server")]
+mod crash;
 mod harness;
 #[cfg(feature = "server")]
 mod local;
