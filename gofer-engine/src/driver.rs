@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::engine::Shared;
 use crate::execution::{self, Message, Start, StartOver};
+use crate::freshness::Freshness;
 use crate::machine::{Decision, Effect, Input, Machine};
 use crate::writer::NotCommitted;
 
@@ -34,13 +35,14 @@ enum Stopped {
 pub(crate) async fn drive(
     shared: Arc<Shared>,
     lease: Lease,
+    freshness: Freshness,
     gone: CancellationToken,
     driver: mpsc::Sender<Message>,
     mut inbox: mpsc::Receiver<Message>,
 ) {
     let mut backoff = Backoff::new(&lease.run);
     let (starts, held) = (HashMap::new(), HashMap::new());
-    let mut driving = Driving { shared, lease, gone, driver, starts, serial: 0, held };
+    let mut driving = Driving { shared, lease, freshness, gone, driver, starts, serial: 0, held };
     while let Some(mut machine) = driving.load().await {
         match driving.work(&mut machine, &mut inbox).await {
             Stopped::Complete | Stopped::Gone => break,
@@ -48,15 +50,12 @@ pub(crate) async fn drive(
         }
     }
     drop(inbox);
-    let replaced = driving.gone.is_cancelled();
     driving.gone.cancel();
     for start in driving.starts.values() {
         start.over.cancelled().await;
     }
-    // What is in flight is another server's now, unless this one drives it again.
-    if !replaced {
-        driving.shared.places.release_run(&driving.lease.run, |_| false);
-    }
+    // Attempts may have ended by a last commit whose answer was an error.
+    driving.shared.archive_wanted.notify_one();
 }
 
 /// A start under way.
@@ -71,6 +70,7 @@ struct Starting {
 struct Driving {
     shared: Arc<Shared>,
     lease: Lease,
+    freshness: Freshness,
     gone: CancellationToken,
     driver: mpsc::Sender<Message>,
     /// Starts under way, so that a stop can wait for them: a start that lands after its stop would run for ever.
@@ -133,6 +133,9 @@ impl Driving {
                 () = due => batch.push(Message::Input(Input::Tick)),
             }
             let mut decision = Decision::default();
+            if let Err(stopped) = self.make_sure(&batch).await {
+                return stopped;
+            }
             let reload = batch.iter().any(|message| matches!(message, Message::Reload));
             for message in batch.drain(..) {
                 self.take(machine, message, &mut decision);
@@ -155,13 +158,25 @@ impl Driving {
                 }
             }
             Message::StartOver(over) => self.start_over(machine, over, decision),
-            Message::Reload => {}
+            Message::Prolonged(_) | Message::Reload => {}
             Message::Reconcile => {
                 let active = machine.tasks().iter().filter(|task| task.state.is_active());
                 let missed = active.map(|task| Effect::Observe(task.task.clone(), task.attempt));
                 decision.effects.extend(missed.collect::<Vec<_>>());
             }
         }
+    }
+
+    /// A lease that may have run out was prolonged, or somebody else has taken it: a commit tells.
+    async fn make_sure(&self, batch: &[Message]) -> Result<(), Stopped> {
+        let prolonged = batch.iter().filter_map(|message| match message {
+            Message::Prolonged(until) => Some(*until),
+            _ => None,
+        });
+        let Some(until) = prolonged.max() else { return Ok(()) };
+        self.commit(Decision::default()).await?;
+        self.freshness.prolong(until);
+        Ok(())
     }
 
     fn start_over(&mut self, machine: &mut Machine, over: StartOver, decision: &mut Decision) {
@@ -208,24 +223,29 @@ impl Driving {
         }
     }
 
-    async fn carry_out(&mut self, machine: &Machine, decision: Decision) -> Result<(), Stopped> {
-        let Decision { tasks, run, events, effects } = decision;
-        if !(tasks.is_empty() && run.is_none() && events.is_empty()) {
-            let commit = Commit { lease: self.lease.clone(), tasks, run, events };
-            match self.shared.writer.commit(commit).await {
-                Ok(Committed::Done) => {}
-                Ok(Committed::Conflict) => return Err(Stopped::Reload),
-                Ok(Committed::Fenced) | Err(NotCommitted::Stopped) => return Err(Stopped::Gone),
-                Err(NotCommitted::Refused(error)) => {
-                    tracing::error!(run = %self.lease.run, error = %error.chain(), "the journal refused a commit");
-                    return Err(Stopped::Reload);
-                }
-            }
+    async fn carry_out(&mut self, machine: &Machine, mut decision: Decision) -> Result<(), Stopped> {
+        let effects = std::mem::take(&mut decision.effects);
+        if !decision.commits_nothing() {
+            self.commit(decision).await?;
         }
         for effect in effects {
             self.act(machine, effect);
         }
         Ok(())
+    }
+
+    async fn commit(&self, decision: Decision) -> Result<(), Stopped> {
+        let Decision { tasks, run, events, effects: _ } = decision;
+        let commit = Commit { lease: self.lease.clone(), tasks, run, events };
+        match self.shared.writer.commit(commit).await {
+            Ok(Committed::Done) => Ok(()),
+            Ok(Committed::Conflict) => Err(Stopped::Reload),
+            Ok(Committed::Fenced) | Err(NotCommitted::Stopped) => Err(Stopped::Gone),
+            Err(NotCommitted::Refused(error)) => {
+                tracing::error!(run = %self.lease.run, error = %error.chain(), "the journal refused a commit");
+                Err(Stopped::Reload)
+            }
+        }
     }
 
     fn act(&mut self, machine: &Machine, effect: Effect) {
@@ -285,6 +305,7 @@ impl Driving {
             spec: machine.spec().clone(),
             run: machine.run().clone(),
             driver: self.driver.clone(),
+            freshness: self.freshness.clone(),
             give_up: give_up.clone(),
         };
         let over = CancellationToken::new();

@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::driver::drive;
 use crate::error::EngineError;
 use crate::execution::Message;
+use crate::freshness::Freshness;
 use crate::guard::Timed;
 use crate::machine::Input;
 use crate::places::Places;
@@ -350,11 +351,33 @@ impl Shared {
         self.claim_wanted.notify_one();
     }
 
-    fn begin(self: &Arc<Self>, lease: Lease) {
+    /// Whatever leases this server still held were renewed.
+    async fn prolonged(&self, until: Timestamp) {
+        let now = self.clock.now();
+        let mut doubtful = Vec::new();
+        for run in self.runs.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            if run.freshness.holds(now) {
+                run.freshness.prolong(until);
+            } else {
+                doubtful.push(run.inbox.clone());
+            }
+        }
+        for driver in doubtful {
+            let _ = driver.send(Message::Prolonged(until)).await;
+        }
+    }
+
+    fn begin(self: &Arc<Self>, lease: Lease, freshness: Freshness) {
         let (driver, inbox) = mpsc::channel(DRIVER_QUEUE);
         let (key, epoch) = (lease.run.clone(), lease.epoch);
         let (gone, ended) = (self.stop.child_token(), CancellationToken::new());
-        let entry = Driver { epoch, inbox: driver.clone(), gone: gone.clone(), ended: ended.clone() };
+        let entry = Driver {
+            epoch,
+            inbox: driver.clone(),
+            freshness: freshness.clone(),
+            gone: gone.clone(),
+            ended: ended.clone(),
+        };
         let before = self.runs.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), entry);
         let shared = self.clone();
         self.tasks.spawn(async move {
@@ -364,7 +387,7 @@ impl Shared {
                 before.gone.cancel();
                 before.ended.cancelled().await;
             }
-            drive(shared.clone(), lease, gone, driver, inbox).await;
+            drive(shared.clone(), lease, freshness, gone, driver, inbox).await;
             let mut runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
             if runs.get(&key).is_some_and(|run| run.epoch == epoch) {
                 runs.remove(&key);
@@ -381,6 +404,7 @@ impl Shared {
 struct Driver {
     epoch: u64,
     inbox: mpsc::Sender<Message>,
+    freshness: Freshness,
     /// Makes it end.
     gone: CancellationToken,
     /// Cancelled once it has.
@@ -392,14 +416,17 @@ async fn claim_runs(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(("claim", &shared.config.server_id));
     loop {
         let ttl = shared.config.lease_ttl;
-        match shared.journal.claim(&shared.config.server_id, shared.clock.now(), ttl, CLAIM_PAGE).await {
+        let now = shared.clock.now();
+        match shared.journal.claim(&shared.config.server_id, now, ttl, CLAIM_PAGE).await {
             Ok(leases) => {
                 backoff.reset();
                 let full = leases.len() == CLAIM_PAGE;
-                leases.into_iter().for_each(|lease| shared.begin(lease));
+                leases.into_iter().for_each(|lease| shared.begin(lease, Freshness::until(now.after(ttl))));
                 if full {
                     continue;
                 }
+                let runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
+                shared.places.release_others(|run| runs.contains_key(run));
             }
             Err(error) => {
                 tracing::warn!(error = %crate::chain(&error), "cannot claim runs yet, will retry");
@@ -440,8 +467,10 @@ async fn renew_leases(shared: Arc<Shared>) {
     let ttl = shared.config.lease_ttl;
     loop {
         tokio::time::sleep(ttl / 3).await;
-        if let Err(error) = shared.journal.renew(&shared.config.server_id, shared.clock.now(), ttl).await {
-            tracing::warn!(error = %crate::chain(&error), "cannot renew the leases, will retry");
+        let now = shared.clock.now();
+        match shared.journal.renew(&shared.config.server_id, now, ttl).await {
+            Ok(_) => shared.prolonged(now.after(ttl)).await,
+            Err(error) => tracing::warn!(error = %crate::chain(&error), "cannot renew the leases, will retry"),
         }
     }
 }

@@ -8,13 +8,14 @@ use gofer_core::object_store::PutOptions;
 use gofer_core::pipeline::PipelineSpec;
 use gofer_core::run::{Reason, ReasonKind, Run};
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState};
-use gofer_core::{BackendError, ExecutionId};
+use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::engine::Shared;
+use crate::freshness::Freshness;
 use crate::layout;
 use crate::machine::Input;
 use crate::places::Place;
@@ -29,6 +30,8 @@ pub(crate) enum Message {
     StartOver(StartOver),
     /// The scheduler's events may have been missed: ask about every execution.
     Reconcile,
+    /// The lease was prolonged until then, if it was still held: find out.
+    Prolonged(Timestamp),
     /// The stored run may have changed, for instance by a wish to cancel: look.
     Reload,
 }
@@ -52,6 +55,8 @@ pub(crate) struct Start {
     pub(crate) spec: Arc<PipelineSpec>,
     pub(crate) run: Run,
     pub(crate) driver: mpsc::Sender<Message>,
+    /// Of the run's lease.
+    pub(crate) freshness: Freshness,
     /// Gives up, between calls.
     pub(crate) give_up: CancellationToken,
 }
@@ -82,7 +87,13 @@ impl Start {
         let Some((place, spec)) = self.prepare().await? else { return Ok(()) };
         let mut backoff = Backoff::new(("start", &self.id));
         while !self.give_up.is_cancelled() {
-            match self.shared.scheduler.start(&self.id, &spec).await {
+            let result = if self.freshness.holds(self.shared.clock.now()) {
+                self.shared.scheduler.start(&self.id, &spec).await
+            } else {
+                // Another server may have started it and be done with it.
+                Err(BackendError::new(ErrorKind::Unavailable, "it is not certain that the run's lease is still held"))
+            };
+            match result {
                 Ok(()) => break,
                 Err(error) if error.is_retryable() => self.pause(&error, &mut backoff).await,
                 Err(error) => return Err(Reason::new(ReasonKind::SchedulerRefused, error.chain())),
@@ -99,7 +110,7 @@ impl Start {
         let place = tokio::select! {
             biased;
             () = self.give_up.cancelled() => return Ok(None),
-            place = self.shared.places.wait() => place,
+            place = self.shared.places.wait(&self.id) => place,
         };
         let task = self.spec.task(&self.id.task).expect("a run has no task its spec has not");
         let mut backoff = Backoff::new(("resolve", &self.id));

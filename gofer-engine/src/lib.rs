@@ -8,6 +8,7 @@ mod driver;
 mod engine;
 mod error;
 mod execution;
+mod freshness;
 mod guard;
 pub mod layout;
 mod logs;

@@ -12,7 +12,7 @@ pub(crate) struct Places {
     free: Semaphore,
     /// Places taken though none was free.
     excess: Mutex<usize>,
-    /// Whose they are; whoever drives the run gives them back.
+    /// Whose they are; whoever drives the run gives them back, also when that is another driver than before.
     kept: Mutex<BTreeMap<ExecutionId, Place>>,
     limit: usize,
 }
@@ -26,8 +26,12 @@ impl Places {
         Arc::new(Self { free: Semaphore::new(limit), excess: Mutex::new(0), kept: Mutex::default(), limit })
     }
 
-    /// Waits for a place; who waits longest goes first.
-    pub(crate) async fn wait(self: &Arc<Self>) -> Place {
+    /// Waits for a place, if the execution was not given one already; who waits longest goes first.
+    pub(crate) async fn wait(self: &Arc<Self>, id: &ExecutionId) -> Place {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        if let Some(place) = kept {
+            return place;
+        }
         self.free.acquire().await.expect("the semaphore is never closed").forget();
         Place(self.clone())
     }
@@ -55,6 +59,11 @@ impl Places {
         for id in of_run.cloned().collect::<Vec<_>>() {
             kept.remove(&id);
         }
+    }
+
+    /// Releases those of runs that nobody here drives: they are another server's, or over.
+    pub(crate) fn release_others(&self, driven: impl Fn(&RunKey) -> bool) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| driven(&id.run));
     }
 
     fn take_one(self: &Arc<Self>) -> Place {
@@ -94,9 +103,10 @@ mod tests {
         let (first, found) = (places.take_one(), places.take_one());
         assert_eq!(places.taken(), 2);
         drop(first);
-        assert!(places.wait().now_or_never().is_none(), "one is still in flight, and one is allowed");
+        let next = "n/p/1/t/1".parse().unwrap();
+        assert!(places.wait(&next).now_or_never().is_none(), "one is still in flight, and one is allowed");
         drop(found);
-        assert!(places.wait().now_or_never().is_some());
+        assert!(places.wait(&next).now_or_never().is_some());
         assert_eq!(places.taken(), 0);
     }
 }

@@ -1,0 +1,27 @@
+//! Until when a lease is certainly this server's. A server that stood still, or whose journal was away, may have lost its
+//! leases without knowing; fencing keeps its commits out, and this its calls of the scheduler.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use gofer_core::Timestamp;
+
+/// Shared by everybody who works on one run.
+#[derive(Debug, Clone)]
+pub(crate) struct Freshness(Arc<AtomicI64>);
+
+impl Freshness {
+    pub(crate) fn until(at: Timestamp) -> Self {
+        Self(Arc::new(AtomicI64::new(at.0)))
+    }
+
+    /// Whether nobody else can have taken the lease at `now`.
+    pub(crate) fn holds(&self, now: Timestamp) -> bool {
+        now.0 < self.0.load(Ordering::Relaxed)
+    }
+
+    /// The lease was prolonged while it was held.
+    pub(crate) fn prolong(&self, until: Timestamp) {
+        self.0.fetch_max(until.0, Ordering::Relaxed);
+    }
+}

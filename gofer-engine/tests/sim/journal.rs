@@ -1,0 +1,162 @@
+//! A server's journal: the one in memory, with faults before and after, and the model looking at everything it answers.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use gofer_core::entity::{ObjectRecord, ObjectScope};
+use gofer_core::event::NewEvent;
+use gofer_core::journal::{
+    Commit, Committed, Expirable, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+};
+use gofer_core::run::{CancelRequest, LogState};
+use gofer_core::testing::MemoryJournal;
+use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};
+
+use crate::link::Link;
+use crate::model::Model;
+use crate::world::{Part, lock};
+
+#[derive(Debug)]
+pub(crate) struct SimJournal {
+    pub(crate) link: Arc<Link>,
+    pub(crate) stored: Arc<MemoryJournal>,
+    pub(crate) model: Arc<Mutex<Model>>,
+}
+
+impl SimJournal {
+    async fn call<T: Send>(
+        &self,
+        what: &str,
+        effect: impl Future<Output = Result<T, JournalError>> + Send,
+        look: impl FnOnce(&mut Model, &T) + Send,
+    ) -> Result<T, JournalError> {
+        let effect = async {
+            let result = effect.await?;
+            let mut model = lock(&self.model);
+            let events = self.stored.events_after(model.last_event);
+            model.events(&self.link.world, events);
+            look(&mut model, &result);
+            Ok(result)
+        };
+        self.link.call(Part::Journal, what, effect).await
+    }
+
+    /// What the model has to know of a run before its events are looked at.
+    async fn introduce(&self, inserted: &Inserted) {
+        let known = lock(&self.model).runs.contains_key(&inserted.run.key);
+        if !known {
+            let snapshot = self.stored.load(&inserted.run.key).await.expect("it was inserted");
+            lock(&self.model).insert(snapshot);
+        }
+    }
+
+    fn trace_commit(&self, commit: &Commit, result: Committed) {
+        self.link.trace(|| {
+            let changes = commit.tasks.iter().map(|change| {
+                let stop = if change.to.stop.is_some() { " stopping" } else { "" };
+                format!(" {}/{}->{:?}{stop}", change.to.task, change.from_attempt, change.to.state)
+            });
+            let run = commit.run.as_ref().map(|change| format!(" RUN->{:?}", change.to)).unwrap_or_default();
+            let (key, epoch) = (&commit.lease.run, commit.lease.epoch);
+            format!("commit {key} @{epoch}: {result:?}{}{run}", changes.collect::<String>())
+        });
+    }
+}
+
+#[async_trait]
+impl Journal for SimJournal {
+    async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
+        let what = format!("insert_run {}", new.pipeline);
+        let effect = async {
+            let inserted = self.stored.insert_run(new).await?;
+            self.introduce(&inserted).await;
+            Ok(inserted)
+        };
+        self.call(&what, effect, |_, inserted| self.link.trace(|| format!("inserted {}", inserted.run.key))).await
+    }
+
+    async fn claim(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+        limit: usize,
+    ) -> Result<Vec<Lease>, JournalError> {
+        let look = |model: &mut Model, leases: &Vec<Lease>| {
+            model.claimed(&self.link.world, owner, leases);
+            for lease in leases {
+                self.link.trace(|| format!("claims {} @{}", lease.run, lease.epoch));
+            }
+        };
+        self.call("claim", self.stored.claim(owner, now, ttl, limit), look).await
+    }
+
+    async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError> {
+        self.call("renew", self.stored.renew(owner, now, ttl), |_, _| {}).await
+    }
+
+    async fn release(&self, owner: &str) -> Result<(), JournalError> {
+        self.call("release", self.stored.release(owner), |_, ()| {}).await
+    }
+
+    async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
+        self.call(&format!("load {key}"), self.stored.load(key), |_, _| {}).await
+    }
+
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
+        let asked = commits.clone();
+        let look = |model: &mut Model, results: &Vec<Committed>| {
+            for (commit, result) in asked.iter().zip(results) {
+                self.trace_commit(commit, *result);
+                model.committed(&self.link.world, commit, *result);
+            }
+        };
+        self.call("commit", self.stored.commit(commits), look).await
+    }
+
+    async fn request_cancel(
+        &self,
+        key: &RunKey,
+        task: Option<&TaskId>,
+        request: CancelRequest,
+    ) -> Result<bool, JournalError> {
+        let what = format!("request_cancel {key} {task:?} force={}", request.force);
+        self.call(&what, self.stored.request_cancel(key, task, request), |_, _| {}).await
+    }
+
+    async fn live_logs(&self, after: Option<ExecutionId>, limit: usize) -> Result<Vec<ExecutionId>, JournalError> {
+        self.call("live_logs", self.stored.live_logs(after, limit), |_, _| {}).await
+    }
+
+    async fn log_state(&self, id: &ExecutionId) -> Result<Option<LogState>, JournalError> {
+        self.call(&format!("log_state {id}"), self.stored.log_state(id), |_, _| {}).await
+    }
+
+    async fn set_log_state(
+        &self,
+        id: &ExecutionId,
+        from: LogState,
+        to: LogState,
+        event: Option<NewEvent>,
+    ) -> Result<bool, JournalError> {
+        let what = format!("set_log_state {id} {to:?}");
+        self.call(&what, self.stored.set_log_state(id, from, to, event), |_, _| {}).await
+    }
+
+    async fn object(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, JournalError> {
+        self.call("object", self.stored.object(scope, key), |_, _| {}).await
+    }
+
+    async fn global_secret(&self, key: &str) -> Result<Option<Vec<NamespaceId>>, JournalError> {
+        self.call("global_secret", self.stored.global_secret(key), |_, _| {}).await
+    }
+
+    async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {
+        self.call("expirable", self.stored.expirable(policy, limit), |_, _| {}).await
+    }
+
+    async fn expired(&self, what: &Expirable, at: Timestamp) -> Result<(), JournalError> {
+        self.call("expired", self.stored.expired(what, at), |_, ()| {}).await
+    }
+}

@@ -1,0 +1,144 @@
+//! How everything must have ended: from the plan, what happened at the cluster, and the rules.
+
+use gofer_core::journal::Journal;
+use gofer_core::pipeline::TaskSpec;
+use gofer_core::run::{AttemptRecord, ReasonKind, StopCause, TaskRun, TaskStatus};
+use gofer_core::scheduler::ExecutionState;
+use gofer_core::{ExecutionId, RunKey};
+
+use crate::behaviour::{Behaviour, End};
+use crate::model::{Intent, RunModel};
+use crate::rules;
+use crate::server::Remains;
+use crate::world::{World, lock};
+
+pub(crate) async fn check(remains: &Remains) {
+    let world = &remains.world;
+    let model = lock(&remains.model);
+    for (key, run) in &model.runs {
+        let stored = remains.journal.load(key).await.expect("it was inserted");
+        world.check(stored.run.state == run.state, || format!("`{key}` is stored as {:?}", stored.run.state));
+        world.check(run.state.is_complete(), || format!("`{key}` is {:?} at the end", run.state));
+        for task in &run.spec.tasks {
+            let case = Case { remains, world, key, run, task, stored: &stored.tasks[&task.id] };
+            case.check(&remains.journal.attempts(key, &task.id), stored.run.retry_of.is_some());
+        }
+    }
+}
+
+/// One task run to be judged.
+struct Case<'a> {
+    remains: &'a Remains,
+    world: &'a World,
+    key: &'a RunKey,
+    run: &'a RunModel,
+    task: &'a TaskSpec,
+    stored: &'a TaskRun,
+}
+
+impl Case<'_> {
+    fn violate(&self, what: impl FnOnce() -> String) {
+        self.world.violate(|| format!("`{}/{}`: {}", self.key, self.task.id, what()));
+    }
+
+    fn check(&self, records: &[AttemptRecord], repeats: bool) {
+        let seen = &self.run.tasks[&self.task.id];
+        if self.stored.state != seen.state || self.stored.attempt != seen.attempt {
+            self.violate(|| format!("stored as {:?}, and {:?} was committed", self.stored.state, seen.state));
+        }
+        let numbers: Vec<u32> = records.iter().map(|record| record.attempt.0).collect();
+        let intents: Vec<u32> = seen.intents.keys().map(|attempt| attempt.0).collect();
+        if numbers != (1..=u32::try_from(records.len()).expect("few")).collect::<Vec<_>>() || numbers != intents {
+            return self.violate(|| format!("attempts {numbers:?} are recorded, and {intents:?} were begun"));
+        }
+        let Some(status) = self.stored.state.status() else {
+            return self.violate(|| format!("is {:?} at the end", self.stored.state));
+        };
+        for record in records {
+            self.check_attempt(record, &seen.intents[&record.attempt]);
+        }
+        let cancelled = self.run.cancel.is_some() || seen.cancel.is_some();
+        let waits = rules::waits(self.task, records);
+        for (at, pair) in records.windows(2).enumerate() {
+            match waits[at] {
+                None => self.violate(|| format!("attempt {} should have been the last", at + 1)),
+                Some(wait) if pair[1].intended_at < pair[0].ended_at.after(wait) => {
+                    self.violate(|| format!("attempt {} came before its wait of {wait:?} was over", at + 2));
+                }
+                Some(_) => {}
+            }
+        }
+        let right = match records.last() {
+            None => self.without_attempts(status, cancelled, repeats),
+            Some(last) if self.stored.attempt == last.attempt => {
+                status == last.status && (waits[records.len() - 1].is_none() || cancelled)
+            }
+            // It was cancelled while it waited for its next attempt.
+            Some(_) => status == TaskStatus::Cancelled && waits[records.len() - 1].is_some() && cancelled,
+        };
+        if !right {
+            self.violate(|| format!("ended {status:?} after {records:?}"));
+        }
+    }
+
+    fn without_attempts(&self, status: TaskStatus, cancelled: bool, repeats: bool) -> bool {
+        let reason = self.stored.reason.as_ref().map(|reason| reason.kind);
+        match status {
+            TaskStatus::Skipped => {
+                rules::edges_satisfied(&self.run.spec, self.task, |id| self.run.status(id)) == Some(false)
+            }
+            TaskStatus::Cancelled => cancelled || reason == Some(ReasonKind::OverlapSkipped),
+            TaskStatus::Successful => repeats && reason == Some(ReasonKind::Reused),
+            _ => false,
+        }
+    }
+
+    fn check_attempt(&self, record: &AttemptRecord, intent: &Intent) {
+        let id = ExecutionId { run: self.key.clone(), task: self.task.id.clone(), attempt: record.attempt };
+        let cluster = lock(&self.remains.site.cluster);
+        let execution = cluster.executions.get(&id);
+        let missing = self.task.variables.values().any(|value| value.contains("absent"));
+        if missing && execution.is_some() {
+            self.violate(|| "was started without its secret".to_owned());
+        }
+        let behaviour = Behaviour::of(self.remains.site.seed, &id, self.task);
+        let reason = record.reason.as_ref().map(|reason| reason.kind);
+        let right = if let Some(stop) = &intent.stop {
+            self.check_timeout(stop.cause, stop.at, intent);
+            record.status == if stop.cause == StopCause::Cancel { TaskStatus::Cancelled } else { TaskStatus::TimedOut }
+        } else {
+            match execution.map(|execution| &execution.state) {
+                None if missing => (record.status, reason) == (TaskStatus::Failed, Some(ReasonKind::MissingValue)),
+                None => {
+                    let refused = (TaskStatus::Failed, Some(ReasonKind::SchedulerRefused));
+                    behaviour.end == End::Refused && (record.status, reason) == refused
+                }
+                Some(ExecutionState::Exited { code: 0, .. }) => {
+                    (record.status, record.exit_code) == (TaskStatus::Successful, Some(0))
+                }
+                Some(ExecutionState::Exited { code, .. }) => {
+                    (record.status, record.exit_code) == (TaskStatus::Failed, Some(*code))
+                }
+                Some(ExecutionState::Failed { .. }) => record.status == TaskStatus::Failed && !rules::is_lost(record),
+                Some(ExecutionState::Stopped) => reason == Some(ReasonKind::StoppedOutside),
+                Some(ExecutionState::Lost) => record.status == TaskStatus::Failed && rules::is_lost(record),
+                Some(_) => false,
+            }
+        };
+        if !right {
+            let state = execution.map(|execution| execution.state.clone());
+            self.violate(|| format!("{record:?}, stop {:?}, and the execution {state:?}", intent.stop));
+        }
+    }
+
+    fn check_timeout(&self, cause: StopCause, at: gofer_core::Timestamp, intent: &Intent) {
+        let due = match cause {
+            StopCause::Cancel => return,
+            StopCause::Timeout => intent.running_at.zip(self.task.timeout),
+            StopCause::StartTimeout => Some(intent.at).zip(self.task.start_timeout),
+        };
+        if due.is_none_or(|(since, timeout)| at < since.after(timeout)) {
+            self.violate(|| format!("was stopped for {cause:?} at {at}, and that is due {due:?}"));
+        }
+    }
+}

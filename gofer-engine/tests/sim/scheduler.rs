@@ -1,0 +1,255 @@
+//! A server's scheduler backend: the cluster, seen through calls and a watch stream that fail as the contract allows.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use gofer_core::pipeline::TaskSpec;
+use gofer_core::scheduler::{
+    ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Scheduler, SchedulerCapabilities, WatchEvent,
+};
+use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use tokio::sync::Notify;
+
+use crate::behaviour::{Behaviour, End};
+use crate::cluster::Cluster;
+use crate::link::{Link, unavailable};
+use crate::model::Model;
+use crate::world::{MS, Part, SECOND, lock};
+
+/// What all servers share.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) seed: u64,
+    pub(crate) cluster: Mutex<Cluster>,
+    pub(crate) changed: Notify,
+    pub(crate) model: Arc<Mutex<Model>>,
+    pub(crate) max_executions: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct SimScheduler {
+    pub(crate) link: Arc<Link>,
+    pub(crate) site: Arc<Site>,
+}
+
+impl SimScheduler {
+    /// Lets the cluster reach this server's time, then looks or acts.
+    fn with<T>(&self, act: impl FnOnce(&mut Cluster) -> T) -> T {
+        let mut cluster = lock(&self.site.cluster);
+        let before = cluster.changes.len();
+        cluster.advance(self.link.now());
+        let result = act(&mut cluster);
+        if cluster.changes.len() != before {
+            self.site.changed.notify_waiters();
+        }
+        result
+    }
+
+    fn task(&self, id: &ExecutionId) -> Option<TaskSpec> {
+        lock(&self.site.model).spec(&id.run)?.task(&id.task).cloned()
+    }
+
+    fn start_now(&self, id: &ExecutionId) -> Result<(), BackendError> {
+        let world = &self.link.world;
+        let Some(task) = self.task(id) else {
+            world.violate(|| format!("start of `{id}`, which is of no run"));
+            return Ok(());
+        };
+        if self.with(|cluster| cluster.known(id).is_some()) {
+            return Ok(());
+        }
+        lock(&self.site.model).check_start(world, id, &self.link.name);
+        let behaviour = Behaviour::of(self.site.seed, id, &task);
+        if behaviour.end == End::Refused {
+            return Err(BackendError::new(ErrorKind::Invalid, "the simulation refuses this"));
+        }
+        let first = self.with(|cluster| cluster.start(id, behaviour, &self.link.name));
+        // A start makes timers that watchers wait for.
+        self.site.changed.notify_waiters();
+        world.check(first, || format!("`{id}` was started twice"));
+        let cluster = lock(&self.site.cluster);
+        let others = cluster.alive().filter(|(other, _)| other.run == id.run && other.task == id.task && *other != id);
+        let others: Vec<String> = others.map(|(other, _)| other.to_string()).collect();
+        world.check(others.is_empty(), || format!("`{id}` was started while {others:?} had not ended"));
+        let mine = cluster.alive().filter(|(_, execution)| execution.by == self.link.name).count();
+        let limit = self.site.max_executions;
+        world.check(mine <= limit, || {
+            format!("{} has {mine} executions in flight, and may have {limit}", self.link.name)
+        });
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Scheduler for SimScheduler {
+    fn capabilities(&self) -> SchedulerCapabilities {
+        SchedulerCapabilities { images: true, host: true, resource_limits: false }
+    }
+
+    async fn check(&self) -> Result<String, BackendError> {
+        Ok("simulated".to_owned())
+    }
+
+    async fn start(&self, id: &ExecutionId, _: &ExecutionSpec) -> Result<(), BackendError> {
+        self.link.call(Part::Scheduler, &format!("start {id}"), async { self.start_now(id) }).await
+    }
+
+    async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError> {
+        let effect = async {
+            self.with(|cluster| cluster.stop(id, grace));
+            self.site.changed.notify_waiters();
+            Ok(())
+        };
+        self.link.call(Part::Scheduler, &format!("stop {id} within {grace:?}"), effect).await
+    }
+
+    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+        let effect = async {
+            let state =
+                self.with(|cluster| cluster.known(id).map_or(ExecutionState::NotFound, |known| known.state.clone()));
+            self.link.trace(|| format!("state {id}: {state:?}"));
+            Ok(state)
+        };
+        self.link.call(Part::Scheduler, &format!("state {id}"), effect).await
+    }
+
+    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+        let effect = async {
+            let at = self.with(|cluster| cluster.changes.len());
+            let watch = Watch {
+                link: self.link.clone(),
+                scheduler: Self { link: self.link.clone(), site: self.site.clone() },
+                at,
+                breaks_at: None,
+            };
+            Ok(stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) }).boxed())
+        };
+        self.link.call(Part::Scheduler, "watch", effect).await
+    }
+
+    async fn logs(
+        &self,
+        id: &ExecutionId,
+        _: LogCursor,
+        _: bool,
+    ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
+        let effect = async {
+            let output = self.with(|cluster| cluster.known(id).map(|execution| execution.output.clone()));
+            let missing = || BackendError::new(ErrorKind::NotFound, format!("execution `{id}` does not exist"));
+            let mut chunks = chunks(output.ok_or_else(missing)?);
+            if !self.link.world.is_calm() && self.link.world.random(|rng| rng.chance(self.link.world.faults.error)) {
+                chunks.truncate(chunks.len() / 2);
+                chunks.push(Err(unavailable("the log")));
+            }
+            Ok(stream::iter(chunks).boxed())
+        };
+        self.link.call(Part::Scheduler, &format!("logs {id}"), effect).await
+    }
+
+    async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
+        let effect = async {
+            let removed = self.with(|cluster| cluster.remove(id));
+            let refused = || BackendError::new(ErrorKind::Invalid, format!("execution `{id}` has not finished"));
+            removed.then_some(()).ok_or_else(refused)
+        };
+        self.link.call(Part::Scheduler, &format!("remove {id}"), effect).await
+    }
+}
+
+fn chunks(output: Vec<(LogStream, Vec<u8>)>) -> Vec<Result<LogChunk, BackendError>> {
+    let mut at = LogCursor::default();
+    let chunk = |(stream, data): (LogStream, Vec<u8>)| {
+        let chunk = LogChunk { stream, offset: at.of(stream), data: Bytes::from(data) };
+        at.advance(&chunk);
+        Ok(chunk)
+    };
+    output.into_iter().map(chunk).collect()
+}
+
+/// A watch stream. What it loses is followed by its end, as the contract has it.
+struct Watch {
+    link: Arc<Link>,
+    scheduler: SimScheduler,
+    at: usize,
+    breaks_at: Option<i64>,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Result<WatchEvent, BackendError>> {
+        let site = self.scheduler.site.clone();
+        loop {
+            if self.link.dead.is_cancelled() {
+                std::future::pending::<()>().await;
+            }
+            let changed = site.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let now = self.link.now();
+            if self.breaks_at.is_some_and(|at| at <= now) {
+                self.link.trace(|| "watch breaks".to_owned());
+                return self.link.world.random(|rng| rng.chance(500)).then(|| Err(unavailable("the watch")));
+            }
+            let (event, due) =
+                self.scheduler.with(|cluster| (cluster.changes.get(self.at).cloned(), cluster.next_due()));
+            if let Some(event) = event {
+                if let Some(event) = self.deliver(event, now) {
+                    return Some(Ok(event));
+                }
+                continue;
+            }
+            let wake = [due, self.breaks_at].into_iter().flatten().min();
+            let timer = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(self.link.instant(at)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = &mut changed => {}
+                () = timer => {}
+            }
+        }
+    }
+
+    /// The event, or an earlier one again, or none.
+    fn deliver(&mut self, event: WatchEvent, now: i64) -> Option<WatchEvent> {
+        let world = &self.link.world;
+        let faults = &world.faults;
+        let draw = if world.is_calm() { 1_000 } else { world.random(|rng| rng.below(1_000)) };
+        let lost = u64::from(faults.lost_events);
+        let repeated = lost + u64::from(faults.repeated_events);
+        let broken = repeated + u64::from(faults.broken_watch);
+        match draw {
+            draw if draw < lost => {
+                self.at += 1;
+                let blind = world.random(|rng| if rng.chance(900) { rng.below(500) } else { rng.below(20_000) });
+                let breaks = now + MS * i64::try_from(blind).expect("short");
+                self.breaks_at = Some(self.breaks_at.map_or(breaks, |at| at.min(breaks)));
+                self.link.trace(|| format!("watch loses {} {:?}", event.id, event.state));
+                None
+            }
+            draw if draw < repeated => {
+                let back = world.random(|rng| rng.index(self.at + 1));
+                let again = lock(&self.scheduler.site.cluster).changes[back].clone();
+                self.link.trace(|| format!("watch: again {} {:?}", again.id, again.state));
+                Some(again)
+            }
+            draw if draw < broken => {
+                self.breaks_at = Some(now);
+                None
+            }
+            _ => {
+                self.at += 1;
+                self.link.trace(|| format!("watch: {} {:?}", event.id, event.state));
+                Some(event)
+            }
+        }
+    }
+}
+
+/// How long a watch may be blind before it breaks.
+pub(crate) const LONGEST_BLINDNESS: i64 = 20 * SECOND;

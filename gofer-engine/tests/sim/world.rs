@@ -1,0 +1,121 @@
+//! What every part of a simulation shares: virtual time, randomness, the trace, and the first rule that was broken.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use gofer_core::Timestamp;
+
+use crate::plan::Faults;
+use crate::rng::Rng;
+
+/// Microseconds of a millisecond; tokio's clock has no finer steps.
+pub(crate) const MS: i64 = 1_000;
+/// Microseconds of a second.
+pub(crate) const SECOND: i64 = 1_000 * MS;
+
+/// Locks, also after a panic that is reported elsewhere.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A stretch of virtual time during which a part of the world answers nothing but errors.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outage {
+    pub(crate) part: Part,
+    pub(crate) from: i64,
+    pub(crate) until: i64,
+}
+
+/// What a server depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Journal,
+    Scheduler,
+    Objects,
+    Secrets,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    inner: Mutex<Inner>,
+    pub(crate) faults: Faults,
+    pub(crate) outages: Vec<Outage>,
+    traced: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    now: i64,
+    rng: Rng,
+    calm: bool,
+    trace: Vec<String>,
+    violation: Option<String>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, faults: Faults, outages: Vec<Outage>, traced: bool) -> Self {
+        let rng = Rng::of(seed, "faults");
+        let inner = Inner { now: 0, rng, calm: false, trace: Vec::new(), violation: None };
+        Self { inner: Mutex::new(inner), faults, outages, traced }
+    }
+
+    /// The latest instant any part has seen. Servers that run side by side differ by less than a step of the simulation.
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp(lock(&self.inner).now)
+    }
+
+    pub(crate) fn reach(&self, now: i64) {
+        let mut inner = lock(&self.inner);
+        inner.now = inner.now.max(now);
+    }
+
+    pub(crate) fn random<T>(&self, draw: impl FnOnce(&mut Rng) -> T) -> T {
+        draw(&mut lock(&self.inner).rng)
+    }
+
+    /// From now on nothing fails: the end is looked at in peace.
+    pub(crate) fn calm_down(&self) {
+        lock(&self.inner).calm = true;
+    }
+
+    pub(crate) fn is_calm(&self) -> bool {
+        lock(&self.inner).calm
+    }
+
+    pub(crate) fn is_out(&self, part: Part, at: i64) -> bool {
+        self.outages.iter().any(|outage| outage.part == part && outage.from <= at && at < outage.until)
+    }
+
+    /// Notes what happened, for whoever replays the seed.
+    pub(crate) fn trace(&self, at: i64, who: &str, what: impl FnOnce() -> String) {
+        if self.traced {
+            let line = format!("{:>10.3} {who:<6} {}", at as f64 / SECOND as f64, what());
+            lock(&self.inner).trace.push(line);
+        }
+    }
+
+    /// A rule was broken; the first counts.
+    pub(crate) fn violate(&self, what: impl FnOnce() -> String) {
+        let mut inner = lock(&self.inner);
+        if inner.violation.is_none() {
+            let text = format!("at {:.3} s: {}", inner.now as f64 / SECOND as f64, what());
+            if self.traced {
+                inner.trace.push(format!("VIOLATION {text}"));
+            }
+            inner.violation = Some(text);
+        }
+    }
+
+    pub(crate) fn check(&self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.violate(what);
+        }
+    }
+
+    pub(crate) fn violation(&self) -> Option<String> {
+        lock(&self.inner).violation.clone()
+    }
+
+    pub(crate) fn take_trace(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.inner).trace)
+    }
+}
