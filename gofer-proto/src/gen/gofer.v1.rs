@@ -9738,7 +9738,7 @@ pub mod secret_service_client {
                 .insert(GrpcMethod::new("gofer.v1.SecretService", "PutSecret"));
             self.inner.unary(req, path, codec).await
         }
-        /// The value. For management tokens, for client tokens of the scope's namespace, and for a run's own token.
+        /// The value. For management tokens only: tasks get values by interpolation, and people put new ones.
         pub async fn get_secret(
             &mut self,
             request: impl tonic::IntoRequest<super::GetSecretRequest>,
@@ -9837,7 +9837,7 @@ pub mod secret_service_server {
             tonic::Response<super::PutSecretResponse>,
             tonic::Status,
         >;
-        /// The value. For management tokens, for client tokens of the scope's namespace, and for a run's own token.
+        /// The value. For management tokens only: tasks get values by interpolation, and people put new ones.
         async fn get_secret(
             &self,
             request: tonic::Request<super::GetSecretRequest>,
