@@ -207,9 +207,14 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use gofer_db::DbConfig;
     use http::HeaderValue;
+    use secrecy::ExposeSecret;
 
     use super::*;
+    use crate::services::new_token;
 
     fn headers(authorization: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(authorization))])
@@ -223,6 +228,30 @@ mod tests {
         for bad in ["gofer_t_x", "Basic abc", "Bearer ", "Bearer"] {
             assert_eq!(bearer(&headers(bad)), Err(TokenProblem::Malformed), "{bad}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_token_works_until_it_expires() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::connect(DbConfig::sqlite(dir.path().join("gofer.db"))).await.unwrap();
+        let gate = Gate { db: db.clone(), demands_token: true, local_hosts_only: false };
+        let hour = Duration::from_secs(3600);
+        let lives = [
+            (Timestamp::now().after(hour), None),
+            (Timestamp::now().before(Duration::from_secs(1)), Some(TokenProblem::Expired)),
+        ];
+        for (expires_at, expected) in lives {
+            let (mut token, secret) = new_token(TokenKind::Client, "", "dev");
+            token.expires_at = Some(expires_at);
+            db.token_insert(&token, &run_token_hash(secret.expose_secret())).await.unwrap();
+            let value = HeaderValue::from_str(&format!("Bearer {}", secret.expose_secret())).unwrap();
+            let problem = match gate.identify(&HeaderMap::from_iter([(AUTHORIZATION, value)])).await {
+                Err(ApiError::Unauthenticated(problem)) => Some(problem),
+                found => found.map(|_| None).unwrap(),
+            };
+            assert_eq!(problem, expected);
+        }
+        db.close().await;
     }
 
     #[test]

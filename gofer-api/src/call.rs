@@ -1,4 +1,4 @@
-//! One call, from the moment a service gets it: permission, a task of its own, a time limit, and the way errors go back.
+//! One call, from the moment a service gets it: permission, a task of its own, a time limit, and how errors go back.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -119,8 +119,8 @@ pub(crate) async fn finish<R>(
     }
 }
 
-/// Makes a service of handlers: `unary name(Request) -> Response` calls the function `name(Call, Request)`, `streaming` the
-/// same for streams of answers; each call is authorized before its handler sees it. For requests that are streams
+/// Makes a service of handlers: `unary name(Request) -> Response` calls the function `name(Call, Request)`, `streaming`
+/// the same for streams of answers; each call is authorized before its handler sees it. For requests that are streams
 /// (`uploading`, `both_ways`) the handler authorizes, because only it knows what the stream is about.
 macro_rules! service {
     (

@@ -31,8 +31,8 @@ use Rule::{AnyToken, Client, Management, Namespace, NamespaceOrOwn, NamespaceOrR
 /// The table. Sorted by service, in the order of the contract.
 ///
 /// - Values of secrets are for management tokens alone: pipelines get them by interpolation, people put new ones.
-/// - A run's token reads its namespace's runs and logs, and reads and writes the objects of its pipeline and of itself. It
-///   starts nothing, changes no pipeline and deletes nothing, so that a task gone wrong cannot do it either.
+/// - A run's token reads its namespace's runs and logs, and reads and writes the objects of its pipeline and of itself.
+///   It starts nothing, changes no pipeline and deletes nothing, so that a task gone wrong cannot do it either.
 pub(crate) const RULES: &[(&str, Rule)] = &[
     ("/grpc.health.v1.Health/Check", Public),
     ("/grpc.health.v1.Health/List", Public),

@@ -29,8 +29,8 @@ mod upload;
 
 pub(crate) use token::new_token;
 
-/// Longest request with maps in it. The limits of `gofer_core::validate` are far below; the room above lets a caller who
-/// exceeds them hear which field it was.
+/// Longest request with maps in it. The limits of `gofer_core::validate` are far below; the room above lets a caller
+/// who exceeds them hear which field it was.
 const MAX_SPEC_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Longest of all other requests.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;

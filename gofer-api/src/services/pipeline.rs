@@ -239,7 +239,7 @@ async fn delete_pipeline(
     // The pipeline is gone, whatever the stores say; what they keep costs room and is never seen again.
     let failures = clear_stores(&call.context(), left).await;
     if failures > 0 {
-        tracing::warn!(pipeline = %format!("{namespace}/{id}"), failures, "parts of a deleted pipeline are still stored");
+        tracing::warn!(%namespace, pipeline = %id, failures, "parts of a deleted pipeline are still stored");
     }
     Ok(v1::DeletePipelineResponse {})
 }

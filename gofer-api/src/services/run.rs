@@ -116,7 +116,7 @@ async fn follow_run(call: Call, request: v1::FollowRunRequest) -> Result<Replies
     Ok(produce(&context, move |outlet| Follower::new(call, key, outlet).follow()))
 }
 
-/// Tells one reader of one run's changes. It sleeps until an event is committed, and looks only at what the events name.
+/// Tells one reader of one run's changes. It sleeps until an event is committed, and looks at what the events name.
 struct Follower {
     call: Call,
     key: RunKey,
