@@ -115,7 +115,7 @@ impl fmt::Display for Cgroup {
 /// How to run [`crate::supervisor::main`] in a process of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launcher {
-    /// Absolute path of a program that calls it.
+    /// Absolute path of a program that calls it. `/proc/self/exe` is the running binary, also after it was replaced on disk.
     pub program: PathBuf,
     /// Its arguments, such as `__supervisor`.
     pub args: Vec<String>,

@@ -21,7 +21,7 @@ use crate::watcher::{Follower, Watcher};
 /// Bytes read at once: some whole frames.
 const READ_BYTES: usize = 4 * (HEADER_BYTES + MAX_DATA_BYTES);
 
-/// What to wait for when everything was read; both are `None` without following.
+/// What to wait for when everything was read.
 struct Following {
     follower: Follower,
     phase: watch::Receiver<Phase>,
@@ -64,9 +64,16 @@ async fn next(mut state: State) -> Result<Option<(LogChunk, State)>, BackendErro
         if let Some(chunk) = state.queue.pop_front() {
             return Ok(Some((chunk, state)));
         }
-        if !state.last_pass {
-            state.last_pass =
-                state.following.as_ref().is_none_or(|following| *following.phase.borrow() == Phase::Ended);
+        if let Some(following) = &state.following {
+            // In this order: an entry is ended first and then forgotten.
+            let forgotten = following.phase.has_changed().is_err();
+            state.last_pass = *following.phase.borrow() == Phase::Ended;
+            if forgotten && !state.last_pass {
+                let message = "the log can no longer be followed: the scheduler was closed";
+                return Err(BackendError::new(ErrorKind::Unavailable, message));
+            }
+        } else {
+            state.last_pass = true;
         }
         let Some(mut reader) = state.reader.take() else { return Ok(None) };
         let (reader, batch) = blocking(move || {

@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::buffer::spare_capacity;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -50,7 +51,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 struct Warden {
     socket: OwnedFd,
     null: OwnedFd,
-    packet: Zeroizing<Vec<u8>>,
+    packet: Vec<u8>,
 }
 
 /// What a supervisor has to do.
@@ -73,25 +74,26 @@ impl Warden {
         // So that no file system stays busy on our account.
         chdir("/")?;
         sys::prepare_warden_signals();
-        Ok(Self { socket, null, packet: Zeroizing::new(vec![0; PACKET_BYTES]) })
+        Ok(Self { socket, null, packet: Vec::with_capacity(PACKET_BYTES) })
     }
 
     /// Serves requests until the server has gone: `None`. In each new supervisor it returns too: with its job.
     fn serve(&mut self) -> rustix::io::Result<Option<Job>> {
-        while let Some(packet) = receive(&self.socket, &mut self.packet)? {
-            let (sequence, length, first) = wire::parse_request_header(packet).ok_or(Errno::PROTO)?;
+        while self.receive()? {
+            let (sequence, length, first) = wire::parse_request_header(&self.packet).ok_or(Errno::PROTO)?;
             if length == 0 {
                 reply(&self.socket, sequence, Outcome::Pong);
                 continue;
             }
             let mut body = Zeroizing::new(Vec::with_capacity(length));
             body.extend_from_slice(first);
-            self.packet.as_mut_slice().zeroize();
             while body.len() < length {
-                let Some(more) = receive(&self.socket, &mut self.packet)? else { return Ok(None) };
-                body.extend_from_slice(more);
-                self.packet.as_mut_slice().zeroize();
+                if !self.receive()? {
+                    return Ok(None);
+                }
+                body.extend_from_slice(&self.packet);
             }
+            self.wipe();
             match sys::fork() {
                 Ok(Fork::Parent) => {}
                 Ok(Fork::Child) => return Ok(Some(Job { sequence, body })),
@@ -99,6 +101,20 @@ impl Warden {
             }
         }
         Ok(None)
+    }
+
+    /// Takes the next packet; `false` when the server has gone.
+    fn receive(&mut self) -> rustix::io::Result<bool> {
+        self.wipe();
+        let take = || recv(&self.socket, spare_capacity(&mut self.packet), RecvFlags::empty());
+        let (count, _) = rustix::io::retry_on_intr(take)?;
+        Ok(count > 0)
+    }
+
+    /// Wipes the last packet, but no more than that: every page the warden writes to is copied once per supervisor.
+    fn wipe(&mut self) {
+        self.packet.as_mut_slice().zeroize();
+        self.packet.clear();
     }
 }
 
@@ -119,10 +135,4 @@ fn reply(socket: &OwnedFd, sequence: u64, outcome: Outcome) {
     let pid = u32::try_from(getpid().as_raw_nonzero().get()).unwrap_or(0);
     let packet = Reply { sequence, outcome, pid }.encode();
     let _ = rustix::io::retry_on_intr(|| send(socket, &packet, SendFlags::NOSIGNAL));
-}
-
-/// The next packet; `None` when the server has gone.
-fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> rustix::io::Result<Option<&'a [u8]>> {
-    let (count, _) = rustix::io::retry_on_intr(|| recv(socket, &mut *buffer, RecvFlags::empty()))?;
-    Ok(if count == 0 { None } else { Some(&buffer[..count]) })
 }

@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use gofer_core::scheduler::LogStream;
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -72,33 +73,41 @@ pub(super) struct Log {
     limit: u64,
     /// Output is no longer kept.
     dropping: bool,
-    /// A header's room and then the data, so that a frame is one write.
-    buffer: Box<[u8]>,
+    /// A header's room and then the data, so that a frame is one write. Its memory is touched only as far as it is used: a
+    /// page that stays untouched costs nothing in a process that lives for a millisecond.
+    buffer: Vec<u8>,
 }
 
 impl Log {
     /// Makes the file.
     pub(super) fn create(path: &Path, limit: u64) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        let buffer = vec![0; HEADER_BYTES + MAX_DATA_BYTES].into_boxed_slice();
+        let buffer = Vec::with_capacity(HEADER_BYTES + MAX_DATA_BYTES);
         Ok(Self { file, length: 0, room: limit, limit, dropping: false, buffer })
     }
 
     /// Appends a line of the supervisor's own to stderr.
     pub(super) fn note(&mut self, text: &str) {
-        let line = format!("gofer: {text}\n");
-        let length = line.len().min(MAX_DATA_BYTES);
-        self.buffer[HEADER_BYTES..HEADER_BYTES + length].copy_from_slice(&line.as_bytes()[..length]);
-        self.append(LogStream::Stderr, length);
+        self.begin_frame();
+        self.buffer.extend_from_slice(format!("gofer: {text}\n").as_bytes());
+        self.buffer.truncate(HEADER_BYTES + MAX_DATA_BYTES);
+        self.append(LogStream::Stderr);
+    }
+
+    fn begin_frame(&mut self) {
+        self.buffer.clear();
+        self.buffer.extend_from_slice(&[0; HEADER_BYTES]);
     }
 
     /// Reads once and appends what came; 0 is the end.
     fn copy_from(&mut self, from: impl AsFd, stream: LogStream) -> rustix::io::Result<usize> {
-        let count = rustix::io::read(from, &mut self.buffer[HEADER_BYTES..])?;
+        self.begin_frame();
+        let count = rustix::io::read(from, spare_capacity(&mut self.buffer))?;
         if count > 0 && !self.dropping {
             let kept = usize::try_from(self.room).map_or(count, |room| room.min(count));
             if kept > 0 {
-                self.append(stream, kept);
+                self.buffer.truncate(HEADER_BYTES + kept);
+                self.append(stream);
                 self.room -= kept as u64;
             }
             if kept < count {
@@ -111,11 +120,11 @@ impl Log {
 
     /// Writes the frame whose data is in the buffer. If the disk is full the log stays as it was, whole frames only, and
     /// the task goes on without it.
-    fn append(&mut self, stream: LogStream, length: usize) {
+    fn append(&mut self, stream: LogStream) {
+        let length = self.buffer.len() - HEADER_BYTES;
         self.buffer[..HEADER_BYTES].copy_from_slice(&frame::header(stream, length));
-        let bytes = &self.buffer[..HEADER_BYTES + length];
-        match self.file.write_all_at(bytes, self.length) {
-            Ok(()) => self.length += bytes.len() as u64,
+        match self.file.write_all_at(&self.buffer, self.length) {
+            Ok(()) => self.length += self.buffer.len() as u64,
             Err(_) => {
                 let _ = self.file.set_len(self.length);
                 if !self.dropping {

@@ -1,9 +1,11 @@
 //! Logs, beyond what every scheduler does.
 
 use futures::StreamExt;
-use gofer_core::scheduler::{LogCursor, LogStream, Scheduler};
+use gofer_core::conformance::within;
+use gofer_core::scheduler::{ExecutionState, LogCursor, LogStream, Scheduler};
+use gofer_scheduler_local::LocalScheduler;
 
-use crate::support::{Local, exited, id, output, run, script};
+use crate::support::{Local, ended, exited, id, launcher, output, run, script};
 
 /// The longest line anybody was known to write, and then some.
 const LONG_LINE_BYTES: usize = 200_000_000;
@@ -55,6 +57,22 @@ async fn a_task_may_open_its_streams_anew() {
     assert_eq!(run(scheduler, &id("reopen"), &script(text, [])).await, exited(0));
     let expected = ("one\ntwo\nthree\n".to_owned(), "four\n".to_owned());
     assert_eq!(output(scheduler, &id("reopen"), false).await, expected);
+}
+
+#[tokio::test]
+async fn following_ends_with_an_error_when_the_scheduler_is_closed() {
+    let mut local = Local::open().await;
+    let spec = script("echo ready; exec sleep 1000", []);
+    local.scheduler().start(&id("open"), &spec).await.expect("start");
+    let mut stream = local.scheduler().logs(&id("open"), LogCursor::default(), true).await.expect("logs");
+    assert_eq!(&stream.next().await.expect("a chunk").expect("a chunk").data[..], b"ready\n");
+    local.scheduler = None;
+    let error = within("the stream ends", stream.next()).await.expect("an item").expect_err("closed");
+    assert!(error.message.contains("was closed"), "{error}");
+    assert!(stream.next().await.is_none());
+    local.scheduler = Some(LocalScheduler::connect(local.config.clone(), launcher()).await.expect("connect"));
+    local.scheduler().stop(&id("open"), std::time::Duration::ZERO).await.expect("stop");
+    assert_eq!(ended(local.scheduler(), &id("open")).await, ExecutionState::Stopped);
 }
 
 #[tokio::test]
