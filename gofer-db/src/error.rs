@@ -227,3 +227,39 @@ impl From<DbError> for JournalError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engines_errors_have_one_meaning_each() {
+        let said = |kind, text: &str| DieselError::DatabaseError(kind, Box::new(text.to_owned()));
+        let unknown = |text: &str| said(DatabaseErrorKind::Unknown, text);
+        for (error, kind) in [
+            (said(DatabaseErrorKind::ClosedConnection, "connection closed"), ErrorKind::Unavailable),
+            (said(DatabaseErrorKind::SerializationFailure, "could not serialize access"), ErrorKind::Unavailable),
+            (said(DatabaseErrorKind::UniqueViolation, "duplicate key"), ErrorKind::Internal),
+            (unknown("database is locked"), ErrorKind::Unavailable),
+            (unknown("deadlock detected"), ErrorKind::Unavailable),
+            (unknown("canceling statement due to statement timeout"), ErrorKind::Unavailable),
+            (unknown("terminating connection due to administrator command"), ErrorKind::Unavailable),
+            (unknown("database or disk is full"), ErrorKind::Exhausted),
+            (unknown("could not extend file \"base/1/2\": No space left on device"), ErrorKind::Exhausted),
+            (unknown("database disk image is malformed"), ErrorKind::Corrupt),
+            (unknown("file is not a database"), ErrorKind::Corrupt),
+            (unknown("syntax error"), ErrorKind::Internal),
+            (DieselError::BrokenTransactionManager, ErrorKind::Unavailable),
+            (DieselError::DeserializationError("no UTF-8".into()), ErrorKind::Corrupt),
+            (DieselError::NotFound, ErrorKind::Internal),
+        ] {
+            let text = error.to_string();
+            let error = DbError::from(error);
+            assert!(!error.to_string().contains(&text), "`{error}` repeats its source");
+            let repeated = BackendError::from(error.repeated());
+            let error = BackendError::from(error);
+            assert_eq!((error.kind, repeated.kind), (kind, kind), "{text}");
+            assert!(error.source.is_some(), "{text}");
+        }
+    }
+}

@@ -115,7 +115,8 @@ async fn resumable(c: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<Candi
         .filter(is_true(RUNNING))
         .filter(runs::lease_until.le(now.0))
         .select((runs::id, runs::pipeline_id))
-        .order(runs::id)
+        // Not the bare column: in its order the engine would walk through all runs there ever were.
+        .order(diesel::dsl::sql::<BigInt>("runs.id + 0"))
         .limit(limit)
         .load(c)
         .await?;

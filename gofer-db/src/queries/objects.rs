@@ -149,7 +149,8 @@ pub(crate) async fn remove(
     key: &ObjectKey,
     location: Option<&ObjectKey>,
 ) -> Result<Option<ObjectRecord>, DbError> {
-    let pipeline = match pipeline::find(tx.c, &scope.namespace, &scope.pipeline).await {
+    // A put that is about to replace this row holds the same lock.
+    let pipeline = match pipeline::lock(tx, &scope.namespace, &scope.pipeline).await {
         Err(DbError::NotFound { .. }) => return Ok(None),
         found => found?,
     };

@@ -37,13 +37,15 @@ pub(crate) async fn delete(
         )));
     }
     let deleted = DeletedPipeline {
-        archived_logs: logs(tx.c, namespace, name, row.id, LogState::Archived).await?,
-        live_logs: logs(tx.c, namespace, name, row.id, LogState::Live).await?,
+        archived_logs: logs(tx.c, namespace, name, LogState::Archived).await?,
+        live_logs: logs(tx.c, namespace, name, LogState::Live).await?,
         objects: delete_objects(tx.c, namespace, name, row.id).await?,
         secrets: delete_secrets(tx.c, namespace, name, row.id).await?,
     };
     // Task runs and attempts go with their runs.
-    diesel::delete(runs::table.filter(runs::pipeline_id.eq(row.id))).execute(tx.c).await?;
+    diesel::delete(runs::table.filter(runs::namespace.eq(namespace.as_str())).filter(runs::pipeline.eq(name.as_str())))
+        .execute(tx.c)
+        .await?;
     diesel::delete(pipeline_versions::table.filter(pipeline_versions::pipeline_id.eq(row.id))).execute(tx.c).await?;
     diesel::update(pipelines::table.find(row.id))
         .set((pipelines::deleted_at.eq(at.0), pipelines::updated_at.eq(at.0)))
@@ -57,12 +59,12 @@ async fn logs(
     c: &mut Conn,
     namespace: &NamespaceId,
     name: &PipelineId,
-    pipeline_id: i64,
     log: LogState,
 ) -> Result<Vec<ExecutionId>, DbError> {
     let rows: Vec<(i64, String, i64)> = attempts::table
         .inner_join(runs::table.on(runs::id.eq(attempts::run_id)))
-        .filter(runs::pipeline_id.eq(pipeline_id))
+        .filter(runs::namespace.eq(namespace.as_str()))
+        .filter(runs::pipeline.eq(name.as_str()))
         .filter(attempts::log.eq(log.as_str()))
         .select((runs::number, attempts::task, attempts::attempt))
         .load(c)

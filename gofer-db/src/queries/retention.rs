@@ -1,5 +1,6 @@
 //! What is old enough to be deleted.
 
+use diesel::dsl::exists;
 use diesel::prelude::*;
 use gofer_core::Timestamp;
 use gofer_core::entity::ObjectScope;
@@ -35,17 +36,17 @@ pub(crate) async fn expirable(c: &mut Conn, policy: &Retention, limit: usize) ->
 
 /// Objects of runs that are complete and have as many newer ones of their pipeline as are kept.
 async fn run_objects(c: &mut Conn, keep: u64, limit: usize) -> Result<Vec<Expirable>, DbError> {
+    let complete = runs::table
+        .filter(runs::namespace.eq(pipelines::namespace))
+        .filter(runs::pipeline.eq(pipelines::name))
+        .filter(runs::number.eq(objects::run))
+        .filter(runs::state.eq("complete"));
+    // Asked per object: joined, the engine would begin with all runs there ever were.
     let rows: Vec<(String, String, i64, String, String)> = pipelines::table
         .inner_join(objects::table.on(objects::pipeline_id.eq(pipelines::id)))
-        .inner_join(
-            runs::table.on(runs::namespace
-                .eq(pipelines::namespace)
-                .and(runs::pipeline.eq(pipelines::name))
-                .and(runs::number.eq(objects::run))),
-        )
         .filter(objects::run.gt(0))
         .filter(objects::run.le(pipelines::last_run - signed(keep)))
-        .filter(runs::state.eq("complete"))
+        .filter(exists(complete))
         .order((objects::pipeline_id, objects::run, objects::key))
         .limit(signed(limit as u64))
         .select((pipelines::namespace, pipelines::name, objects::run, objects::key, objects::location))

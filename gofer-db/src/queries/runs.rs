@@ -70,9 +70,9 @@ pub(crate) async fn list(
     }
     // Within one pipeline the number orders as the id does, and has the index.
     let query = if by_pipeline && filter.states.is_empty() && filter.statuses.is_empty() {
-        query.order((runs::number.desc(), runs::id.desc()))
+        query.order(runs::number.desc())
     } else {
-        query.order((runs::id.desc(), runs::number.desc()))
+        query.order(runs::id.desc())
     };
     let rows = query.limit(page_rows(wanted.limit)).load(c).await?;
     page(rows, wanted.limit, |row: &RunListRow| row.id.to_string(), Run::try_from)

@@ -21,27 +21,22 @@ pub(crate) async fn put(tx: &mut Tx<'_>, record: &SecretRecord, if_absent: bool)
         SecretScope::Pipeline(namespace, name) => pipeline::lock(tx, namespace, name).await?.id,
     };
     let row = SecretRow::new(scope, record)?;
-    let inserted: Option<SecretRow> = diesel::insert_into(secrets::table)
-        .values(&row)
-        .on_conflict_do_nothing()
-        .returning(SecretRow::as_returning())
-        .get_result(tx.c)
-        .await
-        .optional()?;
-    let row = match inserted {
-        Some(row) => row,
-        None if if_absent => return Err(DbError::exists("secret", &record.key)),
-        None => {
-            diesel::update(secrets::table.find((scope, &record.key)))
-                .set((
-                    secrets::allowed_namespaces.eq(row.allowed_namespaces),
-                    secrets::updated_by.eq(row.updated_by),
-                    secrets::updated_at.eq(row.updated_at),
-                ))
-                .returning(SecretRow::as_returning())
-                .get_result(tx.c)
-                .await?
-        }
+    let insert = diesel::insert_into(secrets::table).values(&row);
+    let row: SecretRow = if if_absent {
+        let inserted = insert.on_conflict_do_nothing().returning(SecretRow::as_returning()).get_result(tx.c).await;
+        inserted.optional()?.ok_or_else(|| DbError::exists("secret", &record.key))?
+    } else {
+        insert
+            .on_conflict((secrets::pipeline_id, secrets::key))
+            .do_update()
+            .set((
+                secrets::allowed_namespaces.eq(&row.allowed_namespaces),
+                secrets::updated_by.eq(&row.updated_by),
+                secrets::updated_at.eq(row.updated_at),
+            ))
+            .returning(SecretRow::as_returning())
+            .get_result(tx.c)
+            .await?
     };
     let details =
         EventDetails::SecretPut { key: record.key.clone(), allowed_namespaces: record.allowed_namespaces.clone() };

@@ -13,6 +13,7 @@ on_both_engines! {
     the_oldest_objects_make_room
     objects_are_listed_by_prefix
     of_concurrent_puts_each_knows_what_it_replaces
+    a_put_and_a_delete_at_once_leave_the_bytes_of_one
 }
 
 fn scope(run: Option<u64>) -> ObjectScope {
@@ -125,4 +126,21 @@ async fn of_concurrent_puts_each_knows_what_it_replaces(place: Place) {
     put.sort();
     replaced.sort();
     assert_eq!(put, replaced, "every location was replaced once, but for the last");
+}
+
+async fn a_put_and_a_delete_at_once_leave_the_bytes_of_one(place: Place) {
+    let db = place.open().await;
+    register(&db, "ci", &["a"]).await;
+    for _ in 0..10 {
+        let (first, second) = (record(None, "x", 1), record(None, "x", 2));
+        db.object_put_record(&first, ANY, "ada").await.unwrap();
+        let putting = db.object_put_record(&second, ANY, "ada");
+        let (put, deleted) = tokio::join!(putting, db.object_delete(&first.scope, &first.key, "ada", at(3)));
+        let (put, deleted) = (put.unwrap().replaced, deleted.unwrap().expect("there was always one"));
+        match db.object_get(&second.scope, &second.key).await {
+            Ok(left) => assert_eq!((left, deleted, put), (second, first, None)),
+            Err(DbError::NotFound { .. }) => assert_eq!((deleted, put), (second, Some(first))),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
 }

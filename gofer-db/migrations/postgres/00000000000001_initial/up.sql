@@ -73,7 +73,7 @@ CREATE INDEX runs_pending ON runs (pipeline_id, id) WHERE state = 'pending';
 CREATE INDEX runs_pending_cancel ON runs (id) WHERE state = 'pending' AND cancel_at IS NOT NULL;
 CREATE INDEX runs_running ON runs (pipeline_id, id) WHERE state = 'running';
 CREATE INDEX runs_lease ON runs (lease_until) WHERE state = 'running';
-CREATE INDEX runs_unsuccessful ON runs (namespace, status, id) WHERE status <> 'successful';
+CREATE INDEX runs_unsuccessful ON runs (namespace, id) WHERE status <> 'successful';
 CREATE UNIQUE INDEX runs_token ON runs (token_hash) WHERE state <> 'complete';
 CREATE UNIQUE INDEX runs_idempotency ON runs (pipeline_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
