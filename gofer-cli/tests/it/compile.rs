@@ -8,12 +8,19 @@ use std::path::{Path, PathBuf};
 use prost::Message as _;
 use tempfile::TempDir;
 
-use crate::harness::{Ended, NOBODY, run, run_with_stdin, text};
+use crate::harness::{Ended, NOBODY, finish_with_stdin, gofer, run_with_stdin, text};
 
 const JSON: &str = r#"{"name": "tiny", "tasks": [{"id": "one", "custom": {"command": ["true"]}}]}"#;
 
 fn up(source: &Path) -> Ended {
-    run(&["--addr", NOBODY, "up", text(source)])
+    up_with(&[], source)
+}
+
+fn up_with(args: &[&str], source: &Path) -> Ended {
+    let mut command = gofer(&[&["--addr", NOBODY, "up"], args, &[text(source)]].concat());
+    // In a target folder that they shared, cargo would take projects of one name for the same project.
+    command.env("CARGO_TARGET_DIR", source.join("target"));
+    finish_with_stdin(command, b"")
 }
 
 fn up_stdin(bytes: &[u8]) -> Ended {
@@ -101,7 +108,7 @@ fn too_much_output_is_cut_off() {
 fn a_program_that_hangs_is_given_up() {
     let dir = dir();
     let path = file(&dir, "hangs", b"#!/bin/sh\nexec sleep 600\n", 0o755);
-    let ended = run(&["--addr", NOBODY, "up", "--compile-timeout", "200ms", text(&path)]).expect(2);
+    let ended = up_with(&["--compile-timeout", "200ms"], &path).expect(2);
     ended.says("200ms").says("--compile-timeout");
 }
 
@@ -130,7 +137,7 @@ fn a_folder_with_several_programs_needs_a_choice() {
     fs::create_dir(&bin).expect("a folder");
     fs::write(bin.join("other.rs"), format!("fn main() {{ println!(\"{{}}\", r#\"{JSON}\"#); }}")).expect("a file");
     up(dir.path()).expect(2).says("several programs").says("--bin");
-    run(&["--addr", NOBODY, "up", "--bin", "other", text(dir.path())]).expect(3);
+    up_with(&["--bin", "other"], dir.path()).expect(3);
 }
 
 #[test]
