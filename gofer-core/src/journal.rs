@@ -36,7 +36,7 @@ pub trait Journal: Debug + Send + Sync + 'static {
     async fn claim(&self, owner: &str, now: Timestamp, ttl: Duration, limit: usize)
     -> Result<Vec<Lease>, JournalError>;
 
-    /// Prolongs every lease of this owner that it still holds to `now + ttl`, and returns how many that are. A lease
+    /// Prolongs every lease of this owner that it still holds to at least `now + ttl`, and returns how many that are. A lease
     /// that ran out but was not taken by anybody is held.
     async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError>;
 

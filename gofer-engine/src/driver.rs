@@ -58,9 +58,11 @@ pub(crate) async fn drive(
     driving.shared.archive_wanted.notify_one();
 }
 
-/// A start under way.
+/// The start of a current attempt.
 struct Starting {
     serial: u64,
+    /// The driver knows what came of it.
+    known: bool,
     /// Makes it give up, between calls.
     give_up: CancellationToken,
     /// Cancelled once it is over.
@@ -73,7 +75,7 @@ struct Driving {
     freshness: Freshness,
     gone: CancellationToken,
     driver: mpsc::Sender<Message>,
-    /// Starts under way, so that a stop can wait for them: a start that lands after its stop would run for ever.
+    /// Starts of current attempts, so that a stop can wait for them: one that lands after its stop would run for ever.
     starts: HashMap<ExecutionId, Starting>,
     /// How many starts there were.
     serial: u64,
@@ -109,6 +111,7 @@ impl Driving {
     fn forget_ended(&mut self, machine: &Machine) {
         self.shared.places.release_run(&self.lease.run, |id| is_current(machine, id));
         self.held.retain(|id, _| is_current(machine, id));
+        self.starts.retain(|id, start| is_current(machine, id) || !start.over.is_cancelled());
         self.shared.archive_wanted.notify_one();
     }
 
@@ -153,8 +156,11 @@ impl Driving {
     fn take(&mut self, machine: &mut Machine, message: Message, decision: &mut Decision) {
         match message {
             Message::Input(input) => {
-                if let Some(input) = self.timely(input) {
-                    self.step(machine, input, decision);
+                self.step(machine, input, decision);
+            }
+            Message::Observed(id, state, starts) => {
+                if let Some(state) = self.timely(&id, state, starts) {
+                    self.step(machine, Input::Observed(id.task, id.attempt, state), decision);
                 }
             }
             Message::StartOver(over) => self.start_over(machine, over, decision),
@@ -181,11 +187,9 @@ impl Driving {
 
     fn start_over(&mut self, machine: &mut Machine, over: StartOver, decision: &mut Decision) {
         let StartOver { id, serial, refused } = over;
-        if self.starts.get(&id).is_none_or(|start| start.serial != serial) {
-            // It was repeated since: the later one finds out by itself.
-            return;
-        }
-        self.starts.remove(&id);
+        // If it was repeated since, the later one finds out by itself.
+        let Some(start) = self.starts.get_mut(&id).filter(|start| start.serial == serial) else { return };
+        start.known = true;
         let end = match (self.held.remove(&id), refused) {
             (Some(state), _) => Some(Input::Observed(id.task.clone(), id.attempt, state)),
             (None, Some(reason)) => Some(Input::Refused(id.task.clone(), id.attempt, reason)),
@@ -207,20 +211,19 @@ impl Driving {
         decision.effects.extend(next.effects);
     }
 
-    /// The input, unless the start it is about is still under way: "not found" means nothing then, and an end has to wait.
-    fn timely(&mut self, input: Input) -> Option<Input> {
-        let Input::Observed(task, attempt, state) = &input else { return Some(input) };
-        let id = self.id(task, *attempt);
-        let Some(start) = self.starts.get(&id).filter(|start| !start.over.is_cancelled()) else { return Some(input) };
-        match state {
-            ExecutionState::NotFound => None,
-            state if state.is_final() => {
-                start.give_up.cancel();
-                self.held.insert(id, state.clone());
-                None
-            }
-            _ => Some(input),
+    /// The state, unless it has to wait or says nothing.
+    fn timely(&mut self, id: &ExecutionId, state: ExecutionState, starts: u64) -> Option<ExecutionState> {
+        let Some(start) = self.starts.get(id) else { return Some(state) };
+        if state == ExecutionState::NotFound {
+            // Asked for before the start was over, it means nothing.
+            return (start.known && start.serial <= starts).then_some(state);
         }
+        if state.is_final() && !start.over.is_cancelled() {
+            start.give_up.cancel();
+            self.held.insert(id.clone(), state);
+            return None;
+        }
+        Some(state)
     }
 
     async fn carry_out(&mut self, machine: &Machine, mut decision: Decision) -> Result<(), Stopped> {
@@ -258,17 +261,18 @@ impl Driving {
                     self.shared.places.take(&id);
                 }
                 let (shared, driver) = (self.shared.clone(), self.driver.clone());
-                let start_over = self.starts.get(&id).map(|start| start.over.clone());
+                let (starts, start_over) = (self.serial, self.starts.get(&id).map(|start| start.over.clone()));
                 tokio::spawn(async move {
                     // Asked before the start took effect and answered after it, "not found" would mean "lost".
                     if let Some(over) = start_over {
                         over.cancelled().await;
                     }
-                    execution::observe(&shared, &id, &driver).await;
+                    execution::observe(&shared, &id, starts, &driver).await;
                 });
             }
             Effect::Stop(task, attempt, grace) => {
                 let (shared, id, driver) = (self.shared.clone(), self.id(&task, attempt), self.driver.clone());
+                let starts = self.serial;
                 let start_over = self.starts.get(&id).map(|start| {
                     start.give_up.cancel();
                     start.over.clone()
@@ -280,11 +284,12 @@ impl Driving {
                     if let Some(over) = start_over {
                         over.cancelled().await;
                     }
-                    execution::stop(&shared, &id, grace, &driver).await;
+                    execution::stop(&shared, &id, grace, starts, &driver).await;
                 });
             }
             Effect::Archive(task, attempt) => {
                 let id = self.id(&task, attempt);
+                self.starts.remove(&id);
                 self.shared.places.release(&id);
                 self.shared.archive_wanted.notify_one();
             }
@@ -297,6 +302,10 @@ impl Driving {
             return;
         }
         let give_up = self.gone.child_token();
+        if again {
+            // It may be in flight; if not, the place is given back.
+            self.shared.places.take(&id);
+        }
         self.serial += 1;
         let start = Start {
             serial: self.serial,
@@ -314,7 +323,7 @@ impl Driving {
             let _over = guard;
             start.run(again).await;
         });
-        self.starts.insert(id, Starting { serial: self.serial, give_up, over });
+        self.starts.insert(id, Starting { serial: self.serial, known: false, give_up, over });
     }
 
     fn id(&self, task: &TaskId, attempt: Attempt) -> ExecutionId {

@@ -254,7 +254,9 @@ impl Engine {
         self.shared.tasks.close();
         // A driver may be waiting for a database that is away; its intent is committed, another server goes on.
         if tokio::time::timeout(SHUTDOWN, self.shared.tasks.wait()).await.is_err() {
+            // With its lease given up, a call still under way could meet what the next server does.
             tracing::warn!("some runs did not come to rest in time; they go on when their leases run out");
+            return;
         }
         if let Err(error) = self.shared.journal.release(&self.shared.config.server_id).await {
             tracing::warn!(error = %crate::chain(&error), "cannot give up the leases; they run out by themselves");
@@ -349,6 +351,17 @@ impl Shared {
             let _ = driver.send(Message::Reload).await;
         }
         self.claim_wanted.notify_one();
+    }
+
+    /// Makes every driver end, and waits until no call of theirs is under way.
+    async fn rest(&self) {
+        let ended: Vec<_> = {
+            let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+            runs.values().inspect(|run| run.gone.cancel()).map(|run| run.ended.clone()).collect()
+        };
+        for ended in ended {
+            ended.cancelled().await;
+        }
     }
 
     /// Whatever leases this server still held were renewed.
@@ -446,11 +459,18 @@ async fn give_up_unknown_leases(shared: &Shared) {
     let (owner, ttl) = (&shared.config.server_id, shared.config.lease_ttl);
     let mut backoff = Backoff::new(("unknown leases", owner));
     loop {
-        // Only this task claims, so there is no lease on its way.
-        let driven = shared.runs.lock().unwrap_or_else(PoisonError::into_inner).len();
-        let settled = match shared.journal.renew(owner, shared.clock.now(), ttl).await {
-            Ok(held) if held <= driven => Ok(()),
-            Ok(_) => shared.journal.release(owner).await,
+        // Only this task claims, so there is no lease on its way. A lease that ran out may be among those unknown.
+        let now = shared.clock.now();
+        let known = {
+            let runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
+            runs.values().filter(|run| run.freshness.holds(now)).count()
+        };
+        let settled = match shared.journal.renew(owner, now, ttl).await {
+            Ok(held) if held <= known => Ok(()),
+            Ok(_) => {
+                shared.rest().await;
+                shared.journal.release(owner).await
+            }
             Err(error) => Err(error),
         };
         match settled {
@@ -497,8 +517,7 @@ async fn listen(shared: Arc<Shared>) {
                                 runs.get(&event.id.run).map(|run| run.inbox.clone())
                             };
                             if let Some(driver) = driver {
-                                let input = Input::Observed(event.id.task, event.id.attempt, event.state);
-                                let _ = driver.send(Message::Input(input)).await;
+                                let _ = driver.send(Message::Observed(event.id, event.state, 0)).await;
                             }
                         }
                         Err(error) => {

@@ -26,6 +26,8 @@ use crate::resolve::{self, Unresolved};
 pub(crate) enum Message {
     /// Something for the machine.
     Input(Input),
+    /// What an execution is, asked for when the driver had begun this many starts.
+    Observed(ExecutionId, ExecutionState, u64),
     /// Nothing more will be done by this start.
     StartOver(StartOver),
     /// The scheduler's events may have been missed: ask about every execution.
@@ -69,10 +71,13 @@ impl Start {
         let found =
             if again { state(&self.shared, &self.id, &self.driver).await } else { Some(ExecutionState::NotFound) };
         let refused = match found {
-            Some(ExecutionState::NotFound) => self.start().await.err(),
+            Some(ExecutionState::NotFound) => {
+                // It is not in flight after all.
+                self.shared.places.release(&self.id);
+                self.start().await.err()
+            }
             Some(state) => {
-                self.shared.places.take(&self.id);
-                tell(&self.id, state, &self.driver).await;
+                tell(&self.id, state, self.serial, &self.driver).await;
                 None
             }
             None => return,
@@ -110,7 +115,7 @@ impl Start {
         let place = tokio::select! {
             biased;
             () = self.give_up.cancelled() => return Ok(None),
-            place = self.shared.places.wait(&self.id) => place,
+            place = self.shared.places.wait() => place,
         };
         let task = self.spec.task(&self.id.task).expect("a run has no task its spec has not");
         let mut backoff = Backoff::new(("resolve", &self.id));
@@ -150,9 +155,9 @@ impl Start {
 }
 
 /// Asks for the state until there is an answer, and tells the driver.
-pub(crate) async fn observe(shared: &Shared, id: &ExecutionId, driver: &mpsc::Sender<Message>) {
+pub(crate) async fn observe(shared: &Shared, id: &ExecutionId, starts: u64, driver: &mpsc::Sender<Message>) {
     if let Some(state) = state(shared, id, driver).await {
-        tell(id, state, driver).await;
+        tell(id, state, starts, driver).await;
     }
 }
 
@@ -172,7 +177,13 @@ async fn state(shared: &Shared, id: &ExecutionId, driver: &mpsc::Sender<Message>
 }
 
 /// Stops the execution. Its end comes over the watch, or at once when it was over or never begun.
-pub(crate) async fn stop(shared: &Shared, id: &ExecutionId, grace: Duration, driver: &mpsc::Sender<Message>) {
+pub(crate) async fn stop(
+    shared: &Shared,
+    id: &ExecutionId,
+    grace: Duration,
+    starts: u64,
+    driver: &mpsc::Sender<Message>,
+) {
     let mut backoff = Backoff::new(("stop", id));
     while let Err(error) = shared.scheduler.stop(id, grace).await {
         tracing::warn!(execution = %id, error = %error.chain(), "cannot stop the execution yet, will retry");
@@ -181,11 +192,10 @@ pub(crate) async fn stop(shared: &Shared, id: &ExecutionId, grace: Duration, dri
             return;
         }
     }
-    observe(shared, id, driver).await;
+    observe(shared, id, starts, driver).await;
 }
 
-async fn tell(id: &ExecutionId, state: ExecutionState, driver: &mpsc::Sender<Message>) {
-    let input = Input::Observed(id.task.clone(), id.attempt, state);
+async fn tell(id: &ExecutionId, state: ExecutionState, starts: u64, driver: &mpsc::Sender<Message>) {
     // A driver that is gone will load the run again and ask itself.
-    let _ = driver.send(Message::Input(input)).await;
+    let _ = driver.send(Message::Observed(id.clone(), state, starts)).await;
 }

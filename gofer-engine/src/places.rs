@@ -26,12 +26,8 @@ impl Places {
         Arc::new(Self { free: Semaphore::new(limit), excess: Mutex::new(0), kept: Mutex::default(), limit })
     }
 
-    /// Waits for a place, if the execution was not given one already; who waits longest goes first.
-    pub(crate) async fn wait(self: &Arc<Self>, id: &ExecutionId) -> Place {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        if let Some(place) = kept {
-            return place;
-        }
+    /// Waits for a place; who waits longest goes first.
+    pub(crate) async fn wait(self: &Arc<Self>) -> Place {
         self.free.acquire().await.expect("the semaphore is never closed").forget();
         Place(self.clone())
     }
@@ -103,10 +99,9 @@ mod tests {
         let (first, found) = (places.take_one(), places.take_one());
         assert_eq!(places.taken(), 2);
         drop(first);
-        let next = "n/p/1/t/1".parse().unwrap();
-        assert!(places.wait(&next).now_or_never().is_none(), "one is still in flight, and one is allowed");
+        assert!(places.wait().now_or_never().is_none(), "one is still in flight, and one is allowed");
         drop(found);
-        assert!(places.wait(&next).now_or_never().is_some());
+        assert!(places.wait().now_or_never().is_some());
         assert_eq!(places.taken(), 0);
     }
 }

@@ -50,7 +50,8 @@ impl State {
         let mut renewed = 0;
         for holder in self.runs.values_mut().filter_map(|entry| entry.lease.as_mut()) {
             if holder.owner == owner {
-                holder.until = now.after(ttl);
+                // A call that was overtaken on its way shortens nothing.
+                holder.until = holder.until.max(now.after(ttl));
                 renewed += 1;
             }
         }
