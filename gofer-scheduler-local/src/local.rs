@@ -4,12 +4,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::BoxStream;
 use gofer_core::scheduler::{
     ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
-use tokio::sync::broadcast::error::RecvError;
 use tokio::task::AbortHandle;
 
 use crate::config::{Launcher, LocalSchedulerConfig};
@@ -113,19 +112,7 @@ impl Scheduler for LocalScheduler {
     }
 
     async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
-        let events = Some(self.executions().table.subscribe());
-        let next = |events: Option<tokio::sync::broadcast::Receiver<WatchEvent>>| async move {
-            let mut events = events?;
-            match events.recv().await {
-                Ok(event) => Some((Ok(event), Some(events))),
-                Err(RecvError::Closed) => None,
-                Err(RecvError::Lagged(missed)) => {
-                    let message = format!("{missed} events were missed; ask for the states and watch again");
-                    Some((Err(BackendError::new(ErrorKind::Unavailable, message)), None))
-                }
-            }
-        };
-        Ok(stream::unfold(events, next).boxed())
+        Ok(self.executions().table.watch())
     }
 
     async fn logs(

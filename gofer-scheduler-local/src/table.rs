@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gofer_core::ExecutionId;
+use futures::stream::{self, BoxStream, StreamExt};
 use gofer_core::scheduler::{ExecutionState, WatchEvent};
+use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::layout::LiveName;
@@ -68,8 +70,20 @@ impl Table {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<WatchEvent> {
-        self.events.subscribe()
+    /// The changes from now on. One who lags behind gets an error, and then the end.
+    pub(crate) fn watch(&self) -> BoxStream<'static, Result<WatchEvent, BackendError>> {
+        let next = |events: Option<broadcast::Receiver<WatchEvent>>| async move {
+            let mut events = events?;
+            match events.recv().await {
+                Ok(event) => Some((Ok(event), Some(events))),
+                Err(RecvError::Closed) => None,
+                Err(RecvError::Lagged(missed)) => {
+                    let message = format!("{missed} events were missed; ask for the states and watch again");
+                    Some((Err(BackendError::new(ErrorKind::Unavailable, message)), None))
+                }
+            }
+        };
+        stream::unfold(Some(self.events.subscribe()), next).boxed()
     }
 
     /// Claims the id for a launch.
@@ -201,6 +215,8 @@ pub(crate) async fn filed(mut phase: watch::Receiver<Phase>) {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     fn names() -> (ExecutionId, LiveName) {
@@ -213,16 +229,31 @@ mod tests {
     async fn an_end_before_the_answer_hides_running() {
         let (id, live) = names();
         let table = Table::new();
-        let mut events = table.subscribe();
+        let mut events = table.watch();
         assert!(matches!(table.claim(&id, &live), Claimed::New(_)));
         table.ended(&id, &live, ExecutionState::Stopped);
         table.ended(&id, &live, ExecutionState::Lost);
         assert!(table.running(&id, &live));
-        assert_eq!(events.recv().await.unwrap().state, ExecutionState::Stopped);
-        assert!(events.try_recv().is_err());
+        assert_eq!(events.next().await.unwrap().unwrap().state, ExecutionState::Stopped);
+        assert!(events.next().now_or_never().is_none());
         assert_eq!(table.find(&id).unwrap().end, Some(ExecutionState::Stopped));
         table.forget(&id, &live);
         assert!(table.find(&id).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_lags_is_told_so_and_the_stream_ends() {
+        let (id, live) = names();
+        let table = Table::new();
+        let mut events = table.watch();
+        for _ in 0..=EVENT_BUFFER {
+            assert!(matches!(table.claim(&id, &live), Claimed::New(_)));
+            table.ended(&id, &live, ExecutionState::Stopped);
+            table.forget(&id, &live);
+        }
+        let error = events.next().await.unwrap().unwrap_err();
+        assert!(error.is_retryable() && error.message.contains("1 events were missed"), "{error}");
+        assert!(events.next().await.is_none());
     }
 
     #[tokio::test]

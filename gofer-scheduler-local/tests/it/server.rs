@@ -2,10 +2,9 @@
 
 use std::collections::HashSet;
 
-use futures::StreamExt;
+use gofer_core::ErrorKind;
 use gofer_core::conformance::scheduler::host_command;
 use gofer_core::scheduler::{ExecutionState, Scheduler};
-use gofer_core::{ErrorKind, ExecutionId};
 use gofer_scheduler_local::{Launcher, LocalScheduler};
 
 use crate::support::{Local, config, ended, exited, id, launcher, next_end, warden_pid};
@@ -31,23 +30,6 @@ async fn a_wrong_launcher_is_named() {
     let error = mute.start(&id("task"), &host_command(["true"])).await.expect_err("no warden");
     assert!(error.is_retryable(), "{error}");
     assert_eq!(mute.state(&id("task")).await.expect("state"), ExecutionState::NotFound);
-}
-
-#[tokio::test]
-async fn a_watcher_that_lags_is_told_so_by_an_error() {
-    let local = Local::open_with(|config| config.durable = false).await;
-    let scheduler = local.scheduler();
-    let mut events = scheduler.watch().await.expect("watch");
-    let mut image = host_command(["true"]);
-    image.image = Some("alpine".into());
-    // Refused, so that it costs no process; each is one event.
-    for number in 0..4200 {
-        let id: ExecutionId = format!("ns/pipe/{number}/task/1").parse().expect("an id");
-        scheduler.start(&id, &image).await.expect("start");
-    }
-    let error = events.next().await.expect("an item").expect_err("events were dropped");
-    assert!(error.is_retryable() && error.message.contains("missed"), "{error}");
-    assert!(events.next().await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

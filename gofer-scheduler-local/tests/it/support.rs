@@ -12,9 +12,15 @@ use gofer_core::{BackendError, ExecutionId};
 use gofer_scheduler_local::{Launcher, LocalScheduler, LocalSchedulerConfig};
 use tempfile::TempDir;
 
-/// Runs the supervisor code in the small binary this crate brings for that.
+/// Runs the supervisor code in the small binary this crate brings for that. Cargo names it at run time; who runs the test
+/// binary by hand finds it beside the directory that is in. (At compile time a caching compiler wrapper loses the name.)
 pub(crate) fn launcher() -> Launcher {
-    Launcher { program: PathBuf::from(env!("CARGO_BIN_EXE_gofer-supervisor")), args: Vec::new() }
+    let beside = || {
+        let tests = std::env::current_exe().expect("this test binary");
+        tests.ancestors().nth(2).expect("the profile's directory").join("gofer-supervisor")
+    };
+    let program = std::env::var_os("CARGO_BIN_EXE_gofer-supervisor").map_or_else(beside, PathBuf::from);
+    Launcher { program, args: Vec::new() }
 }
 
 /// Settings for a directory.
