@@ -66,3 +66,18 @@ pub async fn check(config: ServerConfig, launcher: Launcher) -> Vec<CheckLine> {
     db.close().await;
     lines
 }
+
+/// Gives the embedded secret store a new key, for a server that is not running: makes it, encrypts every value again, and
+/// takes the old key out of the key file. Interrupted anywhere, everything can still be read; do it again then. Returns how
+/// many values were encrypted again.
+///
+/// # Errors
+/// What is wrong, for a person: the configuration, the database (another server has it), or the store.
+pub async fn rotate_secrets_key(config: ServerConfig) -> Result<u64, String> {
+    config.validate().map_err(|error| error.to_string())?;
+    make_data_dir(&config.data_dir()).map_err(|error| chain(&error))?;
+    let db = Db::connect(config.resolved_database()).await.map_err(|error| chain(&error))?;
+    let rotated = compose::rotate_secrets_key(&config, &db).await.map_err(|error| error.chain());
+    db.close().await;
+    rotated
+}

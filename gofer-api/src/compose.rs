@@ -74,6 +74,16 @@ pub(crate) async fn secrets(config: &ServerConfig, db: &Db) -> Result<Arc<dyn Se
     }
 }
 
+/// Gives the embedded secret store a new key; returns how many values were encrypted again.
+pub(crate) async fn rotate_secrets_key(config: &ServerConfig, db: &Db) -> Result<u64, BackendError> {
+    match config.secrets.backend {
+        SecretsBackend::Local => {
+            LocalSecretStore::connect(config.resolved_secrets_local(), db.clone()).await?.rotate().await
+        }
+        SecretsBackend::Vault => Err(not_built("vault")),
+    }
+}
+
 fn not_built(product: &str) -> BackendError {
     BackendError::new(ErrorKind::Unsupported, format!("`{product}` is not built yet in this version of gofer"))
 }

@@ -18,7 +18,7 @@ mod services;
 mod status;
 mod transport;
 
-pub use check::{CheckLine, check};
+pub use check::{CheckLine, check, rotate_secrets_key};
 pub use compose::supervisor;
 pub use server::{Activity, Launcher, Server, ServerError};
 

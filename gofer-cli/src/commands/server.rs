@@ -25,6 +25,7 @@ Examples:
   gofer server --data-dir /tmp/g --listen 127.0.0.1:0
   gofer server --config /etc/gofer/gofer.toml
   gofer server --config /etc/gofer/gofer.toml --check
+  gofer server --config /etc/gofer/gofer.toml --rotate-secrets-key
 
 Every key of the file may also be given as a variable, for example GOFER_SERVER__LISTEN.")]
 pub(crate) struct ServerArgs {
@@ -34,6 +35,9 @@ pub(crate) struct ServerArgs {
     /// Only try the configuration and everything it names, and say what was found
     #[arg(long)]
     check: bool,
+    /// Only give the local secret store a new key and encrypt every secret again; the server must not be running
+    #[arg(long, conflicts_with = "check")]
+    rotate_secrets_key: bool,
     /// Where to listen, over the configuration's `server.listen`; port 0 takes any free one
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
@@ -53,6 +57,9 @@ pub(crate) async fn run(args: ServerArgs, context: &Context) -> Result<Exit, Fai
     let launcher = launcher(&mut config)?;
     if args.check {
         return check(config, launcher, context).await;
+    }
+    if args.rotate_secrets_key {
+        return rotate_secrets_key(config, context).await;
     }
     start_logging(&config.log)?;
     let scheme = if config.serves_tls() { "https" } else { "http" };
@@ -88,6 +95,12 @@ async fn check(config: ServerConfig, launcher: Launcher, context: &Context) -> R
         0 => Ok(Exit::Ok),
         wrong => Err(Failure::usage(format!("a server of this configuration would not work: {wrong} checks failed"))),
     }
+}
+
+async fn rotate_secrets_key(config: ServerConfig, context: &Context) -> Result<Exit, Failure> {
+    let count = gofer_api::rotate_secrets_key(config).await.map_err(Failure::refused)?;
+    context.out.line(&format!("the secret store has a new key, and {count} values are encrypted with it"))?;
+    Ok(Exit::Ok)
 }
 
 /// The supervisors of local executions are this very binary, and so is the `gofer` that tasks call.

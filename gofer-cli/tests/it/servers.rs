@@ -58,6 +58,21 @@ fn a_check_tries_everything_and_starts_nothing() {
 }
 
 #[test]
+fn the_secret_stores_key_is_rotated_while_no_server_runs() {
+    let mut server = Serving::start();
+    server.run_with_stdin(&["secret", "put", "--global", "--allow", "default", "token"], b"s3cret").expect(0);
+    let data_dir = server.data_dir().to_owned();
+    let rotate = ["server", "--rotate-secrets-key", "--data-dir", text(&data_dir)];
+    run(&rotate).expect(4);
+    assert_eq!(server.terminate(), Some(0));
+    let before = std::fs::read(data_dir.join("secrets.key")).expect("the key file");
+    assert!(run(&rotate).expect(0).stdout.contains("has a new key"));
+    assert_ne!(std::fs::read(data_dir.join("secrets.key")).expect("the key file"), before);
+    let server = Serving::start_on(tempfile::tempdir().expect("a folder"), &data_dir);
+    assert_eq!(server.run(&["secret", "get", "--global", "token"]).expect(0).stdout.trim_end(), "s3cret");
+}
+
+#[test]
 fn a_followed_run_survives_a_killed_server() {
     let mut server = Serving::start();
     let dir = tempfile::tempdir().expect("a folder");
