@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
-use gofer_db::DbConfig;
+use gofer_db::{DbConfig, Durability};
 use serde::Deserialize;
 
 mod backends;
@@ -205,13 +205,16 @@ impl ServerConfig {
         config
     }
 
-    /// A server for one command: any free loopback port, and a management token that only [`crate::Server`] hands out.
+    /// A server for one command: any free loopback port, a management token that only [`crate::Server`] hands out, and no
+    /// waiting for the disk, since nobody asks about its runs after a power cut.
     #[must_use]
     pub fn throw_away(data_dir: impl Into<PathBuf>) -> Self {
         let mut config = Self::default_dev(data_dir);
         config.server.listen.set_port(0);
         config.server.auth = AuthMode::On;
         config.server.throw_away = true;
+        config.database.durability = Durability::Off;
+        config.scheduler.local.durable = false;
         config
     }
 
