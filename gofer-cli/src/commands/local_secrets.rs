@@ -14,8 +14,8 @@ use crate::errors::Failure;
 /// Where a local run's secrets come from.
 #[derive(Debug, Args)]
 pub(crate) struct SecretArgs {
-    /// A secret of the pipeline, its value taken from the variable GOFER_SECRET_<KEY>, in upper case and with `_` for
-    /// what a variable's name cannot hold; may be repeated
+    /// A secret of the pipeline, its value taken from the variable `GOFER_SECRET_<KEY>`, in upper case and with `_`
+    /// for what a variable's name cannot hold; may be repeated
     #[arg(long = "secret", value_name = "KEY")]
     keys: Vec<String>,
     /// File with secrets of the pipeline, one `KEY=VALUE` per line; may be repeated
