@@ -183,7 +183,8 @@ impl fmt::Display for Target {
                     })
                     .collect();
                 let ports: Vec<String> = config.get_ports().iter().map(u16::to_string).collect();
-                write!(f, "postgres://{}:{}", hosts.join(","), ports.join(","))?;
+                let colon = if ports.is_empty() { "" } else { ":" };
+                write!(f, "postgres://{}{colon}{}", hosts.join(","), ports.join(","))?;
                 write!(f, "/{}", config.get_dbname().unwrap_or_default())
             }
         }

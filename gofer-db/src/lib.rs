@@ -2,6 +2,7 @@
 #![expect(clippy::duplicate_mod, reason = "src/queries is compiled once per engine; see the README")]
 
 mod api;
+mod cached;
 mod config;
 mod db;
 mod error;

@@ -1,4 +1,4 @@
-//! The tables, as both engines' migrations make them.
+//! The tables, as both engines' migrations make them, and a function both have.
 
 diesel::table! {
     namespaces (id) {
@@ -188,3 +188,11 @@ diesel::allow_tables_to_appear_in_same_query!(
     secrets,
     task_runs,
 );
+
+diesel::define_sql_function! {
+    /// The first that is not null.
+    fn coalesce(
+        first: diesel::sql_types::Nullable<diesel::sql_types::BigInt>,
+        second: diesel::sql_types::Nullable<diesel::sql_types::BigInt>,
+    ) -> diesel::sql_types::Nullable<diesel::sql_types::BigInt>;
+}

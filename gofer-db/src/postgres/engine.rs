@@ -8,17 +8,15 @@ use gofer_core::{RunKey, TaskId};
 
 use super::queries::commit::{Guard, TaskStanding};
 use super::{Conn, RunQueryDsl};
+use crate::cached::cached;
 use crate::error::DbError;
-use crate::rows::event::EventRow;
 use crate::rows::signed;
-use crate::schema::{events, runs, task_runs};
+use crate::schema::{runs, task_runs};
 
 pub(crate) type Backend = diesel::pg::Pg;
 
 /// Key of the advisory lock that lets one claim in at a time.
 const CLAIM_LOCK: i64 = 0x67_6f66_6572_0002;
-/// Rows of one INSERT: far below the 65,535 parameters of one statement.
-const ROWS_PER_INSERT: usize = 1_000;
 /// Statements on their way at once.
 const AT_ONCE: usize = 256;
 
@@ -32,14 +30,7 @@ pub(crate) use locked;
 
 /// One claim at a time.
 pub(crate) async fn lock_claims(c: &mut Conn) -> Result<(), DbError> {
-    diesel::sql_query(format!("SELECT pg_advisory_xact_lock({CLAIM_LOCK})")).execute(c).await?;
-    Ok(())
-}
-
-pub(crate) async fn insert_events(c: &mut Conn, rows: Vec<EventRow>) -> Result<(), DbError> {
-    for rows in rows.chunks(ROWS_PER_INSERT) {
-        diesel::insert_into(events::table).values(rows).execute(c).await?;
-    }
+    cached(diesel::sql_query(format!("SELECT pg_advisory_xact_lock({CLAIM_LOCK})"))).execute(c).await?;
     Ok(())
 }
 

@@ -11,10 +11,11 @@ use gofer_core::{Attempt, RunKey, TaskId};
 
 use super::engine::{self, Backend};
 use super::{Tx, pipelines as pipeline};
+use crate::cached::cached;
 use crate::error::DbError;
 use crate::rows::task::{NewAttemptRow, NewTaskRow, TaskChange};
 use crate::rows::{json_option, name, signed};
-use crate::schema::{attempts, runs, task_runs};
+use crate::schema::{attempts, coalesce, runs, task_runs};
 use crate::specs::{KnownSpec, SpecCache};
 
 /// What a commit is judged by: a run's row, locked until the end of the transaction.
@@ -195,7 +196,7 @@ impl<'a> Batch<'a> {
         let ended = self
             .ended
             .into_iter()
-            .map(|row| diesel::insert_into(attempts::table).values(row).on_conflict_do_nothing())
+            .map(|row| cached(diesel::insert_into(attempts::table).values(row).on_conflict_do_nothing()))
             .collect();
         let expected = self.task_writes.len() + self.run_writes.len();
         let written = engine::execute_all(tx.c, upserts).await?
@@ -229,10 +230,10 @@ fn first_write(write: &TaskWrite<'_>, change: TaskChange) -> impl QueryFragment<
         .on_conflict((task_runs::run_id, task_runs::task))
         .do_update()
         .set(change);
-    diesel::query_dsl::methods::FilterDsl::filter(
+    cached(diesel::query_dsl::methods::FilterDsl::filter(
         insert,
         task_runs::state.eq(from.name()).and(task_runs::attempt.eq(i64::from(attempt.0))),
-    )
+    ))
 }
 
 fn later_write(write: &TaskWrite<'_>, change: TaskChange) -> impl QueryFragment<Backend> + QueryId + Send + use<> {
@@ -242,17 +243,19 @@ fn later_write(write: &TaskWrite<'_>, change: TaskChange) -> impl QueryFragment<
         .filter(task_runs::task.eq(write.to.task.to_string()))
         .filter(task_runs::state.eq(from.name()))
         .filter(task_runs::attempt.eq(i64::from(attempt.0)));
-    diesel::update(row).set(change)
+    cached(diesel::update(row).set(change))
 }
 
 fn run_write(id: i64, change: &RunTransition) -> Result<impl QueryFragment<Backend> + QueryId + Send + use<>, DbError> {
-    let started = (change.to == RunState::Running).then(|| runs::started_at.eq(change.at.0));
-    let ended = change.to.is_complete().then(|| runs::ended_at.eq(change.at.0));
-    Ok(diesel::update(runs::table.find(id).filter(runs::state.eq(change.from.name()))).set((
+    // One of the two times is set; the other stays as it is.
+    let at = |set: bool| set.then_some(change.at.0);
+    let values = (
         runs::state.eq(change.to.name()),
         runs::status.eq(change.to.status().map(RunStatus::as_str)),
         runs::reason.eq(json_option(change.reason.as_ref())?),
-        started,
-        ended,
-    )))
+        runs::started_at.eq(coalesce(at(!change.to.is_complete()), runs::started_at)),
+        runs::ended_at.eq(coalesce(at(change.to.is_complete()), runs::ended_at)),
+    );
+    let row = runs::table.find(id).filter(runs::state.eq(change.from.name()));
+    Ok(cached(diesel::update(row).set(values)))
 }

@@ -10,6 +10,7 @@ use gofer_core::run::{
 use gofer_core::{NamespaceId, PipelineId, RunKey, RunNumber, Timestamp, Version};
 
 use super::{Conn, RunQueryDsl, Tx, UNFINISHED, cancel, engine, is_true, pipelines as pipeline};
+use crate::cached::cached;
 use crate::error::DbError;
 use crate::rows::entity::{PipelineRow, overlap_of};
 use crate::rows::run::{NewRunRow, RunRow};
@@ -53,14 +54,12 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun) -> Result<Inserted, Db
         pipeline: new.pipeline.clone(),
         run: RunNumber(unsigned(row.last_run + 1)?),
     };
-    diesel::update(pipelines::table.find(row.id)).set(pipelines::last_run.eq(row.last_run + 1)).execute(tx.c).await?;
+    let numbered = diesel::update(pipelines::table.find(row.id)).set(pipelines::last_run.eq(row.last_run + 1));
+    cached(numbered).execute(tx.c).await?;
     let (skipped, superseded) = make_room(tx, &row, &key, new).await?;
     let run = new_run(new, key, version, skipped);
-    let id: i64 = diesel::insert_into(runs::table)
-        .values(NewRunRow::new(row.id, new, &run)?)
-        .returning(runs::id)
-        .get_result(tx.c)
-        .await?;
+    let insert = diesel::insert_into(runs::table).values(NewRunRow::new(row.id, new, &run)?).returning(runs::id);
+    let id: i64 = insert.get_result(tx.c).await?;
     insert_reused(tx, id, new).await?;
     let created = EventDetails::RunCreated { version, initiator: new.initiator.clone(), retry_of: new.retry_of };
     record(tx, &run.key, created, actor(&new.initiator), new.at);
@@ -112,14 +111,16 @@ async fn make_room(
     let Some(parallelism) = row.parallelism.filter(|_| overlap != Overlap::Queue) else {
         return Ok((None, Vec::new()));
     };
-    let active: Vec<(i64, Option<i64>)> = runs::table
-        .filter(runs::namespace.eq(&row.namespace))
-        .filter(runs::pipeline_id.eq(row.id))
-        .filter(is_true(UNFINISHED))
-        .select((runs::number, runs::cancel_at))
-        .order(runs::id)
-        .load(tx.c)
-        .await?;
+    let active: Vec<(i64, Option<i64>)> = cached(
+        runs::table
+            .filter(runs::namespace.eq(&row.namespace))
+            .filter(runs::pipeline_id.eq(row.id))
+            .filter(is_true(UNFINISHED))
+            .select((runs::number, runs::cancel_at))
+            .order(runs::id),
+    )
+    .load(tx.c)
+    .await?;
     let room = usize::try_from(parallelism).unwrap_or(0);
     if overlap == Overlap::Skip {
         let full = active.len() >= room;

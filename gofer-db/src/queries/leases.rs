@@ -10,10 +10,11 @@ use gofer_core::event::EventDetails;
 use gofer_core::journal::Lease;
 
 use super::{Conn, PENDING, RUNNING, RunQueryDsl, Tx, engine, insert, is_true};
+use crate::cached::cached;
 use crate::error::DbError;
 use crate::rows::run::{NEVER, key};
 use crate::rows::{signed, unsigned};
-use crate::schema::runs;
+use crate::schema::{coalesce, runs};
 
 /// A run that may be claimed.
 struct Candidate {
@@ -88,9 +89,7 @@ async fn take(
     let mut rows: Vec<(i64, String, String, i64, i64)> = diesel::update(free.filter(runs::lease_until.le(now.0)))
         .set((
             runs::state.eq("running"),
-            runs::started_at.eq(diesel::dsl::sql::<diesel::sql_types::Nullable<BigInt>>("COALESCE(started_at, ")
-                .bind::<BigInt, _>(now.0)
-                .sql(")")),
+            runs::started_at.eq(coalesce(runs::started_at, now.0)),
             runs::lease_owner.eq(owner),
             runs::lease_until.eq(now.after(ttl).0),
             runs::lease_epoch.eq(runs::lease_epoch + 1),
@@ -111,39 +110,45 @@ async fn take(
 }
 
 async fn resumable(c: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<Candidate>, DbError> {
-    let rows: Vec<(i64, i64)> = runs::table
-        .filter(is_true(RUNNING))
-        .filter(runs::lease_until.le(now.0))
-        .select((runs::id, runs::pipeline_id))
-        // Not the bare column: in its order the engine would walk through all runs there ever were.
-        .order(diesel::dsl::sql::<BigInt>("runs.id + 0"))
-        .limit(limit)
-        .load(c)
-        .await?;
+    let rows: Vec<(i64, i64)> = cached(
+        runs::table
+            .filter(is_true(RUNNING))
+            .filter(runs::lease_until.le(now.0))
+            .select((runs::id, runs::pipeline_id))
+            // Not the bare column: in its order the engine would walk through all runs there ever were.
+            .order(diesel::dsl::sql::<BigInt>("runs.id + 0"))
+            .limit(limit),
+    )
+    .load(c)
+    .await?;
     Ok(rows.into_iter().map(|(id, pipeline_id)| Candidate { id, pipeline_id, how: How::Resume }).collect())
 }
 
 async fn to_cancel(c: &mut Conn, limit: i64) -> Result<Vec<Candidate>, DbError> {
-    let rows: Vec<(i64, i64)> = runs::table
-        .filter(is_true("runs.state = 'pending' AND runs.cancel_at IS NOT NULL"))
-        .select((runs::id, runs::pipeline_id))
-        .order(runs::id)
-        .limit(limit)
-        .load(c)
-        .await?;
+    let rows: Vec<(i64, i64)> = cached(
+        runs::table
+            .filter(is_true("runs.state = 'pending' AND runs.cancel_at IS NOT NULL"))
+            .select((runs::id, runs::pipeline_id))
+            .order(runs::id)
+            .limit(limit),
+    )
+    .load(c)
+    .await?;
     Ok(rows.into_iter().map(|(id, pipeline_id)| Candidate { id, pipeline_id, how: How::StartToCancel }).collect())
 }
 
 async fn waiting(c: &mut Conn, pipeline_id: i64, limit: i64) -> Result<Vec<Candidate>, DbError> {
-    let rows: Vec<i64> = runs::table
-        .filter(is_true(PENDING))
-        .filter(runs::pipeline_id.eq(pipeline_id))
-        .filter(runs::cancel_at.is_null())
-        .select(runs::id)
-        .order(runs::id)
-        .limit(limit)
-        .load(c)
-        .await?;
+    let rows: Vec<i64> = cached(
+        runs::table
+            .filter(is_true(PENDING))
+            .filter(runs::pipeline_id.eq(pipeline_id))
+            .filter(runs::cancel_at.is_null())
+            .select(runs::id)
+            .order(runs::id)
+            .limit(limit),
+    )
+    .load(c)
+    .await?;
     Ok(rows.into_iter().map(|id| Candidate { id, pipeline_id, how: How::Start }).collect())
 }
 
@@ -170,13 +175,13 @@ async fn queues(c: &mut Conn) -> Result<Vec<Queue>, DbError> {
              (SELECT count(*) FROM runs WHERE runs.state = 'running' AND runs.pipeline_id = pipelines.id) AS places \
          FROM queue JOIN pipelines ON pipelines.id = queue.pipeline_id",
     );
-    Ok(query.load(c).await?)
+    Ok(cached(query).load(c).await?)
 }
 
 pub(crate) async fn renew(tx: &mut Tx<'_>, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, DbError> {
     let held = runs::table.filter(is_true(RUNNING)).filter(runs::lease_owner.eq(owner));
     let until = now.after(ttl).0;
-    Ok(diesel::update(held).set(runs::lease_until.eq(until)).execute(tx.c).await?)
+    Ok(cached(diesel::update(held).set(runs::lease_until.eq(until))).execute(tx.c).await?)
 }
 
 pub(crate) async fn release(tx: &mut Tx<'_>, owner: &str) -> Result<(), DbError> {

@@ -6,6 +6,7 @@ use gofer_core::run::LogState;
 use gofer_core::{Attempt, ExecutionId};
 
 use super::{Conn, RunQueryDsl, Tx, is_true};
+use crate::cached::cached;
 use crate::error::DbError;
 use crate::rows::run::key;
 use crate::rows::{id, name, signed, small};
@@ -17,15 +18,17 @@ pub(crate) async fn live(c: &mut Conn, after: Option<&ExecutionId>, limit: usize
         Some(after) => find(c, after).await?.map_or(0, |(id, _)| id),
         None => 0,
     };
-    let rows: Vec<ExecutionRow> = attempts::table
-        .inner_join(runs::table.on(runs::id.eq(attempts::run_id)))
-        .filter(is_true("attempts.log = 'live'"))
-        .filter(attempts::id.gt(after))
-        .order(attempts::id)
-        .limit(signed(limit as u64))
-        .select(EXECUTION)
-        .load(c)
-        .await?;
+    let rows: Vec<ExecutionRow> = cached(
+        attempts::table
+            .inner_join(runs::table.on(runs::id.eq(attempts::run_id)))
+            .filter(is_true("attempts.log = 'live'"))
+            .filter(attempts::id.gt(after))
+            .order(attempts::id)
+            .limit(signed(limit as u64))
+            .select(EXECUTION),
+    )
+    .load(c)
+    .await?;
     rows.into_iter().map(execution).collect()
 }
 
@@ -67,11 +70,8 @@ pub(crate) async fn set_state(
     event: Option<NewEvent>,
 ) -> Result<bool, DbError> {
     let Some((row, _)) = find(tx.c, id).await? else { return Ok(false) };
-    let changed = diesel::update(attempts::table.find(row).filter(attempts::log.eq(from.as_str())))
-        .set(attempts::log.eq(to.as_str()))
-        .execute(tx.c)
-        .await?
-        == 1;
+    let row = attempts::table.find(row).filter(attempts::log.eq(from.as_str()));
+    let changed = cached(diesel::update(row).set(attempts::log.eq(to.as_str()))).execute(tx.c).await? == 1;
     if let Some(event) = event.filter(|_| changed) {
         tx.record(event);
     }

@@ -4,6 +4,7 @@ use gofer_core::run::{Run, RunState, RunStatus};
 use gofer_core::{NamespaceId, PipelineId, RunKey};
 
 use super::{Conn, PENDING, RUNNING, RunQueryDsl, UNFINISHED, is_true};
+use crate::cached::cached;
 use crate::error::DbError;
 use crate::rows::run::{RunListRow, RunRow, key};
 use crate::rows::{number_cursor, page, page_rows, signed, unsigned};
@@ -79,10 +80,12 @@ pub(crate) async fn list(
 }
 
 pub(crate) async fn by_token_hash(c: &mut Conn, hash: &[u8; 32]) -> Result<Option<RunKey>, DbError> {
-    let found: Option<(String, String, i64)> = runs::table
-        .filter(runs::token_hash.eq(&hash[..]))
-        .filter(is_true(UNFINISHED))
-        .select((runs::namespace, runs::pipeline, runs::number))
+    let found: Option<(String, String, i64)> =
+        cached(runs::table.filter(runs::token_hash.eq(&hash[..])).filter(is_true(UNFINISHED)).select((
+            runs::namespace,
+            runs::pipeline,
+            runs::number,
+        )))
         .get_result(c)
         .await
         .optional()?;

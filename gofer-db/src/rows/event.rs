@@ -7,7 +7,7 @@ use crate::error::DbError;
 use crate::schema::events;
 
 #[derive(Queryable, Selectable, Insertable)]
-#[diesel(table_name = events)]
+#[diesel(table_name = events, treat_none_as_default_value = false)]
 pub(crate) struct EventRow {
     pub(crate) id: i64,
     at: i64,

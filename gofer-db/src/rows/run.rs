@@ -111,7 +111,7 @@ impl TryFrom<RunListRow> for Run {
 }
 
 #[derive(Insertable)]
-#[diesel(table_name = runs)]
+#[diesel(table_name = runs, treat_none_as_default_value = false)]
 pub(crate) struct NewRunRow {
     pipeline_id: i64,
     namespace: String,

@@ -51,7 +51,7 @@ impl TryFrom<TaskRow> for TaskRun {
 
 /// What a commit sets: everything but `cancel`, which only `request_cancel` touches.
 #[derive(Clone, Insertable, AsChangeset)]
-#[diesel(table_name = task_runs, treat_none_as_null = true)]
+#[diesel(table_name = task_runs, treat_none_as_null = true, treat_none_as_default_value = false)]
 pub(crate) struct TaskChange {
     pub(crate) state: &'static str,
     status: Option<&'static str>,
@@ -86,7 +86,7 @@ impl TaskChange {
 
 /// The first row of a task run.
 #[derive(Insertable)]
-#[diesel(table_name = task_runs)]
+#[diesel(table_name = task_runs, treat_none_as_default_value = false)]
 pub(crate) struct NewTaskRow {
     run_id: i64,
     task: String,
@@ -145,7 +145,7 @@ impl TryFrom<AttemptRow> for (TaskId, AttemptRecord) {
 }
 
 #[derive(Insertable)]
-#[diesel(table_name = attempts)]
+#[diesel(table_name = attempts, treat_none_as_default_value = false)]
 pub(crate) struct NewAttemptRow {
     run_id: i64,
     task: String,

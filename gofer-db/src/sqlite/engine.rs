@@ -8,9 +8,8 @@ use gofer_core::{RunKey, TaskId};
 use super::queries::commit::{Guard, TaskStanding};
 use super::{Conn, RunQueryDsl};
 use crate::error::DbError;
-use crate::rows::event::EventRow;
 use crate::rows::signed;
-use crate::schema::{events, runs, task_runs};
+use crate::schema::{runs, task_runs};
 
 pub(crate) type Backend = diesel::sqlite::Sqlite;
 
@@ -24,13 +23,6 @@ pub(crate) use locked;
 
 /// One claim at a time.
 pub(crate) async fn lock_claims(_: &mut Conn) -> Result<(), DbError> {
-    Ok(())
-}
-
-pub(crate) async fn insert_events(c: &mut Conn, rows: Vec<EventRow>) -> Result<(), DbError> {
-    for row in rows {
-        diesel::insert_into(events::table).values(row).execute(c).await?;
-    }
     Ok(())
 }
 

@@ -87,7 +87,7 @@ fn run(lock: Lock, mut connection: Conn, mut queue: mpsc::Receiver<Message>, las
         }
     }
     drop(queue);
-    if let Err(error) = connection.batch_execute("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);") {
+    if let Err(error) = connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)") {
         tracing::warn!(%error, "the database's log was not folded into its file; the next start does it");
     }
     drop(connection);

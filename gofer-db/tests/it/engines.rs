@@ -66,11 +66,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         let Some(Server { url, database }) = self.server.take() else { return };
         // On a thread and runtime of its own, because a test's runtime may be ending.
-        let dropping = std::thread::spawn(move || {
+        let dropping = std::thread::Builder::new().name("drop-database".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(administer(&url, &format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)")));
         });
-        if dropping.join().is_err() {
+        if dropping.expect("a thread").join().is_err() {
             eprintln!("a test database was left behind");
         }
     }
