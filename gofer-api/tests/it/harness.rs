@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use gofer_api::config::ServerConfig;
-use gofer_api::{Activity, Launcher, Server};
+use gofer_api::{Activity, Launcher, Server, ServerError};
+use gofer_db::DbError;
 use gofer_proto::v1;
 use gofer_proto::v1::task_spec::Kind;
 use tempfile::TempDir;
@@ -75,7 +76,14 @@ impl TestServer {
     async fn begin(dir: TempDir, configure: impl FnOnce(&mut ServerConfig), database: Option<TestDatabase>) -> Self {
         let mut config = test_config(dir.path());
         configure(&mut config);
-        let server = Server::start(config, launcher()).await.unwrap_or_else(|error| panic!("{error:?}"));
+        // The lock of an ended server may live on for a moment: in a process that another test is just starting.
+        let server = eventually("the database is free", || async {
+            match Server::start(config.clone(), launcher()).await {
+                Err(ServerError::Database(DbError::Locked { holder, .. })) => Err(holder),
+                started => Ok(started.unwrap_or_else(|error| panic!("{error:?}"))),
+            }
+        })
+        .await;
         let channel = Endpoint::from_shared(format!("http://{}", server.addr())).unwrap().connect_lazy();
         Self { server: Some(server), channel, dir, _database: database }
     }
@@ -154,7 +162,7 @@ pub(crate) fn test_config(dir: &Path) -> ServerConfig {
 
 /// What the local scheduler starts beside the server.
 pub(crate) fn launcher() -> Launcher {
-    (PathBuf::from(env!("CARGO_BIN_EXE_gofer-api-supervisor")), Vec::new())
+    (PathBuf::from(env!("CARGO_BIN_EXE_gofer_api_supervisor")), Vec::new())
 }
 
 /// Sends a token, if there is one.

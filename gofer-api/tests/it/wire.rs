@@ -5,6 +5,7 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -115,4 +116,33 @@ async fn a_message_beyond_every_limit_is_refused() {
     let request = v1::CreateNamespaceRequest { id: "x".into(), description: "x".repeat(5 * 1024 * 1024) };
     let status = server.anybody().namespaces().create_namespace(request).await.unwrap_err();
     assert!(status.message().contains("too large"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
+    let names = vec!["localhost".to_owned()];
+    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names).unwrap();
+    let files = tempfile::TempDir::new().unwrap();
+    let (cert_file, key_file) = (files.path().join("tls.crt"), files.path().join("tls.key"));
+    std::fs::write(&cert_file, cert.pem()).unwrap();
+    std::fs::write(&key_file, signing_key.serialize_pem()).unwrap();
+    let server = TestServer::start_with(|config| {
+        config.server.tls.cert_file = Some(cert_file.clone());
+        config.server.tls.key_file = Some(key_file);
+    })
+    .await;
+
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(cert.pem())).domain_name("localhost");
+    let endpoint = Endpoint::from_shared(format!("https://{}", server.server().addr())).unwrap();
+    let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
+    let mut namespaces = v1::namespace_service_client::NamespaceServiceClient::new(channel);
+    namespaces.list_namespaces(v1::ListNamespacesRequest::default()).await.unwrap();
+    let plain = server.anybody().namespaces().list_namespaces(v1::ListNamespacesRequest::default()).await;
+    assert!(plain.is_err(), "plain text was answered");
+
+    // A key that is none stops the start, with the reason.
+    let mut config = crate::harness::test_config(files.path());
+    (config.server.tls.cert_file, config.server.tls.key_file) = (Some(cert_file.clone()), Some(cert_file));
+    let error = gofer_api::Server::start(config, crate::harness::launcher()).await.unwrap_err();
+    assert!(error.to_string().contains("server.tls"), "{error}");
 }
