@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gofer_core::BackendError;
 
+use crate::durable::Durable;
 use crate::error::io_error;
 
 /// The name of both lock files: the store's and each instance's.
@@ -24,6 +25,8 @@ pub(crate) struct Instance {
     pub(crate) objects: PathBuf,
     staging: PathBuf,
     next_staged: AtomicU64,
+    /// What need not be synced again.
+    pub(crate) durable: Durable,
     /// Locked for as long as this lives; the kernel lets go when the process dies, however it dies.
     _lock: File,
 }
@@ -33,13 +36,8 @@ impl Instance {
     pub(crate) fn open(dir: &Path) -> Result<Self, BackendError> {
         let objects = dir.join("objects");
         let all_staging = dir.join("staging");
-        let is_new = !dir.exists();
         for made in [dir, &objects, &all_staging] {
             make_dirs(made).map_err(|error| io_error("make the directory", made, error))?;
-        }
-
-        if is_new {
-            sync_upwards(dir);
         }
 
         // Held until this function returns, so that nobody sees a staging directory whose lock is not taken yet.
@@ -49,7 +47,7 @@ impl Instance {
         let staging = make_staging(&all_staging).map_err(|error| io_error("write to", &all_staging, error))?;
         let lock_path = staging.join(LOCK);
         let lock = locked_file(&lock_path).map_err(|error| io_error("lock", &lock_path, error))?;
-        Ok(Self { objects, staging, next_staged: AtomicU64::new(0), _lock: lock })
+        Ok(Self { objects, staging, next_staged: AtomicU64::new(0), durable: Durable::default(), _lock: lock })
     }
 
     /// A path in the staging directory that was not given out before.
@@ -68,15 +66,6 @@ impl Drop for Instance {
 /// Makes a directory and its parents, for their owner only. That it exists already is fine.
 pub(crate) fn make_dirs(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
-}
-
-/// Makes new directories durable. Those above may not be ours to open; they are not new, then.
-fn sync_upwards(dir: &Path) {
-    for dir in dir.ancestors() {
-        if let Ok(dir) = File::open(dir) {
-            let _ = dir.sync_all();
-        }
-    }
 }
 
 /// The locked file. Whoever has it lets go within moments, unless it was stopped just then.

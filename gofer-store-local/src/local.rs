@@ -93,7 +93,7 @@ impl ObjectStore for LocalObjectStore {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), BackendError> {
         let (instance, key) = (Arc::clone(&self.instance), key.clone());
-        blocking(move || staged::remove(&instance.objects, &key)).await
+        blocking(move || staged::remove(&instance, &key)).await
     }
 
     async fn presign(&self, _: &ObjectKey, _: Access, _: Duration) -> Result<Option<String>, BackendError> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use gofer_core::{BackendError, ErrorKind, ObjectKey};
 
+use crate::durable::sync_unless_gone;
 use crate::error::io_error;
 use crate::instance::{Instance, make_dirs};
 use crate::layout::object_path;
@@ -69,7 +70,8 @@ impl Staged {
             io::ErrorKind::AlreadyExists if if_absent => taken(key),
             _ => io_error("write", &target, error),
         })?;
-        sync_parents(&target, &self.instance.objects).map_err(|error| io_error("write", &target, error))?;
+        let Instance { durable, objects, .. } = &*self.instance;
+        durable.sync_name(&target, objects).map_err(|error| io_error("write", &target, error))?;
         Ok(meta)
     }
 
@@ -134,32 +136,17 @@ pub(crate) fn taken(key: &ObjectKey) -> BackendError {
     BackendError::new(ErrorKind::AlreadyExists, format!("object `{key}` exists already"))
 }
 
-/// Makes the names durable: the file's directory and all above it, up to and with `objects`. All of them, because a put
-/// running beside this one may have made one of them and not synced it yet.
-fn sync_parents(target: &Path, objects: &Path) -> io::Result<()> {
-    for dir in target.ancestors().skip(1) {
-        match File::open(dir).and_then(|dir| dir.sync_all()) {
-            // Whoever deleted the object has removed its directories, too.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result?,
-        }
-        if dir == objects {
-            break;
-        }
-    }
-    Ok(())
-}
-
 /// Removes the object's file, if there is one, and the directories that this leaves empty.
-pub(crate) fn remove(objects: &Path, key: &ObjectKey) -> Result<(), BackendError> {
-    let target = object_path(objects, key);
+pub(crate) fn remove(instance: &Instance, key: &ObjectKey) -> Result<(), BackendError> {
+    let target = object_path(&instance.objects, key);
     let failed = |error| io_error("delete", &target, error);
     match fs::remove_file(&target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         result => result.map_err(failed)?,
     }
-    sync_parents(&target, objects).map_err(failed)?;
-    for dir in target.ancestors().skip(1).take_while(|dir| *dir != objects) {
+    sync_unless_gone(target.parent().unwrap_or(&instance.objects)).map_err(failed)?;
+    for dir in target.ancestors().skip(1).take_while(|dir| *dir != instance.objects) {
+        instance.durable.forget(dir);
         // The usual end: a directory that still holds something.
         if fs::remove_dir(dir).is_err() {
             break;
