@@ -161,10 +161,11 @@ impl Masking {
 }
 
 fn masked(source: Chunks, masks: &[SecretString]) -> Chunks {
+    let masker = Masker::new(masks);
     let masking = Masking {
         source,
-        stdout: Masker::new(masks),
-        stderr: Masker::new(masks),
+        stdout: masker.clone(),
+        stderr: masker,
         position: LogCursor::default(),
         ready: VecDeque::new(),
         ended: false,

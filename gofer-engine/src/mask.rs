@@ -9,7 +9,9 @@ pub const MASK: &[u8] = b"***";
 /// A line of a multi-line secret is masked by itself from this length on; shorter ones (`}`, `--`) are everywhere.
 const MIN_LINE_BYTES: usize = 4;
 
-/// Masks one output of one execution. What it emits depends on the bytes alone, not on how they are cut.
+/// Masks one output of one execution. What it emits depends on the bytes alone, not on how they are cut. To build one
+/// costs more than to clone one.
+#[derive(Clone)]
 pub struct Masker {
     patterns: Vec<Vec<u8>>,
     automaton: Option<AhoCorasick>,

@@ -22,6 +22,9 @@ struct Node {
     outcomes: Vec<bool>,
 }
 
+/// A node as it is drawn: its edges are not bound to tasks yet.
+type Drawn = (Vec<(prop::sample::Index, Condition)>, u32, bool, Vec<bool>);
+
 fn nodes() -> impl Strategy<Value = Vec<Node>> {
     let condition = prop_oneof![Just(Condition::Any), Just(Condition::Success), Just(Condition::Failure)];
     let node = (
@@ -31,10 +34,7 @@ fn nodes() -> impl Strategy<Value = Vec<Node>> {
         prop::collection::vec(prop::bool::weighted(0.6), 3),
     );
     prop::collection::vec(node, 1..16).prop_map(|nodes| {
-        let build = |(at, (edges, retries, continue_on_failure, outcomes)): (
-            usize,
-            (Vec<(prop::sample::Index, Condition)>, u32, bool, Vec<bool>),
-        )| {
+        let build = |(at, (edges, retries, continue_on_failure, outcomes)): (usize, Drawn)| {
             let parents: BTreeMap<usize, Condition> = edges
                 .into_iter()
                 .filter(|_| at > 0)

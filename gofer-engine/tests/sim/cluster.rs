@@ -24,12 +24,6 @@ pub(crate) struct Execution {
     pub(crate) output: Vec<(LogStream, Vec<u8>)>,
 }
 
-impl Execution {
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stop.is_some()
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Timer {
     Run,

@@ -12,7 +12,7 @@ use gofer_core::{Attempt, ExecutionId, RunKey, TaskId, Timestamp};
 use crate::rules;
 use crate::world::World;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
     pub(crate) runs: BTreeMap<RunKey, RunModel>,
     pub(crate) last_event: u64,
@@ -20,7 +20,7 @@ pub(crate) struct Model {
     pub(crate) unaware: i64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct RunModel {
     pub(crate) spec: Arc<PipelineSpec>,
     pub(crate) state: RunState,
@@ -36,7 +36,7 @@ pub(crate) struct RunModel {
     pub(crate) tasks: BTreeMap<TaskId, TaskModel>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct TaskModel {
     pub(crate) state: TaskState,
     pub(crate) attempt: Attempt,
@@ -47,7 +47,7 @@ pub(crate) struct TaskModel {
 }
 
 /// An attempt whose intent was committed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Intent {
     pub(crate) at: Timestamp,
     pub(crate) running_at: Option<Timestamp>,

@@ -12,18 +12,22 @@ use crate::rules;
 use crate::server::Remains;
 use crate::world::{World, lock};
 
-pub(crate) async fn check(remains: &Remains) {
+#[expect(clippy::await_holding_lock, reason = "the journal in memory answers at once, and nothing else runs any more")]
+pub(crate) async fn check(remains: &Remains, starts: usize) {
     let world = &remains.world;
     let model = lock(&remains.model);
+    let mut asked_for = 0;
     for (key, run) in &model.runs {
         let stored = remains.journal.load(key).await.expect("it was inserted");
         world.check(stored.run.state == run.state, || format!("`{key}` is stored as {:?}", stored.run.state));
         world.check(run.state.is_complete(), || format!("`{key}` is {:?} at the end", run.state));
+        asked_for += usize::from(stored.run.retry_of.is_none());
         for task in &run.spec.tasks {
             let case = Case { remains, world, key, run, task, stored: &stored.tasks[&task.id] };
             case.check(&remains.journal.attempts(key, &task.id), stored.run.retry_of.is_some());
         }
     }
+    world.check(asked_for == starts, || format!("{starts} runs were asked for, and there are {asked_for}"));
 }
 
 /// One task run to be judged.

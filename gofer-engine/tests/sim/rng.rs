@@ -5,10 +5,6 @@
 pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
     /// A generator of its own for one purpose: drawing from it moves no other.
     pub(crate) fn of(seed: u64, purpose: &str) -> Self {
         // FNV-1a.

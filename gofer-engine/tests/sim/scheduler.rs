@@ -17,7 +17,7 @@ use crate::behaviour::{Behaviour, End};
 use crate::cluster::Cluster;
 use crate::link::{Link, unavailable};
 use crate::model::Model;
-use crate::world::{MS, Part, SECOND, lock};
+use crate::world::{MS, Part, lock};
 
 /// What all servers share.
 #[derive(Debug)]
@@ -250,6 +250,3 @@ impl Watch {
         }
     }
 }
-
-/// How long a watch may be blind before it breaks.
-pub(crate) const LONGEST_BLINDNESS: i64 = 20 * SECOND;

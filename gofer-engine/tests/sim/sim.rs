@@ -18,7 +18,7 @@ use crate::clients::{Clients, namespace};
 use crate::cluster::Cluster;
 use crate::model::Model;
 use crate::oracle;
-use crate::plan::{Life, Plan};
+use crate::plan::{Ask, Life, Plan};
 use crate::rng::Rng;
 use crate::scheduler::Site;
 use crate::server::{Remains, Server};
@@ -250,7 +250,8 @@ impl Sim {
         }
         let Some(server) = self.slots[0].server.as_ref().filter(|server| server.is_at_rest()) else { return };
         server.runtime.block_on(async {
-            oracle::check(&self.remains).await;
+            let asks = self.plan.actions.iter().filter(|action| matches!(action.what, Ask::Start { .. }));
+            oracle::check(&self.remains, asks.count()).await;
             self.read_logs(server).await;
         });
         if let Some(engine) = server.engine() {
