@@ -16,8 +16,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::machine::Machine;
 use crate::report::Report;
@@ -111,12 +112,23 @@ fn run() -> Result<()> {
     let cli = Cli::parse();
     // One thread: whatever the harness uses is missing to what it measures.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(measure(&cli))?;
+    let report = runtime.block_on(until_interrupted(measure(&cli)))?;
     let text = match cli.output {
         Format::Table => report.to_markdown(),
         Format::Json => serde_json::to_string_pretty(&report)? + "\n",
     };
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
+}
+
+/// Dropping what is being measured ends its servers and removes its files; a signal alone would leave both.
+async fn until_interrupted<T>(measured: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        result = measured => result,
+        _ = terminated.recv() => bail!("ended by a signal"),
+        _ = interrupted.recv() => bail!("interrupted"),
+    }
 }
 
 async fn measure(cli: &Cli) -> Result<Report> {
