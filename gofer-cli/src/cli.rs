@@ -1,6 +1,7 @@
 //! The command line: what every command shares, and the list of commands.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -94,9 +95,18 @@ enum Command {
 pub(crate) struct Context {
     global: Global,
     pub(crate) out: Out,
+    #[cfg(feature = "server")]
+    scratch: std::sync::OnceLock<tempfile::TempDir>,
 }
 
 impl Context {
+    /// Removes the folder when the command is over and nothing of it can write there any more.
+    #[cfg(feature = "server")]
+    pub(crate) fn remove_at_the_end(&self, dir: tempfile::TempDir) {
+        // One command has one such folder; a second one would be removed at once.
+        let _ = self.scratch.set(dir);
+    }
+
     /// Connects to the server that was named.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let token = client::token(self.global.token_file.as_deref())?;
@@ -120,11 +130,17 @@ impl Cli {
     /// Executes the command on a runtime of the size it needs.
     pub(crate) fn execute(self) -> Result<Exit, Failure> {
         let out = Out::new(self.global.output, self.global.quiet);
-        let context = Context { global: self.global, out };
+        let context = Context {
+            global: self.global,
+            out,
+            #[cfg(feature = "server")]
+            scratch: std::sync::OnceLock::new(),
+        };
         let runtime = runtime(&self.command)?;
+        let patience = patience(&self.command);
         let result = runtime.block_on(run(self.command, &context));
         // Not dropped: that would wait for a read of stdin that nobody needs any more.
-        runtime.shutdown_background();
+        runtime.shutdown_timeout(patience);
         result
     }
 }
@@ -141,6 +157,15 @@ fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, Failure> {
         builder.worker_threads(2);
     }
     builder.enable_all().build().map_err(|error| Failure::refused(format!("cannot start threads: {error}")))
+}
+
+/// How long file operations may go on that were under way when the command was over: a server's, not a client's.
+fn patience(command: &Command) -> Duration {
+    match command {
+        #[cfg(feature = "server")]
+        Command::Server(_) | Command::Local(_) => Duration::from_secs(5),
+        _ => Duration::ZERO,
+    }
 }
 
 async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {

@@ -74,6 +74,8 @@ pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Fail
         context
             .out
             .note(&format!("everything is kept in `{}`; look with `gofer server --data-dir` there", path.display()));
+    } else {
+        context.remove_at_the_end(dir);
     }
     let exit = result?;
     ended.map(|()| exit)
