@@ -196,12 +196,6 @@ fn check_combinations(task: &Task, field: &str, found: &mut Vec<Violation>) {
         let rule = "a common task brings its own image and command: remove these, or `common`";
         found.push(Violation::new(format!("{field}.common.name"), &common.name, rule));
     }
-    if let Some(auth) = &task.registry_auth
-        && task.image.is_none()
-    {
-        let rule = "credentials are for pulling an image: set `image`, too";
-        found.push(Violation::new(format!("{field}.custom.registry_auth"), &auth.username, rule));
-    }
     if task.retries.is_none() && (task.backoff.is_some() || task.max_backoff.is_some() || task.retry_on.is_some()) {
         let rule = "says how to retry, but nothing is retried: set `retries`, too";
         found.push(Violation::new(format!("{field}.retries"), "", rule));
