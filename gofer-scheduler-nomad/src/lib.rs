@@ -1,1 +1,24 @@
 #![doc = include_str!("../README.md")]
+
+mod answers;
+mod client;
+mod config;
+mod error;
+mod ids;
+mod jobspec;
+mod logs;
+mod nomad;
+mod preflight;
+mod reason;
+mod secrets;
+mod shared;
+mod state;
+mod stop;
+mod table;
+mod template;
+mod tls;
+mod token;
+mod watch;
+
+pub use config::{HostDriver, ImageDriver, LogLimits, NamespaceOverride, NomadConfig};
+pub use nomad::NomadScheduler;

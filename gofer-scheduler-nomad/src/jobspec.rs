@@ -1,0 +1,373 @@
+//! From an [`ExecutionSpec`] to a Nomad job. Pure.
+
+use gofer_core::ExecutionId;
+use gofer_core::scheduler::{EnvValue, ExecutionKind, ExecutionSpec};
+use secrecy::SecretString;
+use serde_json::{Map, Value, json};
+
+use crate::config::{HostDriver, ImageDriver, NomadConfig};
+use crate::secrets::{self, Packed};
+
+/// The one group of every job.
+pub(crate) const GROUP: &str = "g";
+/// The task of it that is the execution.
+pub(crate) const MAIN: &str = "main";
+/// Job metadata: which execution it is, and all that is needed to know it again.
+pub(crate) const META_EXECUTION: &str = "gofer_execution";
+/// Job metadata: which Gofer it belongs to.
+pub(crate) const META_INSTANCE: &str = "gofer_instance";
+/// Job metadata: `task` or `service`.
+pub(crate) const META_KIND: &str = "gofer_kind";
+/// Job metadata: why the execution was refused; such a job runs nothing.
+pub(crate) const META_REFUSED: &str = "gofer_refused";
+/// Job metadata: how many variables there are to delete at the end.
+pub(crate) const META_SECRETS: &str = "gofer_secrets";
+
+/// The password of the image registry on its way through the task's environment into the driver's configuration.
+const REGISTRY_PASSWORD: &str = "GOFER_REGISTRY_PASSWORD";
+/// Metadata that holds the characters which Nomad would take for the beginning of an interpolation.
+const META_DOLLAR: &str = "gofer_dollar";
+const META_PERCENT: &str = "gofer_percent";
+
+const SECOND: i64 = 1_000_000_000;
+/// How long Nomad itself waits for a node that is out of reach before it places a replacement: longer than any patience of
+/// Gofer's, which acts after `node_lost_after`.
+const DISCONNECT_LOST_AFTER: i64 = 6 * 3_600 * SECOND;
+/// Nomad's smallest memory of a task, in MiB.
+const MIN_MEMORY_MB: u64 = 10;
+/// The longest reason kept in a job's metadata.
+const MAX_REASON_CHARS: usize = 2_000;
+
+/// A job to register, and the variables to write before.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) job: Value,
+    pub(crate) secrets: Option<Packed>,
+}
+
+/// Makes the job of an execution from the template (an object, possibly empty).
+///
+/// A spec that Nomad cannot run becomes a job that runs nothing and says why: the execution exists, and has failed.
+pub(crate) fn prepare(
+    config: &NomadConfig,
+    template: &Value,
+    job_id: &str,
+    id: &ExecutionId,
+    spec: &ExecutionSpec,
+) -> Prepared {
+    match runnable(config, template, job_id, id, spec) {
+        Ok(prepared) => prepared,
+        Err(reason) => Prepared { job: refused(config, job_id, id, &reason), secrets: None },
+    }
+}
+
+fn runnable(
+    config: &NomadConfig,
+    template: &Value,
+    job_id: &str,
+    id: &ExecutionId,
+    spec: &ExecutionSpec,
+) -> Result<Prepared, String> {
+    let packed = pack_secrets(job_id, spec)?;
+    let mut job = object(template);
+    identify(&mut job, config, job_id, id);
+    set_meta(&mut job, META_KIND, if spec.kind == ExecutionKind::Service { "service" } else { "task" });
+    job.insert("Type".into(), json!(if spec.kind == ExecutionKind::Service { "service" } else { "batch" }));
+
+    let mut groups = array(job.get("TaskGroups"));
+    let mut group = if groups.is_empty() { Map::new() } else { object(&groups.remove(0)) };
+    let mut tasks = array(group.get("Tasks"));
+    let place = tasks.iter().position(|task| task["Name"] == MAIN);
+    let slot = place.map(|place| object(&tasks[place])).unwrap_or_default();
+    let task = Value::Object(main_task(config, slot, spec, packed.as_ref())?);
+    match place {
+        Some(place) => tasks[place] = task,
+        None => tasks.push(task),
+    }
+    set_group(config, &mut group, spec.kind);
+    group.insert("Tasks".into(), Value::Array(tasks));
+    job.insert("TaskGroups".into(), json!([group]));
+    if let Some(packed) = &packed {
+        set_meta(&mut job, META_SECRETS, &packed.variables.len().to_string());
+    }
+    let mut job = Value::Object(job);
+    let text = job.to_string();
+    for (key, value) in [(META_DOLLAR, "$"), (META_PERCENT, "%")] {
+        if text.contains(&interpolation(key))
+            && let Some(job) = job.as_object_mut()
+        {
+            set_meta(job, key, value);
+        }
+    }
+    Ok(Prepared { job, secrets: packed })
+}
+
+/// A job of no allocation whose metadata says why.
+pub(crate) fn refused(config: &NomadConfig, job_id: &str, id: &ExecutionId, reason: &str) -> Value {
+    let mut job = Map::new();
+    identify(&mut job, config, job_id, id);
+    job.insert("Type".into(), json!("batch"));
+    let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
+    set_meta(&mut job, META_REFUSED, &reason);
+    let task = json!({"Name": MAIN, "Driver": config.host_driver.as_str(), "Config": {"command": "true"},
+        "Resources": {"CPU": 1, "MemoryMB": MIN_MEMORY_MB}, "LogConfig": {"MaxFiles": 1, "MaxFileSizeMB": 1}});
+    job.insert("TaskGroups".into(), json!([{"Name": GROUP, "Count": 0, "Tasks": [task]}]));
+    Value::Object(job)
+}
+
+/// What says whose job it is, and where it belongs.
+fn identify(job: &mut Map<String, Value>, config: &NomadConfig, job_id: &str, id: &ExecutionId) {
+    for (key, value) in [("ID", json!(job_id)), ("Name", json!(job_id))] {
+        job.insert(key.into(), value);
+    }
+    job.insert("Namespace".into(), json!(config.namespace_of(&id.run.namespace)));
+    if let Some(region) = &config.region {
+        job.insert("Region".into(), json!(region));
+    }
+    set_default(job, "Datacenters", json!(config.datacenters));
+    set_default(job, "NodePool", json!(config.node_pool));
+    set_default(job, "Priority", json!(config.priority));
+    for (key, value) in [
+        (META_EXECUTION, id.to_string()),
+        (META_INSTANCE, config.job_prefix.clone()),
+        ("gofer_namespace", id.run.namespace.to_string()),
+        ("gofer_pipeline", id.run.pipeline.to_string()),
+        ("gofer_run", id.run.run.to_string()),
+        ("gofer_task", id.task.to_string()),
+        ("gofer_attempt", id.attempt.to_string()),
+    ] {
+        set_meta(job, key, &value);
+    }
+}
+
+/// A task is never started again by Nomad, wherever; a service always is.
+fn set_group(config: &NomadConfig, group: &mut Map<String, Value>, kind: ExecutionKind) {
+    group.insert("Name".into(), json!(GROUP));
+    group.insert("Count".into(), json!(1));
+    let smallest = json!({"SizeMB": config.log.disk_mb, "Sticky": false, "Migrate": false});
+    let disk = group.get("EphemeralDisk").and_then(|disk| disk["SizeMB"].as_u64()).unwrap_or(0);
+    if disk <= config.log.disk_mb {
+        group.insert("EphemeralDisk".into(), smallest);
+    }
+    let (restart, reschedule) = match kind {
+        ExecutionKind::Task => {
+            let disconnect =
+                json!({"LostAfter": DISCONNECT_LOST_AFTER, "Replace": false, "Reconcile": "keep_original"});
+            group.insert("Disconnect".into(), disconnect);
+            let restart = json!({"Attempts": 0, "Mode": "fail", "Interval": 24 * 3_600 * SECOND, "Delay": 15 * SECOND});
+            (restart, json!({"Attempts": 0, "Unlimited": false}))
+        }
+        ExecutionKind::Service => {
+            let restart = json!({"Attempts": 5, "Mode": "delay", "Interval": 10 * SECOND, "Delay": SECOND});
+            let reschedule = json!({"Unlimited": true, "Delay": 5 * SECOND, "DelayFunction": "exponential",
+                "MaxDelay": 300 * SECOND});
+            (restart, reschedule)
+        }
+    };
+    group.insert("RestartPolicy".into(), restart);
+    group.insert("ReschedulePolicy".into(), reschedule);
+}
+
+fn main_task(
+    config: &NomadConfig,
+    mut task: Map<String, Value>,
+    spec: &ExecutionSpec,
+    packed: Option<&Packed>,
+) -> Result<Map<String, Value>, String> {
+    let driver = match spec.image {
+        Some(_) => config.image_driver.as_str(),
+        None => config.host_driver.as_str(),
+    };
+    // The template's settings of another driver mean nothing to this one.
+    let kept = task.get("Driver").is_some_and(|kept| kept == driver);
+    let mut settings = task.get("Config").filter(|_| kept).map(object).unwrap_or_default();
+    settings.extend(driver_settings(config, spec, packed)?);
+    task.insert("Name".into(), json!(MAIN));
+    task.insert("Driver".into(), json!(driver));
+    task.insert("Config".into(), Value::Object(settings));
+    task.remove("RestartPolicy");
+    let mut env = task.get("Env").map(object).unwrap_or_default();
+    for (name, value) in &spec.env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(format!("variable `{name}` is not a name: it must not be empty or hold `=` or NUL"));
+        }
+        if let EnvValue::Plain(value) = value {
+            if value.contains('\0') {
+                return Err(format!("the value of variable `{name}` holds a NUL byte, which no program can be given"));
+            }
+            env.insert(name.clone(), json!(literal(value)));
+        } else {
+            env.remove(name);
+        }
+    }
+    task.insert("Env".into(), Value::Object(env));
+    let mut templates = array(task.get("Templates"));
+    templates.extend(packed.map(|packed| packed.templates.clone()).unwrap_or_default());
+    task.insert("Templates".into(), Value::Array(templates));
+    let mut resources = task.get("Resources").map(object).unwrap_or_default();
+    set_resources(config, &mut resources, spec);
+    task.insert("Resources".into(), Value::Object(resources));
+    let log = json!({"MaxFiles": config.log.max_files, "MaxFileSizeMB": config.log.max_file_size_mb});
+    set_default(&mut task, "LogConfig", log);
+    task.insert("KillTimeout".into(), json!(nanos(config.max_grace)));
+    task.insert("KillSignal".into(), json!("SIGTERM"));
+    Ok(task)
+}
+
+/// What tells the driver which program to run.
+fn driver_settings(
+    config: &NomadConfig,
+    spec: &ExecutionSpec,
+    packed: Option<&Packed>,
+) -> Result<Map<String, Value>, String> {
+    let mut settings = Map::new();
+    let words = |words: &[String]| Value::Array(words.iter().map(|word| json!(config_literal(word))).collect());
+    if spec.entrypoint.iter().chain(&spec.command).any(|word| word.contains('\0')) {
+        return Err("the command holds a NUL byte, which no program can be given".to_owned());
+    }
+    let podman = spec.image.is_some() && config.image_driver == ImageDriver::Podman;
+    if let Some(dir) = &spec.working_dir {
+        if !dir.starts_with('/') {
+            return Err(format!("the working directory `{dir}` must be an absolute path"));
+        }
+        let key = if podman { "working_dir" } else { "work_dir" };
+        settings.insert(key.into(), json!(config_literal(dir)));
+    }
+    let Some(image) = &spec.image else {
+        let mut argv: Vec<String> = spec.entrypoint.iter().chain(&spec.command).cloned().collect();
+        if argv.first().is_none_or(String::is_empty) {
+            return Err("there is no command: name a program in `command`".to_owned());
+        }
+        if let Some(packed) = packed.filter(|packed| !packed.from_files.is_empty()) {
+            let shell = ["/bin/sh", "-c", &secrets::shell_script(&packed.from_files), "gofer"];
+            argv.splice(0..0, shell.map(str::to_owned));
+        }
+        settings.insert("command".into(), json!(config_literal(&argv[0])));
+        settings.insert("args".into(), words(&argv[1..]));
+        return Ok(settings);
+    };
+    settings.insert("image".into(), json!(config_literal(image)));
+    if !spec.entrypoint.is_empty() {
+        settings.insert("entrypoint".into(), words(&spec.entrypoint));
+    }
+    if let Some((program, arguments)) = spec.command.split_first() {
+        settings.insert("command".into(), json!(config_literal(program)));
+        settings.insert("args".into(), words(arguments));
+    }
+    if let Some(login) = &spec.registry_auth {
+        let password = format!("${{{REGISTRY_PASSWORD}}}");
+        let auth = json!([{"username": config_literal(&login.username), "password": password}]);
+        settings.insert("auth".into(), auth);
+    }
+    Ok(settings)
+}
+
+fn pack_secrets(job_id: &str, spec: &ExecutionSpec) -> Result<Option<Packed>, String> {
+    let mut values: Vec<(&str, &SecretString)> = Vec::new();
+    for (name, value) in &spec.env {
+        if let EnvValue::Secret(value) = value {
+            values.push((name, value));
+        }
+    }
+    if let Some(login) = spec.registry_auth.as_ref().filter(|_| spec.image.is_some()) {
+        if spec.env.contains_key(REGISTRY_PASSWORD) {
+            return Err(format!("variable `{REGISTRY_PASSWORD}` is needed for the image registry: name it otherwise"));
+        }
+        values.push((REGISTRY_PASSWORD, &login.password));
+    }
+    if values.is_empty() { Ok(None) } else { secrets::pack(job_id, &values, spec.image.is_none()).map(Some) }
+}
+
+fn set_resources(config: &NomadConfig, resources: &mut Map<String, Value>, spec: &ExecutionSpec) {
+    match spec.resources.cpu_millis {
+        Some(millis) => {
+            let mhz = (u64::from(millis) * config.mhz_per_core).div_ceil(1_000).max(1);
+            resources.insert("CPU".into(), json!(mhz));
+            resources.remove("Cores");
+        }
+        None if resources.get("Cores").and_then(Value::as_u64).is_some_and(|cores| cores > 0) => {}
+        None => set_default(resources, "CPU", json!(config.default_cpu_mhz)),
+    }
+    match spec.resources.memory_bytes {
+        Some(bytes) => {
+            let mib = bytes.div_ceil(1024 * 1024).max(MIN_MEMORY_MB);
+            resources.insert("MemoryMB".into(), json!(mib));
+            resources.remove("MemoryMaxMB");
+        }
+        None => set_default(resources, "MemoryMB", json!(config.default_memory_mb)),
+    }
+    resources.remove("DiskMB");
+}
+
+/// A text that Nomad must not interpolate, for the environment.
+///
+/// There is no escape there: Nomad replaces `${name}` where it knows the name and leaves it where it does not. But what it puts in
+/// is not looked at again, so each `$` before a `{` comes from metadata.
+fn literal(text: &str) -> String {
+    guarded(text, &['$'])
+}
+
+/// The same for a driver's configuration, which HCL interpolates: there `%{` begins something, too.
+fn config_literal(text: &str) -> String {
+    guarded(text, &['$', '%'])
+}
+
+/// Takes each of the signs that stand, one or more of them, directly before a `{` from metadata.
+fn guarded(text: &str, signs: &[char]) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut run = String::new();
+    for char in text.chars() {
+        if signs.contains(&char) {
+            run.push(char);
+            continue;
+        }
+        for sign in run.drain(..) {
+            match (char, sign) {
+                ('{', '$') => out.push_str(&interpolation(META_DOLLAR)),
+                ('{', _) => out.push_str(&interpolation(META_PERCENT)),
+                (_, sign) => out.push(sign),
+            }
+        }
+        out.push(char);
+    }
+    out + &run
+}
+
+fn interpolation(meta: &str) -> String {
+    format!("${{NOMAD_META_{meta}}}")
+}
+
+fn nanos(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn object(value: &Value) -> Map<String, Value> {
+    value.as_object().cloned().unwrap_or_default()
+}
+
+fn array(value: Option<&Value>) -> Vec<Value> {
+    value.and_then(Value::as_array).cloned().unwrap_or_default()
+}
+
+/// Sets what the template left out.
+fn set_default(map: &mut Map<String, Value>, key: &str, value: Value) {
+    if map.get(key).is_none_or(|known| known.is_null() || known.as_array().is_some_and(Vec::is_empty)) {
+        map.insert(key.to_owned(), value);
+    }
+}
+
+fn set_meta(job: &mut Map<String, Value>, key: &str, value: &str) {
+    let mut meta = job.get("Meta").map(object).unwrap_or_default();
+    meta.insert(key.to_owned(), json!(value));
+    job.insert("Meta".to_owned(), Value::Object(meta));
+}
+
+impl HostDriver {
+    /// Whether it limits memory and cpu.
+    pub(crate) fn enforces_limits(self) -> bool {
+        self == Self::Exec
+    }
+}
+
+#[cfg(test)]
+mod tests;

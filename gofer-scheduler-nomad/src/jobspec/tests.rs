@@ -1,0 +1,157 @@
+use std::collections::BTreeMap;
+
+use gofer_core::pipeline::Resources;
+use gofer_core::scheduler::RegistryLogin;
+
+use super::*;
+
+fn id() -> ExecutionId {
+    "default/ci/41/build/2".parse().unwrap()
+}
+
+fn spec(command: &[&str]) -> ExecutionSpec {
+    ExecutionSpec {
+        kind: ExecutionKind::Task,
+        image: None,
+        entrypoint: Vec::new(),
+        command: command.iter().map(|&word| word.to_owned()).collect(),
+        working_dir: None,
+        env: BTreeMap::new(),
+        resources: Resources::default(),
+        registry_auth: None,
+    }
+}
+
+fn job(template: Value, spec: &ExecutionSpec) -> Value {
+    prepare(&NomadConfig::default(), &template, "gofer-x", &id(), spec).job
+}
+
+fn main_of(job: &Value) -> &Value {
+    &job["TaskGroups"][0]["Tasks"][0]
+}
+
+#[test]
+fn a_task_is_never_started_twice_by_nomad() {
+    let job = job(json!({}), &spec(&["echo", "hi"]));
+    assert_eq!((&job["ID"], &job["Type"], &job["Namespace"]), (&json!("gofer-x"), &json!("batch"), &json!("default")));
+    assert_eq!(job["Meta"][META_EXECUTION], "default/ci/41/build/2");
+    assert_eq!(job["Meta"][META_INSTANCE], "gofer");
+    let group = &job["TaskGroups"][0];
+    assert_eq!(group["RestartPolicy"]["Attempts"], 0);
+    assert_eq!(group["ReschedulePolicy"], json!({"Attempts": 0, "Unlimited": false}));
+    assert_eq!(group["Disconnect"]["Replace"], false);
+    assert_eq!(main_of(&job)["Driver"], "exec");
+    assert_eq!(main_of(&job)["Config"], json!({"command": "echo", "args": ["hi"]}));
+    assert_eq!(main_of(&job)["KillSignal"], "SIGTERM");
+    assert_eq!(main_of(&job)["KillTimeout"], 30_000_000_000_u64);
+    assert_eq!(main_of(&job)["Resources"], json!({"CPU": 100, "MemoryMB": 256}));
+}
+
+#[test]
+fn a_service_is_kept_alive() {
+    let mut service = spec(&["serve"]);
+    service.kind = ExecutionKind::Service;
+    let job = job(json!({}), &service);
+    assert_eq!((&job["Type"], &job["Meta"][META_KIND]), (&json!("service"), &json!("service")));
+    assert_eq!(job["TaskGroups"][0]["RestartPolicy"]["Mode"], "delay");
+    assert_eq!(job["TaskGroups"][0]["ReschedulePolicy"]["Unlimited"], true);
+    assert!(job["TaskGroups"][0]["Disconnect"].is_null());
+}
+
+#[test]
+fn nothing_of_the_users_is_interpolated() {
+    let mut odd = spec(&["echo", "${HOME} $${x} %{if} $%{y} $ {z} 100% $5 $"]);
+    odd.env.insert("A".into(), EnvValue::Plain("${HOME} %{x} $$".into()));
+    let job = job(json!({}), &odd);
+    let (d, p) = ("${NOMAD_META_gofer_dollar}", "${NOMAD_META_gofer_percent}");
+    assert_eq!(
+        main_of(&job)["Config"]["args"][0],
+        format!("{d}{{HOME}} {d}{d}{{x}} {p}{{if}} {d}{p}{{y}} $ {{z}} 100% $5 $")
+    );
+    assert_eq!(main_of(&job)["Env"]["A"], format!("{d}{{HOME}} %{{x}} $$"));
+    assert_eq!((&job["Meta"]["gofer_dollar"], &job["Meta"]["gofer_percent"]), (&json!("$"), &json!("%")));
+    assert!(self::job(json!({}), &spec(&["true"]))["Meta"]["gofer_dollar"].is_null(), "only where it is needed");
+}
+
+#[test]
+fn secrets_are_not_in_the_job() {
+    let mut secret = spec(&["true"]);
+    secret.env.insert("A".into(), EnvValue::Secret("canary-1".into()));
+    secret.env.insert("B".into(), EnvValue::Secret("canary-2".repeat(10_000).into()));
+    secret.image = Some("registry/app:1".into());
+    secret.registry_auth = Some(RegistryLogin { username: "me".into(), password: "canary-3".into() });
+    let refused = job(json!({}), &secret);
+    assert!(refused["Meta"][META_REFUSED].as_str().unwrap().contains("`B`"), "{refused}");
+    secret.env.remove("B");
+    let prepared = prepare(&NomadConfig::default(), &json!({}), "gofer-x", &id(), &secret);
+    assert!(!format!("{prepared:?}").contains("canary"), "{prepared:?}");
+    let auth = json!([{"username": "me", "password": "${GOFER_REGISTRY_PASSWORD}"}]);
+    assert_eq!(main_of(&prepared.job)["Config"]["auth"], auth);
+    assert_eq!(prepared.job["Meta"][META_SECRETS], "1");
+    assert_eq!(prepared.secrets.unwrap().variables[0].1.len(), 2);
+}
+
+#[test]
+fn a_long_secret_goes_through_a_shell_on_the_host() {
+    let mut long = spec(&["env"]);
+    long.env.insert("A".into(), EnvValue::Secret("x".repeat(66_000).into()));
+    let job = job(json!({}), &long);
+    assert_eq!(main_of(&job)["Config"]["command"], "/bin/sh");
+    assert_eq!(main_of(&job)["Config"]["args"][2], "gofer");
+    assert_eq!(main_of(&job)["Config"]["args"][3], "env");
+}
+
+#[test]
+fn what_cannot_be_run_is_a_job_that_runs_nothing() {
+    let mut relative = spec(&["true"]);
+    relative.working_dir = Some("here".into());
+    let mut name = spec(&["true"]);
+    name.env.insert("A=B".into(), EnvValue::Plain(String::new()));
+    for (spec, expected) in [(spec(&[]), "no command"), (spec(&["a\0b"]), "NUL"), (relative, "`here`"), (name, "`A=B`")]
+    {
+        let job = job(json!({}), &spec);
+        assert!(job["Meta"][META_REFUSED].as_str().unwrap().contains(expected), "{job}");
+        assert_eq!(job["TaskGroups"][0]["Count"], 0);
+        assert_eq!(job["Meta"][META_EXECUTION], "default/ci/41/build/2");
+    }
+}
+
+#[test]
+fn the_template_is_kept_where_it_is_the_operators() {
+    let template = json!({
+        "Datacenters": ["eu"], "NodePool": null, "Priority": 70, "Constraints": [{"LTarget": "${attr.cpu.arch}"}],
+        "Meta": {"team": "a"},
+        "TaskGroups": [{
+            "Name": GROUP, "Networks": [{"Mode": "bridge"}], "EphemeralDisk": {"SizeMB": 5_000},
+            "Tasks": [
+                {"Name": "proxy", "Driver": "docker", "Lifecycle": {"Hook": "prestart", "Sidecar": true}},
+                {"Name": MAIN, "Driver": "exec", "Config": {"pid_mode": "host", "command": "theirs"}, "User": "ci",
+                 "Env": {"A": "template", "PROXY": "x"}, "RestartPolicy": {"Attempts": 3},
+                 "Templates": [{"EmbeddedTmpl": "t"}], "Resources": {"CPU": 700, "MemoryMB": 900, "MemoryMaxMB": 1_000}},
+            ],
+        }],
+    });
+    let mut task = spec(&["make"]);
+    task.env.insert("A".into(), EnvValue::Plain("pipeline".into()));
+    task.resources.memory_bytes = Some(1024 * 1024 * 1024 + 1);
+    let job = job(template, &task);
+    assert_eq!(
+        (&job["Datacenters"], &job["NodePool"], &job["Priority"]),
+        (&json!(["eu"]), &json!("default"), &json!(70))
+    );
+    assert_eq!((&job["Meta"]["team"], &job["Constraints"][0]["LTarget"]), (&json!("a"), &json!("${attr.cpu.arch}")));
+    let group = &job["TaskGroups"][0];
+    assert_eq!(group["Networks"][0]["Mode"], "bridge");
+    assert_eq!(group["EphemeralDisk"]["SizeMB"], 5_000);
+    assert_eq!(group["Tasks"][0]["Name"], "proxy");
+    let main = &group["Tasks"][1];
+    assert_eq!(main["Config"], json!({"pid_mode": "host", "command": "make", "args": []}));
+    assert_eq!(main["Env"], json!({"A": "pipeline", "PROXY": "x"}));
+    assert_eq!((&main["User"], &main["RestartPolicy"]), (&json!("ci"), &Value::Null));
+    assert_eq!(main["Resources"], json!({"CPU": 700, "MemoryMB": 1_025}));
+    assert_eq!(main["Templates"], json!([{"EmbeddedTmpl": "t"}]));
+    // The settings of one driver mean nothing to another.
+    task.image = Some("app:1".into());
+    let image = self::job(json!({"TaskGroups": [group]}), &task);
+    assert_eq!(image["TaskGroups"][0]["Tasks"][1]["Config"], json!({"image": "app:1", "command": "make", "args": []}));
+}

@@ -1,0 +1,374 @@
+//! Logs, read from the files that Nomad keeps on the node.
+//!
+//! Nomad splits a log over files (`main.stdout.0`, `.1`, …) and deletes the oldest. Its own `logs` call knows positions only
+//! within a file, and its follow does not end with the task, so the files are listed and read by position, and one list a second at
+//! most tells whether they have grown. Nothing is held open, and an agent that restarts does not matter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
+use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use reqwest::Method;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::answers::FileInfo;
+use crate::client::Query;
+use crate::error::Failure;
+use crate::jobspec::MAIN;
+use crate::shared::{Place, Shared};
+use crate::state;
+
+/// The largest piece handed out.
+const MAX_CHUNK: usize = 64 * 1024;
+/// Bytes read per call: what one reader holds in memory.
+const READ_BYTES: u64 = 1024 * 1024;
+/// Pieces that wait for a slow reader.
+const QUEUE: usize = 4;
+/// The first pause between two looks at a log that has not grown; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// The log of an ended task has been written to the end when it has not grown for so long: the end is reported by another
+/// process than the one that writes the log.
+const SETTLED: Duration = Duration::from_millis(400);
+
+type Chunk = Result<LogChunk, BackendError>;
+
+/// Opens the log of an execution.
+pub(crate) async fn open(
+    shared: &Arc<Shared>,
+    id: &ExecutionId,
+    from: LogCursor,
+    follow: bool,
+) -> Result<BoxStream<'static, Chunk>, BackendError> {
+    let not_found = || BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`"));
+    let inspected = shared.inspect(id).await?.ok_or_else(not_found)?;
+    let alloc = inspected.own_alloc().map(|alloc| alloc.id.clone());
+    let (chunks, receiver) = mpsc::channel(QUEUE);
+    let reader = Reader {
+        shared: shared.clone(),
+        id: id.clone(),
+        place: shared.place(id),
+        alloc,
+        tails: [Tail::new(LogStream::Stdout, from.stdout), Tail::new(LogStream::Stderr, from.stderr)],
+        chunks,
+    };
+    tokio::spawn(reader.run(follow));
+    let stream = futures::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+    Ok(stream.boxed())
+}
+
+struct Reader {
+    shared: Arc<Shared>,
+    id: ExecutionId,
+    place: Place,
+    /// The allocation, once there is one.
+    alloc: Option<String>,
+    tails: [Tail; 2],
+    chunks: mpsc::Sender<Chunk>,
+}
+
+/// Why reading stopped.
+enum Stop {
+    /// Nobody reads any more.
+    Gone,
+    Failed(BackendError),
+}
+
+impl From<BackendError> for Stop {
+    fn from(error: BackendError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Reader {
+    async fn run(mut self, follow: bool) {
+        let outcome = if follow { self.follow().await } else { self.copy().await.map(|_| ()) };
+        if let Err(Stop::Failed(error)) = outcome {
+            // A reader that left meanwhile wants no error.
+            let _ = self.chunks.send(Err(error)).await;
+        }
+    }
+
+    async fn follow(&mut self) -> Result<(), Stop> {
+        let mut pause = FIRST_PAUSE;
+        let mut quiet_since: Option<Instant> = None;
+        loop {
+            // Asked before the files are read: what was written before the end is then seen.
+            let ended = match quiet_since {
+                Some(_) => true,
+                None => self.ended().await?,
+            };
+            let moved = self.copy().await?;
+            if moved {
+                quiet_since = None;
+                pause = FIRST_PAUSE;
+                continue;
+            }
+            if ended {
+                let since = *quiet_since.get_or_insert_with(Instant::now);
+                if self.alloc.is_none() || since.elapsed() >= SETTLED {
+                    return Ok(());
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.chunks.closed() => return Err(Stop::Gone),
+            }
+            pause = (pause * 2).min(if ended { SETTLED } else { LAST_PAUSE });
+        }
+    }
+
+    /// Whether the execution is over; finds its allocation as soon as there is one.
+    async fn ended(&mut self) -> Result<bool, Stop> {
+        let Some(inspected) = self.shared.inspect(&self.id).await? else { return Ok(true) };
+        self.alloc = inspected.own_alloc().map(|alloc| alloc.id.clone()).or(self.alloc.take());
+        // A stopped job's allocation may still write its last lines.
+        let alloc_ended =
+            inspected.own_alloc().is_none_or(|alloc| state::is_terminal(alloc) || alloc.client_status == "unknown");
+        Ok(inspected.view.state.is_final() && alloc_ended)
+    }
+
+    /// Hands out what there is now beyond what was handed out; whether there was anything.
+    async fn copy(&mut self) -> Result<bool, Stop> {
+        let Some(alloc) = self.alloc.clone() else { return Ok(false) };
+        let files = self.files(&alloc).await?;
+        let mut moved = false;
+        for at in 0..self.tails.len() {
+            let own = own_files(&files, self.tails[at].stream);
+            self.tails[at].place(&own, self.shared.config.log.max_file_size_mb * 1024 * 1024);
+            while let Some(piece) = self.tails[at].next(&own) {
+                let bytes = self.read(&alloc, &piece).await?;
+                if bytes.is_empty() {
+                    // Shorter than it was listed: deleted meanwhile. The next list tells.
+                    break;
+                }
+                moved = true;
+                for chunk in self.tails[at].advance(&bytes) {
+                    self.chunks.send(Ok(chunk)).await.map_err(|_| Stop::Gone)?;
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    async fn files(&self, alloc: &str) -> Result<Vec<FileInfo>, Stop> {
+        let query = Query::namespace(&self.place.namespace).with("path", "alloc/logs");
+        match self.shared.client.get::<Option<Vec<FileInfo>>>(&format!("/v1/client/fs/ls/{alloc}"), &query).await {
+            Ok(answer) => Ok(answer.value.unwrap_or_default()),
+            Err(failure) if failure.is_not_found() => self.without_files(failure).await.map(|()| Vec::new()),
+            Err(failure) => Err(failure.backend(format!("the log of `{}` cannot be listed", self.id)).into()),
+        }
+    }
+
+    /// There are no files to read: too early, never, no more, or out of reach.
+    async fn without_files(&self, failure: Failure) -> Result<(), Stop> {
+        let Some(inspected) = self.shared.inspect(&self.id).await? else { return Ok(()) };
+        let Some(own) = inspected.own_alloc() else { return Ok(()) };
+        let ran = own.task_states.get(MAIN).is_some_and(|task| task.events.iter().any(|event| event.kind == "Started"));
+        if !ran || !state::is_terminal(own) {
+            return Ok(());
+        }
+        let mut error = failure.backend(format!(
+            "the log of `{}` is not on node `{}` any more, or the node is gone; have the node's client keep more \
+             (`gc_max_allocs`)",
+            self.id, own.node_name
+        ));
+        error.kind = ErrorKind::NotFound;
+        Err(error.into())
+    }
+
+    async fn read(&self, alloc: &str, piece: &Piece) -> Result<Vec<u8>, Stop> {
+        let query = Query::namespace(&self.place.namespace)
+            .with("path", &format!("alloc/logs/{}", piece.file))
+            .with("offset", &piece.offset.to_string())
+            .with("limit", &piece.limit.to_string());
+        let path = format!("/v1/client/fs/readat/{alloc}");
+        match self.shared.client.bytes(Method::GET, &path, &query, None).await {
+            Ok(answer) => Ok(answer.value),
+            Err(failure) if failure.is_not_found() => Ok(Vec::new()),
+            Err(failure) => Err(failure.backend(format!("the log of `{}` cannot be read", self.id)).into()),
+        }
+    }
+}
+
+/// A file of one stream.
+#[derive(Debug, PartialEq, Eq)]
+struct LogFile {
+    index: u64,
+    name: String,
+    size: u64,
+}
+
+fn own_files(files: &[FileInfo], stream: LogStream) -> Vec<LogFile> {
+    let kind = match stream {
+        LogStream::Stdout => "stdout",
+        LogStream::Stderr => "stderr",
+    };
+    let prefix = format!("{MAIN}.{kind}.");
+    let numbered = |file: &FileInfo| {
+        let index = file.name.strip_prefix(&prefix)?.parse().ok()?;
+        Some(LogFile { index, name: file.name.clone(), size: file.size })
+    };
+    let mut own: Vec<LogFile> = files.iter().filter_map(numbered).collect();
+    own.sort_by_key(|file| file.index);
+    own
+}
+
+/// What to read next.
+#[derive(Debug, PartialEq, Eq)]
+struct Piece {
+    file: String,
+    offset: u64,
+    limit: u64,
+}
+
+/// How far one stream was read.
+#[derive(Debug)]
+struct Tail {
+    stream: LogStream,
+    /// The file being read and the position in it, once there was one.
+    at: Option<(u64, u64)>,
+    /// The position in the whole stream.
+    position: u64,
+    /// Where the reader wants to begin.
+    from: u64,
+}
+
+impl Tail {
+    fn new(stream: LogStream, from: u64) -> Self {
+        Self { stream, at: None, position: 0, from }
+    }
+
+    /// Finds the place to read from: the first time, and when the file being read was deleted.
+    fn place(&mut self, files: &[LogFile], file_bytes: u64) {
+        let Some(first) = files.first() else { return };
+        match self.at {
+            Some((index, _)) if first.index <= index => {}
+            // What was in the files before is gone, and how much it was is known only roughly.
+            Some(_) => self.move_to(first.index, self.position.max(first.index * file_bytes)),
+            None => {
+                let mut start = first.index * file_bytes;
+                for file in files {
+                    self.move_to(file.index, start);
+                    if self.from < start + file.size {
+                        break;
+                    }
+                    start += file.size;
+                }
+                if let Some((index, offset)) = &mut self.at {
+                    // Within the file; beyond its end, what comes is skipped by position.
+                    let size = files.iter().find(|file| file.index == *index).map_or(0, |file| file.size);
+                    *offset = self.from.saturating_sub(self.position).min(size);
+                    self.position += *offset;
+                }
+            }
+        }
+    }
+
+    fn move_to(&mut self, index: u64, position: u64) {
+        self.at = Some((index, 0));
+        self.position = position;
+    }
+
+    /// The next piece that these files hold.
+    fn next(&mut self, files: &[LogFile]) -> Option<Piece> {
+        loop {
+            let (index, offset) = self.at?;
+            let file = files.iter().find(|file| file.index == index)?;
+            if offset < file.size {
+                let limit = (file.size - offset).min(READ_BYTES);
+                return Some(Piece { file: file.name.clone(), offset, limit });
+            }
+            let later = files.iter().find(|file| file.index > index)?;
+            self.at = Some((later.index, 0));
+        }
+    }
+
+    /// Counts what was read, and cuts it into chunks; what is before the place where the reader wants to begin is left out.
+    fn advance(&mut self, bytes: &[u8]) -> Vec<LogChunk> {
+        let start = self.position;
+        self.position += bytes.len() as u64;
+        if let Some((_, offset)) = &mut self.at {
+            *offset += bytes.len() as u64;
+        }
+        let skip = usize::try_from(self.from.saturating_sub(start)).unwrap_or(usize::MAX).min(bytes.len());
+        let mut at = start + skip as u64;
+        let mut chunks = Vec::new();
+        for data in bytes[skip..].chunks(MAX_CHUNK) {
+            chunks.push(LogChunk { stream: self.stream, offset: at, data: Bytes::copy_from_slice(data) });
+            at += data.len() as u64;
+        }
+        chunks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE_BYTES: u64 = 100;
+
+    fn files(sizes: &[(u64, u64)]) -> Vec<LogFile> {
+        sizes.iter().map(|(index, size)| LogFile { index: *index, name: format!("f{index}"), size: *size }).collect()
+    }
+
+    /// Reads everything, from files that hold their position in the stream modulo 251.
+    fn read(tail: &mut Tail, files: &[LogFile]) -> Vec<(u64, usize)> {
+        tail.place(files, FILE_BYTES);
+        let mut chunks = Vec::new();
+        while let Some(piece) = tail.next(files) {
+            let bytes = vec![b'x'; usize::try_from(piece.limit).unwrap()];
+            chunks.extend(tail.advance(&bytes).into_iter().map(|chunk| (chunk.offset, chunk.data.len())));
+        }
+        chunks
+    }
+
+    #[test]
+    fn positions_go_on_over_files() {
+        let mut tail = Tail::new(LogStream::Stdout, 0);
+        assert_eq!(read(&mut tail, &[]), []);
+        assert_eq!(read(&mut tail, &files(&[(0, 90)])), [(0, 90)]);
+        assert_eq!(read(&mut tail, &files(&[(0, 97), (1, 40)])), [(90, 7), (97, 40)]);
+        assert_eq!(read(&mut tail, &files(&[(0, 97), (1, 40)])), []);
+        assert_eq!(read(&mut tail, &files(&[(1, 95), (2, 10)])), [(137, 55), (192, 10)]);
+    }
+
+    #[test]
+    fn reading_begins_anywhere() {
+        let all = files(&[(0, 90), (1, 60), (2, 5)]);
+        for (from, expected) in [
+            (0, vec![(0, 90), (90, 60), (150, 5)]),
+            (30, vec![(30, 60), (90, 60), (150, 5)]),
+            (90, vec![(90, 60), (150, 5)]),
+            (151, vec![(151, 4)]),
+            (155, vec![]),
+        ] {
+            assert_eq!(read(&mut Tail::new(LogStream::Stdout, from), &all), expected, "from {from}");
+        }
+        let mut beyond = Tail::new(LogStream::Stdout, 160);
+        assert_eq!(read(&mut beyond, &all), []);
+        assert_eq!(read(&mut beyond, &files(&[(0, 90), (1, 60), (2, 20)])), [(160, 10)]);
+    }
+
+    #[test]
+    fn what_was_deleted_is_a_gap() {
+        assert_eq!(read(&mut Tail::new(LogStream::Stdout, 0), &files(&[(3, 50)])), [(300, 50)]);
+        let mut tail = Tail::new(LogStream::Stdout, 0);
+        read(&mut tail, &files(&[(0, 90)]));
+        assert_eq!(read(&mut tail, &files(&[(2, 50)])), [(200, 50)]);
+    }
+
+    #[test]
+    fn files_of_other_tasks_and_streams_are_not_taken() {
+        let info = |name: &str| FileInfo { name: name.into(), size: 1 };
+        let all = ["main.stdout.10", "main.stdout.2", "main.stderr.0", "proxy.stdout.0", ".main.stdout.fifo"].map(info);
+        let own = own_files(&all, LogStream::Stdout);
+        assert_eq!(own.iter().map(|file| file.index).collect::<Vec<_>>(), [2, 10]);
+    }
+}

@@ -1,0 +1,127 @@
+//! The scheduler itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use gofer_core::scheduler::{
+    ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
+};
+use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use tokio::task::AbortHandle;
+
+use crate::client::Client;
+use crate::config::NomadConfig;
+use crate::shared::Shared;
+use crate::{logs, preflight, stop, watch};
+
+/// Runs executions as jobs of a Nomad cluster. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NomadScheduler {
+    instance: Arc<Instance>,
+}
+
+/// Dropping the last clone closes the event stream; what runs goes on running.
+#[derive(Debug)]
+struct Instance {
+    shared: Arc<Shared>,
+    watching: Vec<AbortHandle>,
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        for task in &self.watching {
+            task.abort();
+        }
+    }
+}
+
+impl NomadScheduler {
+    /// Checks the settings, lets Nomad parse and validate the job templates, if there are any, and begins to listen to what
+    /// happens in the cluster. Without templates Nomad need not be reachable yet.
+    ///
+    /// # Errors
+    /// `Invalid` for a setting or a template; `Unavailable` or `Denied` when a template cannot be parsed for another reason.
+    pub async fn connect(config: NomadConfig) -> Result<Self, BackendError> {
+        config.validate()?;
+        let client = Client::new(&config)?;
+        let templates = preflight::load_templates(&config, &client).await?;
+        let shared = Shared::new(config, client, templates);
+        let namespaces = shared.config.nomad_namespaces();
+        let watching = namespaces
+            .into_iter()
+            .map(|namespace| tokio::spawn(watch::run(shared.clone(), namespace)).abort_handle())
+            .collect();
+        Ok(Self { instance: Arc::new(Instance { shared, watching }) })
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.instance.shared
+    }
+}
+
+#[async_trait]
+impl Scheduler for NomadScheduler {
+    fn capabilities(&self) -> SchedulerCapabilities {
+        let resource_limits = self.shared().config.host_driver.enforces_limits();
+        SchedulerCapabilities { images: true, host: true, resource_limits, shared: true }
+    }
+
+    async fn check(&self) -> Result<String, BackendError> {
+        preflight::check(self.shared()).await
+    }
+
+    async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
+        let (shared, id, spec) = (self.shared().clone(), id.clone(), spec.clone());
+        // In a task of its own: a caller who stops waiting must not leave secrets behind and no job.
+        match tokio::spawn(async move { shared.start(&id, &spec).await }).await {
+            Ok(result) => result,
+            Err(error) => {
+                Err(BackendError::new(ErrorKind::Internal, "a part of the nomad scheduler failed").with_source(error))
+            }
+        }
+    }
+
+    async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError> {
+        let Some(inspected) = self.shared().inspect(id).await? else { return Ok(()) };
+        if inspected.view.state.is_final() {
+            return Ok(());
+        }
+        let place = self.shared().place(id);
+        if !inspected.job.stop {
+            self.shared().stop_job(&place).await?;
+        }
+        stop::kill_after(self.shared(), place, grace);
+        Ok(())
+    }
+
+    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+        Ok(self.shared().inspect(id).await?.map_or(ExecutionState::NotFound, |inspected| inspected.view.state))
+    }
+
+    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+        watch::subscribe(self.shared()).await
+    }
+
+    async fn logs(
+        &self,
+        id: &ExecutionId,
+        from: LogCursor,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
+        logs::open(self.shared(), id, from, follow).await
+    }
+
+    async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
+        let place = self.shared().place(id);
+        let Some(inspected) = self.shared().inspect(id).await? else {
+            return self.shared().delete_stray_variables(&place).await;
+        };
+        if !inspected.view.state.is_final() {
+            let message = format!("`{id}` has not finished: stop it first");
+            return Err(BackendError::new(ErrorKind::Invalid, message));
+        }
+        self.shared().purge(&place, &inspected).await
+    }
+}

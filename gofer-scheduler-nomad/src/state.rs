@@ -1,0 +1,225 @@
+//! From what Nomad knows of a job to the state of an execution. Pure: no clock, no calls.
+
+use std::time::Duration;
+
+use gofer_core::scheduler::{ExecutionKind, ExecutionState, FailureKind};
+
+use crate::answers::{Alloc, Evaluation, Job, TaskEvent};
+use crate::jobspec::{MAIN, META_KIND, META_REFUSED};
+use crate::reason;
+
+/// The signal that ends what has used up its grace; Nomad's own word for it in events.
+const SIGNALING: &str = "Signaling";
+/// Where exit codes begin that stand for a signal, by the shells' convention.
+const SIGNAL_BASE: i32 = 128;
+
+/// What is to be thought of an execution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct View {
+    pub(crate) state: ExecutionState,
+    /// The job must be stopped, so that nothing of it can go on: the execution is over in Gofer's eyes.
+    pub(crate) fence: bool,
+    /// When the state changes without an event: a node out of reach counts as lost then.
+    pub(crate) lost_in: Option<Duration>,
+}
+
+impl View {
+    fn of(state: ExecutionState) -> Self {
+        Self { state, fence: false, lost_in: None }
+    }
+}
+
+/// The kind of execution that a job is.
+pub(crate) fn kind(job: &Job) -> ExecutionKind {
+    match job.meta.get(META_KIND).map(String::as_str) {
+        Some("service") => ExecutionKind::Service,
+        _ => ExecutionKind::Task,
+    }
+}
+
+/// The state of an execution from its job, its allocations, and, while it has none, its evaluations.
+pub(crate) fn view(
+    job: &Job,
+    allocs: &[Alloc],
+    evaluations: &[Evaluation],
+    node_lost_after: Duration,
+    now_ns: i64,
+) -> View {
+    if let Some(message) = job.meta.get(META_REFUSED) {
+        return View::of(ExecutionState::Failed { kind: FailureKind::Refused, message: message.clone() });
+    }
+    if allocs.is_empty() {
+        return View::of(unplaced(job, evaluations));
+    }
+    match kind(job) {
+        ExecutionKind::Service => View::of(service(job, allocs)),
+        ExecutionKind::Task => task(job, allocs, node_lost_after, now_ns),
+    }
+}
+
+/// The allocation that is the execution: the first one, whatever Nomad placed later. Of a service, the newest.
+pub(crate) fn own_alloc(kind: ExecutionKind, allocs: &[Alloc]) -> Option<&Alloc> {
+    match kind {
+        ExecutionKind::Task => allocs.iter().min_by_key(|alloc| alloc.create_index),
+        ExecutionKind::Service => allocs.iter().max_by_key(|alloc| alloc.create_index),
+    }
+}
+
+/// Whether nothing more will happen to an allocation.
+pub(crate) fn is_terminal(alloc: &Alloc) -> bool {
+    matches!(alloc.client_status.as_str(), "complete" | "failed" | "lost")
+}
+
+/// Whether an allocation whose node was out of reach had ended, or been stopped, when it was seen again.
+pub(crate) fn never_came_back(alloc: &Alloc) -> bool {
+    let last = alloc.alloc_states.iter().rposition(|state| state.value == "unknown");
+    last.is_some_and(|at| {
+        let after = &alloc.alloc_states[at + 1..];
+        after.iter().all(|state| !matches!(state.value.as_str(), "running" | "pending"))
+    })
+}
+
+fn unplaced(job: &Job, evaluations: &[Evaluation]) -> ExecutionState {
+    let undecided = evaluations.iter().any(|one| one.status == "pending");
+    if job.stop && !undecided {
+        return ExecutionState::Stopped;
+    }
+    ExecutionState::Queued { reason: reason::of_placement(job, evaluations) }
+}
+
+fn service(job: &Job, allocs: &[Alloc]) -> ExecutionState {
+    let living = allocs.iter().filter(|alloc| !is_terminal(alloc));
+    let newest = living.max_by_key(|alloc| alloc.create_index);
+    match newest {
+        Some(alloc) if alloc.client_status == "pending" => ExecutionState::Queued { reason: reason::of_pending(alloc) },
+        Some(_) => ExecutionState::Running,
+        None if job.stop => ExecutionState::Stopped,
+        None => ExecutionState::Queued { reason: "it ended, and nomad starts it again".to_owned() },
+    }
+}
+
+fn task(job: &Job, allocs: &[Alloc], node_lost_after: Duration, now_ns: i64) -> View {
+    let Some(own) = own_alloc(ExecutionKind::Task, allocs) else { return View::of(unplaced(job, &[])) };
+    let state = of_alloc(own, job.stop);
+    let by_itself = matches!(state, ExecutionState::Exited { .. } | ExecutionState::Failed { .. });
+    let replaced = allocs.len() > 1;
+    if replaced && !(by_itself || state == ExecutionState::Stopped) {
+        return View { state: ExecutionState::Lost, fence: !job.stop, lost_in: None };
+    }
+    if own.client_status == "unknown" {
+        let silent = Duration::from_nanos(u64::try_from(now_ns - own.modify_time).unwrap_or(0));
+        return match node_lost_after.checked_sub(silent).filter(|left| !left.is_zero()) {
+            Some(left) => View { state, fence: false, lost_in: Some(left) },
+            None => View { state: ExecutionState::Lost, fence: !job.stop, lost_in: None },
+        };
+    }
+    let fence = !job.stop && (replaced || state == ExecutionState::Lost);
+    View { state, fence, lost_in: None }
+}
+
+/// The state of a task that is this allocation.
+pub(crate) fn of_alloc(alloc: &Alloc, stopped: bool) -> ExecutionState {
+    match alloc.client_status.as_str() {
+        "pending" => ExecutionState::Queued { reason: reason::of_pending(alloc) },
+        "lost" => ExecutionState::Lost,
+        "complete" | "failed" => ended(alloc, stopped),
+        _ => ExecutionState::Running,
+    }
+}
+
+/// What the end of an allocation means. "complete" means nothing by itself: what was drained, preempted or stopped is
+/// complete, too.
+fn ended(alloc: &Alloc, stopped: bool) -> ExecutionState {
+    let events = alloc.task_states.get(MAIN).map(|task| task.events.as_slice()).unwrap_or_default();
+    let first = |kinds: &[&str]| events.iter().position(|event| kinds.contains(&event.kind.as_str()));
+    let exit = events.iter().rposition(|event| event.kind == "Terminated");
+    let before_exit = |at: Option<usize>| at.is_some_and(|at| exit.is_none_or(|exit| at < exit));
+    if let Some(at) = first(&["Sibling Task Failed", "Leader Task Dead", "Disk Resources Exceeded"])
+        && before_exit(Some(at))
+    {
+        return failed(FailureKind::Setup, &events[at]);
+    }
+    let killed = before_exit(first(&["Killing", "Killed"]));
+    if killed || (stopped && before_exit(first(&[SIGNALING]))) {
+        // Who had it killed: the stopped job says that it was asked for; if not, the node was drained, or another job
+        // took its place.
+        return if stopped { ExecutionState::Stopped } else { ExecutionState::Lost };
+    }
+    if let Some(exit) = exit {
+        return exited(&events[exit]);
+    }
+    for event in events.iter().rev() {
+        match event.kind.as_str() {
+            "Driver Failure" => return failed(driver_failure(event), event),
+            "Failed Validation" => return failed(FailureKind::Refused, event),
+            "Setup Failure" | "Task hook failed" | "Failed Artifact Download" => {
+                return failed(FailureKind::Setup, event);
+            }
+            "Failed Restoring Task" => return ExecutionState::Lost,
+            _ => {}
+        }
+    }
+    if stopped {
+        return ExecutionState::Stopped;
+    }
+    if alloc.client_status == "failed" {
+        let message = match alloc.client_description.as_str() {
+            "" => "nomad says `failed`, and nothing else".to_owned(),
+            text => text.to_owned(),
+        };
+        return ExecutionState::Failed { kind: FailureKind::Setup, message };
+    }
+    ExecutionState::Lost
+}
+
+fn exited(event: &TaskEvent) -> ExecutionState {
+    let number = |key: &str| event.details.get(key).and_then(|text| text.parse::<i32>().ok());
+    let Some(code) = number("exit_code") else { return ExecutionState::Lost };
+    let oom = event.details.get("oom_killed").is_some_and(|text| text == "true");
+    match number("signal").filter(|signal| *signal > 0) {
+        Some(signal) => ExecutionState::Exited { code: SIGNAL_BASE + signal, oom, signal: Some(signal) },
+        None => ExecutionState::Exited { code, oom, signal: None },
+    }
+}
+
+fn driver_failure(event: &TaskEvent) -> FailureKind {
+    let text = detail(event).to_lowercase();
+    let says = |texts: &[&str]| texts.iter().any(|part| text.contains(part));
+    if says(&[
+        "failed to pull",
+        "pull access denied",
+        "manifest unknown",
+        "image not found",
+        "no such image",
+        "pulling image",
+    ]) {
+        FailureKind::ImageUnavailable
+    } else if says(&[
+        "executable file not found",
+        "not found under path",
+        "no such file or directory",
+        "permission denied",
+        "is a directory",
+        "exec format error",
+        "not found in path",
+        "failed to find",
+    ]) {
+        FailureKind::CommandNotFound
+    } else {
+        FailureKind::Setup
+    }
+}
+
+fn failed(kind: FailureKind, event: &TaskEvent) -> ExecutionState {
+    ExecutionState::Failed { kind, message: format!("{}: {}", event.kind.to_lowercase(), detail(event)) }
+}
+
+/// The most that an event says of a failure.
+fn detail(event: &TaskEvent) -> &str {
+    let keys = ["driver_error", "validation_error", "setup_error", "download_error", "failed_sibling", "disk_limit"];
+    let known = keys.iter().filter_map(|key| event.details.get(*key)).find(|text| !text.is_empty());
+    known.map_or(event.display_message.as_str(), String::as_str)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+use serde_json::json;
+
+use super::*;
+
+const LOST_AFTER: Duration = Duration::from_secs(120);
+const NOW: i64 = 1_700_000_000_000_000_000;
+
+fn job(stop: bool) -> Job {
+    Job { id: "gofer-a".into(), stop, ..Job::default() }
+}
+
+fn event(kind: &str, details: serde_json::Value) -> serde_json::Value {
+    json!({"Type": kind, "DisplayMessage": "display", "Details": details})
+}
+
+fn terminated(code: i32, signal: i32, oom: bool) -> serde_json::Value {
+    let oom = if oom { "true" } else { "false" };
+    event("Terminated", json!({"exit_code": code.to_string(), "signal": signal.to_string(), "oom_killed": oom}))
+}
+
+fn alloc(status: &str, events: &[serde_json::Value]) -> Alloc {
+    serde_json::from_value(json!({
+        "ID": "1", "JobID": "gofer-a", "NodeName": "n1", "DesiredStatus": "run", "ClientStatus": status,
+        "ClientDescription": "Failed tasks", "CreateIndex": 10, "ModifyTime": NOW, "TaskStates": {"main": {"Events": events}},
+    }))
+    .unwrap()
+}
+
+fn state_of(stop: bool, alloc: Alloc) -> ExecutionState {
+    view(&job(stop), &[alloc], &[], LOST_AFTER, NOW).state
+}
+
+fn exited(code: i32) -> ExecutionState {
+    ExecutionState::Exited { code, oom: false, signal: None }
+}
+
+#[test]
+fn success_needs_an_exit_code() {
+    let started = event("Started", json!({}));
+    assert_eq!(state_of(false, alloc("complete", &[started.clone(), terminated(0, 0, false)])), exited(0));
+    assert_eq!(state_of(false, alloc("failed", &[started.clone(), terminated(3, 0, false)])), exited(3));
+    assert_eq!(state_of(false, alloc("complete", &[started])), ExecutionState::Lost);
+    assert_eq!(state_of(false, alloc("complete", &[])), ExecutionState::Lost);
+}
+
+#[test]
+fn signals_and_memory_are_told() {
+    let killed = state_of(false, alloc("failed", &[terminated(137, 9, false)]));
+    assert_eq!(killed, ExecutionState::Exited { code: 137, oom: false, signal: Some(9) });
+    let oom = state_of(false, alloc("failed", &[terminated(137, 0, true)]));
+    assert_eq!(oom, ExecutionState::Exited { code: 137, oom: true, signal: None });
+}
+
+#[test]
+fn a_stop_is_told_from_a_drain() {
+    let killed =
+        [event("Started", json!({})), event("Killing", json!({})), terminated(7, 0, false), event("Killed", json!({}))];
+    assert_eq!(state_of(true, alloc("complete", &killed)), ExecutionState::Stopped);
+    let drained = view(&job(false), &[alloc("complete", &killed)], &[], LOST_AFTER, NOW);
+    assert_eq!(drained, View { state: ExecutionState::Lost, fence: true, lost_in: None });
+}
+
+#[test]
+fn what_ended_before_the_stop_reached_it_keeps_its_exit_code() {
+    let late = [terminated(0, 0, false), event("Killing", json!({})), event("Killed", json!({}))];
+    assert_eq!(state_of(true, alloc("complete", &late)), exited(0));
+    assert_eq!(state_of(true, alloc("failed", &[terminated(3, 0, false)])), exited(3));
+}
+
+#[test]
+fn a_kill_signal_that_overtakes_the_stop_is_a_stop() {
+    let events = [event("Started", json!({})), event("Signaling", json!({})), terminated(137, 9, false)];
+    assert_eq!(state_of(true, alloc("failed", &events)), ExecutionState::Stopped);
+    let by_hand = state_of(false, alloc("failed", &events));
+    assert_eq!(by_hand, ExecutionState::Exited { code: 137, oom: false, signal: Some(9) });
+}
+
+#[test]
+fn failures_are_classified() {
+    let cases = [
+        ("Driver Failure", "driver_error", "Failed to pull `x`: manifest unknown", FailureKind::ImageUnavailable),
+        (
+            "Driver Failure",
+            "driver_error",
+            "failed to launch command with executor: file x not found under path /bin",
+            FailureKind::CommandNotFound,
+        ),
+        (
+            "Driver Failure",
+            "driver_error",
+            "exec: \"x\": executable file not found in $PATH",
+            FailureKind::CommandNotFound,
+        ),
+        ("Driver Failure", "driver_error", "cannot connect to the docker daemon", FailureKind::Setup),
+        ("Failed Validation", "validation_error", "unknown key", FailureKind::Refused),
+        ("Failed Artifact Download", "download_error", "404", FailureKind::Setup),
+        ("Setup Failure", "setup_error", "no disk", FailureKind::Setup),
+    ];
+    for (kind, key, text, expected) in cases {
+        let events = [event(kind, json!({key: text})), event("Not Restarting", json!({}))];
+        match state_of(false, alloc("failed", &events)) {
+            ExecutionState::Failed { kind, message } => {
+                assert_eq!(kind, expected, "{text}");
+                assert!(message.contains(text), "{message}");
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_silent_node_is_lost_after_a_while_and_the_job_is_fenced() {
+    let unknown = |age: Duration| {
+        let mut alloc = alloc("unknown", &[event("Started", json!({}))]);
+        alloc.modify_time = NOW - i64::try_from(age.as_nanos()).unwrap();
+        view(&job(false), &[alloc], &[], LOST_AFTER, NOW)
+    };
+    let early = unknown(Duration::from_secs(100));
+    assert_eq!((early.state, early.lost_in), (ExecutionState::Running, Some(Duration::from_secs(20))));
+    assert_eq!(unknown(Duration::from_secs(121)), View { state: ExecutionState::Lost, fence: true, lost_in: None });
+    let lost = view(&job(false), &[alloc("lost", &[])], &[], LOST_AFTER, NOW);
+    assert_eq!(lost, View { state: ExecutionState::Lost, fence: true, lost_in: None });
+    assert!(!view(&job(true), &[alloc("lost", &[])], &[], LOST_AFTER, NOW).fence, "it is stopped already");
+}
+
+#[test]
+fn a_replacement_is_never_taken_for_the_execution() {
+    let second = |status: &str| Alloc { id: "2".into(), create_index: 20, ..alloc(status, &[terminated(0, 0, false)]) };
+    for (first, expected) in [
+        (alloc("lost", &[]), ExecutionState::Lost),
+        (alloc("unknown", &[]), ExecutionState::Lost),
+        (alloc("running", &[]), ExecutionState::Lost),
+        (alloc("failed", &[terminated(3, 0, false)]), exited(3)),
+    ] {
+        for replacement in ["running", "complete"] {
+            // The order of the list does not say which was first.
+            let seen = view(&job(false), &[second(replacement), first.clone()], &[], LOST_AFTER, NOW);
+            assert_eq!((seen.state, seen.fence), (expected.clone(), true), "{first:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_placed_is_queued_until_its_stop_is_decided() {
+    let pending = Evaluation { status: "pending".into(), ..Evaluation::default() };
+    let complete = Evaluation { status: "complete".into(), ..Evaluation::default() };
+    let seen = |stop, evaluation| view(&job(stop), &[], &[evaluation], LOST_AFTER, NOW).state;
+    assert_eq!(seen(false, complete.clone()), ExecutionState::Queued { reason: String::new() });
+    assert_eq!(seen(true, pending), ExecutionState::Queued { reason: String::new() });
+    assert_eq!(seen(true, complete), ExecutionState::Stopped);
+}
+
+#[test]
+fn a_service_ends_only_by_a_stop() {
+    let service = |stop| Job { meta: [(META_KIND.to_owned(), "service".to_owned())].into(), ..job(stop) };
+    let dead = alloc("failed", &[terminated(1, 0, false)]);
+    let live = Alloc { create_index: 20, ..alloc("running", &[]) };
+    let seen = |stop, allocs: &[Alloc]| view(&service(stop), allocs, &[], LOST_AFTER, NOW).state;
+    assert!(matches!(seen(false, std::slice::from_ref(&dead)), ExecutionState::Queued { .. }));
+    assert_eq!(seen(false, &[dead.clone(), live.clone()]), ExecutionState::Running);
+    assert_eq!(seen(true, &[dead.clone(), live]), ExecutionState::Running);
+    assert_eq!(seen(true, &[dead]), ExecutionState::Stopped);
+}
+
+#[test]
+fn a_refused_spec_is_an_execution_that_failed() {
+    let refused = Job { meta: [(META_REFUSED.to_owned(), "there is no command".to_owned())].into(), ..job(true) };
+    let state = view(&refused, &[], &[], LOST_AFTER, NOW).state;
+    assert_eq!(state, ExecutionState::Failed { kind: FailureKind::Refused, message: "there is no command".to_owned() });
+}
+
+#[test]
+fn what_was_stopped_out_of_reach_stays_lost() {
+    let with = |values: &[&str]| {
+        let states: Vec<_> = values.iter().map(|value| json!({"Value": value})).collect();
+        serde_json::from_value::<Alloc>(json!({"AllocStates": states})).unwrap()
+    };
+    for (values, expected) in [
+        (&[][..], false),
+        (&["unknown"], true),
+        (&["unknown", "complete"], true),
+        (&["unknown", "running"], false),
+        (&["unknown", "running", "unknown"], true),
+    ] {
+        assert_eq!(never_came_back(&with(values)), expected, "{values:?}");
+    }
+}
