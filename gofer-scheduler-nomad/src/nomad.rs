@@ -65,7 +65,7 @@ impl NomadScheduler {
 impl Scheduler for NomadScheduler {
     fn capabilities(&self) -> SchedulerCapabilities {
         let resource_limits = self.shared().config.host_driver.enforces_limits();
-        SchedulerCapabilities { images: true, host: true, resource_limits, shared: true }
+        SchedulerCapabilities { images: true, host: true, resource_limits }
     }
 
     async fn check(&self) -> Result<String, BackendError> {
