@@ -1,0 +1,128 @@
+//! A real server: OpenBao or Vault, started by `testbed/vault.sh`, or any on which everything may be changed.
+
+mod login;
+mod policy;
+mod sealed;
+mod server;
+mod values;
+
+use std::env;
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gofer_secrets_vault::{AuthConfig, AuthMethod, VaultConfig};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+
+/// A part of the server that is one test's own: a prefix, and names made from it.
+#[derive(Debug)]
+pub(crate) struct Real {
+    address: String,
+    token: SecretString,
+    http: reqwest::Client,
+    /// Also the prefix.
+    pub(crate) name: String,
+}
+
+/// Says that `test` is skipped, unless it must not be.
+fn skip(test: &str, variable: &str) {
+    let required = env::var("GOFER_TEST_REQUIRE").unwrap_or_default();
+    let is_required = required.split(',').any(|name| name.trim() == "vault");
+    assert!(!is_required, "GOFER_TEST_REQUIRE names vault, and {variable} is not set");
+    // Not a print macro, whose output is kept from whoever runs the tests.
+    std::io::stderr().write_all(format!("skipped: {test}: {variable} is not set\n").as_bytes()).unwrap();
+}
+
+impl Real {
+    /// On the server that `GOFER_TEST_VAULT_ADDR` names; without one, says that `test` is skipped.
+    pub(crate) fn find(test: &str) -> Option<Self> {
+        let Ok(address) = env::var("GOFER_TEST_VAULT_ADDR") else {
+            skip(test, "GOFER_TEST_VAULT_ADDR");
+            return None;
+        };
+        let token = env::var("GOFER_TEST_VAULT_TOKEN").expect("GOFER_TEST_VAULT_TOKEN goes with GOFER_TEST_VAULT_ADDR");
+        Some(Self::at(address, token))
+    }
+
+    fn at(address: String, token: String) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build();
+        Self { address, token: token.into(), http: http.unwrap(), name }
+    }
+
+    /// With the root token, below a prefix of its own.
+    pub(crate) fn config(&self) -> VaultConfig {
+        let auth = AuthConfig { token: Some(self.token.clone()), ..AuthConfig::default() };
+        VaultConfig { address: self.address.clone(), prefix: self.name.clone(), auth, ..VaultConfig::default() }
+    }
+
+    /// Asks as an operator would; status and answer.
+    async fn ask(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = self.http.request(method, format!("{}/v1/{path}", self.address));
+        request = request.header("X-Vault-Token", self.token.expose_secret());
+        if !body.is_null() {
+            request = request.body(body.to_string());
+        }
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default())
+    }
+
+    /// Asks for what must succeed.
+    async fn administer(&self, method: &str, path: &str, body: Value) -> Value {
+        let (status, answer) = self.ask(method, path, body).await;
+        assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
+        answer
+    }
+
+    /// An AppRole of the test's own, whose tokens have this policy and nothing else.
+    async fn approle(&self, policy: &str, ttl: &str, max_ttl: &str) -> VaultConfig {
+        let name = &self.name;
+        self.administer("POST", &format!("sys/auth/{name}"), json!({ "type": "approle" })).await;
+        self.set_policy(policy).await;
+        let role = json!({
+            "token_policies": [name], "token_no_default_policy": true, "token_ttl": ttl, "token_max_ttl": max_ttl,
+        });
+        self.administer("POST", &format!("auth/{name}/role/gofer"), role).await;
+        let role_id = self.administer("GET", &format!("auth/{name}/role/gofer/role-id"), Value::Null).await;
+        let secret_id = self.administer("POST", &format!("auth/{name}/role/gofer/secret-id"), json!({})).await;
+        let text = |answer: &Value, field: &str| answer["data"][field].as_str().unwrap().to_owned();
+        let auth = AuthConfig {
+            method: AuthMethod::AppRole,
+            mount: Some(name.clone()),
+            role_id: Some(text(&role_id, "role_id")),
+            secret_id: Some(text(&secret_id, "secret_id").into()),
+            ..AuthConfig::default()
+        };
+        VaultConfig { auth, ..self.config() }
+    }
+
+    async fn set_policy(&self, policy: &str) {
+        self.administer("PUT", &format!("sys/policies/acl/{}", self.name), json!({ "policy": policy })).await;
+    }
+
+    /// The policy of `config/`, about this test's prefix.
+    fn policy(&self) -> String {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/vault/gofer-policy.hcl");
+        let policy = std::fs::read_to_string(file).unwrap();
+        let own = policy.replace("/gofer/*", &format!("/{}/*", self.name));
+        assert_ne!(own, policy, "the policy is about the default prefix");
+        own
+    }
+
+    /// What the server knows of the tokens that this test's auth method gave out.
+    async fn tokens(&self) -> Vec<Value> {
+        let accessors = self.administer("LIST", "auth/token/accessors", Value::Null).await;
+        let mut found = Vec::new();
+        for accessor in accessors["data"]["keys"].as_array().unwrap() {
+            // One that ended meanwhile is not found.
+            let (_, answer) = self.ask("POST", "auth/token/lookup-accessor", json!({ "accessor": accessor })).await;
+            if answer["data"]["path"] == format!("auth/{}/login", self.name) {
+                found.push(answer["data"].clone());
+            }
+        }
+        found
+    }
+}
