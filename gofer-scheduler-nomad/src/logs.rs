@@ -168,7 +168,13 @@ impl Reader {
 
     /// There are no files to read: too early, never, no more, or out of reach.
     async fn without_files(&self, failure: Failure) -> Result<(), Stop> {
-        let Some(inspected) = self.shared.inspect(&self.id).await? else { return Ok(()) };
+        let Some(inspected) = self.shared.inspect(&self.id).await? else {
+            let message = format!(
+                "nomad has deleted `{}` and its log; have its garbage collection wait longer (`job_gc_threshold`)",
+                self.id
+            );
+            return Err(BackendError::new(ErrorKind::NotFound, message).into());
+        };
         let Some(own) = inspected.own_alloc() else { return Ok(()) };
         let ran = own.task_states.get(MAIN).is_some_and(|task| task.events.iter().any(|event| event.kind == "Started"));
         if !ran || !state::is_terminal(own) {

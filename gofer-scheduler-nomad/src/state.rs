@@ -201,8 +201,7 @@ fn driver_failure(event: &TaskEvent) -> FailureKind {
         "permission denied",
         "is a directory",
         "exec format error",
-        "not found in path",
-        "failed to find",
+        "could not be found",
     ]) {
         FailureKind::CommandNotFound
     } else {

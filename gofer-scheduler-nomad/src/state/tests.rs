@@ -82,7 +82,7 @@ fn failures_are_classified() {
         (
             "Driver Failure",
             "driver_error",
-            "failed to launch command with executor: file x not found under path /bin",
+            "failed to launch command with executor: rpc error: binary \"x\" could not be found",
             FailureKind::CommandNotFound,
         ),
         (
