@@ -44,6 +44,20 @@ pub(crate) fn products(config: &ServerConfig) -> Products {
     }
 }
 
+/// Whether several servers may use one database: only if each of them sees every execution and every object. Processes
+/// and files of one machine are its own.
+pub(crate) fn shares_database(config: &ServerConfig) -> bool {
+    let scheduler = match config.scheduler.backend {
+        SchedulerBackend::Local => false,
+        SchedulerBackend::Nomad => true,
+    };
+    let objects = match config.objects.backend {
+        ObjectsBackend::Local => false,
+        ObjectsBackend::S3 => true,
+    };
+    scheduler && objects
+}
+
 /// The scheduler.
 pub(crate) async fn scheduler(config: &ServerConfig, launcher: Launcher) -> Result<Arc<dyn Scheduler>, BackendError> {
     match config.scheduler.backend {

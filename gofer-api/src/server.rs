@@ -132,7 +132,7 @@ impl Server {
             false => None,
         };
         let server_id = format!("{:016x}", rand::random::<u64>());
-        let engine = start_engine(config, addr, db, backends.clone()).await?;
+        let engine = start_engine(config, addr, &server_id, db, backends.clone()).await?;
         let demands_token = config.demands_token();
         let dev_mode = !demands_token && !config.serves_tls() && addr.ip().is_loopback();
         let context = Arc::new(Context {
@@ -265,10 +265,11 @@ async fn connect(config: &ServerConfig, launcher: Launcher, db: &Db) -> Result<B
 async fn start_engine(
     config: &ServerConfig,
     addr: SocketAddr,
+    server_id: &str,
     db: &Db,
     backends: Backends,
 ) -> Result<Engine, ServerError> {
-    let engine = EngineConfig {
+    let mut engine = EngineConfig {
         api_addr: Some(config.engine.api_addr.clone().unwrap_or_else(|| api_addr(addr, config.serves_tls()))),
         lease_ttl: config.engine.lease_ttl,
         max_executions: config.engine.max_executions,
@@ -276,10 +277,14 @@ async fn start_engine(
         run_objects_keep_runs: config.retention.run_objects_keep_runs,
         ..EngineConfig::default()
     };
-    // The database belongs to this process alone: leases of the server before it, which may have been killed, hold
-    // nobody up.
-    let released = Journal::release(db, &engine.server_id).await;
-    released.map_err(|error| ServerError::Engine(error.into()))?;
+    if compose::shares_database(config) {
+        server_id.clone_into(&mut engine.server_id);
+    } else {
+        // The database belongs to this process alone, and every server of it has the same name: leases of the one before,
+        // which may have been killed, hold nobody up.
+        let released = Journal::release(db, &engine.server_id).await;
+        released.map_err(|error| ServerError::Engine(error.into()))?;
+    }
     Engine::start(Arc::new(db.clone()), backends, engine).await.map_err(ServerError::Engine)
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::entity::TokenKind;
-use crate::id::{Attempt, NamespaceId, PipelineId, RunNumber, TaskId, Version};
+use crate::id::{Attempt, NamespaceId, PipelineId, RunKey, RunNumber, TaskId, Version};
 use crate::run::{Initiator, Reason, RunStatus, TaskStatus};
 use crate::time::Timestamp;
 
@@ -43,6 +43,15 @@ pub struct Subject {
     pub task: Option<TaskId>,
     /// The attempt.
     pub attempt: Option<Attempt>,
+}
+
+impl Subject {
+    /// The run it is about, or that its task belongs to.
+    #[must_use]
+    pub fn run_key(&self) -> Option<RunKey> {
+        let (namespace, pipeline) = (self.namespace.clone()?, self.pipeline.clone()?);
+        Some(RunKey { namespace, pipeline, run: self.run? })
+    }
 }
 
 /// What happened. Serialized with its stable name under `type`.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use crate::entity::{ObjectRecord, ObjectScope};
 use crate::error::BackendError;
-use crate::event::NewEvent;
+use crate::event::{EventDetails, NewEvent};
 use crate::id::{Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, TaskId, Version};
 use crate::pipeline::PipelineSpec;
 use crate::run::{AttemptRecord, CancelRequest, Initiator, LogState, Reason, Run, RunState, TaskRun, TaskState};
@@ -40,8 +41,16 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// that ran out but was not taken by anybody is held.
     async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError>;
 
-    /// Gives up every lease of this owner, so that another may claim the runs at once.
+    /// Gives up every lease of this owner, and the lead if it has it, so that another may take them at once.
     async fn release(&self, owner: &str) -> Result<(), JournalError>;
+
+    /// Takes the lead or prolongs it to at least `now + ttl`, and returns whether this owner has it: the right to do what one
+    /// server does for all. It is free at first, when it was released, and when it ran out.
+    async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError>;
+
+    /// What others change from now on. The stream ends when something may have been missed; whoever follows it then looks
+    /// at everything, and follows again. A journal that nobody else can use has a stream that never says anything.
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError>;
 
     /// The run, its spec and its task runs; `NotFound` when there is no such run.
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError>;
@@ -59,8 +68,13 @@ pub trait Journal: Debug + Send + Sync + 'static {
         request: CancelRequest,
     ) -> Result<bool, JournalError>;
 
-    /// Finished attempts whose log is still [`LogState::Live`], oldest first, after `after`.
-    async fn live_logs(&self, after: Option<ExecutionId>, limit: usize) -> Result<Vec<ExecutionId>, JournalError>;
+    /// Attempts that ended before `before` and whose log is still [`LogState::Live`], oldest first, after `after`.
+    async fn live_logs(
+        &self,
+        before: Timestamp,
+        after: Option<ExecutionId>,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>, JournalError>;
 
     /// The log state of a finished attempt; `None` while it has not finished (or never existed).
     async fn log_state(&self, id: &ExecutionId) -> Result<Option<LogState>, JournalError>;
@@ -162,6 +176,41 @@ pub struct Lease {
     pub run: RunKey,
     /// Grows with each lease of this run; a commit with an older one is refused (fencing).
     pub epoch: u64,
+}
+
+/// Where to look, because another user of the journal changed something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hint {
+    /// There may be something to claim: a run was committed, or one ended and made room.
+    Claimable,
+    /// A wish to cancel this run, or a task of it, was recorded.
+    Cancel(RunKey),
+    /// Something was committed with events.
+    Committed,
+}
+
+impl Hint {
+    /// What events that were committed together hint at, without repetition.
+    #[must_use]
+    pub fn of<'a>(events: impl IntoIterator<Item = &'a NewEvent>) -> Vec<Self> {
+        let mut hints = Vec::new();
+        for event in events {
+            let hint = match &event.details {
+                EventDetails::RunCreated { .. } | EventDetails::RunCompleted { .. } => Some(Self::Claimable),
+                EventDetails::RunCancelRequested { .. } | EventDetails::TaskRunCancelRequested { .. } => {
+                    event.subject.run_key().map(Self::Cancel)
+                }
+                _ => None,
+            };
+            for hint in hint.into_iter().chain([Self::Committed]) {
+                if !hints.contains(&hint) {
+                    hints.push(hint);
+                }
+            }
+        }
+        hints
+    }
 }
 
 /// All the engine knows of a run.

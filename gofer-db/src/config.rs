@@ -28,6 +28,9 @@ pub struct DbConfig {
     pub acquire_timeout: Duration,
     /// PostgreSQL: encryption of the connection.
     pub tls: TlsConfig,
+    /// PostgreSQL: several servers use the database. Not a setting: it follows from the backends.
+    #[serde(skip)]
+    pub shared: bool,
 }
 
 impl Default for DbConfig {
@@ -40,6 +43,7 @@ impl Default for DbConfig {
             pool_size: 16,
             acquire_timeout: Duration::from_secs(10),
             tls: TlsConfig::default(),
+            shared: false,
         }
     }
 }

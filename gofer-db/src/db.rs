@@ -10,7 +10,7 @@ use crate::error::DbError;
 use crate::specs::SpecCache;
 use crate::{postgres, sqlite};
 
-/// A database, in use by this process alone. Cheap to clone.
+/// A database, in use by this process alone, or by several servers that share it. Cheap to clone.
 #[derive(Clone)]
 pub struct Db {
     inner: Arc<Inner>,
@@ -47,9 +47,9 @@ impl Db {
             Target::Sqlite(path) => {
                 Engine::Sqlite(sqlite::Sqlite::open(path.clone(), &config, last_event.clone()).await?)
             }
-            Target::Postgres(server) => {
-                Engine::Postgres(Box::new(postgres::Postgres::open(server, &target, &config).await?))
-            }
+            Target::Postgres(server) => Engine::Postgres(Box::new(
+                postgres::Postgres::open(server, &target, &config, last_event.clone()).await?,
+            )),
         };
         let db = Self { inner: Arc::new(Inner { engine, target, specs: Arc::default(), last_event }) };
         db.note_event(db.run_counts().await?.last_event_id);
@@ -155,6 +155,7 @@ macro_rules! transact {
             }
             $crate::db::Engine::Postgres(engine) => {
                 let pool = engine.pool();
+                let instance = engine.instance();
                 let last_event = $db.last_event_sender();
                 $crate::db::joined(tokio::spawn(async move {
                     use diesel_async::AsyncConnection as _;
@@ -163,7 +164,12 @@ macro_rules! transact {
                         .transaction(async |c| {
                             let mut tx = $crate::postgres::queries::Tx::new(c);
                             let value = $crate::postgres::queries::$module::$call(&mut tx $(, $arg)*).await?;
-                            Ok::<_, $crate::error::DbError>((value, tx.flush().await?))
+                            let hints = instance.map(|_| gofer_core::journal::Hint::of(&tx.events));
+                            let last = tx.flush().await?;
+                            if let (Some(instance), Some(hints), Some(last)) = (instance, hints, last) {
+                                $crate::postgres::notices::send(c, instance, last, hints).await?;
+                            }
+                            Ok::<_, $crate::error::DbError>((value, last))
                         })
                         .await?;
                     if let Some(last) = last {

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    Commit, Committed, Expirable, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+    Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState};
 use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};
 
-use crate::db::{Db, query, transact};
+use crate::db::{Db, Engine, query, transact};
 
 /// What one query can be asked for: more would not make the callers faster.
 const MAX_LIMIT: usize = 1_000;
@@ -52,6 +54,19 @@ impl Journal for Db {
         Ok(transact!(self, leases::release(&owner))?)
     }
 
+    async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
+        let owner = owner.to_owned();
+        Ok(transact!(self, lead::take(&owner, now, ttl))?)
+    }
+
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
+        match self.engine() {
+            // The file is this process's own.
+            Engine::Sqlite(_) => Ok(stream::pending().boxed()),
+            Engine::Postgres(engine) => Ok(engine.hints().await?),
+        }
+    }
+
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
         let (key, specs) = (key.clone(), Arc::clone(self.specs()));
         Ok(query!(self, tasks::load(&key, &specs))?)
@@ -78,8 +93,13 @@ impl Journal for Db {
         }?)
     }
 
-    async fn live_logs(&self, after: Option<ExecutionId>, limit: usize) -> Result<Vec<ExecutionId>, JournalError> {
-        Ok(query!(self, logs::live(after.as_ref(), limit.min(MAX_LIMIT)))?)
+    async fn live_logs(
+        &self,
+        before: Timestamp,
+        after: Option<ExecutionId>,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>, JournalError> {
+        Ok(query!(self, logs::live(before, after.as_ref(), limit.min(MAX_LIMIT)))?)
     }
 
     async fn log_state(&self, id: &ExecutionId) -> Result<Option<LogState>, JournalError> {

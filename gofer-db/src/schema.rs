@@ -179,6 +179,14 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    lead (id) {
+        id -> BigInt,
+        owner -> Text,
+        until -> BigInt,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(
     attempts,
     objects,

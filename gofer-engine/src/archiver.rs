@@ -1,68 +1,164 @@
 //! Moves the logs of finished attempts from the scheduler into the object store, masked and compressed, and lets the
-//! scheduler forget the executions. What is left to do is in the journal, so a crash only makes it do a step again.
+//! scheduler forget the executions. Each server does that for the attempts it saw end; what is left to do is in the journal,
+//! so that the leading server finds what others left, and a crash only makes somebody do a step again.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use gofer_core::event::{EventDetails, NewEvent, Subject};
+use gofer_core::journal::JournalError;
 use gofer_core::object_store::{ByteStream, PutOptions};
 use gofer_core::run::LogState;
-use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
+use tokio::sync::{Notify, mpsc};
 
 use crate::archive::Writer;
 use crate::backoff::Backoff;
 use crate::engine::Shared;
+use crate::layout;
+use crate::logs::{self, Origin};
 use crate::machine::ACTOR;
-use crate::{layout, logs};
 
 /// Logs archived at the same time: each is a stream of at most a few hundred KiB in memory.
 const AT_ONCE: usize = 8;
 const PAGE: usize = 100;
+/// Attempts that may wait; those beyond are found by the sweep.
+const QUEUE: usize = 4_096;
+/// An attempt's log is archived a moment after its end: what starts next goes first, and several are done together.
+const DELAY: Duration = Duration::from_millis(20);
+/// Time between two sweeps that nobody asked for.
+const SWEEP: Duration = Duration::from_secs(30);
+/// Who ended longer ago than this is nobody's any more.
+const LEFT_BEHIND: Duration = Duration::from_secs(10);
+/// What a log under way has when the server ends.
+const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
-/// Archives whenever an attempt has ended; begins with what an earlier server left.
-pub(crate) async fn run(shared: Arc<Shared>) {
+/// Where finished attempts wait.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    attempts: mpsc::Sender<Finished>,
+    sweep: Notify,
+    empty: Empty,
+}
+
+/// An attempt that is over.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) id: ExecutionId,
+    pub(crate) origin: Origin,
+}
+
+pub(crate) fn queue() -> (Queue, mpsc::Receiver<Finished>) {
+    let (attempts, inbox) = mpsc::channel(QUEUE);
+    (Queue { attempts, sweep: Notify::new(), empty: Empty::default() }, inbox)
+}
+
+impl Queue {
+    pub(crate) fn add(&self, finished: Finished) {
+        if self.attempts.try_send(finished).is_err() {
+            self.look();
+        }
+    }
+
+    /// There may be finished attempts that nobody added.
+    pub(crate) fn look(&self) {
+        self.sweep.notify_one();
+    }
+}
+
+/// Archives what this server saw end, until it ends itself.
+pub(crate) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Finished>) {
     let mut backoff = Backoff::new(("archiver", &shared.config.server_id));
-    let empty = Empty::default();
+    let mut batch: Vec<Finished> = Vec::new();
     loop {
-        if archive_all(&shared, &empty).await {
+        let more = async {
+            if batch.is_empty() {
+                inbox.recv_many(&mut batch, PAGE).await;
+                tokio::time::sleep(DELAY).await;
+            } else {
+                backoff.wait().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return,
+            () = more => {}
+        }
+        while batch.len() < QUEUE
+            && let Ok(finished) = inbox.try_recv()
+        {
+            batch.push(finished);
+        }
+        batch = archive_all(&shared, std::mem::take(&mut batch)).await;
+        if batch.is_empty() {
             backoff.reset();
-            shared.archive_wanted.notified().await;
-        } else {
-            backoff.wait().await;
         }
     }
 }
 
-/// One walk over all that is to be archived; returns whether all of it was.
-async fn archive_all(shared: &Shared, empty: &Empty) -> bool {
-    let mut after = None;
-    let mut all = true;
+/// Archives what was left behind, for as long as this server leads: first all there is, then what nobody can be at.
+pub(crate) async fn sweep(shared: Arc<Shared>) {
+    let mut before = shared.clock.now();
     loop {
-        let page = match shared.journal.live_logs(after.take(), PAGE).await {
-            Ok(page) => page,
-            Err(error) => {
-                tracing::warn!(error = %crate::chain(&error), "cannot list the logs to archive, will retry");
-                return false;
+        if let Err(error) = sweep_once(&shared, before).await {
+            tracing::warn!(error = %crate::chain(&error), "cannot list the logs to archive, will retry");
+        }
+        if tokio::time::timeout(SWEEP, shared.archive.sweep.notified()).await.is_ok() {
+            tokio::time::sleep(LEFT_BEHIND).await;
+        }
+        before = shared.clock.now().before(LEFT_BEHIND);
+    }
+}
+
+async fn sweep_once(shared: &Shared, before: Timestamp) -> Result<(), JournalError> {
+    let mut after = None;
+    loop {
+        let page = shared.journal.live_logs(before, after.take(), PAGE).await?;
+        let Some(last) = page.last().cloned() else { return Ok(()) };
+        let mut found = Vec::with_capacity(page.len());
+        for id in page {
+            match Origin::load(shared, &id).await {
+                Ok(origin) => found.push(Finished { id, origin }),
+                // Deleted since.
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
             }
-        };
-        let Some(last) = page.last().cloned() else { return all };
-        let results = stream::iter(page).map(|id| async move {
-            let result = archive(shared, &id, empty).await;
-            if let Err(error) = &result {
-                tracing::warn!(execution = %id, error = %error.chain(), "cannot archive the log yet, will retry");
-            }
-            result.is_ok()
-        });
-        // To the last, whatever fails: a log that cannot be archived keeps none behind it waiting.
-        all &= results.buffer_unordered(AT_ONCE).fold(true, |all, archived| async move { all && archived }).await;
+        }
+        // Those that fail are found by the next sweep.
+        archive_all(shared, found).await;
         after = Some(last);
     }
 }
 
-async fn archive(shared: &Shared, id: &ExecutionId, empty: &Empty) -> Result<(), BackendError> {
-    let stored = match logs::live(shared, id, false).await {
+/// Archives each, whatever becomes of the others; returns those to try again.
+async fn archive_all(shared: &Shared, batch: Vec<Finished>) -> Vec<Finished> {
+    stream::iter(batch)
+        .map(|finished| async move {
+            let ending = async {
+                shared.stop.cancelled().await;
+                tokio::time::sleep(LAST_MOMENTS).await;
+            };
+            let result = tokio::select! {
+                biased;
+                result = archive(shared, &finished) => result,
+                () = ending => Ok(()),
+            };
+            let error = result.err()?;
+            tracing::warn!(execution = %finished.id, error = %error.chain(), "cannot archive the log yet, will retry");
+            Some(finished)
+        })
+        .buffer_unordered(AT_ONCE)
+        .filter_map(std::future::ready)
+        .collect()
+        .await
+}
+
+async fn archive(shared: &Shared, Finished { id, origin }: &Finished) -> Result<(), BackendError> {
+    let empty = &shared.archive.empty;
+    let stored = match logs::live(shared, id, origin, false).await {
         Ok(chunks) => store(shared, id, chunks).await?,
         // Never started; or archived and removed, and the server died before it could record that.
         Err(error) if error.kind == ErrorKind::NotFound => match shared.objects.head(&layout::log_location(id)).await {
@@ -81,7 +177,7 @@ async fn archive(shared: &Shared, id: &ExecutionId, empty: &Empty) -> Result<(),
     if state == LogState::Empty {
         empty.remember(id);
     }
-    forget(shared, id).await?;
+    forget(shared, id, origin).await?;
     record(shared, id, state, event).await?;
     empty.forget(id);
     Ok(())
@@ -89,7 +185,7 @@ async fn archive(shared: &Shared, id: &ExecutionId, empty: &Empty) -> Result<(),
 
 /// Executions that printed nothing and that the scheduler may have forgotten, until that is recorded. There is no
 /// archive to tell: after a crash in between, such a log counts as lost.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Empty(Mutex<BTreeSet<ExecutionId>>);
 
 impl Empty {
@@ -139,7 +235,7 @@ async fn store(
     Ok(Stored::Archived(meta.size_bytes))
 }
 
-async fn forget(shared: &Shared, id: &ExecutionId) -> Result<(), BackendError> {
+async fn forget(shared: &Shared, id: &ExecutionId, origin: &Origin) -> Result<(), BackendError> {
     match shared.scheduler.remove(id).await {
         Ok(()) => {}
         // It was given up as lost and lives on somewhere; its name is never used again.
@@ -148,7 +244,7 @@ async fn forget(shared: &Shared, id: &ExecutionId) -> Result<(), BackendError> {
         }
         Err(error) => return Err(error),
     }
-    shared.secrets.delete(&layout::mask_path(id)).await
+    if origin.keeps_masks(id) { shared.secrets.delete(&layout::mask_path(id)).await } else { Ok(()) }
 }
 
 async fn record(
@@ -160,7 +256,7 @@ async fn record(
     match shared.journal.set_log_state(id, LogState::Live, state, event).await {
         // Not `Live` any more: an earlier try of this very step took effect.
         Ok(_) => Ok(()),
-        Err(gofer_core::journal::JournalError::Backend(error)) => Err(error),
+        Err(JournalError::Backend(error)) => Err(error),
         Err(other) => Err(BackendError::new(ErrorKind::Internal, other.to_string())),
     }
 }

@@ -10,10 +10,12 @@ use gofer_core::{Attempt, ExecutionId, TaskId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::archiver::Finished;
 use crate::backoff::Backoff;
 use crate::engine::Shared;
 use crate::execution::{self, Message, Start, StartOver};
 use crate::freshness::Freshness;
+use crate::logs::Origin;
 use crate::machine::{Decision, Effect, Input, Machine};
 use crate::writer::NotCommitted;
 
@@ -45,8 +47,16 @@ pub(crate) async fn drive(
     let mut driving = Driving { shared, lease, freshness, gone, driver, starts, serial: 0, held };
     while let Some(mut machine) = driving.load().await {
         match driving.work(&mut machine, &mut inbox).await {
-            Stopped::Complete | Stopped::Gone => break,
-            Stopped::Reload => backoff.wait().await,
+            Stopped::Complete => break,
+            Stopped::Gone => {
+                // Attempts may have ended by a last commit whose answer was an error.
+                driving.shared.archive.look();
+                break;
+            }
+            Stopped::Reload => {
+                driving.shared.archive.look();
+                backoff.wait().await;
+            }
         }
     }
     drop(inbox);
@@ -54,8 +64,6 @@ pub(crate) async fn drive(
     for start in driving.starts.values() {
         start.over.cancelled().await;
     }
-    // Attempts may have ended by a last commit whose answer was an error.
-    driving.shared.archive_wanted.notify_one();
 }
 
 /// The start of a current attempt.
@@ -107,12 +115,11 @@ impl Driving {
         None
     }
 
-    /// Attempts may have ended by a commit whose answer was an error: their places are free, their logs to be archived.
+    /// Attempts may have ended by a commit whose answer was an error: their places are free.
     fn forget_ended(&mut self, machine: &Machine) {
         self.shared.places.release_run(&self.lease.run, |id| is_current(machine, id));
         self.held.retain(|id, _| is_current(machine, id));
         self.starts.retain(|id, start| is_current(machine, id) || !start.over.is_cancelled());
-        self.shared.archive_wanted.notify_one();
     }
 
     async fn work(&mut self, machine: &mut Machine, inbox: &mut mpsc::Receiver<Message>) -> Stopped {
@@ -291,7 +298,8 @@ impl Driving {
                 let id = self.id(&task, attempt);
                 self.starts.remove(&id);
                 self.shared.places.release(&id);
-                self.shared.archive_wanted.notify_one();
+                let origin = Origin { spec: machine.spec().clone(), run: machine.run().clone() };
+                self.shared.archive.add(Finished { id, origin });
             }
         }
     }

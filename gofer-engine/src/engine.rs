@@ -1,41 +1,34 @@
-//! The engine: claims runs, keeps their leases, listens to the scheduler, and takes orders.
+//! The engine: what it is made of, and the orders it takes.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::BoxStream;
-use gofer_core::journal::{Journal, JournalError, Lease, NewRun};
+use gofer_core::journal::{Journal, JournalError, NewRun};
 use gofer_core::object_store::ObjectStore;
 use gofer_core::run::{CancelRequest, Initiator, Run, TaskState, TaskStatus};
 use gofer_core::scheduler::{LogChunk, LogCursor, Scheduler};
 use gofer_core::secret_store::SecretStore;
 use gofer_core::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Timestamp, Version, validate};
 use secrecy::ExposeSecret;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backoff::Backoff;
 use crate::clock::Clock;
-use crate::driver::drive;
+use crate::drivers::Drivers;
 use crate::error::EngineError;
 use crate::execution::Message;
-use crate::freshness::Freshness;
 use crate::guard::Timed;
 use crate::machine::Input;
 use crate::places::Places;
 use crate::token::{RunTokens, run_token_hash};
 use crate::writer::Writer;
-use crate::{archiver, logs, retention};
+use crate::{archiver, lead, leases, listen, logs};
 
-/// Messages that may wait for one run's driver; senders wait beyond it.
-const DRIVER_QUEUE: usize = 256;
 /// Longest wait for drivers to come to rest.
 const SHUTDOWN: Duration = Duration::from_secs(5);
-/// Runs claimed at a time.
-const CLAIM_PAGE: usize = 64;
 
 /// Limits and periods of an engine.
 #[derive(Debug, Clone)]
@@ -119,13 +112,13 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) writer: Writer,
     pub(crate) places: Arc<Places>,
-    pub(crate) archive_wanted: Notify,
-    /// Changes after each transaction of the writer.
-    pub(crate) committed: watch::Receiver<u64>,
+    pub(crate) archive: archiver::Queue,
+    /// Changes after each transaction of the writer, and when another server committed something.
+    pub(crate) commits: watch::Sender<u64>,
     pub(crate) stop: CancellationToken,
-    claim_wanted: Notify,
-    runs: Mutex<BTreeMap<RunKey, Driver>>,
-    tasks: TaskTracker,
+    pub(crate) claim_wanted: Notify,
+    pub(crate) runs: Drivers,
+    pub(crate) tasks: TaskTracker,
 }
 
 /// A handle on a running engine.
@@ -146,9 +139,10 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let secrets: Arc<dyn SecretStore> = Arc::new(Timed(backends.secrets));
         let tokens = RunTokens::open(secrets.as_ref()).await?;
-        let (commits, committed) = watch::channel(0);
+        let commits = watch::Sender::new(0);
+        let (archive, finished) = archiver::queue();
         let shared = Arc::new(Shared {
-            writer: Writer::start(journal.clone(), commits),
+            writer: Writer::start(journal.clone(), commits.clone()),
             journal,
             scheduler: Arc::new(Timed(backends.scheduler)),
             objects: Arc::new(Timed(backends.objects)),
@@ -157,18 +151,19 @@ impl Engine {
             clock: Clock::new(config.starts_at),
             places: Places::new(config.max_executions),
             config,
-            archive_wanted: Notify::new(),
-            committed,
+            archive,
+            commits,
             stop: CancellationToken::new(),
             claim_wanted: Notify::new(),
-            runs: Mutex::default(),
+            runs: Drivers::default(),
             tasks: TaskTracker::new(),
         });
-        shared.spawn(listen);
-        shared.spawn(claim_runs);
-        shared.spawn(renew_leases);
-        shared.spawn(archiver::run);
-        shared.spawn(retention::run);
+        shared.spawn(listen::scheduler);
+        shared.spawn(listen::servers);
+        shared.spawn(leases::claim);
+        shared.spawn(leases::renew);
+        shared.spawn(lead::run);
+        shared.tasks.spawn(archiver::run(shared.clone(), finished));
         Ok(Self { shared })
     }
 
@@ -242,10 +237,7 @@ impl Engine {
     /// What the engine is busy with.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        EngineStats {
-            active_runs: self.shared.runs.lock().unwrap_or_else(PoisonError::into_inner).len(),
-            executions: self.shared.places.taken(),
-        }
+        EngineStats { active_runs: self.shared.runs.len(), executions: self.shared.places.taken() }
     }
 
     /// Stops driving. Executions go on; the leases are given up, so that the next server takes over at once.
@@ -309,6 +301,11 @@ impl Engine {
 }
 
 impl Shared {
+    /// Something was committed here or elsewhere.
+    pub(crate) fn bump_committed(&self) {
+        self.commits.send_modify(|count| *count += 1);
+    }
+
     fn spawn<F>(self: &Arc<Self>, part: impl FnOnce(Arc<Self>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -325,9 +322,8 @@ impl Shared {
     }
 
     /// Sends to the run's driver. A run nobody drives yet is claimed: a cancelled one may leave its queue.
-    async fn tell(&self, key: &RunKey, message: Message) {
-        let driver = self.runs.lock().unwrap_or_else(PoisonError::into_inner).get(key).map(|run| run.inbox.clone());
-        match driver {
+    pub(crate) async fn tell(&self, key: &RunKey, message: Message) {
+        match self.runs.inbox(key) {
             // A driver that is just ending has completed the run.
             Some(driver) => drop(driver.send(message).await),
             None => self.claim_wanted.notify_one(),
@@ -341,194 +337,8 @@ impl Shared {
     }
 
     /// Lets the drivers of these runs look what is stored.
-    async fn reload(&self, of: impl Fn(&RunKey) -> bool) {
-        let drivers: Vec<_> = {
-            let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-            runs.iter().filter(|(key, _)| of(key)).map(|(_, run)| run.inbox.clone()).collect()
-        };
-        for driver in drivers {
-            // One that is gone has completed its run.
-            let _ = driver.send(Message::Reload).await;
-        }
+    pub(crate) async fn reload(&self, of: impl Fn(&RunKey) -> bool) {
+        self.runs.tell_all(of, || Message::Reload).await;
         self.claim_wanted.notify_one();
-    }
-
-    /// Makes every driver end, and waits until no call of theirs is under way.
-    async fn rest(&self) {
-        let ended: Vec<_> = {
-            let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-            runs.values().inspect(|run| run.gone.cancel()).map(|run| run.ended.clone()).collect()
-        };
-        for ended in ended {
-            ended.cancelled().await;
-        }
-    }
-
-    /// Whatever leases this server still held were renewed.
-    async fn prolonged(&self, until: Timestamp) {
-        let now = self.clock.now();
-        let mut doubtful = Vec::new();
-        for run in self.runs.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            if run.freshness.holds(now) {
-                run.freshness.prolong(until);
-            } else {
-                doubtful.push(run.inbox.clone());
-            }
-        }
-        for driver in doubtful {
-            let _ = driver.send(Message::Prolonged(until)).await;
-        }
-    }
-
-    fn begin(self: &Arc<Self>, lease: Lease, freshness: Freshness) {
-        let (driver, inbox) = mpsc::channel(DRIVER_QUEUE);
-        let (key, epoch) = (lease.run.clone(), lease.epoch);
-        let (gone, ended) = (self.stop.child_token(), CancellationToken::new());
-        let entry = Driver {
-            epoch,
-            inbox: driver.clone(),
-            freshness: freshness.clone(),
-            gone: gone.clone(),
-            ended: ended.clone(),
-        };
-        let before = self.runs.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), entry);
-        let shared = self.clone();
-        self.tasks.spawn(async move {
-            let _ended = ended.drop_guard();
-            // This server had lost the lease and did not know; what it began must be over before anything is repeated.
-            if let Some(before) = before {
-                before.gone.cancel();
-                before.ended.cancelled().await;
-            }
-            drive(shared.clone(), lease, freshness, gone, driver, inbox).await;
-            let mut runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
-            if runs.get(&key).is_some_and(|run| run.epoch == epoch) {
-                runs.remove(&key);
-            }
-            drop(runs);
-            // Its end may make room for the next run of the pipeline.
-            shared.claim_wanted.notify_one();
-        });
-    }
-}
-
-/// Who drives a run.
-#[derive(Debug)]
-struct Driver {
-    epoch: u64,
-    inbox: mpsc::Sender<Message>,
-    freshness: Freshness,
-    /// Makes it end.
-    gone: CancellationToken,
-    /// Cancelled once it has.
-    ended: CancellationToken,
-}
-
-/// Claims whenever there may be something: a new run, an end that made room, and lease by lease what other servers lost.
-async fn claim_runs(shared: Arc<Shared>) {
-    let mut backoff = Backoff::new(("claim", &shared.config.server_id));
-    loop {
-        let ttl = shared.config.lease_ttl;
-        let now = shared.clock.now();
-        match shared.journal.claim(&shared.config.server_id, now, ttl, CLAIM_PAGE).await {
-            Ok(leases) => {
-                backoff.reset();
-                let full = leases.len() == CLAIM_PAGE;
-                leases.into_iter().for_each(|lease| shared.begin(lease, Freshness::until(now.after(ttl))));
-                if full {
-                    continue;
-                }
-                let runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
-                shared.places.release_others(|run| runs.contains_key(run));
-            }
-            Err(error) => {
-                tracing::warn!(error = %crate::chain(&error), "cannot claim runs yet, will retry");
-                backoff.wait().await;
-                give_up_unknown_leases(&shared).await;
-                continue;
-            }
-        }
-        // Without news, look again when a lease of another server may have run out.
-        let _ = tokio::time::timeout(ttl, shared.claim_wanted.notified()).await;
-    }
-}
-
-/// A claim that answered with an error may have taken leases all the same. Nobody would ever drive those runs, and
-/// renewing would keep them from others: if there are such leases, all are given up and claimed again.
-async fn give_up_unknown_leases(shared: &Shared) {
-    let (owner, ttl) = (&shared.config.server_id, shared.config.lease_ttl);
-    let mut backoff = Backoff::new(("unknown leases", owner));
-    loop {
-        // Only this task claims, so there is no lease on its way. A lease that ran out may be among those unknown.
-        let now = shared.clock.now();
-        let known = {
-            let runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
-            runs.values().filter(|run| run.freshness.holds(now)).count()
-        };
-        let settled = match shared.journal.renew(owner, now, ttl).await {
-            Ok(held) if held <= known => Ok(()),
-            Ok(_) => {
-                shared.rest().await;
-                shared.journal.release(owner).await
-            }
-            Err(error) => Err(error),
-        };
-        match settled {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::warn!(error = %crate::chain(&error), "cannot look at the leases yet, will retry");
-                backoff.wait().await;
-            }
-        }
-    }
-}
-
-async fn renew_leases(shared: Arc<Shared>) {
-    let ttl = shared.config.lease_ttl;
-    loop {
-        tokio::time::sleep(ttl / 3).await;
-        let now = shared.clock.now();
-        match shared.journal.renew(&shared.config.server_id, now, ttl).await {
-            Ok(_) => shared.prolonged(now.after(ttl)).await,
-            Err(error) => tracing::warn!(error = %crate::chain(&error), "cannot renew the leases, will retry"),
-        }
-    }
-}
-
-/// Listens to the scheduler for every run; after each (re)connect all drivers ask for what was missed.
-async fn listen(shared: Arc<Shared>) {
-    let mut backoff = Backoff::new(("listen", &shared.config.server_id));
-    loop {
-        match shared.scheduler.watch().await {
-            Ok(mut events) => {
-                let drivers: Vec<_> = {
-                    let runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
-                    runs.values().map(|run| run.inbox.clone()).collect()
-                };
-                for driver in drivers {
-                    let _ = driver.send(Message::Reconcile).await;
-                }
-                while let Some(event) = events.next().await {
-                    match event {
-                        Ok(event) => {
-                            backoff.reset();
-                            let driver = {
-                                let runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
-                                runs.get(&event.id.run).map(|run| run.inbox.clone())
-                            };
-                            if let Some(driver) = driver {
-                                let _ = driver.send(Message::Observed(event.id, event.state, 0)).await;
-                            }
-                        }
-                        Err(error) => {
-                            tracing::warn!(error = %error.chain(), "the scheduler's events broke off, will reconnect");
-                            break;
-                        }
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(error = %error.chain(), "cannot listen to the scheduler yet, will retry"),
-        }
-        backoff.wait().await;
     }
 }

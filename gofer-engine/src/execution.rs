@@ -92,13 +92,7 @@ impl Start {
         let Some((place, spec)) = self.prepare().await? else { return Ok(()) };
         let mut backoff = Backoff::new(("start", &self.id));
         while !self.give_up.is_cancelled() {
-            let result = if self.freshness.holds(self.shared.clock.now()) {
-                self.shared.scheduler.start(&self.id, &spec).await
-            } else {
-                // Another server may have started it and be done with it.
-                Err(BackendError::new(ErrorKind::Unavailable, "it is not certain that the run's lease is still held"))
-            };
-            match result {
+            match self.call(&spec).await {
                 Ok(()) => break,
                 Err(error) if error.is_retryable() => self.pause(&error, &mut backoff).await,
                 Err(error) => return Err(Reason::new(ReasonKind::SchedulerRefused, error.chain())),
@@ -107,6 +101,18 @@ impl Start {
         // Given up or not, it may exist.
         self.shared.places.keep(&self.id, place);
         Ok(())
+    }
+
+    /// One call, under way no longer than the lease is certainly held: beyond that another server may have started the
+    /// execution and be done with it.
+    async fn call(&self, spec: &ExecutionSpec) -> Result<(), BackendError> {
+        tokio::select! {
+            biased;
+            () = self.freshness.run_out(&self.shared.clock) => {
+                Err(BackendError::new(ErrorKind::Unavailable, "it is not certain that the run's lease is still held"))
+            }
+            result = self.shared.scheduler.start(&self.id, spec) => result,
+        }
     }
 
     /// Waits for a place in flight, reads secrets and objects, and leaves the values to mask where a restarted server

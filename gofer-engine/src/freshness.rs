@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use gofer_core::Timestamp;
 
+use crate::clock::Clock;
+
 /// Shared by everybody who works on one run.
 #[derive(Debug, Clone)]
 pub(crate) struct Freshness(Arc<AtomicI64>);
@@ -18,6 +20,17 @@ impl Freshness {
     /// Whether nobody else can have taken the lease at `now`.
     pub(crate) fn holds(&self, now: Timestamp) -> bool {
         now.0 < self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it is no longer certain that the lease is held.
+    pub(crate) async fn run_out(&self, clock: &Clock) {
+        loop {
+            let until = Timestamp(self.0.load(Ordering::Relaxed));
+            if until <= clock.now() {
+                return;
+            }
+            tokio::time::sleep_until(clock.instant(until)).await;
+        }
     }
 
     /// The lease was prolonged while it was held.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use gofer_core::pipeline::TaskKind;
-use gofer_core::run::LogState;
+use gofer_core::journal::JournalError;
+use gofer_core::pipeline::{PipelineSpec, TaskKind};
+use gofer_core::run::{LogState, Run};
 use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::{ExposeSecret, SecretString};
@@ -32,7 +33,7 @@ pub(crate) async fn open(
     from: LogCursor,
     follow: bool,
 ) -> Result<Answer, EngineError> {
-    let mut committed = shared.committed.clone();
+    let mut committed = shared.commits.subscribe();
     loop {
         committed.borrow_and_update();
         let chunks = match shared.journal.log_state(&id).await? {
@@ -49,8 +50,11 @@ pub(crate) async fn open(
             // It ended between the two looks.
             continue;
         }
-        if committed.changed().await.is_err() {
-            return Err(EngineError::Stopped);
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return Err(EngineError::Stopped),
+            // The sender lives as long as the engine.
+            _ = committed.changed() => {}
         }
     }
 }
@@ -66,7 +70,8 @@ async fn unfinished(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<O
         // It was skipped, cancelled before it began, or reused from another run.
         return empty_unless_ended(shared, id).await;
     }
-    match live(shared, id, follow).await {
+    let origin = Origin { spec: snapshot.spec, run: snapshot.run };
+    match live(shared, id, &origin, follow).await {
         Ok(chunks) => Ok(Some(chunks)),
         Err(error) if error.kind == ErrorKind::NotFound && follow => Ok(None),
         Err(error) if error.kind == ErrorKind::NotFound => empty_unless_ended(shared, id).await,
@@ -82,7 +87,8 @@ async fn empty_unless_ended(shared: &Shared, id: &ExecutionId) -> Result<Option<
 
 /// The archiver removes the execution just before it records that the log is archived.
 async fn live_or_just_archived(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<Chunks, EngineError> {
-    match live(shared, id, follow).await {
+    let origin = Origin::load(shared, id).await?;
+    match live(shared, id, &origin, follow).await {
         Ok(chunks) => Ok(chunks),
         Err(error) if error.kind == ErrorKind::NotFound => archived(shared, id).await,
         Err(error) => Err(error.into()),
@@ -90,29 +96,53 @@ async fn live_or_just_archived(shared: &Shared, id: &ExecutionId, follow: bool) 
 }
 
 /// The scheduler's log, masked.
-pub(crate) async fn live(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<Chunks, BackendError> {
-    let masks = masks(shared, id).await?;
+pub(crate) async fn live(
+    shared: &Shared,
+    id: &ExecutionId,
+    origin: &Origin,
+    follow: bool,
+) -> Result<Chunks, BackendError> {
+    let masks = origin.masks(shared, id).await?;
     let source = shared.scheduler.logs(id, LogCursor::default(), follow).await?;
     Ok(masked(source, &masks))
 }
 
-/// The values to mask: the run's token, and what the execution was started with.
-async fn masks(shared: &Shared, id: &ExecutionId) -> Result<Vec<SecretString>, BackendError> {
-    let snapshot = shared.journal.load(&id.run).await.map_err(|error| match error {
-        gofer_core::journal::JournalError::Backend(error) => error,
-        other => BackendError::new(ErrorKind::NotFound, other.to_string()),
-    })?;
-    let mut masks = vec![shared.tokens.token(&snapshot.run.token_nonce)];
-    let Some(task) = snapshot.spec.task(&id.task) else { return Ok(masks) };
-    let has_login = matches!(&task.kind, TaskKind::Custom(custom) if custom.registry_auth.is_some());
-    if has_login || resolve::names_secrets(&snapshot.spec, task, &snapshot.run) {
-        // Missing: the execution was never started, so it has no log either.
-        let stored = shared.secrets.get(&layout::mask_path(id)).await?;
-        let values: Vec<String> = serde_json::from_str(stored.expose_secret())
-            .map_err(|_| BackendError::new(ErrorKind::Corrupt, format!("the values to mask for `{id}` are damaged")))?;
-        masks.extend(values.into_iter().map(SecretString::from));
+/// What an execution was made from: it tells what to mask in its log.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) spec: Arc<PipelineSpec>,
+    pub(crate) run: Run,
+}
+
+impl Origin {
+    pub(crate) async fn load(shared: &Shared, id: &ExecutionId) -> Result<Self, BackendError> {
+        let snapshot = shared.journal.load(&id.run).await.map_err(|error| match error {
+            JournalError::Backend(error) => error,
+            other => BackendError::new(ErrorKind::NotFound, other.to_string()),
+        })?;
+        Ok(Self { spec: snapshot.spec, run: snapshot.run })
     }
-    Ok(masks)
+
+    /// Whether values to mask were left in the secret store when the execution was started.
+    pub(crate) fn keeps_masks(&self, id: &ExecutionId) -> bool {
+        let Some(task) = self.spec.task(&id.task) else { return false };
+        let has_login = matches!(&task.kind, TaskKind::Custom(custom) if custom.registry_auth.is_some());
+        has_login || resolve::names_secrets(&self.spec, task, &self.run)
+    }
+
+    /// The values to mask: the run's token, and what the execution was started with.
+    async fn masks(&self, shared: &Shared, id: &ExecutionId) -> Result<Vec<SecretString>, BackendError> {
+        let mut masks = vec![shared.tokens.token(&self.run.token_nonce)];
+        if self.keeps_masks(id) {
+            // Missing: the execution was never started, so it has no log either.
+            let stored = shared.secrets.get(&layout::mask_path(id)).await?;
+            let values: Vec<String> = serde_json::from_str(stored.expose_secret()).map_err(|_| {
+                BackendError::new(ErrorKind::Corrupt, format!("the values to mask for `{id}` are damaged"))
+            })?;
+            masks.extend(values.into_iter().map(SecretString::from));
+        }
+        Ok(masks)
+    }
 }
 
 /// Where the reading of a masked log stands.

@@ -31,7 +31,7 @@ pub(crate) enum NotCommitted {
 }
 
 impl Writer {
-    /// Starts the writer; it ends when every handle is gone. `committed` changes after each transaction.
+    /// Starts the writer; it ends when every handle is gone. `committed` counts the transactions.
     pub(crate) fn start(journal: Arc<dyn Journal>, committed: watch::Sender<u64>) -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE);
         tokio::spawn(write(journal, inbox, committed));

@@ -124,6 +124,7 @@ impl ServerConfig {
         if database.url.is_none() && database.url_file.is_none() {
             database.url = DbConfig::sqlite(self.in_data_dir(Path::new("gofer.db"))).url;
         }
+        database.shared = crate::compose::shares_database(self);
         database
     }
 

@@ -8,8 +8,10 @@ use diesel_async::AsyncPgConnection;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use tokio_postgres::NoTls;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::{AsyncMessage, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::TlsConfig;
@@ -76,6 +78,51 @@ impl Connector {
         tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .unwrap_or_else(|_| Err(ConnectionError::BadConnection("no answer from the server".to_owned())))
+    }
+}
+
+impl Connector {
+    /// A connection whose notifications' payloads go to `payloads`, which is closed when the connection ends.
+    pub(super) async fn listener(&self, payloads: mpsc::Sender<String>) -> ConnectionResult<tokio_postgres::Client> {
+        let connecting = async {
+            match &self.tls {
+                Some(tls) => {
+                    let (client, connection) = self.config.connect(tls.clone()).await.map_err(bad_connection)?;
+                    tokio::spawn(forward(connection, payloads));
+                    Ok(client)
+                }
+                None => {
+                    let (client, connection) = self.config.connect(NoTls).await.map_err(bad_connection)?;
+                    tokio::spawn(forward(connection, payloads));
+                    Ok(client)
+                }
+            }
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(ConnectionError::BadConnection("no answer from the server".to_owned())))
+    }
+}
+
+/// Drives the connection, which ends when its client is dropped.
+async fn forward<S, T>(mut connection: tokio_postgres::Connection<S, T>, payloads: mpsc::Sender<String>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+        match message {
+            Ok(AsyncMessage::Notification(notification)) => {
+                if payloads.send(notification.payload().to_owned()).await.is_err() {
+                    return;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "the connection that listens broke");
+                return;
+            }
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! One server per database: a session's advisory lock, which PostgreSQL frees when the connection ends.
+//! Who may use a database: one server alone, or several that share it, but never both. A session's advisory lock, which
+//! PostgreSQL frees when the connection ends.
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ const RETRY: Duration = Duration::from_millis(50);
 pub(super) struct Lock {
     connector: Connector,
     database: String,
+    shared: bool,
     /// `None` once it was released.
     session: Mutex<Option<AsyncPgConnection>>,
 }
@@ -37,9 +39,9 @@ struct Holder {
 }
 
 impl Lock {
-    pub(super) async fn take(connector: Connector, database: String) -> Result<Self, DbError> {
-        let session = Mutex::new(Some(locked_session(&connector, &database).await?));
-        Ok(Self { connector, database, session })
+    pub(super) async fn take(connector: Connector, database: String, shared: bool) -> Result<Self, DbError> {
+        let session = Mutex::new(Some(locked_session(&connector, &database, shared).await?));
+        Ok(Self { connector, database, shared, session })
     }
 
     /// Fails when the lock was lost with its connection and another server has it now; takes it again otherwise.
@@ -49,7 +51,7 @@ impl Lock {
             return Err(DbError::Unavailable { message: "the database is closed".into(), source: None });
         };
         if diesel::sql_query("SELECT 1").execute(connection).await.is_err() {
-            *connection = locked_session(&self.connector, &self.database).await?;
+            *connection = locked_session(&self.connector, &self.database, self.shared).await?;
         }
         Ok(())
     }
@@ -59,13 +61,13 @@ impl Lock {
     }
 }
 
-async fn locked_session(connector: &Connector, database: &str) -> Result<AsyncPgConnection, DbError> {
+async fn locked_session(connector: &Connector, database: &str, shared: bool) -> Result<AsyncPgConnection, DbError> {
+    let try_lock = if shared { "pg_try_advisory_lock_shared" } else { "pg_try_advisory_lock" };
     let mut connection = connector.connect().await.map_err(cannot_connect)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let tried: Tried = diesel::sql_query(format!("SELECT pg_try_advisory_lock({KEY}) AS taken"))
-            .get_result(&mut connection)
-            .await?;
+        let tried: Tried =
+            diesel::sql_query(format!("SELECT {try_lock}({KEY}) AS taken")).get_result(&mut connection).await?;
         if tried.taken {
             return Ok(connection);
         }
@@ -83,7 +85,7 @@ async fn holder(connection: &mut AsyncPgConnection) -> Result<Option<String>, Db
          FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
          AND ((l.classid::bigint << 32) | l.objid::bigint) = {KEY} AND l.database = \
-         (SELECT oid FROM pg_database WHERE datname = current_database())"
+         (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1"
     ))
     .get_result(connection)
     .await

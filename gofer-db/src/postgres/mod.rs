@@ -1,10 +1,14 @@
-//! The PostgreSQL engine: a pool, and one connection more that holds the server's lock.
+//! The PostgreSQL engine: a pool, one connection more that holds the server's lock, and one that listens if several share it.
 
 mod connect;
 pub(crate) mod engine;
 mod lock;
+pub(crate) mod notices;
 #[path = "../queries/mod.rs"]
 pub(crate) mod queries;
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
 
 use deadpool::Runtime;
 use diesel::sql_types::Text;
@@ -12,7 +16,10 @@ use diesel_async::pooled_connection::deadpool::{Pool, PoolError};
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection as _};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use futures::FutureExt as _;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt as _, StreamExt as _};
+use gofer_core::journal::Hint;
+use tokio::sync::watch;
 
 use crate::config::{DbConfig, Target};
 use crate::error::DbError;
@@ -31,6 +38,9 @@ const MIGRATION_LOCK: i64 = 0x676f_6665_7200;
 pub(crate) struct Postgres {
     pool: Pool<Conn>,
     lock: lock::Lock,
+    /// `None` when nobody else uses the database.
+    notices: Option<notices::Notices>,
+    acquire_timeout: Duration,
 }
 
 impl Postgres {
@@ -38,16 +48,35 @@ impl Postgres {
         server: &tokio_postgres::Config,
         target: &Target,
         config: &DbConfig,
+        last_event: watch::Sender<u64>,
     ) -> Result<Self, DbError> {
         let connector = Connector::new(server, &config.tls)?;
-        let lock = lock::Lock::take(connector.clone(), target.to_string()).await?;
+        let lock = lock::Lock::take(connector.clone(), target.to_string(), config.shared).await?;
         migrate(&connector).await?;
+        let notices = config.shared.then(|| {
+            // Random, and different for each server.
+            let instance = RandomState::new().hash_one(std::process::id());
+            notices::Notices::start(connector.clone(), instance, last_event)
+        });
         let pool = pool(connector, config)?;
-        Ok(Self { pool, lock })
+        Ok(Self { pool, lock, notices, acquire_timeout: config.acquire_timeout })
     }
 
     pub(crate) fn pool(&self) -> Pool<Conn> {
         self.pool.clone()
+    }
+
+    /// Names this server in its notices, when others listen.
+    pub(crate) fn instance(&self) -> Option<u64> {
+        self.notices.as_ref().map(notices::Notices::instance)
+    }
+
+    /// What other servers commit from now on.
+    pub(crate) async fn hints(&self) -> Result<BoxStream<'static, Hint>, DbError> {
+        match &self.notices {
+            Some(notices) => notices.follow(self.acquire_timeout).await,
+            None => Ok(stream::pending().boxed()),
+        }
     }
 
     pub(crate) async fn version(&self) -> Result<String, DbError> {

@@ -9,7 +9,7 @@ use gofer_core::Timestamp;
 use gofer_core::event::EventDetails;
 use gofer_core::journal::Lease;
 
-use super::{Conn, PENDING, RUNNING, RunQueryDsl, Tx, engine, insert, is_true};
+use super::{Conn, PENDING, RUNNING, RunQueryDsl, Tx, engine, insert, is_true, lead};
 use crate::cached::cached;
 use crate::error::DbError;
 use crate::rows::run::{NEVER, key};
@@ -185,6 +185,7 @@ pub(crate) async fn renew(tx: &mut Tx<'_>, owner: &str, now: Timestamp, ttl: Dur
 }
 
 pub(crate) async fn release(tx: &mut Tx<'_>, owner: &str) -> Result<(), DbError> {
+    lead::release(tx, owner).await?;
     let held = runs::table.filter(is_true(RUNNING)).filter(runs::lease_owner.eq(owner));
     diesel::update(held).set((runs::lease_owner.eq(None::<String>), runs::lease_until.eq(NEVER))).execute(tx.c).await?;
     Ok(())

@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use gofer_core::event::NewEvent;
 use gofer_core::run::LogState;
-use gofer_core::{Attempt, ExecutionId};
+use gofer_core::{Attempt, ExecutionId, Timestamp};
 
 use super::{Conn, RunQueryDsl, Tx, is_true};
 use crate::cached::cached;
@@ -13,7 +13,12 @@ use crate::rows::{id, name, signed, small};
 use crate::schema::{attempts, runs};
 
 /// Oldest first is by id, which grows with every end that is committed.
-pub(crate) async fn live(c: &mut Conn, after: Option<&ExecutionId>, limit: usize) -> Result<Vec<ExecutionId>, DbError> {
+pub(crate) async fn live(
+    c: &mut Conn,
+    before: Timestamp,
+    after: Option<&ExecutionId>,
+    limit: usize,
+) -> Result<Vec<ExecutionId>, DbError> {
     let after = match after {
         Some(after) => find(c, after).await?.map_or(0, |(id, _)| id),
         None => 0,
@@ -23,6 +28,7 @@ pub(crate) async fn live(c: &mut Conn, after: Option<&ExecutionId>, limit: usize
             .inner_join(runs::table.on(runs::id.eq(attempts::run_id)))
             .filter(is_true("attempts.log = 'live'"))
             .filter(attempts::id.gt(after))
+            .filter(attempts::ended_at.lt(before.0))
             .order(attempts::id)
             .limit(signed(limit as u64))
             .select(EXECUTION),

@@ -9,6 +9,7 @@ pub(crate) mod cancel;
 pub(crate) mod commit;
 pub(crate) mod events;
 pub(crate) mod insert;
+pub(crate) mod lead;
 pub(crate) mod leases;
 pub(crate) mod local_secrets;
 pub(crate) mod logs;

@@ -14,4 +14,5 @@ mod pipelines;
 mod runs;
 mod secrets;
 mod setup;
+mod shared;
 mod tokens;

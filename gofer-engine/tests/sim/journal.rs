@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    Commit, Committed, Expirable, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+    Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState};
 use gofer_core::testing::MemoryJournal;
@@ -100,6 +101,14 @@ impl Journal for SimJournal {
         self.call("release", self.stored.release(owner), |_, ()| {}).await
     }
 
+    async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
+        self.call("lead", self.stored.lead(owner, now, ttl), |_, _| {}).await
+    }
+
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
+        self.call("hints", self.stored.hints(), |_, _| {}).await
+    }
+
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
         self.call(&format!("load {key}"), self.stored.load(key), |_, _| {}).await
     }
@@ -125,8 +134,13 @@ impl Journal for SimJournal {
         self.call(&what, self.stored.request_cancel(key, task, request), |_, _| {}).await
     }
 
-    async fn live_logs(&self, after: Option<ExecutionId>, limit: usize) -> Result<Vec<ExecutionId>, JournalError> {
-        self.call("live_logs", self.stored.live_logs(after, limit), |_, _| {}).await
+    async fn live_logs(
+        &self,
+        before: Timestamp,
+        after: Option<ExecutionId>,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>, JournalError> {
+        self.call("live_logs", self.stored.live_logs(before, after, limit), |_, _| {}).await
     }
 
     async fn log_state(&self, id: &ExecutionId) -> Result<Option<LogState>, JournalError> {

@@ -213,7 +213,13 @@ impl Sim {
                 left.push_str(&format!("{key} {:?} {tasks:?}; ", run.state));
             }
         }
-        let logs = self.remains.journal.live_logs(None, 10).now_or_never().expect("it never waits").expect("it works");
+        let logs = self
+            .remains
+            .journal
+            .live_logs(gofer_core::Timestamp(i64::MAX), None, 10)
+            .now_or_never()
+            .expect("it never waits")
+            .expect("it works");
         if !logs.is_empty() {
             left.push_str(&format!("logs to archive {logs:?}; "));
         }

@@ -2,7 +2,7 @@
 
 use super::JournalFixture;
 use super::fixture::{
-    claim_one, commit, event, finish, insert, last_event, new_events, register, simple, spec, starting, stepping,
+    at, claim_one, commit, event, finish, insert, last_event, new_events, register, simple, spec, starting, stepping,
     task_id,
 };
 use crate::event::EventDetails;
@@ -30,6 +30,8 @@ pub async fn live_logs_are_those_of_finished_attempts(fixture: &dyn JournalFixtu
     let (another, _) = claim_one(&*journal, 7).await;
     finish(&*journal, &another, LogState::Lost, 8).await;
     assert_eq!(live(&*journal, None, 10).await, finished);
+    assert_eq!(journal.live_logs(at(5), None, 10).await.expect("live_logs"), [], "it ended at 5, not before");
+    assert_eq!(journal.live_logs(at(6), None, 10).await.expect("live_logs"), finished);
     assert!(journal.set_log_state(&finished[0], LogState::Live, LogState::Archived, None).await.expect("set"));
     assert_eq!(live(&*journal, None, 10).await, []);
 }
@@ -94,5 +96,5 @@ pub async fn the_log_state_is_compared_then_set_with_its_event(fixture: &dyn Jou
 }
 
 async fn live(journal: &dyn Journal, after: Option<&ExecutionId>, limit: usize) -> Vec<ExecutionId> {
-    journal.live_logs(after.cloned(), limit).await.expect("live_logs")
+    journal.live_logs(at(1_000), after.cloned(), limit).await.expect("live_logs")
 }

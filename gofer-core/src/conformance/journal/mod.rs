@@ -5,6 +5,7 @@ pub mod claim;
 pub mod commit;
 mod fixture;
 pub mod insert;
+pub mod lead;
 pub mod logs;
 pub mod records;
 
@@ -50,6 +51,12 @@ macro_rules! journal_conformance {
                 a_lease_that_ran_out_untaken_is_renewed
                 a_lease_that_was_taken_is_not_renewed
                 released_runs_are_claimed_at_once
+            }
+            lead {
+                the_lead_is_one_owners_until_it_runs_out
+                the_lead_is_prolonged_and_never_shortened
+                a_released_lead_is_free_at_once
+                of_concurrent_servers_one_leads
             }
             commit {
                 a_commit_becomes_true_with_its_events

@@ -1,13 +1,16 @@
+use std::future::ready;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 
 use super::Faulty;
 use crate::entity::{ObjectRecord, ObjectScope};
 use crate::event::NewEvent;
 use crate::id::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId};
 use crate::journal::{
-    Commit, Committed, Expirable, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+    Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
 };
 use crate::run::{CancelRequest, LogState};
 use crate::time::Timestamp;
@@ -37,6 +40,17 @@ impl Journal for Faulty<dyn Journal> {
         self.call("release", self.inner.release(owner)).await
     }
 
+    async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
+        self.call("lead", self.inner.lead(owner, now, ttl)).await
+    }
+
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
+        let hints = self.call("hints", self.inner.hints()).await?;
+        // A fault ends the stream, which says that something may have been missed.
+        let broken = self.breaking("hints", hints.map(Ok).boxed());
+        Ok(broken.map(Result::ok).take_while(|hint| ready(hint.is_some())).filter_map(ready).boxed())
+    }
+
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
         self.call("load", self.inner.load(key)).await
     }
@@ -54,8 +68,13 @@ impl Journal for Faulty<dyn Journal> {
         self.call("request_cancel", self.inner.request_cancel(key, task, request)).await
     }
 
-    async fn live_logs(&self, after: Option<ExecutionId>, limit: usize) -> Result<Vec<ExecutionId>, JournalError> {
-        self.call("live_logs", self.inner.live_logs(after, limit)).await
+    async fn live_logs(
+        &self,
+        before: Timestamp,
+        after: Option<ExecutionId>,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>, JournalError> {
+        self.call("live_logs", self.inner.live_logs(before, after, limit)).await
     }
 
     async fn log_state(&self, id: &ExecutionId) -> Result<Option<LogState>, JournalError> {

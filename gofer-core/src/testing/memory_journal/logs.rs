@@ -4,6 +4,7 @@ use super::state::State;
 use crate::event::NewEvent;
 use crate::id::ExecutionId;
 use crate::run::{AttemptRecord, LogState};
+use crate::time::Timestamp;
 
 impl State {
     /// Every finished attempt, oldest first.
@@ -21,11 +22,12 @@ impl State {
         attempts
     }
 
-    pub(super) fn live_logs(&self, after: Option<&ExecutionId>, limit: usize) -> Vec<ExecutionId> {
+    pub(super) fn live_logs(&self, before: Timestamp, after: Option<&ExecutionId>, limit: usize) -> Vec<ExecutionId> {
         let attempts = self.attempts_by_age();
         let seen = after.and_then(|after| attempts.iter().position(|(id, _)| id == after));
         let rest = attempts.into_iter().skip(seen.map_or(0, |index| index + 1));
-        rest.filter(|(_, record)| record.log == LogState::Live).take(limit).map(|(id, _)| id).collect()
+        let live = |record: &AttemptRecord| record.log == LogState::Live && record.ended_at < before;
+        rest.filter(|(_, record)| live(record)).take(limit).map(|(id, _)| id).collect()
     }
 
     pub(super) fn set_log_state(

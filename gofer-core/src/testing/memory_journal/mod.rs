@@ -11,13 +11,14 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 
 use super::lock;
 use crate::entity::{ObjectRecord, ObjectScope};
 use crate::event::{Event, NewEvent};
 use crate::id::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, TaskId, Version};
 use crate::journal::{
-    Commit, Committed, Expirable, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+    Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
 };
 use crate::pipeline::PipelineSpec;
 use crate::run::{AttemptRecord, CancelRequest, LogState};
@@ -124,6 +125,14 @@ impl Journal for MemoryJournal {
         Ok(())
     }
 
+    async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
+        Ok(lock(&self.state).lead(owner, now, ttl))
+    }
+
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
+        Ok(lock(&self.state).hints())
+    }
+
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
         Ok(lock(&self.state).run(key)?.snapshot())
     }
@@ -142,8 +151,13 @@ impl Journal for MemoryJournal {
         lock(&self.state).request_cancel(key, task, request)
     }
 
-    async fn live_logs(&self, after: Option<ExecutionId>, limit: usize) -> Result<Vec<ExecutionId>, JournalError> {
-        Ok(lock(&self.state).live_logs(after.as_ref(), limit))
+    async fn live_logs(
+        &self,
+        before: Timestamp,
+        after: Option<ExecutionId>,
+        limit: usize,
+    ) -> Result<Vec<ExecutionId>, JournalError> {
+        Ok(lock(&self.state).live_logs(before, after.as_ref(), limit))
     }
 
     async fn log_state(&self, id: &ExecutionId) -> Result<Option<LogState>, JournalError> {

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::StreamExt;
+use futures::channel::mpsc;
+use futures::stream::BoxStream;
+
 use crate::entity::{ObjectRecord, ObjectScope};
 use crate::event::{Event, EventDetails, NewEvent, Subject};
 use crate::id::{Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, TaskId, Version};
-use crate::journal::{JournalError, RunSnapshot};
+use crate::journal::{Hint, JournalError, RunSnapshot};
 use crate::pipeline::PipelineSpec;
 use crate::run::{AttemptRecord, Run, RunState, TaskRun};
 use crate::time::Timestamp;
@@ -21,7 +25,12 @@ pub(super) struct State {
     pub(super) objects: BTreeMap<ObjectId, ObjectRecord>,
     pub(super) global_secrets: BTreeMap<String, Vec<NamespaceId>>,
     pub(super) events: Vec<Event>,
+    pub(super) lead: Option<Holder>,
+    followers: Vec<mpsc::Sender<Hint>>,
 }
+
+/// Hints that may wait for one follower; one that is further behind has missed something.
+const HINTS: usize = 1_024;
 
 /// Scope and key of an object, in the order of retention.
 pub(super) type ObjectId = (NamespaceId, PipelineId, Option<RunNumber>, ObjectKey);
@@ -114,8 +123,19 @@ impl State {
         self.active_runs(&key.namespace, &key.pipeline).filter(running).count()
     }
 
+    /// What is committed from now on.
+    pub(super) fn hints(&mut self) -> BoxStream<'static, Hint> {
+        let (sender, receiver) = mpsc::channel(HINTS);
+        self.followers.push(sender);
+        receiver.boxed()
+    }
+
     /// Numbers the event.
     pub(super) fn record(&mut self, body: NewEvent) {
+        for hint in Hint::of([&body]) {
+            // Dropping the sender of one that is too far behind ends its stream.
+            self.followers.retain_mut(|follower| follower.try_send(hint.clone()).is_ok());
+        }
         let id = self.events.len() as u64 + 1;
         self.events.push(Event { id, body });
     }

@@ -1,0 +1,7 @@
+-- The right to do what one server does for all: one row, free when `until` is past.
+CREATE TABLE lead (
+    id BIGINT NOT NULL PRIMARY KEY CHECK (id = 1),
+    owner TEXT NOT NULL,
+    until BIGINT NOT NULL
+);
+INSERT INTO lead (id, owner, until) VALUES (1, '', 0);

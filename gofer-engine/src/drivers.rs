@@ -1,0 +1,121 @@
+//! Who drives which run on this server.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gofer_core::journal::Lease;
+use gofer_core::{RunKey, Timestamp};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::drive;
+use crate::engine::Shared;
+use crate::execution::Message;
+use crate::freshness::Freshness;
+
+/// Messages that may wait for one run's driver; senders wait beyond it.
+const QUEUE: usize = 256;
+
+#[derive(Debug, Default)]
+pub(crate) struct Drivers(Mutex<BTreeMap<RunKey, Driver>>);
+
+#[derive(Debug)]
+struct Driver {
+    epoch: u64,
+    inbox: mpsc::Sender<Message>,
+    freshness: Freshness,
+    /// Makes it end.
+    gone: CancellationToken,
+    /// Cancelled once it has.
+    ended: CancellationToken,
+}
+
+impl Drivers {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<RunKey, Driver>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub(crate) fn contains(&self, key: &RunKey) -> bool {
+        self.lock().contains_key(key)
+    }
+
+    /// How many certainly hold their lease at `now`.
+    pub(crate) fn holding(&self, now: Timestamp) -> usize {
+        self.lock().values().filter(|run| run.freshness.holds(now)).count()
+    }
+
+    /// Where to reach the run's driver.
+    pub(crate) fn inbox(&self, key: &RunKey) -> Option<mpsc::Sender<Message>> {
+        self.lock().get(key).map(|run| run.inbox.clone())
+    }
+
+    /// Tells the drivers of these runs. One that is gone has completed its run.
+    pub(crate) async fn tell_all(&self, of: impl Fn(&RunKey) -> bool, message: impl Fn() -> Message) {
+        let inboxes: Vec<_> = self.lock().iter().filter(|(key, _)| of(key)).map(|(_, run)| run.inbox.clone()).collect();
+        for inbox in inboxes {
+            let _ = inbox.send(message()).await;
+        }
+    }
+
+    /// Whatever leases this server still held were renewed until then. Who may have lost its lease finds out by a commit.
+    pub(crate) async fn prolonged(&self, now: Timestamp, until: Timestamp) {
+        let mut doubtful = Vec::new();
+        for run in self.lock().values() {
+            if run.freshness.holds(now) {
+                run.freshness.prolong(until);
+            } else {
+                doubtful.push(run.inbox.clone());
+            }
+        }
+        for driver in doubtful {
+            let _ = driver.send(Message::Prolonged(until)).await;
+        }
+    }
+
+    /// Makes every driver end, and waits until no call of theirs is under way.
+    pub(crate) async fn rest(&self) {
+        let ended: Vec<_> =
+            self.lock().values().inspect(|run| run.gone.cancel()).map(|run| run.ended.clone()).collect();
+        for ended in ended {
+            ended.cancelled().await;
+        }
+    }
+}
+
+impl Shared {
+    /// Drives a run from now on.
+    pub(crate) fn begin(self: &Arc<Self>, lease: Lease, freshness: Freshness) {
+        let (driver, inbox) = mpsc::channel(QUEUE);
+        let (key, epoch) = (lease.run.clone(), lease.epoch);
+        let (gone, ended) = (self.stop.child_token(), CancellationToken::new());
+        let entry = Driver {
+            epoch,
+            inbox: driver.clone(),
+            freshness: freshness.clone(),
+            gone: gone.clone(),
+            ended: ended.clone(),
+        };
+        let before = self.runs.lock().insert(key.clone(), entry);
+        let shared = self.clone();
+        self.tasks.spawn(async move {
+            let _ended = ended.drop_guard();
+            // This server had lost the lease and did not know; what it began must be over before anything is repeated.
+            if let Some(before) = before {
+                before.gone.cancel();
+                before.ended.cancelled().await;
+            }
+            drive(shared.clone(), lease, freshness, gone, driver, inbox).await;
+            let mut runs = shared.runs.lock();
+            if runs.get(&key).is_some_and(|run| run.epoch == epoch) {
+                runs.remove(&key);
+            }
+            drop(runs);
+            // Its end may make room for the next run of the pipeline.
+            shared.claim_wanted.notify_one();
+        });
+    }
+}

@@ -1,0 +1,77 @@
+//! The right to drive runs: claimed when there is something to claim, renewed while this server lives, given up at its end.
+
+use std::sync::Arc;
+
+use crate::backoff::Backoff;
+use crate::engine::Shared;
+use crate::freshness::Freshness;
+
+/// Runs claimed at a time.
+const CLAIM_PAGE: usize = 64;
+
+/// Claims whenever there may be something: a new run, an end that made room, and lease by lease what other servers lost.
+pub(crate) async fn claim(shared: Arc<Shared>) {
+    let mut backoff = Backoff::new(("claim", &shared.config.server_id));
+    loop {
+        let ttl = shared.config.lease_ttl;
+        let now = shared.clock.now();
+        match shared.journal.claim(&shared.config.server_id, now, ttl, CLAIM_PAGE).await {
+            Ok(leases) => {
+                backoff.reset();
+                let full = leases.len() == CLAIM_PAGE;
+                leases.into_iter().for_each(|lease| shared.begin(lease, Freshness::until(now.after(ttl))));
+                if full {
+                    continue;
+                }
+                shared.places.release_others(|run| shared.runs.contains(run));
+            }
+            Err(error) => {
+                tracing::warn!(error = %crate::chain(&error), "cannot claim runs yet, will retry");
+                backoff.wait().await;
+                give_up_unknown_leases(&shared).await;
+                continue;
+            }
+        }
+        // Without news, look again when a lease of another server may have run out.
+        let _ = tokio::time::timeout(ttl, shared.claim_wanted.notified()).await;
+    }
+}
+
+/// A claim that answered with an error may have taken leases all the same. Nobody would ever drive those runs, and
+/// renewing would keep them from others: if there are such leases, all are given up and claimed again.
+async fn give_up_unknown_leases(shared: &Shared) {
+    let (owner, ttl) = (&shared.config.server_id, shared.config.lease_ttl);
+    let mut backoff = Backoff::new(("unknown leases", owner));
+    loop {
+        // Only this task claims, so there is no lease on its way. A lease that ran out may be among those unknown.
+        let now = shared.clock.now();
+        let known = shared.runs.holding(now);
+        let settled = match shared.journal.renew(owner, now, ttl).await {
+            Ok(held) if held <= known => Ok(()),
+            Ok(_) => {
+                shared.runs.rest().await;
+                shared.journal.release(owner).await
+            }
+            Err(error) => Err(error),
+        };
+        match settled {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(error = %crate::chain(&error), "cannot look at the leases yet, will retry");
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+pub(crate) async fn renew(shared: Arc<Shared>) {
+    let ttl = shared.config.lease_ttl;
+    loop {
+        tokio::time::sleep(ttl / 3).await;
+        let now = shared.clock.now();
+        match shared.journal.renew(&shared.config.server_id, now, ttl).await {
+            Ok(_) => shared.runs.prolonged(shared.clock.now(), now.after(ttl)).await,
+            Err(error) => tracing::warn!(error = %crate::chain(&error), "cannot renew the leases, will retry"),
+        }
+    }
+}

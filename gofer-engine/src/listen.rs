@@ -1,0 +1,63 @@
+//! What comes from outside: the scheduler's events, and hints of what other servers did.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use gofer_core::journal::Hint;
+
+use crate::backoff::Backoff;
+use crate::engine::Shared;
+use crate::execution::Message;
+
+/// Listens to the scheduler for every run; after each (re)connect all drivers ask for what was missed.
+pub(crate) async fn scheduler(shared: Arc<Shared>) {
+    let mut backoff = Backoff::new(("listen", &shared.config.server_id));
+    loop {
+        match shared.scheduler.watch().await {
+            Ok(mut events) => {
+                shared.runs.tell_all(|_| true, || Message::Reconcile).await;
+                while let Some(event) = events.next().await {
+                    match event {
+                        Ok(event) => {
+                            backoff.reset();
+                            if let Some(driver) = shared.runs.inbox(&event.id.run) {
+                                let _ = driver.send(Message::Observed(event.id, event.state, 0)).await;
+                            }
+                        }
+                        Err(error) => {
+                            tracing::warn!(error = %error.chain(), "the scheduler's events broke off, will reconnect");
+                            break;
+                        }
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(error = %error.chain(), "cannot listen to the scheduler yet, will retry"),
+        }
+        backoff.wait().await;
+    }
+}
+
+/// Listens to the other servers; after each (re)connect it looks at everything they may have changed.
+pub(crate) async fn servers(shared: Arc<Shared>) {
+    let mut backoff = Backoff::new(("hints", &shared.config.server_id));
+    loop {
+        match shared.journal.hints().await {
+            Ok(mut hints) => {
+                shared.reload(|_| true).await;
+                shared.bump_committed();
+                while let Some(hint) = hints.next().await {
+                    backoff.reset();
+                    match hint {
+                        Hint::Claimable => shared.claim_wanted.notify_one(),
+                        Hint::Cancel(key) => shared.tell(&key, Message::Reload).await,
+                        Hint::Committed => shared.bump_committed(),
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = %crate::chain(&error), "cannot hear the other servers yet, will retry");
+            }
+        }
+        backoff.wait().await;
+    }
+}
