@@ -61,6 +61,9 @@ pub(crate) struct Alloc {
     pub(crate) client_status: String,
     pub(crate) client_description: String,
     #[serde(deserialize_with = "nullable")]
+    pub(crate) desired_transition: DesiredTransition,
+    pub(crate) preempted_by_allocation: String,
+    #[serde(deserialize_with = "nullable")]
     pub(crate) task_states: BTreeMap<String, TaskState>,
     pub(crate) create_index: u64,
     pub(crate) modify_index: u64,
@@ -69,6 +72,15 @@ pub(crate) struct Alloc {
     /// What Nomad thought of its node over time. Only in the whole allocation.
     #[serde(deserialize_with = "nullable")]
     pub(crate) alloc_states: Vec<AllocState>,
+}
+
+/// What Nomad's own doings want of an allocation.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct DesiredTransition {
+    /// Its node is drained, or somebody stopped the allocation and not the job.
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) migrate: bool,
 }
 
 /// A change of what Nomad thought of an allocation's node.

@@ -56,7 +56,7 @@ async fn load(config: &NomadConfig, client: &Client, name: &str, path: &Path) ->
     let parsed = client.put::<Value>("/v1/jobs/parse", &Query::namespace(namespace), &body).await;
     let parsed = parsed.map_err(|failure| failure.backend(format!("{key}, which nomad does not take")))?.value;
     let accepted =
-        template::accept(&parsed, &namespaces.iter().copied().collect::<Vec<_>>()).map_err(|reason| invalid(reason))?;
+        template::accept(&parsed, &namespaces.iter().copied().collect::<Vec<_>>()).map_err(&invalid)?;
     for kind in [ExecutionKind::Task, ExecutionKind::Service] {
         let job = sample(config, &accepted, name, kind)?;
         if let Some(problem) = validate(client, &job).await? {
@@ -175,7 +175,8 @@ async fn rights(shared: &Shared, namespace: &str) -> Result<(), BackendError> {
     let body = json!({"Namespace": namespace, "Path": path, "Items": {"check": "1"}});
     let written = shared.client.put::<Value>(&format!("/v1/var/{path}"), &query, &body).await;
     written.map_err(failed("a variable cannot be written"))?;
-    shared.delete_stray_variables(&place).await
+    shared.variables(&place, &place.job_id).await.map_err(failed("variables cannot be listed"))?;
+    shared.delete_variable(&place, path).await.map_err(failed("a variable cannot be deleted"))
 }
 
 /// How many nodes have the drivers that are configured.

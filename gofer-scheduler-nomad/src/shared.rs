@@ -273,7 +273,7 @@ impl Shared {
         }
     }
 
-    async fn delete_variable(&self, place: &Place, path: &str) -> Result<(), Failure> {
+    pub(crate) async fn delete_variable(&self, place: &Place, path: &str) -> Result<(), Failure> {
         match self.client.delete(&format!("/v1/var/{path}"), &place.query()).await {
             Err(failure) if failure.is_not_found() => Ok(()),
             other => other,

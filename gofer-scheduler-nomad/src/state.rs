@@ -103,7 +103,7 @@ fn task(job: &Job, allocs: &[Alloc], node_lost_after: Duration, now_ns: i64) -> 
     let state = of_alloc(own, job.stop);
     let by_itself = matches!(state, ExecutionState::Exited { .. } | ExecutionState::Failed { .. });
     let replaced = allocs.len() > 1;
-    if replaced && !(by_itself || state == ExecutionState::Stopped) {
+    if replaced && !by_itself {
         return View { state: ExecutionState::Lost, fence: !job.stop, lost_in: None };
     }
     if own.client_status == "unknown" {
@@ -113,8 +113,15 @@ fn task(job: &Job, allocs: &[Alloc], node_lost_after: Duration, now_ns: i64) -> 
             None => View { state: ExecutionState::Lost, fence: !job.stop, lost_in: None },
         };
     }
-    let fence = !job.stop && (replaced || state == ExecutionState::Lost);
+    // Only where the allocation says for good why it is lost: of any other, the stop would make one that was stopped.
+    let replaceable = own.client_status == "lost" || given_up(own);
+    let fence = !job.stop && (replaced || (state == ExecutionState::Lost && replaceable));
     View { state, fence, lost_in: None }
+}
+
+/// Whether Nomad took the allocation's place from it, for a drain or for another job, before anybody stopped the job.
+fn given_up(alloc: &Alloc) -> bool {
+    alloc.desired_transition.migrate || alloc.desired_status == "evict" || !alloc.preempted_by_allocation.is_empty()
 }
 
 /// The state of a task that is this allocation.
@@ -143,7 +150,8 @@ fn ended(alloc: &Alloc, stopped: bool) -> ExecutionState {
     if killed || (stopped && before_exit(first(&[SIGNALING]))) {
         // Who had it killed: the stopped job says that it was asked for; if not, the node was drained, or another job
         // took its place.
-        return if stopped { ExecutionState::Stopped } else { ExecutionState::Lost };
+        let asked_for = stopped && !given_up(alloc);
+        return if asked_for { ExecutionState::Stopped } else { ExecutionState::Lost };
     }
     if let Some(exit) = exit {
         return exited(&events[exit]);

@@ -56,8 +56,21 @@ fn a_stop_is_told_from_a_drain() {
     let killed =
         [event("Started", json!({})), event("Killing", json!({})), terminated(7, 0, false), event("Killed", json!({}))];
     assert_eq!(state_of(true, alloc("complete", &killed)), ExecutionState::Stopped);
-    let drained = view(&job(false), &[alloc("complete", &killed)], &[], LOST_AFTER, NOW);
-    assert_eq!(drained, View { state: ExecutionState::Lost, fence: true, lost_in: None });
+    let drain = |alloc: &mut Alloc| alloc.desired_transition.migrate = true;
+    let evict = |alloc: &mut Alloc| alloc.desired_status = "evict".to_owned();
+    let preempt = |alloc: &mut Alloc| alloc.preempted_by_allocation = "2".to_owned();
+    let changes: [&dyn Fn(&mut Alloc); 3] = [&drain, &evict, &preempt];
+    for change in changes {
+        let mut given_up = alloc("complete", &killed);
+        change(&mut given_up);
+        // The fence stops the job, and that must not make a stop of it.
+        for stop in [false, true] {
+            let seen = view(&job(stop), &[given_up.clone()], &[], LOST_AFTER, NOW);
+            assert_eq!(seen, View { state: ExecutionState::Lost, fence: !stop, lost_in: None });
+        }
+    }
+    let by_hand = view(&job(false), &[alloc("complete", &killed)], &[], LOST_AFTER, NOW);
+    assert_eq!(by_hand, View { state: ExecutionState::Lost, fence: false, lost_in: None });
 }
 
 #[test]

@@ -1,0 +1,36 @@
+# The least that Gofer's token must be allowed to, with `[scheduler.nomad]` as it is by default.
+#
+#   nomad acl policy apply -description "Gofer" gofer config/nomad/gofer-policy.hcl
+#   nomad acl token create -name gofer -policy gofer -type client
+#
+# or, when Gofer itself runs as the job `config/nomad/gofer.nomad.hcl`, for that job's own identity, without any token:
+#
+#   nomad acl policy apply -namespace default -job gofer gofer config/nomad/gofer-policy.hcl
+
+# One such block for each Nomad namespace that Gofer uses.
+namespace "default" {
+  capabilities = [
+    "list-jobs",       # what there is, after a lost connection
+    "read-job",        # states, and the event stream
+    "submit-job",      # start, stop and remove
+    "parse-job",       # `job_template`
+    "read-fs",         # logs
+    "alloc-lifecycle", # SIGKILL when a stop's grace is over
+  ]
+
+  # Secret values on their way to the task that gets them. With another `job_prefix`, another path.
+  variables {
+    path "nomad/jobs/gofer-*" {
+      capabilities = ["write", "destroy", "list"]
+    }
+  }
+}
+
+# For `gofer server --check`: which drivers the nodes have, and Nomad's version. Gofer works without both.
+node {
+  policy = "read"
+}
+
+agent {
+  policy = "read"
+}
