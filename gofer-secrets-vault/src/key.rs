@@ -1,7 +1,8 @@
 //! Where a secret lies in Vault.
 //!
-//! Vault refuses a path with `..` anywhere in it, also within a name, and Gofer's keys may have that. So a `.` after
-//! another `.` is written `~`, which no key of Gofer's contains: `a..b` lies at `a.~b`. Everything else is written as it is.
+//! HashiCorp's Vault refuses a path with `..` anywhere in it, also within a name, and Gofer's keys may have that (OpenBao
+//! refuses whole segments only). So a `.` after another `.` is written `~`, which no key of Gofer's contains: `a..b` lies at
+//! `a.~b`. Everything else is written as it is.
 
 use gofer_core::SecretPath;
 

@@ -154,6 +154,7 @@ impl Session {
         match self.log_in().await {
             Ok(token) => {
                 let token = Arc::new(token);
+                tracing::debug!(?token, method = self.auth.method.as_str(), "logged in to vault");
                 self.current.send_replace(Some(Arc::clone(&token)));
                 Ok(token)
             }

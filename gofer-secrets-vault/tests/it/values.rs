@@ -106,7 +106,7 @@ async fn names_that_gofer_would_not_write_are_not_listed() {
 #[tokio::test]
 async fn an_answer_that_is_lost_loses_nothing() {
     let fake = Fake::start().await;
-    let store = open(VaultConfig { request_timeout: std::time::Duration::from_secs(2), ..fake.root() }).await;
+    let store = open(VaultConfig { request_timeout: std::time::Duration::from_millis(700), ..fake.root() }).await;
     for (name, fault) in [("a", Fault::ErrorAfterwards), ("b", Fault::BrokenAfterwards), ("c", Fault::SilentAfterwards)]
     {
         fake.fault("POST /v1/secret/data", fault.clone());
