@@ -3,8 +3,8 @@
 #   nomad acl policy apply -namespace default -job gofer gofer config/nomad/gofer-policy.hcl
 #   nomad job run config/nomad/gofer.nomad.hcl
 #
-# It expects the binary at /usr/local/bin/gofer and a host volume `gofer` on a client, for the database, the objects and the
-# keys. With PostgreSQL, S3 and Vault in the configuration below, the volume is not needed and the server may run anywhere.
+# It expects, on a client, the binary at /usr/local/bin/gofer, a user `gofer`, and a host volume `gofer` that belongs to that
+# user, for the database, the objects and the keys. With PostgreSQL, S3 and Vault in the configuration below, the volume is not needed and the server may run anywhere.
 
 job "gofer" {
   type = "service"
@@ -31,19 +31,18 @@ job "gofer" {
     }
 
     task "server" {
-      # The programs that Gofer starts are jobs of their own; what it needs itself is one process.
-      driver = "raw_exec"
+      # What Gofer starts are jobs of their own; it needs no rights on the node but to its volume.
+      driver = "exec"
+      user   = "gofer"
 
       config {
         command = "/usr/local/bin/gofer"
         args    = ["server", "--config", "${NOMAD_TASK_DIR}/gofer.toml"]
       }
 
-      # The job's own identity, whose rights are those of the policy above. Nomad replaces the token in time, and Gofer reads
-      # the file again.
+      # The job's own identity, whose rights are those of the policy above; it is valid for as long as this allocation lives.
       identity {
         file = true
-        ttl  = "1h"
       }
 
       volume_mount {
