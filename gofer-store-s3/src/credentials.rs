@@ -242,3 +242,6 @@ impl From<Credentials> for Keys {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

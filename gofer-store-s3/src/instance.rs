@@ -44,7 +44,7 @@ impl Instance {
         Self::at(named.as_deref().unwrap_or(DEFAULT_ENDPOINT), timeout)
     }
 
-    fn at(endpoint: &str, timeout: Duration) -> Result<Self, BackendError> {
+    pub(crate) fn at(endpoint: &str, timeout: Duration) -> Result<Self, BackendError> {
         let http = tls::metadata_client(timeout.min(TIMEOUT))?;
         Ok(Self { http, endpoint: endpoint.trim_end_matches('/').to_owned() })
     }
