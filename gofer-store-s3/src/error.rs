@@ -110,6 +110,10 @@ fn refused(what: &str, name: &str, refusal: &Refusal, place: &Place) -> BackendE
         (404, "" | "NoSuchKey" | "NotFound") => {
             return BackendError::new(ErrorKind::NotFound, format!("there is no object `{name}`"));
         }
+        (_, "NoSuchUpload") => (
+            ErrorKind::Unavailable,
+            "; somebody aborted the upload, perhaps a lifecycle rule: store it again".to_owned(),
+        ),
         (_, "RequestTimeTooSkewed" | "RequestExpired" | "RequestNotReady") => (ErrorKind::Denied, clock(refusal)),
         (_, "InvalidAccessKeyId") => {
             (ErrorKind::Denied, "; it does not know the access key: mend access_key".to_owned())

@@ -73,6 +73,15 @@ async fn an_upload_that_fails_is_aborted() {
 }
 
 #[tokio::test]
+async fn an_upload_that_somebody_aborted_may_be_tried_again() {
+    let (fake, store) = fake().await;
+    fake.fail(Kind::Complete, 1, Fault::Refuse(404, "NoSuchUpload"));
+    let error = put(&store, "k", &pattern(2 * PART_BYTES), PLAIN).await.expect_err("it is gone");
+    assert!(error.is_retryable() && error.to_string().contains("somebody aborted the upload"), "{error}");
+    fake.no_upload_is_left().await;
+}
+
+#[tokio::test]
 async fn an_upload_whose_stream_fails_is_aborted() {
     let (fake, store) = fake().await;
     let error = BackendError::new(ErrorKind::Denied, "the sender hung up");
@@ -135,10 +144,13 @@ async fn a_large_put_if_absent_is_refused_early_and_at_the_completion() {
 
 /// A body that gives its bytes and then nothing more; the receiver hears when the store waits for more.
 fn stalling(bytes: Bytes) -> (ByteStream, oneshot::Receiver<()>) {
-    let (body, stalled, go_on) = pausing(bytes);
-    // Kept open for ever.
-    std::mem::forget(go_on);
-    (body, stalled)
+    let (stalls, stalled) = oneshot::channel();
+    let silence = stream::once(async move {
+        // The test has ended when nobody listens.
+        let _ = stalls.send(());
+        std::future::pending().await
+    });
+    (stream::iter([Ok(bytes)]).chain(silence).boxed(), stalled)
 }
 
 /// The same, which ends when it is told to.
