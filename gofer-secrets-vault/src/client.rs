@@ -63,7 +63,7 @@ impl Client {
             .user_agent(concat!("gofer/", env!("CARGO_PKG_VERSION")))
             .timeout(config.request_timeout)
             .connect_timeout(config.request_timeout.min(MAX_CONNECT_TIME))
-            .pool_max_idle_per_host(16)
+            .pool_max_idle_per_host(MAX_IN_FLIGHT)
             .redirect(redirect::Policy::custom(follow))
             .referer(false)
             // Secrets go to the address and nowhere else, whatever the environment says.

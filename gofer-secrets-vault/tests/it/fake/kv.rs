@@ -55,6 +55,7 @@ impl Kv {
         let Some((tree, path)) = call.path.strip_prefix("secret/").and_then(|rest| rest.split_once('/')) else {
             return no_route();
         };
+        // As strict as HashiCorp's; OpenBao refuses whole segments only.
         if path.contains("..") {
             return refusal(400, &["relative paths not supported"]);
         }

@@ -83,7 +83,7 @@ impl Fake {
         Self { address, state, server }
     }
 
-    /// A second address of the same server: a standby sends callers there.
+    /// What it knows, for tests to look at and to change. Not to be held while the store is asked for something.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -158,8 +158,8 @@ impl State {
 
     fn health(&self) -> Reply {
         let health = json!({
-            "initialized": self.initialized, "sealed": self.sealed, "standby": false, "performance_standby": false,
-            "replication_performance_mode": "unknown", "replication_dr_mode": "unknown", "server_time_utc": 1_764_000_000,
+            "initialized": self.initialized, "sealed": self.sealed, "standby": false,
+            "replication_performance_mode": "disabled", "replication_dr_mode": "disabled", "server_time_utc": 1_764_000_000,
             "version": "2.4.1", "cluster_name": "fake",
         });
         (200, health)

@@ -8,11 +8,14 @@ mod values;
 
 use std::env;
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gofer_secrets_vault::{AuthConfig, AuthMethod, VaultConfig};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// A part of the server that is one test's own: a prefix, and names made from it.
 #[derive(Debug)]
@@ -47,8 +50,14 @@ impl Real {
     fn at(address: String, token: String) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build();
-        Self { address, token: token.into(), http: http.unwrap(), name }
+        // With a provider of its own, so that the store is tested in a process that has installed none.
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let http = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls).build().unwrap();
+        Self { address, token: token.into(), http, name }
     }
 
     /// With the root token, below a prefix of its own.

@@ -61,6 +61,35 @@ async fn a_mount_that_wants_versions_gets_them() {
 }
 
 #[tokio::test]
+async fn a_rate_limit_is_waited_out() {
+    let Some(real) = Real::find("a rate limit of Vault") else { return };
+    let (mount, quota) = (format!("kv-{}", real.name), format!("sys/quotas/rate-limit/{}", real.name));
+    real.administer("POST", &format!("sys/mounts/{mount}"), json!({ "type": "kv", "options": { "version": "2" } }))
+        .await;
+    let config = VaultConfig { mount: mount.clone(), ..real.config() };
+    let (patient, hasty) =
+        (open(VaultConfig { attempts: 20, ..config.clone() }).await, open(VaultConfig { attempts: 1, ..config }).await);
+    put(&patient, "a", "1").await.unwrap();
+    // With the header that says how long to wait, and before that without.
+    for with_header in [false, true] {
+        let header = json!({ "enable_rate_limit_response_headers": with_header });
+        real.administer("POST", "sys/quotas/config", header).await;
+        real.administer("POST", &quota, json!({ "path": format!("{mount}/"), "rate": 2, "interval": "2s" })).await;
+        for _ in 0..5 {
+            assert_eq!(get(&patient, "a").await.unwrap(), "1");
+        }
+        let results = futures::future::join_all((0..5).map(|_| get(&hasty, "a"))).await;
+        let refused: Vec<_> = results.into_iter().filter(Result::is_err).collect();
+        assert!(refused.len() >= 3, "{} of 5 refused", refused.len());
+        for result in refused {
+            let text = failed(result, ErrorKind::RateLimited);
+            assert!(text.contains("has too much to do to read secret `a`: request path"), "{text}");
+        }
+        real.administer("DELETE", &quota, Value::Null).await;
+    }
+}
+
+#[tokio::test]
 async fn the_wrong_engine_is_found_out() {
     let Some(real) = Real::find("a Vault mount of the wrong kind") else { return };
     for (version, expected) in [("1", "is an engine `kv version 1`"), ("none", "there is no")] {
