@@ -118,6 +118,12 @@ async fn a_token_that_gets_little_or_nothing_is_replaced() {
     max_ttl.state().auth.fresh = Token { max: Some(Duration::from_secs(SHORT)), ..Token::living(SHORT) };
     join_all([&fading, &refused, &denied, &max_ttl].map(|fake| async move {
         let store = open(fake.approle()).await;
+        // By itself, without any call that might be refused.
+        eventually("a second login", || async {
+            let logins = fake.state().auth.logins;
+            if logins >= 2 { Ok(()) } else { Err(format!("{logins} logins")) }
+        })
+        .await;
         eventually("calls with another token", || async {
             put(&store, "a", "1").await.unwrap();
             let seen = fake.state().seen.clone();
