@@ -214,7 +214,6 @@ impl ServerConfig {
         config.server.auth = AuthMode::On;
         config.server.throw_away = true;
         config.database.durability = Durability::Off;
-        config.scheduler.local.durable = false;
         config
     }
 

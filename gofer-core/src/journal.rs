@@ -156,6 +156,18 @@ pub struct NewRun {
     pub token_hash: [u8; 32],
     /// Now.
     pub at: Timestamp,
+    /// Who drives the run at once, if its turn has come: its pipeline has room, and none of its runs waits. Not for a run
+    /// that repeats another.
+    pub claim: Option<Claim>,
+}
+
+/// A wish for a lease.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Whose it will be.
+    pub owner: String,
+    /// How long, unless it is renewed.
+    pub ttl: Duration,
 }
 
 /// What became of a [`NewRun`].
@@ -167,6 +179,8 @@ pub struct Inserted {
     pub new: bool,
     /// Runs that got a cancel request to make room.
     pub superseded: Vec<RunKey>,
+    /// The lease, if it was claimed at once, and the run as it stands then.
+    pub claimed: Option<(Lease, RunSnapshot)>,
 }
 
 /// The right to change a run, until somebody else takes it.

@@ -106,6 +106,10 @@ pub struct TaskRun {
     pub cancel: Option<CancelRequest>,
     /// The engine has decided to stop the current attempt.
     pub stop: Option<StopRequest>,
+    /// In which incarnation of the scheduler the current attempt was intended, see
+    /// [`Scheduler::incarnation`](crate::scheduler::Scheduler::incarnation).
+    #[serde(default)]
+    pub incarnation: u64,
 }
 
 impl TaskRun {
@@ -125,6 +129,7 @@ impl TaskRun {
             ended_at: None,
             cancel: None,
             stop: None,
+            incarnation: 0,
         }
     }
 }

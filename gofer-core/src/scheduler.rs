@@ -22,6 +22,12 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
     /// What this backend can do. Constant for the life of the value.
     fn capabilities(&self) -> SchedulerCapabilities;
 
+    /// Names the time in which the backend forgets nothing: what was intended in another incarnation and is `NotFound` now may
+    /// have been started, and counts as lost. Constant for the life of the value; one that never forgets has only one.
+    fn incarnation(&self) -> u64 {
+        0
+    }
+
     /// Proves that the backend can be used, and says in one line what was found, such as `nomad 2.0.5 at https://…`.
     ///
     /// # Errors

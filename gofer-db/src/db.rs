@@ -165,7 +165,7 @@ macro_rules! transact {
                             let mut tx = $crate::postgres::queries::Tx::new(c);
                             let value = $crate::postgres::queries::$module::$call(&mut tx $(, $arg)*).await?;
                             let hints = instance.map(|_| gofer_core::journal::Hint::of(&tx.events));
-                            let last = tx.flush().await?;
+                            let last = tx.flush().await?.last().map(|event| event.id);
                             if let (Some(instance), Some(hints), Some(last)) = (instance, hints, last) {
                                 $crate::postgres::notices::send(c, instance, last, hints).await?;
                             }

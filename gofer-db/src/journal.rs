@@ -30,7 +30,8 @@ impl Journal for Db {
                 return Ok(known);
             }
         }
-        Ok(transact!(self, insert::insert(&new))?)
+        let specs = Arc::clone(self.specs());
+        Ok(transact!(self, insert::insert(&new, &specs))?)
     }
 
     async fn claim(

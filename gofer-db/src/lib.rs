@@ -9,6 +9,7 @@ mod error;
 mod journal;
 mod migrate;
 mod postgres;
+mod recent;
 mod rows;
 mod schema;
 mod specs;

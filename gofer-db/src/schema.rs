@@ -85,6 +85,7 @@ diesel::table! {
         cancel_force -> Nullable<Bool>,
         cancel_message -> Nullable<Text>,
         stop -> Nullable<Text>,
+        incarnation -> BigInt,
     }
 }
 

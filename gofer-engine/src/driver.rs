@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use gofer_core::journal::{Commit, Committed, Lease};
+use gofer_core::journal::{Commit, Committed, Lease, RunSnapshot};
 use gofer_core::run::TaskState;
 use gofer_core::scheduler::ExecutionState;
-use gofer_core::{Attempt, ExecutionId, TaskId};
+use gofer_core::{Attempt, ExecutionId, TaskId, Timestamp};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::archiver::Finished;
@@ -21,6 +23,8 @@ use crate::writer::NotCommitted;
 
 /// Messages taken into one commit.
 const MAX_BATCH: usize = 64;
+/// How long the news that something runs may wait for company: too short for people, long enough for the shortest tasks.
+const SETTLE: Duration = Duration::from_millis(5);
 
 /// Why a driver stops looking at its machine.
 enum Stopped {
@@ -34,18 +38,13 @@ enum Stopped {
 
 /// Drives the run until it is complete, the lease is lost, or `gone` says so. When this returns, nothing of it is under
 /// way any more: no call that starts an execution can still arrive at the scheduler.
-pub(crate) async fn drive(
-    shared: Arc<Shared>,
-    lease: Lease,
-    freshness: Freshness,
-    gone: CancellationToken,
-    driver: mpsc::Sender<Message>,
-    mut inbox: mpsc::Receiver<Message>,
-) {
-    let mut backoff = Backoff::new(&lease.run);
-    let (starts, held) = (HashMap::new(), HashMap::new());
-    let mut driving = Driving { shared, lease, freshness, gone, driver, starts, serial: 0, held };
-    while let Some(mut machine) = driving.load().await {
+pub(crate) async fn drive(mut driving: Driving, known: Option<RunSnapshot>, mut inbox: mpsc::Receiver<Message>) {
+    let mut backoff = Backoff::new(&driving.lease.run);
+    let mut loaded = match known {
+        Some(snapshot) => Some(driving.machine(snapshot)),
+        None => driving.load().await,
+    };
+    while let Some(mut machine) = loaded {
         match driving.work(&mut machine, &mut inbox).await {
             Stopped::Complete => break,
             Stopped::Gone => {
@@ -58,6 +57,7 @@ pub(crate) async fn drive(
                 backoff.wait().await;
             }
         }
+        loaded = driving.load().await;
     }
     drop(inbox);
     driving.gone.cancel();
@@ -77,7 +77,8 @@ struct Starting {
     over: CancellationToken,
 }
 
-struct Driving {
+/// All that the driver of a run works with.
+pub(crate) struct Driving {
     shared: Arc<Shared>,
     lease: Lease,
     freshness: Freshness,
@@ -90,15 +91,41 @@ struct Driving {
     /// Ends that were seen while the start was under way. They count once it is over: a start that lands after its
     /// execution was archived and removed would start it a second time.
     held: HashMap<ExecutionId, ExecutionState>,
+    /// Executions that were seen running, and when.
+    seen_running: Vec<(ExecutionId, Timestamp)>,
 }
 
 impl Driving {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        lease: Lease,
+        freshness: Freshness,
+        gone: CancellationToken,
+        driver: mpsc::Sender<Message>,
+    ) -> Self {
+        Self {
+            shared,
+            lease,
+            freshness,
+            gone,
+            driver,
+            starts: HashMap::new(),
+            serial: 0,
+            held: HashMap::new(),
+            seen_running: Vec::new(),
+        }
+    }
+
+    fn machine(&self, snapshot: RunSnapshot) -> Machine {
+        Machine::new(snapshot, self.shared.scheduler.incarnation())
+    }
+
     async fn load(&mut self) -> Option<Machine> {
         let mut backoff = Backoff::new(("load", &self.lease.run));
         while !self.gone.is_cancelled() {
             match self.shared.journal.load(&self.lease.run).await {
                 Ok(snapshot) => {
-                    let machine = Machine::new(snapshot);
+                    let machine = self.machine(snapshot);
                     self.forget_ended(&machine);
                     return Some(machine);
                 }
@@ -129,20 +156,21 @@ impl Driving {
         }
         let mut batch = Vec::with_capacity(MAX_BATCH);
         while !machine.run().state.is_complete() {
-            let deadline = machine.next_deadline().map(|at| self.shared.clock.instant(at));
-            let due = async move {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let clock = self.shared.clock;
+            let due = at(machine.next_deadline().map(|at| clock.instant(at)));
+            let settled = at(self.seen_running.first().map(|(_, seen)| clock.instant(seen.after(SETTLE))));
             tokio::select! {
                 biased;
                 () = self.gone.cancelled() => return Stopped::Gone,
                 count = inbox.recv_many(&mut batch, MAX_BATCH) => if count == 0 { return Stopped::Gone },
                 () = due => batch.push(Message::Input(Input::Tick)),
+                () = settled => {}
+            }
+            if !batch.is_empty() && self.only_running(&mut batch) {
+                continue;
             }
             let mut decision = Decision::default();
+            self.take_running(machine, &mut decision);
             if let Err(stopped) = self.make_sure(&batch).await {
                 return stopped;
             }
@@ -158,6 +186,27 @@ impl Driving {
             }
         }
         Stopped::Complete
+    }
+
+    /// Whether the messages only say that something runs. That waits a moment: if it ends meanwhile, or something else
+    /// happens, it is committed together with it.
+    fn only_running(&mut self, batch: &mut Vec<Message>) -> bool {
+        let now = self.shared.clock.now();
+        batch.retain(|message| match message {
+            Message::Observed(id, ExecutionState::Running, _) => {
+                self.seen_running.push((id.clone(), now));
+                false
+            }
+            _ => true,
+        });
+        batch.is_empty()
+    }
+
+    fn take_running(&mut self, machine: &mut Machine, decision: &mut Decision) {
+        for (id, seen) in std::mem::take(&mut self.seen_running) {
+            let input = Input::Observed(id.task, id.attempt, ExecutionState::Running);
+            add(decision, machine.step(seen, input));
+        }
     }
 
     fn take(&mut self, machine: &mut Machine, message: Message, decision: &mut Decision) {
@@ -211,11 +260,7 @@ impl Driving {
     }
 
     fn step(&self, machine: &mut Machine, input: Input, decision: &mut Decision) {
-        let next = machine.step(self.shared.clock.now(), input);
-        decision.tasks.extend(next.tasks);
-        decision.run = next.run.or(decision.run.take());
-        decision.events.extend(next.events);
-        decision.effects.extend(next.effects);
+        add(decision, machine.step(self.shared.clock.now(), input));
     }
 
     /// The state, unless it has to wait or says nothing.
@@ -324,6 +369,9 @@ impl Driving {
             driver: self.driver.clone(),
             freshness: self.freshness.clone(),
             give_up: give_up.clone(),
+            forgotten: machine
+                .task(task)
+                .is_some_and(|(task, _)| task.incarnation != self.shared.scheduler.incarnation()),
         };
         let over = CancellationToken::new();
         let guard = over.clone().drop_guard();
@@ -336,6 +384,21 @@ impl Driving {
 
     fn id(&self, task: &TaskId, attempt: Attempt) -> ExecutionId {
         ExecutionId { run: self.lease.run.clone(), task: task.clone(), attempt }
+    }
+}
+
+/// One decision after another, committed together.
+fn add(decision: &mut Decision, next: Decision) {
+    decision.tasks.extend(next.tasks);
+    decision.run = next.run.or(decision.run.take());
+    decision.events.extend(next.events);
+    decision.effects.extend(next.effects);
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gofer_core::journal::Lease;
+use gofer_core::journal::{Lease, RunSnapshot};
 use gofer_core::{RunKey, Timestamp};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::drive;
+use crate::driver::{Driving, drive};
 use crate::engine::Shared;
 use crate::execution::Message;
 use crate::freshness::Freshness;
@@ -87,8 +87,8 @@ impl Drivers {
 }
 
 impl Shared {
-    /// Drives a run from now on.
-    pub(crate) fn begin(self: &Arc<Self>, lease: Lease, freshness: Freshness) {
+    /// Drives a run from now on; `known` is how it stands, if that is known.
+    pub(crate) fn begin(self: &Arc<Self>, lease: Lease, freshness: Freshness, known: Option<RunSnapshot>) {
         let (driver, inbox) = mpsc::channel(QUEUE);
         let (key, epoch) = (lease.run.clone(), lease.epoch);
         let (gone, ended) = (self.stop.child_token(), CancellationToken::new());
@@ -108,7 +108,7 @@ impl Shared {
                 before.gone.cancel();
                 before.ended.cancelled().await;
             }
-            drive(shared.clone(), lease, freshness, gone, driver, inbox).await;
+            drive(Driving::new(shared.clone(), lease, freshness, gone, driver), known, inbox).await;
             let mut runs = shared.runs.lock();
             if runs.get(&key).is_some_and(|run| run.epoch == epoch) {
                 runs.remove(&key);

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use gofer_core::journal::{Journal, JournalError, NewRun};
+use gofer_core::journal::{Claim, Journal, JournalError, NewRun};
 use gofer_core::object_store::ObjectStore;
 use gofer_core::run::{CancelRequest, Initiator, Run, TaskState, TaskStatus};
 use gofer_core::scheduler::{LogChunk, LogCursor, Scheduler};
@@ -20,6 +21,7 @@ use crate::clock::Clock;
 use crate::drivers::Drivers;
 use crate::error::EngineError;
 use crate::execution::Message;
+use crate::freshness::Freshness;
 use crate::guard::Timed;
 use crate::machine::Input;
 use crate::places::Places;
@@ -117,6 +119,8 @@ pub(crate) struct Shared {
     pub(crate) commits: watch::Sender<u64>,
     pub(crate) stop: CancellationToken,
     pub(crate) claim_wanted: Notify,
+    /// A call that may take leases was answered with an error: some may be held that nobody knows of.
+    pub(crate) leases_doubtful: AtomicBool,
     pub(crate) runs: Drivers,
     pub(crate) tasks: TaskTracker,
 }
@@ -155,6 +159,7 @@ impl Engine {
             commits,
             stop: CancellationToken::new(),
             claim_wanted: Notify::new(),
+            leases_doubtful: AtomicBool::new(false),
             runs: Drivers::default(),
             tasks: TaskTracker::new(),
         });
@@ -276,31 +281,44 @@ impl Engine {
             token_nonce,
             token_hash: run_token_hash(token.expose_secret()),
             at: self.shared.clock.now(),
+            claim: Some(Claim { owner: self.shared.config.server_id.clone(), ttl: self.shared.config.lease_ttl }),
         }
     }
 
+    /// To its end, also when the caller goes away: a run that was claimed as it was inserted has to be driven.
     async fn insert(&self, new: NewRun) -> Result<Run, EngineError> {
         if self.shared.stop.is_cancelled() {
             return Err(EngineError::Stopped);
         }
-        let (namespace, pipeline) = (new.namespace.clone(), new.pipeline.clone());
-        let inserted = match self.shared.journal.insert_run(new).await {
-            Ok(inserted) => inserted,
-            Err(error) => {
-                // It may have taken effect, and superseded any of them.
-                self.shared.reload(|key| key.namespace == namespace && key.pipeline == pipeline).await;
-                return Err(error.into());
-            }
-        };
-        self.shared.reload(|key| inserted.superseded.contains(key)).await;
-        if inserted.new {
-            self.shared.claim_wanted.notify_one();
-        }
-        Ok(inserted.run)
+        let shared = self.shared.clone();
+        self.shared.tasks.spawn(async move { shared.insert(new).await }).await.unwrap_or(Err(EngineError::Stopped))
     }
 }
 
 impl Shared {
+    async fn insert(self: &Arc<Self>, new: NewRun) -> Result<Run, EngineError> {
+        let (namespace, pipeline) = (new.namespace.clone(), new.pipeline.clone());
+        let until = self.clock.now().after(self.config.lease_ttl);
+        let inserted = match self.journal.insert_run(new).await {
+            Ok(inserted) => inserted,
+            Err(error) => {
+                // It may have taken effect, taken a lease, and superseded any of them.
+                self.leases_doubtful.store(true, Ordering::Relaxed);
+                self.reload(|key| key.namespace == namespace && key.pipeline == pipeline).await;
+                return Err(error.into());
+            }
+        };
+        if !inserted.superseded.is_empty() {
+            self.reload(|key| inserted.superseded.contains(key)).await;
+        }
+        match inserted.claimed {
+            Some((lease, snapshot)) => self.begin(lease, Freshness::until(until), Some(snapshot)),
+            None if inserted.new => self.claim_wanted.notify_one(),
+            None => {}
+        }
+        Ok(inserted.run)
+    }
+
     /// Something was committed here or elsewhere.
     pub(crate) fn bump_committed(&self) {
         self.commits.send_modify(|count| *count += 1);

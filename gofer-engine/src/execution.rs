@@ -61,6 +61,8 @@ pub(crate) struct Start {
     pub(crate) freshness: Freshness,
     /// Gives up, between calls.
     pub(crate) give_up: CancellationToken,
+    /// The scheduler may have forgotten since the intent that it was started.
+    pub(crate) forgotten: bool,
 }
 
 impl Start {
@@ -71,6 +73,10 @@ impl Start {
         let found =
             if again { state(&self.shared, &self.id, &self.driver).await } else { Some(ExecutionState::NotFound) };
         let refused = match found {
+            Some(ExecutionState::NotFound) if again && self.forgotten => {
+                tell(&self.id, ExecutionState::Lost, self.serial, &self.driver).await;
+                None
+            }
             Some(ExecutionState::NotFound) => {
                 // It is not in flight after all.
                 self.shared.places.release(&self.id);

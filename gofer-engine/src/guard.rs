@@ -42,6 +42,10 @@ impl Scheduler for Timed<dyn Scheduler> {
         self.0.capabilities()
     }
 
+    fn incarnation(&self) -> u64 {
+        self.0.incarnation()
+    }
+
     async fn check(&self) -> Result<String, BackendError> {
         within(CALL, "scheduler check", self.0.check()).await
     }

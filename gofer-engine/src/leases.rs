@@ -1,6 +1,7 @@
 //! The right to drive runs: claimed when there is something to claim, renewed while this server lives, given up at its end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::backoff::Backoff;
 use crate::engine::Shared;
@@ -13,13 +14,16 @@ const CLAIM_PAGE: usize = 64;
 pub(crate) async fn claim(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(("claim", &shared.config.server_id));
     loop {
+        if shared.leases_doubtful.swap(false, Ordering::Relaxed) {
+            give_up_unknown_leases(&shared).await;
+        }
         let ttl = shared.config.lease_ttl;
         let now = shared.clock.now();
         match shared.journal.claim(&shared.config.server_id, now, ttl, CLAIM_PAGE).await {
             Ok(leases) => {
                 backoff.reset();
                 let full = leases.len() == CLAIM_PAGE;
-                leases.into_iter().for_each(|lease| shared.begin(lease, Freshness::until(now.after(ttl))));
+                leases.into_iter().for_each(|lease| shared.begin(lease, Freshness::until(now.after(ttl)), None));
                 if full {
                     continue;
                 }
@@ -27,8 +31,8 @@ pub(crate) async fn claim(shared: Arc<Shared>) {
             }
             Err(error) => {
                 tracing::warn!(error = %crate::chain(&error), "cannot claim runs yet, will retry");
+                shared.leases_doubtful.store(true, Ordering::Relaxed);
                 backoff.wait().await;
-                give_up_unknown_leases(&shared).await;
                 continue;
             }
         }
@@ -37,13 +41,14 @@ pub(crate) async fn claim(shared: Arc<Shared>) {
     }
 }
 
-/// A claim that answered with an error may have taken leases all the same. Nobody would ever drive those runs, and
+/// A call that answered with an error may have taken leases all the same. Nobody would ever drive those runs, and
 /// renewing would keep them from others: if there are such leases, all are given up and claimed again.
 async fn give_up_unknown_leases(shared: &Shared) {
     let (owner, ttl) = (&shared.config.server_id, shared.config.lease_ttl);
     let mut backoff = Backoff::new(("unknown leases", owner));
     loop {
-        // Only this task claims, so there is no lease on its way. A lease that ran out may be among those unknown.
+        // One that is just being handed to its driver counts as unknown, and one that ran out may be: then all drivers rest
+        // for nothing, which costs a moment.
         let now = shared.clock.now();
         let known = shared.runs.holding(now);
         let settled = match shared.journal.renew(owner, now, ttl).await {

@@ -6,6 +6,7 @@ mod backoff;
 mod clock;
 mod driver;
 mod drivers;
+mod end;
 mod engine;
 mod error;
 mod execution;

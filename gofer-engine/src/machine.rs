@@ -17,6 +17,8 @@ use gofer_core::run::{
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, TaskId, Timestamp};
 
+use crate::end::End;
+
 /// Who the engine is in events.
 pub const ACTOR: &str = "gofer";
 
@@ -91,15 +93,17 @@ pub struct Machine {
     timers: BTreeSet<(Timestamp, usize)>,
     /// Pending tasks whose last parent completed during the current step.
     ready: VecDeque<usize>,
+    /// Of the scheduler that starts what is intended now.
+    incarnation: u64,
 }
 
 impl Machine {
-    /// Indexes a snapshot. Linear in tasks and edges.
+    /// Indexes a snapshot, to be driven with a scheduler of this incarnation. Linear in tasks and edges.
     ///
     /// # Panics
     /// When the snapshot lacks a task of its spec, which the journal's contract excludes.
     #[must_use]
-    pub fn new(snapshot: RunSnapshot) -> Self {
+    pub fn new(snapshot: RunSnapshot, incarnation: u64) -> Self {
         let RunSnapshot { run, spec, mut tasks } = snapshot;
         let index: HashMap<TaskId, usize> =
             spec.tasks.iter().enumerate().map(|(at, task)| (task.id.clone(), at)).collect();
@@ -120,7 +124,18 @@ impl Machine {
             }
         }
         let incomplete = tasks.iter().filter(|task| !task.state.is_complete()).count();
-        Self { run, spec, tasks, index, children, waiting, incomplete, timers: BTreeSet::new(), ready: VecDeque::new() }
+        Self {
+            run,
+            spec,
+            tasks,
+            index,
+            children,
+            waiting,
+            incomplete,
+            timers: BTreeSet::new(),
+            ready: VecDeque::new(),
+            incarnation,
+        }
     }
 
     /// The run as of the last step.
@@ -437,6 +452,7 @@ impl Machine {
         let mut next = self.tasks[at].clone();
         next.state = TaskState::Starting;
         next.intended_at = Some(now);
+        next.incarnation = self.incarnation;
         next.not_before = None;
         next.reason = None;
         out.effects.push(Effect::Start(next.task.clone(), next.attempt));
@@ -557,39 +573,5 @@ impl Machine {
             attempt: task.map(|task| self.tasks[task].attempt),
         };
         out.events.push(NewEvent { at, actor: ACTOR.to_owned(), subject, details });
-    }
-}
-
-/// How an attempt ended, before it is known whether the engine had stopped it.
-struct End {
-    status: TaskStatus,
-    reason: Option<Reason>,
-    exit_code: Option<i32>,
-    lost: bool,
-    /// Its process is known to have run.
-    ran: bool,
-}
-
-impl End {
-    fn successful() -> Self {
-        Self { status: TaskStatus::Successful, reason: None, exit_code: Some(0), lost: false, ran: true }
-    }
-
-    fn exited(code: i32, oom: bool, signal: Option<i32>) -> Self {
-        let reason = crate::reasons::of_exit(code, oom, signal);
-        Self { status: TaskStatus::Failed, reason: Some(reason), exit_code: Some(code), lost: false, ran: true }
-    }
-
-    fn failed(reason: Reason) -> Self {
-        Self { status: TaskStatus::Failed, reason: Some(reason), exit_code: None, lost: false, ran: false }
-    }
-
-    fn stopped_outside() -> Self {
-        let reason = Reason::new(ReasonKind::StoppedOutside, "stopped at the scheduler by somebody else than gofer");
-        Self { ran: true, ..Self::failed(reason) }
-    }
-
-    fn lost(message: &str) -> Self {
-        Self { lost: true, ..Self::failed(Reason::new(ReasonKind::Lost, message)) }
     }
 }

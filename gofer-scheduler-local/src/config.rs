@@ -19,9 +19,6 @@ pub struct LocalSchedulerConfig {
     pub path_prepend: Option<PathBuf>,
     /// Bytes of output kept per execution, both streams together. What comes after is dropped, and one line says so.
     pub max_log_bytes: u64,
-    /// Write to the disk itself, not only to the kernel, before a task starts. Without it a power failure (not a crash
-    /// of the server) can make the scheduler forget executions of the last seconds.
-    pub durable: bool,
     /// Where limits of memory and cpu are set: `auto`, `off`, or the absolute path of a cgroup v2 directory that was
     /// delegated to Gofer.
     pub cgroup: Cgroup,
@@ -41,7 +38,6 @@ impl Default for LocalSchedulerConfig {
             pass_env: DEFAULT_PASS_ENV.map(String::from).to_vec(),
             path_prepend: None,
             max_log_bytes: DEFAULT_MAX_LOG_BYTES,
-            durable: true,
             cgroup: Cgroup::Auto,
         }
     }

@@ -20,7 +20,7 @@ use crate::{process, record};
 
 /// Makes the directories.
 pub(crate) fn prepare(layout: &Layout) -> io::Result<()> {
-    for dir in [layout.root().to_path_buf(), layout.live_dir(), layout.executions(), layout.trash()] {
+    for dir in [layout.root().to_path_buf(), layout.live_dir(), layout.executions()] {
         make_dirs(&dir)?;
     }
     Ok(())
@@ -53,7 +53,16 @@ pub(crate) fn has_rebooted(layout: &Layout) -> io::Result<bool> {
 
 /// Notes the current boot, durably.
 pub(crate) fn note_boot(layout: &Layout) -> io::Result<()> {
-    replace(&layout.boot(), &boot_id()?, true)
+    replace(&layout.boot(), &boot_id()?)?;
+    fs::File::open(layout.boot())?.sync_all()?;
+    fs::File::open(layout.root())?.sync_all()
+}
+
+/// The current boot as a number; never 0, which is the number of what never forgets.
+pub(crate) fn boot() -> io::Result<u64> {
+    let digits: String = boot_id()?.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    let number = u64::from_str_radix(&digits, 16).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(number.max(1))
 }
 
 fn boot_id() -> io::Result<String> {
@@ -70,46 +79,40 @@ pub(crate) enum Begun {
 
 /// Makes the live entry and the directory of an execution this server does not know. Nothing of it can be running, for
 /// then it would be known: whatever lies there is left from a launch that came to nothing.
-pub(crate) fn begin(layout: &Layout, id: &ExecutionId, live: &LiveName, durable: bool) -> io::Result<Begun> {
+pub(crate) fn begin(layout: &Layout, id: &ExecutionId, live: &LiveName) -> io::Result<Begun> {
     let dir = layout.execution(id);
     if record::read(&dir)?.is_some() {
         return Ok(Begun::Ended);
     }
-    live::create(&layout.live(live), durable)?;
-    let made = make_execution_dir(&dir).and_then(|()| make_dirs(&dir.work()));
+    live::create(&layout.live(live))?;
+    let made = make_execution_dir(&dir).and_then(|()| make_dir(&dir.work()));
     if made.is_err() {
         let _ = fs::remove_file(layout.live(live));
     }
     made.map(|()| Begun::Ready)
 }
 
-/// Another execution's removal may prune a parent between two of our steps, so try again a few times.
 fn make_execution_dir(dir: &ExecutionDir) -> io::Result<()> {
-    const TRIES: u32 = 5;
-    let mut result = make_dirs(dir.path());
-    for _ in 1..TRIES {
-        match &result {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => result = make_dirs(dir.path()),
-            _ => break,
-        }
+    make_dir(dir.path())
+}
+
+/// Makes a directory in one that exists, unless it is there.
+fn make_dir(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
     }
-    result
 }
 
 /// Records the end of an execution that never got a supervisor. Returns the state that counts, which is an older one if
 /// there is one.
-pub(crate) fn record_end(
-    layout: &Layout,
-    id: &ExecutionId,
-    state: ExecutionState,
-    durable: bool,
-) -> io::Result<ExecutionState> {
+pub(crate) fn record_end(layout: &Layout, id: &ExecutionId, state: ExecutionState) -> io::Result<ExecutionState> {
     let dir = layout.execution(id);
     if let Some(known) = record::read(&dir)? {
         return Ok(known);
     }
     make_execution_dir(&dir)?;
-    record::write(&dir, &state, durable)?;
+    record::write(&dir, &state)?;
     Ok(state)
 }
 
@@ -163,7 +166,7 @@ pub(crate) fn settle(layout: &Layout, id: &ExecutionId, live: &LiveName, how: Se
     }
     if record.is_none() && how != Settle::AfterReboot {
         forget(layout, live);
-        discard(layout, &dir)?;
+        discard(&dir)?;
         return Ok(Settled::Void);
     }
     if let Some(task) = record.and_then(|record| record.task)
@@ -173,7 +176,7 @@ pub(crate) fn settle(layout: &Layout, id: &ExecutionId, live: &LiveName, how: Se
     }
     // Whoever asked it to stop got what they wanted; otherwise nobody can say how it ended.
     let state = if dir.stop().exists() { ExecutionState::Stopped } else { ExecutionState::Lost };
-    let state = record_end(layout, id, state, true)?;
+    let state = record_end(layout, id, state)?;
     forget(layout, live);
     Ok(Settled::Ended(state))
 }
@@ -219,19 +222,13 @@ fn kill_session(task: StartedTask) {
     }
 }
 
-/// Writes the stop request, durably, and tells the supervisor. It reads the file by itself if it has only just begun.
-pub(crate) fn stop(
-    layout: &Layout,
-    id: &ExecutionId,
-    live: &LiveName,
-    grace: Duration,
-    durable: bool,
-) -> io::Result<()> {
+/// Writes the stop request, where it outlives the server, and tells the supervisor. It reads the file by itself if it has only just begun.
+pub(crate) fn stop(layout: &Layout, id: &ExecutionId, live: &LiveName, grace: Duration) -> io::Result<()> {
     let dir = layout.execution(id);
     let wanted = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
     let asked = fs::read_to_string(dir.stop()).ok().and_then(|text| text.trim().parse::<u64>().ok());
     if asked.is_none_or(|asked| wanted < asked) {
-        match replace(&dir.stop(), &format!("{wanted}\n"), durable) {
+        match replace(&dir.stop(), &format!("{wanted}\n")) {
             // Removed: it had ended.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
@@ -255,28 +252,25 @@ fn signal_supervisor(live: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes an execution that has ended: out of sight at once, off the disk after.
-pub(crate) fn discard(layout: &Layout, dir: &ExecutionDir) -> io::Result<()> {
-    let target = layout.trash().join(format!("{:x}", nonce()));
-    match fs::rename(dir.path(), &target) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
+/// Removes an execution that has ended: it is unknown at once, and off the disk after.
+pub(crate) fn discard(dir: &ExecutionDir) -> io::Result<()> {
+    match fs::remove_file(dir.exit()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
-    delete_tree(&target);
-    // Empty parents go too; the first that is not empty ends it.
-    let parents = dir.path().ancestors().skip(1).take_while(|path| *path != layout.executions());
-    for parent in parents {
-        if fs::remove_dir(parent).is_err() {
-            break;
-        }
+    if dir.path().exists() {
+        delete_tree(dir.path());
     }
     Ok(())
 }
 
-/// Deletes what earlier servers left in the trash.
-pub(crate) fn empty_trash(layout: &Layout) {
-    for entry in fs::read_dir(layout.trash()).into_iter().flatten().flatten() {
-        delete_tree(&entry.path());
+/// Deletes what an earlier server left of removed executions.
+pub(crate) fn sweep(layout: &Layout, alive: &HashSet<ExecutionDir>) {
+    for entry in fs::read_dir(layout.executions()).into_iter().flatten().flatten() {
+        let dir = ExecutionDir::at(entry.path());
+        if !alive.contains(&dir) && !dir.exit().exists() {
+            delete_tree(dir.path());
+        }
     }
 }
 
@@ -334,17 +328,10 @@ pub(crate) fn nonce() -> u64 {
 }
 
 /// Replaces a small file in one step.
-fn replace(path: &Path, text: &str, durable: bool) -> io::Result<()> {
+fn replace(path: &Path, text: &str) -> io::Result<()> {
     // A name of its own, so that two callers do not write into one file.
     let temporary = path.with_extension(format!("{:x}.tmp", nonce()));
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(text.as_bytes())?;
-    if durable {
-        file.sync_data()?;
-    }
-    fs::rename(&temporary, path)?;
-    if durable && let Some(parent) = path.parent() {
-        fs::File::open(parent)?.sync_all()?;
-    }
-    Ok(())
+    fs::rename(&temporary, path)
 }

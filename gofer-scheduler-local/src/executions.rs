@@ -45,6 +45,8 @@ pub(crate) struct Executions {
     /// Held while a stop request is compared and written, so that of two the shorter one stays.
     pub(crate) stopping: Mutex<()>,
     base_env: BaseEnv,
+    /// The kernel's boot: what had not ended is forgotten by the next.
+    pub(crate) incarnation: u64,
 }
 
 /// Whether a launch is decided.
@@ -74,8 +76,7 @@ impl Executions {
         for (id, live) in recovered.await? {
             table.adopt(id, live);
         }
-        let trash = layout.clone();
-        tokio::task::spawn_blocking(move || disk::empty_trash(&trash));
+        let incarnation = disk::boot().map_err(|error| io_error("the kernel's boot id cannot be read", error))?;
         let base_env = BaseEnv::capture(&config);
         let executions = Self {
             config,
@@ -86,6 +87,7 @@ impl Executions {
             cgroup,
             stopping: Mutex::default(),
             base_env,
+            incarnation,
         };
         executions.warden.ensure().await?;
         Ok((executions, ServerLock(lock)))
@@ -129,7 +131,7 @@ impl Executions {
             Ok(prepared) => prepared,
             Err(refusal) => return self.record_failure(id, live, refusal).await,
         };
-        if let Begun::Ended = self.begin(id, live).await? {
+        if let Begun::Ended = self.begin(id, live)? {
             self.table.forget(id, live);
             return Ok(Decided::Yes);
         }
@@ -173,13 +175,10 @@ impl Executions {
         Ok(if settled == Settled::Void { Decided::No } else { Decided::Yes })
     }
 
-    async fn begin(self: &Arc<Self>, id: &ExecutionId, live: &LiveName) -> Result<Begun, BackendError> {
-        let (this, id, live) = (self.clone(), id.clone(), live.clone());
-        blocking(move || {
-            disk::begin(&this.layout, &id, &live, this.config.durable)
-                .map_err(|error| io_error(format!("the directory of `{id}` could not be made"), error))
-        })
-        .await
+    /// In place: three entries in directories that are in memory take less time than to wake another thread.
+    fn begin(&self, id: &ExecutionId, live: &LiveName) -> Result<Begun, BackendError> {
+        disk::begin(&self.layout, id, live)
+            .map_err(|error| io_error(format!("the directory of `{id}` could not be made"), error))
     }
 
     /// The request for the warden; with the cgroup it names.
@@ -206,7 +205,6 @@ impl Executions {
             dir: self.layout.execution(id).path().to_owned(),
             working_dir: prepared.working_dir,
             service: prepared.service,
-            durable: self.config.durable,
             max_log_bytes: self.config.max_log_bytes,
             cgroup,
         };
@@ -222,7 +220,7 @@ impl Executions {
     ) -> Result<Decided, BackendError> {
         let (this, owned, entry) = (self.clone(), id.clone(), live.clone());
         let state = blocking(move || {
-            let state = disk::record_end(&this.layout, &owned, failure, this.config.durable)
+            let state = disk::record_end(&this.layout, &owned, failure)
                 .map_err(|error| io_error(format!("the end of `{owned}` could not be recorded"), error))?;
             disk::forget(&this.layout, &entry);
             Ok(state)
@@ -302,12 +300,11 @@ impl Executions {
         }
         if let Ok(Some(state)) = live::read_end(&self.layout.live(&live)) {
             self.table.ended(&id, &live, state);
-            let this = self.clone();
-            tokio::task::spawn_blocking(move || match disk::file_away(&this.layout, &id, &live) {
-                Ok(()) => this.table.forget(&id, &live),
+            match disk::file_away(&self.layout, &id, &live) {
+                Ok(()) => self.table.forget(&id, &live),
                 // It stays known, and the next server files it.
                 Err(error) => tracing::error!(%id, %error, "the end of an execution could not be filed away"),
-            });
+            }
         } else if self.table.supervisor_died(&id, &live) == Some(Phase::Running) {
             let this = self.clone();
             tokio::spawn(async move {
@@ -378,5 +375,6 @@ fn recover(layout: &Layout) -> std::io::Result<Vec<(ExecutionId, LiveName)>> {
         }
     }
     disk::note_boot(layout)?;
+    disk::sweep(layout, &alive.iter().map(|(id, _)| layout.execution(id)).collect());
     Ok(alive)
 }

@@ -5,12 +5,12 @@
 //! <dir>/boot                    the kernel's boot id when a server last came up
 //! <dir>/live/<id>~<nonce>       one per execution that has not ended; its supervisor holds a lock on it while it lives,
 //!                               and last writes into it how it ended (see `live`)
-//! <dir>/x/<namespace>/<pipeline>/<run>/<task>.<attempt>/
+//! <dir>/x/<id>/
 //!     log                       stdout and stderr in frames (see `frame`)
 //!     work/                     the working directory, unless the spec names one
 //!     stop                      a stop was asked for; the grace in milliseconds
-//!     exit                      how it ended (see `record`): the live entry, moved here by the server
-//! <dir>/trash/                  removed executions on their way out
+//!     exit                      how it ended (see `record`): the live entry, moved here by the server. Without this and
+//!                               without a live entry the directory is on its way out
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -52,24 +52,19 @@ impl Layout {
         self.root.join("x")
     }
 
-    pub(crate) fn trash(&self) -> PathBuf {
-        self.root.join("trash")
-    }
-
-    /// By component: identifiers hold neither `/` nor `..`.
+    /// One directory each, side by side: to make and to remove one touches nothing that others are at.
     pub(crate) fn execution(&self, id: &ExecutionId) -> ExecutionDir {
-        let mut path = self.executions();
-        path.push(id.run.namespace.as_str());
-        path.push(id.run.pipeline.as_str());
-        path.push(id.run.run.to_string());
-        // No identifier holds a `.`, so this is one name and no other's.
-        path.push(format!("{}.{}", id.task, id.attempt));
-        ExecutionDir { path }
+        ExecutionDir { path: self.executions().join(file_name(id)) }
     }
 }
 
+/// The id as one name: no identifier holds a `.` or a `/`, so it is no other's.
+fn file_name(id: &ExecutionId) -> String {
+    id.to_string().replace('/', ".")
+}
+
 /// The directory of one execution.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ExecutionDir {
     path: PathBuf,
 }
@@ -108,7 +103,7 @@ pub(crate) struct LiveName(String);
 
 impl LiveName {
     pub(crate) fn new(id: &ExecutionId, nonce: u64) -> Self {
-        Self(format!("{}~{nonce:x}", id.to_string().replace('/', ".")))
+        Self(format!("{}~{nonce:x}", file_name(id)))
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -136,9 +131,9 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_built_by_component() {
+    fn an_execution_has_one_directory() {
         let layout = Layout::new("/s".into());
         let dir = layout.execution(&"default/ci/41/build/2".parse().unwrap());
-        assert_eq!(dir.exit(), PathBuf::from("/s/x/default/ci/41/build.2/exit"));
+        assert_eq!(dir.exit(), PathBuf::from("/s/x/default.ci.41.build.2/exit"));
     }
 }

@@ -28,15 +28,9 @@ use crate::record;
 
 /// Makes the entry; fails if it exists. Opened for reading only, because closing a file that was opened for writing is
 /// what the server watches for.
-pub(crate) fn create(path: &Path, durable: bool) -> io::Result<()> {
+pub(crate) fn create(path: &Path) -> io::Result<()> {
     let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::EXCL | rustix::fs::OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
-    if durable {
-        rustix::fs::fsync(&file)?;
-        if let Some(parent) = path.parent() {
-            File::open(parent)?.sync_all()?;
-        }
-    }
+    rustix::fs::open(path, flags, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
     Ok(())
 }
 
@@ -181,8 +175,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("entry");
         assert!(matches!(probe(&path).unwrap(), Probe::Gone));
-        create(&path, true).unwrap();
-        assert!(create(&path, false).is_err());
+        create(&path).unwrap();
+        assert!(create(&path).is_err());
         assert!(matches!(probe(&path).unwrap(), Probe::Free(None, _)));
 
         let mut claim = Claim::take(&path).unwrap().expect("the first claim");
@@ -205,7 +199,7 @@ mod tests {
     fn a_probe_keeps_supervisors_out() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("entry");
-        create(&path, false).unwrap();
+        create(&path).unwrap();
         let probed = probe(&path).unwrap();
         assert!(Claim::take(&path).unwrap().is_none());
         drop(probed);

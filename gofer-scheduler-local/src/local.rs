@@ -66,6 +66,10 @@ impl Scheduler for LocalScheduler {
         SchedulerCapabilities { images: false, host: true, resource_limits: self.executions().cgroup.is_some() }
     }
 
+    fn incarnation(&self) -> u64 {
+        self.executions().incarnation
+    }
+
     async fn check(&self) -> Result<String, BackendError> {
         let executions = self.executions();
         let layout = executions.layout.clone();
@@ -101,7 +105,7 @@ impl Scheduler for LocalScheduler {
         let (executions, id) = (self.executions().clone(), id.clone());
         blocking(move || {
             let _turn = executions.stopping.lock().unwrap_or_else(PoisonError::into_inner);
-            disk::stop(&executions.layout, &id, &live, grace, executions.config.durable)
+            disk::stop(&executions.layout, &id, &live, grace)
                 .map_err(|error| io_error(format!("the request to stop `{id}` could not be written"), error))
         })
         .await
@@ -147,20 +151,20 @@ impl Scheduler for LocalScheduler {
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
-        let state = self.state(id).await?;
-        if !state.is_final() {
-            let message = format!("`{id}` has not finished: stop it first");
-            return Err(BackendError::new(ErrorKind::Invalid, message));
-        }
-        if let Some(found) = self.executions().table.find(id)
-            && tokio::time::timeout(FILING_TIMEOUT, filed(found.phase)).await.is_err()
-        {
-            let message = format!("the end of `{id}` could not be filed away; see the log, and try again");
-            return Err(BackendError::new(ErrorKind::Unavailable, message));
+        // What the table does not know has ended, or was never there.
+        if let Some(found) = self.executions().table.find(id) {
+            if !self.state(id).await?.is_final() {
+                let message = format!("`{id}` has not finished: stop it first");
+                return Err(BackendError::new(ErrorKind::Invalid, message));
+            }
+            if tokio::time::timeout(FILING_TIMEOUT, filed(found.phase)).await.is_err() {
+                let message = format!("the end of `{id}` could not be filed away; see the log, and try again");
+                return Err(BackendError::new(ErrorKind::Unavailable, message));
+            }
         }
         let (executions, id) = (self.executions().clone(), id.clone());
         blocking(move || {
-            disk::discard(&executions.layout, &executions.layout.execution(&id))
+            disk::discard(&executions.layout.execution(&id))
                 .map_err(|error| io_error(format!("`{id}` could not be removed"), error))
         })
         .await

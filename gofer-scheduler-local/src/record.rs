@@ -13,18 +13,11 @@ use crate::layout::ExecutionDir;
 const BEGIN: &str = "X 1 ";
 
 /// Makes an `exit` file, in one step, for an execution that has no supervisor to record its end.
-pub(crate) fn write(dir: &ExecutionDir, state: &ExecutionState, durable: bool) -> io::Result<()> {
+pub(crate) fn write(dir: &ExecutionDir, state: &ExecutionState) -> io::Result<()> {
     let temporary = dir.path().join("exit.tmp");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(encode(state).as_bytes())?;
-    if durable {
-        file.sync_data()?;
-    }
-    fs::rename(&temporary, dir.exit())?;
-    if durable {
-        fs::File::open(dir.path())?.sync_all()?;
-    }
-    Ok(())
+    fs::rename(&temporary, dir.exit())
 }
 
 /// What the `exit` file says; `None` if there is none. One that cannot be understood (a power failure can leave an empty
@@ -115,7 +108,7 @@ mod tests {
             ExecutionState::Stopped,
             ExecutionState::Lost,
         ] {
-            write(&dir, &state, true).unwrap();
+            write(&dir, &state).unwrap();
             assert_eq!(read(&dir).unwrap(), Some(state));
         }
     }

@@ -156,7 +156,6 @@ async fn end(server: Server) {
 pub(crate) fn test_config(dir: &Path) -> ServerConfig {
     let mut config = ServerConfig::default_dev(dir.join("data"));
     config.server.listen.set_port(0);
-    config.scheduler.local.durable = false;
     config
 }
 

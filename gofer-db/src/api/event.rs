@@ -2,7 +2,7 @@ use gofer_core::Timestamp;
 use gofer_core::event::{Event, EventDetails, NewEvent, Subject};
 use tokio::sync::watch;
 
-use crate::db::{Db, query, transact};
+use crate::db::{Db, Engine, query, transact};
 use crate::error::DbError;
 use crate::types::EventFilter;
 
@@ -18,6 +18,12 @@ impl Db {
         filter: &EventFilter,
         limit: usize,
     ) -> Result<Vec<Event>, DbError> {
+        // Only where commits are seen in their order is it certain that nothing is missing.
+        if let Engine::Sqlite(engine) = self.engine()
+            && let Some(events) = engine.recent().after(cursor, filter, limit)
+        {
+            return Ok(events);
+        }
         let filter = filter.clone();
         query!(self, events::after(cursor, &filter, limit))
     }

@@ -1,15 +1,17 @@
 //! A new run.
 
+use std::sync::Arc;
+
 use diesel::prelude::*;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
-use gofer_core::journal::{Inserted, NewRun};
-use gofer_core::pipeline::Overlap;
+use gofer_core::journal::{Claim, Inserted, Lease, NewRun, RunSnapshot};
+use gofer_core::pipeline::{Overlap, PipelineSpec};
 use gofer_core::run::{
     CancelRequest, Initiator, Reason, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
 };
 use gofer_core::{NamespaceId, PipelineId, RunKey, RunNumber, Timestamp, Version};
 
-use super::{Conn, RunQueryDsl, Tx, UNFINISHED, cancel, engine, is_true, pipelines as pipeline};
+use super::{Conn, PENDING, RUNNING, RunQueryDsl, Tx, UNFINISHED, cancel, engine, is_true, pipelines as pipeline};
 use crate::cached::cached;
 use crate::error::DbError;
 use crate::rows::entity::{PipelineRow, overlap_of};
@@ -17,6 +19,7 @@ use crate::rows::run::{NewRunRow, RunRow};
 use crate::rows::task::{NewTaskRow, TaskChange};
 use crate::rows::{signed, unsigned};
 use crate::schema::{pipeline_versions, pipelines, runs, task_runs};
+use crate::specs::SpecCache;
 
 /// The run an idempotency key has already made.
 pub(crate) async fn known(
@@ -34,10 +37,10 @@ pub(crate) async fn known(
         .get_result(c)
         .await
         .optional()?;
-    row.map(|row| Ok(Inserted { run: row.try_into()?, new: false, superseded: Vec::new() })).transpose()
+    row.map(|row| Ok(Inserted { run: row.try_into()?, new: false, superseded: Vec::new(), claimed: None })).transpose()
 }
 
-pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun) -> Result<Inserted, DbError> {
+pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun, specs: &SpecCache) -> Result<Inserted, DbError> {
     // Concurrent inserts of one pipeline wait here for each other: numbers, keys and room are counted under this lock.
     let row = pipeline::lock(tx, &new.namespace, &new.pipeline).await?;
     if let Some(key) = &new.idempotency_key
@@ -57,8 +60,13 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun) -> Result<Inserted, Db
     let numbered = diesel::update(pipelines::table.find(row.id)).set(pipelines::last_run.eq(row.last_run + 1));
     cached(numbered).execute(tx.c).await?;
     let (skipped, superseded) = make_room(tx, &row, &key, new).await?;
-    let run = new_run(new, key, version, skipped);
-    let insert = diesel::insert_into(runs::table).values(NewRunRow::new(row.id, new, &run)?).returning(runs::id);
+    let mut run = new_run(new, key, version, skipped);
+    let claim = if run.state == RunState::Pending { claim_at_once(tx, &row, new).await? } else { None };
+    if claim.is_some() {
+        (run.state, run.started_at) = (RunState::Running, Some(new.at));
+    }
+    let values = NewRunRow::new(row.id, new, &run, claim)?;
+    let insert = diesel::insert_into(runs::table).values(values).returning(runs::id);
     let id: i64 = insert.get_result(tx.c).await?;
     insert_reused(tx, id, new).await?;
     let created = EventDetails::RunCreated { version, initiator: new.initiator.clone(), retry_of: new.retry_of };
@@ -67,7 +75,37 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun) -> Result<Inserted, Db
         let completed = EventDetails::RunCompleted { status, reason: run.reason.clone() };
         record(tx, &run.key, completed, "gofer", new.at);
     }
-    Ok(Inserted { run, new: true, superseded })
+    let claimed = match claim {
+        Some(_) => {
+            record(tx, &run.key, EventDetails::RunStarted {}, "gofer", new.at);
+            let known = pipeline::spec(tx.c, row.id, signed(version.0), specs).await?;
+            Some((Lease { run: run.key.clone(), epoch: 1 }, untouched(&run, &known.spec)))
+        }
+        None => None,
+    };
+    Ok(Inserted { run, new: true, superseded, claimed })
+}
+
+/// The claim that comes with a new run, if its turn has come.
+async fn claim_at_once<'n>(tx: &mut Tx<'_>, row: &PipelineRow, new: &'n NewRun) -> Result<Option<&'n Claim>, DbError> {
+    let Some(claim) = new.claim.as_ref().filter(|_| new.retry_of.is_none()) else { return Ok(None) };
+    if row.parallelism.is_some() {
+        // Room is counted and taken under this lock, here and by those who claim what waits.
+        engine::lock_claims(tx.c).await?;
+    }
+    let waiting = runs::table.filter(is_true(PENDING)).filter(runs::pipeline_id.eq(row.id)).select(runs::id).limit(1);
+    if cached(waiting).get_result::<i64>(tx.c).await.optional()?.is_some() {
+        return Ok(None);
+    }
+    let Some(parallelism) = row.parallelism else { return Ok(Some(claim)) };
+    let running = runs::table.filter(is_true(RUNNING)).filter(runs::pipeline_id.eq(row.id)).count();
+    let running: i64 = cached(running).get_result(tx.c).await?;
+    Ok((running < parallelism).then_some(claim))
+}
+
+fn untouched(run: &Run, spec: &Arc<PipelineSpec>) -> RunSnapshot {
+    let tasks = spec.tasks.iter().map(|task| (task.id.clone(), TaskRun::pending(task.id.clone()))).collect();
+    RunSnapshot { run: run.clone(), spec: Arc::clone(spec), tasks }
 }
 
 async fn version(c: &mut Conn, new: &NewRun, row: &PipelineRow) -> Result<Version, DbError> {

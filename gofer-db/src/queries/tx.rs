@@ -1,5 +1,5 @@
 use diesel::prelude::*;
-use gofer_core::event::NewEvent;
+use gofer_core::event::{Event, NewEvent};
 
 use super::{Conn, RunQueryDsl, engine};
 use crate::cached::cached;
@@ -24,23 +24,22 @@ impl<'c> Tx<'c> {
         self.events.push(event);
     }
 
-    /// The last step: numbers the events and inserts them; returns the last number. The counter's row stays locked until
+    /// The last step: numbers the events and inserts them; returns them. The counter's row stays locked until
     /// the commit, so numbers have no gaps and become visible in order. As the last lock taken it cannot deadlock.
-    pub(crate) async fn flush(self) -> Result<Option<u64>, DbError> {
+    pub(crate) async fn flush(self) -> Result<Vec<Event>, DbError> {
         let count = signed(self.events.len() as u64);
         if count == 0 {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let counting = diesel::update(event_counter::table.find(1))
             .set(event_counter::last.eq(event_counter::last + count))
             .returning(event_counter::last);
         let last: i64 = cached(counting).get_result(self.c).await?;
-        let insert = |(id, event)| {
-            let row = EventRow::new(id, event)?;
-            Ok(diesel::insert_into(events::table).values(row))
-        };
-        let inserts = (last - count + 1..).zip(self.events).map(insert).collect::<Result<_, DbError>>()?;
+        let first = last - count + 1;
+        let insert = |(id, event)| Ok(diesel::insert_into(events::table).values(EventRow::new(id, event)?));
+        let inserts = (first..).zip(&self.events).map(insert).collect::<Result<_, DbError>>()?;
         engine::execute_all(self.c, inserts).await?;
-        crate::rows::unsigned(last).map(Some)
+        let first = crate::rows::unsigned(first)?;
+        Ok((first..).zip(self.events).map(|(id, body)| Event { id, body }).collect())
     }
 }

@@ -22,16 +22,16 @@ pub(crate) struct EventRow {
 }
 
 impl EventRow {
-    pub(crate) fn new(id: i64, event: NewEvent) -> Result<Self, DbError> {
-        let Subject { namespace, pipeline, run, task, attempt } = event.subject;
+    pub(crate) fn new(id: i64, event: &NewEvent) -> Result<Self, DbError> {
+        let Subject { namespace, pipeline, run, task, attempt } = &event.subject;
         Ok(Self {
             id,
             at: event.at.0,
-            actor: event.actor,
-            namespace: namespace.map(|id| id.to_string()),
-            pipeline: pipeline.map(|id| id.to_string()),
+            actor: event.actor.clone(),
+            namespace: namespace.as_ref().map(ToString::to_string),
+            pipeline: pipeline.as_ref().map(ToString::to_string),
             run: run.map(|run| signed(run.0)),
-            task: task.map(|id| id.to_string()),
+            task: task.as_ref().map(ToString::to_string),
             attempt: attempt.map(|attempt| i64::from(attempt.0)),
             kind: event.details.type_name().to_owned(),
             details: json(&event.details)?,

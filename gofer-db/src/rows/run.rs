@@ -1,5 +1,5 @@
 use diesel::prelude::*;
-use gofer_core::journal::NewRun;
+use gofer_core::journal::{Claim, NewRun};
 use gofer_core::run::{CancelRequest, Run, RunState, RunStatus};
 use gofer_core::{RunKey, RunNumber, Timestamp, Version};
 
@@ -128,14 +128,16 @@ pub(crate) struct NewRunRow {
     token_hash: Vec<u8>,
     idempotency_key: Option<String>,
     created_at: i64,
+    started_at: Option<i64>,
     ended_at: Option<i64>,
+    lease_owner: Option<String>,
     lease_until: i64,
     lease_epoch: i64,
 }
 
 impl NewRunRow {
-    /// The row of a run that nobody holds a lease of.
-    pub(crate) fn new(pipeline_id: i64, new: &NewRun, run: &Run) -> Result<Self, DbError> {
+    /// The row of a run, and of its first lease if it is claimed at once.
+    pub(crate) fn new(pipeline_id: i64, new: &NewRun, run: &Run, claim: Option<&Claim>) -> Result<Self, DbError> {
         Ok(Self {
             pipeline_id,
             namespace: run.key.namespace.to_string(),
@@ -152,9 +154,11 @@ impl NewRunRow {
             token_hash: new.token_hash.to_vec(),
             idempotency_key: new.idempotency_key.clone(),
             created_at: run.created_at.0,
+            started_at: run.started_at.map(|at| at.0),
             ended_at: run.ended_at.map(|at| at.0),
-            lease_until: NEVER,
-            lease_epoch: 0,
+            lease_owner: claim.map(|claim| claim.owner.clone()),
+            lease_until: claim.map_or(NEVER, |claim| new.at.after(claim.ttl).0),
+            lease_epoch: i64::from(claim.is_some()),
         })
     }
 }

@@ -25,6 +25,7 @@ pub(crate) struct TaskRow {
     cancel_force: Option<bool>,
     cancel_message: Option<String>,
     stop: Option<String>,
+    incarnation: i64,
 }
 
 impl TryFrom<TaskRow> for TaskRun {
@@ -45,6 +46,7 @@ impl TryFrom<TaskRow> for TaskRun {
             ended_at: row.ended_at.map(Timestamp),
             cancel: super::run::cancel(row.cancel_at, row.cancel_by, row.cancel_force, row.cancel_message),
             stop: parsed_option(row.stop.as_deref())?,
+            incarnation: row.incarnation.cast_unsigned(),
         })
     }
 }
@@ -64,6 +66,7 @@ pub(crate) struct TaskChange {
     started_at: Option<i64>,
     ended_at: Option<i64>,
     stop: Option<String>,
+    incarnation: i64,
 }
 
 impl TaskChange {
@@ -80,6 +83,7 @@ impl TaskChange {
             started_at: task.started_at.map(|at| at.0),
             ended_at: task.ended_at.map(|at| at.0),
             stop: json_option(task.stop.as_ref())?,
+            incarnation: task.incarnation.cast_signed(),
         })
     }
 }

@@ -10,6 +10,7 @@ mod writer;
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::config::{DbConfig, Durability};
 use crate::error::DbError;
+use crate::recent::Recent;
 
 pub(crate) use dsl::{RunQueryDsl, now};
 
@@ -31,6 +33,7 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 pub(crate) struct Sqlite {
     writer: writer::Writer,
     readers: readers::Readers,
+    recent: Arc<Recent>,
 }
 
 impl Sqlite {
@@ -44,8 +47,14 @@ impl Sqlite {
         let readers = readers::Readers::new(path.clone(), config.readers, wait);
         let prepared = tokio::task::spawn_blocking(move || prepare(&path, durability)).await;
         let (lock, connection) = crate::db::joined(prepared)?;
-        let writer = writer::Writer::start(lock, connection, wait, last_event)?;
-        Ok(Self { writer, readers })
+        let recent = Arc::<Recent>::default();
+        let committed = writer::Committed { last_event, recent: Arc::clone(&recent) };
+        let writer = writer::Writer::start(lock, connection, wait, committed)?;
+        Ok(Self { writer, readers, recent })
+    }
+
+    pub(crate) fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     pub(crate) async fn read<T: Send + 'static>(

@@ -2,20 +2,29 @@
 //! synchronous=FULL the disk, not the statements, is what takes time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
+use gofer_core::event::Event;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::lock::Lock;
 use super::queries::Tx;
 use super::{Conn, now};
 use crate::error::DbError;
+use crate::recent::Recent;
 
 /// Most operations that wait; more are refused after the acquire timeout.
 const QUEUE: usize = 1_024;
 /// Most operations of one transaction: bounds what the first of them waits for the others.
 const BATCH: usize = 64;
+
+/// Who is told of commits.
+pub(super) struct Committed {
+    pub(super) last_event: watch::Sender<u64>,
+    pub(super) recent: Arc<Recent>,
+}
 
 pub(super) struct Writer {
     jobs: mpsc::Sender<Message>,
@@ -28,16 +37,11 @@ enum Message {
 }
 
 impl Writer {
-    pub(super) fn start(
-        lock: Lock,
-        connection: Conn,
-        wait: Duration,
-        last_event: watch::Sender<u64>,
-    ) -> Result<Self, DbError> {
+    pub(super) fn start(lock: Lock, connection: Conn, wait: Duration, committed: Committed) -> Result<Self, DbError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("gofer-db-writer".to_owned())
-            .spawn(move || run(lock, connection, queue, &last_event))
+            .spawn(move || run(lock, connection, queue, &committed))
             .map_err(|error| DbError::unavailable("cannot start the database's writer thread", error))?;
         Ok(Self { jobs, wait })
     }
@@ -69,7 +73,7 @@ impl Writer {
     }
 }
 
-fn run(lock: Lock, mut connection: Conn, mut queue: mpsc::Receiver<Message>, last_event: &watch::Sender<u64>) {
+fn run(lock: Lock, mut connection: Conn, mut queue: mpsc::Receiver<Message>, committed: &Committed) {
     let mut closed = None;
     while let Some(first) = queue.blocking_recv() {
         let mut batch = Vec::new();
@@ -81,7 +85,7 @@ fn run(lock: Lock, mut connection: Conn, mut queue: mpsc::Receiver<Message>, las
             }
             next = if batch.len() < BATCH && closed.is_none() { queue.try_recv().ok() } else { None };
         }
-        commit(&mut connection, batch, last_event);
+        commit(&mut connection, batch, committed);
         if closed.is_some() {
             break;
         }
@@ -98,11 +102,12 @@ fn run(lock: Lock, mut connection: Conn, mut queue: mpsc::Receiver<Message>, las
     }
 }
 
-fn commit(connection: &mut Conn, mut batch: Vec<Box<dyn Job>>, last_event: &watch::Sender<u64>) {
+fn commit(connection: &mut Conn, mut batch: Vec<Box<dyn Job>>, committed: &Committed) {
     match transaction(connection, &mut batch) {
-        Ok(last) => {
-            if let Some(last) = last {
-                crate::db::note(last_event, last);
+        Ok(events) => {
+            if let Some(last) = events.last().map(|event| event.id) {
+                committed.recent.add(events);
+                crate::db::note(&committed.last_event, last);
             }
             batch.into_iter().for_each(|job| job.answer(None));
         }
@@ -110,11 +115,11 @@ fn commit(connection: &mut Conn, mut batch: Vec<Box<dyn Job>>, last_event: &watc
     }
 }
 
-/// All jobs of the batch in one transaction; a job that fails is undone alone. Returns the last event's id.
-fn transaction(connection: &mut Conn, batch: &mut [Box<dyn Job>]) -> Result<Option<u64>, DbError> {
+/// All jobs of the batch in one transaction; a job that fails is undone alone. Returns their events.
+fn transaction(connection: &mut Conn, batch: &mut [Box<dyn Job>]) -> Result<Vec<Event>, DbError> {
     connection.batch_execute("BEGIN IMMEDIATE")?;
     let outcome = jobs_and_events(connection, batch)
-        .and_then(|last| connection.batch_execute("COMMIT").map(|()| last).map_err(DbError::from));
+        .and_then(|events| connection.batch_execute("COMMIT").map(|()| events).map_err(DbError::from));
     if outcome.is_err() {
         // SQLite has rolled back by itself after some errors, and then this fails: what counts is that nothing is open.
         let _ = connection.batch_execute("ROLLBACK");
@@ -122,7 +127,7 @@ fn transaction(connection: &mut Conn, batch: &mut [Box<dyn Job>]) -> Result<Opti
     outcome
 }
 
-fn jobs_and_events(connection: &mut Conn, batch: &mut [Box<dyn Job>]) -> Result<Option<u64>, DbError> {
+fn jobs_and_events(connection: &mut Conn, batch: &mut [Box<dyn Job>]) -> Result<Vec<Event>, DbError> {
     let mut tx = Tx::new(connection);
     for job in batch {
         tx.c.batch_execute("SAVEPOINT job")?;

@@ -113,6 +113,7 @@ pub(crate) fn new_run(namespace: &NamespaceId, pipeline: &str, seconds: i64) -> 
         token_nonce: [3; 16],
         token_hash: hash(),
         at: at(seconds),
+        claim: None,
     }
 }
 

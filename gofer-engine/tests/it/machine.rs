@@ -21,7 +21,7 @@ struct Scene {
 
 impl Scene {
     fn begin(spec: PipelineSpec) -> Self {
-        let mut scene = Self { machine: Machine::new(snapshot(spec)), now: Timestamp(0), effects: Vec::new() };
+        let mut scene = Self { machine: Machine::new(snapshot(spec), 0), now: Timestamp(0), effects: Vec::new() };
         scene.input(Input::Claimed);
         scene
     }
@@ -310,7 +310,7 @@ fn late_and_repeated_news_change_nothing() {
 fn a_reused_task_counts_as_successful() {
     let mut before = snapshot(pipeline(vec![task("a", &[]), task("b", &[("a", Condition::Success)])]));
     before.tasks.get_mut(&id("a")).unwrap().state = DONE;
-    let mut machine = Machine::new(before);
+    let mut machine = Machine::new(before, 0);
     let decision = machine.step(Timestamp(0), Input::Claimed);
     assert_eq!(decision.effects, [Effect::Start(id("b"), Attempt(1))]);
 }

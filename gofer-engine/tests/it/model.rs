@@ -103,7 +103,7 @@ struct World {
 impl World {
     fn new(nodes: &[Node]) -> Self {
         let stored = snapshot(spec(nodes));
-        let machine = Machine::new(stored.clone());
+        let machine = Machine::new(stored.clone(), 0);
         let mut world = Self { stored, machine, now: Timestamp(0), starts: BTreeMap::new(), running: BTreeSet::new() };
         world.input(Input::Claimed);
         world
@@ -152,7 +152,7 @@ impl World {
 
     /// The server dies, after the commit and before or after the effects; another loads what is stored.
     fn crash(&mut self) {
-        self.machine = Machine::new(self.stored.clone());
+        self.machine = Machine::new(self.stored.clone(), 0);
         self.input(Input::Claimed);
     }
 

@@ -10,7 +10,7 @@ use gofer_core::event::NewEvent;
 use gofer_core::journal::{
     Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
 };
-use gofer_core::run::{CancelRequest, LogState};
+use gofer_core::run::{CancelRequest, LogState, RunState};
 use gofer_core::testing::MemoryJournal;
 use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};
 
@@ -47,7 +47,11 @@ impl SimJournal {
     async fn introduce(&self, inserted: &Inserted) {
         let known = lock(&self.model).runs.contains_key(&inserted.run.key);
         if !known {
-            let snapshot = self.stored.load(&inserted.run.key).await.expect("it was inserted");
+            let mut snapshot = self.stored.load(&inserted.run.key).await.expect("it was inserted");
+            if inserted.claimed.is_some() {
+                // As it was before its second event.
+                (snapshot.run.state, snapshot.run.started_at) = (RunState::Pending, None);
+            }
             lock(&self.model).insert(snapshot);
         }
     }
@@ -69,12 +73,20 @@ impl SimJournal {
 impl Journal for SimJournal {
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
         let what = format!("insert_run {}", new.pipeline);
+        let owner = new.claim.as_ref().map_or_else(String::new, |claim| claim.owner.clone());
         let effect = async {
             let inserted = self.stored.insert_run(new).await?;
             self.introduce(&inserted).await;
             Ok(inserted)
         };
-        self.call(&what, effect, |_, inserted| self.link.trace(|| format!("inserted {}", inserted.run.key))).await
+        let look = |model: &mut Model, inserted: &Inserted| {
+            self.link.trace(|| format!("inserted {}", inserted.run.key));
+            if let Some((lease, _)) = &inserted.claimed {
+                model.claimed(&self.link.world, &owner, std::slice::from_ref(lease));
+                self.link.trace(|| format!("claims {} @{}", lease.run, lease.epoch));
+            }
+        };
+        self.call(&what, effect, look).await
     }
 
     async fn claim(

@@ -1,6 +1,6 @@
 //! One execution from its launch to the record of its end.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -54,13 +54,8 @@ pub(super) fn run(request: &Request<'_>, responder: Responder, null: &OwnedFd) {
     if let Some(responder) = answer.take() {
         responder.reply(Outcome::Ended);
     }
-    // Another descriptor, because the server is told by the kernel when the claim's is closed.
-    let entry = request.launch.durable.then(|| File::open(&request.launch.live));
+    // The kernel tells the server. A power failure leaves the execution lost, unless a server has recorded its end by then.
     drop(claim);
-    if let Some(Ok(entry)) = entry {
-        // A power failure before this is done leaves the execution lost, unless the server has recorded its end by then.
-        let _ = entry.sync_data();
-    }
 }
 
 fn record_end(claim: &mut Claim, state: &ExecutionState) {

@@ -15,31 +15,22 @@ fn percentiles(what: &str, mut times: Vec<Duration>) {
     println!("{what}: p50 {:?}, p90 {:?}, p99 {:?}, max {:?} (n = {})", at(50), at(90), at(99), at(100), times.len());
 }
 
-async fn open(durable: bool) -> Local {
-    println!("durable = {durable}");
-    Local::open_with(|config| config.durable = durable).await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "prints figures"]
 async fn latency() {
-    for durable in [true, false] {
-        latencies(&open(durable).await).await;
-    }
+    latencies(&Local::open().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "prints figures"]
 async fn rate() {
-    for durable in [true, false] {
-        rates(&open(durable).await).await;
-    }
+    rates(&Local::open().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "prints figures"]
 async fn bytes_and_memory() {
-    let local = open(true).await;
+    let local = Local::open().await;
     throughput(&local).await;
     memory(&local).await;
 }

@@ -111,6 +111,7 @@ pub(super) fn new_run(pipeline: &str, seconds: i64) -> NewRun {
         token_nonce: unique_nonce(),
         token_hash: [unique_nonce(), unique_nonce()].concat().try_into().expect("twice 16 bytes"),
         at: at(seconds),
+        claim: None,
     }
 }
 

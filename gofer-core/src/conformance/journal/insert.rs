@@ -6,13 +6,13 @@ use futures::future::join_all;
 
 use super::JournalFixture;
 use super::fixture::{
-    OWNER, TTL, abandon, at, claim_one, event, finish, insert, keys, last_event, load, namespace, new_events, new_run,
-    pipeline_id, register, simple, spec, task_id,
+    OWNER, TTL, abandon, at, claim_one, commit, event, finish, insert, keys, last_event, load, namespace, new_events,
+    new_run, nothing, pipeline_id, register, simple, spec, task_id,
 };
 use crate::conformance::eventually;
 use crate::event::EventDetails;
 use crate::id::{NamespaceId, RunKey, RunNumber, Version};
-use crate::journal::JournalError;
+use crate::journal::{Claim, Committed, JournalError, NewRun};
 use crate::pipeline::Overlap;
 use crate::run::{Initiator, LogState, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus};
 
@@ -342,4 +342,54 @@ pub async fn loading_an_unknown_run_is_not_found(fixture: &dyn JournalFixture) {
 
 fn key(pipeline: &str, run: u64) -> RunKey {
     RunKey { namespace: namespace(), pipeline: pipeline_id(pipeline), run: RunNumber(run) }
+}
+
+/// A run whose turn has come is claimed as it is inserted, if its starter wants to drive it: it is running, with both events.
+pub async fn a_run_may_be_claimed_as_it_is_inserted(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", Some(1), Overlap::Queue).await;
+    let before = last_event(fixture).await;
+    let inserted = journal.insert_run(claiming("ci", 5)).await.expect("insert_run");
+    let (lease, snapshot) = inserted.claimed.expect("its turn has come");
+    assert_eq!((lease.run.clone(), inserted.run.clone()), (inserted.run.key.clone(), snapshot.run.clone()));
+    assert_eq!((snapshot.run.state, snapshot.run.started_at), (RunState::Running, Some(at(5))));
+    assert_eq!(load(&*journal, &lease.run).await, snapshot);
+    let types: Vec<_> =
+        new_events(fixture, before).await.iter().map(|event| event.details.type_name().to_owned()).collect();
+    assert_eq!(types, ["run_created", "run_started"]);
+    assert!(journal.claim("server-2", at(6), TTL, 10).await.expect("claim").is_empty(), "it is held");
+    assert_eq!(commit(&*journal, nothing(&lease)).await, Committed::Done);
+    let taken = journal.claim("server-2", at(100), TTL, 10).await.expect("claim");
+    assert!(taken[0].epoch > lease.epoch, "the lease ran out, and the next has a higher epoch");
+}
+
+/// Without room it waits like any other, and so it does behind others that wait.
+pub async fn a_run_that_has_to_wait_is_not_claimed(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", Some(1), Overlap::Queue).await;
+    let first = journal.insert_run(claiming("ci", 1)).await.expect("insert_run");
+    let (lease, _) = first.claimed.expect("it has room");
+    let second = journal.insert_run(claiming("ci", 2)).await.expect("insert_run");
+    assert!(second.claimed.is_none() && second.run.state == RunState::Pending, "{second:?}");
+    finish(&*journal, &lease, LogState::Live, 3).await;
+    let third = journal.insert_run(claiming("ci", 4)).await.expect("insert_run");
+    assert!(third.claimed.is_none(), "the second waits before it");
+    assert_eq!(keys(&journal.claim(OWNER, at(5), TTL, 10).await.expect("claim")), [second.run.key]);
+}
+
+/// A repeated idempotency key claims nothing, nor does a run that repeats another.
+pub async fn a_repetition_is_not_claimed_as_it_is_inserted(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", None, Overlap::Queue).await;
+    let new = NewRun { idempotency_key: Some("once".to_owned()), ..claiming("ci", 1) };
+    let first = journal.insert_run(new.clone()).await.expect("insert_run");
+    let (lease, _) = first.claimed.expect("its turn has come");
+    assert!(journal.insert_run(new).await.expect("insert_run").claimed.is_none());
+    assert_eq!(commit(&*journal, nothing(&lease)).await, Committed::Done, "the first one's lease stands");
+    let again = NewRun { retry_of: Some(lease.run.run), ..claiming("ci", 2) };
+    assert!(journal.insert_run(again).await.expect("insert_run").claimed.is_none());
+}
+
+fn claiming(pipeline: &str, seconds: i64) -> NewRun {
+    NewRun { claim: Some(Claim { owner: OWNER.to_owned(), ttl: TTL }), ..new_run(pipeline, seconds) }
 }

@@ -35,6 +35,9 @@ macro_rules! journal_conformance {
                 overlap_without_parallelism_never_acts
                 a_run_is_durable
                 loading_an_unknown_run_is_not_found
+                a_run_may_be_claimed_as_it_is_inserted
+                a_run_that_has_to_wait_is_not_claimed
+                a_repetition_is_not_claimed_as_it_is_inserted
             }
             claim {
                 claiming_a_pending_run_starts_it

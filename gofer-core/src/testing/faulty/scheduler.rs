@@ -17,6 +17,10 @@ impl Scheduler for Faulty<dyn Scheduler> {
         self.inner.capabilities()
     }
 
+    fn incarnation(&self) -> u64 {
+        self.inner.incarnation()
+    }
+
     async fn check(&self) -> Result<String, BackendError> {
         self.call("check", self.inner.check()).await
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::state::{ENGINE, RunEntry, State};
 use crate::event::EventDetails;
 use crate::id::{RunKey, RunNumber, Version};
-use crate::journal::{Inserted, JournalError, NewRun};
+use crate::journal::{Claim, Inserted, JournalError, NewRun};
 use crate::pipeline::{Overlap, PipelineSpec};
 use crate::run::{
     CancelRequest, Initiator, Reason, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
@@ -14,7 +14,7 @@ use crate::run::{
 impl State {
     pub(super) fn insert_run(&mut self, new: NewRun) -> Result<Inserted, JournalError> {
         if let Some(run) = self.known_run(&new) {
-            return Ok(Inserted { run, new: false, superseded: Vec::new() });
+            return Ok(Inserted { run, new: false, superseded: Vec::new(), claimed: None });
         }
         let (version, spec) = self.admit(&new)?;
         let parallelism = spec.parallelism.map_or(usize::MAX, |limit| limit as usize);
@@ -30,10 +30,32 @@ impl State {
             complete_as_skipped(&mut entry, &new, parallelism);
         }
         let run = entry.run.clone();
+        let claimed = self.claimed_at_once(&new, &run);
         self.runs.insert(key.clone(), entry);
         self.record_insert(&new, &run);
         self.record_superseded(&superseded, &new, &key);
-        Ok(Inserted { run, new: true, superseded })
+        let claimed = claimed.map(|claim| {
+            let lease = self.take(&key, &claim.owner, new.at, claim.ttl);
+            (lease, self.runs[&key].snapshot())
+        });
+        let run = self.runs[&key].run.clone();
+        Ok(Inserted { run, new: true, superseded, claimed })
+    }
+
+    /// The claim that comes with a new run, if the run need not wait.
+    fn claimed_at_once(&self, new: &NewRun, run: &Run) -> Option<Claim> {
+        let waits = |entry: &RunEntry| entry.run.state == RunState::Pending && entry.run.cancel.is_none();
+        let free = run.state == RunState::Pending
+            && new.retry_of.is_none()
+            && !self.active_runs(&new.namespace, &new.pipeline).any(waits)
+            && self.has_room(&run.key, run.version);
+        new.claim.clone().filter(|_| free)
+    }
+
+    fn has_room(&self, key: &RunKey, version: Version) -> bool {
+        let pipeline = &self.pipelines[&(key.namespace.clone(), key.pipeline.clone())];
+        let spec = &pipeline.versions[usize::try_from(version.0).unwrap_or(usize::MAX) - 1];
+        spec.parallelism.is_none_or(|limit| self.running(key) < limit as usize)
     }
 
     /// The run that the idempotency key made before.

@@ -33,7 +33,7 @@ impl State {
         admitted || entry.spec.parallelism.is_none_or(|limit| self.running(key) < limit as usize)
     }
 
-    fn take(&mut self, key: &RunKey, owner: &str, now: Timestamp, ttl: Duration) -> Lease {
+    pub(super) fn take(&mut self, key: &RunKey, owner: &str, now: Timestamp, ttl: Duration) -> Lease {
         let entry = self.runs.get_mut(key).expect("candidates are runs");
         entry.epoch += 1;
         entry.lease = Some(Holder { owner: owner.to_owned(), until: now.after(ttl) });

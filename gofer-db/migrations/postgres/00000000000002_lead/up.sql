@@ -5,3 +5,6 @@ CREATE TABLE lead (
     until BIGINT NOT NULL
 );
 INSERT INTO lead (id, owner, until) VALUES (1, '', 0);
+
+-- In which incarnation of the scheduler the current attempt was intended; the bits of a number without sign.
+ALTER TABLE task_runs ADD COLUMN incarnation BIGINT NOT NULL DEFAULT 0;

@@ -1,0 +1,91 @@
+//! The newest events in memory: whoever follows them reads no disk, and wakes no thread for it.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use gofer_core::event::Event;
+
+use crate::types::{EventFilter, MAX_PAGE};
+
+/// About half a kilobyte each.
+const KEPT: usize = 1_024;
+
+#[derive(Debug, Default)]
+pub(crate) struct Recent(Mutex<VecDeque<Event>>);
+
+impl Recent {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was just committed, in order. To be called in the order of commits.
+    pub(crate) fn add(&self, events: Vec<Event>) {
+        let mut kept = self.lock();
+        let follows = kept.back().zip(events.first()).is_none_or(|(last, first)| last.id + 1 == first.id);
+        if !follows {
+            kept.clear();
+        }
+        kept.extend(events);
+        let surplus = kept.len().saturating_sub(KEPT);
+        kept.drain(..surplus);
+    }
+
+    /// The events after the cursor, ascending; `None` when they do not reach back that far.
+    pub(crate) fn after(&self, cursor: u64, filter: &EventFilter, limit: usize) -> Option<Vec<Event>> {
+        let kept = self.lock();
+        let first = kept.front()?.id;
+        let skip = usize::try_from((cursor + 1).checked_sub(first)?).unwrap_or(usize::MAX);
+        let limit = limit.clamp(1, MAX_PAGE);
+        Some(kept.iter().skip(skip).filter(|event| matches(filter, event)).take(limit).cloned().collect())
+    }
+}
+
+/// The filter of `queries/events.rs`, on an event.
+fn matches(filter: &EventFilter, event: &Event) -> bool {
+    let subject = &event.body.subject;
+    filter.namespaces.as_ref().is_none_or(|allowed| subject.namespace.as_ref().is_some_and(|id| allowed.contains(id)))
+        && filter.pipeline.as_ref().is_none_or(|wanted| subject.pipeline.as_ref() == Some(wanted))
+        && filter.run.is_none_or(|wanted| subject.run == Some(wanted))
+        && (filter.types.is_empty() || filter.types.iter().any(|name| name == event.body.details.type_name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use gofer_core::Timestamp;
+    use gofer_core::event::{EventDetails, NewEvent, Subject};
+
+    use super::*;
+
+    fn events(ids: std::ops::RangeInclusive<u64>) -> Vec<Event> {
+        let body = |id: u64| NewEvent {
+            at: Timestamp(0),
+            actor: "test".to_owned(),
+            subject: Subject { run: Some(gofer_core::RunNumber(id % 2)), ..Subject::default() },
+            details: EventDetails::RunStarted {},
+        };
+        ids.map(|id| Event { id, body: body(id) }).collect()
+    }
+
+    fn ids(recent: &Recent, cursor: u64, filter: &EventFilter, limit: usize) -> Option<Vec<u64>> {
+        Some(recent.after(cursor, filter, limit)?.iter().map(|event| event.id).collect())
+    }
+
+    #[test]
+    fn it_answers_only_what_it_knows_whole() {
+        let (recent, any) = (Recent::default(), EventFilter::default());
+        assert_eq!(ids(&recent, 0, &any, 10), None, "nothing is known yet");
+        recent.add(events(5..=8));
+        assert_eq!(ids(&recent, 3, &any, 10), None, "4 is not known");
+        assert_eq!(ids(&recent, 4, &any, 10), Some(vec![5, 6, 7, 8]));
+        assert_eq!(ids(&recent, 6, &any, 1), Some(vec![7]));
+        assert_eq!(ids(&recent, 8, &any, 10), Some(vec![]));
+        assert_eq!(
+            ids(&recent, 4, &EventFilter { run: Some(gofer_core::RunNumber(1)), ..any.clone() }, 10),
+            Some(vec![5, 7])
+        );
+        recent.add(events(20..=21));
+        assert_eq!(ids(&recent, 8, &any, 10), None, "9 to 19 were missed");
+        recent.add(events(22..=22 + KEPT as u64));
+        assert_eq!(ids(&recent, 21, &any, 10), None, "the oldest make room");
+    }
+}

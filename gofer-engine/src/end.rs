@@ -1,0 +1,37 @@
+//! How an attempt ended, as the state machine sees it.
+
+use gofer_core::run::{Reason, ReasonKind, TaskStatus};
+
+/// How an attempt ended, before it is known whether the engine had stopped it.
+pub(crate) struct End {
+    pub(crate) status: TaskStatus,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) lost: bool,
+    /// Its process is known to have run.
+    pub(crate) ran: bool,
+}
+
+impl End {
+    pub(crate) fn successful() -> Self {
+        Self { status: TaskStatus::Successful, reason: None, exit_code: Some(0), lost: false, ran: true }
+    }
+
+    pub(crate) fn exited(code: i32, oom: bool, signal: Option<i32>) -> Self {
+        let reason = crate::reasons::of_exit(code, oom, signal);
+        Self { status: TaskStatus::Failed, reason: Some(reason), exit_code: Some(code), lost: false, ran: true }
+    }
+
+    pub(crate) fn failed(reason: Reason) -> Self {
+        Self { status: TaskStatus::Failed, reason: Some(reason), exit_code: None, lost: false, ran: false }
+    }
+
+    pub(crate) fn stopped_outside() -> Self {
+        let reason = Reason::new(ReasonKind::StoppedOutside, "stopped at the scheduler by somebody else than gofer");
+        Self { ran: true, ..Self::failed(reason) }
+    }
+
+    pub(crate) fn lost(message: &str) -> Self {
+        Self { lost: true, ..Self::failed(Reason::new(ReasonKind::Lost, message)) }
+    }
+}
