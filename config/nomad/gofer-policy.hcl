@@ -12,8 +12,7 @@ namespace "default" {
   capabilities = [
     "list-jobs",       # what there is, after a lost connection
     "read-job",        # states, and the event stream
-    "submit-job",      # start, stop and remove
-    "parse-job",       # `job_template`
+    "submit-job",      # start, stop and remove, and `job_template`
     "read-fs",         # logs
     "alloc-lifecycle", # SIGKILL when a stop's grace is over
   ]

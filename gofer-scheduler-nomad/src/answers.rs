@@ -69,9 +69,6 @@ pub(crate) struct Alloc {
     pub(crate) modify_index: u64,
     /// Nanoseconds since 1970, by the server's clock.
     pub(crate) modify_time: i64,
-    /// What Nomad thought of its node over time. Only in the whole allocation.
-    #[serde(deserialize_with = "nullable")]
-    pub(crate) alloc_states: Vec<AllocState>,
 }
 
 /// What Nomad's own doings want of an allocation.
@@ -81,13 +78,6 @@ pub(crate) struct DesiredTransition {
     /// Its node is drained, or somebody stopped the allocation and not the job.
     #[serde(deserialize_with = "nullable")]
     pub(crate) migrate: bool,
-}
-
-/// A change of what Nomad thought of an allocation's node.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(crate) struct AllocState {
-    pub(crate) value: String,
 }
 
 /// What became of a task of an allocation.

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
 use crate::config::{HostDriver, ImageDriver, NomadConfig};
-use crate::secrets::{self, Packed};
+use crate::secrets::{self, Packed, Shell};
 
 /// The one group of every job.
 pub(crate) const GROUP: &str = "g";
@@ -20,6 +20,8 @@ pub(crate) const META_INSTANCE: &str = "gofer_instance";
 pub(crate) const META_KIND: &str = "gofer_kind";
 /// Job metadata: why the execution was refused; such a job runs nothing.
 pub(crate) const META_REFUSED: &str = "gofer_refused";
+/// Job metadata, set when the job is stopped for it: the execution was given up as lost.
+pub(crate) const META_LOST: &str = "gofer_lost";
 /// Job metadata: how many variables there are to delete at the end.
 pub(crate) const META_SECRETS: &str = "gofer_secrets";
 
@@ -68,7 +70,6 @@ fn runnable(
     id: &ExecutionId,
     spec: &ExecutionSpec,
 ) -> Result<Prepared, String> {
-    let packed = pack_secrets(job_id, spec)?;
     let mut job = object(template);
     identify(&mut job, config, job_id, id);
     set_meta(&mut job, META_KIND, if spec.kind == ExecutionKind::Service { "service" } else { "task" });
@@ -79,6 +80,13 @@ fn runnable(
     let mut tasks = array(group.get("Tasks"));
     let place = tasks.iter().position(|task| task["Name"] == MAIN);
     let slot = place.map(|place| object(&tasks[place])).unwrap_or_default();
+    let as_agent = config.host_driver == HostDriver::RawExec && slot.get("User").is_none_or(|user| user == "");
+    let shell = match spec.image {
+        Some(_) => Shell::None,
+        None if as_agent => Shell::Same,
+        None => Shell::Other,
+    };
+    let packed = pack_secrets(job_id, spec, shell)?;
     let task = Value::Object(main_task(config, slot, spec, packed.as_ref())?);
     match place {
         Some(place) => tasks[place] = task,
@@ -262,7 +270,7 @@ fn driver_settings(
     Ok(settings)
 }
 
-fn pack_secrets(job_id: &str, spec: &ExecutionSpec) -> Result<Option<Packed>, String> {
+fn pack_secrets(job_id: &str, spec: &ExecutionSpec, shell: Shell) -> Result<Option<Packed>, String> {
     let mut values: Vec<(&str, &SecretString)> = Vec::new();
     for (name, value) in &spec.env {
         if let EnvValue::Secret(value) = value {
@@ -275,7 +283,7 @@ fn pack_secrets(job_id: &str, spec: &ExecutionSpec) -> Result<Option<Packed>, St
         }
         values.push((REGISTRY_PASSWORD, &login.password));
     }
-    if values.is_empty() { Ok(None) } else { secrets::pack(job_id, &values, spec.image.is_none()).map(Some) }
+    if values.is_empty() { Ok(None) } else { secrets::pack(job_id, &values, shell).map(Some) }
 }
 
 fn set_resources(config: &NomadConfig, resources: &mut Map<String, Value>, spec: &ExecutionSpec) {

@@ -55,8 +55,7 @@ async fn load(config: &NomadConfig, client: &Client, name: &str, path: &Path) ->
     let body = json!({"JobHCL": text, "Canonicalize": false});
     let parsed = client.put::<Value>("/v1/jobs/parse", &Query::namespace(namespace), &body).await;
     let parsed = parsed.map_err(|failure| failure.backend(format!("{key}, which nomad does not take")))?.value;
-    let accepted =
-        template::accept(&parsed, &namespaces.iter().copied().collect::<Vec<_>>()).map_err(&invalid)?;
+    let accepted = template::accept(&parsed, &namespaces.iter().copied().collect::<Vec<_>>()).map_err(&invalid)?;
     for kind in [ExecutionKind::Task, ExecutionKind::Service] {
         let job = sample(config, &accepted, name, kind)?;
         if let Some(problem) = validate(client, &job).await? {

@@ -48,11 +48,22 @@ pub(crate) fn job_of(path: &str) -> Option<&str> {
     path.strip_prefix("nomad/jobs/").map(|rest| rest.split('/').next().unwrap_or(rest))
 }
 
-/// Packs the values; with `shell`, the task has `/bin/sh`.
+/// How a value that is too long for a line reaches the task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shell {
+    /// Not at all: nobody knows whether an image has a shell.
+    None,
+    /// Through `/bin/sh`, which runs as the user that Nomad runs as, so that nobody else needs to read the file.
+    Same,
+    /// Through `/bin/sh`, which runs as another user than Nomad.
+    Other,
+}
+
+/// Packs the values.
 ///
 /// # Errors
 /// Why they cannot reach the task, for its user.
-pub(crate) fn pack(job_id: &str, values: &[(&str, &SecretString)], shell: bool) -> Result<Packed, String> {
+pub(crate) fn pack(job_id: &str, values: &[(&str, &SecretString)], shell: Shell) -> Result<Packed, String> {
     let mut boxes = Boxes::new(job_id);
     let (mut lines, mut templates, mut from_files) = (String::new(), Vec::new(), Vec::new());
     for (name, value) in values {
@@ -69,9 +80,10 @@ pub(crate) fn pack(job_id: &str, values: &[(&str, &SecretString)], shell: bool) 
         let escaped = escaped(value);
         if name.len() + escaped.expose_secret().len() < LINE_BYTES {
             lines.push_str(&format!("{name}=\"{}\"\n", boxes.put(name, escaped.expose_secret())?));
-        } else if shell {
+        } else if shell != Shell::None {
             let file = format!("gofer-{}", from_files.len());
-            templates.push(template(&boxes.put(name, value)?, &format!("secrets/{file}"), false));
+            let perms = if shell == Shell::Same { "0600" } else { "0644" };
+            templates.push(template(&boxes.put(name, value)?, &format!("secrets/{file}"), false, perms));
             from_files.push(((*name).to_owned(), file));
         } else {
             return Err(format!(
@@ -82,7 +94,7 @@ pub(crate) fn pack(job_id: &str, values: &[(&str, &SecretString)], shell: bool) 
         }
     }
     if !lines.is_empty() {
-        templates.push(template(&lines, "secrets/gofer.env", true));
+        templates.push(template(&lines, "secrets/gofer.env", true, "0600"));
     }
     Ok(Packed { variables: boxes.filled(), templates, from_files })
 }
@@ -123,10 +135,10 @@ fn escaped(value: &str) -> SecretString {
     out.into()
 }
 
-fn template(text: &str, destination: &str, env: bool) -> Value {
+fn template(text: &str, destination: &str, env: bool, perms: &str) -> Value {
     json!({
         "EmbeddedTmpl": text, "DestPath": destination, "Envvars": env, "ChangeMode": "noop", "Once": true,
-        "ErrMissingKey": true, "LeftDelim": "{{", "RightDelim": "}}",
+        "ErrMissingKey": true, "Perms": perms, "LeftDelim": "{{", "RightDelim": "}}",
     })
 }
 
@@ -179,7 +191,7 @@ impl Boxes {
 mod tests {
     use super::*;
 
-    fn packed(values: &[(&str, &str)], shell: bool) -> Result<Packed, String> {
+    fn packed(values: &[(&str, &str)], shell: Shell) -> Result<Packed, String> {
         let owned: Vec<(&str, SecretString)> = values.iter().map(|(name, value)| (*name, (*value).into())).collect();
         pack("gofer-a", &owned.iter().map(|(name, value)| (*name, value)).collect::<Vec<_>>(), shell)
     }
@@ -198,7 +210,7 @@ mod tests {
 
     #[test]
     fn values_are_in_the_variable_and_nowhere_else() {
-        let packed = packed(&[("A", "canary-1\n\"x\" \\ ${y} {{z}}\u{1}é"), ("B", "")], false).unwrap();
+        let packed = packed(&[("A", "canary-1\n\"x\" \\ ${y} {{z}}\u{1}é"), ("B", "")], Shell::None).unwrap();
         assert_eq!(packed.variables.len(), 1);
         assert_eq!(packed.variables[0].0, "nomad/jobs/gofer-a/g/main");
         assert!(!packed.templates[0].to_string().contains("canary"), "{}", packed.templates[0]);
@@ -210,7 +222,7 @@ mod tests {
     #[test]
     fn a_long_value_is_cut_over_variables_and_read_by_a_shell() {
         let long = "é".repeat(40_000);
-        let packed = packed(&[("A", &long), ("B", "short")], true).unwrap();
+        let packed = packed(&[("A", &long), ("B", "short")], Shell::Same).unwrap();
         assert_eq!(packed.variables.len(), 2);
         for (path, items) in &packed.variables {
             let size: usize = items.iter().map(|(key, piece)| key.len() + piece.expose_secret().len()).sum();
@@ -218,6 +230,7 @@ mod tests {
         }
         assert_eq!(rendered(&packed, &packed.templates[0]), long);
         assert_eq!(packed.templates[0]["DestPath"], "secrets/gofer-0");
+        assert!(packed.templates.iter().all(|template| template["Perms"] == "0600"), "{:?}", packed.templates);
         assert_eq!(packed.from_files, [("A".to_owned(), "gofer-0".to_owned())]);
         let script = shell_script(&packed.from_files);
         assert_eq!(script, "A=$(cat \"$NOMAD_SECRETS_DIR/gofer-0\"; echo .); A=${A%.}; export A; exec \"$@\"");
@@ -228,11 +241,11 @@ mod tests {
         let long = "x".repeat(70_000);
         let (huge, nul) = ("x".repeat(200_000), "canary\0");
         for (name, value, shell, expected) in [
-            ("A", long.as_str(), false, "70000 bytes"),
-            ("A", huge.as_str(), true, "do not fit"),
-            ("A", nul, true, "NUL byte"),
-            ("A-B", "canary", true, "`A-B`"),
-            ("1A", "canary", true, "`1A`"),
+            ("A", long.as_str(), Shell::None, "70000 bytes"),
+            ("A", huge.as_str(), Shell::Other, "do not fit"),
+            ("A", nul, Shell::Same, "NUL byte"),
+            ("A-B", "canary", Shell::Same, "`A-B`"),
+            ("1A", "canary", Shell::Same, "`1A`"),
         ] {
             let error = packed(&[(name, value)], shell).unwrap_err();
             assert!(error.contains(expected) && !error.contains("canary"), "{error}");

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use gofer_core::scheduler::{ExecutionKind, ExecutionSpec, ExecutionState, WatchEvent};
+use gofer_core::scheduler::{ExecutionSpec, WatchEvent};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -16,14 +16,17 @@ use crate::client::{Client, Query, encoded};
 use crate::config::NomadConfig;
 use crate::error::Failure;
 use crate::ids;
-use crate::jobspec::{self, META_EXECUTION, META_INSTANCE, META_SECRETS};
+use crate::jobspec::{self, META_EXECUTION, META_INSTANCE, META_LOST, META_SECRETS};
 use crate::secrets::{self, Packed};
-use crate::state::{self, View};
+use crate::state::{self, Fence, View};
 
 /// Changes that a slow watcher may be behind before its stream ends.
 const CHANGES: usize = 4_096;
 /// Locks that starts share by their id's hash: far more than calls in flight, so that few wait for another's.
 const STARTING: usize = 1_024;
+
+/// How often a lost job's mark is tried against others who change the job.
+const FENCE_TRIES: u32 = 5;
 
 /// The settings, the client, and the queue of changes.
 #[derive(Debug)]
@@ -206,32 +209,40 @@ impl Shared {
         let allocs = if allocs.is_empty() && !evaluations.is_empty() { self.allocs(place).await? } else { allocs };
         let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
         let now_ns = i64::try_from(now_ns).unwrap_or(i64::MAX);
-        let mut view = state::view(&job, &allocs, &evaluations, self.config.node_lost_after, now_ns);
-        let mut inspected = Inspected { id, job, allocs, view: view.clone() };
-        if inspected.job.stop && self.ended_out_of_reach(&inspected, place).await? {
-            view.state = ExecutionState::Lost;
+        let view = state::view(&job, &allocs, &evaluations, self.config.node_lost_after, now_ns);
+        match view.fence {
+            Some(Fence::Stop) => self.stop_job(place).await?,
+            Some(Fence::Lost(why)) => self.give_up(place, why).await?,
+            None => {}
         }
-        if view.fence {
-            self.stop_job(place).await?;
-        }
-        inspected.view = view;
-        Ok(Some(inspected))
+        Ok(Some(Inspected { id, job, allocs, view }))
     }
 
-    /// Whether a stopped job's task had been out of reach from before the stop until it was over: it was given up as lost, and
-    /// stays so whatever its node says when it is back.
-    async fn ended_out_of_reach(&self, inspected: &Inspected, place: &Place) -> Result<bool, BackendError> {
-        let ended = matches!(inspected.view.state, ExecutionState::Stopped | ExecutionState::Exited { .. });
-        let Some(own) = inspected.own_alloc().filter(|_| ended) else { return Ok(false) };
-        if state::kind(&inspected.job) == ExecutionKind::Service {
-            return Ok(false);
+    /// Stops a job and marks it as lost, at once: the mark is in the job's own metadata. A job that somebody else changes
+    /// meanwhile is read again.
+    async fn give_up(&self, place: &Place, why: &str) -> Result<(), BackendError> {
+        let failed =
+            |failure: Failure| failure.backend(format!("the lost job `{}` could not be stopped", place.job_id));
+        for _ in 0..FENCE_TRIES {
+            let mut job = match self.client.get::<Value>(&place.path(""), &place.query()).await {
+                Ok(answer) => answer.value,
+                Err(failure) if failure.is_not_found() => return Ok(()),
+                Err(failure) => return Err(failed(failure)),
+            };
+            job["Stop"] = json!(true);
+            job["Meta"][META_LOST] = json!(why);
+            let body = json!({"EnforceIndex": true, "JobModifyIndex": job["JobModifyIndex"], "Job": job});
+            match self.client.put::<Value>("/v1/jobs", &place.query(), &body).await {
+                Ok(_) => {
+                    tracing::warn!(job = %place.job_id, why, "an execution is given up as lost");
+                    return Ok(());
+                }
+                Err(failure) if failure.is_conflict() => {}
+                Err(failure) => return Err(failed(failure)),
+            }
         }
-        let whole = self.client.get::<Alloc>(&format!("/v1/allocation/{}", own.id), &place.query()).await;
-        match whole {
-            Ok(answer) => Ok(state::never_came_back(&answer.value)),
-            Err(failure) if failure.is_not_found() => Ok(false),
-            Err(failure) => Err(failure.backend(format!("the allocation `{}` cannot be read", own.id))),
-        }
+        let message = format!("the lost job `{}` could not be stopped: it changes all the time", place.job_id);
+        Err(BackendError::new(ErrorKind::Unavailable, message))
     }
 
     /// Stops a job: durably, for every allocation it has or will get.

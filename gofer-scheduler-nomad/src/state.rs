@@ -5,7 +5,7 @@ use std::time::Duration;
 use gofer_core::scheduler::{ExecutionKind, ExecutionState, FailureKind};
 
 use crate::answers::{Alloc, Evaluation, Job, TaskEvent};
-use crate::jobspec::{MAIN, META_KIND, META_REFUSED};
+use crate::jobspec::{MAIN, META_KIND, META_LOST, META_REFUSED};
 use crate::reason;
 
 /// The signal that ends what has used up its grace; Nomad's own word for it in events.
@@ -17,15 +17,28 @@ const SIGNAL_BASE: i32 = 128;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct View {
     pub(crate) state: ExecutionState,
-    /// The job must be stopped, so that nothing of it can go on: the execution is over in Gofer's eyes.
-    pub(crate) fence: bool,
+    /// What must be done to the job before the state may be told: the execution is over in Gofer's eyes.
+    pub(crate) fence: Option<Fence>,
     /// When the state changes without an event: a node out of reach counts as lost then.
     pub(crate) lost_in: Option<Duration>,
 }
 
+/// What keeps a job from going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fence {
+    /// It is stopped.
+    Stop,
+    /// It is stopped and marked as lost, for this reason, in one step: whatever its node says when it is back, it stays lost.
+    Lost(&'static str),
+}
+
 impl View {
     fn of(state: ExecutionState) -> Self {
-        Self { state, fence: false, lost_in: None }
+        Self { state, fence: None, lost_in: None }
+    }
+
+    fn lost(why: &'static str) -> Self {
+        Self { state: ExecutionState::Lost, fence: Some(Fence::Lost(why)), lost_in: None }
     }
 }
 
@@ -48,6 +61,9 @@ pub(crate) fn view(
     if let Some(message) = job.meta.get(META_REFUSED) {
         return View::of(ExecutionState::Failed { kind: FailureKind::Refused, message: message.clone() });
     }
+    if job.meta.contains_key(META_LOST) {
+        return View::of(ExecutionState::Lost);
+    }
     if allocs.is_empty() {
         return View::of(unplaced(job, evaluations));
     }
@@ -68,15 +84,6 @@ pub(crate) fn own_alloc(kind: ExecutionKind, allocs: &[Alloc]) -> Option<&Alloc>
 /// Whether nothing more will happen to an allocation.
 pub(crate) fn is_terminal(alloc: &Alloc) -> bool {
     matches!(alloc.client_status.as_str(), "complete" | "failed" | "lost")
-}
-
-/// Whether an allocation whose node was out of reach had ended, or been stopped, when it was seen again.
-pub(crate) fn never_came_back(alloc: &Alloc) -> bool {
-    let last = alloc.alloc_states.iter().rposition(|state| state.value == "unknown");
-    last.is_some_and(|at| {
-        let after = &alloc.alloc_states[at + 1..];
-        after.iter().all(|state| !matches!(state.value.as_str(), "running" | "pending"))
-    })
 }
 
 fn unplaced(job: &Job, evaluations: &[Evaluation]) -> ExecutionState {
@@ -102,21 +109,21 @@ fn task(job: &Job, allocs: &[Alloc], node_lost_after: Duration, now_ns: i64) -> 
     let Some(own) = own_alloc(ExecutionKind::Task, allocs) else { return View::of(unplaced(job, &[])) };
     let state = of_alloc(own, job.stop);
     let by_itself = matches!(state, ExecutionState::Exited { .. } | ExecutionState::Failed { .. });
-    let replaced = allocs.len() > 1;
-    if replaced && !by_itself {
-        return View { state: ExecutionState::Lost, fence: !job.stop, lost_in: None };
+    if allocs.len() > 1 {
+        if !by_itself {
+            return View::lost("nomad placed a replacement");
+        }
+        return View { fence: (!job.stop).then_some(Fence::Stop), ..View::of(state) };
     }
     if own.client_status == "unknown" {
         let silent = Duration::from_nanos(u64::try_from(now_ns - own.modify_time).unwrap_or(0));
-        return match node_lost_after.checked_sub(silent).filter(|left| !left.is_zero()) {
-            Some(left) => View { state, fence: false, lost_in: Some(left) },
-            None => View { state: ExecutionState::Lost, fence: !job.stop, lost_in: None },
+        let left = node_lost_after.checked_sub(silent).filter(|left| !left.is_zero());
+        return match left {
+            Some(_) => View { lost_in: left, ..View::of(state) },
+            None => View::lost("its node was out of reach for too long"),
         };
     }
-    // Only where the allocation says for good why it is lost: of any other, the stop would make one that was stopped.
-    let replaceable = own.client_status == "lost" || given_up(own);
-    let fence = !job.stop && (replaced || (state == ExecutionState::Lost && replaceable));
-    View { state, fence, lost_in: None }
+    if state == ExecutionState::Lost { View::lost("nomad gave its allocation up") } else { View::of(state) }
 }
 
 /// Whether Nomad took the allocation's place from it, for a drain or for another job, before anybody stopped the job.

@@ -66,11 +66,11 @@ fn a_stop_is_told_from_a_drain() {
         // The fence stops the job, and that must not make a stop of it.
         for stop in [false, true] {
             let seen = view(&job(stop), &[given_up.clone()], &[], LOST_AFTER, NOW);
-            assert_eq!(seen, View { state: ExecutionState::Lost, fence: !stop, lost_in: None });
+            assert_eq!(seen, View::lost("nomad gave its allocation up"));
         }
     }
     let by_hand = view(&job(false), &[alloc("complete", &killed)], &[], LOST_AFTER, NOW);
-    assert_eq!(by_hand, View { state: ExecutionState::Lost, fence: false, lost_in: None });
+    assert_eq!(by_hand, View::lost("nomad gave its allocation up"));
 }
 
 #[test]
@@ -130,25 +130,26 @@ fn a_silent_node_is_lost_after_a_while_and_the_job_is_fenced() {
     };
     let early = unknown(Duration::from_secs(100));
     assert_eq!((early.state, early.lost_in), (ExecutionState::Running, Some(Duration::from_secs(20))));
-    assert_eq!(unknown(Duration::from_secs(121)), View { state: ExecutionState::Lost, fence: true, lost_in: None });
+    assert_eq!(unknown(Duration::from_secs(121)), View::lost("its node was out of reach for too long"));
     let lost = view(&job(false), &[alloc("lost", &[])], &[], LOST_AFTER, NOW);
-    assert_eq!(lost, View { state: ExecutionState::Lost, fence: true, lost_in: None });
-    assert!(!view(&job(true), &[alloc("lost", &[])], &[], LOST_AFTER, NOW).fence, "it is stopped already");
+    assert_eq!(lost, View::lost("nomad gave its allocation up"));
 }
 
 #[test]
 fn a_replacement_is_never_taken_for_the_execution() {
     let second = |status: &str| Alloc { id: "2".into(), create_index: 20, ..alloc(status, &[terminated(0, 0, false)]) };
+    let lost = View::lost("nomad placed a replacement");
+    let ended = View { fence: Some(Fence::Stop), ..View::of(exited(3)) };
     for (first, expected) in [
-        (alloc("lost", &[]), ExecutionState::Lost),
-        (alloc("unknown", &[]), ExecutionState::Lost),
-        (alloc("running", &[]), ExecutionState::Lost),
-        (alloc("failed", &[terminated(3, 0, false)]), exited(3)),
+        (alloc("lost", &[]), lost.clone()),
+        (alloc("unknown", &[]), lost.clone()),
+        (alloc("running", &[]), lost),
+        (alloc("failed", &[terminated(3, 0, false)]), ended),
     ] {
         for replacement in ["running", "complete"] {
             // The order of the list does not say which was first.
             let seen = view(&job(false), &[second(replacement), first.clone()], &[], LOST_AFTER, NOW);
-            assert_eq!((seen.state, seen.fence), (expected.clone(), true), "{first:?}");
+            assert_eq!(seen, expected, "{first:?}");
         }
     }
 }
@@ -183,18 +184,13 @@ fn a_refused_spec_is_an_execution_that_failed() {
 }
 
 #[test]
-fn what_was_stopped_out_of_reach_stays_lost() {
-    let with = |values: &[&str]| {
-        let states: Vec<_> = values.iter().map(|value| json!({"Value": value})).collect();
-        serde_json::from_value::<Alloc>(json!({"AllocStates": states})).unwrap()
-    };
-    for (values, expected) in [
-        (&[][..], false),
-        (&["unknown"], true),
-        (&["unknown", "complete"], true),
-        (&["unknown", "running"], false),
-        (&["unknown", "running", "unknown"], true),
-    ] {
-        assert_eq!(never_came_back(&with(values)), expected, "{values:?}");
+fn what_was_given_up_stays_lost_whatever_its_node_says() {
+    let marked = Job { meta: [(META_LOST.to_owned(), "why".to_owned())].into(), ..job(true) };
+    let killed = [event("Killing", json!({})), terminated(143, 15, false), event("Killed", json!({}))];
+    for alloc in [alloc("unknown", &[]), alloc("running", &[]), alloc("complete", &killed)] {
+        let seen = view(&marked, &[alloc], &[], LOST_AFTER, NOW);
+        assert_eq!(seen, View::of(ExecutionState::Lost), "nothing is left to be done");
     }
+    let ended = alloc("complete", &[terminated(0, 0, false)]);
+    assert_eq!(view(&marked, &[ended], &[], LOST_AFTER, NOW).state, ExecutionState::Lost);
 }
