@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use gofer_core::scheduler::{
     ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
 };
-use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use tokio::task::AbortHandle;
 
 use crate::client::Client;
@@ -27,6 +27,7 @@ pub struct NomadScheduler {
 struct Instance {
     shared: Arc<Shared>,
     watching: Vec<AbortHandle>,
+    incarnation: u64,
 }
 
 impl Drop for Instance {
@@ -53,7 +54,8 @@ impl NomadScheduler {
             .into_iter()
             .map(|namespace| tokio::spawn(watch::run(shared.clone(), namespace)).abort_handle())
             .collect();
-        Ok(Self { instance: Arc::new(Instance { shared, watching }) })
+        let incarnation = u64::try_from(Timestamp::now().0).unwrap_or(0);
+        Ok(Self { instance: Arc::new(Instance { shared, watching, incarnation }) })
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -66,6 +68,11 @@ impl Scheduler for NomadScheduler {
     fn capabilities(&self) -> SchedulerCapabilities {
         let resource_limits = self.shared().config.host_driver.enforces_limits();
         SchedulerCapabilities { images: true, host: true, resource_limits }
+    }
+
+    /// One per connection: while no Gofer looked, Nomad's garbage collection may have taken a job that ran.
+    fn incarnation(&self) -> u64 {
+        self.instance.incarnation
     }
 
     async fn check(&self) -> Result<String, BackendError> {
