@@ -1,0 +1,20 @@
+//! The contract of every scheduler.
+
+use crate::agent::Agent;
+use crate::support::Setup;
+
+async fn fake() -> Setup {
+    Setup::fake().await
+}
+
+async fn real() -> Option<Setup> {
+    Some(Setup::real(&Agent::find("conformance of the nomad scheduler on a real agent")?, |_| {}).await)
+}
+
+mod on_the_fake {
+    gofer_core::scheduler_conformance!(super::fake);
+}
+
+mod on_a_real_agent {
+    gofer_core::scheduler_conformance!(optional super::real);
+}

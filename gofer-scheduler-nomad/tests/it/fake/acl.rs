@@ -1,0 +1,55 @@
+//! Who may do what. Without any token, ACLs are off.
+
+use super::Inner;
+use super::http::{Call, Failure};
+use super::state::Token;
+
+/// Whether the call's token allows it, in the words of the policy language.
+pub(super) fn check(inner: &Inner, call: &Call) -> Result<(), Failure> {
+    let token = inner.read(|state| {
+        if state.tokens.is_empty() {
+            return Some(Token::Management);
+        }
+        state.tokens.get(&call.token).cloned()
+    });
+    let has = match token {
+        None if call.token.is_empty() => Vec::new(),
+        None => return Err(Failure::new(403, "ACL token not found")),
+        Some(Token::Management) => return Ok(()),
+        Some(Token::Client(capabilities)) => capabilities,
+    };
+    let enough = needed(call).into_iter().any(|needed| needed.is_empty() || has.iter().any(|has| has == needed));
+    if enough { Ok(()) } else { Err(Failure::new(403, "Permission denied")) }
+}
+
+/// One of these is enough.
+fn needed(call: &Call) -> Vec<&'static str> {
+    let read = call.method == "GET";
+    let path = call.path.trim_start_matches("/v1/");
+    let (first, rest) = path.split_once('/').unwrap_or((path, ""));
+    match first {
+        "status" => vec![""],
+        "agent" if rest == "health" => vec![""],
+        "agent" => vec!["agent:read"],
+        "nodes" | "node" => vec!["node:read"],
+        "jobs" if rest == "parse" => vec!["parse-job", "submit-job"],
+        "jobs" if read => vec!["list-jobs"],
+        "jobs" if rest == "statuses" => vec!["read-job"],
+        "jobs" => vec!["submit-job", "register-job"],
+        "job" if rest.ends_with("/plan") => vec!["submit-job"],
+        "job" if call.method == "DELETE" => vec!["submit-job", "deregister-job"],
+        "job" | "validate" | "evaluation" | "evaluations" | "allocations" => vec!["read-job"],
+        "allocation" if read => vec!["read-job"],
+        "allocation" => vec!["alloc-lifecycle"],
+        "client" if rest.starts_with("fs/logs") => vec!["read-logs", "read-fs"],
+        "client" if rest.starts_with("fs") => vec!["read-fs"],
+        "client" => vec!["alloc-lifecycle"],
+        "event" => vec!["read-job"],
+        "vars" => vec!["variables:list"],
+        "var" if read => vec!["variables:read"],
+        "var" if call.method == "DELETE" => vec!["variables:destroy"],
+        "var" => vec!["variables:write"],
+        "namespaces" | "namespace" => vec!["read-job", "list-jobs"],
+        _ => vec!["management"],
+    }
+}

@@ -1,0 +1,11 @@
+//! The Nomad scheduler against the fake agent, always, and against a real one, where there is one.
+
+mod acl;
+mod agent;
+mod cases;
+mod cluster;
+mod conformance;
+mod fake;
+mod proxy;
+mod secrets;
+mod support;

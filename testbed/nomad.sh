@@ -1,0 +1,165 @@
+# shellcheck shell=bash
+# A private Nomad agent for tests; sourced by `test`, after postgres.sh (whose `say` and `die` it uses).
+#
+# nomad_bin            prints the program: $GOFER_TEST_NOMAD_BIN, or `nomad` on the PATH; fails when there is none
+# nomad_start DIR      starts a server that is a client, too, with its data in DIR, on free loopback ports; sets
+#                      NOMAD_ADDRESS, NOMAD_ROOT_TOKEN (may do everything) and NOMAD_GOFER_TOKEN (what
+#                      config/nomad/gofer-policy.hcl allows)
+# nomad_stop DIR       stops it and everything it runs
+#
+# It listens on 127.0.0.1 alone, has ACLs on, and calls nobody. With root's rights it runs tasks with exec and with docker, where
+# there is one; without, with raw_exec alone.
+
+nomad_bin() {
+    if [ -n "${GOFER_TEST_NOMAD_BIN:-}" ]; then
+        [ -x "$GOFER_TEST_NOMAD_BIN" ] || return 1
+        printf '%s\n' "$GOFER_TEST_NOMAD_BIN"
+    else
+        command -v nomad
+    fi
+}
+
+# The machine's real size is not asked for: a test that runs 50 tasks at once wants a place for each.
+nomad_configuration() {
+    local dir=$1 port=$2
+    cat <<HCL
+name                 = "testbed"
+data_dir             = "$dir/data"
+bind_addr            = "127.0.0.1"
+disable_update_check = true
+leave_on_interrupt   = true
+leave_on_terminate   = true
+log_level            = "WARN"
+advertise {
+  http = "127.0.0.1"
+  rpc  = "127.0.0.1"
+  serf = "127.0.0.1"
+}
+ports {
+  http = $port
+  rpc  = $((port + 1))
+  serf = $((port + 2))
+}
+server {
+  enabled           = true
+  bootstrap_expect  = 1
+  event_buffer_size = 5000
+}
+client {
+  enabled           = true
+  network_interface = "lo"
+  servers           = ["127.0.0.1:$((port + 1))"]
+  cpu_total_compute = 100000
+  memory_total_mb   = 65536
+  gc_max_allocs     = 1000
+  max_kill_timeout  = "1h"
+  options {
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
+  }
+  # What exec puts into every task's root; the default is most of /usr, and takes half a minute.
+  chroot_env {
+    "$dir/root" = "/"
+  }
+  drain_on_shutdown {
+    deadline           = "1s"
+    force              = true
+    ignore_system_jobs = false
+  }
+}
+plugin "raw_exec" {
+  config {
+    enabled = true
+  }
+}
+acl {
+  enabled = true
+}
+limits {
+  http_max_conns_per_client = 0
+  rpc_max_conns_per_client  = 0
+}
+HCL
+}
+
+# Makes the root directory of exec's tasks: a shell, and few other programs.
+nomad_root() {
+    local dir=$1 program file
+    mkdir -p "$dir/bin" "$dir/lib64"
+    for program in sh cat env sleep; do
+        file=$(command -v "$program") || die "there is no program \`$program\`"
+        cp --dereference "$file" "$dir/bin/$program"
+        { ldd "$file" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r file; do
+            mkdir -p "$dir$(dirname "$file")"
+            cp --dereference "$file" "$dir$file"
+        done
+    done
+}
+
+nomad_start() {
+    local dir=$1 nomad port attempt
+    nomad=$(nomad_bin) || die "there is no program \`nomad\`: put it on the PATH or name it with GOFER_TEST_NOMAD_BIN"
+    mkdir -p "$dir"
+    nomad_root "$dir/root"
+    for attempt in 1 2 3 4 5; do
+        port=$((20000 + RANDOM % 12000))
+        nomad_configuration "$dir" "$port" >"$dir/agent.hcl"
+        # Nothing of this shell's: raw_exec tasks see the agent's environment.
+        env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME="$dir" TMPDIR="${TMPDIR:-/tmp}" "$nomad" agent -config "$dir/agent.hcl" >"$dir/agent.log" 2>&1 &
+        printf '%s\n' $! >"$dir/agent.pid"
+        NOMAD_ADDRESS=http://127.0.0.1:$port
+        if nomad_set_up "$dir" "$nomad"; then
+            say "$("$nomad" version | head -n 1) on $NOMAD_ADDRESS, data in $dir"
+            return 0
+        fi
+        nomad_stop "$dir"
+        rm -rf "$dir/data"
+    done
+    cat "$dir/agent.log" >&2
+    die "nomad did not start on any of $attempt ports"
+}
+
+# Waits for the server and the node, and makes the tokens.
+nomad_set_up() {
+    local dir=$1 nomad=$2 try
+    export NOMAD_ADDR=$NOMAD_ADDRESS
+    NOMAD_ROOT_TOKEN=$(cat /proc/sys/kernel/random/uuid)
+    (umask 077 && printf '%s' "$NOMAD_ROOT_TOKEN" >"$dir/root-token")
+    for try in $(seq 100); do
+        kill -0 "$(cat "$dir/agent.pid")" 2>/dev/null || return 1
+        if "$nomad" acl bootstrap "$dir/root-token" >"$dir/bootstrap.log" 2>&1; then
+            break
+        fi
+        [ "$try" -lt 100 ] || return 1
+        sleep 0.3
+    done
+    export NOMAD_TOKEN=$NOMAD_ROOT_TOKEN
+    "$nomad" acl policy apply gofer config/nomad/gofer-policy.hcl >/dev/null || return 1
+    NOMAD_GOFER_TOKEN=$("$nomad" acl token create -name gofer -type client -policy gofer -t '{{.SecretID}}') || return 1
+    for try in $(seq 100); do
+        if "$nomad" node status 2>/dev/null | grep -q ' ready$'; then
+            unset NOMAD_ADDR NOMAD_TOKEN
+            return 0
+        fi
+        sleep 0.3
+    done
+    return 1
+}
+
+nomad_stop() {
+    local dir=$1 pid mount
+    [ -f "$dir/agent.pid" ] || return 0
+    pid=$(cat "$dir/agent.pid")
+    # It drains its node first, so nothing it started is left behind.
+    kill -TERM "$pid" 2>/dev/null || true
+    for _ in $(seq 100); do
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.2
+    done
+    kill -KILL "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+    # What it mounted for its tasks, the innermost first.
+    awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | tac | while read -r mount; do
+        umount "$mount" 2>/dev/null || true
+    done
+    rm -f "$dir/agent.pid"
+}
