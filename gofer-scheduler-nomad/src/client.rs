@@ -25,6 +25,8 @@ const MAX_IDLE: usize = 8;
 const MAX_ROUNDS: u32 = 5;
 /// The first pause between two rounds; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Entries per page of a list.
+const PAGE: &str = "1000";
 /// Larger answers are not read: no list that is asked for has pages of this size.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
@@ -119,6 +121,24 @@ impl Client {
     /// Reads something.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, query: &Query) -> Result<Answer<T>, Failure> {
         self.call(Method::GET, path, query, None).await
+    }
+
+    /// Reads a list to its end, page by page.
+    pub(crate) async fn pages<T: DeserializeOwned>(&self, path: &str, query: &Query) -> Result<Vec<T>, Failure> {
+        let mut all = Vec::new();
+        let mut next: Option<String> = None;
+        loop {
+            let mut query = query.clone().with("per_page", PAGE);
+            if let Some(next) = &next {
+                query = query.with("next_token", next);
+            }
+            let page = self.get::<Option<Vec<T>>>(path, &query).await?;
+            all.extend(page.value.unwrap_or_default());
+            match page.next {
+                Some(token) => next = Some(token),
+                None => return Ok(all),
+            }
+        }
     }
 
     /// Writes something. Every body that is sent may be sent twice.

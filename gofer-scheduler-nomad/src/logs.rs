@@ -14,13 +14,12 @@ use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use reqwest::Method;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::answers::FileInfo;
 use crate::client::Query;
 use crate::error::Failure;
 use crate::jobspec::MAIN;
-use crate::shared::{Place, Shared};
+use crate::shared::{Inspected, Place, Shared};
 use crate::state;
 
 /// The largest piece handed out.
@@ -48,16 +47,23 @@ pub(crate) async fn open(
 ) -> Result<BoxStream<'static, Chunk>, BackendError> {
     let not_found = || BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`"));
     let inspected = shared.inspect(id).await?.ok_or_else(not_found)?;
-    let alloc = inspected.own_alloc().map(|alloc| alloc.id.clone());
     let (chunks, receiver) = mpsc::channel(QUEUE);
-    let reader = Reader {
+    let mut reader = Reader {
         shared: shared.clone(),
         id: id.clone(),
         place: shared.place(id),
-        alloc,
+        alloc: None,
+        over: false,
         tails: [Tail::new(LogStream::Stdout, from.stdout), Tail::new(LogStream::Stderr, from.stderr)],
         chunks,
     };
+    reader.learn(&inspected);
+    if let (true, Some(alloc)) = (reader.over, &reader.alloc) {
+        // A log that is gone for good is an answer of this call, so that nobody tries for ever to read it.
+        reader.files(alloc).await?;
+    }
+    // What has ended is read to its end even without following: its last lines may not be written yet.
+    let follow = follow || reader.over;
     tokio::spawn(reader.run(follow));
     let stream = futures::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
     Ok(stream.boxed())
@@ -69,6 +75,8 @@ struct Reader {
     place: Place,
     /// The allocation, once there is one.
     alloc: Option<String>,
+    /// Nothing more will be written but what is on its way.
+    over: bool,
     tails: [Tail; 2],
     chunks: mpsc::Sender<Chunk>,
 }
@@ -97,41 +105,39 @@ impl Reader {
 
     async fn follow(&mut self) -> Result<(), Stop> {
         let mut pause = FIRST_PAUSE;
-        let mut quiet_since: Option<Instant> = None;
+        let mut settled = false;
         loop {
             // Asked before the files are read: what was written before the end is then seen.
-            let ended = match quiet_since {
-                Some(_) => true,
-                None => self.ended().await?,
-            };
-            let moved = self.copy().await?;
-            if moved {
-                quiet_since = None;
-                pause = FIRST_PAUSE;
-                continue;
-            }
-            if ended {
-                let since = *quiet_since.get_or_insert_with(Instant::now);
-                if self.alloc.is_none() || since.elapsed() >= SETTLED {
-                    return Ok(());
+            if !self.over {
+                match self.shared.inspect(&self.id).await? {
+                    Some(inspected) => self.learn(&inspected),
+                    None => self.over = true,
                 }
             }
+            let moved = self.copy().await?;
+            if self.over && (self.alloc.is_none() || (settled && !moved)) {
+                return Ok(());
+            }
+            settled = self.over;
+            pause = match (self.over, moved) {
+                (true, _) => SETTLED,
+                (false, true) => FIRST_PAUSE,
+                (false, false) => (pause * 2).min(LAST_PAUSE),
+            };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.chunks.closed() => return Err(Stop::Gone),
             }
-            pause = (pause * 2).min(if ended { SETTLED } else { LAST_PAUSE });
         }
     }
 
-    /// Whether the execution is over; finds its allocation as soon as there is one.
-    async fn ended(&mut self) -> Result<bool, Stop> {
-        let Some(inspected) = self.shared.inspect(&self.id).await? else { return Ok(true) };
-        self.alloc = inspected.own_alloc().map(|alloc| alloc.id.clone()).or(self.alloc.take());
+    /// Takes note of the execution's allocation, and of its end.
+    fn learn(&mut self, inspected: &Inspected) {
+        let own = inspected.own_alloc();
+        self.alloc = own.map(|alloc| alloc.id.clone()).or(self.alloc.take());
         // A stopped job's allocation may still write its last lines.
-        let alloc_ended =
-            inspected.own_alloc().is_none_or(|alloc| state::is_terminal(alloc) || alloc.client_status == "unknown");
-        Ok(inspected.view.state.is_final() && alloc_ended)
+        let silent = own.is_none_or(|alloc| state::is_terminal(alloc) || alloc.client_status == "unknown");
+        self.over = inspected.view.state.is_final() && silent;
     }
 
     /// Hands out what there is now beyond what was handed out; whether there was anything.
@@ -157,27 +163,27 @@ impl Reader {
         Ok(moved)
     }
 
-    async fn files(&self, alloc: &str) -> Result<Vec<FileInfo>, Stop> {
+    async fn files(&self, alloc: &str) -> Result<Vec<FileInfo>, BackendError> {
         let query = Query::namespace(&self.place.namespace).with("path", "alloc/logs");
         match self.shared.client.get::<Option<Vec<FileInfo>>>(&format!("/v1/client/fs/ls/{alloc}"), &query).await {
             Ok(answer) => Ok(answer.value.unwrap_or_default()),
             Err(failure) if failure.is_not_found() => self.without_files(failure).await.map(|()| Vec::new()),
-            Err(failure) => Err(failure.backend(format!("the log of `{}` cannot be listed", self.id)).into()),
+            Err(failure) => Err(failure.backend(format!("the log of `{}` cannot be listed", self.id))),
         }
     }
 
     /// There are no files to read: too early, never, no more, or out of reach.
-    async fn without_files(&self, failure: Failure) -> Result<(), Stop> {
+    async fn without_files(&self, failure: Failure) -> Result<(), BackendError> {
         let Some(inspected) = self.shared.inspect(&self.id).await? else {
             let message = format!(
                 "nomad has deleted `{}` and its log; have its garbage collection wait longer (`job_gc_threshold`)",
                 self.id
             );
-            return Err(BackendError::new(ErrorKind::NotFound, message).into());
+            return Err(BackendError::new(ErrorKind::NotFound, message));
         };
         let Some(own) = inspected.own_alloc() else { return Ok(()) };
         let ran = own.task_states.get(MAIN).is_some_and(|task| task.events.iter().any(|event| event.kind == "Started"));
-        if !ran || !state::is_terminal(own) {
+        if !ran || !inspected.view.state.is_final() {
             return Ok(());
         }
         let mut error = failure.backend(format!(
@@ -186,7 +192,7 @@ impl Reader {
             self.id, own.node_name
         ));
         error.kind = ErrorKind::NotFound;
-        Err(error.into())
+        Err(error)
     }
 
     async fn read(&self, alloc: &str, piece: &Piece) -> Result<Vec<u8>, Stop> {

@@ -302,11 +302,10 @@ impl Shared {
         Ok(())
     }
 
-    /// Variables of jobs whose id begins so; a page of them.
+    /// Variables of jobs whose id begins so.
     pub(crate) async fn variables(&self, place: &Place, job_prefix: &str) -> Result<Vec<VariableMeta>, Failure> {
-        let query = place.query().with("prefix", &format!("nomad/jobs/{job_prefix}")).with("per_page", "1000");
-        let answer = self.client.get::<Option<Vec<VariableMeta>>>("/v1/vars", &query).await?;
-        Ok(answer.value.unwrap_or_default())
+        let query = place.query().with("prefix", &format!("nomad/jobs/{job_prefix}"));
+        self.client.pages("/v1/vars", &query).await
     }
 }
 

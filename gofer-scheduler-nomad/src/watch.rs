@@ -12,7 +12,6 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use gofer_core::scheduler::WatchEvent;
 use gofer_core::{BackendError, ErrorKind};
-use serde::de::DeserializeOwned;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -34,8 +33,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// The pause before something is asked for again that could not be learned.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// Entries per page of a list.
-const PAGE: &str = "1000";
 /// A line longer than this is not Nomad's: a job is at most a few MiB.
 const MAX_LINE_BYTES: usize = 64 * 1024 * 1024;
 /// How old a variable without a living job must be before it counts as left behind by a start that was never completed.
@@ -68,18 +65,20 @@ async fn wait_until_connected(shared: &Shared) -> Result<(), BackendError> {
     let open = |all: &HashMap<String, Connection>| {
         namespaces.iter().all(|namespace| all.get(namespace) == Some(&Connection::Open))
     };
-    match tokio::time::timeout(shared.config.request_timeout, connected.wait_for(open)).await {
-        Ok(Ok(_)) => Ok(()),
-        _ => {
-            let all = shared.connected.borrow();
-            let closed = all.values().find_map(|connection| match connection {
-                Connection::Closed(kind, message) => Some(BackendError::new(*kind, message.clone())),
-                Connection::Open => None,
-            });
-            let timeout = || BackendError::new(ErrorKind::Timeout, "nomad's event stream is not open yet");
-            Err(closed.unwrap_or_else(timeout))
-        }
+    // Waiting does not help against a refusal.
+    let denied = |all: &HashMap<String, Connection>| {
+        all.values().any(|connection| matches!(connection, Connection::Closed(ErrorKind::Denied, _)))
+    };
+    let decided = connected.wait_for(|all| open(all) || denied(all));
+    let decided = tokio::time::timeout(shared.config.request_timeout, decided).await;
+    if matches!(decided, Ok(Ok(all)) if open(&all)) {
+        return Ok(());
     }
+    let closed = shared.connected.borrow().values().find_map(|connection| match connection {
+        Connection::Closed(kind, message) => Some(BackendError::new(*kind, message.clone())),
+        Connection::Open => None,
+    });
+    Err(closed.unwrap_or_else(|| BackendError::new(ErrorKind::Timeout, "nomad's event stream is not open yet")))
 }
 
 /// Listens to one namespace for ever.
@@ -286,13 +285,13 @@ impl Listener {
     async fn list(&mut self) -> Result<(), Failure> {
         let prefix = format!("{}-", self.shared.config.job_prefix);
         let query = Query::namespace(&self.namespace).with("prefix", &prefix).with("meta", "true");
-        let jobs: Vec<Job> = self.pages("/v1/jobs", &query).await?;
+        let jobs: Vec<Job> = self.shared.client.pages("/v1/jobs", &query).await?;
         let filter = format!("JobID matches \"^{prefix}\"");
         let query = Query::namespace(&self.namespace)
             .with("filter", &filter)
             .with("resources", "false")
             .with("task_states", "true");
-        let allocs: Vec<Alloc> = self.pages("/v1/allocations", &query).await?;
+        let allocs: Vec<Alloc> = self.shared.client.pages("/v1/allocations", &query).await?;
         let mut listed = HashSet::new();
         for job in &jobs {
             let Some(id) = self.shared.execution_of(job) else { continue };
@@ -313,23 +312,6 @@ impl Listener {
         }
         self.sweep(&prefix);
         Ok(())
-    }
-
-    async fn pages<T: DeserializeOwned>(&self, path: &str, query: &Query) -> Result<Vec<T>, Failure> {
-        let mut all = Vec::new();
-        let mut next: Option<String> = None;
-        loop {
-            let mut query = query.clone().with("per_page", PAGE);
-            if let Some(next) = &next {
-                query = query.with("next_token", next);
-            }
-            let page = self.shared.client.get::<Option<Vec<T>>>(path, &query).await?;
-            all.extend(page.value.unwrap_or_default());
-            match page.next {
-                Some(token) => next = Some(token),
-                None => return Ok(all),
-            }
-        }
     }
 
     /// Deletes, in the background, secrets that no start will ever use: their job was never registered, or ended while nobody
