@@ -4,7 +4,8 @@
 #   nomad job run config/nomad/gofer.nomad.hcl
 #
 # It expects, on a client, the binary at /usr/local/bin/gofer, a user `gofer`, and a host volume `gofer` that belongs to that
-# user, for the database, the objects and the keys. With PostgreSQL, S3 and Vault in the configuration below, the volume is not needed and the server may run anywhere.
+# user, for the database, the objects and the keys. With PostgreSQL, S3 and Vault in the configuration below, the volume is not
+# needed and the server may run anywhere.
 
 job "gofer" {
   type = "service"
