@@ -3,8 +3,8 @@
 #
 # nomad_bin            prints the program: $GOFER_TEST_NOMAD_BIN, or `nomad` on the PATH; fails when there is none
 # nomad_start DIR      starts a server that is a client, too, with its data in DIR, on free loopback ports; sets
-#                      NOMAD_ADDRESS, NOMAD_ROOT_TOKEN (may do everything) and NOMAD_GOFER_TOKEN (what
-#                      config/nomad/gofer-policy.hcl allows)
+#                      NOMAD_ADDRESS, NOMAD_ROOT_TOKEN (may do everything), NOMAD_GOFER_TOKEN (what
+#                      config/nomad/gofer-policy.hcl allows) and NOMAD_IMAGE (one that its docker has, if there is docker)
 # nomad_stop DIR       stops it and everything it runs
 #
 # It listens on 127.0.0.1 alone, has ACLs on, and calls nobody. With root's rights it runs tasks with exec and with docker, where
@@ -71,6 +71,14 @@ plugin "raw_exec" {
     enabled = true
   }
 }
+plugin "docker" {
+  config {
+    # It would remove the image that nomad_image makes.
+    gc {
+      image = false
+    }
+  }
+}
 acl {
   enabled = true
 }
@@ -95,11 +103,29 @@ nomad_root() {
     done
 }
 
+# Makes a small image with a shell, where there are docker and a static busybox; sets NOMAD_IMAGE, or nothing.
+nomad_image() {
+    local dir=$1 busybox program
+    NOMAD_IMAGE=
+    busybox=$(command -v busybox) && docker info >/dev/null 2>&1 || return 0
+    mkdir -p "$dir/bin" "$dir/tmp"
+    cp --dereference "$busybox" "$dir/bin/busybox"
+    for program in sh cat env sleep printf; do
+        ln -sf busybox "$dir/bin/$program"
+    done
+    if tar -C "$dir" -c . | docker import - gofer-testbed:1 >/dev/null &&
+        docker run --rm --network=none gofer-testbed:1 /bin/sh -c true >/dev/null 2>&1; then
+        # shellcheck disable=SC2034 # for whoever sources this
+        NOMAD_IMAGE=gofer-testbed:1
+    fi
+}
+
 nomad_start() {
     local dir=$1 nomad port attempt
     nomad=$(nomad_bin) || die "there is no program \`nomad\`: put it on the PATH or name it with GOFER_TEST_NOMAD_BIN"
     mkdir -p "$dir"
     nomad_root "$dir/root"
+    nomad_image "$dir/image"
     for attempt in 1 2 3 4 5; do
         port=$((20000 + RANDOM % 12000))
         nomad_configuration "$dir" "$port" >"$dir/agent.hcl"

@@ -41,6 +41,8 @@ impl Failure {
 pub(super) enum Reply {
     /// JSON, perhaps one page of several.
     Json { value: Value, next_token: Option<String> },
+    /// Done, and nothing to say.
+    Nothing,
     /// Bytes as they come. An error cuts the connection.
     Stream(BoxStream<'static, io::Result<Bytes>>),
 }
@@ -143,6 +145,7 @@ fn respond(inner: &Inner, reply: Result<Reply, Failure>) -> Response<Body> {
             };
             builder.body(full(value.to_string())).expect("a response")
         }
+        Ok(Reply::Nothing) => builder.status(204).body(full(String::new())).expect("a response"),
         Ok(Reply::Stream(stream)) => {
             let body = StreamBody::new(stream.map_ok(Frame::data));
             // A stream ends with its connection.

@@ -93,11 +93,10 @@ fn variable(inner: &Inner, call: &Call, path: &str) -> Result<Reply, Failure> {
     let name = (call.namespace().to_owned(), path.to_owned());
     let cas = call.get("cas").parse().ok();
     match call.method.as_str() {
-        "GET" => variables::get(inner, &name),
-        "DELETE" => variables::delete(inner, &name, cas),
-        _ => variables::put(inner, &name, cas, &call.body),
+        "GET" => variables::get(inner, &name).map(Reply::from),
+        "DELETE" => variables::delete(inner, &name, cas).map(|()| Reply::Nothing),
+        _ => variables::put(inner, &name, cas, &call.body).map(Reply::from),
     }
-    .map(Reply::from)
 }
 
 fn agent() -> Value {

@@ -16,7 +16,7 @@ pub(super) fn put(inner: &Inner, name: &Name, cas: Option<u64>, body: &Value) ->
     };
     let bytes: usize = items.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
     if bytes > MAX_BYTES {
-        return Err(Failure::new(500, "variables are limited to 64KiB in total size"));
+        return Err(Failure::new(400, "RPC Error:: 400,variables are limited to 64KiB in total size"));
     }
     inner.change(|state| {
         let existing = state.variables.get(name).cloned();
@@ -36,12 +36,12 @@ pub(super) fn get(inner: &Inner, name: &Name) -> Answer {
 }
 
 /// `DELETE /v1/var/:path`.
-pub(super) fn delete(inner: &Inner, name: &Name, cas: Option<u64>) -> Answer {
+pub(super) fn delete(inner: &Inner, name: &Name, cas: Option<u64>) -> Result<(), Failure> {
     inner.change(|state| {
         check(cas, state.variables.get(name))?;
         state.next_index();
         state.variables.remove(name);
-        Ok(Value::Null)
+        Ok(())
     })
 }
 
