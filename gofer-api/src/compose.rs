@@ -9,8 +9,11 @@ use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
 use gofer_db::Db;
 use gofer_scheduler_local::LocalScheduler;
+use gofer_scheduler_nomad::NomadScheduler;
 use gofer_secrets_local::LocalSecretStore;
+use gofer_secrets_vault::VaultSecretStore;
 use gofer_store_local::LocalObjectStore;
+use gofer_store_s3::S3ObjectStore;
 
 /// What the program of a [`Launcher`] runs: the local scheduler's supervisors.
 pub use gofer_scheduler_local::supervisor;
@@ -44,6 +47,23 @@ pub(crate) fn products(config: &ServerConfig) -> Products {
     }
 }
 
+/// The settings of the selected backends, each with the name of its table.
+pub(crate) fn validate(config: &ServerConfig) -> Vec<(&'static str, Result<(), BackendError>)> {
+    let scheduler = match config.scheduler.backend {
+        SchedulerBackend::Local => ("scheduler.local", config.resolved_scheduler_local().validate()),
+        SchedulerBackend::Nomad => ("scheduler.nomad", config.scheduler.nomad.validate()),
+    };
+    let objects = match config.objects.backend {
+        ObjectsBackend::Local => None,
+        ObjectsBackend::S3 => Some(("objects.s3", config.objects.s3.validate())),
+    };
+    let secrets = match config.secrets.backend {
+        SecretsBackend::Local => None,
+        SecretsBackend::Vault => Some(("secrets.vault", config.secrets.vault.validate())),
+    };
+    [Some(scheduler), objects, secrets].into_iter().flatten().collect()
+}
+
 /// Whether several servers may use one database: only if each of them sees every execution and every object. Processes
 /// and files of one machine are its own.
 pub(crate) fn shares_database(config: &ServerConfig) -> bool {
@@ -66,7 +86,7 @@ pub(crate) async fn scheduler(config: &ServerConfig, launcher: Launcher) -> Resu
             let launcher = gofer_scheduler_local::Launcher { program, args };
             Ok(Arc::new(LocalScheduler::connect(config.resolved_scheduler_local(), launcher).await?))
         }
-        SchedulerBackend::Nomad => Err(not_built("nomad")),
+        SchedulerBackend::Nomad => Ok(Arc::new(NomadScheduler::connect(config.scheduler.nomad.clone()).await?)),
     }
 }
 
@@ -74,7 +94,7 @@ pub(crate) async fn scheduler(config: &ServerConfig, launcher: Launcher) -> Resu
 pub(crate) async fn objects(config: &ServerConfig) -> Result<Arc<dyn ObjectStore>, BackendError> {
     match config.objects.backend {
         ObjectsBackend::Local => Ok(Arc::new(LocalObjectStore::connect(config.resolved_objects_local()).await?)),
-        ObjectsBackend::S3 => Err(not_built("s3")),
+        ObjectsBackend::S3 => Ok(Arc::new(S3ObjectStore::connect(config.objects.s3.clone()).await?)),
     }
 }
 
@@ -84,7 +104,7 @@ pub(crate) async fn secrets(config: &ServerConfig, db: &Db) -> Result<Arc<dyn Se
         SecretsBackend::Local => {
             Ok(Arc::new(LocalSecretStore::connect(config.resolved_secrets_local(), db.clone()).await?))
         }
-        SecretsBackend::Vault => Err(not_built("vault")),
+        SecretsBackend::Vault => Ok(Arc::new(VaultSecretStore::connect(config.secrets.vault.clone()).await?)),
     }
 }
 
@@ -94,10 +114,9 @@ pub(crate) async fn rotate_secrets_key(config: &ServerConfig, db: &Db) -> Result
         SecretsBackend::Local => {
             LocalSecretStore::connect(config.resolved_secrets_local(), db.clone()).await?.rotate().await
         }
-        SecretsBackend::Vault => Err(not_built("vault")),
+        SecretsBackend::Vault => Err(BackendError::new(
+            ErrorKind::Unsupported,
+            "`secrets.backend` is `vault`, which keeps its own keys: rotate them there",
+        )),
     }
-}
-
-fn not_built(product: &str) -> BackendError {
-    BackendError::new(ErrorKind::Unsupported, format!("`{product}` is not built yet in this version of gofer"))
 }

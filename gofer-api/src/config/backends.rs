@@ -5,78 +5,82 @@ use std::time::Duration;
 
 use gofer_db::DbConfig;
 use gofer_scheduler_local::LocalSchedulerConfig;
+use gofer_scheduler_nomad::NomadConfig;
 use gofer_secrets_local::LocalSecretsConfig;
+use gofer_secrets_vault::VaultConfig;
 use gofer_store_local::LocalStoreConfig;
+use gofer_store_s3::S3Config;
 use serde::Deserialize;
 
 use super::ServerConfig;
 
-macro_rules! backend {
-    ($(#[$meta:meta])* $name:ident { $missing:ident = $missing_name:literal }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum $name {
-            /// On this machine.
-            #[default]
-            Local,
-            /// Known, and not built yet.
-            $missing,
-        }
-
-        impl $name {
-            /// The name of a product that is known but not built yet.
-            pub(super) fn missing(self) -> Option<&'static str> {
-                match self {
-                    Self::Local => None,
-                    Self::$missing => Some($missing_name),
-                }
-            }
-        }
-    };
+/// Where tasks run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SchedulerBackend {
+    /// As processes of this machine.
+    #[default]
+    Local,
+    /// On a Nomad cluster.
+    Nomad,
 }
 
-backend!(
-    /// Where tasks run.
-    SchedulerBackend { Nomad = "nomad" }
-);
-backend!(
-    /// Where objects and archived logs lie.
-    ObjectsBackend { S3 = "s3" }
-);
-backend!(
-    /// Where secrets lie.
-    SecretsBackend { Vault = "vault" }
-);
+/// Where objects and archived logs lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObjectsBackend {
+    /// In a directory of this machine.
+    #[default]
+    Local,
+    /// In a bucket of a store that speaks S3.
+    S3,
+}
+
+/// Where secrets lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecretsBackend {
+    /// Encrypted, in the database.
+    #[default]
+    Local,
+    /// In HashiCorp Vault or OpenBao.
+    Vault,
+}
 
 /// `[scheduler]`: where tasks run.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SchedulerSection {
     /// Which product.
     pub backend: SchedulerBackend,
     /// `[scheduler.local]`; an empty `dir` is `executions` in the data directory.
     pub local: LocalSchedulerConfig,
+    /// `[scheduler.nomad]`.
+    pub nomad: NomadConfig,
 }
 
 /// `[objects]`: where objects and archived logs lie.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectsSection {
     /// Which product.
     pub backend: ObjectsBackend,
     /// `[objects.local]`; without it, `objects` in the data directory.
     pub local: Option<LocalStoreConfig>,
+    /// `[objects.s3]`.
+    pub s3: S3Config,
 }
 
 /// `[secrets]`: where secrets lie.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SecretsSection {
     /// Which product.
     pub backend: SecretsBackend,
     /// `[secrets.local]`; without it, the key file is `secrets.key` in the data directory.
     pub local: Option<LocalSecretsConfig>,
+    /// `[secrets.vault]`.
+    pub vault: VaultConfig,
 }
 
 /// `[engine]`: how runs are driven.

@@ -74,16 +74,6 @@ impl ServerConfig {
     }
 
     fn validate_backends(&self, problems: &mut Vec<String>) {
-        let selected = [
-            ("scheduler.backend", self.scheduler.backend.missing()),
-            ("objects.backend", self.objects.backend.missing()),
-            ("secrets.backend", self.secrets.backend.missing()),
-        ];
-        for (key, missing) in selected {
-            if let Some(name) = missing {
-                problems.push(format!("{key}: `{name}` is not built yet in this version of gofer; use `local`"));
-            }
-        }
         if self.engine.max_executions == 0 {
             problems.push("engine.max_executions: `0` is not possible; at least 1".to_owned());
         }
@@ -98,8 +88,10 @@ impl ServerConfig {
         if let Err(error) = database.target() {
             problems.push(format!("database.{error}"));
         }
-        if let Err(error) = self.resolved_scheduler_local().validate() {
-            problems.push(format!("scheduler.local: {error}"));
+        for (table, result) in crate::compose::validate(self) {
+            if let Err(error) = result {
+                problems.push(format!("{table}.{}", error.message));
+            }
         }
     }
 }
