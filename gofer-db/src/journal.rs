@@ -9,7 +9,8 @@ use futures::stream::{self, BoxStream};
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState};
 use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};

@@ -10,7 +10,8 @@ use crate::entity::{ObjectRecord, ObjectScope};
 use crate::event::NewEvent;
 use crate::id::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId};
 use crate::journal::{
-    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    RunSnapshot,
 };
 use crate::run::{CancelRequest, LogState};
 use crate::time::Timestamp;

@@ -18,7 +18,8 @@ use crate::entity::{ObjectRecord, ObjectScope};
 use crate::event::{Event, NewEvent};
 use crate::id::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, TaskId, Version};
 use crate::journal::{
-    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    RunSnapshot,
 };
 use crate::pipeline::PipelineSpec;
 use crate::run::{AttemptRecord, CancelRequest, LogState};
