@@ -16,11 +16,13 @@ mod pipeline;
 mod run;
 #[cfg(test)]
 mod tests;
+mod timeline;
 
 pub(crate) use entity::{namespace, object, object_scope, secret, secret_scope, token};
 pub(crate) use event::{event, event_types};
 pub(crate) use pipeline::{pipeline, pipeline_spec_from_wire, pipeline_spec_to_wire, version, version_summary};
 pub(crate) use run::{attempts_of, log_chunk, log_cursor, run, run_state, run_status, run_summary, task_run};
+pub(crate) use timeline::timeline_span;
 
 /// Longest text of a reason that a caller gives.
 pub(crate) const MAX_REASON_BYTES: usize = 1024;

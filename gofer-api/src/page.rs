@@ -45,6 +45,7 @@ macro_rules! paged {
 }
 
 paged!(
+    GetRunTimelineRequest,
     ListEventsRequest,
     ListNamespacesRequest,
     ListObjectsRequest,

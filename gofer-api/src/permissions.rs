@@ -70,6 +70,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("/gofer.v1.RunService/CancelRun", Namespace),
     ("/gofer.v1.RunService/RetryRun", Namespace),
     ("/gofer.v1.RunService/FollowRun", NamespaceOrRun),
+    ("/gofer.v1.RunService/GetRunTimeline", NamespaceOrRun),
     ("/gofer.v1.SecretService/PutSecret", Namespace),
     ("/gofer.v1.SecretService/GetSecret", Management),
     ("/gofer.v1.SecretService/ListSecrets", Namespace),

@@ -273,6 +273,8 @@ async fn start_engine(
         api_addr: Some(config.engine.api_addr.clone().unwrap_or_else(|| api_addr(addr, config.serves_tls()))),
         lease_ttl: config.engine.lease_ttl,
         max_executions: config.engine.max_executions,
+        max_executions_per_pipeline: config.engine.max_executions_per_pipeline,
+        max_active_runs: config.engine.max_active_runs,
         log_retention: config.retention.logs,
         run_objects_keep_runs: config.retention.run_objects_keep_runs,
         ..EngineConfig::default()

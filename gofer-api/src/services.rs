@@ -23,9 +23,11 @@ mod run_view;
 mod secret;
 mod system;
 mod task_run;
+mod timeline;
 mod token;
 mod trigger;
 mod upload;
+mod waiting;
 
 pub(crate) use token::new_token;
 

@@ -92,6 +92,10 @@ pub enum EventDetails {
         reason: Option<Reason>,
     },
     TaskRunStarting {},
+    TaskRunWaiting {
+        reason: Reason,
+    },
+    TaskRunPlaced {},
     TaskRunRunning {},
     TaskRunStopRequested {
         reason: Reason,
@@ -171,6 +175,8 @@ impl EventDetails {
             Self::RunCancelRequested { .. } => "run_cancel_requested",
             Self::RunCompleted { .. } => "run_completed",
             Self::TaskRunStarting {} => "task_run_starting",
+            Self::TaskRunWaiting { .. } => "task_run_waiting",
+            Self::TaskRunPlaced {} => "task_run_placed",
             Self::TaskRunRunning {} => "task_run_running",
             Self::TaskRunStopRequested { .. } => "task_run_stop_requested",
             Self::TaskRunCancelRequested { .. } => "task_run_cancel_requested",

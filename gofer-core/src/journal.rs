@@ -31,11 +31,20 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// `cancel_running` the oldest active runs get a cancel request, and are returned.
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError>;
 
-    /// Takes leases on at most `limit` unfinished runs whose lease nobody holds at `now`, oldest first. A pending run
-    /// is taken only while fewer runs of its pipeline than its `parallelism` are running, or if its cancellation was
-    /// requested; taking it makes it `Running` (with `run_started`). Each lease has a higher epoch than any before it.
-    async fn claim(&self, owner: &str, now: Timestamp, ttl: Duration, limit: usize)
-    -> Result<Vec<Lease>, JournalError>;
+    /// Takes leases on unfinished runs whose lease nobody holds at `now`, and returns them oldest first. Each lease has a
+    /// higher epoch than any before it.
+    ///
+    /// Running runs are taken first, then pending ones whose cancellation was requested, each oldest first. Other pending
+    /// runs are taken only while fewer runs of their pipeline than its `parallelism` are running, and fairly: next is
+    /// always a run of the namespace with the fewest running runs, of those one of the pipeline with the fewest, of those
+    /// the oldest. Taking a pending run makes it `Running` (with `run_started`).
+    async fn claim(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+        limit: ClaimLimit,
+    ) -> Result<Vec<Lease>, JournalError>;
 
     /// Prolongs every lease of this owner that it still holds to at least `now + ttl`, and returns how many that are. A lease
     /// that ran out but was not taken by anybody is held.
@@ -181,6 +190,22 @@ pub struct Inserted {
     pub superseded: Vec<RunKey>,
     /// The lease, if it was claimed at once, and the run as it stands then.
     pub claimed: Option<(Lease, RunSnapshot)>,
+}
+
+/// How many runs to claim at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimLimit {
+    /// In all.
+    pub runs: usize,
+    /// Of these, pending ones that are not merely to be cancelled.
+    pub pending: usize,
+}
+
+impl From<usize> for ClaimLimit {
+    /// So many, whatever their state.
+    fn from(runs: usize) -> Self {
+        Self { runs, pending: runs }
+    }
 }
 
 /// The right to change a run, until somebody else takes it.

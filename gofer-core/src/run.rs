@@ -362,6 +362,8 @@ pub enum ReasonKind {
     TasksFailed,
     /// Waiting in the scheduler's queue, for the reason given.
     Queued,
+    /// Waiting in Gofer, for the reason given.
+    Waiting,
     /// Gofer cannot do this yet, or not with this configuration.
     Unsupported,
 }
@@ -402,7 +404,7 @@ stable_names!(ReasonKind {
     Lost = "lost", Timeout = "timeout", StartTimeout = "start_timeout", Cancelled = "cancelled",
     StoppedOutside = "stopped_outside", ParentUnsatisfied = "parent_unsatisfied", OverlapSkipped = "overlap_skipped",
     Superseded = "superseded", Reused = "reused", TasksFailed = "tasks_failed", Queued = "queued",
-    Unsupported = "unsupported",
+    Waiting = "waiting", Unsupported = "unsupported",
 });
 
 impl RunState {

@@ -9,7 +9,8 @@ use futures::stream::{self, BoxStream};
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState};
 use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};
@@ -39,10 +40,11 @@ impl Journal for Db {
         owner: &str,
         now: Timestamp,
         ttl: Duration,
-        limit: usize,
+        limit: ClaimLimit,
     ) -> Result<Vec<Lease>, JournalError> {
         let owner = owner.to_owned();
-        Ok(transact!(self, leases::claim(&owner, now, ttl, limit.min(MAX_LIMIT)))?)
+        let limit = ClaimLimit { runs: limit.runs.min(MAX_LIMIT), ..limit };
+        Ok(transact!(self, leases::claim(&owner, now, ttl, limit))?)
     }
 
     async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError> {

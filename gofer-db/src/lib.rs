@@ -20,6 +20,6 @@ pub use config::{DatabaseUrl, DbConfig, Durability, Target, TlsConfig};
 pub use db::Db;
 pub use error::DbError;
 pub use types::{
-    Counts, DeletedPipeline, EventFilter, LocalSecret, MAX_PAGE, ObjectPut, ObjectPutOutcome, Page,
-    PipelineVersionSummary, Registered, Registration, RunFilter,
+    Counts, DeletedPipeline, EventFilter, LocalSecret, MAX_PAGE, ObjectPut, ObjectPutOutcome, Page, PipelineRoom,
+    PipelineVersionSummary, Registered, Registration, RunFilter, RunRecords,
 };

@@ -105,6 +105,33 @@ pub struct EventFilter {
     pub types: Vec<String>,
 }
 
+/// How many runs of a pipeline are running, and how many may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PipelineRoom {
+    /// Of the latest version; `None` is no limit.
+    pub parallelism: Option<u64>,
+    /// How many are running.
+    pub running: u64,
+    /// The oldest of those, at most [`PipelineRoom::NAMED`].
+    pub oldest: Vec<RunNumber>,
+}
+
+impl PipelineRoom {
+    /// How many running runs are named.
+    pub const NAMED: usize = 5;
+}
+
+/// What is recorded of a run's time beside its row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RunRecords {
+    /// Logs that are still with the scheduler.
+    pub live_logs: u64,
+    /// When the newest log was archived.
+    pub last_archived: Option<Timestamp>,
+    /// The last run of the same pipeline that ended while this one waited, among the thousand before it.
+    pub ended_before: Option<RunNumber>,
+}
+
 /// How to record an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ObjectPut {

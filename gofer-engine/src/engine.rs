@@ -41,8 +41,12 @@ pub struct EngineConfig {
     pub api_addr: Option<String>,
     /// How long a run stays this server's without being renewed; renewed three times as often.
     pub lease_ttl: Duration,
-    /// Executions in flight at once; further ones wait for a place.
+    /// Executions in flight at once; further ones wait for a place, which pipelines get by turns.
     pub max_executions: usize,
+    /// The same of one pipeline; `None` is no limit but `max_executions`.
+    pub max_executions_per_pipeline: Option<usize>,
+    /// Runs driven at once; further ones stay pending. Runs whose server is gone are taken over all the same.
+    pub max_active_runs: usize,
     /// Archived logs are kept this long after their attempt ended.
     pub log_retention: Duration,
     /// Run objects are kept for this many newest runs of each pipeline.
@@ -58,6 +62,8 @@ impl Default for EngineConfig {
             api_addr: None,
             lease_ttl: Duration::from_secs(15),
             max_executions: 64,
+            max_executions_per_pipeline: None,
+            max_active_runs: 10_000,
             log_retention: Duration::from_secs(90 * 24 * 3600),
             run_objects_keep_runs: 20,
             starts_at: None,
@@ -98,6 +104,8 @@ pub struct StartRun {
 pub struct EngineStats {
     /// Runs this server drives.
     pub active_runs: usize,
+    /// How many that may be.
+    pub max_active_runs: usize,
     /// Executions in flight.
     pub executions: usize,
 }
@@ -153,7 +161,7 @@ impl Engine {
             secrets,
             tokens,
             clock: Clock::new(config.starts_at),
-            places: Places::new(config.max_executions),
+            places: Places::new(config.max_executions, config.max_executions_per_pipeline),
             config,
             archive,
             commits,
@@ -242,7 +250,11 @@ impl Engine {
     /// What the engine is busy with.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        EngineStats { active_runs: self.shared.runs.len(), executions: self.shared.places.taken() }
+        EngineStats {
+            active_runs: self.shared.runs.len(),
+            max_active_runs: self.shared.config.max_active_runs,
+            executions: self.shared.places.taken(),
+        }
     }
 
     /// Stops driving. Executions go on; the leases are given up, so that the next server takes over at once.
@@ -281,8 +293,12 @@ impl Engine {
             token_nonce,
             token_hash: run_token_hash(token.expose_secret()),
             at: self.shared.clock.now(),
-            claim: Some(Claim { owner: self.shared.config.server_id.clone(), ttl: self.shared.config.lease_ttl }),
+            claim: (leases::room(&self.shared) > 0).then(|| self.claim()),
         }
+    }
+
+    fn claim(&self) -> Claim {
+        Claim { owner: self.shared.config.server_id.clone(), ttl: self.shared.config.lease_ttl }
     }
 
     /// To its end, also when the caller goes away: a run that was claimed as it was inserted has to be driven.

@@ -1,6 +1,8 @@
 //! One execution's conversation with the scheduler: start it, find out what became of it, stop it. Each repeats while the
 //! backend is unavailable, and tells the run's driver what it learned.
 
+use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,9 @@ use crate::layout;
 use crate::machine::Input;
 use crate::places::Place;
 use crate::resolve::{self, Unresolved};
+
+/// Waiting for a place is not worth a word, nor a commit, before it has taken this long.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a run's driver is told.
 #[derive(Debug)]
@@ -80,7 +85,7 @@ impl Start {
             Some(ExecutionState::NotFound) => {
                 // It is not in flight after all.
                 self.shared.places.release(&self.id);
-                self.start().await.err()
+                self.start(again).await.err()
             }
             Some(state) => {
                 tell(&self.id, state, self.serial, &self.driver).await;
@@ -94,8 +99,9 @@ impl Start {
     }
 
     /// Starts it or gives up; the error says why it will never be started.
-    async fn start(&self) -> Result<(), Reason> {
-        let Some((place, spec)) = self.prepare().await? else { return Ok(()) };
+    async fn start(&self, again: bool) -> Result<(), Reason> {
+        let Some(place) = self.place(again).await else { return Ok(()) };
+        let Some(spec) = self.prepare().await? else { return Ok(()) };
         let mut backoff = Backoff::new(("start", &self.id));
         while !self.give_up.is_cancelled() {
             match self.call(&spec).await {
@@ -121,20 +127,52 @@ impl Start {
         }
     }
 
-    /// Waits for a place in flight, reads secrets and objects, and leaves the values to mask where a restarted server
-    /// finds them. `None`: given up.
-    async fn prepare(&self) -> Result<Option<(Place, ExecutionSpec)>, Reason> {
-        let place = tokio::select! {
+    /// Waits for a place in flight, and tells the driver when that takes a while. `None`: given up.
+    async fn place(&self, again: bool) -> Option<Place> {
+        let mut wait = pin!(self.shared.places.wait(&self.id.run));
+        let soon = tokio::select! {
             biased;
-            () = self.give_up.cancelled() => return Ok(None),
-            place = self.shared.places.wait() => place,
+            () = self.give_up.cancelled() => return None,
+            place = &mut wait => Some(place),
+            () = tokio::time::sleep(PATIENCE) => None,
         };
+        let told = soon.is_none() || again;
+        let place = match soon {
+            Some(place) => place,
+            None => tokio::select! {
+                biased;
+                () = self.give_up.cancelled() => return None,
+                place = &mut wait => place,
+                never = self.tell_of_wait() => match never {},
+            },
+        };
+        if told {
+            let placed = Input::Placed(self.id.task.clone(), self.id.attempt);
+            let _ = self.driver.send(Message::Input(placed)).await;
+        }
+        Some(place)
+    }
+
+    /// Tells the driver that the execution waits for a place. A queue of thousands must not keep its driver from what
+    /// else happens, so nobody tells while the driver's inbox is half full.
+    async fn tell_of_wait(&self) -> Infallible {
+        while self.driver.capacity() <= self.driver.max_capacity() / 2 {
+            tokio::time::sleep(PATIENCE).await;
+        }
+        let why = self.shared.places.why(&self.id.run);
+        let waiting = Input::Waiting(self.id.task.clone(), self.id.attempt, why);
+        let _ = self.driver.send(Message::Input(waiting)).await;
+        std::future::pending().await
+    }
+
+    /// Reads secrets and objects, and leaves the values to mask where a restarted server finds them. `None`: given up.
+    async fn prepare(&self) -> Result<Option<ExecutionSpec>, Reason> {
         let task = self.spec.task(&self.id.task).expect("a run has no task its spec has not");
         let mut backoff = Backoff::new(("resolve", &self.id));
         loop {
             let error = match resolve::execution(&self.shared, &self.spec, task, &self.run, self.id.attempt).await {
                 Ok(resolved) => match self.keep_masks(&resolved.secrets).await {
-                    Ok(()) => return Ok(Some((place, resolved.spec))),
+                    Ok(()) => return Ok(Some(resolved.spec)),
                     Err(error) => error,
                 },
                 Err(Unresolved::Later(error)) => error,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use gofer_core::journal::ClaimLimit;
+
 use crate::backoff::Backoff;
 use crate::engine::Shared;
 use crate::freshness::Freshness;
@@ -19,7 +21,7 @@ pub(crate) async fn claim(shared: Arc<Shared>) {
         }
         let ttl = shared.config.lease_ttl;
         let now = shared.clock.now();
-        match shared.journal.claim(&shared.config.server_id, now, ttl, CLAIM_PAGE).await {
+        match shared.journal.claim(&shared.config.server_id, now, ttl, limit(&shared)).await {
             Ok(leases) => {
                 backoff.reset();
                 let full = leases.len() == CLAIM_PAGE;
@@ -39,6 +41,16 @@ pub(crate) async fn claim(shared: Arc<Shared>) {
         // Without news, look again when a lease of another server may have run out.
         let _ = tokio::time::timeout(ttl, shared.claim_wanted.notified()).await;
     }
+}
+
+/// How many runs may be claimed now.
+fn limit(shared: &Shared) -> ClaimLimit {
+    ClaimLimit { runs: CLAIM_PAGE, pending: room(shared) }
+}
+
+/// How many pending runs may be claimed. The choice of who is next stays open for those that are left waiting.
+pub(crate) fn room(shared: &Shared) -> usize {
+    shared.config.max_active_runs.saturating_sub(shared.runs.len())
 }
 
 /// A call that answered with an error may have taken leases all the same. Nobody would ever drive those runs, and

@@ -24,6 +24,7 @@ mod reasons;
 mod resolve;
 mod retention;
 pub mod retry;
+pub mod timeline;
 mod token;
 mod writer;
 

@@ -32,6 +32,10 @@ pub enum Input {
     Claimed,
     /// The scheduler says what an execution is. `NotFound` only after its start is known to have succeeded, or its stop.
     Observed(TaskId, Attempt, ExecutionState),
+    /// An execution that is to be started has waited a while for a place in flight; why.
+    Waiting(TaskId, Attempt, String),
+    /// An execution that may have waited has its place in flight, and goes to the scheduler.
+    Placed(TaskId, Attempt),
     /// An execution was not started, for good.
     Refused(TaskId, Attempt, Reason),
     /// Somebody wants the run cancelled.
@@ -182,6 +186,16 @@ impl Machine {
                     self.observed(now, at, state, &mut out);
                 }
             }
+            Input::Waiting(task, attempt, why) => {
+                if let Some(at) = self.active(&task, attempt) {
+                    self.waits(now, at, Reason::new(ReasonKind::Waiting, why), &mut out);
+                }
+            }
+            Input::Placed(task, attempt) => {
+                if let Some(at) = self.active(&task, attempt) {
+                    self.placed(now, at, &mut out);
+                }
+            }
             Input::Refused(task, attempt, reason) => {
                 if let Some(at) = self.active(&task, attempt) {
                     self.ended(now, at, End::failed(reason), &mut out);
@@ -231,7 +245,9 @@ impl Machine {
 
     fn observed(&mut self, now: Timestamp, at: usize, state: ExecutionState, out: &mut Decision) {
         match state {
-            ExecutionState::Queued { reason } => self.queued(at, &reason, out),
+            ExecutionState::Queued { reason } => {
+                self.waits(now, at, Reason::new(ReasonKind::Queued, reason), out);
+            }
             ExecutionState::Running => self.running(now, at, out),
             ExecutionState::Exited { code: 0, .. } => self.ended(now, at, End::successful(), out),
             ExecutionState::Exited { code, oom, signal } => self.ended(now, at, End::exited(code, oom, signal), out),
@@ -246,13 +262,26 @@ impl Machine {
         }
     }
 
-    fn queued(&mut self, at: usize, reason: &str, out: &mut Decision) {
+    /// Says why an attempt does not run yet, unless that is said already.
+    fn waits(&mut self, now: Timestamp, at: usize, reason: Reason, out: &mut Decision) {
         let task = &self.tasks[at];
-        let known = task.reason.as_ref().is_some_and(|known| known.message == reason);
-        if task.state == TaskState::Starting && !reason.is_empty() && !known {
+        if task.state == TaskState::Starting && !reason.message.is_empty() && task.reason.as_ref() != Some(&reason) {
             let mut next = task.clone();
-            next.reason = Some(Reason::new(ReasonKind::Queued, reason));
+            next.reason = Some(reason.clone());
             self.change(at, next, out);
+            self.record(now, Some(at), EventDetails::TaskRunWaiting { reason }, out);
+        }
+    }
+
+    /// An attempt waits for a place no longer, if it is known that it did.
+    fn placed(&mut self, now: Timestamp, at: usize, out: &mut Decision) {
+        let task = &self.tasks[at];
+        let waited = task.reason.as_ref().is_some_and(|reason| reason.kind == ReasonKind::Waiting);
+        if task.state == TaskState::Starting && waited {
+            let mut next = task.clone();
+            next.reason = None;
+            self.change(at, next, out);
+            self.record(now, Some(at), EventDetails::TaskRunPlaced {}, out);
         }
     }
 

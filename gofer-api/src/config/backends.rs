@@ -87,8 +87,12 @@ pub struct SecretsSection {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineSection {
-    /// Executions handed to the scheduler at once; further ones wait.
+    /// Executions of this server handed to the scheduler at once; further ones wait.
     pub max_executions: usize,
+    /// The same of one pipeline; `None` is no limit but `max_executions`.
+    pub max_executions_per_pipeline: Option<usize>,
+    /// Runs this server works on at once; further ones stay pending.
+    pub max_active_runs: usize,
     /// How long a run stays this server's without a sign of life.
     #[serde(with = "humantime_serde")]
     pub lease_ttl: Duration,
@@ -110,7 +114,13 @@ pub struct RetentionSection {
 impl Default for EngineSection {
     fn default() -> Self {
         let engine = gofer_engine::EngineConfig::default();
-        Self { max_executions: engine.max_executions, lease_ttl: engine.lease_ttl, api_addr: None }
+        Self {
+            max_executions: engine.max_executions,
+            max_executions_per_pipeline: engine.max_executions_per_pipeline,
+            max_active_runs: engine.max_active_runs,
+            lease_ttl: engine.lease_ttl,
+            api_addr: None,
+        }
     }
 }
 

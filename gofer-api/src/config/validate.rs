@@ -74,8 +74,13 @@ impl ServerConfig {
     }
 
     fn validate_backends(&self, problems: &mut Vec<String>) {
-        if self.engine.max_executions == 0 {
-            problems.push("engine.max_executions: `0` is not possible; at least 1".to_owned());
+        let bounds = [
+            ("engine.max_executions", Some(self.engine.max_executions)),
+            ("engine.max_executions_per_pipeline", self.engine.max_executions_per_pipeline),
+            ("engine.max_active_runs", Some(self.engine.max_active_runs)),
+        ];
+        for (key, _) in bounds.iter().filter(|(_, value)| *value == Some(0)) {
+            problems.push(format!("{key}: `0` is not possible; at least 1"));
         }
         let lease_ttl = self.engine.lease_ttl;
         if !(MIN_LEASE..=MAX_TIMEOUT).contains(&lease_ttl) {

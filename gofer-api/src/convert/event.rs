@@ -76,6 +76,10 @@ fn details(details: EventDetails) -> Details {
             reason: why.as_ref().map(reason),
         }),
         EventDetails::TaskRunStarting {} => Details::TaskRunStarting(v1::TaskRunStarting {}),
+        EventDetails::TaskRunWaiting { reason: why } => {
+            Details::TaskRunWaiting(v1::TaskRunWaiting { reason: Some(reason(&why)) })
+        }
+        EventDetails::TaskRunPlaced {} => Details::TaskRunPlaced(v1::TaskRunPlaced {}),
         EventDetails::TaskRunRunning {} => Details::TaskRunRunning(v1::TaskRunRunning {}),
         EventDetails::TaskRunStopRequested { reason: why } => {
             Details::TaskRunStopRequested(v1::TaskRunStopRequested { reason: Some(reason(&why)) })

@@ -13,7 +13,7 @@ use gofer_proto::v1::run_update::Subject;
 use tokio::sync::watch;
 
 use super::run_view::{Attempts, snapshot, task_runs};
-use super::{Outlet, Stop, produce};
+use super::{Outlet, Stop, produce, timeline, waiting};
 use crate::call::{Call, Replies, about, service};
 use crate::convert;
 use crate::error::ApiError;
@@ -33,12 +33,14 @@ service! {
         unary list_runs(v1::ListRunsRequest) -> v1::ListRunsResponse;
         unary cancel_run(v1::CancelRunRequest) -> v1::CancelRunResponse;
         unary retry_run(v1::RetryRunRequest) -> v1::RetryRunResponse;
+        unary get_run_timeline(v1::GetRunTimelineRequest) -> v1::GetRunTimelineResponse;
         streaming follow_run(v1::FollowRunRequest) -> FollowRunStream<v1::FollowRunResponse>;
     }
 }
 
 about!(namespace:
     StartRunRequest, GetRunRequest, ListRunsRequest, CancelRunRequest, RetryRunRequest, FollowRunRequest,
+    GetRunTimelineRequest,
 );
 
 async fn start_run(call: Call, request: v1::StartRunRequest) -> Result<v1::StartRunResponse, ApiError> {
@@ -61,10 +63,18 @@ async fn start_run(call: Call, request: v1::StartRunRequest) -> Result<v1::Start
 
 async fn get_run(call: Call, request: v1::GetRunRequest) -> Result<v1::GetRunResponse, ApiError> {
     let key = convert::run_key(&request.namespace, &request.pipeline, request.run)?;
-    let snapshot = snapshot(&call.db, &key).await?;
+    let mut snapshot = snapshot(&call.db, &key).await?;
+    waiting::explain(&call, std::slice::from_mut(&mut snapshot.run)).await?;
     let tasks: Vec<&TaskRun> = snapshot.tasks.values().collect();
     let task_runs = task_runs(&call.db, &snapshot, &tasks, Attempts::Newest).await?;
     Ok(v1::GetRunResponse { run: Some(convert::run(&snapshot.run)), task_runs })
+}
+
+async fn get_run_timeline(
+    call: Call,
+    request: v1::GetRunTimelineRequest,
+) -> Result<v1::GetRunTimelineResponse, ApiError> {
+    timeline::get(call, request).await
 }
 
 async fn list_runs(call: Call, request: v1::ListRunsRequest) -> Result<v1::ListRunsResponse, ApiError> {
@@ -84,7 +94,8 @@ async fn list_runs(call: Call, request: v1::ListRunsRequest) -> Result<v1::ListR
         states: request.states.iter().map(|state| convert::run_state(*state)).collect::<Result<_, _>>()?,
         statuses: request.statuses.iter().map(|status| convert::run_status(*status)).collect::<Result<_, _>>()?,
     };
-    let found = call.db.run_list(&namespace, &filter, &page.to_list()).await?;
+    let mut found = call.db.run_list(&namespace, &filter, &page.to_list()).await?;
+    waiting::explain(&call, &mut found.items).await?;
     let next_page_token = page.next(found.next.as_deref());
     Ok(v1::ListRunsResponse { runs: found.items.iter().map(convert::run_summary).collect(), next_page_token })
 }
@@ -207,7 +218,9 @@ impl Follower {
     }
 
     async fn show_run(&mut self, state: &RunSnapshot) -> Result<(), Stop> {
-        let view = convert::run(&state.run);
+        let mut run = state.run.clone();
+        waiting::explain(&self.call, std::slice::from_mut(&mut run)).await?;
+        let view = convert::run(&run);
         if self.run.as_ref() == Some(&view) {
             return Ok(());
         }

@@ -142,8 +142,12 @@ fn mistakes_are_named_by_key_value_and_rule() {
         }
         assert!(!message.contains("hunter2"), "{message}");
     }
-    let all = problems("[server]\nlisten = \"0.0.0.0:1\"\n[engine]\nmax_executions = 0\n");
-    assert!(all.contains("server.listen") && all.contains("engine.max_executions"), "{all}");
+    let all = problems(
+        "[server]\nlisten = \"0.0.0.0:1\"\n[engine]\nmax_executions = 0\nmax_active_runs = 0\nmax_executions_per_pipeline = 0\n",
+    );
+    for key in ["server.listen:", "max_executions:", "max_executions_per_pipeline:", "max_active_runs:"] {
+        assert!(all.contains(key), "{key} {all}");
+    }
 }
 
 #[test]

@@ -12,4 +12,5 @@ mod pipelines;
 mod raw;
 mod runs;
 mod secrets;
+mod timeline;
 mod wire;

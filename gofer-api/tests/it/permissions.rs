@@ -21,6 +21,7 @@ const CLIENT_AND_RUN: &[&str] = &[
     "GetRun",
     "ListRuns",
     "FollowRun",
+    "GetRunTimeline",
     "GetTaskRun",
     "ListTaskRuns",
     "StreamLogs",

@@ -16,6 +16,7 @@ pub(crate) mod secret;
 pub(crate) mod server;
 pub(crate) mod system;
 pub(crate) mod task;
+mod timeline;
 pub(crate) mod token;
 pub(crate) mod up;
 

@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum};
 use gofer_proto::v1::{
-    CancelRunRequest, GetRunRequest, GetRunResponse, ListRunsRequest, ListRunsResponse, RetryRunRequest, Run, RunState,
-    RunStatus, StartRunRequest,
+    CancelRunRequest, GetRunRequest, GetRunResponse, GetRunTimelineRequest, ListRunsRequest, ListRunsResponse,
+    RetryRunRequest, Run, RunState, RunStatus, StartRunRequest,
 };
 
 use super::Variables;
@@ -16,6 +16,11 @@ use crate::errors::{Exit, Failure};
 use crate::follow::logs::LogMode;
 use crate::follow::{self, OnInterrupt, Options, RunKey};
 use crate::{format, output};
+
+/// Tasks whose time a person is shown.
+const TIMELINE_TASKS: u32 = 50;
+/// Tasks whose time a program is given: one page of the contract.
+const JSON_TIMELINE_TASKS: u32 = 500;
 
 /// Starts runs, looks at them, follows, cancels and repeats them
 #[derive(Debug, Args)]
@@ -36,7 +41,7 @@ Examples:
     /// Lists runs, newest first
     #[command(after_help = "Examples:\n  gofer run list\n  gofer run list ci --status failed --limit 10")]
     List(ListArgs),
-    /// Shows a run with its tasks
+    /// Shows a run with its tasks, and where its time went and why
     #[command(after_help = "Examples:\n  gofer run get ci\n  gofer run get ci 7 -o json")]
     Get(RunRef),
     /// Follows a run to its end; ends with 1 when it fails
@@ -322,9 +327,22 @@ async fn list(context: &Context, client: &Client, args: ListArgs) -> Result<(), 
 
 async fn get(context: &Context, client: &Client, run: RunRef) -> Result<(), Failure> {
     let RunKey { namespace, pipeline, run } = resolve(context, client, run.pipeline, run.run).await?;
-    let request = GetRunRequest { namespace, pipeline, run };
+    let request = GetRunRequest { namespace: namespace.clone(), pipeline: pipeline.clone(), run };
     let response = client.runs().get_run(unary(request)).await?.into_inner();
-    context.out.show(&response, describe)
+    let page_size = if context.out.is_json() { JSON_TIMELINE_TASKS } else { TIMELINE_TASKS };
+    let request = GetRunTimelineRequest { namespace, pipeline, run, page_size, ..GetRunTimelineRequest::default() };
+    let timeline = client.runs().get_run_timeline(unary(request)).await?.into_inner();
+    if context.out.is_json() {
+        let mut value = gofer_proto::json::to_json(&response);
+        value["timeline"] = gofer_proto::json::to_json(&timeline);
+        return context.out.json_value(&value);
+    }
+    context.out.bytes(describe(&response).as_bytes())?;
+    context.out.bytes(format!("\n{}", super::timeline::table(&timeline.spans)).as_bytes())?;
+    if !timeline.next_page_token.is_empty() {
+        context.out.note(&format!("the time of the first {TIMELINE_TASKS} tasks is shown; --output json has more"));
+    }
+    Ok(())
 }
 
 async fn cancel(context: &Context, client: &Client, args: CancelArgs) -> Result<(), Failure> {

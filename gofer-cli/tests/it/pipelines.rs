@@ -70,7 +70,11 @@ fn a_run_is_followed_to_its_end() {
     assert!(ended.stdout.contains("default/ci #1 successful in"), "{}", ended.stdout);
 
     assert_eq!(server.run(&["run", "logs", "ci"]).expect(0).stdout, "build | made it\n");
-    assert_eq!(server.json(&["run", "get", "ci", "1"])["run"]["status"], "RUN_STATUS_SUCCESSFUL");
+    let run = server.json(&["run", "get", "ci", "1"]);
+    assert_eq!(run["run"]["status"], "RUN_STATUS_SUCCESSFUL");
+    assert_eq!(run["timeline"]["spans"][0]["beganAt"], run["run"]["createdAt"]);
+    let told = server.run(&["run", "get", "ci", "1"]).expect(0).stdout;
+    assert!(told.contains("task `build` was the last parent to end, successfully"), "{told}");
     assert_eq!(server.json(&["run", "list", "ci"])["runs"][0]["run"], "1");
     let table = server.run(&["run", "list"]).expect(0).stdout;
     assert!(table.contains("ci        1    successful"), "{table}");

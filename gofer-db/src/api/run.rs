@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
+use gofer_core::event::Event;
 use gofer_core::object_store::ListPage;
 use gofer_core::run::{AttemptRecord, Run, TaskRun};
 use gofer_core::{NamespaceId, PipelineId, RunKey, TaskId};
 
 use crate::db::{Db, query};
 use crate::error::DbError;
-use crate::types::{Counts, Page, RunFilter};
+use crate::types::{Counts, Page, PipelineRoom, RunFilter, RunRecords};
 
 impl Db {
     /// The run. With its spec and task runs: [`gofer_core::journal::Journal::load`].
@@ -56,6 +57,38 @@ impl Db {
     /// The database's.
     pub async fn run_counts(&self) -> Result<Counts, DbError> {
         query!(self, runs::counts())
+    }
+
+    /// How many runs of a pipeline are running, and how many may.
+    ///
+    /// # Errors
+    /// `NotFound` for the pipeline, or the database's.
+    pub async fn pipeline_room(&self, namespace: &NamespaceId, pipeline: &PipelineId) -> Result<PipelineRoom, DbError> {
+        let (namespace, pipeline) = (namespace.clone(), pipeline.clone());
+        query!(self, waiting::room(&namespace, &pipeline))
+    }
+
+    /// What is recorded of a run's time beside its row.
+    ///
+    /// # Errors
+    /// `NotFound` for the run, or the database's.
+    pub async fn run_records(&self, key: &RunKey) -> Result<RunRecords, DbError> {
+        let key = key.clone();
+        query!(self, timeline::records(&key))
+    }
+
+    /// Events of these types about these tasks of a run (at most 1,000), ascending, at most 20,000.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn task_event_list(
+        &self,
+        key: &RunKey,
+        tasks: &[TaskId],
+        types: &'static [&'static str],
+    ) -> Result<Vec<Event>, DbError> {
+        let (key, tasks) = (key.clone(), tasks.to_vec());
+        query!(self, timeline::events(&key, &tasks, types))
     }
 
     /// One task run.

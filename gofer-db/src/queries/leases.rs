@@ -1,13 +1,15 @@
 //! Who may change a run.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
+use diesel::dsl::case_when;
 use diesel::prelude::*;
-use diesel::sql_types::BigInt;
+use diesel::sql_types::{BigInt, Nullable, Text};
 use gofer_core::Timestamp;
 use gofer_core::event::EventDetails;
-use gofer_core::journal::Lease;
+use gofer_core::journal::{ClaimLimit, Lease};
 
 use super::{Conn, PENDING, RUNNING, RunQueryDsl, Tx, engine, insert, is_true, lead};
 use crate::cached::cached;
@@ -16,21 +18,38 @@ use crate::rows::run::{NEVER, key};
 use crate::rows::{signed, unsigned};
 use crate::schema::{coalesce, runs};
 
-/// A run that may be claimed.
-struct Candidate {
-    id: i64,
+/// A pipeline with runs that wait for a place.
+#[derive(QueryableByName)]
+struct Queue {
+    #[diesel(sql_type = BigInt)]
     pipeline_id: i64,
-    how: How,
+    #[diesel(sql_type = Text)]
+    namespace: String,
+    /// Of the latest version; `None` is no limit.
+    #[diesel(sql_type = Nullable<BigInt>)]
+    parallelism: Option<i64>,
+    /// How many of its runs are running.
+    #[diesel(sql_type = BigInt)]
+    running: i64,
+    /// The run that goes next; `None` when all that wait are to be cancelled.
+    #[diesel(sql_type = Nullable<BigInt>)]
+    next: Option<i64>,
 }
 
-#[derive(PartialEq, Eq)]
-enum How {
-    /// It runs, and nobody holds it.
-    Resume,
-    /// It waits, and takes one of its pipeline's places if one is free.
-    Start,
-    /// It waits, but is to be cancelled: it starts whether or not there is room.
-    StartToCancel,
+impl Queue {
+    /// How many runs may start.
+    fn room(&self) -> i64 {
+        self.parallelism.map_or(i64::MAX, |limit| limit - self.running)
+    }
+}
+
+/// How many runs of a namespace are running.
+#[derive(QueryableByName)]
+struct Busy {
+    #[diesel(sql_type = Text)]
+    namespace: String,
+    #[diesel(sql_type = BigInt)]
+    running: i64,
 }
 
 pub(crate) async fn claim(
@@ -38,39 +57,58 @@ pub(crate) async fn claim(
     owner: &str,
     now: Timestamp,
     ttl: Duration,
-    limit: usize,
+    limit: ClaimLimit,
 ) -> Result<Vec<Lease>, DbError> {
     // Room is counted and taken under this lock, so that two servers do not take the same place.
     engine::lock_claims(tx.c).await?;
-    let most = signed(limit as u64);
-    let mut found = resumable(tx.c, now, most).await?;
-    found.extend(to_cancel(tx.c, most).await?);
-    let mut room = HashMap::new();
-    for Queue { pipeline_id, places } in queues(tx.c).await? {
-        let places = places.unwrap_or(i64::MAX);
-        room.insert(pipeline_id, places);
-        if places > 0 {
-            found.extend(waiting(tx.c, pipeline_id, places.min(most)).await?);
+    let left = |chosen: &[i64]| limit.runs - chosen.len();
+    let mut chosen = resumable(tx.c, now, signed(limit.runs as u64)).await?;
+    let resumed = chosen.len();
+    let to_cancel = to_cancel(tx.c, signed(left(&chosen) as u64)).await?;
+    chosen.extend(to_cancel.iter().map(|(id, _)| *id));
+    let wanted = left(&chosen).min(limit.pending);
+    if wanted > 0 {
+        let mut queues = queues(tx.c).await?;
+        for (_, pipeline_id) in to_cancel {
+            queues.iter_mut().filter(|queue| queue.pipeline_id == pipeline_id).for_each(|queue| queue.running += 1);
         }
+        chosen.extend(fair(tx.c, queues, wanted).await?);
     }
-    found.sort_by_key(|candidate| candidate.id);
-    let mut chosen = Vec::new();
-    let mut starting = Vec::new();
-    for candidate in found {
-        if chosen.len() == limit {
-            break;
-        }
-        let places = room.entry(candidate.pipeline_id).or_insert(i64::MAX);
-        if candidate.how == How::Start && *places <= 0 {
-            continue;
-        }
-        if candidate.how != How::Resume {
-            *places -= 1;
-            starting.push(candidate.id);
-        }
-        chosen.push(candidate.id);
-    }
+    let starting = chosen.split_off(resumed);
     take(tx, owner, now, ttl, &chosen, &starting).await
+}
+
+/// The next `wanted` of the waiting runs: always one of the namespace with the fewest running runs, of those one of the
+/// pipeline with the fewest, of those the oldest.
+async fn fair(c: &mut Conn, mut queues: Vec<Queue>, wanted: usize) -> Result<Vec<i64>, DbError> {
+    queues.retain(|queue| queue.next.is_some() && queue.room() > 0);
+    let mut busy: HashMap<String, i64> = HashMap::new();
+    if queues.iter().any(|queue| queue.namespace != queues[0].namespace) {
+        busy = namespaces(c).await?.into_iter().map(|busy| (busy.namespace, busy.running)).collect();
+    }
+    let mut waiting: HashMap<i64, std::vec::IntoIter<i64>> = HashMap::new();
+    let mut chosen = Vec::new();
+    while chosen.len() < wanted {
+        let turn = |queue: &&mut Queue| {
+            (busy.get(&queue.namespace).copied().unwrap_or(0), queue.running, queue.next.unwrap_or(i64::MAX))
+        };
+        let may = queues.iter_mut().filter(|queue| queue.next.is_some() && queue.room() > 0);
+        let Some(queue) = may.min_by_key(turn) else { break };
+        let more = match waiting.entry(queue.pipeline_id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let most = signed((wanted - chosen.len()) as u64).min(queue.room());
+                let mut ids = self::waiting(c, queue.pipeline_id, most).await?.into_iter();
+                queue.next = ids.next();
+                unknown.insert(ids)
+            }
+        };
+        chosen.extend(queue.next);
+        queue.next = more.next();
+        queue.running += 1;
+        *busy.entry(queue.namespace.clone()).or_default() += 1;
+    }
+    Ok(chosen)
 }
 
 async fn take(
@@ -78,14 +116,17 @@ async fn take(
     owner: &str,
     now: Timestamp,
     ttl: Duration,
-    chosen: &[i64],
+    resumed: &[i64],
     starting: &[i64],
 ) -> Result<Vec<Lease>, DbError> {
-    if chosen.is_empty() {
+    if resumed.is_empty() && starting.is_empty() {
         return Ok(Vec::new());
     }
+    let chosen = resumed.iter().chain(starting);
     // An owner that renewed since the search keeps its run: the condition is looked at again under the row's lock.
-    let free = runs::table.filter(runs::id.eq_any(chosen)).filter(is_true("runs.state <> 'complete'"));
+    let free = runs::table
+        .filter(runs::id.eq_any(chosen.copied().collect::<Vec<_>>()))
+        .filter(is_true("runs.state <> 'complete'"));
     let mut rows: Vec<(i64, String, String, i64, i64)> = diesel::update(free.filter(runs::lease_until.le(now.0)))
         .set((
             runs::state.eq("running"),
@@ -109,36 +150,33 @@ async fn take(
     Ok(leases)
 }
 
-async fn resumable(c: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<Candidate>, DbError> {
-    let rows: Vec<(i64, i64)> = cached(
+async fn resumable(c: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<i64>, DbError> {
+    let found = cached(
         runs::table
             .filter(is_true(RUNNING))
             .filter(runs::lease_until.le(now.0))
-            .select((runs::id, runs::pipeline_id))
+            .select(runs::id)
             // Not the bare column: in its order the engine would walk through all runs there ever were.
             .order(diesel::dsl::sql::<BigInt>("runs.id + 0"))
             .limit(limit),
-    )
-    .load(c)
-    .await?;
-    Ok(rows.into_iter().map(|(id, pipeline_id)| Candidate { id, pipeline_id, how: How::Resume }).collect())
+    );
+    Ok(found.load(c).await?)
 }
 
-async fn to_cancel(c: &mut Conn, limit: i64) -> Result<Vec<Candidate>, DbError> {
-    let rows: Vec<(i64, i64)> = cached(
+/// Runs that wait and are to be cancelled, with their pipelines: they start whether or not there is room.
+async fn to_cancel(c: &mut Conn, limit: i64) -> Result<Vec<(i64, i64)>, DbError> {
+    let found = cached(
         runs::table
             .filter(is_true("runs.state = 'pending' AND runs.cancel_at IS NOT NULL"))
             .select((runs::id, runs::pipeline_id))
             .order(runs::id)
             .limit(limit),
-    )
-    .load(c)
-    .await?;
-    Ok(rows.into_iter().map(|(id, pipeline_id)| Candidate { id, pipeline_id, how: How::StartToCancel }).collect())
+    );
+    Ok(found.load(c).await?)
 }
 
-async fn waiting(c: &mut Conn, pipeline_id: i64, limit: i64) -> Result<Vec<Candidate>, DbError> {
-    let rows: Vec<i64> = cached(
+async fn waiting(c: &mut Conn, pipeline_id: i64, limit: i64) -> Result<Vec<i64>, DbError> {
+    let found = cached(
         runs::table
             .filter(is_true(PENDING))
             .filter(runs::pipeline_id.eq(pipeline_id))
@@ -146,23 +184,12 @@ async fn waiting(c: &mut Conn, pipeline_id: i64, limit: i64) -> Result<Vec<Candi
             .select(runs::id)
             .order(runs::id)
             .limit(limit),
-    )
-    .load(c)
-    .await?;
-    Ok(rows.into_iter().map(|id| Candidate { id, pipeline_id, how: How::Start }).collect())
+    );
+    Ok(found.load(c).await?)
 }
 
-#[derive(QueryableByName)]
-struct Queue {
-    #[diesel(sql_type = BigInt)]
-    pipeline_id: i64,
-    /// Free places; `None` is no limit.
-    #[diesel(sql_type = diesel::sql_types::Nullable<BigInt>)]
-    places: Option<i64>,
-}
-
-/// Pipelines with waiting runs, and how many of them may start. Hops from pipeline to pipeline in the index of pending
-/// runs, so that the length of a queue costs nothing.
+/// Pipelines with waiting runs. Hops from pipeline to pipeline in the index of pending runs, so that the length of a queue
+/// costs nothing.
 async fn queues(c: &mut Conn) -> Result<Vec<Queue>, DbError> {
     let query = diesel::sql_query(
         "WITH RECURSIVE queue (pipeline_id) AS ( \
@@ -171,17 +198,38 @@ async fn queues(c: &mut Conn) -> Result<Vec<Queue>, DbError> {
              SELECT (SELECT min(runs.pipeline_id) FROM runs \
                      WHERE runs.state = 'pending' AND runs.pipeline_id > queue.pipeline_id) \
              FROM queue WHERE queue.pipeline_id IS NOT NULL) \
-         SELECT pipelines.id AS pipeline_id, pipelines.parallelism - \
-             (SELECT count(*) FROM runs WHERE runs.state = 'running' AND runs.pipeline_id = pipelines.id) AS places \
+         SELECT pipelines.id AS pipeline_id, pipelines.namespace, pipelines.parallelism, \
+             (SELECT count(*) FROM runs WHERE runs.state = 'running' AND runs.pipeline_id = pipelines.id) AS running, \
+             (SELECT runs.id FROM runs WHERE runs.state = 'pending' AND runs.pipeline_id = pipelines.id \
+                 AND runs.cancel_at IS NULL ORDER BY runs.id LIMIT 1) AS next \
          FROM queue JOIN pipelines ON pipelines.id = queue.pipeline_id",
     );
     Ok(cached(query).load(c).await?)
 }
 
+/// Namespaces with running runs, counted in the index of those alone.
+async fn namespaces(c: &mut Conn) -> Result<Vec<Busy>, DbError> {
+    let query = diesel::sql_query(
+        "WITH RECURSIVE busy (pipeline_id) AS ( \
+             SELECT min(pipeline_id) FROM runs WHERE runs.state = 'running' \
+             UNION ALL \
+             SELECT (SELECT min(runs.pipeline_id) FROM runs \
+                     WHERE runs.state = 'running' AND runs.pipeline_id > busy.pipeline_id) \
+             FROM busy WHERE busy.pipeline_id IS NOT NULL) \
+         SELECT pipelines.namespace, CAST(sum( \
+             (SELECT count(*) FROM runs WHERE runs.state = 'running' AND runs.pipeline_id = pipelines.id)) AS BIGINT) \
+             AS running \
+         FROM busy JOIN pipelines ON pipelines.id = busy.pipeline_id GROUP BY pipelines.namespace",
+    );
+    Ok(cached(query).load(c).await?)
+}
+
+/// A call that was overtaken on its way shortens nothing.
 pub(crate) async fn renew(tx: &mut Tx<'_>, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, DbError> {
     let held = runs::table.filter(is_true(RUNNING)).filter(runs::lease_owner.eq(owner));
     let until = now.after(ttl).0;
-    Ok(cached(diesel::update(held).set(runs::lease_until.eq(until))).execute(tx.c).await?)
+    let later = case_when(runs::lease_until.lt(until), until.into_sql::<BigInt>()).otherwise(runs::lease_until);
+    Ok(cached(diesel::update(held).set(runs::lease_until.eq(later))).execute(tx.c).await?)
 }
 
 pub(crate) async fn release(tx: &mut Tx<'_>, owner: &str) -> Result<(), DbError> {

@@ -21,8 +21,10 @@ pub(crate) mod retention;
 pub(crate) mod runs;
 pub(crate) mod secrets;
 pub(crate) mod tasks;
+pub(crate) mod timeline;
 pub(crate) mod tokens;
 mod tx;
+pub(crate) mod waiting;
 
 use diesel::expression::SqlLiteral;
 use diesel::sql_types::Bool;

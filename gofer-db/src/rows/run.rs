@@ -32,6 +32,13 @@ pub(crate) struct RunRow {
     ended_at: Option<i64>,
 }
 
+impl RunRow {
+    /// When it was committed, and when it left the queue.
+    pub(crate) fn waited(&self) -> (i64, Option<i64>) {
+        (self.created_at, self.started_at)
+    }
+}
+
 impl TryFrom<RunRow> for Run {
     type Error = DbError;
 

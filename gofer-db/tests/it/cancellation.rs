@@ -19,7 +19,7 @@ async fn abandoned_calls_leave_nothing_locked(place: Place) {
     register(&db, "ci", &["a"]).await;
     for round in 0..30 {
         drop(db.insert_run(new_run(&default(), "ci", round)).now_or_never());
-        drop(db.claim("gone", at(round), Duration::from_secs(1), 1).now_or_never());
+        drop(db.claim("gone", at(round), Duration::from_secs(1), 1.into()).now_or_never());
         drop(db.namespace_create(&ns(&format!("n{round}")), "", "ada", at(round)).now_or_never());
         drop(db.namespace_get(&default()).now_or_never());
     }
@@ -33,7 +33,7 @@ async fn calls_cut_short_at_any_moment_leave_nothing_locked(place: Place) {
     for round in 0..100 {
         let limit = Duration::from_micros(20 * round);
         let _ = tokio::time::timeout(limit, db.insert_run(new_run(&default(), "ci", round as i64))).await;
-        let _ = tokio::time::timeout(limit, db.claim("gone", at(round as i64), Duration::from_secs(1), 2)).await;
+        let _ = tokio::time::timeout(limit, db.claim("gone", at(round as i64), Duration::from_secs(1), 2.into())).await;
     }
     still_works(&db).await;
 }

@@ -122,7 +122,7 @@ pub(crate) async fn insert(db: &Db, pipeline: &str, seconds: i64) -> Run {
 }
 
 pub(crate) async fn claim(db: &Db, seconds: i64) -> Vec<Lease> {
-    db.claim(OWNER, at(seconds), TTL, 1_000).await.expect("claim")
+    db.claim(OWNER, at(seconds), TTL, 1_000.into()).await.expect("claim")
 }
 
 /// The lease of the one run that can be claimed.

@@ -22,16 +22,16 @@ use secrecy::SecretString;
 use crate::support::{id, pipeline, retried, task};
 
 /// Everything that outlives a server.
-struct House {
-    journal: Arc<MemoryJournal>,
-    scheduler: MemoryScheduler,
+pub(crate) struct House {
+    pub(crate) journal: Arc<MemoryJournal>,
+    pub(crate) scheduler: MemoryScheduler,
     objects: Arc<MemoryObjectStore>,
     secrets: Arc<MemorySecretStore>,
     namespace: NamespaceId,
 }
 
 impl House {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             journal: Arc::new(MemoryJournal::new()),
             scheduler: MemoryScheduler::new(),
@@ -42,24 +42,28 @@ impl House {
     }
 
     async fn engine(&self) -> Engine {
+        self.engine_with(EngineConfig::default()).await
+    }
+
+    pub(crate) async fn engine_with(&self, config: EngineConfig) -> Engine {
         let backends = Backends {
             scheduler: Arc::new(self.scheduler.clone()),
             objects: self.objects.clone(),
             secrets: self.secrets.clone(),
         };
-        Engine::start(self.journal.clone(), backends, EngineConfig::default()).await.unwrap()
+        Engine::start(self.journal.clone(), backends, config).await.unwrap()
     }
 
-    fn register(&self, spec: PipelineSpec) {
+    pub(crate) fn register(&self, spec: PipelineSpec) {
         self.journal.add_pipeline(&self.namespace, spec, true);
     }
 
-    async fn start(&self, engine: &Engine, variables: &[(&str, &str)]) -> Run {
+    pub(crate) async fn start(&self, engine: &Engine, variables: &[(&str, &str)]) -> Run {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         engine.start_run(self.request(variables)).await.unwrap()
     }
 
-    fn request(&self, variables: BTreeMap<String, String>) -> StartRun {
+    pub(crate) fn request(&self, variables: BTreeMap<String, String>) -> StartRun {
         StartRun {
             namespace: self.namespace.clone(),
             pipeline: "p".parse().unwrap(),
@@ -70,7 +74,7 @@ impl House {
         }
     }
 
-    async fn until(&self, key: &RunKey, what: &str, reached: impl Fn(&RunSnapshot) -> bool) -> RunSnapshot {
+    pub(crate) async fn until(&self, key: &RunKey, what: &str, reached: impl Fn(&RunSnapshot) -> bool) -> RunSnapshot {
         for _ in 0..100_000 {
             let snapshot = self.journal.load(key).await.unwrap();
             if reached(&snapshot) {
@@ -81,11 +85,11 @@ impl House {
         panic!("{key} did not become {what}: {:#?}", self.journal.load(key).await);
     }
 
-    async fn complete(&self, key: &RunKey) -> RunSnapshot {
+    pub(crate) async fn complete(&self, key: &RunKey) -> RunSnapshot {
         self.until(key, "complete", |snapshot| snapshot.run.state.is_complete()).await
     }
 
-    async fn log_becomes(&self, execution: &ExecutionId, wanted: LogState) {
+    pub(crate) async fn log_becomes(&self, execution: &ExecutionId, wanted: LogState) {
         for _ in 0..100_000 {
             if self.journal.log_state(execution).await.unwrap() == Some(wanted) {
                 return;
@@ -102,14 +106,14 @@ impl House {
     }
 }
 
-fn steps(name: &str, parents: &[(&str, Condition)], steps: &[&str]) -> TaskSpec {
+pub(crate) fn steps(name: &str, parents: &[(&str, Condition)], steps: &[&str]) -> TaskSpec {
     let mut spec = task(name, parents);
     let TaskKind::Custom(custom) = &mut spec.kind else { unreachable!("support makes custom tasks") };
     custom.command = steps.iter().map(|step| (*step).to_owned()).collect();
     spec
 }
 
-fn first(key: &RunKey, task: &str) -> ExecutionId {
+pub(crate) fn first(key: &RunKey, task: &str) -> ExecutionId {
     ExecutionId { run: key.clone(), task: id(task), attempt: Attempt::FIRST }
 }
 

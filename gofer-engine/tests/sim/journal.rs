@@ -8,7 +8,8 @@ use futures::stream::BoxStream;
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState, RunState};
 use gofer_core::testing::MemoryJournal;
@@ -94,7 +95,7 @@ impl Journal for SimJournal {
         owner: &str,
         now: Timestamp,
         ttl: Duration,
-        limit: usize,
+        limit: ClaimLimit,
     ) -> Result<Vec<Lease>, JournalError> {
         let look = |model: &mut Model, leases: &Vec<Lease>| {
             model.claimed(&self.link.world, owner, leases);

@@ -77,12 +77,15 @@ pub(crate) struct Plan {
     pub(crate) lives: Vec<Vec<Life>>,
     pub(crate) pauses: Vec<Pause>,
     pub(crate) max_executions: usize,
+    pub(crate) max_executions_per_pipeline: Option<usize>,
+    pub(crate) max_active_runs: usize,
     pub(crate) lease_ttl: Duration,
 }
 
 impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
         let mut rng = Rng::of(seed, "plan");
+        let mut bounds = Rng::of(seed, "bounds");
         let pipelines: Vec<PipelineSpec> = (0..rng.between(1, 3)).map(|at| pipeline(&mut rng, at)).collect();
         let actions = actions(&mut rng, &pipelines);
         let faults = faults(&mut rng);
@@ -95,6 +98,8 @@ impl Plan {
             outages,
             lives,
             pauses,
+            max_executions_per_pipeline: bounds.pick(&[Some(1), Some(3), None, None]),
+            max_active_runs: bounds.pick(&[1, 3, 1_000, 1_000]),
             max_executions: usize::try_from(rng.pick(&[1, 2, 4, 8, 64])).expect("small"),
             lease_ttl: Duration::from_secs(rng.between(3, 15)),
         }

@@ -26,7 +26,8 @@ pub(crate) struct Site {
     pub(crate) cluster: Mutex<Cluster>,
     pub(crate) changed: Notify,
     pub(crate) model: Arc<Mutex<Model>>,
-    pub(crate) max_executions: usize,
+    /// Executions in flight of one server: in all, and of one pipeline.
+    pub(crate) limits: (usize, Option<usize>),
 }
 
 #[derive(Debug)]
@@ -74,13 +75,19 @@ impl SimScheduler {
         let others = cluster.alive().filter(|(other, _)| other.run == id.run && other.task == id.task && *other != id);
         let others: Vec<String> = others.map(|(other, _)| other.to_string()).collect();
         world.check(others.is_empty(), || format!("`{id}` was started while {others:?} had not ended"));
-        let mine = cluster.alive().filter(|(_, execution)| execution.by == self.link.name).count();
-        let limit = self.site.max_executions;
-        world.check(mine <= limit, || {
-            format!("{} has {mine} executions in flight, and may have {limit}", self.link.name)
+        let (limit, limit_per_pipeline) = self.site.limits;
+        let mine = || cluster.alive().filter(|(_, execution)| execution.by == self.link.name);
+        let (all, of_pipeline) = (mine().count(), mine().filter(|(other, _)| is_same_pipeline(other, id)).count());
+        world.check(all <= limit && limit_per_pipeline.is_none_or(|limit| of_pipeline <= limit), || {
+            let limits = self.site.limits;
+            format!("{} has {all} executions in flight, {of_pipeline} of `{id}`'s pipeline: {limits:?}", self.link.name)
         });
         Ok(())
     }
+}
+
+fn is_same_pipeline(one: &ExecutionId, other: &ExecutionId) -> bool {
+    (&one.run.namespace, &one.run.pipeline) == (&other.run.namespace, &other.run.pipeline)
 }
 
 #[async_trait]

@@ -77,7 +77,8 @@ impl Sim {
         let model = Model { unaware: 20 * MS * slow + longest_outage + 10 * SECOND, ..Model::default() };
         let model = Arc::new(Mutex::new(model));
         let (cluster, changed) = (Mutex::new(Cluster::default()), Notify::new());
-        let site = Site { seed, cluster, changed, model: model.clone(), max_executions: plan.max_executions };
+        let limits = (plan.max_executions, plan.max_executions_per_pipeline);
+        let site = Site { seed, cluster, changed, model: model.clone(), limits };
         let remains = Remains {
             world,
             site: Arc::new(site),
@@ -135,6 +136,8 @@ impl Sim {
                 server_id: slot.name.clone(),
                 lease_ttl: self.plan.lease_ttl,
                 max_executions: self.plan.max_executions,
+                max_executions_per_pipeline: self.plan.max_executions_per_pipeline,
+                max_active_runs: self.plan.max_active_runs,
                 ..EngineConfig::default()
             };
             slot.server = Some(Server::boot(&self.remains, at, slot.lived, life.die_at_call, config));

@@ -2613,7 +2613,7 @@ pub struct Reason {
     /// A stable word that programs may match on, lower-case snake_case, at most 64 characters: `exit_code`, `signal`,
     /// `out_of_memory`, `command_not_found`, `image_unavailable`, `scheduler_refused`, `missing_value`, `lost`, `timeout`,
     /// `start_timeout`, `cancelled`, `stopped_outside`, `parent_unsatisfied`, `overlap_skipped`, `superseded`, `reused`,
-    /// `tasks_failed`, `queued`, `unsupported`. New kinds may appear; treat an unknown one as "see the message".
+    /// `tasks_failed`, `queued` (at the scheduler), `waiting` (for Gofer), `unsupported`. New kinds may appear; treat an unknown one as "see the message".
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// One sentence for people that names the task, key or value concerned. Never contains a secret's value. At most
@@ -4132,6 +4132,90 @@ impl ::prost::Name for RunUpdate {
         "/gofer.v1.RunUpdate".into()
     }
 }
+/// Asks for a page of a run's timeline.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRunTimelineRequest {
+    /// The namespace that owns the pipeline.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// The pipeline's name.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+    /// The run, from 1.
+    #[prost(uint64, tag = "3")]
+    pub run: u64,
+    /// Most task runs whose spans to return; 0 = 50, at most 500.
+    #[prost(uint32, tag = "4")]
+    pub page_size: u32,
+    /// `next_page_token` of the page before; empty = the first page.
+    #[prost(string, tag = "5")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetRunTimelineRequest {
+    const NAME: &'static str = "GetRunTimelineRequest";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.GetRunTimelineRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.GetRunTimelineRequest".into()
+    }
+}
+/// A page of a run's timeline.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetRunTimelineResponse {
+    /// On the first page the run's own spans, from its creation to its last archived log; then those of task runs, by task
+    /// id, from the run's start to the archived log. The spans of the run, and those of each task run, are in the order of
+    /// time, without gap or overlap.
+    #[prost(message, repeated, tag = "1")]
+    pub spans: ::prost::alloc::vec::Vec<TimelineSpan>,
+    /// Names the next page; empty = this was the last.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetRunTimelineResponse {
+    const NAME: &'static str = "GetRunTimelineResponse";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.GetRunTimelineResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.GetRunTimelineResponse".into()
+    }
+}
+/// A stretch of time that a run or task run spent on one thing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TimelineSpan {
+    /// Id of the task; empty = the run itself.
+    #[prost(string, tag = "1")]
+    pub task: ::prost::alloc::string::String,
+    /// The attempt, from 1; 0 = before any attempt, or the run itself.
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    /// What it was spent on.
+    #[prost(enumeration = "TimelinePhase", tag = "3")]
+    pub phase: i32,
+    /// When it began.
+    #[prost(message, optional, tag = "4")]
+    pub began_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended; absent while it goes on.
+    #[prost(message, optional, tag = "5")]
+    pub ended_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// One sentence for people: what it waits for, or how it came to its end; names the run, task or limit concerned. May be
+    /// empty.
+    #[prost(string, tag = "6")]
+    pub why: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TimelineSpan {
+    const NAME: &'static str = "TimelineSpan";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.TimelineSpan".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.TimelineSpan".into()
+    }
+}
 /// How far a run has come; only downwards in this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -4243,6 +4327,63 @@ impl InitiatorKind {
             "INITIATOR_KIND_TRIGGER" => Some(Self::Trigger),
             "INITIATOR_KIND_LOCAL" => Some(Self::Local),
             "INITIATOR_KIND_RETRY" => Some(Self::Retry),
+            _ => None,
+        }
+    }
+}
+/// What time is spent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TimelinePhase {
+    /// Never sent.
+    Unspecified = 0,
+    /// A run waits in its pipeline's queue; a task run waits for a server to look at it.
+    Queued = 1,
+    /// A task run waits for its parents to end.
+    WaitingForParents = 2,
+    /// An attempt waits because as many executions are in flight as the server allows.
+    WaitingForPlace = 3,
+    /// An attempt is with the scheduler, and does not run yet.
+    Starting = 4,
+    /// An attempt, or the run, is being executed.
+    Running = 5,
+    /// An attempt has ended, and the next one is not due yet.
+    RetryBackoff = 6,
+    /// An attempt, or the run, was asked to end, and has not ended yet.
+    Stopping = 7,
+    /// It has ended, and its logs are on their way into the object store.
+    Archiving = 8,
+}
+impl TimelinePhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TIMELINE_PHASE_UNSPECIFIED",
+            Self::Queued => "TIMELINE_PHASE_QUEUED",
+            Self::WaitingForParents => "TIMELINE_PHASE_WAITING_FOR_PARENTS",
+            Self::WaitingForPlace => "TIMELINE_PHASE_WAITING_FOR_PLACE",
+            Self::Starting => "TIMELINE_PHASE_STARTING",
+            Self::Running => "TIMELINE_PHASE_RUNNING",
+            Self::RetryBackoff => "TIMELINE_PHASE_RETRY_BACKOFF",
+            Self::Stopping => "TIMELINE_PHASE_STOPPING",
+            Self::Archiving => "TIMELINE_PHASE_ARCHIVING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TIMELINE_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "TIMELINE_PHASE_QUEUED" => Some(Self::Queued),
+            "TIMELINE_PHASE_WAITING_FOR_PARENTS" => Some(Self::WaitingForParents),
+            "TIMELINE_PHASE_WAITING_FOR_PLACE" => Some(Self::WaitingForPlace),
+            "TIMELINE_PHASE_STARTING" => Some(Self::Starting),
+            "TIMELINE_PHASE_RUNNING" => Some(Self::Running),
+            "TIMELINE_PHASE_RETRY_BACKOFF" => Some(Self::RetryBackoff),
+            "TIMELINE_PHASE_STOPPING" => Some(Self::Stopping),
+            "TIMELINE_PHASE_ARCHIVING" => Some(Self::Archiving),
             _ => None,
         }
     }
@@ -4489,6 +4630,31 @@ pub mod run_service_client {
                 .insert(GrpcMethod::new("gofer.v1.RunService", "FollowRun"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Where the time of a run went, and why: first the run's own spans, then those of its task runs, by task id.
+        pub async fn get_run_timeline(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRunTimelineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetRunTimelineResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/gofer.v1.RunService/GetRunTimeline",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("gofer.v1.RunService", "GetRunTimeline"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4555,6 +4721,14 @@ pub mod run_service_server {
             &self,
             request: tonic::Request<super::FollowRunRequest>,
         ) -> std::result::Result<tonic::Response<Self::FollowRunStream>, tonic::Status>;
+        /// Where the time of a run went, and why: first the run's own spans, then those of its task runs, by task id.
+        async fn get_run_timeline(
+            &self,
+            request: tonic::Request<super::GetRunTimelineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetRunTimelineResponse>,
+            tonic::Status,
+        >;
     }
     /// Runs: one execution of one pipeline version.
     #[derive(Debug)]
@@ -4898,6 +5072,51 @@ pub mod run_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gofer.v1.RunService/GetRunTimeline" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetRunTimelineSvc<T: RunService>(pub Arc<T>);
+                    impl<
+                        T: RunService,
+                    > tonic::server::UnaryService<super::GetRunTimelineRequest>
+                    for GetRunTimelineSvc<T> {
+                        type Response = super::GetRunTimelineResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRunTimelineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RunService>::get_run_timeline(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetRunTimelineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -6073,7 +6292,7 @@ pub struct Event {
     /// `ListEventsRequest.types`. Clients must live with types they do not know.
     #[prost(
         oneof = "event::Details",
-        tags = "20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65"
+        tags = "20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67"
     )]
     pub details: ::core::option::Option<event::Details>,
 }
@@ -6221,6 +6440,12 @@ pub mod event {
         /// A server ended in an orderly way.
         #[prost(message, tag = "65")]
         ServerStopped(super::ServerStopped),
+        /// An attempt has waited a while before it runs; why. There may be several, each with another reason.
+        #[prost(message, tag = "66")]
+        TaskRunWaiting(super::TaskRunWaiting),
+        /// An attempt that waited for a place in flight has one, and goes to the scheduler.
+        #[prost(message, tag = "67")]
+        TaskRunPlaced(super::TaskRunPlaced),
     }
 }
 impl ::prost::Name for Event {
@@ -6430,6 +6655,36 @@ impl ::prost::Name for TaskRunStarting {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/gofer.v1.TaskRunStarting".into()
+    }
+}
+/// An attempt has waited a while before it runs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskRunWaiting {
+    /// Why: of kind `waiting` for Gofer, of kind `queued` for the scheduler.
+    #[prost(message, optional, tag = "1")]
+    pub reason: ::core::option::Option<Reason>,
+}
+impl ::prost::Name for TaskRunWaiting {
+    const NAME: &'static str = "TaskRunWaiting";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.TaskRunWaiting".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.TaskRunWaiting".into()
+    }
+}
+/// An attempt that waited for a place in flight has one, and goes to the scheduler.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskRunPlaced {}
+impl ::prost::Name for TaskRunPlaced {
+    const NAME: &'static str = "TaskRunPlaced";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.TaskRunPlaced".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.TaskRunPlaced".into()
     }
 }
 /// The scheduler says that an attempt runs.

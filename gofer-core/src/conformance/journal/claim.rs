@@ -6,11 +6,12 @@ use futures::future::join_all;
 
 use super::JournalFixture;
 use super::fixture::{
-    OWNER, TTL, at, claim_one, commit, event, finish, insert, keys, last_event, load, new_events, nothing, simple,
+    OWNER, TTL, at, claim_one, commit, event, finish, insert, keys, last_event, load, new_events, new_run, nothing,
+    simple, spec,
 };
 use crate::event::EventDetails;
-use crate::id::RunKey;
-use crate::journal::{Committed, Journal, Lease};
+use crate::id::{NamespaceId, RunKey};
+use crate::journal::{ClaimLimit, Committed, Journal, Lease, NewRun};
 use crate::pipeline::Overlap;
 use crate::run::{CancelRequest, LogState, RunState};
 
@@ -141,6 +142,62 @@ pub async fn complete_runs_are_not_claimed(fixture: &dyn JournalFixture) {
     assert!(claim(&*journal, OTHER, 1_000, 10).await.is_empty(), "it is complete");
 }
 
+/// A queue of one pipeline, however long, keeps no other pipeline waiting: those with the fewest running runs go first.
+pub async fn pipelines_are_claimed_fairly(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    for name in ["flood", "late", "later"] {
+        simple(fixture, name, None, Overlap::Queue).await;
+    }
+    let flood = insert_many(&*journal, "flood", 20).await;
+    assert_eq!(keys(&claim(&*journal, OWNER, 10, 3).await), flood[..3], "there is nobody else");
+    let late = insert_many(&*journal, "late", 5).await;
+    let later = insert_many(&*journal, "later", 2).await;
+    let mut claimed = keys(&claim(&*journal, OWNER, 11, 4).await);
+    claimed.sort();
+    assert_eq!(claimed, [&late[..2], &later[..2]].concat(), "by turns, the oldest of each");
+    let mut claimed = keys(&claim(&*journal, OWNER, 12, 3).await);
+    claimed.sort();
+    assert_eq!(claimed, [&flood[3..4], &late[2..4]].concat(), "three, then the oldest, then three again");
+}
+
+/// Namespaces go before pipelines: one of many pipelines gets no more than one of few.
+pub async fn namespaces_are_claimed_fairly(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    let mut of_many = Vec::new();
+    for name in ["a", "b", "c"] {
+        simple(fixture, name, None, Overlap::Queue).await;
+        of_many.extend(insert_many(&*journal, name, 2).await);
+    }
+    let other = NamespaceId::new("other").expect("a valid namespace");
+    fixture.add_namespace(&other).await;
+    fixture.add_pipeline(&other, spec("a", &["build"], None, Overlap::Queue)).await;
+    let mut of_few = Vec::new();
+    for seconds in 5..9 {
+        let new = NewRun { namespace: other.clone(), ..new_run("a", seconds) };
+        of_few.push(journal.insert_run(new).await.expect("insert_run").run.key);
+    }
+    let mut claimed = keys(&claim(&*journal, OWNER, 10, 4).await);
+    claimed.sort();
+    let oldest_of_two = [of_many[0].clone(), of_many[2].clone()];
+    assert_eq!(claimed, [&oldest_of_two, &of_few[..2]].concat(), "two each");
+    assert_eq!(claim(&*journal, OWNER, 11, 10).await.len(), 6, "all others");
+}
+
+/// Who has no room for runs that wait still takes over running ones, and those that are to be cancelled.
+pub async fn a_limit_of_pending_runs_holds_for_them_alone(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", None, Overlap::Queue).await;
+    let runs = insert_many(&*journal, "ci", 5).await;
+    assert_eq!(keys(&claim(&*journal, OTHER, 10, 1).await), runs[..1]);
+    let request = CancelRequest { at: at(11), by: "ada".to_owned(), force: false, message: String::new() };
+    assert!(journal.request_cancel(&runs[4], None, request).await.expect("request_cancel"));
+    let limit = |pending| ClaimLimit { runs: 10, pending };
+    let claimed = journal.claim(OWNER, at(100), TTL, limit(0)).await.expect("claim");
+    assert_eq!(keys(&claimed), [runs[0].clone(), runs[4].clone()]);
+    let claimed = journal.claim(OWNER, at(101), TTL, limit(2)).await.expect("claim");
+    assert_eq!(keys(&claimed), runs[1..3]);
+}
+
 /// Two who claim at once never get the same run, and together not more than there is room for.
 pub async fn concurrent_claims_share_no_run(fixture: &dyn JournalFixture) {
     simple(fixture, "free", None, Overlap::Queue).await;
@@ -180,6 +237,19 @@ pub async fn renewing_prolongs_what_the_owner_holds(fixture: &dyn JournalFixture
     assert_eq!(keys(&claim(&*journal, "server-3", 61, 10).await), runs[..2], "the owner's ran out at 60");
 }
 
+/// A renewal that was overtaken by a later one shortens nothing.
+pub async fn renewing_never_shortens(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", None, Overlap::Queue).await;
+    let run = insert(&*journal, "ci", 0).await.key;
+    assert_eq!(claim(&*journal, OWNER, 10, 1).await.len(), 1);
+    for seconds in [50, 20] {
+        assert_eq!(journal.renew(OWNER, at(seconds), TTL).await.expect("renew"), 1);
+    }
+    assert!(claim(&*journal, OTHER, 79, 1).await.is_empty(), "it is held until 80");
+    assert_eq!(keys(&claim(&*journal, OTHER, 81, 1).await), [run]);
+}
+
 /// A lease that ran out, but that nobody took, is still held and can be renewed.
 pub async fn a_lease_that_ran_out_untaken_is_renewed(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
@@ -217,7 +287,7 @@ pub async fn released_runs_are_claimed_at_once(fixture: &dyn JournalFixture) {
 }
 
 async fn claim(journal: &dyn Journal, owner: &str, seconds: i64, limit: usize) -> Vec<Lease> {
-    journal.claim(owner, at(seconds), Duration::from_secs(30), limit).await.expect("claim")
+    journal.claim(owner, at(seconds), Duration::from_secs(30), limit.into()).await.expect("claim")
 }
 
 /// Inserts runs one second after another.

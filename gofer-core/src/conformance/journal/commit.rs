@@ -63,7 +63,7 @@ pub async fn completing_a_run_says_why_and_when(fixture: &dyn JournalFixture) {
 /// After somebody else has taken the lease, commits with the old epoch are `Fenced` and change nothing.
 pub async fn a_commit_after_a_takeover_is_fenced(fixture: &dyn JournalFixture) {
     let (journal, lease, snapshot) = claimed(fixture, &["a"]).await;
-    let taken = journal.claim("server-2", at(1_000), TTL, 1).await.expect("claim").remove(0);
+    let taken = journal.claim("server-2", at(1_000), TTL, 1.into()).await.expect("claim").remove(0);
     let transition = starting(task(&snapshot, "a"), 7);
     assert_unchanged(fixture, &lease, async {
         for _ in 0..2 {
@@ -91,7 +91,7 @@ pub async fn a_commit_after_a_release_is_fenced(fixture: &dyn JournalFixture) {
 /// A lease that ran out, but that nobody took, is held: its commits become true. The journal has no clock of its own.
 pub async fn a_lease_that_ran_out_untaken_still_commits(fixture: &dyn JournalFixture) {
     let (journal, lease, snapshot) = claimed(fixture, &["a"]).await;
-    assert!(journal.claim("server-2", at(20), TTL, 1).await.expect("claim").is_empty(), "it is held until 31");
+    assert!(journal.claim("server-2", at(20), TTL, 1.into()).await.expect("claim").is_empty(), "it is held until 31");
     let late = stepping(&lease, 1_000, starting(task(&snapshot, "a"), 1_000));
     assert_eq!(commit(&*journal, late).await, Committed::Done);
 }
@@ -319,7 +319,7 @@ pub async fn event_ids_are_gapless_and_in_commit_order(fixture: &dyn JournalFixt
     for _ in 0..RUNS {
         insert(&*journal, "ci", 0).await;
     }
-    let leases = journal.claim("server-1", at(1), TTL, RUNS).await.expect("claim");
+    let leases = journal.claim("server-1", at(1), TTL, RUNS.into()).await.expect("claim");
     let before = last_event(fixture).await;
     let writers = leases.iter().cloned().map(|lease| {
         let journal = fixture.backend();
@@ -377,7 +377,7 @@ pub async fn a_commit_is_durable(fixture: &mut dyn JournalFixture) {
     let journal = fixture.backend();
     assert_eq!(load(&*journal, &lease.run).await, before);
     assert_eq!(fixture.events(0).await[..events.len()], events);
-    assert!(journal.claim("server-2", at(10), TTL, 1).await.expect("claim").is_empty(), "the lease is kept");
+    assert!(journal.claim("server-2", at(10), TTL, 1.into()).await.expect("claim").is_empty(), "the lease is kept");
     let next = stepping(&lease, 8, starting(task(&before, "b"), 8));
     assert_eq!(commit(&*journal, next).await, Committed::Done);
 }

@@ -131,7 +131,7 @@ pub(super) async fn insert(journal: &dyn Journal, pipeline: &str, seconds: i64) 
 
 /// Claims exactly one run, and loads it.
 pub(super) async fn claim_one(journal: &dyn Journal, seconds: i64) -> (Lease, RunSnapshot) {
-    let mut leases = journal.claim(OWNER, at(seconds), TTL, 1).await.expect("claim");
+    let mut leases = journal.claim(OWNER, at(seconds), TTL, 1.into()).await.expect("claim");
     assert_eq!(leases.len(), 1, "one run to claim");
     let lease = leases.remove(0);
     let snapshot = load(journal, &lease.run).await;

@@ -307,7 +307,7 @@ pub async fn overlap_without_parallelism_never_acts(fixture: &dyn JournalFixture
             assert_eq!((inserted.run.state, inserted.superseded.len()), (RunState::Pending, 0));
         }
     }
-    let leases = journal.claim(OWNER, at(9), TTL, 100).await.expect("claim");
+    let leases = journal.claim(OWNER, at(9), TTL, 100.into()).await.expect("claim");
     assert_eq!(keys(&leases).len(), 8);
 }
 
@@ -357,9 +357,9 @@ pub async fn a_run_may_be_claimed_as_it_is_inserted(fixture: &dyn JournalFixture
     let types: Vec<_> =
         new_events(fixture, before).await.iter().map(|event| event.details.type_name().to_owned()).collect();
     assert_eq!(types, ["run_created", "run_started"]);
-    assert!(journal.claim("server-2", at(6), TTL, 10).await.expect("claim").is_empty(), "it is held");
+    assert!(journal.claim("server-2", at(6), TTL, 10.into()).await.expect("claim").is_empty(), "it is held");
     assert_eq!(commit(&*journal, nothing(&lease)).await, Committed::Done);
-    let taken = journal.claim("server-2", at(100), TTL, 10).await.expect("claim");
+    let taken = journal.claim("server-2", at(100), TTL, 10.into()).await.expect("claim");
     assert!(taken[0].epoch > lease.epoch, "the lease ran out, and the next has a higher epoch");
 }
 
@@ -374,7 +374,7 @@ pub async fn a_run_that_has_to_wait_is_not_claimed(fixture: &dyn JournalFixture)
     finish(&*journal, &lease, LogState::Live, 3).await;
     let third = journal.insert_run(claiming("ci", 4)).await.expect("insert_run");
     assert!(third.claimed.is_none(), "the second waits before it");
-    assert_eq!(keys(&journal.claim(OWNER, at(5), TTL, 10).await.expect("claim")), [second.run.key]);
+    assert_eq!(keys(&journal.claim(OWNER, at(5), TTL, 10.into()).await.expect("claim")), [second.run.key]);
 }
 
 /// A repeated idempotency key claims nothing, nor does a run that repeats another.

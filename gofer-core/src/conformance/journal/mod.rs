@@ -49,8 +49,12 @@ macro_rules! journal_conformance {
                 epochs_grow
                 running_runs_are_taken_over_regardless_of_parallelism
                 complete_runs_are_not_claimed
+                pipelines_are_claimed_fairly
+                namespaces_are_claimed_fairly
+                a_limit_of_pending_runs_holds_for_them_alone
                 concurrent_claims_share_no_run
                 renewing_prolongs_what_the_owner_holds
+                renewing_never_shortens
                 a_lease_that_ran_out_untaken_is_renewed
                 a_lease_that_was_taken_is_not_renewed
                 released_runs_are_claimed_at_once

@@ -10,7 +10,8 @@ use crate::entity::{ObjectRecord, ObjectScope};
 use crate::event::NewEvent;
 use crate::id::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId};
 use crate::journal::{
-    Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    RunSnapshot,
 };
 use crate::run::{CancelRequest, LogState};
 use crate::time::Timestamp;
@@ -27,7 +28,7 @@ impl Journal for Faulty<dyn Journal> {
         owner: &str,
         now: Timestamp,
         ttl: Duration,
-        limit: usize,
+        limit: ClaimLimit,
     ) -> Result<Vec<Lease>, JournalError> {
         self.call("claim", self.inner.claim(owner, now, ttl, limit)).await
     }

@@ -18,7 +18,8 @@ use crate::entity::{ObjectRecord, ObjectScope};
 use crate::event::{Event, NewEvent};
 use crate::id::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, TaskId, Version};
 use crate::journal::{
-    Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunSnapshot,
+    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    RunSnapshot,
 };
 use crate::pipeline::PipelineSpec;
 use crate::run::{AttemptRecord, CancelRequest, LogState};
@@ -111,7 +112,7 @@ impl Journal for MemoryJournal {
         owner: &str,
         now: Timestamp,
         ttl: Duration,
-        limit: usize,
+        limit: ClaimLimit,
     ) -> Result<Vec<Lease>, JournalError> {
         Ok(lock(&self.state).claim(owner, now, ttl, limit))
     }

@@ -1,0 +1,362 @@
+//! Who gets the next free place: the rule of fairness, without locks and without waiting.
+//!
+//! A free place goes to the waiting start whose namespace has the fewest places, then whose pipeline has the fewest, then
+//! to the one that waits longest. So whoever has many starts waiting gets in nobody's way. Each step costs the logarithm
+//! of how many pipelines and starts wait.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use gofer_core::{NamespaceId, PipelineId, RunKey};
+
+/// Whose a place is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Owner {
+    namespace: NamespaceId,
+    pipeline: PipelineId,
+}
+
+impl From<&RunKey> for Owner {
+    fn from(run: &RunKey) -> Self {
+        Self { namespace: run.namespace.clone(), pipeline: run.pipeline.clone() }
+    }
+}
+
+/// Names one wait; a smaller one has waited longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket(u64);
+
+/// Counts places, and keeps what stands for each waiting start (`W`).
+#[derive(Debug)]
+pub(super) struct Queue<W> {
+    limit: usize,
+    limit_per_pipeline: usize,
+    taken: usize,
+    next_ticket: Ticket,
+    /// Those with places or waits.
+    namespaces: HashMap<NamespaceId, Namespace<W>>,
+    /// The best of each namespace: places of the namespace and of the pipeline, the wait, the namespace.
+    order: BTreeSet<(usize, usize, Ticket, NamespaceId)>,
+}
+
+#[derive(Debug)]
+struct Namespace<W> {
+    taken: usize,
+    /// Those with places or waits.
+    pipelines: HashMap<PipelineId, Pipeline<W>>,
+    /// The longest wait of each pipeline that is below its limit: places of the pipeline, the wait, the pipeline.
+    ready: BTreeSet<(usize, Ticket, PipelineId)>,
+}
+
+#[derive(Debug)]
+struct Pipeline<W> {
+    taken: usize,
+    waiting: BTreeMap<Ticket, W>,
+}
+
+impl<W> Queue<W> {
+    pub(super) fn new(limit: usize, limit_per_pipeline: Option<usize>) -> Self {
+        Self {
+            limit,
+            limit_per_pipeline: limit_per_pipeline.unwrap_or(usize::MAX),
+            taken: 0,
+            next_ticket: Ticket(0),
+            namespaces: HashMap::new(),
+            order: BTreeSet::new(),
+        }
+    }
+
+    /// How many places are taken, also beyond the limit.
+    pub(super) fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Takes a place, if need be one too many.
+    pub(super) fn take(&mut self, owner: &Owner) {
+        self.change(owner, |pipeline| pipeline.taken += 1);
+    }
+
+    /// Takes a place if neither limit forbids it. Nobody who might have it waits, as long as whoever frees places calls
+    /// [`Self::admit`] until there is nobody.
+    pub(super) fn try_take(&mut self, owner: &Owner) -> bool {
+        let free = self.taken < self.limit && self.taken_by(owner) < self.limit_per_pipeline;
+        if free {
+            self.take(owner);
+        }
+        free
+    }
+
+    /// Gives a place back.
+    pub(super) fn give_back(&mut self, owner: &Owner) {
+        self.change(owner, |pipeline| pipeline.taken -= 1);
+    }
+
+    /// Waits.
+    pub(super) fn join(&mut self, owner: &Owner, waiting: W) -> Ticket {
+        let ticket = self.next_ticket;
+        self.next_ticket = Ticket(ticket.0 + 1);
+        self.change(owner, |pipeline| pipeline.waiting.insert(ticket, waiting));
+        ticket
+    }
+
+    /// Waits no longer; whether it still did.
+    pub(super) fn leave(&mut self, owner: &Owner, ticket: Ticket) -> bool {
+        self.change(owner, |pipeline| pipeline.waiting.remove(&ticket)).is_some()
+    }
+
+    /// Gives a free place to whose turn it is.
+    pub(super) fn admit(&mut self) -> Option<W> {
+        if self.taken >= self.limit {
+            return None;
+        }
+        let (_, _, ticket, namespace) = self.order.first()?.clone();
+        let (_, _, pipeline) = self.namespaces.get(&namespace)?.ready.first()?.clone();
+        self.change(&Owner { namespace, pipeline }, |pipeline| {
+            pipeline.taken += 1;
+            pipeline.waiting.remove(&ticket)
+        })
+    }
+
+    /// Why a start of this pipeline waits.
+    pub(super) fn why(&self, owner: &Owner) -> String {
+        let (taken, limit) = (self.taken_by(owner), self.limit_per_pipeline);
+        if taken >= limit {
+            let Owner { namespace, pipeline } = owner;
+            format!("waiting: {taken} of {limit} executions of pipeline {namespace}/{pipeline} in flight")
+        } else {
+            format!("waiting: {} of {} executions of this server in flight", self.taken, self.limit)
+        }
+    }
+
+    fn taken_by(&self, owner: &Owner) -> usize {
+        let namespace = self.namespaces.get(&owner.namespace);
+        namespace.and_then(|namespace| namespace.pipelines.get(&owner.pipeline)).map_or(0, |pipeline| pipeline.taken)
+    }
+
+    /// Changes a pipeline and keeps its place in both orders right. The only door to what is counted.
+    fn change<T>(&mut self, owner: &Owner, change: impl FnOnce(&mut Pipeline<W>) -> T) -> T {
+        let Owner { namespace: name, pipeline: id } = owner;
+        let namespace = self.namespaces.entry(name.clone()).or_insert_with(Namespace::empty);
+        if let Some(key) = namespace.key(name) {
+            self.order.remove(&key);
+        }
+        let pipeline = namespace.pipelines.entry(id.clone()).or_insert_with(Pipeline::empty);
+        if let Some(key) = pipeline.key(id, self.limit_per_pipeline) {
+            namespace.ready.remove(&key);
+        }
+        let before = pipeline.taken;
+        let result = change(pipeline);
+        namespace.taken = namespace.taken - before + pipeline.taken;
+        self.taken = self.taken - before + pipeline.taken;
+        if let Some(key) = pipeline.key(id, self.limit_per_pipeline) {
+            namespace.ready.insert(key);
+        }
+        if pipeline.taken == 0 && pipeline.waiting.is_empty() {
+            namespace.pipelines.remove(id);
+        }
+        if let Some(key) = namespace.key(name) {
+            self.order.insert(key);
+        }
+        if namespace.pipelines.is_empty() {
+            self.namespaces.remove(name);
+        }
+        result
+    }
+}
+
+impl<W> Namespace<W> {
+    fn empty() -> Self {
+        Self { taken: 0, pipelines: HashMap::new(), ready: BTreeSet::new() }
+    }
+
+    fn key(&self, name: &NamespaceId) -> Option<(usize, usize, Ticket, NamespaceId)> {
+        let (taken, ticket, _) = self.ready.first()?;
+        Some((self.taken, *taken, *ticket, name.clone()))
+    }
+}
+
+impl<W> Pipeline<W> {
+    fn empty() -> Self {
+        Self { taken: 0, waiting: BTreeMap::new() }
+    }
+
+    fn key(&self, id: &PipelineId, limit: usize) -> Option<(usize, Ticket, PipelineId)> {
+        let (ticket, _) = self.waiting.first_key_value().filter(|_| self.taken < limit)?;
+        Some((self.taken, *ticket, id.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn owner(namespace: usize, pipeline: usize) -> Owner {
+        Owner {
+            namespace: NamespaceId::new(format!("n{namespace}")).unwrap(),
+            pipeline: PipelineId::new(format!("p{pipeline}")).unwrap(),
+        }
+    }
+
+    /// Lets everybody in for whom there is a place; who that was.
+    fn admit_all<W>(queue: &mut Queue<W>) -> Vec<W> {
+        std::iter::from_fn(|| queue.admit()).collect()
+    }
+
+    #[test]
+    fn ten_thousand_waiting_starts_of_one_pipeline_keep_no_other_waiting() {
+        for other in [owner(0, 1), owner(1, 0)] {
+            let mut queue = Queue::new(4, None);
+            let greedy = owner(0, 0);
+            (0..4).for_each(|_| queue.take(&greedy));
+            for _ in 0..10_000 {
+                queue.join(&greedy, "greedy");
+            }
+            queue.join(&other, "other");
+            queue.give_back(&greedy);
+            assert_eq!(admit_all(&mut queue), ["other"], "one release is enough");
+            // From there on they share.
+            queue.join(&other, "other");
+            let mut admitted = Vec::new();
+            for _ in 0..2 {
+                queue.give_back(&greedy);
+                admitted.extend(admit_all(&mut queue));
+            }
+            assert_eq!(admitted, ["other", "greedy"], "two each, then who waits longest");
+        }
+    }
+
+    #[test]
+    fn a_namespace_of_many_pipelines_gets_no_more_than_one_of_few() {
+        let mut queue = Queue::new(6, None);
+        for pipeline in 0..100 {
+            for _ in 0..10 {
+                queue.join(&owner(0, pipeline), 0);
+            }
+        }
+        for _ in 0..10 {
+            queue.join(&owner(1, 0), 1);
+        }
+        let admitted = admit_all(&mut queue);
+        assert_eq!((admitted.len(), admitted.iter().sum::<i32>()), (6, 3), "{admitted:?}");
+    }
+
+    #[test]
+    fn a_pipeline_at_its_limit_leaves_free_places_to_others() {
+        let mut queue = Queue::new(10, Some(2));
+        let (bound, other) = (owner(0, 0), owner(0, 1));
+        assert!(queue.try_take(&bound) && queue.try_take(&bound) && !queue.try_take(&bound));
+        queue.join(&bound, "bound");
+        assert_eq!(queue.why(&bound), "waiting: 2 of 2 executions of pipeline n0/p0 in flight");
+        assert!(admit_all(&mut queue).is_empty());
+        assert!(queue.try_take(&other));
+        queue.give_back(&bound);
+        assert_eq!(admit_all(&mut queue), ["bound"]);
+    }
+
+    #[test]
+    fn what_is_found_running_counts_beyond_the_limit() {
+        let mut queue = Queue::new(1, None);
+        let one = owner(0, 0);
+        queue.take(&one);
+        queue.take(&one);
+        queue.join(&one, ());
+        assert_eq!(queue.why(&one), "waiting: 2 of 1 executions of this server in flight");
+        queue.give_back(&one);
+        assert!(admit_all(&mut queue).is_empty(), "one is still in flight, and one is allowed");
+        queue.give_back(&one);
+        assert_eq!(admit_all(&mut queue).len(), 1);
+    }
+
+    #[test]
+    fn who_has_neither_places_nor_waits_is_forgotten() {
+        let mut queue = Queue::new(1, None);
+        for pipeline in 0..100 {
+            let ticket = queue.join(&owner(pipeline, pipeline), ());
+            assert!(queue.leave(&owner(pipeline, pipeline), ticket));
+            assert!(!queue.leave(&owner(pipeline, pipeline), ticket), "it left once");
+        }
+        assert!(queue.namespaces.is_empty() && queue.order.is_empty() && queue.taken() == 0);
+    }
+
+    /// The rule in its own words, by looking at everybody.
+    #[derive(Default)]
+    struct Model {
+        taken: Vec<(usize, usize)>,
+        waiting: Vec<((usize, usize), u64)>,
+    }
+
+    impl Model {
+        fn turn(&self, limit: usize, per_pipeline: usize) -> Option<u64> {
+            let of_namespace = |wanted: usize| self.taken.iter().filter(|(namespace, _)| *namespace == wanted).count();
+            let of_pipeline = |wanted: (usize, usize)| self.taken.iter().filter(|owner| **owner == wanted).count();
+            let may = self.waiting.iter().filter(|(owner, _)| of_pipeline(*owner) < per_pipeline);
+            let next = may.min_by_key(|(owner, ticket)| (of_namespace(owner.0), of_pipeline(*owner), *ticket))?;
+            (self.taken.len() < limit).then_some(next.1)
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Start(usize, usize),
+        Found(usize, usize),
+        End(usize),
+        GiveUp(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0..3usize, 0..3usize).prop_map(|(namespace, pipeline)| Step::Start(namespace, pipeline)),
+            1 => (0..3usize, 0..3usize).prop_map(|(namespace, pipeline)| Step::Found(namespace, pipeline)),
+            3 => any::<usize>().prop_map(Step::End),
+            1 => any::<usize>().prop_map(Step::GiveUp),
+        ];
+        proptest::collection::vec(step, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn places_go_by_the_rule(steps in steps(), limit in 1..6usize, per_pipeline in proptest::option::of(1..4usize)) {
+            let mut queue = Queue::new(limit, per_pipeline);
+            let most = per_pipeline.unwrap_or(usize::MAX);
+            let mut model = Model::default();
+            let mut started = 0;
+            for step in steps {
+                match step {
+                    Step::Start(namespace, pipeline) => {
+                        let at_once = queue.try_take(&owner(namespace, pipeline));
+                        model.waiting.push(((namespace, pipeline), started));
+                        prop_assert_eq!(at_once, model.turn(limit, most) == Some(started));
+                        if at_once {
+                            model.taken.push(model.waiting.pop().expect("it was just pushed").0);
+                        } else {
+                            let ticket = queue.join(&owner(namespace, pipeline), started);
+                            model.waiting.last_mut().expect("it was just pushed").1 = ticket.0;
+                        }
+                        started = queue.next_ticket.0;
+                    }
+                    Step::Found(namespace, pipeline) => {
+                        queue.take(&owner(namespace, pipeline));
+                        model.taken.push((namespace, pipeline));
+                    }
+                    Step::End(at) if !model.taken.is_empty() => {
+                        let (namespace, pipeline) = model.taken.swap_remove(at % model.taken.len());
+                        queue.give_back(&owner(namespace, pipeline));
+                    }
+                    Step::GiveUp(at) if !model.waiting.is_empty() => {
+                        let ((namespace, pipeline), ticket) = model.waiting.remove(at % model.waiting.len());
+                        prop_assert!(queue.leave(&owner(namespace, pipeline), Ticket(ticket)));
+                    }
+                    Step::End(_) | Step::GiveUp(_) => {}
+                }
+                while let Some(next) = model.turn(limit, most) {
+                    prop_assert_eq!(queue.admit(), Some(next));
+                    let at = model.waiting.iter().position(|(_, ticket)| *ticket == next).expect("it waits");
+                    model.taken.push(model.waiting.remove(at).0);
+                }
+                prop_assert_eq!(queue.admit(), None);
+                prop_assert_eq!(queue.taken(), model.taken.len());
+            }
+        }
+    }
+}
