@@ -8,7 +8,7 @@ use gofer_core::conformance::scheduler::Workloads;
 use gofer_core::scheduler::{EnvValue, LogCursor, Scheduler};
 use gofer_scheduler_nomad::{NomadConfig, NomadScheduler};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::agent::{Agent, skip};
 use crate::support::{Setup, id};
@@ -27,17 +27,16 @@ fn agent(test: &str) -> Option<Agent> {
     Some(agent)
 }
 
-/// A token that these rules are for.
-async fn token(agent: &Agent, name: &str, rules: &str) -> String {
+/// A token that these rules are for, as Nomad describes it.
+pub(crate) async fn token(agent: &Agent, name: &str, rules: &str) -> Value {
     let policy = json!({"Name": name, "Description": "for a test", "Rules": rules});
     agent.put(&format!("/v1/acl/policy/{name}"), &policy).await;
-    let token = agent.put("/v1/acl/token", &json!({"Name": name, "Type": "client", "Policies": [name]})).await;
-    token["SecretID"].as_str().expect("a secret").to_owned()
+    agent.put("/v1/acl/token", &json!({"Name": name, "Type": "client", "Policies": [name]})).await
 }
 
 /// Does whatever Gofer does with Nomad; what went wrong first.
-async fn everything(agent: &Agent, token: &str) -> Result<(), String> {
-    let agent = agent.with_token(token);
+async fn everything(agent: &Agent, token: &Value) -> Result<(), String> {
+    let agent = agent.with_token(token["SecretID"].as_str().expect("a secret"));
     // A stop without a grace then takes this long if it cannot send a signal.
     let setup = Setup::real(&agent, |config| config.max_grace = Duration::from_secs(120)).await;
     let outcome =
@@ -141,7 +140,7 @@ fn reduced(rules: &str) -> Vec<(String, String)> {
 }
 
 /// The policy without its comments.
-fn policy() -> String {
+pub(crate) fn policy() -> String {
     let text = std::fs::read_to_string(POLICY).expect("the policy");
     text.lines().map(|line| line.split('#').next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }

@@ -115,6 +115,21 @@ async fn a_template_gives_what_gofer_does_not_decide() {
     assert!(job["ID"].as_str().is_some_and(|id| id != "template"), "{}", job["ID"]);
 }
 
+/// What `config/nomad` ships is what Nomad takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shipped_job_specifications_are_valid_on_a_real_agent() {
+    let Some(agent) = Agent::find("the_shipped_job_specifications on a real agent") else { return };
+    let shipped = |name: &str| {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../config/nomad").join(name);
+        std::fs::read_to_string(path).expect("a shipped file")
+    };
+    let (outcome, _) = connect(&agent.address, &agent.token, &shipped("task.nomad.hcl")).await;
+    outcome.expect("the job template");
+    let job = agent.put("/v1/jobs/parse", &json!({"JobHCL": shipped("gofer.nomad.hcl"), "Canonicalize": true})).await;
+    let validation = agent.put("/v1/validate/job", &json!({ "Job": job })).await;
+    assert_eq!(validation["Error"], "", "{validation}");
+}
+
 /// Texts that Nomad, HCL or a template could take for more than text.
 const ODD: [&str; 12] = [
     "${x}",
