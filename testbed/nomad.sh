@@ -51,7 +51,10 @@ client {
   servers           = ["127.0.0.1:$((port + 1))"]
   cpu_total_compute = 100000
   memory_total_mb   = 65536
-  gc_max_allocs     = 1000
+  # A full disk must not take the logs that a test is about to read.
+  gc_max_allocs            = 1000
+  gc_disk_usage_threshold  = 100
+  gc_inode_usage_threshold = 100
   max_kill_timeout  = "1h"
   options {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"

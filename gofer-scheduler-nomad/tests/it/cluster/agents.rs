@@ -108,7 +108,7 @@ impl Cluster {
         let servers: Vec<String> = self.servers.iter().map(|server| format!("\"127.0.0.1:{}\"", server.rpc)).collect();
         let client = format!(
             "client {{\n  enabled = true\n  network_interface = \"lo\"\n  servers = [{}]\n  cpu_total_compute = 100000\n  \
-             memory_total_mb = 65536\n  min_dynamic_port = {}\n  max_dynamic_port = {}\n  max_kill_timeout = \"1h\"\n  \
+             memory_total_mb = 65536\n  gc_disk_usage_threshold = 100\n  min_dynamic_port = {}\n  max_dynamic_port = {}\n  max_kill_timeout = \"1h\"\n  \
              options {{\n    \"fingerprint.denylist\" = \"env_aws,env_gce,env_azure,env_digitalocean\"\n  }}\n}}\n\
              plugin \"raw_exec\" {{\n  config {{\n    enabled = true\n  }}\n}}\n",
             servers.join(", "),
