@@ -44,6 +44,10 @@ impl Scheduler for Retrying<dyn Scheduler> {
         self.0.capabilities()
     }
 
+    fn incarnation(&self) -> u64 {
+        self.0.incarnation()
+    }
+
     async fn check(&self) -> Result<String, BackendError> {
         repeat!(self.0.check()).0
     }

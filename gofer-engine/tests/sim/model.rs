@@ -88,6 +88,11 @@ impl Model {
         }
     }
 
+    /// Who took the last lease of the run.
+    pub(crate) fn holder(&self, run: &RunKey) -> Option<&str> {
+        self.runs.get(run)?.holder.as_deref()
+    }
+
     /// Everybody who asked to cancel this has been answered.
     pub(crate) fn acknowledge_cancels(&mut self, of: impl Fn(&RunKey) -> bool, at: Timestamp) {
         for (_, run) in self.runs.iter_mut().filter(|(key, _)| of(key)) {

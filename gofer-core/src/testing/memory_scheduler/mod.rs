@@ -161,6 +161,10 @@ impl Scheduler for MemoryScheduler {
         self.capabilities
     }
 
+    fn incarnation(&self) -> u64 {
+        0
+    }
+
     async fn check(&self) -> Result<String, BackendError> {
         Ok("memory".to_owned())
     }
