@@ -3,6 +3,9 @@
 #
 # postgres_start DIR   makes a cluster in DIR and starts it on a free loopback port; sets POSTGRES_URL
 # postgres_stop DIR    stops it
+# postgres_halt DIR MODE, postgres_resume DIR PORT    stop it (fast, immediate) and start it again with what it has
+#
+# POSTGRES_CONF may hold further lines of its configuration.
 #
 # It keeps nothing (no fsync), listens on 127.0.0.1 alone, and has a random password. PostgreSQL refuses to run as root, so
 # for root it runs as the user `postgres` of Debian's package.
@@ -73,6 +76,7 @@ fsync = off
 synchronous_commit = off
 full_page_writes = off
 log_min_messages = warning
+${POSTGRES_CONF:-}
 CONF
     for attempt in 1 2 3 4 5; do
         port=$((20000 + RANDOM % 12000))
@@ -92,4 +96,15 @@ postgres_stop() {
     if [ -f "$1/data/postmaster.pid" ]; then
         postgres_run pg_ctl stop --wait --mode=immediate --silent --pgdata="$1/data" >/dev/null 2>&1 || true
     fi
+}
+
+postgres_halt() {
+    POSTGRES_BIN=$(postgres_bin)
+    postgres_run pg_ctl stop --wait --timeout=60 --mode="$2" --silent --pgdata="$1/data" >/dev/null 2>&1
+}
+
+postgres_resume() {
+    POSTGRES_BIN=$(postgres_bin)
+    postgres_run pg_ctl start --wait --timeout=60 --silent --pgdata="$1/data" --log="$1/server.log" \
+        --options="-p $2" >/dev/null 2>&1
 }

@@ -127,7 +127,7 @@ pub(crate) fn joined<T>(result: Result<Result<T, DbError>, tokio::task::JoinErro
     result.unwrap_or_else(|error| Err(DbError::internal("a database operation broke off", error)))
 }
 
-/// Runs a query of `crate::queries` on a connection that reads. The arguments move into it.
+/// Runs a query of `crate::queries` on a connection that reads, within a time limit. The arguments move into it.
 macro_rules! query {
     ($db:expr, $module:ident :: $call:ident ( $($arg:expr),* $(,)? )) => {
         match $db.engine() {
@@ -138,7 +138,9 @@ macro_rules! query {
                 let pool = engine.pool();
                 $crate::db::joined(tokio::spawn(async move {
                     let mut connection = pool.get().await.map_err($crate::postgres::pool_error)?;
-                    $crate::postgres::queries::$module::$call(&mut connection $(, $arg)*).await
+                    let work = $crate::postgres::queries::$module::$call(&mut connection $(, $arg)*);
+                    let answer = $crate::postgres::answer(work).await;
+                    answer.unwrap_or_else(|late| Err($crate::postgres::give_up(&pool, connection, late)))
                 }).await)
             }
         }
@@ -146,7 +148,7 @@ macro_rules! query {
 }
 
 /// Runs a query of `crate::queries` in a transaction of its own, with the events it records. The arguments move into it,
-/// and it goes on when the caller goes away.
+/// and it goes on, within a time limit, when the caller goes away.
 macro_rules! transact {
     ($db:expr, $module:ident :: $call:ident ( $($arg:expr),* $(,)? )) => {
         match $db.engine() {
@@ -160,7 +162,7 @@ macro_rules! transact {
                 $crate::db::joined(tokio::spawn(async move {
                     use diesel_async::AsyncConnection as _;
                     let mut connection = pool.get().await.map_err($crate::postgres::pool_error)?;
-                    let (value, last) = connection
+                    let work = connection
                         .transaction(async |c| {
                             let mut tx = $crate::postgres::queries::Tx::new(c);
                             let value = $crate::postgres::queries::$module::$call(&mut tx $(, $arg)*).await?;
@@ -170,8 +172,10 @@ macro_rules! transact {
                                 $crate::postgres::notices::send(c, instance, last, hints).await?;
                             }
                             Ok::<_, $crate::error::DbError>((value, last))
-                        })
-                        .await?;
+                        });
+                    let answer = $crate::postgres::answer(work).await;
+                    let (value, last) =
+                        answer.unwrap_or_else(|late| Err($crate::postgres::give_up(&pool, connection, late)))?;
                     if let Some(last) = last {
                         $crate::db::note(&last_event, last);
                     }

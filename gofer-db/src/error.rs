@@ -167,6 +167,14 @@ impl From<DieselError> for DbError {
             (_, Some(DatabaseErrorKind::ReadOnlyTransaction)) => {
                 Self::unavailable("the database takes no writes now", error)
             }
+            // SQLite's file or its file system, after an error of the disk.
+            _ if says(&["attempt to write a readonly database"]) => {
+                Self::unavailable("the database takes no writes now", error)
+            }
+            // The driver's words for a socket that broke; its other errors of this kind are about values.
+            (_, Some(DatabaseErrorKind::UnableToSendCommand)) if says(&["error communicating with the server"]) => {
+                Self::unavailable("the connection to the database was lost", error)
+            }
             _ if says(&["database or disk is full", "No space left on device", "could not extend file"]) => {
                 Self::Exhausted { source: Some(error.into()) }
             }
@@ -240,6 +248,12 @@ mod tests {
             (said(DatabaseErrorKind::ClosedConnection, "connection closed"), ErrorKind::Unavailable),
             (said(DatabaseErrorKind::SerializationFailure, "could not serialize access"), ErrorKind::Unavailable),
             (said(DatabaseErrorKind::UniqueViolation, "duplicate key"), ErrorKind::Internal),
+            (
+                said(DatabaseErrorKind::UnableToSendCommand, "error communicating with the server"),
+                ErrorKind::Unavailable,
+            ),
+            (said(DatabaseErrorKind::UnableToSendCommand, "error serializing parameter 0"), ErrorKind::Internal),
+            (unknown("attempt to write a readonly database"), ErrorKind::Unavailable),
             (unknown("database is locked"), ErrorKind::Unavailable),
             (unknown("deadlock detected"), ErrorKind::Unavailable),
             (unknown("canceling statement due to statement timeout"), ErrorKind::Unavailable),

@@ -12,5 +12,6 @@ mod pipelines;
 mod raw;
 mod runs;
 mod secrets;
+mod several;
 mod timeline;
 mod wire;

@@ -1,5 +1,7 @@
 //! The real binary, as a user runs it.
 
+#[cfg(feature = "server")]
+mod campaign;
 mod command_line;
 mod compile;
 #[cfg(feature = "server")]

@@ -44,22 +44,35 @@ impl Serving {
     }
 
     fn start_in(dir: TempDir, args: Vec<String>) -> Self {
-        let (data_dir, log) = (dir.path().join("data"), dir.path().join("log"));
-        let (child, addr) = spawn(&data_dir, &log, "127.0.0.1:0", &args);
-        Self { child, addr, data_dir, log, token_file: None, args, _dir: dir }
+        let data_dir = dir.path().join("data");
+        Self::begin(dir, &data_dir, args)
     }
 
-    /// A development server of an existing data folder inside `dir`.
+    /// A development server of an existing data folder, in `dir` or elsewhere.
     pub(crate) fn start_on(dir: TempDir, data_dir: &Path) -> Self {
+        Self::begin(dir, data_dir, Vec::new())
+    }
+
+    fn begin(dir: TempDir, data_dir: &Path, args: Vec<String>) -> Self {
         let log = dir.path().join("log");
-        let (child, addr) = spawn(data_dir, &log, "127.0.0.1:0", &[]);
-        Self { child, addr, data_dir: data_dir.to_owned(), log, token_file: None, args: Vec::new(), _dir: dir }
+        let (child, addr) = spawn(data_dir, &log, "127.0.0.1:0", &args);
+        Self { child, addr, data_dir: data_dir.to_owned(), log, token_file: None, args, _dir: dir }
     }
 
     /// Kills the server as a power cut would, and starts it again at the same address.
     pub(crate) fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// Kills the server as a power cut would.
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("the server can be killed");
         self.child.wait().expect("the server has ended");
+    }
+
+    /// Starts a server that has ended again at the same address.
+    pub(crate) fn restart(&mut self) {
         let listen = self.addr.trim_start_matches("http://").to_owned();
         (self.child, self.addr) = spawn(&self.data_dir, &self.log, &listen, &self.args);
     }
@@ -122,7 +135,8 @@ impl Serving {
         }
     }
 
-    fn log(&self) -> String {
+    /// What the server, and those before it, said.
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }

@@ -21,8 +21,9 @@ use crate::error::DbError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long sent data may stay unacknowledged before the connection counts as dead.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(20);
-/// A statement that takes longer is broken off by the server; all of ours take milliseconds.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// A statement that takes longer is broken off by the server; all of ours take milliseconds. So is a transaction whose
+/// client (a paused server) says nothing for as long: what it has locked, others wait for.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub(super) struct Connector {

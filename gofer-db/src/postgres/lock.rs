@@ -17,13 +17,21 @@ const KEY: i64 = 0x67_6f66_6572_0001;
 /// How long a start waits for a server that just ended: its connection is closed by the kernel a moment after.
 const PATIENCE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(50);
+/// How long the session may take to say that it is there. Shorter than whoever waits for a check does.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) struct Lock {
     connector: Connector,
     database: String,
     shared: bool,
-    /// `None` once it was released.
-    session: Mutex<Option<AsyncPgConnection>>,
+    session: Mutex<Session>,
+}
+
+enum Session {
+    Held(Box<AsyncPgConnection>),
+    /// Its connection broke, and the lock is not taken again yet.
+    Lost,
+    Released,
 }
 
 #[derive(QueryableByName)]
@@ -40,24 +48,34 @@ struct Holder {
 
 impl Lock {
     pub(super) async fn take(connector: Connector, database: String, shared: bool) -> Result<Self, DbError> {
-        let session = Mutex::new(Some(locked_session(&connector, &database, shared).await?));
+        let session = Mutex::new(Session::Held(Box::new(locked_session(&connector, &database, shared).await?)));
         Ok(Self { connector, database, shared, session })
     }
 
     /// Fails when the lock was lost with its connection and another server has it now; takes it again otherwise.
     pub(super) async fn check(&self) -> Result<(), DbError> {
         let mut session = self.session.lock().await;
-        let Some(connection) = &mut *session else {
-            return Err(DbError::Unavailable { message: "the database is closed".into(), source: None });
+        let held = match &mut *session {
+            Session::Released => {
+                return Err(DbError::Unavailable { message: "the database is closed".into(), source: None });
+            }
+            Session::Held(connection) => {
+                let ping = diesel::sql_query("SELECT 1").execute(connection.as_mut());
+                matches!(tokio::time::timeout(ANSWER_TIMEOUT, ping).await, Ok(Ok(_)))
+            }
+            Session::Lost => false,
         };
-        if diesel::sql_query("SELECT 1").execute(connection).await.is_err() {
-            *connection = locked_session(&self.connector, &self.database, self.shared).await?;
+        if !held {
+            // First of all closed: if the server does not know that it is broken, the lock is still its.
+            *session = Session::Lost;
+            let connection = locked_session(&self.connector, &self.database, self.shared).await?;
+            *session = Session::Held(Box::new(connection));
         }
         Ok(())
     }
 
     pub(super) async fn release(&self) {
-        *self.session.lock().await = None;
+        *self.session.lock().await = Session::Released;
     }
 }
 

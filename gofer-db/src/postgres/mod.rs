@@ -8,11 +8,12 @@ pub(crate) mod notices;
 pub(crate) mod queries;
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::Runtime;
 use diesel::sql_types::Text;
-use diesel_async::pooled_connection::deadpool::{Pool, PoolError};
+use diesel_async::pooled_connection::deadpool::{Object, Pool, PoolError};
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection as _};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
@@ -20,6 +21,8 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _};
 use gofer_core::journal::Hint;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::error::Elapsed;
 
 use crate::config::{DbConfig, Target};
 use crate::error::DbError;
@@ -35,12 +38,26 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 /// Key of the advisory lock that serialises migrations; diesel_migrations takes none of its own.
 const MIGRATION_LOCK: i64 = 0x676f_6665_7200;
 
+/// How long an operation on a connection may take. Beyond the limit of each statement, so that the server gives up first if
+/// it is there; a network that swallows everything and acknowledges it (a proxy) shows in no other way.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often the server makes sure that it still has its lock, which PostgreSQL forgets with a restart.
+const LOCK_CHECK: Duration = Duration::from_secs(5);
+
 pub(crate) struct Postgres {
     pool: Pool<Conn>,
-    lock: lock::Lock,
+    lock: Arc<lock::Lock>,
+    /// Keeps the lock.
+    keeper: AbortHandle,
     /// `None` when nobody else uses the database.
     notices: Option<notices::Notices>,
     acquire_timeout: Duration,
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
 }
 
 impl Postgres {
@@ -51,7 +68,7 @@ impl Postgres {
         last_event: watch::Sender<u64>,
     ) -> Result<Self, DbError> {
         let connector = Connector::new(server, &config.tls)?;
-        let lock = lock::Lock::take(connector.clone(), target.to_string(), config.shared).await?;
+        let lock = Arc::new(lock::Lock::take(connector.clone(), target.to_string(), config.shared).await?);
         migrate(&connector).await?;
         let notices = config.shared.then(|| {
             // Random, and different for each server.
@@ -59,7 +76,8 @@ impl Postgres {
             notices::Notices::start(connector.clone(), instance, last_event)
         });
         let pool = pool(connector, config)?;
-        Ok(Self { pool, lock, notices, acquire_timeout: config.acquire_timeout })
+        let keeper = tokio::spawn(keep(lock.clone())).abort_handle();
+        Ok(Self { pool, lock, keeper, notices, acquire_timeout: config.acquire_timeout })
     }
 
     pub(crate) fn pool(&self) -> Pool<Conn> {
@@ -85,12 +103,16 @@ impl Postgres {
         let task = tokio::spawn(async move {
             let mut connection = pool.get().await.map_err(pool_error)?;
             let version = diesel::select(diesel::dsl::sql::<Text>("current_setting('server_version')"));
-            Ok(version.get_result::<String>(&mut connection).await?)
+            match answer(version.get_result::<String>(&mut connection)).await {
+                Ok(version) => Ok(version?),
+                Err(late) => Err(give_up(&pool, connection, late)),
+            }
         });
         Ok(format!("PostgreSQL {}", crate::db::joined(task.await)?))
     }
 
     pub(crate) async fn close(&self) {
+        self.keeper.abort();
         self.pool.close();
         self.lock.release().await;
     }
@@ -112,6 +134,28 @@ fn pool(connector: Connector, config: &DbConfig) -> Result<Pool<Conn>, DbError> 
         .create_timeout(Some(config.acquire_timeout))
         .build()
         .map_err(|error| DbError::internal("cannot make the database's connection pool", error))
+}
+
+/// What the database says, if it says anything in time.
+pub(crate) async fn answer<T>(work: impl Future<Output = T>) -> Result<T, Elapsed> {
+    tokio::time::timeout(ANSWER_TIMEOUT, work).await
+}
+
+/// The end of an operation that got no answer: nobody must use its connection again, and those that lie idle are as old.
+pub(crate) fn give_up(pool: &Pool<Conn>, connection: Object<Conn>, late: Elapsed) -> DbError {
+    drop(Object::take(connection));
+    pool.retain(|_, _| false);
+    DbError::unavailable("the database does not answer", late)
+}
+
+/// Takes the lock again when it was lost, so that no other server gets in unnoticed.
+async fn keep(lock: Arc<lock::Lock>) {
+    loop {
+        tokio::time::sleep(LOCK_CHECK).await;
+        if let Err(error) = lock.check().await {
+            tracing::warn!(%error, "cannot make sure of the database's lock, will try again");
+        }
+    }
 }
 
 pub(crate) fn pool_error(error: PoolError) -> DbError {

@@ -123,11 +123,14 @@ impl Listener {
         let (sender, mut payloads) = mpsc::channel(QUEUE);
         let broken = |error| DbError::unavailable("the connection that listens broke", error);
         let client = self.connector.listener(sender).await.map_err(super::connect::cannot_connect)?;
-        client.batch_execute(&format!("LISTEN {CHANNEL}")).await.map_err(broken)?;
+        let hangs = |late| DbError::unavailable("the connection that listens hangs", late);
+        let listen = format!("LISTEN {CHANNEL}");
+        tokio::time::timeout(PING, client.batch_execute(&listen)).await.map_err(hangs)?.map_err(broken)?;
         let (hints, _) = broadcast::channel(HINTS);
         self.telling.send_replace(Some(hints.clone()));
         // What was committed before anything could be heard.
-        let row = client.query_one("SELECT last FROM event_counter", &[]).await.map_err(broken)?;
+        let newest = client.query_one("SELECT last FROM event_counter", &[]);
+        let row = tokio::time::timeout(PING, newest).await.map_err(hangs)?.map_err(broken)?;
         crate::db::note(&self.last_event, crate::rows::unsigned(row.get(0))?);
         loop {
             match tokio::time::timeout(PING, payloads.recv()).await {
@@ -144,8 +147,7 @@ impl Listener {
                 }
                 Err(_) => {
                     let ping = tokio::time::timeout(PING, client.batch_execute("SELECT 1")).await;
-                    ping.map_err(|late| DbError::unavailable("the connection that listens hangs", late))?
-                        .map_err(broken)?;
+                    ping.map_err(hangs)?.map_err(broken)?;
                 }
             }
         }
