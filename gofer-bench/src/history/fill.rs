@@ -1,0 +1,188 @@
+//! Fills a database with complete runs, quickly: the database itself makes the rows, in large transactions.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, SqliteConnection};
+use gofer_core::Version;
+use gofer_core::event::EventDetails;
+use gofer_core::run::{Initiator, RunStatus, TaskStatus};
+use gofer_db::{DatabaseUrl, Db, DbConfig};
+
+use crate::history::PIPELINES;
+use crate::scratch::{Product, Scratch, connect};
+
+/// Runs per transaction.
+const CHUNK: u64 = 20_000;
+/// Time between two runs, and how long ago the newest was, in microseconds.
+const APART_US: u64 = 1_000;
+const AGO_US: u64 = 3_600 * 1_000_000;
+
+/// How much history.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    pub(super) runs: u64,
+    pub(super) events_per_run: u64,
+}
+
+/// Fills a database that has the pipelines and nothing else; returns the rows per second, the indexes' upkeep included.
+pub(super) async fn fill(scratch: &Scratch, size: Size) -> Result<f64> {
+    let config = DbConfig { url: Some(DatabaseUrl::new(scratch.url.as_str())), ..DbConfig::default() };
+    let db = Db::connect(config).await?;
+    let first_event = db.run_counts().await?.last_event_id;
+    db.close().await;
+    let start = Instant::now();
+    let statements = Statements::new(scratch.product, size, first_event)?;
+    match scratch.product {
+        Product::Sqlite => fill_sqlite(&scratch.url, &statements)?,
+        Product::Postgres => fill_postgres(&scratch.url, &statements).await?,
+    }
+    let rows = size.runs * (3 + size.events_per_run);
+    Ok(rows as f64 / start.elapsed().as_secs_f64())
+}
+
+fn fill_sqlite(path: &str, statements: &Statements) -> Result<()> {
+    let mut db = SqliteConnection::establish(path)?;
+    // Nobody needs the file if this is cut off; the server sets its own when it opens it.
+    db.batch_execute("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -262144")?;
+    for chunk in statements.chunks() {
+        db.batch_execute(&format!("BEGIN;{chunk};COMMIT"))?;
+    }
+    db.batch_execute(&statements.last())?;
+    db.batch_execute("PRAGMA synchronous = FULL; PRAGMA journal_mode = WAL")?;
+    Ok(())
+}
+
+async fn fill_postgres(url: &str, statements: &Statements) -> Result<()> {
+    let client = connect(url).await?;
+    client.batch_execute("SET synchronous_commit = off").await?;
+    for chunk in statements.chunks() {
+        client.batch_execute(&format!("BEGIN;{chunk};COMMIT")).await?;
+    }
+    client.batch_execute(&statements.last()).await?;
+    // As autovacuum would do soon after.
+    client
+        .batch_execute(
+            "SELECT setval(pg_get_serial_sequence('runs', 'id'), (SELECT max(id) FROM runs)); VACUUM ANALYZE",
+        )
+        .await?;
+    Ok(())
+}
+
+/// The SQL, the same for both products but for how bytes are written.
+struct Statements {
+    size: Size,
+    first_event: u64,
+    /// When the first run was created.
+    since_us: u64,
+    /// An expression for so many bytes.
+    bytes: fn(u8) -> String,
+    initiator: String,
+    /// Type and details of a run's events, by their place in the run; those beyond repeat the last.
+    events: Vec<(&'static str, String)>,
+}
+
+impl Statements {
+    fn new(product: Product, size: Size, first_event: u64) -> Result<Self> {
+        let initiator = Initiator::Token("bench".to_owned());
+        let events = [
+            EventDetails::RunCreated { version: Version(1), initiator: initiator.clone(), retry_of: None },
+            EventDetails::RunStarted {},
+            EventDetails::TaskRunStarting {},
+            EventDetails::TaskRunPlaced {},
+            EventDetails::TaskRunRunning {},
+            EventDetails::TaskRunCompleted { status: TaskStatus::Successful, reason: None, exit_code: Some(0) },
+            EventDetails::RunCompleted { status: RunStatus::Successful, reason: None },
+            EventDetails::LogArchived { size_bytes: 100 },
+        ];
+        let now_us = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64;
+        Ok(Self {
+            size,
+            first_event,
+            since_us: now_us.saturating_sub(AGO_US + size.runs * APART_US),
+            bytes: match product {
+                Product::Sqlite => |count| format!("zeroblob({count})"),
+                Product::Postgres => |count| format!("decode(repeat('00', {count}), 'hex')"),
+            },
+            initiator: serde_json::to_string(&initiator)?,
+            events: events
+                .iter()
+                .map(|event| Ok((event.type_name(), serde_json::to_string(event)?)))
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = String> {
+        (0..self.size.runs).step_by(CHUNK as usize).map(|first| {
+            let last = (first + CHUNK).min(self.size.runs);
+            [self.runs(first, last), self.tasks(first, last), self.events(first, last)].join(";")
+        })
+    }
+
+    /// The numbers from `first` (included) to `last` (not), as `n.i`.
+    fn numbers(first: u64, last: u64) -> String {
+        format!(
+            "WITH RECURSIVE n(i) AS (SELECT CAST({first} AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {last})"
+        )
+    }
+
+    fn runs(&self, first: u64, last: u64) -> String {
+        let Self { since_us, initiator, .. } = self;
+        format!(
+            "INSERT INTO runs (id, pipeline_id, namespace, pipeline, number, version, state, status, initiator, variables, \
+             token_nonce, token_hash, created_at, started_at, ended_at, lease_until, lease_epoch) {numbers} \
+             SELECT i + 1, i % {PIPELINES} + 1, 'default', 'h' || (i % {PIPELINES}), i / {PIPELINES} + 1, 1, 'complete', \
+             'successful', '{initiator}', '{{}}', {nonce}, {hash}, {since_us} + i * {APART_US}, \
+             {since_us} + i * {APART_US} + 100, {since_us} + i * {APART_US} + 900, 0, 1 FROM n",
+            numbers = Self::numbers(first, last),
+            nonce = (self.bytes)(16),
+            hash = (self.bytes)(32),
+        )
+    }
+
+    fn tasks(&self, first: u64, last: u64) -> String {
+        let numbers = Self::numbers(first, last);
+        let at = |offset_us: u64| format!("{} + i * {APART_US} + {offset_us}", self.since_us);
+        let times = [at(200), at(300), at(800)].join(", ");
+        format!(
+            "INSERT INTO task_runs (run_id, task, state, status, attempt, losses, exit_code, intended_at, started_at, ended_at) \
+             {numbers} SELECT i + 1, 'task', 'complete', 'successful', 1, 0, 0, {times} FROM n; \
+             INSERT INTO attempts (run_id, task, attempt, status, exit_code, intended_at, started_at, ended_at, log) \
+             {numbers} SELECT i + 1, 'task', 1, 'successful', 0, {times}, 'archived' FROM n"
+        )
+    }
+
+    fn events(&self, first: u64, last: u64) -> String {
+        let Self { size: Size { events_per_run, .. }, first_event, since_us, .. } = self;
+        let place = format!("(i % {events_per_run})");
+        let by_place = |value: fn(&(&'static str, String)) -> String| {
+            let arms: String =
+                self.events.iter().enumerate().map(|(k, event)| format!(" WHEN {k} THEN {}", value(event))).collect();
+            let other = self.events.last().map_or_else(String::new, value);
+            format!("CASE {place}{arms} ELSE {other} END")
+        };
+        let of_task = |value: &str| format!("CASE WHEN {place} IN (0, 1, 6) THEN NULL ELSE {value} END");
+        format!(
+            "INSERT INTO events (id, at, actor, namespace, pipeline, run, task, attempt, type, details) {numbers} \
+             SELECT i + 1 + {first_event}, {since_us} + i * {APART_US} / {events_per_run}, 'gofer', 'default', \
+             'h' || (i / {events_per_run} % {PIPELINES}), i / {events_per_run} / {PIPELINES} + 1, {task}, {attempt}, \
+             {kind}, {details} FROM n",
+            numbers = Self::numbers(first * events_per_run, last * events_per_run),
+            task = of_task("'task'"),
+            attempt = of_task("1"),
+            kind = by_place(|(kind, _)| format!("'{kind}'")),
+            details = by_place(|(_, details)| format!("'{details}'")),
+        )
+    }
+
+    /// What counts on from there.
+    fn last(&self) -> String {
+        let Self { size: Size { runs, events_per_run }, first_event, .. } = self;
+        format!(
+            "UPDATE event_counter SET last = {first_event} + {runs} * {events_per_run}; \
+             UPDATE pipelines SET last_run = (SELECT coalesce(max(number), 0) FROM runs WHERE runs.namespace = pipelines.namespace \
+             AND runs.pipeline = pipelines.name)"
+        )
+    }
+}
