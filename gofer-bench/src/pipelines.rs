@@ -1,5 +1,7 @@
 //! The pipelines that are measured.
 
+use anyhow::Result;
+use gofer_core::{PipelineId, TaskId, pipeline};
 use gofer_proto::v1::{CustomTask, Dependency, DependencyCondition, PipelineSpec, TaskSpec, task_spec};
 
 /// Tasks in the DAGs of `make`.
@@ -120,6 +122,35 @@ impl Dag {
 /// A pipeline of one task.
 pub(crate) fn single(name: &str, command: &[&str]) -> PipelineSpec {
     PipelineSpec { name: name.to_owned(), tasks: vec![task("task", command)], ..PipelineSpec::default() }
+}
+
+/// A width of `true` as the database keeps it.
+pub(crate) fn stored_spec(name: &str, width: u32) -> Result<pipeline::PipelineSpec> {
+    let task = |index: u32| {
+        let command = vec!["true".to_owned()];
+        anyhow::Ok(pipeline::TaskSpec {
+            id: TaskId::new(format!("t{index}"))?,
+            description: String::new(),
+            kind: pipeline::TaskKind::Custom(pipeline::CustomTask { command, ..Default::default() }),
+            depends_on: Vec::new(),
+            variables: Default::default(),
+            retries: Default::default(),
+            timeout: None,
+            start_timeout: None,
+            resources: Default::default(),
+            continue_on_failure: false,
+        })
+    };
+    Ok(pipeline::PipelineSpec {
+        name: PipelineId::new(name)?,
+        description: String::new(),
+        tasks: (0..width).map(task).collect::<Result<_>>()?,
+        variables: Default::default(),
+        parallelism: None,
+        overlap: Default::default(),
+        subscriptions: Vec::new(),
+        sdk: String::new(),
+    })
 }
 
 fn task(id: &str, command: &[&str]) -> TaskSpec {

@@ -8,9 +8,9 @@ use diesel::{Connection as _, SqliteConnection};
 use gofer_core::Version;
 use gofer_core::event::EventDetails;
 use gofer_core::run::{Initiator, RunStatus, TaskStatus};
-use gofer_db::{DatabaseUrl, Db, DbConfig};
 
 use crate::history::PIPELINES;
+use crate::pipelines::stored_spec;
 use crate::scratch::{Product, Scratch, connect};
 
 /// Runs per transaction.
@@ -26,14 +26,18 @@ pub(super) struct Size {
     pub(super) events_per_run: u64,
 }
 
-/// Fills a database that has the pipelines and nothing else; returns the rows per second, the indexes' upkeep included.
+/// The schema of the first Gofer there was: what has changed since is up to the server that opens the database.
+const SQLITE_SCHEMA: &str = include_str!("../../../gofer-db/migrations/sqlite/00000000000001_initial/up.sql");
+const POSTGRES_SCHEMA: &str = include_str!("../../../gofer-db/migrations/postgres/00000000000001_initial/up.sql");
+/// How diesel remembers that this schema is there.
+const APPLIED: &str = "CREATE TABLE __diesel_schema_migrations (version VARCHAR(50) PRIMARY KEY NOT NULL, \
+     run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP); \
+     INSERT INTO __diesel_schema_migrations (version) VALUES ('00000000000001')";
+
+/// Fills an empty database; returns the rows per second, the indexes' upkeep included.
 pub(super) async fn fill(scratch: &Scratch, size: Size) -> Result<f64> {
-    let config = DbConfig { url: Some(DatabaseUrl::new(scratch.url.as_str())), ..DbConfig::default() };
-    let db = Db::connect(config).await?;
-    let first_event = db.run_counts().await?.last_event_id;
-    db.close().await;
     let start = Instant::now();
-    let statements = Statements::new(scratch.product, size, first_event)?;
+    let statements = Statements::new(scratch.product, size)?;
     match scratch.product {
         Product::Sqlite => fill_sqlite(&scratch.url, &statements)?,
         Product::Postgres => fill_postgres(&scratch.url, &statements).await?,
@@ -46,6 +50,7 @@ fn fill_sqlite(path: &str, statements: &Statements) -> Result<()> {
     let mut db = SqliteConnection::establish(path)?;
     // Nobody needs the file if this is cut off; the server sets its own when it opens it.
     db.batch_execute("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -262144")?;
+    db.batch_execute(&format!("{SQLITE_SCHEMA};{APPLIED};{}", statements.pipelines()?))?;
     for chunk in statements.chunks() {
         db.batch_execute(&format!("BEGIN;{chunk};COMMIT"))?;
     }
@@ -57,23 +62,25 @@ fn fill_sqlite(path: &str, statements: &Statements) -> Result<()> {
 async fn fill_postgres(url: &str, statements: &Statements) -> Result<()> {
     let client = connect(url).await?;
     client.batch_execute("SET synchronous_commit = off").await?;
+    client.batch_execute(&format!("{POSTGRES_SCHEMA};{APPLIED};{}", statements.pipelines()?)).await?;
     for chunk in statements.chunks() {
         client.batch_execute(&format!("BEGIN;{chunk};COMMIT")).await?;
     }
     client.batch_execute(&statements.last()).await?;
-    // As autovacuum would do soon after.
     client
         .batch_execute(
-            "SELECT setval(pg_get_serial_sequence('runs', 'id'), (SELECT max(id) FROM runs)); VACUUM ANALYZE",
+            "SELECT setval(pg_get_serial_sequence('runs', 'id'), (SELECT max(id) FROM runs)), \
+             setval(pg_get_serial_sequence('pipelines', 'id'), (SELECT max(id) FROM pipelines))",
         )
         .await?;
+    // As autovacuum would do soon after.
+    client.batch_execute("VACUUM ANALYZE").await?;
     Ok(())
 }
 
 /// The SQL, the same for both products but for how bytes are written.
 struct Statements {
     size: Size,
-    first_event: u64,
     /// When the first run was created.
     since_us: u64,
     /// An expression for so many bytes.
@@ -84,7 +91,7 @@ struct Statements {
 }
 
 impl Statements {
-    fn new(product: Product, size: Size, first_event: u64) -> Result<Self> {
+    fn new(product: Product, size: Size) -> Result<Self> {
         let initiator = Initiator::Token("bench".to_owned());
         let events = [
             EventDetails::RunCreated { version: Version(1), initiator: initiator.clone(), retry_of: None },
@@ -99,7 +106,6 @@ impl Statements {
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64;
         Ok(Self {
             size,
-            first_event,
             since_us: now_us.saturating_sub(AGO_US + size.runs * APART_US),
             bytes: match product {
                 Product::Sqlite => |count| format!("zeroblob({count})"),
@@ -118,6 +124,23 @@ impl Statements {
             let last = (first + CHUNK).min(self.size.runs);
             [self.runs(first, last), self.tasks(first, last), self.events(first, last)].join(";")
         })
+    }
+
+    /// One task each, enabled.
+    fn pipelines(&self) -> Result<String> {
+        let since_us = self.since_us;
+        let mut statements = Vec::new();
+        for index in 0..PIPELINES {
+            let (id, name) = (index + 1, format!("h{index}"));
+            let spec = serde_json::to_string(&stored_spec(&name, 1)?)?;
+            statements.push(format!(
+                "INSERT INTO pipelines (id, namespace, name, enabled, latest_version, last_run, overlap, created_at, \
+                 updated_at) VALUES ({id}, 'default', '{name}', (1 = 1), 1, 0, 'queue', {since_us}, {since_us}); \
+                 INSERT INTO pipeline_versions (pipeline_id, version, spec, digest, registered_by, created_at) \
+                 VALUES ({id}, 1, '{spec}', 'bench', 'bench', {since_us})"
+            ));
+        }
+        Ok(statements.join(";"))
     }
 
     /// The numbers from `first` (included) to `last` (not), as `n.i`.
@@ -147,14 +170,14 @@ impl Statements {
         let times = [at(200), at(300), at(800)].join(", ");
         format!(
             "INSERT INTO task_runs (run_id, task, state, status, attempt, losses, exit_code, intended_at, started_at, ended_at) \
-             {numbers} SELECT i + 1, 'task', 'complete', 'successful', 1, 0, 0, {times} FROM n; \
+             {numbers} SELECT i + 1, 't0', 'complete', 'successful', 1, 0, 0, {times} FROM n; \
              INSERT INTO attempts (run_id, task, attempt, status, exit_code, intended_at, started_at, ended_at, log) \
-             {numbers} SELECT i + 1, 'task', 1, 'successful', 0, {times}, 'archived' FROM n"
+             {numbers} SELECT i + 1, 't0', 1, 'successful', 0, {times}, 'archived' FROM n"
         )
     }
 
     fn events(&self, first: u64, last: u64) -> String {
-        let Self { size: Size { events_per_run, .. }, first_event, since_us, .. } = self;
+        let Self { size: Size { events_per_run, .. }, since_us, .. } = self;
         let place = format!("(i % {events_per_run})");
         let by_place = |value: fn(&(&'static str, String)) -> String| {
             let arms: String =
@@ -165,11 +188,11 @@ impl Statements {
         let of_task = |value: &str| format!("CASE WHEN {place} IN (0, 1, 6) THEN NULL ELSE {value} END");
         format!(
             "INSERT INTO events (id, at, actor, namespace, pipeline, run, task, attempt, type, details) {numbers} \
-             SELECT i + 1 + {first_event}, {since_us} + i * {APART_US} / {events_per_run}, 'gofer', 'default', \
+             SELECT i + 1, {since_us} + i * {APART_US} / {events_per_run}, 'gofer', 'default', \
              'h' || (i / {events_per_run} % {PIPELINES}), i / {events_per_run} / {PIPELINES} + 1, {task}, {attempt}, \
              {kind}, {details} FROM n",
             numbers = Self::numbers(first * events_per_run, last * events_per_run),
-            task = of_task("'task'"),
+            task = of_task("'t0'"),
             attempt = of_task("1"),
             kind = by_place(|(kind, _)| format!("'{kind}'")),
             details = by_place(|(_, details)| format!("'{details}'")),
@@ -178,9 +201,9 @@ impl Statements {
 
     /// What counts on from there.
     fn last(&self) -> String {
-        let Self { size: Size { runs, events_per_run }, first_event, .. } = self;
+        let Self { size: Size { runs, events_per_run }, .. } = self;
         format!(
-            "UPDATE event_counter SET last = {first_event} + {runs} * {events_per_run}; \
+            "UPDATE event_counter SET last = {runs} * {events_per_run}; \
              UPDATE pipelines SET last_run = (SELECT coalesce(max(number), 0) FROM runs WHERE runs.namespace = pipelines.namespace \
              AND runs.pipeline = pipelines.name)"
         )

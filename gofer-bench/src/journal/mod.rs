@@ -10,15 +10,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
 use gofer_core::run::Initiator;
 use gofer_core::testing::{MemoryObjectStore, MemorySecretStore};
-use gofer_core::{NamespaceId, PipelineId, TaskId, Timestamp};
+use gofer_core::{NamespaceId, PipelineId, Timestamp};
 use gofer_db::{DatabaseUrl, Db, DbConfig, Registration};
 use gofer_engine::{Backends, Engine, EngineConfig, StartRun};
 
 use crate::journal::counted::Counted;
 use crate::journal::null::NullScheduler;
+use crate::pipelines::stored_spec;
 use crate::report::{Report, Samples, Unit};
 use crate::scratch::{Product, Scratch};
 use crate::{Bench, progress};
@@ -161,31 +161,7 @@ async fn one_run(engine: &Engine, db: &Db, pipeline: &PipelineId) -> Result<()> 
 /// One pipeline for all runs, as wide as asked for.
 async fn register(db: &Db, width: u32) -> Result<PipelineId> {
     let name = PipelineId::new(format!("bench-{width}"))?;
-    let task = |index: u32| {
-        let command = vec!["true".to_owned()];
-        anyhow::Ok(TaskSpec {
-            id: TaskId::new(format!("t{index}"))?,
-            description: String::new(),
-            kind: TaskKind::Custom(CustomTask { command, ..CustomTask::default() }),
-            depends_on: Vec::new(),
-            variables: BTreeMap::new(),
-            retries: Default::default(),
-            timeout: None,
-            start_timeout: None,
-            resources: Default::default(),
-            continue_on_failure: false,
-        })
-    };
-    let spec = PipelineSpec {
-        name: name.clone(),
-        description: String::new(),
-        tasks: (0..width).map(task).collect::<Result<_>>()?,
-        variables: BTreeMap::new(),
-        parallelism: None,
-        overlap: Default::default(),
-        subscriptions: Vec::new(),
-        sdk: String::new(),
-    };
+    let spec = stored_spec(name.as_str(), width)?;
     let digest = format!("bench-{width}");
     let registration = Registration { namespace: namespace()?, spec: Arc::new(spec), digest, expected_version: None };
     db.pipeline_register(registration, "bench", Timestamp::now()).await?;
