@@ -13,13 +13,17 @@ use gofer_core::journal::{
     ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
     RunSnapshot,
 };
-use gofer_core::run::{CancelRequest, LogState, TaskState};
+use gofer_core::run::{CancelRequest, LogState, RunState, RunStatus, TaskState};
 use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};
+use tokio::sync::Semaphore;
 
-/// A journal whose commits are counted.
+/// A journal whose commits are counted. Whoever waits for runs to end need not ask the database, which has enough to do.
 #[derive(Debug)]
 pub(super) struct Counted {
     journal: Arc<dyn Journal>,
+    /// Gets a permit for each run that ends.
+    ended: Arc<Semaphore>,
+    unsuccessful: AtomicU64,
     transactions: AtomicU64,
     changes: AtomicU64,
     tasks: AtomicU64,
@@ -49,8 +53,14 @@ impl Sub for Counts {
 }
 
 impl Counted {
-    pub(super) fn new(journal: Arc<dyn Journal>) -> Self {
-        Self { journal, transactions: AtomicU64::new(0), changes: AtomicU64::new(0), tasks: AtomicU64::new(0) }
+    pub(super) fn new(journal: Arc<dyn Journal>, ended: Arc<Semaphore>) -> Self {
+        let [unsuccessful, transactions, changes, tasks] = [const { AtomicU64::new(0) }; 4];
+        Self { journal, ended, unsuccessful, transactions, changes, tasks }
+    }
+
+    /// Runs that ended, but not well.
+    pub(super) fn unsuccessful(&self) -> u64 {
+        self.unsuccessful.load(Ordering::Relaxed)
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -106,14 +116,16 @@ impl Journal for Counted {
     }
 
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
-        let changes: Vec<(usize, usize)> = commits.iter().map(changes).collect();
+        let asked: Vec<Asked> = commits.iter().map(Asked::of).collect();
         let committed = self.journal.commit(commits).await?;
         Self::add(&self.transactions, 1);
-        for ((states, completed), _) in
-            changes.into_iter().zip(&committed).filter(|(_, committed)| **committed == Committed::Done)
-        {
-            Self::add(&self.changes, states);
-            Self::add(&self.tasks, completed);
+        for (asked, _) in asked.iter().zip(&committed).filter(|(_, committed)| **committed == Committed::Done) {
+            Self::add(&self.changes, asked.changes);
+            Self::add(&self.tasks, asked.tasks);
+            if let Some(status) = asked.ended {
+                Self::add(&self.unsuccessful, usize::from(status != RunStatus::Successful));
+                self.ended.add_permits(1);
+            }
         }
         Ok(committed)
     }
@@ -167,10 +179,27 @@ impl Journal for Counted {
     }
 }
 
-/// Changes of state in a commit, and how many of them complete a task run.
-fn changes(commit: &Commit) -> (usize, usize) {
-    let tasks = commit.tasks.iter().filter(|task| task.from != task.to.state);
-    let run = commit.run.iter().filter(|run| run.from != run.to).count();
-    let completed = tasks.clone().filter(|task| matches!(task.to.state, TaskState::Complete(_))).count();
-    (tasks.count() + run, completed)
+/// What a commit asks for.
+struct Asked {
+    changes: usize,
+    /// Task runs that become complete.
+    tasks: usize,
+    /// What the run comes to, if it ends.
+    ended: Option<RunStatus>,
+}
+
+impl Asked {
+    fn of(commit: &Commit) -> Self {
+        let tasks = commit.tasks.iter().filter(|task| task.from != task.to.state);
+        let run = commit.run.as_ref().filter(|run| run.from != run.to);
+        let ended = run.and_then(|run| match run.to {
+            RunState::Complete(status) => Some(status),
+            _ => None,
+        });
+        Self {
+            changes: tasks.clone().count() + usize::from(run.is_some()),
+            tasks: tasks.filter(|task| matches!(task.to.state, TaskState::Complete(_))).count(),
+            ended,
+        }
+    }
 }

@@ -15,6 +15,9 @@ use gofer_core::testing::{MemoryObjectStore, MemorySecretStore};
 use gofer_core::{NamespaceId, PipelineId, Timestamp};
 use gofer_db::{DatabaseUrl, Db, DbConfig, Registration};
 use gofer_engine::{Backends, Engine, EngineConfig, StartRun};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::journal::counted::Counted;
 use crate::journal::null::NullScheduler;
@@ -83,7 +86,8 @@ async fn on_its_own_threads(
 
 async fn all_rounds(config: DbConfig, width: u32, window: Duration, rounds: usize, dir: &Path) -> Result<Vec<Round>> {
     let db = Db::connect(config).await?;
-    let journal = Arc::new(Counted::new(Arc::new(db.clone())));
+    let places = Arc::new(Semaphore::new(RUNS));
+    let journal = Arc::new(Counted::new(Arc::new(db.clone()), places.clone()));
     let backends = Backends {
         scheduler: Arc::new(NullScheduler::default()),
         objects: Arc::new(MemoryObjectStore::new()),
@@ -97,7 +101,7 @@ async fn all_rounds(config: DbConfig, width: u32, window: Duration, rounds: usiz
         let (single_updates, batched_updates) = anchor::updates(dir)?;
         let before = journal.counts();
         let start = Instant::now();
-        sustain(&engine, &db, &pipeline, start + window).await?;
+        sustain(&engine, &pipeline, &places, start + window).await?;
         let seconds = start.elapsed().as_secs_f64();
         let count = journal.counts() - before;
         measured.push(Round {
@@ -109,53 +113,37 @@ async fn all_rounds(config: DbConfig, width: u32, window: Duration, rounds: usiz
             tasks: count.tasks as f64 / seconds,
         });
     }
+    ensure!(journal.unsuccessful() == 0, "{} runs failed", journal.unsuccessful());
     engine.shutdown().await;
     db.close().await;
     Ok(measured)
 }
 
-/// Keeps [`RUNS`] runs going until the deadline, then waits for the last.
-async fn sustain(engine: &Engine, db: &Db, pipeline: &PipelineId, deadline: Instant) -> Result<()> {
-    let mut starters = tokio::task::JoinSet::new();
-    for _ in 0..RUNS {
-        let (engine, db, pipeline) = (engine.clone(), db.clone(), pipeline.clone());
-        starters.spawn(async move {
-            while Instant::now() < deadline {
-                one_run(&engine, &db, &pipeline).await?;
-            }
-            Ok::<_, anyhow::Error>(())
-        });
-    }
-    let all = async {
-        while let Some(starter) = starters.join_next().await {
-            starter??;
-        }
-        Ok(())
-    };
-    let left = deadline.saturating_duration_since(Instant::now()) + DRAIN;
-    tokio::time::timeout(left, all).await.context("runs do not end")?
-}
-
-async fn one_run(engine: &Engine, db: &Db, pipeline: &PipelineId) -> Result<()> {
-    // Before the run is asked for, so that its end is not missed.
-    let mut events = db.event_watch();
-    let request = StartRun {
-        namespace: namespace()?,
-        pipeline: pipeline.clone(),
-        version: None,
-        variables: BTreeMap::new(),
-        initiator: Initiator::Token("bench".to_owned()),
-        idempotency_key: None,
-    };
-    let key = engine.start_run(request).await?.key;
-    loop {
-        events.changed().await.context("the database was closed")?;
-        let run = db.run_get(&key).await?;
-        if run.state.is_complete() {
-            ensure!(run.reason.is_none(), "a run failed: {run:?}");
-            return Ok(());
+/// Keeps [`RUNS`] runs going until the deadline, then waits for the last: each has one of the places until it ends.
+async fn sustain(engine: &Engine, pipeline: &PipelineId, places: &Semaphore, deadline: Instant) -> Result<()> {
+    let mut calls = JoinSet::new();
+    while Instant::now() < deadline {
+        timeout(DRAIN, places.acquire()).await.context("no run ends")??.forget();
+        let request = StartRun {
+            namespace: namespace()?,
+            pipeline: pipeline.clone(),
+            version: None,
+            variables: BTreeMap::new(),
+            initiator: Initiator::Token("bench".to_owned()),
+            idempotency_key: None,
+        };
+        let engine = engine.clone();
+        calls.spawn(async move { engine.start_run(request).await });
+        while let Some(answer) = calls.try_join_next() {
+            answer??;
         }
     }
+    for answer in calls.join_all().await {
+        answer?;
+    }
+    // Given back at once, for the next round.
+    drop(timeout(DRAIN, places.acquire_many(RUNS as u32)).await.context("the last runs do not end")??);
+    Ok(())
 }
 
 /// One pipeline for all runs, as wide as asked for.
