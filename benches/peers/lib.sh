@@ -3,6 +3,7 @@
 # shellcheck shell=bash
 set -euo pipefail
 
+# shellcheck disable=SC2034 # for those who source this
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 shape=${1:?name a shape: chain or wide}
 case $shape in chain | wide) ;; *) echo "shape: must be chain or wide (got \`$shape\`)" >&2; exit 2 ;; esac
