@@ -13,8 +13,6 @@ use crate::history::PIPELINES;
 use crate::pipelines::stored_spec;
 use crate::scratch::{Product, Scratch, connect};
 
-/// Runs per transaction.
-const CHUNK: u64 = 20_000;
 /// Time between two runs, and how long ago the newest was, in microseconds.
 const APART_US: u64 = 1_000;
 const AGO_US: u64 = 3_600 * 1_000_000;
@@ -24,6 +22,8 @@ const AGO_US: u64 = 3_600 * 1_000_000;
 pub(super) struct Size {
     pub(super) runs: u64,
     pub(super) events_per_run: u64,
+    /// Runs per transaction.
+    pub(super) chunk: u64,
 }
 
 /// The schema of the first Gofer there was: what has changed since is up to the server that opens the database.
@@ -120,8 +120,8 @@ impl Statements {
     }
 
     fn chunks(&self) -> impl Iterator<Item = String> {
-        (0..self.size.runs).step_by(CHUNK as usize).map(|first| {
-            let last = (first + CHUNK).min(self.size.runs);
+        (0..self.size.runs).step_by(self.size.chunk as usize).map(|first| {
+            let last = (first + self.size.chunk).min(self.size.runs);
             [self.runs(first, last), self.tasks(first, last), self.events(first, last)].join(";")
         })
     }
@@ -201,11 +201,52 @@ impl Statements {
 
     /// What counts on from there.
     fn last(&self) -> String {
-        let Self { size: Size { runs, events_per_run }, .. } = self;
+        let Self { size: Size { runs, events_per_run, .. }, .. } = self;
         format!(
             "UPDATE event_counter SET last = {runs} * {events_per_run}; \
              UPDATE pipelines SET last_run = (SELECT coalesce(max(number), 0) FROM runs WHERE runs.namespace = pipelines.namespace \
              AND runs.pipeline = pipelines.name)"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gofer_core::{NamespaceId, PipelineId, RunKey, RunNumber};
+    use gofer_db::{Db, DbConfig, EventFilter};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_made_is_what_gofer_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create(Product::Sqlite, dir.path(), "fill").await.unwrap();
+        // Neither a whole chunk nor the same number for each pipeline.
+        let size = Size { runs: 350, events_per_run: 10, chunk: 300 };
+        fill(&scratch, size).await.unwrap();
+
+        let db = Db::connect(DbConfig::sqlite(&scratch.url)).await.unwrap();
+        let counts = db.run_counts().await.unwrap();
+        assert_eq!((counts.pending_runs, counts.running_runs), (0, 0));
+        assert_eq!(counts.last_event_id, size.runs * 10);
+        let newest = db.event_list_before(None, &EventFilter::default(), 1_000).await.unwrap();
+        assert!(newest.iter().map(|event| event.id).eq((0..1_000).map(|back| size.runs * 10 - back)));
+
+        let (namespace, pipeline) = (NamespaceId::new("default").unwrap(), PipelineId::new("h49").unwrap());
+        let latest = db.run_latest(&namespace, &pipeline).await.unwrap();
+        let run = RunNumber(size.runs.div_ceil(PIPELINES));
+        assert_eq!(latest.key, RunKey { namespace: namespace.clone(), pipeline, run });
+        assert!(latest.state.is_complete());
+        let of_run = EventFilter {
+            namespaces: Some(vec![namespace]),
+            pipeline: Some(latest.key.pipeline.clone()),
+            run: Some(run),
+            types: Vec::new(),
+        };
+        let events = db.event_list_before(None, &of_run, 100).await.unwrap();
+        let types: Vec<&str> = events.iter().rev().map(|event| event.body.details.type_name()).collect();
+        assert_eq!(types[..2], ["run_created", "run_started"]);
+        assert_eq!(types.len(), 10);
+        db.close().await;
     }
 }

@@ -17,6 +17,8 @@ use crate::scratch::{Product, Scratch};
 use crate::server::{Events, NAMESPACE, Server, next_event};
 use crate::{Bench, progress};
 
+/// Runs per transaction of the generator.
+const CHUNK: u64 = 20_000;
 /// Pipelines that the runs are of, in turn.
 const PIPELINES: u64 = 100;
 /// The one whose runs are looked at, and started.
@@ -32,7 +34,7 @@ pub(crate) async fn measure(bench: &Bench, runs: u64, events: u64, report: &mut 
         events >= runs,
         "`--events` must be at least `--runs`: every run has one (got `{events}` for `{runs}` runs)"
     );
-    let size = Size { runs, events_per_run: events / runs };
+    let size = Size { runs, events_per_run: events / runs, chunk: CHUNK };
     for product in Product::here() {
         let dir = bench.new_dir("history-")?;
         let empty = Scratch::create(product, &dir, "empty").await?;
