@@ -139,10 +139,10 @@ impl Stamps {
 }
 
 /// The one clock that two processes share by name.
-fn now_ns() -> Result<i64> {
+pub(crate) fn now_ns() -> Result<i64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos().try_into()?)
 }
 
-fn ms_between(from_ns: i64, to_ns: i64) -> f64 {
+pub(crate) fn ms_between(from_ns: i64, to_ns: i64) -> f64 {
     (to_ns - from_ns) as f64 / 1e6
 }

@@ -61,7 +61,7 @@ impl Machine {
     }
 }
 
-fn fdatasync_us(dir: &Path) -> Result<Summary> {
+pub(crate) fn fdatasync_us(dir: &Path) -> Result<Summary> {
     let mut file = tempfile::tempfile_in(dir)?;
     let mut samples = Vec::with_capacity(SYNCS);
     for _ in 0..SYNCS {

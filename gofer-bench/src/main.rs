@@ -1,12 +1,18 @@
 #![doc = include_str!("../README.md")]
 
+mod active;
+mod history;
 mod idle;
+mod journal;
 mod latency;
+mod logs;
 mod machine;
 mod make;
 mod pipelines;
 mod processes;
 mod report;
+mod scale;
+mod scratch;
 mod server;
 mod start;
 mod stats;
@@ -22,6 +28,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::machine::Machine;
 use crate::report::Report;
+
+/// What `all` gives to `logs` and `journal`, and what they take by themselves.
+const LOG_MIB: u32 = 512;
+const JOURNAL_WIDTH: u32 = 100;
 
 /// Measures the `gofer` binary as a user runs it, beside its anchors
 #[derive(Debug, Parser)]
@@ -51,7 +61,7 @@ struct Cli {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 enum Group {
-    /// Every group, one after the other
+    /// Every group that takes minutes at most, one after the other
     All,
     /// Chain and width of 40 beside GNU make
     Make,
@@ -63,6 +73,39 @@ enum Group {
     Start,
     /// Memory of the idle server, size of the binary
     Idle,
+    /// How soon a line of a log arrives, and how many bytes a second
+    Logs {
+        /// How long the log is whose bytes are counted; a server keeps 1024 at most
+        #[arg(long, default_value_t = LOG_MIB, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        mib: u32,
+    },
+    /// Changes of state per second of an engine whose scheduler does nothing
+    Journal {
+        /// Tasks in each run's width
+        #[arg(long, default_value_t = JOURNAL_WIDTH, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        width: u32,
+    },
+    /// Many runs that wait at once: the server's memory, and the time to cancel them (not in `all`)
+    Active {
+        /// How many
+        #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        runs: u32,
+    },
+    /// A database with a long history beside an empty one (not in `all`)
+    History {
+        /// How many complete runs
+        #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(100..))]
+        runs: u64,
+        /// How many events, shared out evenly among the runs
+        #[arg(long, default_value_t = 10_000_000, value_name = "M", value_parser = clap::value_parser!(u64).range(100..))]
+        events: u64,
+    },
+    /// Large DAGs: time and memory per task (not in `all`)
+    Scale {
+        /// Tasks in the largest; the same is measured with a tenth
+        #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=10_000))]
+        tasks: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -92,10 +135,12 @@ impl Bench {
 }
 
 fn main() -> ExitCode {
-    // Before anything else: as a task of a measured run this program is a stopwatch.
+    // Before anything else: as a task of a measured run this program is a stopwatch, or prints.
     let mut args = std::env::args_os().skip(1);
     let result = match args.next() {
         Some(arg) if arg == latency::STAMP_COMMAND => latency::stamp(args.next().as_deref()),
+        Some(arg) if arg == logs::TICK_COMMAND => logs::tick(args.next().as_deref()),
+        Some(arg) if arg == logs::POUR_COMMAND => logs::pour(args.next().as_deref()),
         _ => run(),
     };
     match result {
@@ -153,6 +198,18 @@ async fn measure(cli: &Cli) -> Result<Report> {
     }
     if wanted(Group::Throughput) {
         throughput::measure(&bench, &mut report).await?;
+    }
+    match cli.group {
+        Group::All => {
+            logs::measure(&bench, LOG_MIB, &mut report).await?;
+            journal::measure(&bench, JOURNAL_WIDTH, &mut report).await?;
+        }
+        Group::Logs { mib } => logs::measure(&bench, mib, &mut report).await?,
+        Group::Journal { width } => journal::measure(&bench, width, &mut report).await?,
+        Group::Scale { tasks } => scale::measure(&bench, tasks as usize, &mut report).await?,
+        Group::Active { runs } => active::measure(&bench, runs, &mut report).await?,
+        Group::History { runs, events } => history::measure(&bench, runs, events, &mut report).await?,
+        _ => {}
     }
     Ok(report)
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use prost::Message as _;
 
-use crate::pipelines::{Shape, TASKS, Work, dag, makefile};
+use crate::pipelines::{Dag, Shape, TASKS, Work};
 use crate::report::{Report, Samples, Unit};
 use crate::server::Server;
 use crate::{Bench, progress};
@@ -27,9 +27,10 @@ pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
 async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Shape, work: Work) -> Result<()> {
     let measure = format!("{} of {TASKS} × `{}`", shape.name(), work.name());
     progress(&measure);
-    let spec = dag(shape, work);
+    let dag = Dag::new(shape, work, TASKS);
+    let spec = dag.spec();
     let pipeline = spec.name.clone();
-    let files = Files::write(&bench.new_dir("dag-")?, &spec.encode_to_vec(), &makefile(shape, work))?;
+    let files = Files::write(&bench.new_dir("dag-")?, &spec.encode_to_vec(), &dag.makefile())?;
     server.register(spec).await?;
 
     // Gofer starts whatever may start, so the same is asked of make.
@@ -57,7 +58,7 @@ async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Sha
 }
 
 /// Milliseconds from starting a program until it has ended well.
-fn time(command: &mut Command) -> Result<f64> {
+pub(crate) fn time(command: &mut Command) -> Result<f64> {
     let start = Instant::now();
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
     let elapsed = start.elapsed();

@@ -1,17 +1,25 @@
 //! The pipelines that are measured.
 
+use anyhow::Result;
+use gofer_core::{PipelineId, TaskId, pipeline};
 use gofer_proto::v1::{CustomTask, Dependency, DependencyCondition, PipelineSpec, TaskSpec, task_spec};
 
-/// Tasks in a measured DAG.
+/// Tasks in the DAGs of `make`.
 pub(crate) const TASKS: usize = 40;
+/// Most parents of a task in a random DAG.
+const PARENTS: u64 = 3;
+/// Any number: the same DAG in every run.
+const SEED: u64 = 42;
 
-/// The two shapes of a DAG between which all others lie.
+/// The shape of a DAG.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     /// Each task after the one before: what one task costs from end to end.
     Chain,
     /// All tasks at once: what can be done at the same time.
     Wide,
+    /// Each task after up to three earlier ones, the same in every run.
+    Random,
 }
 
 /// How a task says `true`.
@@ -28,7 +36,31 @@ impl Shape {
         match self {
             Self::Chain => "chain",
             Self::Wide => "wide",
+            Self::Random => "random",
         }
+    }
+
+    /// For each task those it waits for.
+    fn parents(self, tasks: usize) -> Vec<Vec<usize>> {
+        let mut random = SEED;
+        let mut up_to_three = |index: usize| {
+            let mut below = |bound: u64| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 33) % bound
+            };
+            let count = if index == 0 { 0 } else { below(PARENTS + 1) };
+            let mut parents: Vec<usize> = (0..count).map(|_| below(index as u64) as usize).collect();
+            parents.sort_unstable();
+            parents.dedup();
+            parents
+        };
+        (0..tasks)
+            .map(|index| match self {
+                Self::Chain => index.checked_sub(1).into_iter().collect(),
+                Self::Wide => Vec::new(),
+                Self::Random => up_to_three(index),
+            })
+            .collect()
     }
 }
 
@@ -48,17 +80,43 @@ impl Work {
     }
 }
 
-/// A pipeline of [`TASKS`] tasks.
-pub(crate) fn dag(shape: Shape, work: Work) -> PipelineSpec {
-    let mut tasks: Vec<TaskSpec> = (0..TASKS).map(|index| task(&format!("t{index}"), work.command())).collect();
-    if shape == Shape::Chain {
-        for (parent, child) in tasks.iter_mut().skip(1).enumerate() {
-            let condition = DependencyCondition::Success.into();
-            child.depends_on = vec![Dependency { task: format!("t{parent}"), condition }];
-        }
+/// One DAG, for Gofer and for make.
+#[derive(Debug)]
+pub(crate) struct Dag {
+    name: String,
+    work: Work,
+    parents: Vec<Vec<usize>>,
+}
+
+impl Dag {
+    pub(crate) fn new(shape: Shape, work: Work, tasks: usize) -> Self {
+        let suffix = if work == Work::Shell { "-sh" } else { "" };
+        Self { name: format!("{}-{tasks}{suffix}", shape.name()), work, parents: shape.parents(tasks) }
     }
-    let work = if work == Work::Shell { "-sh" } else { "" };
-    PipelineSpec { name: format!("{}{work}", shape.name()), tasks, ..PipelineSpec::default() }
+
+    /// For Gofer.
+    pub(crate) fn spec(&self) -> PipelineSpec {
+        let condition = DependencyCondition::Success.into();
+        let after = |parent: &usize| Dependency { task: format!("t{parent}"), condition };
+        let one = |(index, parents): (usize, &Vec<usize>)| TaskSpec {
+            depends_on: parents.iter().map(after).collect(),
+            ..task(&format!("t{index}"), self.work.command())
+        };
+        let tasks = self.parents.iter().enumerate().map(one).collect();
+        PipelineSpec { name: self.name.clone(), tasks, ..PipelineSpec::default() }
+    }
+
+    /// The same for make.
+    pub(crate) fn makefile(&self) -> String {
+        let targets: Vec<String> = (0..self.parents.len()).map(|index| format!("t{index}")).collect();
+        let all = targets.join(" ");
+        let mut text = format!(".PHONY: all {all}\nall: {all}\n");
+        for (target, parents) in targets.iter().zip(&self.parents) {
+            let parents: String = parents.iter().map(|parent| format!(" t{parent}")).collect();
+            text += &format!("{target}:{parents}\n\t@{}\n", self.work.name());
+        }
+        text
+    }
 }
 
 /// A pipeline of one task.
@@ -66,16 +124,33 @@ pub(crate) fn single(name: &str, command: &[&str]) -> PipelineSpec {
     PipelineSpec { name: name.to_owned(), tasks: vec![task("task", command)], ..PipelineSpec::default() }
 }
 
-/// The same DAG for make.
-pub(crate) fn makefile(shape: Shape, work: Work) -> String {
-    let targets: Vec<String> = (0..TASKS).map(|index| format!("t{index}")).collect();
-    let all = targets.join(" ");
-    let mut text = format!(".PHONY: all {all}\nall: {all}\n");
-    for (index, target) in targets.iter().enumerate() {
-        let parent = if shape == Shape::Chain && index > 0 { format!(" t{}", index - 1) } else { String::new() };
-        text += &format!("{target}:{parent}\n\t@{}\n", work.name());
-    }
-    text
+/// A width of `true` as the database keeps it.
+pub(crate) fn stored_spec(name: &str, width: u32) -> Result<pipeline::PipelineSpec> {
+    let task = |index: u32| {
+        let command = vec!["true".to_owned()];
+        anyhow::Ok(pipeline::TaskSpec {
+            id: TaskId::new(format!("t{index}"))?,
+            description: String::new(),
+            kind: pipeline::TaskKind::Custom(pipeline::CustomTask { command, ..Default::default() }),
+            depends_on: Vec::new(),
+            variables: Default::default(),
+            retries: Default::default(),
+            timeout: None,
+            start_timeout: None,
+            resources: Default::default(),
+            continue_on_failure: false,
+        })
+    };
+    Ok(pipeline::PipelineSpec {
+        name: PipelineId::new(name)?,
+        description: String::new(),
+        tasks: (0..width).map(task).collect::<Result<_>>()?,
+        variables: Default::default(),
+        parallelism: None,
+        overlap: Default::default(),
+        subscriptions: Vec::new(),
+        sdk: String::new(),
+    })
 }
 
 fn task(id: &str, command: &[&str]) -> TaskSpec {
@@ -90,11 +165,23 @@ mod tests {
 
     #[test]
     fn both_sides_have_the_same_edges() {
-        let chain = dag(Shape::Chain, Work::Direct);
-        assert_eq!(chain.tasks.len(), TASKS);
-        assert_eq!(chain.tasks[39].depends_on[0].task, "t38");
-        assert!(makefile(Shape::Chain, Work::Direct).contains("\nt39: t38\n\t@true\n"));
-        assert!(dag(Shape::Wide, Work::Shell).tasks.iter().all(|task| task.depends_on.is_empty()));
-        assert!(makefile(Shape::Wide, Work::Shell).contains("\nt39:\n\t@sh -c true\n"));
+        let chain = Dag::new(Shape::Chain, Work::Direct, TASKS);
+        assert_eq!(chain.spec().tasks.len(), TASKS);
+        assert_eq!(chain.spec().tasks[39].depends_on[0].task, "t38");
+        assert!(chain.makefile().contains("\nt39: t38\n\t@true\n"));
+        let wide = Dag::new(Shape::Wide, Work::Shell, TASKS);
+        assert!(wide.spec().tasks.iter().all(|task| task.depends_on.is_empty()));
+        assert!(wide.makefile().contains("\nt39:\n\t@sh -c true\n"));
+    }
+
+    #[test]
+    fn a_random_dag_has_up_to_three_earlier_parents_and_is_always_the_same() {
+        let parents = Shape::Random.parents(1_000);
+        assert_eq!(parents, Shape::Random.parents(1_000));
+        assert!(parents.iter().enumerate().all(|(index, parents)| parents.iter().all(|parent| *parent < index)));
+        for count in 0..=3 {
+            let tasks = parents.iter().filter(|parents| parents.len() == count).count();
+            assert!(tasks > 100, "{tasks} tasks have {count} parents");
+        }
     }
 }

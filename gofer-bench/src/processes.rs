@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::{field, kib};
@@ -18,6 +19,29 @@ pub(crate) struct Process {
     pub(crate) pss_mib: f64,
     /// Processor time of it and of the children it has waited for, in milliseconds.
     pub(crate) cpu_ms: f64,
+}
+
+/// Memory of one process, in MiB.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// What it uses now.
+    pub(crate) now_mib: f64,
+    /// The most it has used since [`forget_peak`].
+    pub(crate) peak_mib: f64,
+}
+
+/// What a process uses, and has used at most.
+pub(crate) fn memory(pid: i32) -> Result<Memory> {
+    let mib = |name| {
+        let kib = field(format!("/proc/{pid}/status"), name).and_then(|text| kib(&text));
+        kib.map(|kib| kib as f64 / 1024.0).with_context(|| format!("process {pid} has no `{name}`"))
+    };
+    Ok(Memory { now_mib: mib("VmRSS")?, peak_mib: mib("VmHWM")? })
+}
+
+/// From now on the peak is the most it uses after this.
+pub(crate) fn forget_peak(pid: i32) -> Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").context("cannot reset the peak of a process")
 }
 
 /// Every process that executes this file.
@@ -61,6 +85,15 @@ fn cpu_time_ms(pid: i32) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_peak_is_not_below_what_is_used_now() {
+        let pid = std::process::id().cast_signed();
+        super::forget_peak(pid).unwrap();
+        let memory = super::memory(pid).unwrap();
+        assert!(memory.now_mib > 0.1 && memory.peak_mib > 0.1, "{memory:?}");
+        assert!(super::memory(0).is_err());
+    }
+
     #[test]
     fn this_process_is_found_by_its_file() {
         let exe = std::env::current_exe().unwrap().canonicalize().unwrap();

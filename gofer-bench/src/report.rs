@@ -33,7 +33,9 @@ struct Row {
 pub(crate) enum Unit {
     Milliseconds,
     PerSecond,
+    Kibibytes,
     Mebibytes,
+    MebibytesPerSecond,
 }
 
 /// The samples of what is measured.
@@ -92,7 +94,9 @@ impl Unit {
             Self::Milliseconds if value < 10.0 => format!("{value:.2} ms"),
             Self::Milliseconds => format!("{value:.1} ms"),
             Self::PerSecond => format!("{value:.0}/s"),
+            Self::Kibibytes => format!("{value:.2} KiB"),
             Self::Mebibytes => format!("{value:.1} MiB"),
+            Self::MebibytesPerSecond => format!("{value:.0} MiB/s"),
         }
     }
 }

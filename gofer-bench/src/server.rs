@@ -11,7 +11,7 @@ use gofer_proto::v1::pipeline_service_client::PipelineServiceClient;
 use gofer_proto::v1::run_service_client::RunServiceClient;
 use gofer_proto::v1::system_service_client::SystemServiceClient;
 use gofer_proto::v1::{
-    FollowEventsRequest, FollowEventsResponse, FollowRunRequest, GetSystemInfoRequest, PipelineSpec,
+    Event, FollowEventsRequest, FollowEventsResponse, FollowRunRequest, GetSystemInfoRequest, PipelineSpec,
     RegisterPipelineRequest, Run, RunState, RunStatus, StartRunRequest, run_update,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,7 +25,10 @@ use crate::processes;
 
 /// How long a server may take to answer at all, and to end; far more than any that works.
 const PATIENCE: Duration = Duration::from_secs(30);
-const NAMESPACE: &str = "default";
+pub(crate) const NAMESPACE: &str = "default";
+
+/// Events as they happen.
+pub(crate) type Events = Streaming<FollowEventsResponse>;
 
 /// A running server. Dropped, it is killed with its helpers.
 #[derive(Debug)]
@@ -40,26 +43,42 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `gofer server` on a free port and waits until it answers a call.
     pub(crate) async fn start(gofer: &Path, data_dir: &Path) -> Result<Self> {
+        Self::start_with(gofer, data_dir, &[], PATIENCE).await
+    }
+
+    /// The same with settings, named as in the environment, and with another patience.
+    pub(crate) async fn start_with(
+        gofer: &Path,
+        data_dir: &Path,
+        settings: &[(&str, &str)],
+        patience: Duration,
+    ) -> Result<Self> {
         let log_path = data_dir.with_extension("log");
         let log = File::create(&log_path).with_context(|| format!("cannot write `{}`", log_path.display()))?;
         let start = Instant::now();
         let mut child = Command::new(gofer)
             .args(["server", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .context("cannot start `gofer server`")?;
-        let channel = timeout(PATIENCE, first_answer(&mut child)).await.context("it took too long").flatten();
+        let channel = timeout(patience, first_answer(&mut child)).await.context("it took too long").flatten();
         let channel = channel.with_context(|| format!("`gofer server` does not serve:\n{}", tail(&log_path)))?;
         Ok(Self { child, gofer: gofer.into(), channel, started_in: start.elapsed() })
     }
 
+    /// The process of the server itself.
+    pub(crate) fn pid(&self) -> Result<i32> {
+        Ok(self.child.id().context("the server has ended")?.cast_signed())
+    }
+
     /// Ends the server as a user would, and its helpers.
     pub(crate) async fn stop(mut self) -> Result<()> {
-        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).context("the server has ended")?;
+        let pid = Pid::from_raw(self.pid()?).context("the server has ended")?;
         kill_process(pid, Signal::TERM).context("cannot end `gofer server`")?;
         let status = timeout(PATIENCE, self.child.wait()).await.context("`gofer server` does not end")??;
         ensure!(status.success(), "`gofer server` ended with {status}");
@@ -73,7 +92,7 @@ impl Server {
             spec: Some(spec),
             ..RegisterPipelineRequest::default()
         };
-        PipelineServiceClient::new(self.channel.clone()).register_pipeline(request).await?;
+        PipelineServiceClient::new(self.channel()).register_pipeline(request).await?;
         Ok(())
     }
 
@@ -84,7 +103,7 @@ impl Server {
 
     /// The client for tasks that start runs by themselves; see [`start_run`].
     pub(crate) fn runs(&self) -> RunServiceClient<Channel> {
-        RunServiceClient::new(self.channel.clone())
+        RunServiceClient::new(self.channel())
     }
 
     /// Waits until a run is complete, and sees to it that it was successful.
@@ -103,14 +122,24 @@ impl Server {
     }
 
     /// The completions of a pipeline's runs from now on.
-    pub(crate) async fn completions(&self, pipeline: &str) -> Result<Streaming<FollowEventsResponse>> {
+    pub(crate) async fn completions(&self, pipeline: &str) -> Result<Events> {
+        self.events(pipeline, "run_completed").await
+    }
+
+    /// The events of one type that concern a pipeline, from now on.
+    pub(crate) async fn events(&self, pipeline: &str, of_type: &str) -> Result<Events> {
         let request = FollowEventsRequest {
             namespace: NAMESPACE.to_owned(),
             pipeline: pipeline.to_owned(),
-            types: vec!["run_completed".to_owned()],
+            types: vec![of_type.to_owned()],
             ..FollowEventsRequest::default()
         };
-        Ok(EventServiceClient::new(self.channel.clone()).follow_events(request).await?.into_inner())
+        Ok(EventServiceClient::new(self.channel()).follow_events(request).await?.into_inner())
+    }
+
+    /// The connection, for calls that only one group makes.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 }
 
@@ -118,6 +147,16 @@ impl Drop for Server {
     fn drop(&mut self) {
         // Helpers may outlive the server on purpose.
         processes::kill_all(&self.gofer);
+    }
+}
+
+/// The next event of a stream.
+pub(crate) async fn next_event(events: &mut Events, patience: Duration) -> Result<Event> {
+    loop {
+        let message = timeout(patience, events.message()).await.context("an event did not come")??;
+        if let Some(event) = message.context("the stream of events ended")?.event {
+            return Ok(event);
+        }
     }
 }
 
