@@ -4,6 +4,8 @@
 //! A step changes the machine in place and says what to commit and, after that, what to do. It costs the number of tasks
 //! it touches, not the size of the DAG.
 
+mod verdict;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::journal::{RunSnapshot, RunTransition, TaskTransition};
 use gofer_core::pipeline::{Condition, PipelineSpec, TaskSpec};
 use gofer_core::run::{
-    CancelRequest, Reason, ReasonKind, Run, RunState, RunStatus, StopCause, StopRequest, TaskRun, TaskState, TaskStatus,
+    CancelRequest, Reason, ReasonKind, Run, RunState, StopCause, StopRequest, TaskRun, TaskState, TaskStatus,
 };
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, TaskId, Timestamp};
@@ -511,37 +513,6 @@ impl Machine {
                 Reason::new(ReasonKind::ParentUnsatisfied, message)
             })
         })
-    }
-
-    fn verdict(&self) -> (RunStatus, Option<Reason>) {
-        if let Some(request) = &self.run.cancel {
-            return (RunStatus::Cancelled, Some(crate::reasons::cancelled(Some(request))));
-        }
-        let unhandled: Vec<&TaskRun> =
-            (0..self.tasks.len()).filter(|&at| self.fails_run(at)).map(|at| &self.tasks[at]).collect();
-        if unhandled.is_empty() {
-            (RunStatus::Successful, None)
-        } else {
-            (RunStatus::Failed, Some(crate::reasons::tasks_failed(&unhandled)))
-        }
-    }
-
-    /// Whether this task failed, was not allowed to, and nothing handled it.
-    fn fails_run(&self, at: usize) -> bool {
-        let failed = self.tasks[at].state.status().is_some_and(TaskStatus::is_failure);
-        failed
-            && !self.spec.tasks[at].continue_on_failure
-            && !self.children[at].iter().any(|&child| self.handles(child, at))
-    }
-
-    /// Whether a `failure` edge leads from `parent` to `child`, and `child` succeeded.
-    fn handles(&self, child: usize, parent: usize) -> bool {
-        let parent_id = &self.tasks[parent].task;
-        self.tasks[child].state == TaskState::Complete(TaskStatus::Successful)
-            && self.spec.tasks[child]
-                .depends_on
-                .iter()
-                .any(|edge| edge.task == *parent_id && edge.condition == Condition::Failure)
     }
 
     #[expect(
