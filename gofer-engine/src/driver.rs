@@ -270,7 +270,8 @@ impl Driving {
             // Asked for before the start was over, it means nothing.
             return (start.known && start.serial <= starts).then_some(state);
         }
-        if state.is_final() && !start.over.is_cancelled() {
+        // A start that has reported is over, though its task may not have come to its last line yet.
+        if state.is_final() && !start.known && !start.over.is_cancelled() {
             start.give_up.cancel();
             self.held.insert(id.clone(), state);
             return None;

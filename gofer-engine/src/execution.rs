@@ -26,6 +26,9 @@ use crate::resolve::{self, Unresolved};
 /// Waiting for a place is not worth a word, nor a commit, before it has taken this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long after its grace the end of a stopped execution is overdue.
+const OVERDUE: Duration = Duration::from_secs(10);
+
 /// What a run's driver is told.
 #[derive(Debug)]
 pub(crate) enum Message {
@@ -204,11 +207,13 @@ impl Start {
     }
 }
 
-/// Asks for the state until there is an answer, and tells the driver.
-pub(crate) async fn observe(shared: &Shared, id: &ExecutionId, starts: u64, driver: &mpsc::Sender<Message>) {
-    if let Some(state) = state(shared, id, driver).await {
-        tell(id, state, starts, driver).await;
-    }
+/// Asks for the state until there is an answer, and tells the driver. Returns whether it was a final one, or nobody wants to
+/// know any more.
+pub(crate) async fn observe(shared: &Shared, id: &ExecutionId, starts: u64, driver: &mpsc::Sender<Message>) -> bool {
+    let Some(state) = state(shared, id, driver).await else { return true };
+    let over = state.is_final();
+    tell(id, state, starts, driver).await;
+    over
 }
 
 /// The state, asked for until there is an answer or nobody wants it any more.
@@ -242,7 +247,13 @@ pub(crate) async fn stop(
             return;
         }
     }
-    observe(shared, id, starts, driver).await;
+    // The end is on the watch. Where that is late, the scheduler is asked: a stopped attempt keeps its run from ending.
+    while !observe(shared, id, starts, driver).await {
+        tokio::select! {
+            () = tokio::time::sleep(grace + OVERDUE) => {}
+            () = driver.closed() => return,
+        }
+    }
 }
 
 async fn tell(id: &ExecutionId, state: ExecutionState, starts: u64, driver: &mpsc::Sender<Message>) {

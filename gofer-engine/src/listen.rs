@@ -1,13 +1,19 @@
 //! What comes from outside: the scheduler's events, and hints of what other servers did.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use gofer_core::journal::Hint;
+use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::engine::Shared;
 use crate::execution::Message;
+
+/// How often everything is asked for though nothing broke off. No scheduler may need it, and a run that stands still for ever
+/// because one lost an event is worse than a question every few minutes.
+const RECONCILE: Duration = Duration::from_secs(300);
 
 /// Listens to the scheduler for every run; after each (re)connect all drivers ask for what was missed.
 pub(crate) async fn scheduler(shared: Arc<Shared>) {
@@ -16,18 +22,25 @@ pub(crate) async fn scheduler(shared: Arc<Shared>) {
         match shared.scheduler.watch().await {
             Ok(mut events) => {
                 shared.runs.tell_all(|_| true, || Message::Reconcile).await;
-                while let Some(event) = events.next().await {
-                    match event {
-                        Ok(event) => {
+                let mut reconcile = Instant::now() + RECONCILE;
+                loop {
+                    let Ok(next) = tokio::time::timeout_at(reconcile, events.next()).await else {
+                        shared.runs.tell_all(|_| true, || Message::Reconcile).await;
+                        reconcile = Instant::now() + RECONCILE;
+                        continue;
+                    };
+                    match next {
+                        Some(Ok(event)) => {
                             backoff.reset();
                             if let Some(driver) = shared.runs.inbox(&event.id.run) {
                                 let _ = driver.send(Message::Observed(event.id, event.state, 0)).await;
                             }
                         }
-                        Err(error) => {
+                        Some(Err(error)) => {
                             tracing::warn!(error = %error.chain(), "the scheduler's events broke off, will reconnect");
                             break;
                         }
+                        None => break,
                     }
                 }
             }
