@@ -95,7 +95,7 @@ impl ServerConfig {
         }
         for (table, result) in crate::compose::validate(self) {
             if let Err(error) = result {
-                problems.push(format!("{table}.{}", error.message));
+                problems.push(format!("{table}: {}", error.message));
             }
         }
     }

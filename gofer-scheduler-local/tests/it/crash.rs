@@ -139,7 +139,7 @@ async fn a_stop_that_was_written_but_not_told_is_told_by_the_next_server() {
     local.scheduler().start(&task, &script("echo ready; exec sleep 1000", [])).await.expect("start");
     has_written(local.scheduler(), &task, "ready").await;
     // As a server leaves it that dies between the two.
-    std::fs::write(local.config.dir.join("x/ns/pipe/1/task.1/stop"), "60000\n").expect("write the request");
+    std::fs::write(local.config.dir.join("x/ns.pipe.1.task.1/stop"), "60000\n").expect("write the request");
     local.restart().await;
     assert_eq!(ended(local.scheduler(), &task).await, ExecutionState::Stopped);
 }
@@ -179,7 +179,7 @@ async fn a_killed_supervisor_leaves_a_lost_execution_and_no_process() {
 /// Leaves a live entry as a server or a supervisor leaves it that dies there.
 fn leave_entry(config: &LocalSchedulerConfig, task: &str, text: &str) {
     std::fs::write(config.dir.join(format!("live/ns.pipe.1.{task}.1~1")), text).expect("write an entry");
-    std::fs::create_dir_all(config.dir.join(format!("x/ns/pipe/1/{task}.1/work"))).expect("make its directory");
+    std::fs::create_dir_all(config.dir.join(format!("x/ns.pipe.1.{task}.1/work"))).expect("make its directory");
 }
 
 #[tokio::test]
@@ -217,7 +217,7 @@ async fn after_a_reboot_everything_unfinished_is_lost() {
     // Its supervisor may have written its line, and the power failed before it reached the disk.
     leave_entry(&local.config, "unclear", "");
     leave_entry(&local.config, "stopped", "S 1\n");
-    std::fs::write(local.config.dir.join("x/ns/pipe/1/stopped.1/stop"), "0\n").expect("write the request");
+    std::fs::write(local.config.dir.join("x/ns.pipe.1.stopped.1/stop"), "0\n").expect("write the request");
     std::fs::write(local.config.dir.join("boot"), "another boot\n").expect("change the boot id");
     local.restart().await;
     assert_eq!(state(local.scheduler(), &id("launched")).await, ExecutionState::Lost);
