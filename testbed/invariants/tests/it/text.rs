@@ -63,8 +63,8 @@ fn nothing_is_left_to_do() {
     assert_nowhere(&marks, is_code, "do it, or file an issue and say nothing here");
 }
 
-/// Where a sleep is the test: a kill at a random moment.
-const RANDOM_MOMENTS: [&str; 1] = ["gofer-cli/tests/it/crash.rs"];
+/// Where a sleep is the test: a kill at a random moment, an outage that lasts.
+const MOMENTS: [&str; 2] = ["gofer-cli/tests/it/crash.rs", "gofer-cli/tests/it/campaign/"];
 
 /// A sleep makes a test slow or wrong. Two are none: the pause of a loop that waits until something is true, in a
 /// function called `eventually`; and time under the paused clock of a simulation.
@@ -73,7 +73,7 @@ fn no_test_sleeps() {
     let sleeps = [["tokio::time::", "sleep("], ["thread::", "sleep("]].map(|pieces| pieces.concat());
     let mut found = Vec::new();
     for file in written_by_hand().filter(|file| file.extension() == "rs" && file.path.contains("/tests/")) {
-        let is_moment = RANDOM_MOMENTS.contains(&file.path.as_str());
+        let is_moment = MOMENTS.iter().any(|path| file.path.starts_with(path));
         if is_moment || file.path.contains("/tests/sim/") || file.text.contains("start_paused") {
             continue;
         }
