@@ -63,8 +63,9 @@ fn nothing_is_left_to_do() {
     assert_nowhere(&marks, is_code, "do it, or file an issue and say nothing here");
 }
 
-/// Where a sleep is the test: a kill at a random moment, an outage that lasts.
-const MOMENTS: [&str; 2] = ["gofer-cli/tests/it/crash.rs", "gofer-cli/tests/it/campaign/"];
+/// Where a sleep is the test: a kill at a random moment, an outage that lasts; and the slowness of a fake server.
+const MOMENTS: [&str; 3] =
+    ["gofer-cli/tests/it/crash.rs", "gofer-cli/tests/it/campaign/", "gofer-scheduler-nomad/tests/it/fake/"];
 
 /// A sleep makes a test slow or wrong. Two are none: the pause of a loop that waits until something is true, in a
 /// function called `eventually`; and time under the paused clock of a simulation.
