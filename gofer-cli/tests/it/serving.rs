@@ -77,6 +77,18 @@ impl Serving {
         (self.child, self.addr) = spawn(&self.data_dir, &self.log, &listen, &self.args);
     }
 
+    /// Does something while no thread of the server runs, nor is in the middle of a call of the kernel.
+    pub(crate) fn while_stopped(&self, work: impl FnOnce()) {
+        signal(&self.child, Signal::STOP);
+        let since = Instant::now();
+        while let Some(state) = threads(&self.child).into_iter().find(|state| !state.starts_with('T')) {
+            assert!(since.elapsed() < SOON, "a thread is not stopped within {SOON:?}: {state}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        work();
+        signal(&self.child, Signal::CONT);
+    }
+
     /// Asks the server to end, and says what it ended with.
     pub(crate) fn terminate(&mut self) -> Option<i32> {
         signal(&self.child, Signal::TERM);
@@ -163,6 +175,14 @@ fn spawn(data_dir: &Path, log: &Path, listen: &str, args: &[String]) -> (Child, 
         panic!("the server did not start: {code:?} {line:?}");
     };
     (child, addr.to_owned())
+}
+
+/// The state of each thread, as `proc(5)` writes it.
+fn threads(child: &Child) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).expect("the process is there");
+    let stats = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    // After the name, which is in brackets and may hold anything.
+    stats.filter_map(|stat| stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned())).collect()
 }
 
 /// Sends a signal to a command.

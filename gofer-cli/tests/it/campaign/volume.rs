@@ -83,6 +83,7 @@ impl Volume {
 
     /// From now on it is read-only, as after an error of the disk, for those too that have files open.
     pub(crate) fn break_down(&self) {
+        run("sync", &["-f", text(&self.path)]).expect("it can be synced");
         // That it then is read-only is told as an error.
         let _ = run("mount", &["-o", "remount,abort", text(&self.path)]);
         let refused = std::fs::write(self.path.join("probe"), "x").expect_err("it is read-only");
