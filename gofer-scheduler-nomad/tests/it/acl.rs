@@ -63,7 +63,7 @@ async fn steps(setup: &Setup, agent: &Agent) -> Result<(), String> {
     let mut spec = setup.workloads.ignoring_stop();
     spec.env.insert("SECRET".to_owned(), EnvValue::Secret("value".into()));
     scheduler.start(&id("task"), &spec).await.map_err(failed)?;
-    wait(setup, |output| output == "ready\n").await?;
+    eventually_prints(setup, |output| output == "ready\n").await?;
     scheduler.stop(&id("task"), Duration::ZERO).await.map_err(failed)?;
     let ended = async {
         while let Some(event) = watch.next().await {
@@ -89,7 +89,7 @@ async fn stray_secret(setup: &Setup, agent: &Agent) -> Result<(), String> {
 }
 
 /// Waits until the task has written something, as often as the token allows it to be asked.
-async fn wait(setup: &Setup, wanted: impl Fn(&str) -> bool) -> Result<(), String> {
+async fn eventually_prints(setup: &Setup, wanted: impl Fn(&str) -> bool) -> Result<(), String> {
     let reading = async {
         loop {
             let logs = setup.scheduler().logs(&id("task"), LogCursor::default(), false).await;
