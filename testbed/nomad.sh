@@ -163,6 +163,7 @@ nomad_set_up() {
     done
     export NOMAD_TOKEN=$NOMAD_ROOT_TOKEN
     "$nomad" acl policy apply gofer config/nomad/gofer-policy.hcl >/dev/null || return 1
+    # shellcheck disable=SC2034 # who sources this uses it
     NOMAD_GOFER_TOKEN=$("$nomad" acl token create -name gofer -type client -policy gofer -t '{{.SecretID}}') || return 1
     for try in $(seq 100); do
         if "$nomad" node status 2>/dev/null | grep -q ' ready$'; then
