@@ -80,13 +80,17 @@ impl Serving {
     /// Does something while no thread of the server runs, nor is in the middle of a call of the kernel.
     pub(crate) fn while_stopped(&self, work: impl FnOnce()) {
         signal(&self.child, Signal::STOP);
+        self.eventually_stopped();
+        work();
+        signal(&self.child, Signal::CONT);
+    }
+
+    fn eventually_stopped(&self) {
         let since = Instant::now();
         while let Some(state) = threads(&self.child).into_iter().find(|state| !state.starts_with('T')) {
             assert!(since.elapsed() < SOON, "a thread is not stopped within {SOON:?}: {state}");
             std::thread::sleep(Duration::from_millis(1));
         }
-        work();
-        signal(&self.child, Signal::CONT);
     }
 
     /// Asks the server to end, and says what it ended with.
