@@ -40,12 +40,15 @@ pub mod journal;
 pub mod object_store;
 pub mod scheduler;
 pub mod secret_store;
+mod skip;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+
+pub use skip::{say_skipped, skip};
 
 /// How long [`eventually`] waits. Generous: a busy machine must not fail a suite.
 pub const DEADLINE: Duration = Duration::from_secs(60);

@@ -2,6 +2,7 @@
 
 use std::env;
 
+use gofer_core::conformance::skip;
 use gofer_db::{DatabaseUrl, Db, DbConfig, DbError};
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
@@ -28,12 +29,7 @@ impl Place {
     /// `None`, printed, when no server is named and none is required.
     pub(crate) async fn postgres() -> Option<Self> {
         let Ok(base) = env::var("GOFER_TEST_POSTGRES_URL") else {
-            let required = env::var("GOFER_TEST_REQUIRE").unwrap_or_default();
-            assert!(
-                !required.split(',').any(|name| name.trim() == "postgres"),
-                "GOFER_TEST_REQUIRE names postgres, and GOFER_TEST_POSTGRES_URL is not set"
-            );
-            eprintln!("skipped on PostgreSQL: GOFER_TEST_POSTGRES_URL is not set");
+            skip("postgres", "gofer-db on PostgreSQL", "GOFER_TEST_POSTGRES_URL is not set");
             return None;
         };
         let database = format!("gofer_test_{}", unique());

@@ -1,6 +1,6 @@
 //! gofer-db on both engines.
 
-#![expect(clippy::print_stderr, reason = "every skip is printed")]
+#![expect(clippy::print_stderr, reason = "a database that was left behind is said")]
 
 mod cancellation;
 mod conformance;

@@ -1,7 +1,6 @@
 //! A real agent, as `testbed/test` announces it.
 
-use std::io::Write;
-
+use gofer_core::conformance;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -90,15 +89,7 @@ fn no_tls() -> rustls::ClientConfig {
     builder.expect("versions of TLS").with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
 }
 
-/// Says why a test does nothing; an error when `GOFER_TEST_REQUIRE` names nomad.
+/// Says why a test of a real agent does nothing; an error when `GOFER_TEST_REQUIRE` names nomad.
 pub(crate) fn skip(test: &str, why: &str) {
-    let required = std::env::var("GOFER_TEST_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name == "nomad"), "GOFER_TEST_REQUIRE names nomad, but {why}");
-    say_skipped(test, why);
-}
-
-/// Says why a test does nothing, past the capture of the test's output, so that it is always seen.
-pub(crate) fn say_skipped(test: &str, why: &str) {
-    let line = format!("skipped: {test}: {why}\n");
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    conformance::skip("nomad", test, why);
 }

@@ -1,8 +1,8 @@
 //! A PostgreSQL database of its own for one test.
 
-use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gofer_core::conformance::skip;
 use tokio_postgres::{Client, NoTls};
 
 /// Dropped when this is.
@@ -16,11 +16,7 @@ impl TestDatabase {
     pub(crate) async fn create(test: &str) -> Option<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let Ok(server) = std::env::var("GOFER_TEST_POSTGRES_URL") else {
-            let required = std::env::var("GOFER_TEST_REQUIRE").unwrap_or_default();
-            assert!(!required.contains("postgres"), "GOFER_TEST_REQUIRE wants PostgreSQL; set GOFER_TEST_POSTGRES_URL");
-            // Not a print macro, whose output is kept from whoever runs the tests.
-            let line = format!("skipped: {test}: GOFER_TEST_POSTGRES_URL is not set\n");
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            skip("postgres", test, "GOFER_TEST_POSTGRES_URL is not set");
             return None;
         };
         let name = format!("gofer_secrets_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));

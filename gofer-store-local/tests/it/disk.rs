@@ -1,9 +1,9 @@
 //! Memory and disk: large objects in little memory, a full disk, files that somebody else touched.
 
-use std::io::Write;
 use std::process::Stdio;
 
 use gofer_core::ErrorKind;
+use gofer_core::conformance::say_skipped;
 use gofer_core::object_store::ObjectStore;
 
 use crate::support::{child_command, collect, key, open, put};
@@ -46,9 +46,7 @@ fn a_full_disk_is_exhausted_and_loses_nothing() {
 }
 
 fn skip(why: &str) {
-    // Not a print macro, whose output is kept from whoever runs the tests.
-    let line = format!("skipped: a_full_disk_is_exhausted_and_loses_nothing: {why}\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    say_skipped("a_full_disk_is_exhausted_and_loses_nothing", why);
 }
 
 #[tokio::test]

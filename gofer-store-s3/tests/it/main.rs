@@ -1,7 +1,5 @@
 //! The S3 object store on a fake with fault switches, always, and on a real store when one is named.
 
-#![expect(clippy::print_stderr, reason = "every skip is printed")]
-
 mod check;
 mod config;
 mod conformance;

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use gofer_core::conformance::eventually;
+use gofer_core::conformance::{eventually, say_skipped};
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::agent::{Agent, say_skipped};
+use crate::agent::Agent;
 
 /// One cluster at a time is enough for a machine.
 static ONE: Mutex<()> = Mutex::const_new(());

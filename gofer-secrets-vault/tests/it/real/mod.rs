@@ -7,10 +7,10 @@ mod server;
 mod values;
 
 use std::env;
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gofer_core::conformance::skip;
 use gofer_secrets_vault::{AuthConfig, AuthMethod, VaultConfig};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -27,20 +27,11 @@ pub(crate) struct Real {
     pub(crate) name: String,
 }
 
-/// Says that `test` is skipped, unless it must not be.
-fn skip(test: &str, variable: &str) {
-    let required = env::var("GOFER_TEST_REQUIRE").unwrap_or_default();
-    let is_required = required.split(',').any(|name| name.trim() == "vault");
-    assert!(!is_required, "GOFER_TEST_REQUIRE names vault, and {variable} is not set");
-    // Not a print macro, whose output is kept from whoever runs the tests.
-    std::io::stderr().write_all(format!("skipped: {test}: {variable} is not set\n").as_bytes()).unwrap();
-}
-
 impl Real {
     /// On the server that `GOFER_TEST_VAULT_ADDR` names; without one, says that `test` is skipped.
     pub(crate) fn find(test: &str) -> Option<Self> {
         let Ok(address) = env::var("GOFER_TEST_VAULT_ADDR") else {
-            skip(test, "GOFER_TEST_VAULT_ADDR");
+            skip("vault", test, "GOFER_TEST_VAULT_ADDR is not set");
             return None;
         };
         let token = env::var("GOFER_TEST_VAULT_TOKEN").expect("GOFER_TEST_VAULT_TOKEN goes with GOFER_TEST_VAULT_ADDR");

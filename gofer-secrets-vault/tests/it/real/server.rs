@@ -2,11 +2,11 @@
 
 use std::process::{Child, Command, Stdio};
 
-use gofer_core::conformance::eventually;
+use gofer_core::conformance::{eventually, skip};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Real, skip};
+use super::Real;
 
 /// A server that is not a development server: it begins uninitialized. It ends with the value.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl Server {
     /// With the program that `GOFER_TEST_VAULT_BIN` names; without one, says that `test` is skipped.
     pub(super) async fn start(test: &str) -> Option<Self> {
         let Ok(program) = std::env::var("GOFER_TEST_VAULT_BIN") else {
-            skip(test, "GOFER_TEST_VAULT_BIN");
+            skip("vault", test, "GOFER_TEST_VAULT_BIN is not set");
             return None;
         };
         let dir = tempfile::tempdir().unwrap();
