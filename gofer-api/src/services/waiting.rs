@@ -11,13 +11,13 @@ use crate::error::ApiError;
 
 /// Gives each pending run its reason.
 pub(super) async fn explain(call: &Call, runs: &mut [Run]) -> Result<(), ApiError> {
+    let stats = call.engine.stats();
     let mut rooms: HashMap<(NamespaceId, PipelineId), PipelineRoom> = HashMap::new();
     for run in runs.iter_mut().filter(|run| run.state == RunState::Pending) {
         let pipeline = (run.key.namespace.clone(), run.key.pipeline.clone());
         if !rooms.contains_key(&pipeline) {
             rooms.insert(pipeline.clone(), call.db.pipeline_room(&pipeline.0, &pipeline.1).await?);
         }
-        let stats = call.engine.stats();
         run.reason = Some(Reason::new(
             ReasonKind::Waiting,
             why(&rooms[&pipeline], run.cancel.is_some(), stats.active_runs, stats.max_active_runs),

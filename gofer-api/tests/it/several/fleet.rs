@@ -122,6 +122,15 @@ impl Server {
         self.engine.stats().active_runs
     }
 
+    /// Waits until it drives this many runs.
+    pub(crate) async fn drives(&self, runs: usize) {
+        eventually(&format!("it drives {runs} runs"), || async {
+            let active = self.active_runs();
+            if active == runs { Ok(()) } else { Err(active) }
+        })
+        .await;
+    }
+
     /// Nothing of the server moves, not even its clock, until the guard is dropped.
     pub(crate) async fn freeze(&self) -> Frozen {
         let (thaw, thawed) = std::sync::mpsc::channel::<()>();

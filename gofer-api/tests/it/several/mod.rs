@@ -25,11 +25,7 @@ async fn work_is_shared_and_done_once() {
         keys.push(servers[at % 3].start_run("ci").await);
     }
     for server in &servers {
-        eventually("each drives the runs that it started", || async {
-            let active = server.active_runs();
-            if active == 10 { Ok(()) } else { Err(active) }
-        })
-        .await;
+        server.drives(10).await;
     }
     fleet.scheduler.release("gate");
     for (at, key) in keys.iter().enumerate() {
@@ -63,11 +59,7 @@ async fn the_runs_of_a_killed_server_go_on_elsewhere() {
         started(&fleet, key).await;
     }
     drop(one);
-    eventually("the other one drives them", || async {
-        let active = two.active_runs();
-        if active == 3 { Ok(()) } else { Err(active) }
-    })
-    .await;
+    two.drives(3).await;
     fleet.scheduler.release("gate");
     for key in &keys {
         two.ended(key, RunStatus::Successful).await;
@@ -88,11 +80,7 @@ async fn what_a_frozen_server_writes_too_late_is_refused() {
         started(&fleet, key).await;
     }
     let frozen = one.freeze().await;
-    eventually("the other one drives them", || async {
-        let active = two.active_runs();
-        if active == 3 { Ok(()) } else { Err(active) }
-    })
-    .await;
+    two.drives(3).await;
     // The frozen one has all of this still to hear, and believes that the leases are its own.
     fleet.scheduler.release("gate");
     for key in &keys {
@@ -100,11 +88,7 @@ async fn what_a_frozen_server_writes_too_late_is_refused() {
     }
     let completed = two.events("task_run_completed").await;
     drop(frozen);
-    eventually("the one that was frozen knows that the runs are over", || async {
-        let active = one.active_runs();
-        if active == 0 { Ok(()) } else { Err(active) }
-    })
-    .await;
+    one.drives(0).await;
     // It is as good as before.
     let key = one.start_run("ci").await;
     two.ended(&key, RunStatus::Successful).await;
