@@ -76,13 +76,9 @@ impl Connector {
                 }
             }
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .unwrap_or_else(|_| Err(ConnectionError::BadConnection("no answer from the server".to_owned())))
+        in_time(connecting).await
     }
-}
 
-impl Connector {
     /// A connection whose notifications' payloads go to `payloads`, which is closed when the connection ends.
     pub(super) async fn listener(&self, payloads: mpsc::Sender<String>) -> ConnectionResult<tokio_postgres::Client> {
         let connecting = async {
@@ -99,10 +95,14 @@ impl Connector {
                 }
             }
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .unwrap_or_else(|_| Err(ConnectionError::BadConnection("no answer from the server".to_owned())))
+        in_time(connecting).await
     }
+}
+
+async fn in_time<T>(connecting: impl Future<Output = ConnectionResult<T>>) -> ConnectionResult<T> {
+    tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+        .await
+        .unwrap_or_else(|_| Err(ConnectionError::BadConnection("no answer from the server".to_owned())))
 }
 
 /// Drives the connection, which ends when its client is dropped.
