@@ -118,9 +118,15 @@ async fn sweep_once(shared: &Shared, before: Timestamp) -> Result<(), JournalErr
     loop {
         let page = shared.journal.live_logs(before, after.take(), PAGE).await?;
         let Some(last) = page.last().cloned() else { return Ok(()) };
-        let mut found = Vec::with_capacity(page.len());
+        let mut found: Vec<Finished> = Vec::with_capacity(page.len());
         for id in page {
-            match Origin::load(shared, &id).await {
+            // Attempts that ended one after the other are often of one run, whose load costs as much as it has tasks.
+            let known = found.last().filter(|last| last.id.run == id.run).map(|last| last.origin.clone());
+            let origin = match known {
+                Some(origin) => Ok(origin),
+                None => Origin::load(shared, &id).await,
+            };
+            match origin {
                 Ok(origin) => found.push(Finished { id, origin }),
                 // Deleted since.
                 Err(error) if error.kind == ErrorKind::NotFound => {}

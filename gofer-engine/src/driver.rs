@@ -370,9 +370,7 @@ impl Driving {
             driver: self.driver.clone(),
             freshness: self.freshness.clone(),
             give_up: give_up.clone(),
-            forgotten: machine
-                .task(task)
-                .is_some_and(|(task, _)| task.incarnation != self.shared.scheduler.incarnation()),
+            forgotten: machine.may_be_forgotten(task),
         };
         let over = CancellationToken::new();
         let guard = over.clone().drop_guard();

@@ -124,7 +124,7 @@ pub(crate) struct Shared {
     pub(crate) places: Arc<Places>,
     pub(crate) archive: archiver::Queue,
     /// Changes after each transaction of the writer, and when another server committed something.
-    pub(crate) commits: watch::Sender<u64>,
+    pub(crate) commits: watch::Sender<()>,
     pub(crate) stop: CancellationToken,
     pub(crate) claim_wanted: Notify,
     /// A call that may take leases was answered with an error: some may be held that nobody knows of.
@@ -149,9 +149,11 @@ impl Engine {
         backends: Backends,
         config: EngineConfig,
     ) -> Result<Self, EngineError> {
+        // Before anything is waited for: the time that was given is the time now.
+        let clock = Clock::new(config.starts_at);
         let secrets: Arc<dyn SecretStore> = Arc::new(Timed(backends.secrets));
         let tokens = RunTokens::open(secrets.as_ref()).await?;
-        let commits = watch::Sender::new(0);
+        let commits = watch::Sender::new(());
         let (archive, finished) = archiver::queue();
         let shared = Arc::new(Shared {
             writer: Writer::start(journal.clone(), commits.clone()),
@@ -160,7 +162,7 @@ impl Engine {
             objects: Arc::new(Timed(backends.objects)),
             secrets,
             tokens,
-            clock: Clock::new(config.starts_at),
+            clock,
             places: Places::new(config.max_executions, config.max_executions_per_pipeline),
             config,
             archive,
@@ -293,12 +295,9 @@ impl Engine {
             token_nonce,
             token_hash: run_token_hash(token.expose_secret()),
             at: self.shared.clock.now(),
-            claim: (leases::room(&self.shared) > 0).then(|| self.claim()),
+            claim: (leases::room(&self.shared) > 0)
+                .then(|| Claim { owner: self.shared.config.server_id.clone(), ttl: self.shared.config.lease_ttl }),
         }
-    }
-
-    fn claim(&self) -> Claim {
-        Claim { owner: self.shared.config.server_id.clone(), ttl: self.shared.config.lease_ttl }
     }
 
     /// To its end, also when the caller goes away: a run that was claimed as it was inserted has to be driven.
@@ -333,11 +332,6 @@ impl Shared {
             None => {}
         }
         Ok(inserted.run)
-    }
-
-    /// Something was committed here or elsewhere.
-    pub(crate) fn bump_committed(&self) {
-        self.commits.send_modify(|count| *count += 1);
     }
 
     fn spawn<F>(self: &Arc<Self>, part: impl FnOnce(Arc<Self>) -> F)

@@ -20,10 +20,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 false
             }
         };
-        match (leads, &work) {
-            (true, None) => work = Some(begin(&shared)),
-            (false, Some(_)) => drop(work.take().map(|work| work.cancel())),
-            _ => {}
+        if leads {
+            work.get_or_insert_with(|| begin(&shared));
+        } else if let Some(work) = work.take() {
+            work.cancel();
         }
         tokio::time::sleep(ttl / 3).await;
     }

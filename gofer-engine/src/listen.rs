@@ -57,13 +57,15 @@ pub(crate) async fn servers(shared: Arc<Shared>) {
         match shared.journal.hints().await {
             Ok(mut hints) => {
                 shared.reload(|_| true).await;
-                shared.bump_committed();
+                shared.commits.send_replace(());
                 while let Some(hint) = hints.next().await {
                     backoff.reset();
                     match hint {
                         Hint::Claimable => shared.claim_wanted.notify_one(),
                         Hint::Cancel(key) => shared.tell(&key, Message::Reload).await,
-                        Hint::Committed => shared.bump_committed(),
+                        Hint::Committed => {
+                            shared.commits.send_replace(());
+                        }
                     }
                 }
             }

@@ -108,7 +108,7 @@ pub(crate) async fn live(
 }
 
 /// What an execution was made from: it tells what to mask in its log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub(crate) spec: Arc<PipelineSpec>,
     pub(crate) run: Run,

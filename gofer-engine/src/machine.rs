@@ -163,6 +163,12 @@ impl Machine {
         Some((&self.tasks[at], &self.spec.tasks[at]))
     }
 
+    /// Whether the scheduler may have forgotten what was intended of this task: that was in another incarnation of it.
+    #[must_use]
+    pub fn may_be_forgotten(&self, id: &TaskId) -> bool {
+        self.task(id).is_some_and(|(task, _)| task.incarnation != self.incarnation)
+    }
+
     /// Every task run, in the spec's order.
     #[must_use]
     pub fn tasks(&self) -> &[TaskRun] {

@@ -31,8 +31,8 @@ pub(crate) enum NotCommitted {
 }
 
 impl Writer {
-    /// Starts the writer; it ends when every handle is gone. `committed` counts the transactions.
-    pub(crate) fn start(journal: Arc<dyn Journal>, committed: watch::Sender<u64>) -> Self {
+    /// Starts the writer; it ends when every handle is gone. It says `committed` after each transaction.
+    pub(crate) fn start(journal: Arc<dyn Journal>, committed: watch::Sender<()>) -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE);
         tokio::spawn(write(journal, inbox, committed));
         Self { queue }
@@ -53,13 +53,13 @@ impl Writer {
 async fn write(
     journal: Arc<dyn Journal>,
     mut inbox: mpsc::Receiver<(Commit, oneshot::Sender<Answer>)>,
-    committed: watch::Sender<u64>,
+    committed: watch::Sender<()>,
 ) {
     let mut group = Vec::with_capacity(MAX_GROUP);
     while inbox.recv_many(&mut group, MAX_GROUP).await > 0 {
         let (commits, answers): (Vec<Commit>, Vec<_>) = group.drain(..).unzip();
         let results = commit_until_answered(journal.as_ref(), commits).await;
-        committed.send_modify(|count| *count += 1);
+        committed.send_replace(());
         for (at, answer) in answers.into_iter().enumerate() {
             let result = match &results {
                 Ok(results) => Ok(results[at]),
