@@ -57,6 +57,10 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// server does for all. It is free at first, when it was released, and when it ran out.
     async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError>;
 
+    /// What time it is for everybody who uses this journal, since the clocks of several hosts are apart; `None` when nobody
+    /// else can use it, and one's own will do.
+    async fn clock(&self) -> Result<Option<Timestamp>, JournalError>;
+
     /// What others change from now on. The stream ends when something may have been missed; whoever follows it then looks
     /// at everything, and follows again. A journal that nobody else can use has a stream that never says anything.
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError>;

@@ -62,6 +62,10 @@ impl Journal for Db {
         Ok(transact!(self, lead::take(&owner, now, ttl))?)
     }
 
+    async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {
+        Ok(query!(self, lead::clock())?)
+    }
+
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
         match self.engine() {
             // The file is this process's own.

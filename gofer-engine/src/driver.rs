@@ -156,7 +156,7 @@ impl Driving {
         }
         let mut batch = Vec::with_capacity(MAX_BATCH);
         while !machine.run().state.is_complete() {
-            let clock = self.shared.clock;
+            let clock = self.shared.clock.clone();
             let due = at(machine.next_deadline().map(|at| clock.instant(at)));
             let settled = at(self.seen_running.first().map(|(_, seen)| clock.instant(seen.after(SETTLE))));
             tokio::select! {

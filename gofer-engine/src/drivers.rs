@@ -61,11 +61,12 @@ impl Drivers {
         }
     }
 
-    /// Whatever leases this server still held were renewed until then. Who may have lost its lease finds out by a commit.
-    pub(crate) async fn prolonged(&self, now: Timestamp, until: Timestamp) {
+    /// Whatever leases this server still held were renewed until then; `all` unless fewer were than it thought. Who may have
+    /// lost its lease finds out by a commit.
+    pub(crate) async fn prolonged(&self, now: Timestamp, until: Timestamp, all: bool) {
         let mut doubtful = Vec::new();
         for run in self.lock().values() {
-            if run.freshness.holds(now) {
+            if all && run.freshness.holds(now) {
                 run.freshness.prolong(until);
             } else {
                 doubtful.push(run.inbox.clone());

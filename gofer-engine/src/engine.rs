@@ -17,11 +17,12 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::drivers::Drivers;
 use crate::error::EngineError;
 use crate::execution::Message;
-use crate::freshness::Freshness;
+use crate::freshness::{Freshness, certain, precision};
 use crate::guard::Timed;
 use crate::machine::Input;
 use crate::places::Places;
@@ -151,6 +152,7 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         // Before anything is waited for: the time that was given is the time now.
         let clock = Clock::new(config.starts_at);
+        know_the_time(&clock, journal.as_ref(), config.lease_ttl).await?;
         let secrets: Arc<dyn SecretStore> = Arc::new(Timed(backends.secrets));
         let tokens = RunTokens::open(secrets.as_ref()).await?;
         let commits = watch::Sender::new(());
@@ -310,10 +312,26 @@ impl Engine {
     }
 }
 
+/// Before anything is claimed: by a clock that is wrong this server would take what others hold.
+async fn know_the_time(clock: &Clock, journal: &dyn Journal, ttl: Duration) -> Result<(), JournalError> {
+    let mut backoff = Backoff::new("clock");
+    loop {
+        let apart = clock.follow(journal).await?;
+        if apart <= precision(ttl) {
+            return Ok(());
+        }
+        tracing::warn!(
+            milliseconds = apart.as_millis(),
+            "the database takes too long to say what time it is, will retry"
+        );
+        backoff.wait().await;
+    }
+}
+
 impl Shared {
     async fn insert(self: &Arc<Self>, new: NewRun) -> Result<Run, EngineError> {
         let (namespace, pipeline) = (new.namespace.clone(), new.pipeline.clone());
-        let until = self.clock.now().after(self.config.lease_ttl);
+        let until = certain(self.clock.now(), self.config.lease_ttl);
         let inserted = match self.journal.insert_run(new).await {
             Ok(inserted) => inserted,
             Err(error) => {

@@ -3,10 +3,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use gofer_core::Timestamp;
 
 use crate::clock::Clock;
+
+/// How far the clocks of two servers may be apart: this part of a lease.
+const APART: u32 = 10;
+
+/// Until when a lease that was asked for at `now` is trusted: whoever may take it has a clock that may be ahead.
+pub(crate) fn certain(now: Timestamp, ttl: Duration) -> Timestamp {
+    now.after(ttl - ttl / APART)
+}
+
+/// How well a server must know the time: two of them may both be off by that much.
+pub(crate) fn precision(ttl: Duration) -> Duration {
+    ttl / APART / 2
+}
 
 /// Shared by everybody who works on one run.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use gofer_core::journal::ClaimLimit;
 
 use crate::backoff::Backoff;
 use crate::engine::Shared;
-use crate::freshness::Freshness;
+use crate::freshness::{Freshness, certain};
 
 /// Runs claimed at a time.
 const CLAIM_PAGE: usize = 64;
@@ -25,7 +25,7 @@ pub(crate) async fn claim(shared: Arc<Shared>) {
             Ok(leases) => {
                 backoff.reset();
                 let full = leases.len() == CLAIM_PAGE;
-                leases.into_iter().for_each(|lease| shared.begin(lease, Freshness::until(now.after(ttl)), None));
+                leases.into_iter().for_each(|lease| shared.begin(lease, Freshness::until(certain(now, ttl)), None));
                 if full {
                     continue;
                 }
@@ -81,13 +81,18 @@ async fn give_up_unknown_leases(shared: &Shared) {
     }
 }
 
+/// Renews what this server holds, and keeps its clock with that of the others.
 pub(crate) async fn renew(shared: Arc<Shared>) {
     let ttl = shared.config.lease_ttl;
     loop {
         tokio::time::sleep(ttl / 3).await;
+        if let Err(error) = shared.clock.follow(shared.journal.as_ref()).await {
+            tracing::warn!(error = %crate::chain(&error), "cannot ask the journal what time it is, will retry");
+        }
         let now = shared.clock.now();
+        let holding = shared.runs.holding(now);
         match shared.journal.renew(&shared.config.server_id, now, ttl).await {
-            Ok(_) => shared.runs.prolonged(shared.clock.now(), now.after(ttl)).await,
+            Ok(held) => shared.runs.prolonged(shared.clock.now(), certain(now, ttl), held >= holding).await,
             Err(error) => tracing::warn!(error = %crate::chain(&error), "cannot renew the leases, will retry"),
         }
     }

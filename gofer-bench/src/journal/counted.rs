@@ -107,6 +107,10 @@ impl Journal for Counted {
         self.journal.lead(owner, now, ttl).await
     }
 
+    async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {
+        self.journal.clock().await
+    }
+
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
         self.journal.hints().await
     }

@@ -3,8 +3,9 @@
 
 use diesel::prelude::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SelectableHelper as _};
 use diesel::query_builder::{QueryFragment, QueryId};
+use diesel::sql_types::BigInt;
 use futures::future::try_join_all;
-use gofer_core::{RunKey, TaskId};
+use gofer_core::{RunKey, TaskId, Timestamp};
 
 use super::queries::commit::{Guard, TaskStanding};
 use super::{Conn, RunQueryDsl};
@@ -32,6 +33,12 @@ pub(crate) use locked;
 pub(crate) async fn lock_claims(c: &mut Conn) -> Result<(), DbError> {
     cached(diesel::sql_query(format!("SELECT pg_advisory_xact_lock({CLAIM_LOCK})"))).execute(c).await?;
     Ok(())
+}
+
+/// The database's own clock.
+pub(crate) async fn clock(c: &mut Conn) -> Result<Option<Timestamp>, DbError> {
+    let now = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
+    Ok(Some(Timestamp(diesel::select(diesel::dsl::sql::<BigInt>(now)).get_result(c).await?)))
 }
 
 /// Runs the statements in order; returns how many rows they changed.

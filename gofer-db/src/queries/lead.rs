@@ -5,9 +5,14 @@ use std::time::Duration;
 use diesel::prelude::*;
 use gofer_core::Timestamp;
 
-use super::{RunQueryDsl, Tx};
+use super::{Conn, RunQueryDsl, Tx, engine};
 use crate::error::DbError;
 use crate::schema::lead;
+
+/// The time of whoever may share the database; `None` when nobody does.
+pub(crate) async fn clock(c: &mut Conn) -> Result<Option<Timestamp>, DbError> {
+    engine::clock(c).await
+}
 
 pub(crate) async fn take(tx: &mut Tx<'_>, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, DbError> {
     let until = now.after(ttl).0;

@@ -3,7 +3,7 @@
 
 use diesel::prelude::*;
 use diesel::query_dsl::methods::ExecuteDsl;
-use gofer_core::{RunKey, TaskId};
+use gofer_core::{RunKey, TaskId, Timestamp};
 
 use super::queries::commit::{Guard, TaskStanding};
 use super::{Conn, RunQueryDsl};
@@ -24,6 +24,11 @@ pub(crate) use locked;
 /// One claim at a time.
 pub(crate) async fn lock_claims(_: &mut Conn) -> Result<(), DbError> {
     Ok(())
+}
+
+/// The file is this process's own.
+pub(crate) async fn clock(_: &mut Conn) -> Result<Option<Timestamp>, DbError> {
+    Ok(None)
 }
 
 /// Runs the statements in order; returns how many rows they changed.

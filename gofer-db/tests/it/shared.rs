@@ -37,6 +37,21 @@ async fn servers_that_share_a_database_keep_out_one_that_does_not() {
     alone.close().await;
 }
 
+/// All have one clock, which is not their hosts'.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_that_share_a_database_share_its_clock() {
+    let Some(place) = Place::postgres().await else { return };
+    let (one, other) = (shared(&place).await, shared(&place).await);
+    let mut times = Vec::new();
+    for db in [&one, &other, &one, &other] {
+        times.push(db.clock().await.unwrap().expect("a time for all"));
+    }
+    assert!(times.is_sorted(), "{times:?}");
+    assert!(times[3].since(times[0]) < PATIENCE, "in microseconds: {times:?}");
+    let alone = Place::sqlite().open().await;
+    assert_eq!(alone.clock().await.unwrap(), None, "nobody else can use it");
+}
+
 /// A server hears of the others' runs, wishes and events, and not of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_hears_what_the_others_commit() {

@@ -118,6 +118,10 @@ impl Journal for SimJournal {
         self.call("lead", self.stored.lead(owner, now, ttl), |_, _| {}).await
     }
 
+    async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {
+        self.call("clock", async { Ok(Some(Timestamp(self.link.now()))) }, |_, _| {}).await
+    }
+
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
         self.call("hints", self.stored.hints(), |_, _| {}).await
     }

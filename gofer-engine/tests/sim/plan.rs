@@ -76,6 +76,8 @@ pub(crate) struct Plan {
     /// Per server, its lives in order; the one after the last does not die.
     pub(crate) lives: Vec<Vec<Life>>,
     pub(crate) pauses: Vec<Pause>,
+    /// Per server, by how much its host's clock is wrong.
+    pub(crate) skews: Vec<i64>,
     pub(crate) max_executions: usize,
     pub(crate) max_executions_per_pipeline: Option<usize>,
     pub(crate) max_active_runs: usize,
@@ -91,6 +93,8 @@ impl Plan {
         let faults = faults(&mut rng);
         let outages = outages(&mut rng);
         let (lives, pauses) = servers(&mut rng);
+        let mut clocks = Rng::of(seed, "clocks");
+        let skews = lives.iter().map(|_| skew(&mut clocks)).collect();
         Self {
             pipelines,
             actions,
@@ -98,11 +102,22 @@ impl Plan {
             outages,
             lives,
             pauses,
+            skews,
             max_executions_per_pipeline: bounds.pick(&[Some(1), Some(3), None, None]),
             max_active_runs: bounds.pick(&[1, 3, 1_000, 1_000]),
             max_executions: usize::try_from(rng.pick(&[1, 2, 4, 8, 64])).expect("small"),
             lease_ttl: Duration::from_secs(rng.between(3, 15)),
         }
+    }
+}
+
+/// Most hosts are synchronised, some are not.
+fn skew(rng: &mut Rng) -> i64 {
+    let off = i64::try_from(rng.between(0, 40)).expect("small");
+    match rng.below(4) {
+        0 => off * SECOND,
+        1 => -off * SECOND,
+        _ => 0,
     }
 }
 

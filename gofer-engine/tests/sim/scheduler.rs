@@ -63,6 +63,10 @@ impl SimScheduler {
             return Ok(());
         }
         lock(&self.site.model).check_start(world, id, &self.link.name);
+        let holder = lock(&self.site.model).holder(&id.run).map(str::to_owned);
+        world.check(holder.as_deref().is_some_and(|holder| self.link.name.starts_with(holder)), || {
+            format!("`{id}` was started by {}, and the run's lease is {holder:?}'s", self.link.name)
+        });
         let behaviour = Behaviour::of(self.site.seed, id, &task);
         if behaviour.end == End::Refused {
             return Err(BackendError::new(ErrorKind::Invalid, "the simulation refuses this"));

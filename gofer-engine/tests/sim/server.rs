@@ -41,6 +41,7 @@ impl Server {
         slot: usize,
         life: usize,
         die_at: Option<DieAt>,
+        skew: i64,
         config: EngineConfig,
     ) -> Self {
         let runtime =
@@ -52,9 +53,8 @@ impl Server {
         let world = remains.world.clone();
         let link = runtime.block_on(async { Arc::new(Link::new(world, name, die_at, at)) });
         let engine = Arc::new(Mutex::new(None));
-        let config = EngineConfig { starts_at: Some(Timestamp(at)), ..config };
         remains.world.trace(at, &link.name, || "boots".to_owned());
-        runtime.spawn(boot(remains.clone(), link.clone(), config, engine.clone()));
+        runtime.spawn(boot(remains.clone(), link.clone(), skew, config, engine.clone()));
         Self { link, runtime, engine }
     }
 
@@ -95,7 +95,7 @@ impl Server {
 }
 
 /// What a server's `main` does: leases of the life before are nobody's; then the engine, tried until it starts.
-async fn boot(remains: Remains, link: Arc<Link>, config: EngineConfig, slot: Arc<Mutex<Option<Engine>>>) {
+async fn boot(remains: Remains, link: Arc<Link>, skew: i64, config: EngineConfig, slot: Arc<Mutex<Option<Engine>>>) {
     let journal: Arc<dyn Journal> =
         Arc::new(SimJournal { link: link.clone(), stored: remains.journal, model: remains.model });
     while journal.release(&config.server_id).await.is_err() {
@@ -107,7 +107,7 @@ async fn boot(remains: Remains, link: Arc<Link>, config: EngineConfig, slot: Arc
             objects: Arc::new(SimObjects { link: link.clone(), stored: remains.objects.clone() }),
             secrets: Arc::new(SimSecrets { link: link.clone(), stored: remains.secrets.clone() }),
         };
-        let config = EngineConfig { starts_at: Some(Timestamp(link.now())), ..config.clone() };
+        let config = EngineConfig { starts_at: Some(Timestamp(link.now() + skew)), ..config.clone() };
         match Engine::start(journal.clone(), backends, config).await {
             Ok(engine) => {
                 *lock(&slot) = Some(engine);

@@ -140,7 +140,8 @@ impl Sim {
                 max_active_runs: self.plan.max_active_runs,
                 ..EngineConfig::default()
             };
-            slot.server = Some(Server::boot(&self.remains, at, slot.lived, life.die_at_call, config));
+            slot.server =
+                Some(Server::boot(&self.remains, at, slot.lived, life.die_at_call, self.plan.skews[at], config));
         }
     }
 

@@ -45,6 +45,10 @@ impl Journal for Faulty<dyn Journal> {
         self.call("lead", self.inner.lead(owner, now, ttl)).await
     }
 
+    async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {
+        self.call("clock", self.inner.clock()).await
+    }
+
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
         let hints = self.call("hints", self.inner.hints()).await?;
         // A fault ends the stream, which says that something may have been missed.

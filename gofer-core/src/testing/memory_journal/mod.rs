@@ -130,6 +130,10 @@ impl Journal for MemoryJournal {
         Ok(lock(&self.state).lead(owner, now, ttl))
     }
 
+    async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {
+        Ok(None)
+    }
+
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
         Ok(lock(&self.state).hints())
     }
