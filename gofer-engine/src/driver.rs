@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::archiver::Finished;
 use crate::backoff::Backoff;
 use crate::engine::Shared;
-use crate::execution::{self, Message, Start, StartOver};
+use crate::execution::{self, Start};
 use crate::freshness::Freshness;
+use crate::inbox::{Inbox, Message, StartOver};
 use crate::logs::Origin;
 use crate::machine::{Decision, Effect, Input, Machine};
 use crate::writer::NotCommitted;
@@ -38,7 +39,7 @@ enum Stopped {
 
 /// Drives the run until it is complete, the lease is lost, or `gone` says so. When this returns, nothing of it is under
 /// way any more: no call that starts an execution can still arrive at the scheduler.
-pub(crate) async fn drive(mut driving: Driving, known: Option<RunSnapshot>, mut inbox: mpsc::Receiver<Message>) {
+pub(crate) async fn drive(mut driving: Driving, known: Option<RunSnapshot>, mut inbox: mpsc::Receiver<Box<Message>>) {
     let mut backoff = Backoff::new(&driving.lease.run);
     let mut loaded = match known {
         Some(snapshot) => Some(driving.machine(snapshot)),
@@ -83,7 +84,7 @@ pub(crate) struct Driving {
     lease: Lease,
     freshness: Freshness,
     gone: CancellationToken,
-    driver: mpsc::Sender<Message>,
+    driver: Inbox,
     /// Starts of current attempts, so that a stop can wait for them: one that lands after its stop would run for ever.
     starts: HashMap<ExecutionId, Starting>,
     /// How many starts there were.
@@ -101,7 +102,7 @@ impl Driving {
         lease: Lease,
         freshness: Freshness,
         gone: CancellationToken,
-        driver: mpsc::Sender<Message>,
+        driver: Inbox,
     ) -> Self {
         Self {
             shared,
@@ -149,12 +150,12 @@ impl Driving {
         self.starts.retain(|id, start| is_current(machine, id) || !start.over.is_cancelled());
     }
 
-    async fn work(&mut self, machine: &mut Machine, inbox: &mut mpsc::Receiver<Message>) -> Stopped {
+    async fn work(&mut self, machine: &mut Machine, inbox: &mut mpsc::Receiver<Box<Message>>) -> Stopped {
         let first = machine.step(self.shared.clock.now(), Input::Claimed);
         if let Err(stopped) = self.carry_out(machine, first).await {
             return stopped;
         }
-        let mut batch = Vec::with_capacity(MAX_BATCH);
+        let mut batch = Vec::new();
         while !machine.run().state.is_complete() {
             let clock = self.shared.clock.clone();
             let due = at(machine.next_deadline().map(|at| clock.instant(at)));
@@ -163,7 +164,7 @@ impl Driving {
                 biased;
                 () = self.gone.cancelled() => return Stopped::Gone,
                 count = inbox.recv_many(&mut batch, MAX_BATCH) => if count == 0 { return Stopped::Gone },
-                () = due => batch.push(Message::Input(Input::Tick)),
+                () = due => batch.push(Box::new(Message::Input(Input::Tick))),
                 () = settled => {}
             }
             if !batch.is_empty() && self.only_running(&mut batch) {
@@ -174,9 +175,9 @@ impl Driving {
             if let Err(stopped) = self.make_sure(&batch).await {
                 return stopped;
             }
-            let reload = batch.iter().any(|message| matches!(message, Message::Reload));
+            let reload = batch.iter().any(|message| matches!(**message, Message::Reload));
             for message in batch.drain(..) {
-                self.take(machine, message, &mut decision);
+                self.take(machine, *message, &mut decision);
             }
             if let Err(stopped) = self.carry_out(machine, decision).await {
                 return stopped;
@@ -190,9 +191,10 @@ impl Driving {
 
     /// Whether the messages only say that something runs. That waits a moment: if it ends meanwhile, or something else
     /// happens, it is committed together with it.
-    fn only_running(&mut self, batch: &mut Vec<Message>) -> bool {
+    #[expect(clippy::vec_box, reason = "it holds what the queue does")]
+    fn only_running(&mut self, batch: &mut Vec<Box<Message>>) -> bool {
         let now = self.shared.clock.now();
-        batch.retain(|message| match message {
+        batch.retain(|message| match message.as_ref() {
             Message::Observed(id, ExecutionState::Running, _) => {
                 self.seen_running.push((id.clone(), now));
                 false
@@ -230,8 +232,8 @@ impl Driving {
     }
 
     /// A lease that may have run out was prolonged, or somebody else has taken it: a commit tells.
-    async fn make_sure(&self, batch: &[Message]) -> Result<(), Stopped> {
-        let prolonged = batch.iter().filter_map(|message| match message {
+    async fn make_sure(&self, batch: &[Box<Message>]) -> Result<(), Stopped> {
+        let prolonged = batch.iter().filter_map(|message| match message.as_ref() {
             Message::Prolonged(until) => Some(*until),
             _ => None,
         });

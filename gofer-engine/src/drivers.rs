@@ -5,16 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gofer_core::journal::{Lease, RunSnapshot};
 use gofer_core::{RunKey, Timestamp};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{Driving, drive};
 use crate::engine::Shared;
-use crate::execution::Message;
 use crate::freshness::Freshness;
-
-/// Messages that may wait for one run's driver; senders wait beyond it.
-const QUEUE: usize = 256;
+use crate::inbox::{Inbox, Message};
 
 #[derive(Debug, Default)]
 pub(crate) struct Drivers(Mutex<BTreeMap<RunKey, Driver>>);
@@ -22,7 +18,7 @@ pub(crate) struct Drivers(Mutex<BTreeMap<RunKey, Driver>>);
 #[derive(Debug)]
 struct Driver {
     epoch: u64,
-    inbox: mpsc::Sender<Message>,
+    inbox: Inbox,
     freshness: Freshness,
     /// Makes it end.
     gone: CancellationToken,
@@ -49,7 +45,7 @@ impl Drivers {
     }
 
     /// Where to reach the run's driver.
-    pub(crate) fn inbox(&self, key: &RunKey) -> Option<mpsc::Sender<Message>> {
+    pub(crate) fn inbox(&self, key: &RunKey) -> Option<Inbox> {
         self.lock().get(key).map(|run| run.inbox.clone())
     }
 
@@ -57,7 +53,7 @@ impl Drivers {
     pub(crate) async fn tell_all(&self, of: impl Fn(&RunKey) -> bool, message: impl Fn() -> Message) {
         let inboxes: Vec<_> = self.lock().iter().filter(|(key, _)| of(key)).map(|(_, run)| run.inbox.clone()).collect();
         for inbox in inboxes {
-            let _ = inbox.send(message()).await;
+            inbox.tell(message()).await;
         }
     }
 
@@ -73,7 +69,7 @@ impl Drivers {
             }
         }
         for driver in doubtful {
-            let _ = driver.send(Message::Prolonged(until)).await;
+            driver.tell(Message::Prolonged(until)).await;
         }
     }
 
@@ -90,7 +86,7 @@ impl Drivers {
 impl Shared {
     /// Drives a run from now on; `known` is how it stands, if that is known.
     pub(crate) fn begin(self: &Arc<Self>, lease: Lease, freshness: Freshness, known: Option<RunSnapshot>) {
-        let (driver, inbox) = mpsc::channel(QUEUE);
+        let (driver, inbox) = Inbox::new();
         let (key, epoch) = (lease.run.clone(), lease.epoch);
         let (gone, ended) = (self.stop.child_token(), CancellationToken::new());
         let entry = Driver {

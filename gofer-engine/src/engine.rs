@@ -21,9 +21,9 @@ use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::drivers::Drivers;
 use crate::error::EngineError;
-use crate::execution::Message;
 use crate::freshness::{Freshness, certain, precision};
 use crate::guard::Timed;
+use crate::inbox::Message;
 use crate::machine::Input;
 use crate::places::Places;
 use crate::token::{RunTokens, run_token_hash};
@@ -370,8 +370,7 @@ impl Shared {
     /// Sends to the run's driver. A run nobody drives yet is claimed: a cancelled one may leave its queue.
     pub(crate) async fn tell(&self, key: &RunKey, message: Message) {
         match self.runs.inbox(key) {
-            // A driver that is just ending has completed the run.
-            Some(driver) => drop(driver.send(message).await),
+            Some(driver) => driver.tell(message).await,
             None => self.claim_wanted.notify_one(),
         }
     }

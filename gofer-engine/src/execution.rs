@@ -10,14 +10,14 @@ use gofer_core::object_store::PutOptions;
 use gofer_core::pipeline::PipelineSpec;
 use gofer_core::run::{Reason, ReasonKind, Run};
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState};
-use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
+use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::engine::Shared;
 use crate::freshness::Freshness;
+use crate::inbox::{Inbox, Message, StartOver};
 use crate::layout;
 use crate::machine::Input;
 use crate::places::Place;
@@ -29,33 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long after its grace the end of a stopped execution is overdue.
 const OVERDUE: Duration = Duration::from_secs(10);
 
-/// What a run's driver is told.
-#[derive(Debug)]
-pub(crate) enum Message {
-    /// Something for the machine.
-    Input(Input),
-    /// What an execution is, asked for when the driver had begun this many starts.
-    Observed(ExecutionId, ExecutionState, u64),
-    /// Nothing more will be done by this start.
-    StartOver(StartOver),
-    /// The scheduler's events may have been missed: ask about every execution.
-    Reconcile,
-    /// The lease was prolonged until then, if it was still held: find out.
-    Prolonged(Timestamp),
-    /// The stored run may have changed, for instance by a wish to cancel: look.
-    Reload,
-}
-
-/// The end of a start, whatever came of it.
-#[derive(Debug)]
-pub(crate) struct StartOver {
-    pub(crate) id: ExecutionId,
-    /// Which of the driver's starts.
-    pub(crate) serial: u64,
-    /// The execution was not started, for good.
-    pub(crate) refused: Option<Reason>,
-}
-
 /// All a start needs.
 pub(crate) struct Start {
     /// Which of the driver's starts.
@@ -64,7 +37,7 @@ pub(crate) struct Start {
     pub(crate) id: ExecutionId,
     pub(crate) spec: Arc<PipelineSpec>,
     pub(crate) run: Run,
-    pub(crate) driver: mpsc::Sender<Message>,
+    pub(crate) driver: Inbox,
     /// Of the run's lease.
     pub(crate) freshness: Freshness,
     /// Gives up, between calls.
@@ -98,7 +71,7 @@ impl Start {
         };
         let over = StartOver { id: self.id.clone(), serial: self.serial, refused };
         // Who drives the run after a driver that is gone asks the scheduler itself.
-        let _ = self.driver.send(Message::StartOver(over)).await;
+        self.driver.tell(Message::StartOver(over)).await;
     }
 
     /// Starts it or gives up; the error says why it will never be started.
@@ -151,7 +124,7 @@ impl Start {
         };
         if told {
             let placed = Input::Placed(self.id.task.clone(), self.id.attempt);
-            let _ = self.driver.send(Message::Input(placed)).await;
+            self.driver.tell(Message::Input(placed)).await;
         }
         Some(place)
     }
@@ -159,12 +132,12 @@ impl Start {
     /// Tells the driver that the execution waits for a place. A queue of thousands must not keep its driver from what
     /// else happens, so nobody tells while the driver's inbox is half full.
     async fn tell_of_wait(&self) -> Infallible {
-        while self.driver.capacity() <= self.driver.max_capacity() / 2 {
+        while self.driver.is_half_full() {
             tokio::time::sleep(PATIENCE).await;
         }
         let why = self.shared.places.why(&self.id.run);
         let waiting = Input::Waiting(self.id.task.clone(), self.id.attempt, why);
-        let _ = self.driver.send(Message::Input(waiting)).await;
+        self.driver.tell(Message::Input(waiting)).await;
         std::future::pending().await
     }
 
@@ -209,7 +182,7 @@ impl Start {
 
 /// Asks for the state until there is an answer, and tells the driver. Returns whether it was a final one, or nobody wants to
 /// know any more.
-pub(crate) async fn observe(shared: &Shared, id: &ExecutionId, starts: u64, driver: &mpsc::Sender<Message>) -> bool {
+pub(crate) async fn observe(shared: &Shared, id: &ExecutionId, starts: u64, driver: &Inbox) -> bool {
     let Some(state) = state(shared, id, driver).await else { return true };
     let over = state.is_final();
     tell(id, state, starts, driver).await;
@@ -217,7 +190,7 @@ pub(crate) async fn observe(shared: &Shared, id: &ExecutionId, starts: u64, driv
 }
 
 /// The state, asked for until there is an answer or nobody wants it any more.
-async fn state(shared: &Shared, id: &ExecutionId, driver: &mpsc::Sender<Message>) -> Option<ExecutionState> {
+async fn state(shared: &Shared, id: &ExecutionId, driver: &Inbox) -> Option<ExecutionState> {
     let mut backoff = Backoff::new(("state", id));
     while !driver.is_closed() {
         match shared.scheduler.state(id).await {
@@ -232,13 +205,7 @@ async fn state(shared: &Shared, id: &ExecutionId, driver: &mpsc::Sender<Message>
 }
 
 /// Stops the execution. Its end comes over the watch, or at once when it was over or never begun.
-pub(crate) async fn stop(
-    shared: &Shared,
-    id: &ExecutionId,
-    grace: Duration,
-    starts: u64,
-    driver: &mpsc::Sender<Message>,
-) {
+pub(crate) async fn stop(shared: &Shared, id: &ExecutionId, grace: Duration, starts: u64, driver: &Inbox) {
     let mut backoff = Backoff::new(("stop", id));
     while let Err(error) = shared.scheduler.stop(id, grace).await {
         tracing::warn!(execution = %id, error = %error.chain(), "cannot stop the execution yet, will retry");
@@ -256,7 +223,7 @@ pub(crate) async fn stop(
     }
 }
 
-async fn tell(id: &ExecutionId, state: ExecutionState, starts: u64, driver: &mpsc::Sender<Message>) {
+async fn tell(id: &ExecutionId, state: ExecutionState, starts: u64, driver: &Inbox) {
     // A driver that is gone will load the run again and ask itself.
-    let _ = driver.send(Message::Observed(id.clone(), state, starts)).await;
+    driver.tell(Message::Observed(id.clone(), state, starts)).await;
 }

@@ -12,6 +12,7 @@ mod error;
 mod execution;
 mod freshness;
 mod guard;
+mod inbox;
 pub mod layout;
 mod lead;
 mod leases;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::engine::Shared;
-use crate::execution::Message;
+use crate::inbox::Message;
 
 /// How often everything is asked for though nothing broke off. No scheduler may need it, and a run that stands still for ever
 /// because one lost an event is worse than a question every few minutes.
@@ -33,7 +33,7 @@ pub(crate) async fn scheduler(shared: Arc<Shared>) {
                         Some(Ok(event)) => {
                             backoff.reset();
                             if let Some(driver) = shared.runs.inbox(&event.id.run) {
-                                let _ = driver.send(Message::Observed(event.id, event.state, 0)).await;
+                                driver.tell(Message::Observed(event.id, event.state, 0)).await;
                             }
                         }
                         Some(Err(error)) => {

@@ -1,0 +1,69 @@
+//! What a run's driver is told, and how.
+
+use gofer_core::run::Reason;
+use gofer_core::scheduler::ExecutionState;
+use gofer_core::{ExecutionId, Timestamp};
+use tokio::sync::mpsc;
+
+use crate::machine::Input;
+
+/// Messages that may wait for one run's driver; senders wait beyond it.
+const QUEUE: usize = 256;
+
+/// What a run's driver is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Something for the machine.
+    Input(Input),
+    /// What an execution is, asked for when the driver had begun this many starts.
+    Observed(ExecutionId, ExecutionState, u64),
+    /// Nothing more will be done by this start.
+    StartOver(StartOver),
+    /// The scheduler's events may have been missed: ask about every execution.
+    Reconcile,
+    /// The lease was prolonged until then, if it was still held: find out.
+    Prolonged(Timestamp),
+    /// The stored run may have changed, for instance by a wish to cancel: look.
+    Reload,
+}
+
+/// The end of a start, whatever came of it.
+#[derive(Debug)]
+pub(crate) struct StartOver {
+    pub(crate) id: ExecutionId,
+    /// Which of the driver's starts.
+    pub(crate) serial: u64,
+    /// The execution was not started, for good.
+    pub(crate) refused: Option<Reason>,
+}
+
+/// Where a driver is told. The messages are boxed since a queue takes room for 32 of them at once, and most drivers of many
+/// wait for a single one.
+#[derive(Debug, Clone)]
+pub(crate) struct Inbox(mpsc::Sender<Box<Message>>);
+
+impl Inbox {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Box<Message>>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Self(sender), receiver)
+    }
+
+    /// A driver that is gone has completed its run, or whoever drives it next looks for itself.
+    pub(crate) async fn tell(&self, message: Message) {
+        let _ = self.0.send(Box::new(message)).await;
+    }
+
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.0.capacity() <= self.0.max_capacity() / 2
+    }
+
+    /// Whether the driver is gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// Waits until the driver is gone.
+    pub(crate) async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
