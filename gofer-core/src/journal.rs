@@ -181,6 +181,34 @@ pub struct Claim {
     pub owner: String,
     /// How long, unless it is renewed.
     pub ttl: Duration,
+    /// What becomes true with it.
+    pub first: Option<FirstCommit>,
+}
+
+/// Makes the first commit of a run that is claimed as it is inserted, so that both are one transaction. Called inside of it, and
+/// again when it is repeated; a commit that does not hold is an error of the insert, which then changed nothing.
+#[derive(Clone)]
+pub struct FirstCommit(Arc<OfInserted>);
+
+type OfInserted = dyn Fn(&Lease, &RunSnapshot) -> Option<Commit> + Send + Sync;
+
+impl FirstCommit {
+    /// From what to do with the lease and the run as it was inserted.
+    pub fn new(of: impl Fn(&Lease, &RunSnapshot) -> Option<Commit> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(of))
+    }
+
+    /// The commit; `None` leaves it at the insert.
+    #[must_use]
+    pub fn of(&self, lease: &Lease, inserted: &RunSnapshot) -> Option<Commit> {
+        (self.0)(lease, inserted)
+    }
+}
+
+impl Debug for FirstCommit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FirstCommit")
+    }
 }
 
 /// What became of a [`NewRun`].
@@ -192,7 +220,7 @@ pub struct Inserted {
     pub new: bool,
     /// Runs that got a cancel request to make room.
     pub superseded: Vec<RunKey>,
-    /// The lease, if it was claimed at once, and the run as it stands then.
+    /// The lease, if it was claimed at once, and the run as it stood then, before its [`Claim::first`].
     pub claimed: Option<(Lease, RunSnapshot)>,
 }
 

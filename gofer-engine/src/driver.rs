@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gofer_core::journal::{Commit, Committed, Lease, RunSnapshot};
+use gofer_core::journal::{Commit, Committed, Lease};
 use gofer_core::run::TaskState;
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, ExecutionId, TaskId, Timestamp};
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archiver::Finished;
 use crate::backoff::Backoff;
+use crate::begun::Begun;
 use crate::engine::Shared;
 use crate::execution::{self, Start};
 use crate::freshness::Freshness;
@@ -39,14 +40,14 @@ enum Stopped {
 
 /// Drives the run until it is complete, the lease is lost, or `gone` says so. When this returns, nothing of it is under
 /// way any more: no call that starts an execution can still arrive at the scheduler.
-pub(crate) async fn drive(mut driving: Driving, known: Option<RunSnapshot>, mut inbox: mpsc::Receiver<Box<Message>>) {
+pub(crate) async fn drive(mut driving: Driving, known: Option<Begun>, mut inbox: mpsc::Receiver<Box<Message>>) {
     let mut backoff = Backoff::new(&driving.lease.run);
-    let mut loaded = match known {
-        Some(snapshot) => Some(driving.machine(snapshot)),
+    let mut found = match known {
+        Some(known) => Some(known),
         None => driving.load().await,
     };
-    while let Some(mut machine) = loaded {
-        match driving.work(&mut machine, &mut inbox).await {
+    while let Some(Begun { mut machine, effects }) = found {
+        match driving.work(&mut machine, effects, &mut inbox).await {
             Stopped::Complete => break,
             Stopped::Gone => {
                 // Attempts may have ended by a last commit whose answer was an error.
@@ -58,7 +59,7 @@ pub(crate) async fn drive(mut driving: Driving, known: Option<RunSnapshot>, mut 
                 backoff.wait().await;
             }
         }
-        loaded = driving.load().await;
+        found = driving.load().await;
     }
     drop(inbox);
     driving.gone.cancel();
@@ -117,18 +118,14 @@ impl Driving {
         }
     }
 
-    fn machine(&self, snapshot: RunSnapshot) -> Machine {
-        Machine::new(snapshot, self.shared.scheduler.incarnation())
-    }
-
-    async fn load(&mut self) -> Option<Machine> {
+    async fn load(&mut self) -> Option<Begun> {
         let mut backoff = Backoff::new(("load", &self.lease.run));
         while !self.gone.is_cancelled() {
             match self.shared.journal.load(&self.lease.run).await {
                 Ok(snapshot) => {
-                    let machine = self.machine(snapshot);
-                    self.forget_ended(&machine);
-                    return Some(machine);
+                    let found = Begun::not(snapshot, self.shared.scheduler.incarnation());
+                    self.forget_ended(&found.machine);
+                    return Some(found);
                 }
                 Err(error) if error.is_retryable() => {
                     tracing::warn!(run = %self.lease.run, error = %crate::chain(&error), "cannot load the run yet, will retry");
@@ -150,8 +147,17 @@ impl Driving {
         self.starts.retain(|id, start| is_current(machine, id) || !start.over.is_cancelled());
     }
 
-    async fn work(&mut self, machine: &mut Machine, inbox: &mut mpsc::Receiver<Box<Message>>) -> Stopped {
-        let first = machine.step(self.shared.clock.now(), Input::Claimed);
+    /// Begins with the effects of a first decision that is committed, or makes that decision.
+    async fn work(
+        &mut self,
+        machine: &mut Machine,
+        committed: Option<Vec<Effect>>,
+        inbox: &mut mpsc::Receiver<Box<Message>>,
+    ) -> Stopped {
+        let first = match committed {
+            Some(effects) => Decision { effects, ..Decision::default() },
+            None => machine.step(self.shared.clock.now(), Input::Claimed),
+        };
         if let Err(stopped) = self.carry_out(machine, first).await {
             return stopped;
         }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gofer_core::journal::{Lease, RunSnapshot};
+use gofer_core::journal::Lease;
 use gofer_core::{RunKey, Timestamp};
 use tokio_util::sync::CancellationToken;
 
+use crate::begun::Begun;
 use crate::driver::{Driving, drive};
 use crate::engine::Shared;
 use crate::freshness::Freshness;
@@ -85,7 +86,7 @@ impl Drivers {
 
 impl Shared {
     /// Drives a run from now on; `known` is how it stands, if that is known.
-    pub(crate) fn begin(self: &Arc<Self>, lease: Lease, freshness: Freshness, known: Option<RunSnapshot>) {
+    pub(crate) fn begin(self: &Arc<Self>, lease: Lease, freshness: Freshness, known: Option<Begun>) {
         let (driver, inbox) = Inbox::new();
         let (key, epoch) = (lease.run.clone(), lease.epoch);
         let (gone, ended) = (self.stop.child_token(), CancellationToken::new());

@@ -1,12 +1,12 @@
 //! The engine: what it is made of, and the orders it takes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use gofer_core::journal::{Claim, Journal, JournalError, NewRun};
+use gofer_core::journal::{Claim, FirstCommit, Journal, JournalError, NewRun};
 use gofer_core::object_store::ObjectStore;
 use gofer_core::run::{CancelRequest, Initiator, Run, TaskState, TaskStatus};
 use gofer_core::scheduler::{LogChunk, LogCursor, Scheduler};
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
+use crate::begun::Begun;
 use crate::clock::Clock;
 use crate::drivers::Drivers;
 use crate::error::EngineError;
@@ -297,8 +298,11 @@ impl Engine {
             token_nonce,
             token_hash: run_token_hash(token.expose_secret()),
             at: self.shared.clock.now(),
-            claim: (leases::room(&self.shared) > 0)
-                .then(|| Claim { owner: self.shared.config.server_id.clone(), ttl: self.shared.config.lease_ttl }),
+            claim: (leases::room(&self.shared) > 0).then(|| Claim {
+                owner: self.shared.config.server_id.clone(),
+                ttl: self.shared.config.lease_ttl,
+                first: None,
+            }),
         }
     }
 
@@ -310,6 +314,10 @@ impl Engine {
         let shared = self.shared.clone();
         self.shared.tasks.spawn(async move { shared.insert(new).await }).await.unwrap_or(Err(EngineError::Stopped))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Before anything is claimed: by a clock that is wrong this server would take what others hold.
@@ -329,8 +337,9 @@ async fn know_the_time(clock: &Clock, journal: &dyn Journal, ttl: Duration) -> R
 }
 
 impl Shared {
-    async fn insert(self: &Arc<Self>, new: NewRun) -> Result<Run, EngineError> {
+    async fn insert(self: &Arc<Self>, mut new: NewRun) -> Result<Run, EngineError> {
         let (namespace, pipeline) = (new.namespace.clone(), new.pipeline.clone());
+        let begun = self.begun_with_insert(&mut new);
         let until = certain(self.clock.now(), self.config.lease_ttl);
         let inserted = match self.journal.insert_run(new).await {
             Ok(inserted) => inserted,
@@ -345,11 +354,29 @@ impl Shared {
             self.reload(|key| inserted.superseded.contains(key)).await;
         }
         match inserted.claimed {
-            Some((lease, snapshot)) => self.begin(lease, Freshness::until(until), Some(snapshot)),
+            Some((lease, snapshot)) => {
+                let begun = lock(&begun).take();
+                let known = begun.unwrap_or_else(|| Begun::not(snapshot, self.scheduler.incarnation()));
+                self.begin(lease, Freshness::until(until), Some(known));
+            }
             None if inserted.new => self.claim_wanted.notify_one(),
             None => {}
         }
         Ok(inserted.run)
+    }
+
+    /// Lets the run's first decision be committed with the run itself: where to go on once it is.
+    fn begun_with_insert(&self, new: &mut NewRun) -> Arc<Mutex<Option<Begun>>> {
+        let begun = Arc::new(Mutex::new(None));
+        if let Some(claim) = &mut new.claim {
+            let (slot, at, incarnation) = (begun.clone(), new.at, self.scheduler.incarnation());
+            claim.first = Some(FirstCommit::new(move |lease, inserted| {
+                let (now, commit) = Begun::by(at, lease, inserted, incarnation)?;
+                *lock(&slot) = Some(now);
+                Some(commit)
+            }));
+        }
+        begun
     }
 
     fn spawn<F>(self: &Arc<Self>, part: impl FnOnce(Arc<Self>) -> F)

@@ -3,6 +3,7 @@
 mod archive;
 mod archiver;
 mod backoff;
+mod begun;
 mod clock;
 mod driver;
 mod drivers;

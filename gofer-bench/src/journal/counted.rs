@@ -78,8 +78,10 @@ impl Counted {
 impl Journal for Counted {
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
         let inserted = self.journal.insert_run(new).await?;
-        // Pending, and running if it was claimed at once.
-        Self::add(&self.changes, 1 + usize::from(inserted.claimed.is_some()));
+        // Pending, and running if it was claimed at once; then its tasks without parents begin.
+        let begun = inserted.claimed.iter().flat_map(|(_, inserted)| &inserted.spec.tasks);
+        let begun = begun.filter(|task| task.depends_on.is_empty()).count();
+        Self::add(&self.changes, 1 + usize::from(inserted.claimed.is_some()) + begun);
         Ok(inserted)
     }
 

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
-use gofer_core::journal::{Claim, Inserted, Lease, NewRun, RunSnapshot};
+use gofer_core::journal::{Claim, Committed, Inserted, Lease, NewRun, RunSnapshot};
 use gofer_core::pipeline::{Overlap, PipelineSpec};
 use gofer_core::run::{
     CancelRequest, Initiator, Reason, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
 };
 use gofer_core::{NamespaceId, PipelineId, RunKey, RunNumber, Timestamp, Version};
 
-use super::{Conn, PENDING, RUNNING, RunQueryDsl, Tx, UNFINISHED, cancel, engine, is_true, pipelines as pipeline};
+use super::{
+    Conn, PENDING, RUNNING, RunQueryDsl, Tx, UNFINISHED, cancel, commit, engine, is_true, pipelines as pipeline,
+};
 use crate::cached::cached;
 use crate::error::DbError;
 use crate::rows::entity::{PipelineRow, overlap_of};
@@ -76,10 +78,12 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun, specs: &SpecCache) -> 
         record(tx, &run.key, completed, "gofer", new.at);
     }
     let claimed = match claim {
-        Some(_) => {
+        Some(claim) => {
             record(tx, &run.key, EventDetails::RunStarted {}, "gofer", new.at);
             let known = pipeline::spec(tx.c, row.id, signed(version.0), specs).await?;
-            Some((Lease { run: run.key.clone(), epoch: 1 }, untouched(&run, &known.spec)))
+            let (lease, snapshot) = (Lease { run: run.key.clone(), epoch: 1 }, untouched(&run, &known.spec));
+            begin(tx, claim, &lease, &snapshot, specs).await?;
+            Some((lease, snapshot))
         }
         None => None,
     };
@@ -101,6 +105,24 @@ async fn claim_at_once<'n>(tx: &mut Tx<'_>, row: &PipelineRow, new: &'n NewRun) 
     let running = runs::table.filter(is_true(RUNNING)).filter(runs::pipeline_id.eq(row.id)).count();
     let running: i64 = cached(running).get_result(tx.c).await?;
     Ok((running < parallelism).then_some(claim))
+}
+
+/// The first commit of a run that is claimed as it is inserted.
+async fn begin(
+    tx: &mut Tx<'_>,
+    claim: &Claim,
+    lease: &Lease,
+    snapshot: &RunSnapshot,
+    specs: &SpecCache,
+) -> Result<(), DbError> {
+    let Some(first) = claim.first.as_ref().and_then(|first| first.of(lease, snapshot)) else { return Ok(()) };
+    match commit::commit(tx, &[first], specs).await?.as_slice() {
+        [Committed::Done] => Ok(()),
+        refused => {
+            let message = format!("the first commit of run `{}` does not hold: {refused:?}", lease.run);
+            Err(DbError::Internal { message, source: None })
+        }
+    }
 }
 
 fn untouched(run: &Run, spec: &Arc<PipelineSpec>) -> RunSnapshot {

@@ -8,10 +8,10 @@ use futures::stream::BoxStream;
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
-    RunSnapshot,
+    ClaimLimit, Commit, Committed, Expirable, FirstCommit, Hint, Inserted, Journal, JournalError, Lease, NewRun,
+    Retention, RunSnapshot,
 };
-use gofer_core::run::{CancelRequest, LogState, RunState};
+use gofer_core::run::{CancelRequest, LogState, RunState, TaskRun};
 use gofer_core::testing::MemoryJournal;
 use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};
 
@@ -52,6 +52,9 @@ impl SimJournal {
             if inserted.claimed.is_some() {
                 // As it was before its second event.
                 (snapshot.run.state, snapshot.run.started_at) = (RunState::Pending, None);
+                for (id, task) in &mut snapshot.tasks {
+                    *task = TaskRun::pending(id.clone());
+                }
             }
             lock(&self.model).insert(snapshot);
         }
@@ -72,7 +75,16 @@ impl SimJournal {
 
 #[async_trait]
 impl Journal for SimJournal {
-    async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
+    async fn insert_run(&self, mut new: NewRun) -> Result<Inserted, JournalError> {
+        let first = Arc::new(Mutex::new(None));
+        if let Some(claim) = &mut new.claim {
+            let (slot, asked) = (first.clone(), claim.first.take());
+            claim.first = Some(FirstCommit::new(move |lease, inserted| {
+                let commit = asked.as_ref()?.of(lease, inserted);
+                lock(&slot).clone_from(&commit);
+                commit
+            }));
+        }
         let what = format!("insert_run {}", new.pipeline);
         let owner = new.claim.as_ref().map_or_else(String::new, |claim| claim.owner.clone());
         let effect = async {
@@ -85,6 +97,10 @@ impl Journal for SimJournal {
             if let Some((lease, _)) = &inserted.claimed {
                 model.claimed(&self.link.world, &owner, std::slice::from_ref(lease));
                 self.link.trace(|| format!("claims {} @{}", lease.run, lease.epoch));
+            }
+            if let Some(commit) = lock(&first).take() {
+                self.trace_commit(&commit, Committed::Done);
+                model.committed(&self.link.world, &commit, Committed::Done);
             }
         };
         self.call(&what, effect, look).await

@@ -7,12 +7,12 @@ use futures::future::join_all;
 use super::JournalFixture;
 use super::fixture::{
     OWNER, TTL, abandon, at, claim_one, commit, event, finish, insert, keys, last_event, load, namespace, new_events,
-    new_run, nothing, pipeline_id, register, simple, spec, task_id,
+    new_run, nothing, pipeline_id, register, simple, spec, starting, stepping, task_id,
 };
 use crate::conformance::eventually;
 use crate::event::EventDetails;
 use crate::id::{NamespaceId, RunKey, RunNumber, Version};
-use crate::journal::{Claim, Committed, JournalError, NewRun};
+use crate::journal::{Claim, Committed, FirstCommit, JournalError, NewRun};
 use crate::pipeline::Overlap;
 use crate::run::{Initiator, LogState, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus};
 
@@ -363,6 +363,34 @@ pub async fn a_run_may_be_claimed_as_it_is_inserted(fixture: &dyn JournalFixture
     assert!(taken[0].epoch > lease.epoch, "the lease ran out, and the next has a higher epoch");
 }
 
+/// Its first commit is part of the insert, and is not asked for when the run has to wait.
+pub async fn a_claimed_run_may_begin_as_it_is_inserted(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", Some(1), Overlap::Queue).await;
+    let before = last_event(fixture).await;
+    let first = FirstCommit::new(|lease, inserted| {
+        assert_eq!((inserted.run.state, lease.epoch > 0), (RunState::Running, true));
+        Some(stepping(lease, 5, starting(&inserted.tasks[&task_id("build")], 5)))
+    });
+    let beginning = |seconds| NewRun {
+        claim: Some(Claim { owner: OWNER.to_owned(), ttl: TTL, first: Some(first.clone()) }),
+        ..new_run("ci", seconds)
+    };
+    let (lease, _) = journal.insert_run(beginning(5)).await.expect("insert_run").claimed.expect("its turn has come");
+    let stored = load(&*journal, &lease.run).await;
+    assert_eq!(stored.tasks[&task_id("build")].state, TaskState::Starting);
+    let events = new_events(fixture, before).await;
+    let types: Vec<_> = events.iter().map(|event| event.details.type_name().to_owned()).collect();
+    assert_eq!(types, ["run_created", "run_started", "task_run_starting"]);
+    assert_eq!(
+        commit(&*journal, stepping(&lease, 6, starting(&TaskRun::pending(task_id("build")), 6))).await,
+        Committed::Conflict
+    );
+    let waiting = journal.insert_run(beginning(7)).await.expect("insert_run");
+    assert!(waiting.claimed.is_none(), "there is no room");
+    assert_eq!(load(&*journal, &waiting.run.key).await.tasks[&task_id("build")].state, TaskState::Pending);
+}
+
 /// Without room it waits like any other, and so it does behind others that wait.
 pub async fn a_run_that_has_to_wait_is_not_claimed(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
@@ -391,5 +419,5 @@ pub async fn a_repetition_is_not_claimed_as_it_is_inserted(fixture: &dyn Journal
 }
 
 fn claiming(pipeline: &str, seconds: i64) -> NewRun {
-    NewRun { claim: Some(Claim { owner: OWNER.to_owned(), ttl: TTL }), ..new_run(pipeline, seconds) }
+    NewRun { claim: Some(Claim { owner: OWNER.to_owned(), ttl: TTL, first: None }), ..new_run(pipeline, seconds) }
 }

@@ -36,6 +36,7 @@ macro_rules! journal_conformance {
                 a_run_is_durable
                 loading_an_unknown_run_is_not_found
                 a_run_may_be_claimed_as_it_is_inserted
+                a_claimed_run_may_begin_as_it_is_inserted
                 a_run_that_has_to_wait_is_not_claimed
                 a_repetition_is_not_claimed_as_it_is_inserted
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::state::{ENGINE, RunEntry, State};
 use crate::event::EventDetails;
 use crate::id::{RunKey, RunNumber, Version};
-use crate::journal::{Claim, Inserted, JournalError, NewRun};
+use crate::journal::{Claim, Committed, Inserted, JournalError, NewRun};
 use crate::pipeline::{Overlap, PipelineSpec};
 use crate::run::{
     CancelRequest, Initiator, Reason, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
@@ -36,7 +36,11 @@ impl State {
         self.record_superseded(&superseded, &new, &key);
         let claimed = claimed.map(|claim| {
             let lease = self.take(&key, &claim.owner, new.at, claim.ttl);
-            (lease, self.runs[&key].snapshot())
+            let snapshot = self.runs[&key].snapshot();
+            if let Some(commit) = claim.first.and_then(|first| first.of(&lease, &snapshot)) {
+                assert_eq!(self.commit(commit), Committed::Done, "the first commit of `{key}` has to hold");
+            }
+            (lease, snapshot)
         });
         let run = self.runs[&key].run.clone();
         Ok(Inserted { run, new: true, superseded, claimed })
