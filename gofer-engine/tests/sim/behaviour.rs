@@ -6,6 +6,9 @@ use gofer_core::scheduler::{ExecutionState, FailureKind, LogStream};
 
 use crate::rng::Rng;
 
+/// Longer than any simulation: such a process ends only when it is stopped.
+const ENDLESS_MS: u64 = 24 * 3_600_000;
+
 /// What becomes of an attempt that nobody stops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
@@ -51,6 +54,10 @@ impl Behaviour {
         let mut queue_ms = if rng.chance(300) { rng.below(3_000) } else { rng.below(20) };
         if let Some(timeout) = spec.timeout.filter(|_| rng.chance(400)) {
             run_ms = u64::try_from(timeout.as_millis()).expect("short") + rng.between(1, 30_000);
+        }
+        // Of its own draws, so that older seeds stay what they were.
+        if spec.timeout.is_some() && Rng::of(seed, &format!("endless {id}")).chance(500) {
+            run_ms = ENDLESS_MS;
         }
         if let Some(timeout) = spec.start_timeout.filter(|_| rng.chance(400)) {
             queue_ms = u64::try_from(timeout.as_millis()).expect("short") + rng.between(1, 30_000);

@@ -10,7 +10,11 @@ use crate::behaviour::{Behaviour, End};
 use crate::model::{Intent, RunModel};
 use crate::rules;
 use crate::server::Remains;
-use crate::world::{World, lock};
+use crate::world::{SECOND, World, lock};
+
+/// How long after its end an attempt's end may be recorded while nothing fails: the news, its commit and what was under way
+/// before them may all be slow.
+const LATEST: i64 = 15 * SECOND;
 
 #[expect(clippy::await_holding_lock, reason = "the journal in memory answers at once, and nothing else runs any more")]
 pub(crate) async fn check(remains: &Remains, starts: usize) {
@@ -129,6 +133,10 @@ impl Case<'_> {
                 Some(_) => false,
             }
         };
+        let late = execution.and_then(|execution| execution.ended_at).map(|at| record.ended_at.0 - at);
+        if self.world.steady && late.is_some_and(|late| late > LATEST) {
+            self.violate(|| format!("attempt {} was seen to end {late:?} microseconds after it had", record.attempt));
+        }
         if !right {
             let state = execution.map(|execution| execution.state.clone());
             self.violate(|| format!("{record:?}, stop {:?}, and the execution {state:?}", intent.stop));

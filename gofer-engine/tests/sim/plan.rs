@@ -90,7 +90,10 @@ impl Plan {
         let mut bounds = Rng::of(seed, "bounds");
         let pipelines: Vec<PipelineSpec> = (0..rng.between(1, 3)).map(|at| pipeline(&mut rng, at)).collect();
         let actions = actions(&mut rng, &pipelines);
-        let faults = faults(&mut rng);
+        let mut faults = faults(&mut rng);
+        if faults.error == 0 && Rng::of(seed, "slow").chance(500) {
+            (faults.slow, faults.slow_ms) = (200, 2_000);
+        }
         let outages = outages(&mut rng);
         let (lives, pauses) = servers(&mut rng);
         let mut clocks = Rng::of(seed, "clocks");
@@ -108,6 +111,17 @@ impl Plan {
             max_executions: usize::try_from(rng.pick(&[1, 2, 4, 8, 64])).expect("small"),
             lease_ttl: Duration::from_secs(rng.between(3, 15)),
         }
+    }
+}
+
+impl Plan {
+    /// Whether nothing fails, dies or stands still; calls may be slow.
+    pub(crate) fn is_steady(&self) -> bool {
+        let Faults { error, hang, lost_events, repeated_events, broken_watch, .. } = self.faults;
+        [error, hang, lost_events, repeated_events, broken_watch] == [0; 5]
+            && self.outages.is_empty()
+            && self.pauses.is_empty()
+            && self.lives.iter().all(Vec::is_empty)
     }
 }
 

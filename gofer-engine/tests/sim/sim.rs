@@ -71,7 +71,7 @@ pub(crate) fn simulate(seed: u64, traced: bool) -> Outcome {
 impl Sim {
     fn new(seed: u64, traced: bool) -> Self {
         let plan = Plan::of(seed);
-        let world = Arc::new(World::new(seed, plan.faults, plan.outages.clone(), traced));
+        let world = Arc::new(World::new(seed, &plan, traced));
         let longest_outage = plan.outages.iter().map(|outage| outage.until - outage.from).sum::<i64>();
         let slow = i64::try_from(plan.faults.slow_ms + plan.faults.usual_ms).expect("short");
         let model = Model { unaware: 20 * MS * slow + longest_outage + 10 * SECOND, ..Model::default() };

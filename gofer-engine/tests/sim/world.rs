@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gofer_core::Timestamp;
 
-use crate::plan::Faults;
+use crate::plan::{Faults, Plan};
 use crate::rng::Rng;
 
 /// Microseconds of a millisecond; tokio's clock has no finer steps.
@@ -42,6 +42,8 @@ pub(crate) struct World {
     inner: Mutex<Inner>,
     pub(crate) faults: Faults,
     pub(crate) outages: Vec<Outage>,
+    /// Nothing fails and nobody dies, so nothing is very late.
+    pub(crate) steady: bool,
     traced: bool,
 }
 
@@ -55,10 +57,11 @@ struct Inner {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, faults: Faults, outages: Vec<Outage>, traced: bool) -> Self {
+    pub(crate) fn new(seed: u64, plan: &Plan, traced: bool) -> Self {
+        let (faults, outages, steady) = (plan.faults, plan.outages.clone(), plan.is_steady());
         let rng = Rng::of(seed, "faults");
         let inner = Inner { now: 0, rng, calm: false, trace: Vec::new(), violation: None };
-        Self { inner: Mutex::new(inner), faults, outages, traced }
+        Self { inner: Mutex::new(inner), faults, outages, steady, traced }
     }
 
     /// The latest instant any part has seen. Servers that run side by side differ by less than a step of the simulation.
