@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 
 use crate::error::BackendError;
 use crate::id::ExecutionId;
@@ -148,7 +149,7 @@ pub enum ExecutionKind {
 }
 
 /// What is known of an execution.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExecutionState {
     /// Accepted, not running yet; why, in the backend's words.
     Queued {
@@ -190,7 +191,7 @@ impl ExecutionState {
 }
 
 /// Why an execution never ran.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FailureKind {
     /// The program does not exist or may not be executed.
     CommandNotFound,

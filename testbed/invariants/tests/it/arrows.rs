@@ -18,6 +18,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The database and the engine without a server around them: their own speed cannot be seen through the binary.
     ("gofer-bench", &["gofer-core", "gofer-proto", "gofer-db", "gofer-engine"]),
     ("gofer-testbed", &[]),
+    // What the guide shows: a backend as somebody else writes it.
+    ("backend-processes", &["gofer-core"]),
 ];
 
 /// Stands for every backend crate.
