@@ -2,21 +2,25 @@
 
 mod active;
 mod history;
+mod http;
 mod idle;
 mod journal;
 mod latency;
 mod logs;
 mod machine;
 mod make;
+mod nomad;
 mod pipelines;
 mod processes;
 mod report;
 mod scale;
 mod scratch;
+mod secrets;
 mod server;
 mod start;
 mod stats;
 mod throughput;
+mod transfer;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -59,7 +63,7 @@ struct Cli {
     output: Format,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 enum Group {
     /// Every group that takes minutes at most, one after the other
     All,
@@ -106,6 +110,12 @@ enum Group {
         #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=10_000))]
         tasks: u32,
     },
+    /// Chain of 40 and width of 200 on Nomad, beside a client that registers the same jobs (not in `all`)
+    Nomad(nomad::Options),
+    /// Long objects to and from an S3 store, beside its own client (not in `all`)
+    Transfer(transfer::Options),
+    /// Secrets read from Vault or OpenBao, beside bare reads (not in `all`)
+    Secrets(secrets::Options),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -199,16 +209,19 @@ async fn measure(cli: &Cli) -> Result<Report> {
     if wanted(Group::Throughput) {
         throughput::measure(&bench, &mut report).await?;
     }
-    match cli.group {
+    match &cli.group {
         Group::All => {
             logs::measure(&bench, LOG_MIB, &mut report).await?;
             journal::measure(&bench, JOURNAL_WIDTH, &mut report).await?;
         }
-        Group::Logs { mib } => logs::measure(&bench, mib, &mut report).await?,
-        Group::Journal { width } => journal::measure(&bench, width, &mut report).await?,
-        Group::Scale { tasks } => scale::measure(&bench, tasks as usize, &mut report).await?,
-        Group::Active { runs } => active::measure(&bench, runs, &mut report).await?,
-        Group::History { runs, events } => history::measure(&bench, runs, events, &mut report).await?,
+        Group::Logs { mib } => logs::measure(&bench, *mib, &mut report).await?,
+        Group::Journal { width } => journal::measure(&bench, *width, &mut report).await?,
+        Group::Scale { tasks } => scale::measure(&bench, *tasks as usize, &mut report).await?,
+        Group::Active { runs } => active::measure(&bench, *runs, &mut report).await?,
+        Group::History { runs, events } => history::measure(&bench, *runs, *events, &mut report).await?,
+        Group::Nomad(options) => nomad::measure(&bench, options, &mut report).await?,
+        Group::Transfer(options) => transfer::measure(&bench, options, &mut report).await?,
+        Group::Secrets(options) => secrets::measure(&bench, options, &mut report).await?,
         _ => {}
     }
     Ok(report)

@@ -53,13 +53,23 @@ impl Server {
         settings: &[(&str, &str)],
         patience: Duration,
     ) -> Result<Self> {
+        Self::launch(Command::new(gofer).arg("server").envs(settings.iter().copied()), gofer, data_dir, patience).await
+    }
+
+    /// The same with a configuration file's text.
+    pub(crate) async fn start_configured(gofer: &Path, data_dir: &Path, config: &str) -> Result<Self> {
+        let path = data_dir.with_extension("toml");
+        fs::write(&path, config).with_context(|| format!("cannot write `{}`", path.display()))?;
+        Self::launch(Command::new(gofer).args(["server", "--config"]).arg(&path), gofer, data_dir, PATIENCE).await
+    }
+
+    async fn launch(command: &mut Command, gofer: &Path, data_dir: &Path, patience: Duration) -> Result<Self> {
         let log_path = data_dir.with_extension("log");
         let log = File::create(&log_path).with_context(|| format!("cannot write `{}`", log_path.display()))?;
         let start = Instant::now();
-        let mut child = Command::new(gofer)
-            .args(["server", "--listen", "127.0.0.1:0", "--data-dir"])
+        let mut child = command
+            .args(["--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
-            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
