@@ -4,7 +4,8 @@
 # nomad_bin            prints the program: $GOFER_TEST_NOMAD_BIN, or `nomad` on the PATH; fails when there is none
 # nomad_start DIR      starts a server that is a client, too, with its data in DIR, on free loopback ports; sets
 #                      NOMAD_ADDRESS, NOMAD_ROOT_TOKEN (may do everything), NOMAD_GOFER_TOKEN (what
-#                      config/nomad/gofer-policy.hcl allows) and NOMAD_IMAGE (one that its docker has, if there is docker)
+#                      config/nomad/gofer-policy.hcl allows), NOMAD_IMAGE (one that its docker has, if there is docker)
+#                      and NOMAD_SHARED (a directory that every driver's tasks may see: the host volume `gofer-testbed`)
 # nomad_stop DIR       stops it and everything it runs
 #
 # It listens on 127.0.0.1 alone, has ACLs on, and calls nobody. With root's rights it runs tasks with exec and with docker, where
@@ -63,6 +64,9 @@ client {
   chroot_env {
     "$dir/root" = "/"
   }
+  host_volume "gofer-testbed" {
+    path = "$dir/shared"
+  }
   drain_on_shutdown {
     deadline           = "1s"
     force              = true
@@ -96,7 +100,7 @@ HCL
 nomad_root() {
     local dir=$1 program file
     mkdir -p "$dir/bin" "$dir/lib64"
-    for program in sh cat env sleep; do
+    for program in sh cat env sleep head tr; do
         file=$(command -v "$program") || die "there is no program \`$program\`"
         cp --dereference "$file" "$dir/bin/$program"
         { ldd "$file" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r file; do
@@ -113,7 +117,7 @@ nomad_image() {
     busybox=$(command -v busybox) && docker info >/dev/null 2>&1 || return 0
     mkdir -p "$dir/bin" "$dir/tmp"
     cp --dereference "$busybox" "$dir/bin/busybox"
-    for program in sh cat env sleep printf; do
+    for program in sh cat env sleep printf head tr; do
         ln -sf busybox "$dir/bin/$program"
     done
     if tar -C "$dir" -c . | docker import - gofer-testbed:1 >/dev/null &&
@@ -128,6 +132,9 @@ nomad_start() {
     nomad=$(nomad_bin) || die "there is no program \`nomad\`: put it on the PATH or name it with GOFER_TEST_NOMAD_BIN"
     mkdir -p "$dir"
     nomad_root "$dir/root"
+    NOMAD_SHARED=$dir/shared
+    # The tasks of exec are somebody else's.
+    mkdir -p -m 1777 "$NOMAD_SHARED"
     nomad_image "$dir/image"
     for attempt in 1 2 3 4 5; do
         port=$((20000 + RANDOM % 12000))

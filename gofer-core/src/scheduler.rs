@@ -90,7 +90,7 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
 }
 
 /// What a scheduler can do, as data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SchedulerCapabilities {
     /// Tasks with an image.
     pub images: bool,

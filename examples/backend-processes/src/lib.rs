@@ -74,7 +74,7 @@ impl ProcessScheduler {
 #[async_trait]
 impl Scheduler for ProcessScheduler {
     fn capabilities(&self) -> SchedulerCapabilities {
-        SchedulerCapabilities { images: false, host: true, resource_limits: false }
+        SchedulerCapabilities { host: true, ..SchedulerCapabilities::default() }
     }
 
     fn incarnation(&self) -> u64 {

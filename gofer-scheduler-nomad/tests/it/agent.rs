@@ -28,6 +28,18 @@ impl Agent {
         Some(Self { address, token, root_token, http: http() })
     }
 
+    /// The same, if it has a node on which this driver works.
+    pub(crate) async fn with_driver(test: &str, driver: &str) -> Option<Self> {
+        let agent = Self::find(test)?;
+        let nodes = agent.get("/v1/nodes").await;
+        let healthy = nodes.as_array().expect("a list").iter().any(|node| node["Drivers"][driver]["Healthy"] == true);
+        if !healthy {
+            skip(test, &format!("no node of the agent has a working driver {driver}"));
+            return None;
+        }
+        Some(agent)
+    }
+
     /// An agent at an address, with one token for everything.
     pub(crate) fn at(address: &str, token: &str) -> Self {
         Self { address: address.to_owned(), token: token.to_owned(), root_token: token.to_owned(), http: http() }

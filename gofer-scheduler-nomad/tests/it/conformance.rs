@@ -1,6 +1,7 @@
 //! The contract of every scheduler.
 
 use crate::agent::Agent;
+use crate::isolated::Isolated;
 use crate::support::Setup;
 
 async fn fake() -> Setup {
@@ -11,10 +12,18 @@ async fn real() -> Option<Setup> {
     Some(Setup::real(&Agent::find("conformance of the nomad scheduler on a real agent")?, |_| {}).await)
 }
 
+async fn exec() -> Option<Isolated> {
+    Isolated::exec("conformance of the nomad scheduler with exec").await
+}
+
 mod on_the_fake {
     gofer_core::scheduler_conformance!(super::fake);
 }
 
 mod on_a_real_agent {
     gofer_core::scheduler_conformance!(optional super::real);
+}
+
+mod on_a_real_agent_with_exec {
+    gofer_core::scheduler_conformance!(optional super::exec);
 }

@@ -6,6 +6,7 @@ mod cases;
 mod cluster;
 mod conformance;
 mod fake;
+mod isolated;
 mod parity;
 mod proxy;
 mod secrets;

@@ -30,6 +30,9 @@ pub trait Workloads: Send + Sync {
     /// Writes the value of a variable to stdout, nothing else (and nothing if it is not set), and exits with 0.
     fn print_env(&self, name: &str) -> ExecutionSpec;
 
+    /// Whether the host executor gives each execution a root of its own, so that the same path is another directory.
+    fn has_own_root(&self) -> bool;
+
     /// Writes its working directory and a newline to stdout and exits with 0.
     fn print_working_dir(&self) -> ExecutionSpec;
 
@@ -126,6 +129,10 @@ impl Workloads for ShellWorkloads {
 
     fn print_env(&self, name: &str) -> ExecutionSpec {
         self.script(&format!(r#"printf %s "${{{name}-}}""#), [])
+    }
+
+    fn has_own_root(&self) -> bool {
+        false
     }
 
     fn print_working_dir(&self) -> ExecutionSpec {

@@ -42,6 +42,10 @@ impl Workloads for MemoryWorkloads {
         script([format!("print-env {name}")])
     }
 
+    fn has_own_root(&self) -> bool {
+        false
+    }
+
     fn print_working_dir(&self) -> ExecutionSpec {
         host_command(["print-working-dir"])
     }

@@ -8,18 +8,6 @@ use gofer_scheduler_nomad::{HostDriver, NomadConfig};
 use crate::agent::{Agent, skip};
 use crate::support::{Setup, exited, id, image, script};
 
-/// An agent that has a node on which this driver works, or why there is none.
-async fn agent(test: &str, driver: &str) -> Option<Agent> {
-    let agent = Agent::find(test)?;
-    let nodes = agent.get("/v1/nodes").await;
-    let healthy = nodes.as_array().expect("a list").iter().any(|node| node["Drivers"][driver]["Healthy"] == true);
-    if !healthy {
-        skip(test, &format!("no node of the agent has a working driver {driver}"));
-        return None;
-    }
-    Some(agent)
-}
-
 /// Ends, prints a secret of several lines, is stopped.
 async fn lives(setup: &Setup, spec: impl Fn(&str) -> ExecutionSpec) {
     const SECRET: &str = "one\n\t\"two\" $HOME ${x} \\n\n";
@@ -49,7 +37,7 @@ async fn lives(setup: &Setup, spec: impl Fn(&str) -> ExecutionSpec) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_runs_what_it_is_given_on_a_real_agent() {
-    let Some(agent) = agent("exec on a real agent", "exec").await else { return };
+    let Some(agent) = Agent::with_driver("exec on a real agent", "exec").await else { return };
     let setup = Setup::real(&agent, |config| config.host_driver = HostDriver::Exec).await;
     lives(&setup, |text| script(text, [])).await;
     let mut missing = script("", []);
@@ -69,7 +57,7 @@ async fn exec_runs_what_it_is_given_on_a_real_agent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_runs_what_it_is_given_on_a_real_agent() {
-    let Some(agent) = agent("docker on a real agent", "docker").await else { return };
+    let Some(agent) = Agent::with_driver("docker on a real agent", "docker").await else { return };
     let named = std::env::var("GOFER_TEST_NOMAD_IMAGE").ok().filter(|name| !name.is_empty());
     let Some(name) = named else {
         skip("docker on a real agent", "GOFER_TEST_NOMAD_IMAGE names no image with a shell");

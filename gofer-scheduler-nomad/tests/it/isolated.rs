@@ -1,0 +1,157 @@
+//! The driver exec, whose tasks see little of the machine: the workloads' gates and marks lie in a volume of the agent's.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use gofer_core::conformance::Harness;
+use gofer_core::conformance::scheduler::{SchedulerHarness, ShellWorkloads, Workloads};
+use gofer_core::scheduler::{ExecutionSpec, Scheduler};
+use gofer_scheduler_nomad::HostDriver;
+use tempfile::TempDir;
+
+use crate::agent::{Agent, skip};
+use crate::support::Setup;
+
+/// The volume of `testbed/nomad.sh`.
+const VOLUME: &str = "gofer-testbed";
+
+/// A scheduler on a real agent with exec.
+pub(crate) struct Isolated {
+    setup: Setup,
+    workloads: Volume,
+    _template: TempDir,
+}
+
+impl Isolated {
+    /// Where there is such an agent, and a directory that its tasks can see.
+    pub(crate) async fn exec(test: &str) -> Option<Self> {
+        let agent = Agent::with_driver(test, "exec").await?;
+        let Some(shared) = std::env::var("GOFER_TEST_NOMAD_SHARED").ok().filter(|dir| !dir.is_empty()) else {
+            skip(test, "GOFER_TEST_NOMAD_SHARED names no directory that tasks can see");
+            return None;
+        };
+        let template = tempfile::tempdir().expect("a directory for the template");
+        let path = template.path().join("task.nomad.hcl");
+        std::fs::write(&path, job(&shared)).expect("write the template");
+        // Volumes need a right that Gofer itself does not.
+        let agent = agent.with_token(&agent.root_token);
+        let setup = Setup::real(&agent, |nomad| {
+            nomad.host_driver = HostDriver::Exec;
+            nomad.job_template = Some(path);
+        })
+        .await;
+        Some(Self { setup, workloads: Volume::new(&shared), _template: template })
+    }
+}
+
+/// A job with the volume at the same place as outside. Not the first process of a namespace: that one no signal of its own ends.
+fn job(shared: &str) -> String {
+    format!(
+        "job \"t\" {{\n group \"g\" {{\n volume \"shared\" {{\n type = \"host\"\n source = \"{VOLUME}\"\n }}\n task \"t\" {{\n \
+         driver = \"exec\"\n config {{\n command = \"true\"\n pid_mode = \"host\"\n }}\n \
+         volume_mount {{\n volume = \"shared\"\n destination = \"{shared}\"\n }}\n }}\n }}\n}}\n"
+    )
+}
+
+#[async_trait]
+impl Harness<dyn Scheduler> for Isolated {
+    fn backend(&self) -> Arc<dyn Scheduler> {
+        self.setup.backend()
+    }
+
+    async fn restart(&mut self) {
+        self.setup.restart().await;
+    }
+}
+
+impl SchedulerHarness for Isolated {
+    fn workloads(&self) -> &dyn Workloads {
+        &self.workloads
+    }
+}
+
+/// The shell's workloads in a directory of the volume.
+struct Volume {
+    shell: ShellWorkloads,
+    _dir: TempDir,
+}
+
+impl Volume {
+    fn new(shared: &str) -> Self {
+        let dir = tempfile::tempdir_in(Path::new(shared)).expect("a directory in the volume");
+        // The tasks are somebody else's.
+        let all = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(dir.path(), all).expect("a directory for everybody");
+        Self { shell: ShellWorkloads::new(dir.path()), _dir: dir }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Workloads for Volume {
+    fn exit(&self, code: u8) -> ExecutionSpec {
+        self.shell.exit(code)
+    }
+
+    fn die(&self, signal: i32) -> ExecutionSpec {
+        self.shell.die(signal)
+    }
+
+    fn command_not_found(&self) -> ExecutionSpec {
+        self.shell.command_not_found()
+    }
+
+    fn print(&self, stdout: &[u8], stderr: &[u8]) -> ExecutionSpec {
+        self.shell.print(stdout, stderr)
+    }
+
+    fn print_line(&self, length: usize) -> ExecutionSpec {
+        self.shell.print_line(length)
+    }
+
+    fn print_env(&self, name: &str) -> ExecutionSpec {
+        self.shell.print_env(name)
+    }
+
+    fn has_own_root(&self) -> bool {
+        true
+    }
+
+    fn print_working_dir(&self) -> ExecutionSpec {
+        self.shell.print_working_dir()
+    }
+
+    fn until_stopped(&self) -> ExecutionSpec {
+        self.shell.until_stopped()
+    }
+
+    fn ignoring_stop(&self) -> ExecutionSpec {
+        self.shell.ignoring_stop()
+    }
+
+    fn tree(&self, mark: &str) -> ExecutionSpec {
+        self.shell.tree(mark)
+    }
+
+    fn leave_a_child(&self) -> ExecutionSpec {
+        self.shell.leave_a_child()
+    }
+
+    fn gated(&self, before: &[u8], gate: &str, after: &[u8]) -> ExecutionSpec {
+        self.shell.gated(before, gate, after)
+    }
+
+    async fn release(&self, gate: &str) {
+        self.shell.release(gate).await;
+    }
+
+    fn mark(&self, mark: &str, code: u8) -> ExecutionSpec {
+        self.shell.mark(mark, code)
+    }
+
+    async fn marks(&self, mark: &str) -> usize {
+        self.shell.marks(mark).await
+    }
+}
