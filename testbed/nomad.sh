@@ -134,7 +134,8 @@ nomad_start() {
     nomad_root "$dir/root"
     NOMAD_SHARED=$dir/shared
     # The tasks of exec are somebody else's.
-    mkdir -p -m 1777 "$NOMAD_SHARED"
+    mkdir -p "$NOMAD_SHARED"
+    chmod 1777 "$NOMAD_SHARED"
     nomad_image "$dir/image"
     for attempt in 1 2 3 4 5; do
         port=$((20000 + RANDOM % 12000))
