@@ -5,6 +5,7 @@ pub mod conformance;
 pub mod entity;
 pub mod error;
 pub mod event;
+pub mod exec;
 pub mod id;
 pub mod journal;
 pub mod object_store;

@@ -10,9 +10,11 @@ use futures::stream::BoxStream;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::error::BackendError;
+use crate::error::{BackendError, ErrorKind};
 use crate::id::ExecutionId;
 use crate::pipeline::Resources;
+
+pub use crate::exec::{ExecInput, ExecOutput, ExecRequest, ExecSession, TerminalSize};
 
 /// Runs executions somewhere, and tells truthfully what became of them.
 ///
@@ -81,6 +83,20 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError>;
 
+    /// Runs a command in a running execution, beside its own: with the same environment, working directory and limits. The
+    /// answer comes once the command runs. The execution itself goes on as if nothing had been: its log, its state and its
+    /// exit are its own command's. However the session ends (the command exits, the session is dropped, the execution ends,
+    /// the server dies), no process of it is left. Both directions are bounded: who does not read makes the other wait.
+    ///
+    /// # Errors
+    /// `Unsupported` without the capability `exec`; `NotFound` for an execution that was never seen or was removed; `Invalid`
+    /// for one that does not run (yet, or any more), for a bad request, or for a command that cannot be run; `Denied` when the
+    /// backend does not let Gofer do this.
+    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+        let _ = (id, request);
+        Err(BackendError::new(ErrorKind::Unsupported, "this scheduler cannot run a command in a running execution"))
+    }
+
     /// Forgets a finished execution and frees what the backend keeps of it, its logs included. Afterwards its state is
     /// `NotFound`. Removing what is unknown succeeds; removing what has not finished is `Invalid` and changes nothing.
     ///
@@ -98,6 +114,8 @@ pub struct SchedulerCapabilities {
     pub host: bool,
     /// `Resources` are enforced, not only hints.
     pub resource_limits: bool,
+    /// Commands can be run in running executions.
+    pub exec: bool,
 }
 
 /// What to execute.

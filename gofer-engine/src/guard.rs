@@ -10,7 +10,7 @@ use gofer_core::object_store::{
     Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, PutOptions,
 };
 use gofer_core::scheduler::{
-    ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::secret_store::{SecretList, SecretStore};
 use gofer_core::{BackendError, ErrorKind, ExecutionId, ObjectKey, SecretPath};
@@ -73,6 +73,10 @@ impl Scheduler for Timed<dyn Scheduler> {
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
         within(CALL, "scheduler logs", self.0.logs(id, from, follow)).await
+    }
+
+    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+        within(CALL, "scheduler exec", self.0.exec(id, request)).await
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {

@@ -61,6 +61,12 @@ impl CgroupBase {
         Ok(Self { dir, home })
     }
 
+    /// The cgroup of one execution, if it has one of its own.
+    pub(crate) fn of(&self, name: &str) -> Option<CgroupPair> {
+        let task = self.dir.join(name);
+        task.is_dir().then(|| CgroupPair { task, home: self.home.clone() })
+    }
+
     /// The directory, for people.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
@@ -85,6 +91,16 @@ impl CgroupBase {
         }
         Ok(CgroupPair { task, home: self.home.clone() })
     }
+}
+
+/// Moves this process into the task's cgroup.
+pub(crate) fn enter(pair: &CgroupPair) -> io::Result<()> {
+    fs::write(pair.task.join("cgroup.procs"), "0")
+}
+
+/// Moves this process back out. Failing that it shares the task's limits, which is tight but not wrong.
+pub(crate) fn leave(pair: &CgroupPair) {
+    let _ = fs::write(pair.home.join("cgroup.procs"), "0");
 }
 
 fn own_cgroup() -> Option<PathBuf> {
@@ -116,12 +132,12 @@ impl TaskCgroup {
 
     /// Moves this process in.
     pub(crate) fn enter(&self) -> io::Result<()> {
-        fs::write(self.pair.task.join("cgroup.procs"), "0")
+        enter(&self.pair)
     }
 
-    /// Moves this process back out. Failing that it shares the task's limits, which is tight but not wrong.
+    /// Moves this process back out.
     pub(crate) fn leave(&self) {
-        let _ = fs::write(self.pair.home.join("cgroup.procs"), "0");
+        leave(&self.pair);
     }
 
     /// Kills everything in it at once, whatever it forks meanwhile.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gofer_core::scheduler::{
-    ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities,
+    WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use tokio::task::AbortHandle;
@@ -14,6 +15,7 @@ use tokio::task::AbortHandle;
 use crate::config::{Launcher, LocalSchedulerConfig};
 use crate::disk;
 use crate::error::{blocking, io_error};
+use crate::exec;
 use crate::executions::{Executions, ServerLock};
 use crate::logs;
 use crate::table::{Found, Phase, filed, started};
@@ -63,7 +65,12 @@ impl LocalScheduler {
 #[async_trait]
 impl Scheduler for LocalScheduler {
     fn capabilities(&self) -> SchedulerCapabilities {
-        SchedulerCapabilities { images: false, host: true, resource_limits: self.executions().cgroup.is_some() }
+        SchedulerCapabilities {
+            images: false,
+            host: true,
+            resource_limits: self.executions().cgroup.is_some(),
+            exec: true,
+        }
     }
 
     fn incarnation(&self) -> u64 {
@@ -148,6 +155,10 @@ impl Scheduler for LocalScheduler {
                 return Ok(opened);
             }
         }
+    }
+
+    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+        exec::open(self.executions(), id, &request).await
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {

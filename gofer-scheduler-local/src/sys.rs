@@ -108,7 +108,15 @@ pub(crate) struct Spawn<'a> {
     /// Its environment, as `NAME=value`.
     pub(crate) env: &'a [&'a CStr],
     /// Where its three standard streams lead.
-    pub(crate) stdio: [BorrowedFd<'a>; 3],
+    pub(crate) stdio: Streams<'a>,
+}
+
+/// Where three standard streams lead.
+pub(crate) enum Streams<'a> {
+    /// To these descriptors.
+    Files([BorrowedFd<'a>; 3]),
+    /// All to this terminal, which becomes the session's own.
+    Terminal(&'a CStr),
 }
 
 /// Starts a process in a new session (and so a new process group), with every signal at its default and none blocked.
@@ -134,8 +142,18 @@ pub(crate) fn spawn(what: &Spawn<'_>) -> Result<Pid> {
         libc::posix_spawnattr_setflags(attributes.as_mut_ptr(), flags);
         libc::posix_spawnattr_setsigdefault(attributes.as_mut_ptr(), &raw const all);
         libc::posix_spawnattr_setsigmask(attributes.as_mut_ptr(), &raw const none);
-        for (target, source) in (0..).zip(&what.stdio) {
-            libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), source.as_raw_fd(), target);
+        match &what.stdio {
+            Streams::Files(files) => {
+                for (target, source) in (0..).zip(files) {
+                    libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), source.as_raw_fd(), target);
+                }
+            }
+            // The leader of a session without a terminal gets the first one it opens. The session is made before this.
+            Streams::Terminal(path) => {
+                libc::posix_spawn_file_actions_addopen(actions.as_mut_ptr(), 0, path.as_ptr(), libc::O_RDWR, 0);
+                libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), 0, 1);
+                libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), 0, 2);
+            }
         }
         let code = libc::posix_spawn(
             &raw mut pid,

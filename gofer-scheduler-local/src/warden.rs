@@ -44,6 +44,14 @@ impl Warden {
         Self { launcher, current: tokio::sync::Mutex::default(), next_sequence: AtomicU64::new(1) }
     }
 
+    /// Starts a process that is to be a session.
+    ///
+    /// # Errors
+    /// When the launcher's program cannot be executed.
+    pub(crate) fn start_session(&self) -> Result<(AsyncFd<OwnedFd>, Child), BackendError> {
+        start(&self.launcher)
+    }
+
     /// Starts the process if there is none.
     ///
     /// # Errors
@@ -139,23 +147,9 @@ pub(crate) struct Connection {
 
 impl Connection {
     fn open(launcher: &Launcher) -> Result<Arc<Self>, BackendError> {
-        let failed = |error| {
-            io_error(format!("the supervisor process `{}` cannot be started", launcher.program.display()), error)
-        };
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|error| failed(error.into()))?;
-        rustix::io::ioctl_fionbio(&ours, true).map_err(|error| failed(error.into()))?;
-        let child = Command::new(&launcher.program)
-            .args(&launcher.args)
-            // It needs none, and the server's may hold secrets.
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(failed)?;
+        let (socket, child) = start(launcher)?;
         let connection = Arc::new(Self {
-            socket: crate::sys::async_fd(ours).map_err(failed)?,
+            socket,
             sending: tokio::sync::Mutex::default(),
             waiting: Mutex::new(Some(HashMap::new())),
         });
@@ -187,25 +181,53 @@ impl Connection {
     }
 
     async fn send(&self, sequence: u64, body: &[u8]) -> std::io::Result<()> {
-        let mut packet = secrecy::zeroize::Zeroizing::new(Vec::with_capacity(PACKET_BYTES));
-        packet.extend_from_slice(&wire::request_header(sequence, body.len()));
-        let (first, rest) = body.split_at(body.len().min(PACKET_BYTES - packet.len()));
-        packet.extend_from_slice(first);
         let _turn = self.sending.lock().await;
-        self.send_packet(&packet).await?;
-        for piece in rest.chunks(PACKET_BYTES) {
-            self.send_packet(piece).await?;
-        }
-        Ok(())
+        send_request(&self.socket, sequence, body).await
     }
+}
 
-    async fn send_packet(&self, packet: &[u8]) -> std::io::Result<()> {
-        loop {
-            let mut ready = self.socket.writable().await?;
-            let sent = ready.try_io(|socket| Ok(send(socket, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?));
-            if let Ok(sent) = sent {
-                return sent.map(|_| ());
-            }
+/// Starts a process of the supervisor's program, connected to this one.
+///
+/// # Errors
+/// When the program cannot be executed.
+fn start(launcher: &Launcher) -> Result<(AsyncFd<OwnedFd>, Child), BackendError> {
+    let failed =
+        |error| io_error(format!("the supervisor process `{}` cannot be started", launcher.program.display()), error);
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|error| failed(error.into()))?;
+    rustix::io::ioctl_fionbio(&ours, true).map_err(|error| failed(error.into()))?;
+    let child = Command::new(&launcher.program)
+        .args(&launcher.args)
+        // It needs none, and the server's may hold secrets.
+        .env_clear()
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    Ok((crate::sys::async_fd(ours).map_err(failed)?, child))
+}
+
+/// Sends a request, in as many packets as it takes.
+pub(crate) async fn send_request(socket: &AsyncFd<OwnedFd>, sequence: u64, body: &[u8]) -> std::io::Result<()> {
+    let mut packet = secrecy::zeroize::Zeroizing::new(Vec::with_capacity(PACKET_BYTES));
+    packet.extend_from_slice(&wire::request_header(sequence, body.len()));
+    let (first, rest) = body.split_at(body.len().min(PACKET_BYTES - packet.len()));
+    packet.extend_from_slice(first);
+    send_packet(socket, &packet).await?;
+    for piece in rest.chunks(PACKET_BYTES) {
+        send_packet(socket, piece).await?;
+    }
+    Ok(())
+}
+
+/// Sends one packet, when there is room for it.
+pub(crate) async fn send_packet(socket: &AsyncFd<OwnedFd>, packet: &[u8]) -> std::io::Result<()> {
+    loop {
+        let mut ready = socket.writable().await?;
+        let sent = ready.try_io(|socket| Ok(send(socket, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?));
+        if let Ok(sent) = sent {
+            return sent.map(|_| ());
         }
     }
 }

@@ -108,6 +108,10 @@ impl<'a> Request<'a> {
     }
 }
 
+/// The sequence number of a request that makes the process that takes it a session instead of a warden; see
+/// [`crate::session`].
+pub(crate) const SESSION: u64 = u64::MAX;
+
 /// The header of a request.
 pub(crate) fn request_header(sequence: u64, length: usize) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];

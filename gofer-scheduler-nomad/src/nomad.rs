@@ -67,7 +67,7 @@ impl NomadScheduler {
 impl Scheduler for NomadScheduler {
     fn capabilities(&self) -> SchedulerCapabilities {
         let resource_limits = self.shared().config.host_driver.enforces_limits();
-        SchedulerCapabilities { images: true, host: true, resource_limits }
+        SchedulerCapabilities { images: true, host: true, resource_limits, exec: false }
     }
 
     /// One per connection: while no Gofer looked, Nomad's garbage collection may have taken a job that ran.

@@ -33,7 +33,7 @@ impl NullScheduler {
 #[async_trait]
 impl Scheduler for NullScheduler {
     fn capabilities(&self) -> SchedulerCapabilities {
-        SchedulerCapabilities { images: false, host: true, resource_limits: false }
+        SchedulerCapabilities { images: false, host: true, resource_limits: false, exec: false }
     }
 
     async fn check(&self) -> Result<String, BackendError> {

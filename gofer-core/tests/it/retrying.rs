@@ -13,7 +13,8 @@ use gofer_core::object_store::{
     Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, PutOptions,
 };
 use gofer_core::scheduler::{
-    ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities,
+    WatchEvent,
 };
 use gofer_core::secret_store::{SecretList, SecretStore};
 use gofer_core::{ErrorKind, ExecutionId, ObjectKey, SecretPath};
@@ -97,6 +98,10 @@ impl Scheduler for Retrying<dyn Scheduler> {
             }
         });
         Ok(chunks.boxed())
+    }
+
+    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+        repeat!(self.0.exec(id, request.clone())).0
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {

@@ -18,7 +18,7 @@ use super::tree::{self, Left};
 use crate::cgroup::TaskCgroup;
 use crate::layout::ExecutionDir;
 use crate::live::{Claim, StartedTask, ticks_since_boot};
-use crate::sys::{self, Spawn};
+use crate::sys::{self, Spawn, Streams};
 use crate::wire::{Outcome, Request};
 
 /// A service that ran at least this long is started again after the shortest wait.
@@ -169,7 +169,7 @@ impl<'a> Supervision<'a> {
             program: &program,
             argv: &self.request.argv,
             env: &self.request.env,
-            stdio: stdio.map(OwnedFd::as_fd),
+            stdio: Streams::Files(stdio.map(OwnedFd::as_fd)),
         };
         let earliest = ticks_since_boot();
         let pid = sys::spawn(&what).map_err(|error| program::failure(&program, error))?;
@@ -185,7 +185,7 @@ impl<'a> Supervision<'a> {
             pipes.pump(&mut self.log);
             if signalled {
                 self.look_for_stop();
-                if has_exited(main) {
+                if tree::has_exited(main) {
                     break;
                 }
             }
@@ -276,21 +276,6 @@ impl<'a> Supervision<'a> {
             let _ = poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(&left));
             sys::drain_signals(self.signals.as_fd());
             self.look_for_stop();
-        }
-    }
-}
-
-/// Whether the process has exited; it stays unreaped. Its adopted orphans that exited before it are reaped on the way.
-fn has_exited(main: Pid) -> bool {
-    loop {
-        match sys::peek_exited_child() {
-            Ok(Some(pid)) if pid == main => return true,
-            Ok(Some(orphan)) => {
-                let _ = waitpid(Some(orphan), WaitOptions::NOHANG);
-            }
-            Ok(None) => return false,
-            // No child at all: somebody else reaped it, which cannot be; do not wait for it for ever.
-            Err(error) => return error == rustix::io::Errno::CHILD,
         }
     }
 }

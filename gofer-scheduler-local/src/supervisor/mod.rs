@@ -4,10 +4,13 @@
 //! **supervisor**, which costs a fraction of executing the server's binary again. The warden ends when the server does;
 //! a supervisor ends when its execution did, and depends on neither: it holds the exit code, the log, the stop timer and
 //! the whole process tree of the task.
+//!
+//! A **session** is a third kind: a command beside a task, for as long as somebody is connected to it.
 
 mod execution;
 mod output;
 mod program;
+mod session;
 mod tree;
 
 use std::fs::OpenOptions;
@@ -37,7 +40,9 @@ pub fn main() -> ExitCode {
         Err(_) => ExitCode::FAILURE,
         Ok(Some(job)) => {
             let Warden { socket, null, .. } = warden;
-            if let Some(request) = Request::decode(&job.body) {
+            if job.sequence == wire::SESSION {
+                session::run(&socket, &job.body);
+            } else if let Some(request) = Request::decode(&job.body) {
                 execution::run(&request, Responder { socket, sequence: job.sequence }, &null);
             }
             sys::exit_now(0);
@@ -77,7 +82,8 @@ impl Warden {
         Ok(Self { socket, null, packet: Vec::with_capacity(PACKET_BYTES) })
     }
 
-    /// Serves requests until the server has gone: `None`. In each new supervisor it returns too: with its job.
+    /// Serves requests until the server has gone: `None`. In each new supervisor it returns too: with its job; and so it does
+    /// in a process that is to be a session, which needs no fork: it was started for that.
     fn serve(&mut self) -> rustix::io::Result<Option<Job>> {
         while self.receive()? {
             let (sequence, length, first) = wire::parse_request_header(&self.packet).ok_or(Errno::PROTO)?;
@@ -94,6 +100,9 @@ impl Warden {
                 body.extend_from_slice(&self.packet);
             }
             self.wipe();
+            if sequence == wire::SESSION {
+                return Ok(Some(Job { sequence, body }));
+            }
             match sys::fork() {
                 Ok(Fork::Parent) => {}
                 Ok(Fork::Child) => return Ok(Some(Job { sequence, body })),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, wait};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, wait, waitpid};
 
 use crate::{process, sys};
 
@@ -54,6 +54,21 @@ pub(super) fn reap() -> Left {
             Ok(Some(_)) | Err(Errno::INTR) => {}
             Ok(None) => return Left::Some,
             Err(_) => return Left::None,
+        }
+    }
+}
+
+/// Whether the process has exited; it stays unreaped. Its adopted orphans that exited before it are reaped on the way.
+pub(super) fn has_exited(main: Pid) -> bool {
+    loop {
+        match sys::peek_exited_child() {
+            Ok(Some(pid)) if pid == main => return true,
+            Ok(Some(orphan)) => {
+                let _ = waitpid(Some(orphan), WaitOptions::NOHANG);
+            }
+            Ok(None) => return false,
+            // No child at all: somebody else reaped it, which cannot be; do not wait for it for ever.
+            Err(error) => return error == rustix::io::Errno::CHILD,
         }
     }
 }

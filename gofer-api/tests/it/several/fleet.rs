@@ -14,7 +14,7 @@ use gofer_core::object_store::{
 use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
 use gofer_core::run::{Initiator, Run, RunStatus};
 use gofer_core::scheduler::{
-    ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::testing::{MemoryObjectStore, MemoryScheduler, MemorySecretStore};
 use gofer_core::{BackendError, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, TaskId, Timestamp};
@@ -281,6 +281,10 @@ impl Scheduler for Outliving {
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
         self.scheduler.logs(id, from, follow).await
+    }
+
+    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+        self.scheduler.exec(id, request).await
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {

@@ -1,6 +1,7 @@
 //! What every scheduler does.
 
 pub mod environment;
+pub mod exec;
 pub mod lifecycle;
 pub mod logs;
 pub mod restart;
@@ -89,6 +90,18 @@ macro_rules! scheduler_conformance {
                 a_given_working_directory_is_used
                 the_entrypoint_comes_before_the_command
                 no_secret_shows_in_debug
+            }
+            exec {
+                a_command_runs_beside_the_execution
+                input_and_output_survive_unread_queues
+                a_command_has_the_environment_of_the_execution
+                a_command_runs_in_the_working_directory_of_the_execution
+                what_cannot_be_is_refused
+                a_dropped_session_ends_its_processes
+                a_command_that_ends_leaves_no_process
+                the_end_of_the_execution_ends_its_sessions
+                a_terminal_is_one
+                without_the_capability_exec_is_unsupported
             }
             restart {
                 a_finished_execution_is_known_after_a_restart

@@ -7,7 +7,8 @@ use super::Faulty;
 use crate::error::BackendError;
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities,
+    WatchEvent,
 };
 
 #[deny(clippy::missing_trait_methods)]
@@ -50,6 +51,11 @@ impl Scheduler for Faulty<dyn Scheduler> {
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
         let chunks = self.call("logs", self.inner.logs(id, from, follow)).await?;
         Ok(self.breaking("logs", chunks))
+    }
+
+    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+        let session = self.call("exec", self.inner.exec(id, request)).await?;
+        Ok(ExecSession { output: self.breaking("exec", session.output), ..session })
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {

@@ -21,8 +21,8 @@ use super::lock;
 use crate::error::{BackendError, ErrorKind};
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream, Scheduler, SchedulerCapabilities,
-    WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream, Scheduler,
+    SchedulerCapabilities, WatchEvent,
 };
 use execution::{Execution, Heard, Player};
 
@@ -90,7 +90,7 @@ impl MemoryScheduler {
             gates: watch::Sender::new(BTreeSet::new()),
             watchers: Mutex::new(broadcast::Sender::new(WATCH_BUFFER)),
         };
-        let capabilities = SchedulerCapabilities { images: true, host: true, resource_limits: false };
+        let capabilities = SchedulerCapabilities { images: true, host: true, resource_limits: false, exec: false };
         Self { shared: Arc::new(shared), capabilities }
     }
 
@@ -234,6 +234,11 @@ impl Scheduler for MemoryScheduler {
         };
         let chunks = stream::unfold(reader, |mut reader| async move { Some((Ok(reader.next().await?), reader)) });
         Ok(chunks.boxed())
+    }
+
+    async fn exec(&self, _: &ExecutionId, _: ExecRequest) -> Result<ExecSession, BackendError> {
+        let message = "the memory scheduler has no processes, so no command can be run beside one";
+        Err(BackendError::new(ErrorKind::Unsupported, message))
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
