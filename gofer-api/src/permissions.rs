@@ -31,8 +31,11 @@ use Rule::{AnyToken, Client, Management, Namespace, NamespaceOrOwn, NamespaceOrR
 /// The table. Sorted by service, in the order of the contract.
 ///
 /// - Values of secrets are for management tokens alone: pipelines get them by interpolation, people put new ones.
+/// - A command in a running task sees the task's secrets. It is for those who may start and change the namespace's pipelines,
+///   and so can have any task of it do the same.
 /// - A run's token reads its namespace's runs and logs, and reads and writes the objects of its pipeline and of itself.
-///   It starts nothing, changes no pipeline and deletes nothing, so that a task gone wrong cannot do it either.
+///   It starts nothing, runs no command in another task, changes no pipeline and deletes nothing, so that a task gone
+///   wrong cannot do it either.
 pub(crate) const RULES: &[(&str, Rule)] = &[
     ("/grpc.health.v1.Health/Check", Public),
     ("/grpc.health.v1.Health/List", Public),
@@ -80,6 +83,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("/gofer.v1.TaskRunService/ListTaskRuns", NamespaceOrRun),
     ("/gofer.v1.TaskRunService/CancelTaskRun", Namespace),
     ("/gofer.v1.TaskRunService/StreamLogs", NamespaceOrRun),
+    ("/gofer.v1.TaskRunService/Exec", Namespace),
     ("/gofer.v1.TokenService/BootstrapToken", Public),
     ("/gofer.v1.TokenService/CreateToken", Management),
     ("/gofer.v1.TokenService/ListTokens", Management),

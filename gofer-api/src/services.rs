@@ -15,6 +15,7 @@ use crate::error::ApiError;
 
 mod common_task;
 mod event;
+mod exec;
 mod namespace;
 mod object;
 mod pipeline;

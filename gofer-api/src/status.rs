@@ -103,6 +103,7 @@ fn engine(error: EngineError) -> Shape {
         EngineError::Disabled { .. } => Shape::new(Code::FailedPrecondition, "PIPELINE_DISABLED", message),
         EngineError::Invalid(violations) => Shape::invalid(violations),
         EngineError::NotComplete { .. } => Shape::new(Code::FailedPrecondition, "RUN_NOT_COMPLETE", message),
+        EngineError::NotRunning { .. } => Shape::new(Code::FailedPrecondition, "TASK_RUN_NOT_RUNNING", message),
         EngineError::Unsupported { .. } => Shape::new(Code::FailedPrecondition, "UNSUPPORTED", message),
         EngineError::Backend(error) => backend(&error),
         EngineError::Stopped => Shape::new(Code::Unavailable, "SHUTTING_DOWN", message),

@@ -127,8 +127,8 @@ impl Context {
 }
 
 impl Cli {
-    /// Executes the command on a runtime of the size it needs.
-    pub(crate) fn execute(self) -> Result<Exit, Failure> {
+    /// Executes the command on a runtime of the size it needs, and says the exit code: an [`Exit`], or of a command in a task.
+    pub(crate) fn execute(self) -> Result<u8, Failure> {
         let out = Out::new(self.global.output, self.global.quiet);
         let context = Context {
             global: self.global,
@@ -168,8 +168,8 @@ fn patience(command: &Command) -> Duration {
     }
 }
 
-async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
-    match command {
+async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
+    let done = match command {
         #[cfg(feature = "server")]
         Command::Server(args) => commands::server::run(args, context).await,
         #[cfg(feature = "server")]
@@ -177,7 +177,7 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Run(args) => commands::run::run(args, context).await,
         Command::Up(args) => commands::up::run(args, context).await.map(|()| Exit::Ok),
         Command::Pipeline(args) => commands::pipeline::run(args, context).await.map(|()| Exit::Ok),
-        Command::Task(args) => commands::task::run(args, context).await.map(|()| Exit::Ok),
+        Command::Task(args) => return commands::task::run(args, context).await,
         Command::Namespace(args) => commands::namespace::run(args, context).await.map(|()| Exit::Ok),
         Command::Object(args) => commands::object::run(args, context).await.map(|()| Exit::Ok),
         Command::Secret(args) => commands::secret::run(args, context).await.map(|()| Exit::Ok),
@@ -185,7 +185,8 @@ async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
         Command::Token(args) => commands::token::run(args, context).await.map(|()| Exit::Ok),
         Command::System(args) => commands::system::run(args, context).await.map(|()| Exit::Ok),
         Command::Completion(args) => commands::completion::run(&args, context).map(|()| Exit::Ok),
-    }
+    };
+    done.map(|exit| exit as u8)
 }
 
 #[cfg(test)]

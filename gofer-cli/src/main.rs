@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         return gofer_api::supervisor::main();
     }
     match cli::Cli::parse().execute() {
-        Ok(exit) => ExitCode::from(exit as u8),
+        Ok(exit) => ExitCode::from(exit),
         Err(failure) => {
             // Nobody can be told when stderr is gone.
             let _ = std::io::stderr().lock().write_all(failure.render().as_bytes());

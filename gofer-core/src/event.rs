@@ -104,6 +104,10 @@ pub enum EventDetails {
         force: bool,
         message: String,
     },
+    TaskRunExecRequested {
+        command: String,
+        terminal: bool,
+    },
     TaskRunRetryScheduled {
         status: TaskStatus,
         reason: Option<Reason>,
@@ -180,6 +184,7 @@ impl EventDetails {
             Self::TaskRunRunning {} => "task_run_running",
             Self::TaskRunStopRequested { .. } => "task_run_stop_requested",
             Self::TaskRunCancelRequested { .. } => "task_run_cancel_requested",
+            Self::TaskRunExecRequested { .. } => "task_run_exec_requested",
             Self::TaskRunRetryScheduled { .. } => "task_run_retry_scheduled",
             Self::TaskRunCompleted { .. } => "task_run_completed",
             Self::LogArchived { .. } => "log_archived",

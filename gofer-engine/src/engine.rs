@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use gofer_core::journal::{Claim, FirstCommit, Journal, JournalError, NewRun};
 use gofer_core::object_store::ObjectStore;
 use gofer_core::run::{CancelRequest, Initiator, Run, TaskState, TaskStatus};
-use gofer_core::scheduler::{LogChunk, LogCursor, Scheduler};
+use gofer_core::scheduler::{ExecRequest, ExecSession, LogChunk, LogCursor, Scheduler};
 use gofer_core::secret_store::SecretStore;
 use gofer_core::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Timestamp, Version, validate};
 use secrecy::ExposeSecret;
@@ -29,7 +29,7 @@ use crate::machine::Input;
 use crate::places::Places;
 use crate::token::{RunTokens, run_token_hash};
 use crate::writer::Writer;
-use crate::{archiver, lead, leases, listen, logs};
+use crate::{archiver, exec, lead, leases, listen, logs};
 
 /// Longest wait for drivers to come to rest.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -250,6 +250,28 @@ impl Engine {
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, EngineError>>, EngineError> {
         logs::open(self.shared.clone(), id.clone(), from, follow).await
+    }
+
+    /// The execution in which a command can be run now, and the command as it may be recorded: in one line of bounded length,
+    /// with the secret values of the task masked.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotRunning`, `Unsupported`, or the database's own.
+    pub async fn exec_target(
+        &self,
+        key: &RunKey,
+        task: &TaskId,
+        command: &[String],
+    ) -> Result<(ExecutionId, String), EngineError> {
+        exec::target(&self.shared, key, task, command).await
+    }
+
+    /// Runs a command in an execution that [`exec_target`](Self::exec_target) named.
+    ///
+    /// # Errors
+    /// The scheduler's own, see [`gofer_core::scheduler::Scheduler::exec`].
+    pub async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, EngineError> {
+        Ok(self.shared.scheduler.exec(id, request).await?)
     }
 
     /// What the engine is busy with.

@@ -30,6 +30,14 @@ pub enum EngineError {
         /// `namespace/pipeline/run`.
         key: String,
     },
+    /// Only in a task that runs can something be run beside it.
+    #[error("task run `{key}` is {state}: a command can only be run while it runs; `gofer task get` shows it")]
+    NotRunning {
+        /// `namespace/pipeline/run/task`.
+        key: String,
+        /// The state it is in, as in `starting`.
+        state: &'static str,
+    },
     /// This engine, or its backends as configured, cannot do that.
     #[error("{message}")]
     Unsupported {

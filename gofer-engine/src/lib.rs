@@ -10,6 +10,7 @@ mod drivers;
 mod end;
 mod engine;
 mod error;
+mod exec;
 mod execution;
 mod freshness;
 mod guard;

@@ -131,7 +131,7 @@ impl Origin {
     }
 
     /// The values to mask: the run's token, and what the execution was started with.
-    async fn masks(&self, shared: &Shared, id: &ExecutionId) -> Result<Vec<SecretString>, BackendError> {
+    pub(crate) async fn masks(&self, shared: &Shared, id: &ExecutionId) -> Result<Vec<SecretString>, BackendError> {
         let mut masks = vec![shared.tokens.token(&self.run.token_nonce)];
         if self.keeps_masks(id) {
             // Missing: the execution was never started, so it has no log either.

@@ -87,6 +87,9 @@ fn details(details: EventDetails) -> Details {
         EventDetails::TaskRunCancelRequested { force, message } => {
             Details::TaskRunCancelRequested(v1::TaskRunCancelRequested { force, reason: message })
         }
+        EventDetails::TaskRunExecRequested { command, terminal } => {
+            Details::TaskRunExecRequested(v1::TaskRunExecRequested { command, terminal })
+        }
         EventDetails::TaskRunRetryScheduled { status, reason: why, exit_code, next_attempt, not_before } => {
             Details::TaskRunRetryScheduled(v1::TaskRunRetryScheduled {
                 status: task_status_to_wire(Some(status)).into(),

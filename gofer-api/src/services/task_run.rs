@@ -5,6 +5,7 @@ use gofer_core::run::TaskRun;
 use gofer_core::{Attempt, ExecutionId};
 use gofer_proto::v1;
 
+use super::exec::exec;
 use super::run::cancel_request;
 use super::run_view::{Attempts, snapshot, task_runs};
 use crate::call::{Call, Replies, about, service};
@@ -18,10 +19,11 @@ service! {
         unary list_task_runs(v1::ListTaskRunsRequest) -> v1::ListTaskRunsResponse;
         unary cancel_task_run(v1::CancelTaskRunRequest) -> v1::CancelTaskRunResponse;
         streaming stream_logs(v1::StreamLogsRequest) -> StreamLogsStream<v1::StreamLogsResponse>;
+        both_ways exec(v1::ExecRequest) -> ExecStream<v1::ExecResponse>;
     }
 }
 
-about!(namespace: GetTaskRunRequest, ListTaskRunsRequest, CancelTaskRunRequest, StreamLogsRequest);
+about!(namespace: GetTaskRunRequest, ListTaskRunsRequest, CancelTaskRunRequest, StreamLogsRequest, ExecHeader);
 
 async fn get_task_run(call: Call, request: v1::GetTaskRunRequest) -> Result<v1::GetTaskRunResponse, ApiError> {
     let id = execution(&request.namespace, &request.pipeline, request.run, &request.task)?;

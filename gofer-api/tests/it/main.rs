@@ -4,6 +4,7 @@ mod admin;
 mod config;
 mod database;
 mod events;
+mod exec;
 mod harness;
 mod lifecycle;
 mod objects;

@@ -49,6 +49,7 @@ const CLIENT: &[&str] = &[
     "ListSecrets",
     "DeleteSecret",
     "CancelTaskRun",
+    "Exec",
 ];
 
 struct Who {

@@ -2,6 +2,7 @@
 
 pub(crate) mod completion;
 pub(crate) mod event;
+mod exec;
 #[cfg(feature = "server")]
 pub(crate) mod local;
 #[cfg(feature = "server")]

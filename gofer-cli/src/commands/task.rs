@@ -7,11 +7,12 @@ use gofer_proto::v1::{
     TaskRunState,
 };
 
+use super::exec::{self, ExecArgs};
 use super::paging::{PageArgs, note_more};
 use super::run::{Number, RunRef, resolve};
 use crate::cli::Context;
 use crate::client::{Client, unary};
-use crate::errors::Failure;
+use crate::errors::{Exit, Failure};
 use crate::follow::logs::{LogMode, LogReader};
 use crate::follow::{self, Lines, OnInterrupt, Options, RunKey};
 use crate::{format, output};
@@ -52,6 +53,13 @@ Examples:
         #[arg(long, short)]
         follow: bool,
     },
+    /// Runs a command in a running task, by default a shell; its exit code is the command's
+    #[command(after_help = "\
+Examples:
+  gofer task exec ci latest build
+  gofer task exec ci 7 build -- ls -l
+  gofer task exec ci 7 build -- sh -c 'cat > fix.patch' < fix.patch")]
+    Exec(ExecArgs),
     /// Asks for one task to be stopped; the run goes on
     #[command(after_help = "Examples:\n  gofer task cancel ci 7 build\n  gofer task cancel ci 7 build --force")]
     Cancel {
@@ -68,19 +76,21 @@ Examples:
 
 /// A task of a run.
 #[derive(Debug, Args)]
-struct TaskRef {
+pub(crate) struct TaskRef {
     /// The pipeline's name
-    pipeline: String,
+    pub(crate) pipeline: String,
     /// The run's number, or `latest`
     #[arg(value_name = "RUN")]
-    run: Number,
+    pub(crate) run: Number,
     /// The task's id
-    task: String,
+    pub(crate) task: String,
 }
 
-pub(crate) async fn run(args: TaskArgs, context: &Context) -> Result<(), Failure> {
+/// The exit code is that of a command that was run in a task.
+pub(crate) async fn run(args: TaskArgs, context: &Context) -> Result<u8, Failure> {
     let client = context.client().await?;
-    match args.command {
+    let done = match args.command {
+        TaskCommand::Exec(args) => return exec::run(args, context, &client).await,
         TaskCommand::List { run, page } => {
             let key = resolve(context, &client, run.pipeline, run.run).await?;
             let (task_runs, next_page_token) = list(&client, &key, &page).await?;
@@ -94,7 +104,8 @@ pub(crate) async fn run(args: TaskArgs, context: &Context) -> Result<(), Failure
             task_logs(context, &client, &key, &task.task, attempt.unwrap_or(0), follow).await
         }
         TaskCommand::Cancel { task, force, reason } => cancel(context, &client, task, force, reason).await,
-    }
+    };
+    done.map(|()| Exit::Ok as u8)
 }
 
 async fn list(client: &Client, key: &RunKey, page: &PageArgs) -> Result<(Vec<TaskRun>, String), Failure> {

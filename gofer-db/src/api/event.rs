@@ -56,7 +56,14 @@ impl Db {
     /// The database's.
     pub async fn server_started(&self, server_id: &str, version: &str, at: Timestamp) -> Result<(), DbError> {
         let details = EventDetails::ServerStarted { server_id: server_id.to_owned(), version: version.to_owned() };
-        let event = NewEvent { at, actor: "gofer".to_owned(), subject: Subject::default(), details };
+        self.event_record(NewEvent { at, actor: "gofer".to_owned(), subject: Subject::default(), details }).await
+    }
+
+    /// Records something that changes nothing in the database.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn event_record(&self, event: NewEvent) -> Result<(), DbError> {
         transact!(self, events::record_one(event))
     }
 }

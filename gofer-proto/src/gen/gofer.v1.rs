@@ -2976,6 +2976,177 @@ impl ::prost::Name for StreamLogsResponse {
         "/gofer.v1.StreamLogsResponse".into()
     }
 }
+/// A piece of what goes to a command.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecRequest {
+    /// Exactly one is set.
+    #[prost(oneof = "exec_request::Input", tags = "1, 2, 3, 4")]
+    pub input: ::core::option::Option<exec_request::Input>,
+}
+/// Nested message and enum types in `ExecRequest`.
+pub mod exec_request {
+    /// Exactly one is set.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Input {
+        /// What to run, and where; the first message and no other.
+        #[prost(message, tag = "1")]
+        Header(super::ExecHeader),
+        /// Bytes for standard input, or typed at the terminal; at most 64 KiB.
+        #[prost(bytes, tag = "2")]
+        Stdin(::prost::bytes::Bytes),
+        /// There will be no more input. At a terminal this is Ctrl-D.
+        #[prost(message, tag = "3")]
+        StdinEnd(super::ExecStdinEnd),
+        /// The terminal has another size now.
+        #[prost(message, tag = "4")]
+        Resize(super::TerminalSize),
+    }
+}
+impl ::prost::Name for ExecRequest {
+    const NAME: &'static str = "ExecRequest";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.ExecRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.ExecRequest".into()
+    }
+}
+/// A command, and the task run to run it in.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecHeader {
+    /// The namespace that owns the pipeline.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// The pipeline's name.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+    /// The run, from 1.
+    #[prost(uint64, tag = "3")]
+    pub run: u64,
+    /// Id of the task.
+    #[prost(string, tag = "4")]
+    pub task: ::prost::alloc::string::String,
+    /// Program and arguments; 1 to 1,000 of them, at most 64 KiB together. The program is looked for in the task's own `PATH`.
+    #[prost(string, repeated, tag = "5")]
+    pub command: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Gives the command a terminal of this size; absent = pipes, which keep stdout and stderr apart.
+    #[prost(message, optional, tag = "6")]
+    pub terminal: ::core::option::Option<TerminalSize>,
+}
+impl ::prost::Name for ExecHeader {
+    const NAME: &'static str = "ExecHeader";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.ExecHeader".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.ExecHeader".into()
+    }
+}
+/// The end of a command's input.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecStdinEnd {}
+impl ::prost::Name for ExecStdinEnd {
+    const NAME: &'static str = "ExecStdinEnd";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.ExecStdinEnd".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.ExecStdinEnd".into()
+    }
+}
+/// The size of a terminal, in characters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TerminalSize {
+    /// Lines, from 1 to 65,535.
+    #[prost(uint32, tag = "1")]
+    pub rows: u32,
+    /// Characters per line, from 1 to 65,535.
+    #[prost(uint32, tag = "2")]
+    pub columns: u32,
+}
+impl ::prost::Name for TerminalSize {
+    const NAME: &'static str = "TerminalSize";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.TerminalSize".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.TerminalSize".into()
+    }
+}
+/// A piece of what comes from a command.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecResponse {
+    /// Exactly one is set.
+    #[prost(oneof = "exec_response::Output", tags = "1, 2, 3, 4")]
+    pub output: ::core::option::Option<exec_response::Output>,
+}
+/// Nested message and enum types in `ExecResponse`.
+pub mod exec_response {
+    /// Exactly one is set.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Output {
+        /// The command runs; the first message.
+        #[prost(message, tag = "1")]
+        Started(super::ExecStarted),
+        /// Bytes from standard output, or from the terminal; 1 byte to 64 KiB. Secrets are not masked.
+        #[prost(bytes, tag = "2")]
+        Stdout(::prost::bytes::Bytes),
+        /// Bytes from standard error; never with a terminal. Secrets are not masked.
+        #[prost(bytes, tag = "3")]
+        Stderr(::prost::bytes::Bytes),
+        /// The command has ended; the last message.
+        #[prost(message, tag = "4")]
+        Exited(super::ExecExited),
+    }
+}
+impl ::prost::Name for ExecResponse {
+    const NAME: &'static str = "ExecResponse";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.ExecResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.ExecResponse".into()
+    }
+}
+/// A command runs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecStarted {
+    /// The attempt it runs in.
+    #[prost(uint32, tag = "1")]
+    pub attempt: u32,
+}
+impl ::prost::Name for ExecStarted {
+    const NAME: &'static str = "ExecStarted";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.ExecStarted".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.ExecStarted".into()
+    }
+}
+/// How a command ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecExited {
+    /// Its exit code, or 128 and the number of the signal that ended it.
+    #[prost(int32, tag = "1")]
+    pub exit_code: i32,
+}
+impl ::prost::Name for ExecExited {
+    const NAME: &'static str = "ExecExited";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.ExecExited".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.ExecExited".into()
+    }
+}
 /// How far a task run has come. It only goes downwards in this list, and from STARTING or RUNNING back to PENDING for a
 /// new attempt; COMPLETE is for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -3338,6 +3509,36 @@ pub mod task_run_service_client {
                 .insert(GrpcMethod::new("gofer.v1.TaskRunService", "StreamLogs"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Runs a command in the attempt that runs now, beside the task's own: with its environment, its directory and its limits. The
+        /// task's log, state and exit know nothing of it. The first request is the header, the first response is `started`, the last
+        /// one `exited`. To close the request stream is the end of the command's input; to cancel the call ends the command with
+        /// every process it has started, as do the end of the attempt and of the server. FAILED_PRECONDITION when no attempt runs,
+        /// when the command cannot be run, or when the scheduler cannot do this (UNSUPPORTED, BACKEND_DENIED); the message says
+        /// which.
+        pub async fn exec(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::ExecRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExecResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/gofer.v1.TaskRunService/Exec",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("gofer.v1.TaskRunService", "Exec"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3393,6 +3594,22 @@ pub mod task_run_service_server {
             &self,
             request: tonic::Request<super::StreamLogsRequest>,
         ) -> std::result::Result<tonic::Response<Self::StreamLogsStream>, tonic::Status>;
+        /// Server streaming response type for the Exec method.
+        type ExecStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExecResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Runs a command in the attempt that runs now, beside the task's own: with its environment, its directory and its limits. The
+        /// task's log, state and exit know nothing of it. The first request is the header, the first response is `started`, the last
+        /// one `exited`. To close the request stream is the end of the command's input; to cancel the call ends the command with
+        /// every process it has started, as do the end of the attempt and of the server. FAILED_PRECONDITION when no attempt runs,
+        /// when the command cannot be run, or when the scheduler cannot do this (UNSUPPORTED, BACKEND_DENIED); the message says
+        /// which.
+        async fn exec(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ExecRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::ExecStream>, tonic::Status>;
     }
     /// Task runs: one task inside one run, with its attempts and its logs.
     #[derive(Debug)]
@@ -3649,6 +3866,52 @@ pub mod task_run_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gofer.v1.TaskRunService/Exec" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExecSvc<T: TaskRunService>(pub Arc<T>);
+                    impl<
+                        T: TaskRunService,
+                    > tonic::server::StreamingService<super::ExecRequest>
+                    for ExecSvc<T> {
+                        type Response = super::ExecResponse;
+                        type ResponseStream = T::ExecStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::ExecRequest>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskRunService>::exec(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExecSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -6292,7 +6555,7 @@ pub struct Event {
     /// `ListEventsRequest.types`. Clients must live with types they do not know.
     #[prost(
         oneof = "event::Details",
-        tags = "20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67"
+        tags = "20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 70"
     )]
     pub details: ::core::option::Option<event::Details>,
 }
@@ -6446,6 +6709,9 @@ pub mod event {
         /// An attempt that waited for a place in flight has one, and goes to the scheduler.
         #[prost(message, tag = "67")]
         TaskRunPlaced(super::TaskRunPlaced),
+        /// Somebody asked for a command to be run in a running attempt; see TaskRunService.Exec.
+        #[prost(message, tag = "70")]
+        TaskRunExecRequested(super::TaskRunExecRequested),
     }
 }
 impl ::prost::Name for Event {
@@ -6787,6 +7053,27 @@ impl ::prost::Name for TaskRunCancelRequested {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/gofer.v1.TaskRunCancelRequested".into()
+    }
+}
+/// Somebody asked for a command to be run in a running attempt; the actor says who. Recorded before the scheduler is asked, so
+/// that there is no command without a record; whether it could be run is not recorded.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskRunExecRequested {
+    /// Program and arguments, joined by spaces; secret values of the task are `***`; at most 1 KiB, longer ones are cut.
+    #[prost(string, tag = "1")]
+    pub command: ::prost::alloc::string::String,
+    /// Whether it was given a terminal: what was typed there is recorded nowhere.
+    #[prost(bool, tag = "2")]
+    pub terminal: bool,
+}
+impl ::prost::Name for TaskRunExecRequested {
+    const NAME: &'static str = "TaskRunExecRequested";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.TaskRunExecRequested".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.TaskRunExecRequested".into()
     }
 }
 /// An object was stored; at run level when the event names a run.

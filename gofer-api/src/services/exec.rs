@@ -1,0 +1,197 @@
+//! `TaskRunService.Exec`: a command in a running task, for as long as its caller is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::mpsc;
+use futures::{SinkExt, StreamExt};
+use gofer_core::event::{EventDetails, NewEvent, Subject};
+use gofer_core::exec::{ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES, TerminalSize};
+use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
+use gofer_engine::EngineError;
+use gofer_proto::v1;
+use gofer_proto::v1::exec_request::Input;
+use gofer_proto::v1::exec_response::Output;
+use tonic::{Extensions, Streaming};
+
+use super::{Outlet, Stop, produce};
+use crate::call::{About, Call, Replies, authorize};
+use crate::context::Context;
+use crate::convert;
+use crate::cut::Cut;
+use crate::error::ApiError;
+
+/// Most words of a command.
+const MAX_WORDS: usize = 1_000;
+/// Most bytes of all of them.
+const MAX_COMMAND_BYTES: usize = 64 * 1024;
+
+/// Runs a command. Who asks for it, where, is an event before the scheduler hears of it.
+pub(super) async fn exec(
+    context: &Arc<Context>,
+    extensions: Extensions,
+    messages: Streaming<v1::ExecRequest>,
+) -> Result<Replies<v1::ExecResponse>, ApiError> {
+    let cut = extensions.get::<Cut>().cloned().unwrap_or_default();
+    let mut inputs = Inputs { messages, cut };
+    let header = match inputs.first(context.limits.idle_timeout).await? {
+        Some(Input::Header(header)) => header,
+        _ => return Err(ApiError::invalid("header", "", "the first message of the stream is the header")),
+    };
+    let call = authorize(context, &extensions, header.about())?;
+    let key = convert::run_key(&header.namespace, &header.pipeline, header.run)?;
+    let task = convert::task_id(&header.task)?;
+    let request = request(header.command, header.terminal)?;
+    let (id, shown) = call.engine.exec_target(&key, &task, &request.command).await?;
+    record(&call, &id, shown, request.terminal.is_some()).await?;
+    let session = call.engine.exec(&id, request).await.map_err(|error| match error {
+        // The request itself was looked at above: what is wrong is what it meets.
+        EngineError::Backend(error) => refusal("EXEC_REFUSED", error),
+        other => other.into(),
+    })?;
+    let attempt = id.attempt.0;
+    Ok(produce(context, async move |outlet| serve(session, inputs, outlet, attempt).await))
+}
+
+fn request(command: Vec<String>, terminal: Option<v1::TerminalSize>) -> Result<ExecRequest, ApiError> {
+    let bad = |value: &str, rule: &str| Err(ApiError::invalid("header.command", value, rule));
+    if command.first().is_none_or(String::is_empty) {
+        return bad("", "a program, such as `/bin/sh`, and its arguments");
+    }
+    if command.len() > MAX_WORDS {
+        return bad(&format!("{} words", command.len()), &format!("at most {MAX_WORDS} words"));
+    }
+    let length: usize = command.iter().map(String::len).sum();
+    if length > MAX_COMMAND_BYTES {
+        return bad(&format!("{length} bytes"), &format!("at most {MAX_COMMAND_BYTES} bytes together"));
+    }
+    if command.iter().any(|word| word.contains('\0')) {
+        return bad("", "no word holds a NUL byte");
+    }
+    let terminal = terminal.map(|wanted| size("header.terminal", wanted)).transpose()?;
+    Ok(ExecRequest { command, terminal })
+}
+
+fn size(field: &str, wanted: v1::TerminalSize) -> Result<TerminalSize, ApiError> {
+    let side = |name: &str, value: u32| {
+        let side = u16::try_from(value).ok().filter(|side| *side > 0);
+        side.ok_or_else(|| ApiError::invalid(format!("{field}.{name}"), value.to_string(), "from 1 to 65535"))
+    };
+    Ok(TerminalSize { rows: side("rows", wanted.rows)?, columns: side("columns", wanted.columns)? })
+}
+
+async fn record(call: &Call, id: &ExecutionId, command: String, terminal: bool) -> Result<(), ApiError> {
+    let actor = call.identity.actor();
+    tracing::info!(execution = %id, %actor, terminal, "a command is run in a task");
+    let subject = Subject {
+        namespace: Some(id.run.namespace.clone()),
+        pipeline: Some(id.run.pipeline.clone()),
+        run: Some(id.run.run),
+        task: Some(id.task.clone()),
+        attempt: Some(id.attempt),
+    };
+    let details = EventDetails::TaskRunExecRequested { command, terminal };
+    Ok(call.db.event_record(NewEvent { at: Timestamp::now(), actor, subject, details }).await?)
+}
+
+/// What a session's `Invalid` is: the request was well, and something is in its way.
+fn refusal(reason: &'static str, error: BackendError) -> ApiError {
+    match error.kind {
+        ErrorKind::Invalid => ApiError::Precondition { reason, message: error.message },
+        _ => error.into(),
+    }
+}
+
+/// Moves bytes both ways until the command has ended or the caller has gone. Whatever ends this drops the session, and so
+/// the command.
+async fn serve(
+    session: ExecSession,
+    inputs: Inputs,
+    outlet: Outlet<v1::ExecResponse>,
+    attempt: u32,
+) -> Result<(), Stop> {
+    let ExecSession { input, mut output } = session;
+    let reply = |output| v1::ExecResponse { output: Some(output) };
+    outlet.send(reply(Output::Started(v1::ExecStarted { attempt }))).await?;
+    let delivering = async {
+        while let Some(piece) = output.next().await {
+            let piece = match piece.map_err(|error| refusal("EXECUTION_ENDED", error))? {
+                ExecOutput::Stdout(data) => Output::Stdout(data),
+                ExecOutput::Stderr(data) => Output::Stderr(data),
+                ExecOutput::Exited(exit_code) => Output::Exited(v1::ExecExited { exit_code }),
+            };
+            outlet.send(reply(piece)).await?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = delivering => ended,
+        failed = inputs.feed(input) => Err(Stop::Failed(failed)),
+    }
+}
+
+/// The caller's side of a session.
+struct Inputs {
+    messages: Streaming<v1::ExecRequest>,
+    cut: Cut,
+}
+
+impl Inputs {
+    async fn first(&mut self, idle: Duration) -> Result<Option<Input>, ApiError> {
+        match tokio::time::timeout(idle, self.next()).await {
+            Ok(first) => first,
+            Err(_) => Err(ApiError::Idle { seconds: idle.as_secs() }),
+        }
+    }
+
+    /// The next piece; `None` when the caller has closed its side in order.
+    async fn next(&mut self) -> Result<Option<Input>, ApiError> {
+        match self.messages.message().await {
+            Err(status) => Err(ApiError::CutOff { message: status.message().to_owned() }),
+            Ok(None) if self.cut.happened() => Err(ApiError::CutOff { message: "the caller left".to_owned() }),
+            Ok(None) => Ok(None),
+            Ok(Some(message)) => match message.input {
+                Some(input) => Ok(Some(input)),
+                None => Err(ApiError::invalid("input", "", "one of `stdin`, `stdin_end` and `resize` is set")),
+            },
+        }
+    }
+
+    /// Passes on what comes from the caller. Ends only with an error: after the last input the command goes on.
+    async fn feed(mut self, mut input: mpsc::Sender<ExecInput>) -> ApiError {
+        loop {
+            let next = match self.next().await {
+                Ok(next) => next,
+                Err(error) => return error,
+            };
+            let pieces = match next {
+                Some(Input::Stdin(data)) => pieces(data),
+                Some(Input::StdinEnd(_)) => vec![ExecInput::StdinEnd],
+                Some(Input::Resize(wanted)) => match size("resize", wanted) {
+                    Ok(size) => vec![ExecInput::Resize(size)],
+                    Err(error) => return error,
+                },
+                Some(Input::Header(_)) => {
+                    return ApiError::invalid("header", "", "only the first message is a header");
+                }
+                None => {
+                    drop(input);
+                    return std::future::pending().await;
+                }
+            };
+            for piece in pieces {
+                // A command that is gone is seen by who reads from it.
+                let _ = input.send(piece).await;
+            }
+        }
+    }
+}
+
+fn pieces(mut data: Bytes) -> Vec<ExecInput> {
+    let mut pieces = Vec::new();
+    while !data.is_empty() {
+        pieces.push(ExecInput::Stdin(data.split_to(data.len().min(MAX_EXEC_CHUNK_BYTES))));
+    }
+    pieces
+}
