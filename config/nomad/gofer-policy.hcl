@@ -15,6 +15,10 @@ namespace "default" {
     "submit-job",      # start, stop and remove, and `job_template`
     "read-fs",         # logs
     "alloc-lifecycle", # SIGKILL when a stop's grace is over
+
+    # For `gofer task exec`, a shell in a running task; without them Gofer refuses it, and says so.
+    # "alloc-exec",      # in tasks with an image
+    # "alloc-node-exec", # besides, in tasks without one: raw_exec isolates nothing, so this is a shell on the node
   ]
 
   # Secret values on their way to the task that gets them. With another `job_prefix`, another path.

@@ -29,7 +29,8 @@ Exit codes:
   2  wrong use: arguments, files, a pipeline that does not compile or is not valid
   3  the server is unreachable, did not answer in time, or failed inside
   4  refused: not found, exists already, not permitted, not in this state, a limit reached
-  130  interrupted with Ctrl-C";
+  130  interrupted with Ctrl-C
+  `gofer task exec` ends with the exit code of the command it ran.";
 
 /// Runs pipelines: DAGs of short-lived jobs, written in a real programming language
 ///

@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gofer_core::{BackendError, ErrorKind};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderValue};
-use reqwest::{Method, Response};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use reqwest::{Method, Response, StatusCode, Upgraded};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,6 +66,15 @@ pub(crate) fn encoded(text: &str) -> String {
         }
     }
     out
+}
+
+/// What goes along with a request.
+#[derive(Debug, Clone, Copy)]
+enum Payload<'a> {
+    Nothing,
+    Json(&'a [u8]),
+    /// The wish to speak WebSocket.
+    WebSocket,
 }
 
 /// An answer that was read to its end.
@@ -208,7 +219,8 @@ impl Client {
             let index = (first + step) % self.addresses.len();
             // One agent of several that hangs must not use up the time of all.
             let share = if self.addresses.len() > 1 { self.timeout / 2 } else { self.timeout };
-            let attempt = async { read(self.send(index, method, path, query, body).await?).await };
+            let payload = body.map_or(Payload::Nothing, Payload::Json);
+            let attempt = async { read(self.send(index, method, path, query, payload).await?).await };
             match tokio::time::timeout(share, attempt).await.unwrap_or(Err(Failure::Timeout)) {
                 Ok(answer) => {
                     self.current.store(index, Ordering::Relaxed);
@@ -223,12 +235,16 @@ impl Client {
 
     /// Opens an answer that goes on for as long as the caller reads; the caller minds its silences.
     pub(crate) async fn open(&self, path: &str, query: &Query) -> Result<Response, Failure> {
+        self.open_as(Payload::Nothing, path, query).await
+    }
+
+    async fn open_as(&self, payload: Payload<'_>, path: &str, query: &Query) -> Result<Response, Failure> {
         let deadline = Instant::now() + self.timeout;
         let first = self.current.load(Ordering::Relaxed);
         let mut last = Failure::Timeout;
         for step in 0..self.addresses.len() {
             let index = (first + step) % self.addresses.len();
-            let opened = tokio::time::timeout_at(deadline, self.send(index, &Method::GET, path, query, None));
+            let opened = tokio::time::timeout_at(deadline, self.send(index, &Method::GET, path, query, payload));
             match opened.await.unwrap_or(Err(Failure::Timeout)) {
                 Ok(response) => {
                     self.current.store(index, Ordering::Relaxed);
@@ -241,6 +257,15 @@ impl Client {
         Err(last)
     }
 
+    /// Opens a connection that speaks WebSocket from here on, with the first agent that takes it.
+    pub(crate) async fn open_websocket(&self, path: &str, query: &Query) -> Result<Upgraded, Failure> {
+        let response = self.open_as(Payload::WebSocket, path, query).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Failure::Unreadable("it is no websocket".to_owned()));
+        }
+        response.upgrade().await.map_err(Failure::Transport)
+    }
+
     /// One request to one agent. A refused token is read again from its file, once.
     async fn send(
         &self,
@@ -248,10 +273,10 @@ impl Client {
         method: &Method,
         path: &str,
         query: &Query,
-        body: Option<&[u8]>,
+        payload: Payload<'_>,
     ) -> Result<Response, Failure> {
         let token = self.token.current().await.map_err(Failure::Local)?;
-        let refused = match self.request(index, method, path, query, body, token.as_ref()).await {
+        let refused = match self.request(index, method, path, query, payload, token.as_ref()).await {
             Err(failure) if failure.is_denied() => failure,
             other => return other,
         };
@@ -260,7 +285,7 @@ impl Client {
             return Err(refused);
         }
         let token = self.token.current().await.map_err(Failure::Local)?;
-        self.request(index, method, path, query, body, token.as_ref()).await
+        self.request(index, method, path, query, payload, token.as_ref()).await
     }
 
     async fn request(
@@ -269,7 +294,7 @@ impl Client {
         method: &Method,
         path: &str,
         query: &Query,
-        body: Option<&[u8]>,
+        payload: Payload<'_>,
         token: Option<&SecretString>,
     ) -> Result<Response, Failure> {
         let query = match &self.region {
@@ -288,12 +313,19 @@ impl Client {
             value.set_sensitive(true);
             request = request.header("X-Nomad-Token", value);
         }
-        if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.to_vec());
-        }
+        request = match payload {
+            Payload::Nothing => request,
+            Payload::Json(body) => request.header(CONTENT_TYPE, "application/json").body(body.to_vec()),
+            // The key only keeps caches from answering.
+            Payload::WebSocket => request
+                .header(CONNECTION, "Upgrade")
+                .header(UPGRADE, "websocket")
+                .header(SEC_WEBSOCKET_VERSION, "13")
+                .header(SEC_WEBSOCKET_KEY, "Z29mZXItZXhlYy1rZXkhIQ=="),
+        };
         let response = request.send().await.map_err(Failure::Transport)?;
         let status = response.status();
-        if status.is_success() {
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
         let body = read(response).await.map(|answer| String::from_utf8_lossy(&answer.value).into_owned());

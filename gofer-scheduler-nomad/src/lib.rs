@@ -4,6 +4,7 @@ mod answers;
 mod client;
 mod config;
 mod error;
+mod exec;
 mod ids;
 mod jobspec;
 mod logs;
@@ -19,6 +20,7 @@ mod template;
 mod tls;
 mod token;
 mod watch;
+mod websocket;
 
 pub use config::{HostDriver, ImageDriver, LogLimits, NamespaceOverride, NomadConfig};
 pub use nomad::NomadScheduler;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gofer_core::scheduler::{
-    ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities,
+    WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use tokio::task::AbortHandle;
@@ -14,7 +15,7 @@ use tokio::task::AbortHandle;
 use crate::client::Client;
 use crate::config::NomadConfig;
 use crate::shared::Shared;
-use crate::{logs, preflight, stop, watch};
+use crate::{exec, logs, preflight, stop, watch};
 
 /// Runs executions as jobs of a Nomad cluster. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -67,7 +68,7 @@ impl NomadScheduler {
 impl Scheduler for NomadScheduler {
     fn capabilities(&self) -> SchedulerCapabilities {
         let resource_limits = self.shared().config.host_driver.enforces_limits();
-        SchedulerCapabilities { images: true, host: true, resource_limits, exec: false }
+        SchedulerCapabilities { images: true, host: true, resource_limits, exec: true }
     }
 
     /// One per connection: while no Gofer looked, Nomad's garbage collection may have taken a job that ran.
@@ -118,6 +119,10 @@ impl Scheduler for NomadScheduler {
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
         logs::open(self.shared(), id, from, follow).await
+    }
+
+    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+        exec::open(self.shared(), id, &request).await
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {

@@ -59,7 +59,7 @@ pub(crate) async fn run(args: ExecArgs, context: &Context, client: &Client) -> R
     // Only now: as long as the command does not run, Ctrl-C is for this one.
     let terminal = if wanted { Terminal::take()? } else { None };
     let mut signals = Signals::catch(wanted)?;
-    read_stdin(input.clone());
+    read_stdin(input.clone())?;
     let ended = loop {
         tokio::select! {
             message = output.message() => match message {
@@ -111,8 +111,9 @@ async fn send(input: &mpsc::Sender<ExecRequest>, piece: Input) {
 }
 
 /// Passes on what comes from stdin, in a thread of its own: a read cannot be given up, and ends with the process.
-fn read_stdin(input: mpsc::Sender<ExecRequest>) {
-    std::thread::spawn(move || {
+fn read_stdin(input: mpsc::Sender<ExecRequest>) -> Result<(), Failure> {
+    let reader = std::thread::Builder::new().name("stdin".to_owned());
+    let reading = reader.spawn(move || {
         let mut stdin = std::io::stdin().lock();
         let mut buffer = vec![0; READ_BYTES];
         loop {
@@ -128,6 +129,7 @@ fn read_stdin(input: mpsc::Sender<ExecRequest>) {
             }
         }
     });
+    reading.map(drop).map_err(|error| Failure::refused(format!("cannot start a thread: {error}")))
 }
 
 /// The size of the terminal that stdout is.
@@ -151,9 +153,10 @@ impl Terminal {
         }
         let failed = |error| Failure::refused(format!("the terminal cannot be set up: {error}"));
         let before = tcgetattr(stdin.as_fd()).map_err(failed)?;
+        // What was typed ahead is for the command.
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(stdin.as_fd(), OptionalActions::Flush, &raw).map_err(failed)?;
+        tcsetattr(stdin.as_fd(), OptionalActions::Drain, &raw).map_err(failed)?;
         Ok(Some(Self { before }))
     }
 }

@@ -6,6 +6,8 @@ mod command_line;
 mod compile;
 #[cfg(feature = "server")]
 mod crash;
+#[cfg(feature = "server")]
+mod exec;
 mod harness;
 #[cfg(feature = "server")]
 mod local;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use gofer_core::BackendError;
+use gofer_core::conformance::eventually;
 use gofer_core::conformance::scheduler::Workloads;
-use gofer_core::scheduler::{EnvValue, LogCursor, Scheduler};
+use gofer_core::scheduler::{EnvValue, ExecRequest, LogCursor, Scheduler};
 use gofer_scheduler_nomad::{NomadConfig, NomadScheduler};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -32,6 +33,18 @@ pub(crate) async fn token(agent: &Agent, name: &str, rules: &str) -> Value {
     let policy = json!({"Name": name, "Description": "for a test", "Rules": rules});
     agent.put(&format!("/v1/acl/policy/{name}"), &policy).await;
     agent.put("/v1/acl/token", &json!({"Name": name, "Type": "client", "Policies": [name]})).await
+}
+
+/// The agent with a token that may besides run commands in tasks, as the policy's comments have it; without ACLs, as it is.
+pub(crate) async fn with_exec(agent: &Agent) -> Agent {
+    if agent.root_token.is_empty() {
+        return agent.clone();
+    }
+    let text = std::fs::read_to_string(POLICY).expect("the policy");
+    let rules =
+        text.replace("# \"alloc-exec\"", "\"alloc-exec\"").replace("# \"alloc-node-exec\"", "\"alloc-node-exec\"");
+    let token = token(agent, "gofer-test-exec", &rules).await;
+    agent.with_token(token["SecretID"].as_str().expect("a secret"))
 }
 
 /// Does whatever Gofer does with Nomad; what went wrong first.
@@ -178,4 +191,22 @@ async fn a_token_that_nomad_does_not_know_is_denied_on_a_real_agent() {
     assert!(!error.chain().contains(unknown), "{}", error.chain());
     let error = setup.scheduler().watch().await.err().expect("an unknown token");
     assert_eq!(error.kind, gofer_core::ErrorKind::Denied, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_in_a_task_needs_rights_of_its_own_on_a_real_agent() {
+    let Some(agent) = agent("a_command_in_a_task_needs_rights_of_its_own") else { return };
+    let setup = Setup::real(&agent, |_| {}).await;
+    let scheduler = setup.scheduler();
+    scheduler.start(&id("task"), &setup.workloads.until_stopped()).await.expect("start");
+    let error = eventually("nomad is asked for a command", async || {
+        let request = ExecRequest { command: vec!["true".to_owned()], terminal: None };
+        let error = scheduler.exec(&id("task"), request).await.expect_err("a right is missing");
+        // It does not run yet.
+        if error.kind == gofer_core::ErrorKind::Invalid { Err(error.to_string()) } else { Ok(error) }
+    })
+    .await;
+    assert_eq!(error.kind, gofer_core::ErrorKind::Denied, "{error}");
+    assert!(error.message.contains("`alloc-exec`") && error.message.contains("gofer-policy.hcl"), "{error}");
+    scheduler.stop(&id("task"), Duration::ZERO).await.expect("stop");
 }

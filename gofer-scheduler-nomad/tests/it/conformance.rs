@@ -1,5 +1,6 @@
 //! The contract of every scheduler.
 
+use crate::acl;
 use crate::agent::Agent;
 use crate::isolated::Isolated;
 use crate::support::Setup;
@@ -9,7 +10,8 @@ async fn fake() -> Setup {
 }
 
 async fn real() -> Option<Setup> {
-    Some(Setup::real(&Agent::find("conformance of the nomad scheduler on a real agent")?, |_| {}).await)
+    let agent = Agent::find("conformance of the nomad scheduler on a real agent")?;
+    Some(Setup::real(&acl::with_exec(&agent).await, |_| {}).await)
 }
 
 async fn exec() -> Option<Isolated> {

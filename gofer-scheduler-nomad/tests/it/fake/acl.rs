@@ -6,20 +6,35 @@ use super::state::Token;
 
 /// Whether the call's token allows it, in the words of the policy language.
 pub(super) fn check(inner: &Inner, call: &Call) -> Result<(), Failure> {
+    let enough = |has: &[String]| {
+        needed(call).into_iter().any(|needed| needed.is_empty() || has.iter().any(|has| has == needed))
+    };
+    match rights(inner, call)? {
+        None => Ok(()),
+        Some(has) if enough(&has) => Ok(()),
+        Some(_) => Err(Failure::new(403, "Permission denied")),
+    }
+}
+
+/// Whether the call's token has this right.
+pub(super) fn has(inner: &Inner, call: &Call, right: &str) -> bool {
+    rights(inner, call).is_ok_and(|rights| rights.is_none_or(|rights| rights.iter().any(|has| has == right)))
+}
+
+/// The rights of the call's token; `None` is all of them.
+fn rights(inner: &Inner, call: &Call) -> Result<Option<Vec<String>>, Failure> {
     let token = inner.read(|state| {
         if state.tokens.is_empty() {
             return Some(Token::Management);
         }
         state.tokens.get(&call.token).cloned()
     });
-    let has = match token {
-        None if call.token.is_empty() => Vec::new(),
-        None => return Err(Failure::new(403, "ACL token not found")),
-        Some(Token::Management) => return Ok(()),
-        Some(Token::Client(capabilities)) => capabilities,
-    };
-    let enough = needed(call).into_iter().any(|needed| needed.is_empty() || has.iter().any(|has| has == needed));
-    if enough { Ok(()) } else { Err(Failure::new(403, "Permission denied")) }
+    match token {
+        None if call.token.is_empty() => Ok(Some(Vec::new())),
+        None => Err(Failure::new(403, "ACL token not found")),
+        Some(Token::Management) => Ok(None),
+        Some(Token::Client(capabilities)) => Ok(Some(capabilities)),
+    }
 }
 
 /// One of these is enough.

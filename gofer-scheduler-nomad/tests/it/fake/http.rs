@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::faults::Action;
-use super::{Inner, acl, routes};
+use super::{Inner, acl, exec, routes};
 
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, io::Error>;
 
@@ -93,6 +93,7 @@ async fn connection(stream: TcpStream, inner: Arc<Inner>) {
     let mut cut = inner.cut.subscribe();
     let service = service_fn(|request| answer(request, inner.clone()));
     let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let served = served.with_upgrades();
     tokio::select! {
         _ = served => {}
         _ = cut.changed() => {}
@@ -100,7 +101,8 @@ async fn connection(stream: TcpStream, inner: Arc<Inner>) {
 }
 
 /// An error closes the connection without an answer.
-async fn answer(request: Request<Incoming>, inner: Arc<Inner>) -> Result<Response<Body>, io::Error> {
+async fn answer(mut request: Request<Incoming>, inner: Arc<Inner>) -> Result<Response<Body>, io::Error> {
+    let upgrade = request.headers().contains_key("upgrade").then(|| hyper::upgrade::on(&mut request));
     let call = read(request).await?;
     let line = format!("{} {}", call.method, call.path);
     inner.requests.lock().unwrap_or_else(PoisonError::into_inner).push(line);
@@ -110,6 +112,11 @@ async fn answer(request: Request<Incoming>, inner: Arc<Inner>) -> Result<Respons
         Some(Action::Cut) => return cut(),
         Some(Action::Refuse(code, text)) => return Ok(refuse(code, text)),
         Some(Action::Late(_) | Action::CutAfterCommit | Action::RefuseAfterCommit(..)) | None => {}
+    }
+    if let Some(upgrade) = upgrade {
+        tokio::spawn(exec::serve(inner, call, upgrade));
+        let builder = Response::builder().status(101).header("Connection", "Upgrade").header("Upgrade", "websocket");
+        return Ok(builder.body(full(String::new())).expect("a response"));
     }
     let reply = allowed(&inner, &call).and_then(|()| routes::route(&inner, &call));
     match action {

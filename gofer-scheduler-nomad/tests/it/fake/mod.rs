@@ -5,6 +5,7 @@
 
 mod acl;
 mod events;
+mod exec;
 mod faults;
 mod files;
 mod http;

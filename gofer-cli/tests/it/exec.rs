@@ -1,0 +1,166 @@
+//! A command in a running task, through pipes and at a terminal.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use serde_json::json;
+
+use crate::pipelines::script;
+use crate::serving::{SOON, Serving, signal, wait};
+
+/// A server with a task that runs until it is ended.
+fn running() -> Serving {
+    let server = Serving::start();
+    server.up(&json!({"name": "ci", "tasks": [script("t", "exec sleep 600", &[])]}));
+    server.run(&["run", "start", "ci"]).expect(0);
+    server.eventually(&["task", "get", "ci", "1", "t"], |found| found["taskRun"]["state"] == "TASK_RUN_STATE_RUNNING");
+    server
+}
+
+#[test]
+fn a_command_has_pipes_and_its_exit_code_is_this_ones() {
+    let server = running();
+    let command = ["task", "exec", "ci", "latest", "t", "--", "sh", "-c", "cat; echo bad >&2; test -t 0 || exit 7"];
+    let ended = server.run_with_stdin(&command, b"typed\n").expect(7).says("bad\n");
+    assert_eq!(ended.stdout, "typed\n");
+    // Without a command it is a shell.
+    let ended = server.run_with_stdin(&["task", "exec", "ci", "1", "t"], b"echo $((6 * 7)); exit 3\n").expect(3);
+    assert_eq!(ended.stdout, "42\n");
+    let ended = server.run(&["-o", "json", "task", "exec", "ci", "1", "t", "--", "echo", "out"]).expect(0);
+    let lines: Vec<serde_json::Value> =
+        ended.stdout.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    assert_eq!((&lines[0], &lines[1]), (&json!({"started": {"attempt": 1}}), &json!({"stdout": "b3V0Cg=="})));
+    server
+        .run(&["task", "exec", "ci", "1", "t", "--", "gofer-no-such"])
+        .expect(4)
+        .says("`gofer-no-such` was not found");
+    server.run(&["run", "cancel", "ci", "1", "--force"]).expect(0);
+    server.eventually(&["run", "get", "ci", "1"], |found| found["run"]["state"] == "RUN_STATE_COMPLETE");
+    server.run(&["task", "exec", "ci", "1", "t"]).expect(4).says("complete (cancelled)");
+}
+
+#[test]
+fn a_shell_at_a_terminal_is_resized_and_leaves_the_terminal_as_it_was() {
+    let server = running();
+    let mut terminal = Terminal::open(30, 90);
+    assert!(terminal.shows_what_is_typed());
+    let mut child = terminal.run(&server, &["task", "exec", "ci", "1", "t"]);
+    // What the shell echoes is not what it prints.
+    terminal.types("stty size; echo rea''dy\n");
+    terminal.reads("ready");
+    assert!(terminal.seen.contains("30 90"), "{:?}", terminal.seen);
+    assert!(!terminal.shows_what_is_typed(), "the keys go to the task");
+    terminal.resize(25, 77);
+    // The new size goes its own way; ask until it has arrived.
+    terminal.types("until stty size | grep '25 77'; do :; done; echo resi''zed\n");
+    terminal.reads("resized");
+    terminal.types("\u{3}echo inter''rupted; exit 5\n");
+    terminal.reads("interrupted");
+    assert_eq!(wait(&mut child).code(), Some(5));
+    assert!(terminal.shows_what_is_typed());
+}
+
+#[test]
+fn a_session_that_is_ended_from_outside_leaves_the_terminal_as_it_was() {
+    let mut server = running();
+    let mut terminal = Terminal::open(30, 90);
+    let waiting = ["task", "exec", "ci", "1", "t", "--", "sh", "-c", "echo wai''ting; exec cat"];
+    let mut child = terminal.run(&server, &waiting);
+    terminal.reads("waiting");
+    signal(&child, Signal::TERM);
+    assert_eq!(wait(&mut child).code(), Some(143));
+    assert!(terminal.shows_what_is_typed());
+
+    let mut terminal = Terminal::open(30, 90);
+    let mut child = terminal.run(&server, &waiting);
+    terminal.reads("waiting");
+    server.kill();
+    assert_eq!(wait(&mut child).code(), Some(3));
+    assert!(terminal.shows_what_is_typed());
+    server.restart();
+    server.run(&["run", "cancel", "ci", "1", "--force"]).expect(0);
+    server.eventually(&["run", "get", "ci", "1"], |found| found["run"]["state"] == "RUN_STATE_COMPLETE");
+}
+
+/// A terminal as a person's window is one.
+struct Terminal {
+    window: File,
+    device: OwnedFd,
+    pieces: mpsc::Receiver<Vec<u8>>,
+    seen: String,
+}
+
+impl Terminal {
+    fn open(rows: u16, columns: u16) -> Self {
+        let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+        grantpt(&window).and_then(|()| unlockpt(&window)).expect("a terminal");
+        let path = ptsname(&window, Vec::new()).expect("its name");
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let device = rustix::fs::open(&path, flags, Mode::empty()).expect("its device");
+        let window = File::from(window);
+        let (sender, pieces) = mpsc::channel();
+        let mut reader = window.try_clone().expect("another descriptor");
+        std::thread::Builder::new()
+            .spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = reader.read(&mut buffer) {
+                    if sender.send(buffer[..count].to_vec()).is_err() {
+                        return;
+                    }
+                }
+            })
+            .expect("a thread");
+        let terminal = Self { window, device, pieces, seen: String::new() };
+        terminal.resize(rows, columns);
+        terminal
+    }
+
+    /// Starts a command of the client at this terminal.
+    fn run(&self, server: &Serving, args: &[&str]) -> Child {
+        let command = server.command(args);
+        let mut at_terminal = Command::new("setsid");
+        at_terminal.arg("--ctty").arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => at_terminal.env(name, value),
+                None => at_terminal.env_remove(name),
+            };
+        }
+        let device = || self.device.try_clone().expect("another descriptor");
+        at_terminal.stdin(device()).stdout(device()).stderr(device()).spawn().expect("setsid is there")
+    }
+
+    fn types(&mut self, text: &str) {
+        self.window.write_all(text.as_bytes()).expect("the terminal takes it");
+    }
+
+    /// Reads until the text is there.
+    fn reads(&mut self, text: &str) {
+        let until = Instant::now() + SOON;
+        while !self.seen.contains(text) {
+            match self.pieces.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
+                Err(_) => panic!("`{text}` was not shown within {SOON:?}: {:?}", self.seen),
+            }
+        }
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.window, size).expect("a size");
+    }
+
+    /// Whether it is in the mode that a shell leaves it in: what is typed is shown, and read by lines.
+    fn shows_what_is_typed(&self) -> bool {
+        let modes = tcgetattr(&self.device).expect("the modes").local_modes;
+        modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
+    }
+}

@@ -1,0 +1,362 @@
+//! A command in a running task.
+//!
+//! Nomad says neither that a command has begun nor whether it exists, and when a connection ends it kills the command's own
+//! process at most, with no driver what that has started. So a script of ours is the command: it answers for the beginning with
+//! a word nobody else knows, marks the real command and all that comes of it with a variable, and at the end kills what is
+//! marked. If it cannot, because the connection or the task ended first, the same is done by a process that watches it, and,
+//! where a driver leaves both alone, by a second command. It answers for the end, too: without a terminal, Nomad waits for the
+//! end of the input before it tells of a command's.
+
+use std::fmt::Write as _;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::channel::mpsc as futures_mpsc;
+use gofer_core::exec::{EXEC_QUEUE, ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES};
+use gofer_core::scheduler::ExecutionState;
+use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use tokio::sync::{Notify, broadcast, mpsc};
+
+use crate::shared::{Change, Place, Shared};
+use crate::websocket::{self, Receiver, Said, Sender};
+
+/// How long a command may take to begin.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the cleaning up after a session may take.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest text of what came instead of the beginning.
+const MAX_SHOWN: usize = 600;
+
+/// Kills whatever carries the mark, until nothing does. What looks carries none itself, and what is dead has no environment.
+/// One GNU `grep` reads a whole machine's; that of a small image stops at the first NUL, but there is not much to read there.
+const SWEEP: &str = r#"marked() { case $(grep --version 2>&1) in *GNU*) grep -ls "GOFER_EXEC_SESSION=$id" /proc/[0-9]*/environ;; *) for p in /proc/[0-9]*/environ; do tr '\0' '\n' 2>/dev/null < $p | grep -q "GOFER_EXEC_SESSION=$id" && echo $p; done 2>/dev/null;; esac; }
+left=20; while [ $left -gt 0 ]; do left=$((left - 1)); found=$(marked); [ -n "$found" ] || left=0
+for p in $found; do p=${p#/proc/}; kill -9 ${p%/environ} 2>/dev/null; done; done"#;
+
+/// Runs a command in an execution.
+pub(crate) async fn open(
+    shared: &Arc<Shared>,
+    id: &ExecutionId,
+    request: &ExecRequest,
+) -> Result<ExecSession, BackendError> {
+    request.validate()?;
+    let changes = shared.changes.subscribe();
+    let invalid = |message: String| BackendError::new(ErrorKind::Invalid, message);
+    let not_found = || BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`"));
+    let inspected = shared.inspect(id).await?.ok_or_else(not_found)?;
+    let alloc = match (&inspected.view.state, inspected.own_alloc()) {
+        (ExecutionState::Running, Some(alloc)) => alloc.id.clone(),
+        (ExecutionState::Queued { .. } | ExecutionState::Running, _) => {
+            return Err(invalid(format!("`{id}` does not run yet; try again once it does")));
+        }
+        _ => return Err(invalid(format!("`{id}` has ended"))),
+    };
+    let session = Session { shared: shared.clone(), place: shared.place(id), alloc, id: id.clone(), mark: mark() };
+    let (sender, receiver, first) = session.begin(request).await?;
+    let (input, typed) = futures_mpsc::channel(EXEC_QUEUE);
+    let (written, output) = mpsc::channel(EXEC_QUEUE);
+    tokio::spawn(session.serve(Ends { sender, receiver, typed, written, changes, first }));
+    let output = futures::stream::unfold(output, async |mut output| Some((output.recv().await?, output)));
+    Ok(ExecSession { input, output: output.boxed() })
+}
+
+/// A word that nobody else knows.
+fn mark() -> String {
+    // The standard library seeds each `RandomState` differently.
+    format!("{:016x}{:016x}", RandomState::new().hash_one(0_u8), RandomState::new().hash_one(1_u8))
+}
+
+/// One command.
+struct Session {
+    shared: Arc<Shared>,
+    place: Place,
+    alloc: String,
+    id: ExecutionId,
+    mark: String,
+}
+
+type Written = mpsc::Sender<Result<ExecOutput, BackendError>>;
+
+/// Everything that a session moves bytes between.
+struct Ends {
+    sender: Sender,
+    receiver: Receiver,
+    typed: futures_mpsc::Receiver<ExecInput>,
+    written: Written,
+    changes: broadcast::Receiver<Change>,
+    /// What came with the word that it began.
+    first: Bytes,
+}
+
+impl Session {
+    /// Connects, and waits for the word that the command runs.
+    async fn begin(&self, request: &ExecRequest) -> Result<(Sender, Receiver, Bytes), BackendError> {
+        let command = script(&self.mark, request);
+        let doing = format!("no command can be run in `{}`", self.id);
+        let terminal = request.terminal.is_some();
+        let connected = websocket::connect(&self.shared, &self.place, &self.alloc, &command, terminal).await;
+        let (mut sender, mut receiver) = connected.map_err(|failure| failure.backend(doing.as_str()))?;
+        if let Some(size) = request.terminal {
+            // Should this fail, so does the reading.
+            let _ = sender.send(&ExecInput::Resize(size)).await;
+        }
+        let late = || BackendError::new(ErrorKind::Timeout, format!("{doing}: nomad did not begin it in time"));
+        let began = tokio::time::timeout(BEGIN_TIMEOUT, self.began(&mut receiver, &request.command[0]));
+        let first = began.await.unwrap_or_else(|_| Err(late()))?;
+        Ok((sender, receiver, first))
+    }
+
+    async fn began(&self, receiver: &mut Receiver, program: &str) -> Result<Bytes, BackendError> {
+        let error = |kind, text: String| Err(BackendError::new(kind, text));
+        let mut seen = BytesMut::new();
+        loop {
+            let said = receiver.next().await?;
+            match said {
+                Said::Stdout(data) | Said::Stderr(data) => seen.extend_from_slice(&data),
+                Said::Closed(reason) => return Err(refusal(&self.id, &reason)),
+                Said::Exited(code) => {
+                    let mut text = String::from_utf8_lossy(&seen).trim().to_owned();
+                    text.truncate(text.floor_char_boundary(MAX_SHOWN));
+                    let message = format!(
+                        "no command can be run in `{}`: `/bin/sh`, which gofer needs for it, ended with {code} `{text}`",
+                        self.id
+                    );
+                    return error(ErrorKind::Invalid, message);
+                }
+            }
+            let mark = self.mark.as_bytes();
+            let Some(at) = seen.windows(mark.len()).position(|part| part == mark) else { continue };
+            match seen.get(at + mark.len()) {
+                None => {}
+                Some(b'+') => return Ok(seen.split_off(at + mark.len() + 1).freeze()),
+                Some(_) => {
+                    let message = format!("command `{program}` was not found in `{}`", self.id);
+                    return error(ErrorKind::Invalid, message);
+                }
+            }
+        }
+    }
+
+    /// Serves the session to its end, whatever ends it, and leaves nothing behind.
+    async fn serve(self, ends: Ends) {
+        let Ends { mut sender, mut receiver, mut typed, written, mut changes, first } = ends;
+        let has_ended = Notify::new();
+        let outcome = tokio::select! {
+            outcome = deliver(&self, &mut receiver, &written, first, &has_ended) => outcome,
+            never = feed(&mut sender, &mut typed, &has_ended) => never,
+            () = written.closed() => Ok(End::Left),
+            () = ended(&self.id, &mut changes) => Err(over(&self.id)),
+        };
+        let left = !matches!(outcome, Ok(End::Exited));
+        if let Err(error) = outcome {
+            // Who does not read must not keep the command.
+            let telling = tokio::time::timeout(SWEEP_TIMEOUT, written.send(Err(error)));
+            let (_, ()) = tokio::join!(telling, async { drop((sender, receiver)) });
+        } else {
+            drop((sender, receiver));
+        }
+        drop(written);
+        // The script cleans up after a command that ended by itself.
+        if left && tokio::time::timeout(SWEEP_TIMEOUT, self.sweep()).await.is_err() {
+            tracing::warn!(execution = %self.id, "a command in a task may still run; it ends with the task");
+        }
+    }
+
+    async fn sweep(&self) {
+        let command = ["/bin/sh", "-c", &format!("id=$0\n{SWEEP}"), &self.mark].map(str::to_owned);
+        let connected = websocket::connect(&self.shared, &self.place, &self.alloc, &command, false).await;
+        let Ok((_sender, mut receiver)) = connected else { return };
+        while let Ok(Said::Stdout(_) | Said::Stderr(_)) = receiver.next().await {}
+    }
+}
+
+/// How a session ended.
+enum End {
+    /// The command did, and its exit code was delivered.
+    Exited,
+    /// The other side was left alone with a command that may still run.
+    Left,
+}
+
+/// Sweeps when the script, or Nomad's process that started it, has gone. In a container that is process 0: its own group.
+const WATCH: &str = r#"( trap '' HUP INT QUIT TERM; while kill -0 $$ && kill -0 $PPID; do sleep 1; done; sweep ) </dev/null >/dev/null 2>&1 &
+watcher=$!
+"#;
+
+/// The command as it is given to Nomad.
+fn script(mark: &str, request: &ExecRequest) -> Vec<String> {
+    let mut script = String::from("id=$0\ncommand -v \"$1\" >/dev/null 2>&1 || { printf %s- \"$id\"; exit 127; }\n");
+    script.push_str(&format!("sweep() {{ {SWEEP}; }}\n{WATCH}"));
+    if let Some(size) = request.terminal {
+        // Nomad's own word about the size comes at any time, and the keys Ctrl-C and Ctrl-\ are for the command.
+        let _ = writeln!(script, "stty rows {} cols {} 2>/dev/null; trap : INT QUIT", size.rows, size.columns);
+        script.push_str("[ -n \"$TERM\" ] || { TERM=xterm; export TERM; }\n");
+    }
+    script.push_str("printf %s+ \"$id\"\nenv GOFER_EXEC_SESSION=\"$id\" \"$@\"\ncode=$?\n");
+    script.push_str("kill -9 $watcher; sweep\n");
+    if request.terminal.is_none() {
+        script.push_str("printf %s= \"$id\"\n");
+    }
+    script.push_str("exit $code");
+    let words = ["/bin/sh", "-c", &script, mark].map(str::to_owned);
+    words.into_iter().chain(request.command.iter().cloned()).collect()
+}
+
+/// Finds the word that the command has ended in what it writes, and keeps it.
+struct EndMark {
+    word: Vec<u8>,
+    /// What may be the beginning of it.
+    held: BytesMut,
+}
+
+impl EndMark {
+    fn new(mark: &str) -> Self {
+        Self { word: format!("{mark}=").into_bytes(), held: BytesMut::new() }
+    }
+
+    /// What can be handed out by now, and whether the word was there.
+    fn push(&mut self, data: &[u8]) -> (Bytes, bool) {
+        self.held.extend_from_slice(data);
+        let word = &self.word;
+        if let Some(at) = self.held.windows(word.len()).position(|part| part == word) {
+            let before = self.held.split_to(at);
+            self.held.clear();
+            return (before.freeze(), true);
+        }
+        let begun = (1..word.len()).rev().find(|&length| self.held.ends_with(&word[..length])).unwrap_or(0);
+        (self.held.split_to(self.held.len() - begun).freeze(), false)
+    }
+
+    /// The rest; nothing more comes.
+    fn finish(&mut self) -> Bytes {
+        self.held.split().freeze()
+    }
+}
+
+/// Hands out what the command writes, until its end.
+async fn deliver(
+    session: &Session,
+    receiver: &mut Receiver,
+    written: &Written,
+    first: Bytes,
+    has_ended: &Notify,
+) -> Result<End, BackendError> {
+    let mut said = Said::Stdout(first);
+    let mut mark = EndMark::new(&session.mark);
+    let mut code = None;
+    loop {
+        let (data, wrap): (Bytes, fn(Bytes) -> ExecOutput) = match said {
+            Said::Stdout(data) => {
+                let (data, is_last) = mark.push(&data);
+                if is_last {
+                    has_ended.notify_one();
+                }
+                (data, ExecOutput::Stdout)
+            }
+            Said::Stderr(data) => (data, ExecOutput::Stderr),
+            Said::Exited(exit_code) => {
+                code = Some(exit_code);
+                (mark.finish(), ExecOutput::Stdout)
+            }
+            Said::Closed(reason) if reason.is_empty() => return Err(over(&session.id)),
+            Said::Closed(reason) => return Err(refusal(&session.id, &reason)),
+        };
+        for piece in data.chunks(MAX_EXEC_CHUNK_BYTES) {
+            if written.send(Ok(wrap(data.slice_ref(piece)))).await.is_err() {
+                return Ok(End::Left);
+            }
+        }
+        if let Some(code) = code {
+            let sent = written.send(Ok(ExecOutput::Exited(code))).await;
+            return Ok(if sent.is_ok() { End::Exited } else { End::Left });
+        }
+        said = receiver.next().await?;
+    }
+}
+
+/// Passes the input on. Never ends: a connection that is gone is seen by who reads from it.
+async fn feed(
+    sender: &mut Sender,
+    typed: &mut futures_mpsc::Receiver<ExecInput>,
+    has_ended: &Notify,
+) -> Result<End, BackendError> {
+    let mut ended = false;
+    loop {
+        let input = tokio::select! {
+            input = typed.next() => input,
+            () = has_ended.notified() => None,
+            _ = sender.keep_alive() => None,
+        };
+        let Some(input) = input else { break };
+        ended |= input == ExecInput::StdinEnd;
+        let _ = sender.send(&input).await;
+    }
+    if !ended {
+        let _ = sender.send(&ExecInput::StdinEnd).await;
+    }
+    let _ = sender.keep_alive().await;
+    std::future::pending().await
+}
+
+/// Waits until the execution is said to have ended.
+async fn ended(id: &ExecutionId, changes: &mut broadcast::Receiver<Change>) {
+    loop {
+        match changes.recv().await {
+            Ok(Change::Event(event)) if event.id == *id && event.state.is_final() => return,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+fn over(id: &ExecutionId) -> BackendError {
+    BackendError::new(ErrorKind::Invalid, format!("`{id}` has ended, and this session with it"))
+}
+
+/// What the close of a connection means.
+fn refusal(id: &ExecutionId, reason: &str) -> BackendError {
+    let says = |text: &str| reason.contains(text);
+    if says("Permission denied") {
+        let message = format!(
+            "nomad does not let gofer run a command in `{id}`: give gofer's token the right `alloc-exec`, and for tasks \
+             without an image `alloc-node-exec`, as `config/nomad/gofer-policy.hcl` shows; or the node has \
+             `disable_remote_exec`"
+        );
+        return BackendError::new(ErrorKind::Denied, message);
+    }
+    let kind = match () {
+        () if says("not running") || says("not started") || says("nknown task") => ErrorKind::Invalid,
+        () if says("executable file not found") || says("no such file") => ErrorKind::Invalid,
+        () if says("nknown allocation") || says("not found") => ErrorKind::NotFound,
+        () => ErrorKind::Unavailable,
+    };
+    BackendError::new(kind, format!("no command can be run in `{id}`: nomad says `{reason}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_found_however_it_is_cut() {
+        for cut in 0..8 {
+            let text = b"out abc= rest";
+            let mut mark = EndMark::new("abc");
+            let (first, second) = text.split_at(cut);
+            let (mut all, mut ended) = (Vec::new(), false);
+            for piece in [first, second] {
+                let (data, is_last) = mark.push(piece);
+                all.extend_from_slice(&data);
+                ended |= is_last;
+            }
+            assert!(ended && all == b"out ", "{cut}: {all:?}");
+        }
+        let mut mark = EndMark::new("abc");
+        assert_eq!(mark.push(b"xxab"), (Bytes::from("xx"), false));
+        assert_eq!(mark.push(b"abcab"), (Bytes::from("ababc"), false));
+        assert_eq!(mark.finish(), Bytes::from("ab"));
+    }
+}
