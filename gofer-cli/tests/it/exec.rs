@@ -62,7 +62,12 @@ fn a_shell_at_a_terminal_is_resized_and_leaves_the_terminal_as_it_was() {
     // The new size goes its own way; ask until it has arrived.
     terminal.types("until stty size | grep '25 77'; do :; done; echo resi''zed\n");
     terminal.reads("resized");
-    terminal.types("\u{3}echo inter''rupted; exit 5\n");
+    terminal.types("sleep 600\n");
+    terminal.reads("sleep 600\r\n");
+    // It throws away what was typed and not read yet.
+    terminal.types("\u{3}");
+    terminal.reads("^C");
+    terminal.types("echo inter''rupted; exit 5\n");
     terminal.reads("interrupted");
     assert_eq!(wait(&mut child).code(), Some(5));
     assert!(terminal.shows_what_is_typed());
@@ -72,7 +77,7 @@ fn a_shell_at_a_terminal_is_resized_and_leaves_the_terminal_as_it_was() {
 fn a_session_that_is_ended_from_outside_leaves_the_terminal_as_it_was() {
     let mut server = running();
     let mut terminal = Terminal::open(30, 90);
-    let waiting = ["task", "exec", "ci", "1", "t", "--", "sh", "-c", "echo wai''ting; exec cat"];
+    let waiting = ["task", "exec", "ci", "1", "t", "--", "sh", "-c", "echo waiting $$.; exec cat"];
     let mut child = terminal.run(&server, &waiting);
     terminal.reads("waiting");
     signal(&child, Signal::TERM);
@@ -81,13 +86,27 @@ fn a_session_that_is_ended_from_outside_leaves_the_terminal_as_it_was() {
 
     let mut terminal = Terminal::open(30, 90);
     let mut child = terminal.run(&server, &waiting);
-    terminal.reads("waiting");
+    terminal.reads(".\r\n");
+    let pid = terminal.seen.split([' ', '.']).nth(1).expect("a process id").to_owned();
     server.kill();
     assert_eq!(wait(&mut child).code(), Some(3));
     assert!(terminal.shows_what_is_typed());
+    eventually_gone(&pid);
     server.restart();
     server.run(&["run", "cancel", "ci", "1", "--force"]).expect(0);
     server.eventually(&["run", "get", "ci", "1"], |found| found["run"]["state"] == "RUN_STATE_COMPLETE");
+}
+
+/// A command ends with the server, also with one that is killed.
+fn eventually_gone(pid: &str) {
+    let until = Instant::now() + SOON;
+    while let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        if stat.contains(") Z ") {
+            return;
+        }
+        assert!(Instant::now() < until, "process {pid} is there after {SOON:?}: {stat}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 /// A terminal as a person's window is one.
