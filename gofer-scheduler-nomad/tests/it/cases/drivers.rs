@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use gofer_core::scheduler::{EnvValue, ExecutionSpec, ExecutionState, FailureKind, Scheduler};
+use futures::StreamExt;
+use gofer_core::scheduler::{
+    EnvValue, ExecOutput, ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, Scheduler,
+};
 use gofer_scheduler_nomad::{HostDriver, NomadConfig};
 
 use crate::agent::{Agent, skip};
@@ -33,6 +36,62 @@ async fn lives(setup: &Setup, spec: impl Fn(&str) -> ExecutionSpec) {
         assert_eq!(setup.ended(&id(name)).await, ExecutionState::Stopped);
     }
     assert_eq!(setup.stdout(&id("asked"), true).await, b"ready\nasked\n");
+}
+
+/// A command in a container: it sees the task, its output and exit code come through, and nothing is left of it, however the
+/// session ends.
+async fn shell_in(setup: &Setup, spec: &ExecutionSpec) {
+    let scheduler = setup.scheduler();
+    setup.start(&id("shell"), spec).await;
+    setup.running(&id("shell")).await;
+    let open = async |script: &str| {
+        let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+        scheduler.exec(&id("shell"), ExecRequest { command, terminal: None }).await.expect("exec")
+    };
+    let run = async |script: &str| {
+        let ExecSession { input: _input, output } = open(script).await;
+        let pieces: Vec<ExecOutput> = output.map(|piece| piece.expect("a piece")).collect().await;
+        let text: Vec<u8> = pieces.iter().flat_map(stdout).copied().collect();
+        (String::from_utf8(text).expect("text"), pieces.last().cloned())
+    };
+    assert_eq!(run("printf %s \"$SECRET\"; exit 6").await, ("value".to_owned(), Some(ExecOutput::Exited(6))));
+    let is_gone = async |pid: &str| {
+        gofer_core::conformance::eventually("nothing is left", async || {
+            let (state, _) = run(&format!("cat /proc/{}/stat 2>/dev/null || echo gone", pid.trim())).await;
+            if state == "gone\n" || state.contains(") Z ") { Ok(()) } else { Err(state) }
+        })
+        .await;
+    };
+    const CHILD: &str = "(trap '' TERM HUP; while :; do sleep 0.1; done) & echo $!";
+    let (pid, _) = run(CHILD).await;
+    is_gone(&pid).await;
+    let mut session = open(&format!("{CHILD}; wait")).await;
+    let first = session.output.next().await.expect("a line").expect("a line");
+    drop(session);
+    is_gone(&String::from_utf8_lossy(stdout(&first))).await;
+    scheduler.stop(&id("shell"), Duration::ZERO).await.expect("stop");
+    setup.ended(&id("shell")).await;
+}
+
+fn stdout(piece: &ExecOutput) -> &[u8] {
+    match piece {
+        ExecOutput::Stdout(data) => data,
+        ExecOutput::Stderr(_) | ExecOutput::Exited(_) => b"",
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_runs_in_a_container_on_a_real_agent() {
+    const TEST: &str = "a command in a container on a real agent";
+    let Some(agent) = Agent::with_driver(TEST, "docker").await else { return };
+    let Some(name) = std::env::var("GOFER_TEST_NOMAD_IMAGE").ok().filter(|name| !name.is_empty()) else {
+        skip(TEST, "GOFER_TEST_NOMAD_IMAGE names no image with a shell");
+        return;
+    };
+    let setup = Setup::real(&crate::acl::with_exec(&agent).await, |_| {}).await;
+    let mut spec = image(&name, "while sleep 0.1; do :; done");
+    spec.env.insert("SECRET".to_owned(), EnvValue::Secret("value".into()));
+    shell_in(&setup, &spec).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
