@@ -13,7 +13,7 @@ use gofer_core::scheduler::{ExecRequest, ExecSession, LogChunk, LogCursor, Sched
 use gofer_core::secret_store::SecretStore;
 use gofer_core::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Timestamp, Version, validate};
 use secrecy::ExposeSecret;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, RwLock, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -131,6 +131,9 @@ pub(crate) struct Shared {
     pub(crate) claim_wanted: Notify,
     /// A call that may take leases was answered with an error: some may be held that nobody knows of.
     pub(crate) leases_doubtful: AtomicBool,
+    /// Read while a run is inserted, until its driver is known; written while all leases are given up. A lease that an insert
+    /// took would be given up with the others, and its driver would not know.
+    pub(crate) inserting: RwLock<()>,
     pub(crate) runs: Drivers,
     pub(crate) tasks: TaskTracker,
 }
@@ -173,6 +176,7 @@ impl Engine {
             stop: CancellationToken::new(),
             claim_wanted: Notify::new(),
             leases_doubtful: AtomicBool::new(false),
+            inserting: RwLock::new(()),
             runs: Drivers::default(),
             tasks: TaskTracker::new(),
         });
@@ -362,6 +366,7 @@ impl Shared {
     async fn insert(self: &Arc<Self>, mut new: NewRun) -> Result<Run, EngineError> {
         let (namespace, pipeline) = (new.namespace.clone(), new.pipeline.clone());
         let begun = self.begun_with_insert(&mut new);
+        let _inserting = self.inserting.read().await;
         let until = certain(self.clock.now(), self.config.lease_ttl);
         let inserted = match self.journal.insert_run(new).await {
             Ok(inserted) => inserted,

@@ -61,6 +61,7 @@ async fn give_up_unknown_leases(shared: &Shared) {
     loop {
         // One that is just being handed to its driver counts as unknown, and one that ran out may be: then all drivers rest
         // for nothing, which costs a moment.
+        let nobody_inserts = shared.inserting.write().await;
         let now = shared.clock.now();
         let known = shared.runs.holding(now);
         let settled = match shared.journal.renew(owner, now, ttl).await {
@@ -71,6 +72,7 @@ async fn give_up_unknown_leases(shared: &Shared) {
             }
             Err(error) => Err(error),
         };
+        drop(nobody_inserts);
         match settled {
             Ok(()) => return,
             Err(error) => {
