@@ -9,22 +9,27 @@ use gofer_core::Timestamp;
 use gofer_core::entity::{Token, TokenKind};
 use gofer_core::id::{NamespaceId, RunKey};
 use gofer_core::run::Initiator;
+use gofer_core::scheduler::Scheduler;
 use gofer_db::Db;
 use gofer_engine::run_token_hash;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response, Uri};
+use secrecy::{ExposeSecret, SecretString};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use crate::cut;
 use crate::error::{ApiError, TokenProblem};
+use crate::executions::Executions;
 use crate::permissions::{self, Rule};
 
 /// What the tokens of people and programs start with, so that leaked ones can be recognised.
 pub(crate) const TOKEN_PREFIX: &str = "gofer_t_";
 /// Longest token worth hashing.
 const MAX_TOKEN_BYTES: usize = 256;
+/// Longest token that a scheduler may have signed.
+const MAX_SIGNED_BYTES: usize = 4 * 1024;
 
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +47,36 @@ pub(crate) enum Identity {
         /// The token itself.
         token: Token,
     },
-    /// A task, with its run's own token.
+    /// A task, with its run's own token, or one that the scheduler gave the task.
     Run(RunKey),
+    /// Whoever holds a token that a scheduler may have given an execution. The scheduler itself looks at it.
+    Execution(Signed),
 }
+
+/// A token that looks as if a scheduler had signed it.
+#[derive(Clone)]
+pub(crate) struct Signed(SecretString);
+
+impl Signed {
+    /// The token.
+    pub(crate) fn token(&self) -> &SecretString {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Signed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signed")
+    }
+}
+
+impl PartialEq for Signed {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.expose_secret() == other.0.expose_secret()
+    }
+}
+
+impl Eq for Signed {}
 
 impl Identity {
     /// The actor of events and the author of changes.
@@ -54,6 +86,7 @@ impl Identity {
             Self::Dev => "dev".to_owned(),
             Self::Management(token) | Self::Client { token, .. } => token.id.clone(),
             Self::Run(key) => format!("run:{key}"),
+            Self::Execution(_) => "execution".to_owned(),
         }
     }
 
@@ -68,7 +101,7 @@ impl Identity {
             Self::Dev | Self::Management(_) => None,
             Self::Client { namespaces, .. } => Some(namespaces.clone()),
             Self::Run(key) => Some(vec![key.namespace.clone()]),
-            Self::Anonymous => Some(Vec::new()),
+            Self::Anonymous | Self::Execution(_) => Some(Vec::new()),
         }
     }
 
@@ -91,6 +124,8 @@ pub(crate) struct Caller {
 #[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) db: Db,
+    pub(crate) scheduler: Arc<dyn Scheduler>,
+    pub(crate) executions: Executions,
     /// Whether callers need a token. Without, a valid token is still honoured: a task is its run, not everybody.
     pub(crate) demands_token: bool,
     /// Without tokens on loopback: calls that a web page got here under a name of its own are refused.
@@ -98,13 +133,18 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    async fn admit(&self, headers: &HeaderMap, uri: &Uri) -> Result<Caller, ApiError> {
+    pub(crate) async fn admit(&self, headers: &HeaderMap, uri: &Uri) -> Result<Caller, ApiError> {
         let path = uri.path();
         let Some(rule) = permissions::rule(path) else {
             return Err(ApiError::NoSuchMethod { path: path.to_owned() });
         };
         if self.local_hosts_only && !is_local_host(headers, uri) {
             return Err(ApiError::Unauthenticated(TokenProblem::ForeignHost));
+        }
+        if rule == Rule::Execution
+            && let Some(text) = bearer(headers).ok().filter(|text| self.is_signed(text))
+        {
+            return Ok(Caller { identity: Identity::Execution(Signed(text.into())), rule });
         }
         let identity = match (self.identify(headers).await, self.demands_token) {
             (Ok(identity), _) => identity,
@@ -118,6 +158,9 @@ impl Gate {
     async fn identify(&self, headers: &HeaderMap) -> Result<Identity, ApiError> {
         let text = bearer(headers).map_err(ApiError::Unauthenticated)?;
         let hash = run_token_hash(text);
+        if self.is_signed(text) {
+            return self.executions.identify(self, &hash, text).await;
+        }
         if !text.starts_with(TOKEN_PREFIX) {
             let run = self.db.run_by_token_hash(&hash).await?;
             return run.map(Identity::Run).ok_or(ApiError::Unauthenticated(TokenProblem::Unknown));
@@ -131,6 +174,16 @@ impl Gate {
         }
         Ok(Identity::of_token(token))
     }
+
+    /// Whether only the scheduler can say what a token is worth.
+    fn is_signed(&self, text: &str) -> bool {
+        is_signed(text) && self.scheduler.capabilities().workload_identity
+    }
+}
+
+/// The form of a signed token: three parts. No other token has a dot.
+fn is_signed(text: &str) -> bool {
+    text.bytes().filter(|byte| *byte == b'.').count() == 2
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str, TokenProblem> {
@@ -138,7 +191,8 @@ fn bearer(headers: &HeaderMap) -> Result<&str, TokenProblem> {
     let text = value.to_str().map_err(|_| TokenProblem::Malformed)?;
     let (scheme, token) = text.split_once(' ').ok_or(TokenProblem::Malformed)?;
     let token = token.trim();
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.len() > MAX_TOKEN_BYTES {
+    let longest = if is_signed(token) { MAX_SIGNED_BYTES } else { MAX_TOKEN_BYTES };
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.len() > longest {
         return Err(TokenProblem::Malformed);
     }
     Ok(token)
@@ -209,9 +263,9 @@ where
 mod tests {
     use std::time::Duration;
 
+    use gofer_core::testing::MemoryScheduler;
     use gofer_db::DbConfig;
     use http::HeaderValue;
-    use secrecy::ExposeSecret;
 
     use super::*;
     use crate::services::new_token;
@@ -225,6 +279,14 @@ mod tests {
         assert_eq!(bearer(&headers("Bearer gofer_t_x")), Ok("gofer_t_x"));
         assert_eq!(bearer(&headers("bearer  gofer_t_x ")), Ok("gofer_t_x"));
         assert_eq!(bearer(&HeaderMap::new()), Err(TokenProblem::Missing));
+        let long = |dots: usize, size: usize| format!("{}{}", ".".repeat(dots), "x".repeat(size));
+        for (dots, size, fits) in
+            [(0, 257, false), (1, 257, false), (2, 4_094, true), (2, 4_095, false), (3, 257, false)]
+        {
+            let value = HeaderValue::from_str(&format!("Bearer {}", long(dots, size))).unwrap();
+            let found = bearer(&HeaderMap::from_iter([(AUTHORIZATION, value)])).is_ok();
+            assert_eq!(found, fits, "{dots} dots and {size} bytes");
+        }
         for bad in ["gofer_t_x", "Basic abc", "Bearer ", "Bearer"] {
             assert_eq!(bearer(&headers(bad)), Err(TokenProblem::Malformed), "{bad}");
         }
@@ -234,7 +296,14 @@ mod tests {
     async fn a_token_works_until_it_expires() {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::connect(DbConfig::sqlite(dir.path().join("gofer.db"))).await.unwrap();
-        let gate = Gate { db: db.clone(), demands_token: true, local_hosts_only: false };
+        let scheduler = Arc::new(MemoryScheduler::new());
+        let gate = Gate {
+            db: db.clone(),
+            scheduler,
+            executions: Executions::default(),
+            demands_token: true,
+            local_hosts_only: false,
+        };
         let hour = Duration::from_secs(3600);
         let lives = [
             (Timestamp::now().after(hour), None),

@@ -10,6 +10,7 @@ mod context;
 mod convert;
 mod cut;
 mod error;
+mod executions;
 mod health;
 mod page;
 mod permissions;

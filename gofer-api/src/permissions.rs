@@ -24,9 +24,11 @@ pub(crate) enum Rule {
     Visible,
     /// As `Namespace`, and a run's own token for its pipeline and, at run level, for itself.
     NamespaceOrOwn,
+    /// An execution, about itself, with the token that its scheduler gave it; nobody else.
+    Execution,
 }
 
-use Rule::{AnyToken, Client, Management, Namespace, NamespaceOrOwn, NamespaceOrRun, Public, Visible};
+use Rule::{AnyToken, Client, Execution, Management, Namespace, NamespaceOrOwn, NamespaceOrRun, Public, Visible};
 
 /// The table. Sorted by service, in the order of the contract.
 ///
@@ -49,6 +51,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("/gofer.v1.CommonTaskService/UninstallCommonTask", Management),
     ("/gofer.v1.EventService/ListEvents", Visible),
     ("/gofer.v1.EventService/FollowEvents", Visible),
+    ("/gofer.v1.ExecutionService/ReportEnd", Execution),
     ("/gofer.v1.NamespaceService/CreateNamespace", Management),
     ("/gofer.v1.NamespaceService/GetNamespace", NamespaceOrRun),
     ("/gofer.v1.NamespaceService/ListNamespaces", Visible),
@@ -140,6 +143,8 @@ impl Target<'_> {
 /// [`ApiError::Forbidden`] with the reason.
 pub(crate) fn check(rule: Rule, identity: &Identity, target: Target<'_>) -> Result<(), ApiError> {
     let allowed = match (rule, identity) {
+        (Execution, identity) => matches!(identity, Identity::Execution(_)),
+        (_, Identity::Execution(_)) => false,
         (Public, _) | (_, Identity::Dev | Identity::Management(_)) => true,
         (_, Identity::Anonymous) => false,
         (AnyToken, _) => true,
@@ -170,6 +175,9 @@ fn refusal(rule: Rule, identity: &Identity, target: Target<'_>) -> String {
         }
     };
     match identity {
+        _ if rule == Execution => {
+            "this call is for an execution about itself, with the token that its scheduler gave it".to_owned()
+        }
         _ if rule == Management || target == Target::Installation => {
             "this call is for management tokens only".to_owned()
         }
@@ -179,7 +187,9 @@ fn refusal(rule: Rule, identity: &Identity, target: Target<'_>) -> String {
                 "the token of run `{own}` may read that run's namespace and use the objects of its pipeline{wanted}"
             )
         }
-        Identity::Anonymous | Identity::Dev | Identity::Management(_) => "this call needs a token".to_owned(),
+        Identity::Anonymous | Identity::Dev | Identity::Management(_) | Identity::Execution(_) => {
+            "this call needs a token".to_owned()
+        }
     }
 }
 

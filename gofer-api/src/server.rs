@@ -21,6 +21,7 @@ use crate::auth::Gate;
 use crate::compose;
 use crate::config::{ConfigError, ServerConfig};
 use crate::context::Context;
+use crate::executions::Executions;
 use crate::health::Health;
 use crate::services::new_token;
 use crate::transport;
@@ -139,7 +140,7 @@ impl Server {
             db: db.clone(),
             engine: engine.clone(),
             health: Health::new(db.clone(), &backends, compose::products(config)),
-            scheduler: backends.scheduler,
+            scheduler: backends.scheduler.clone(),
             objects: backends.objects,
             secrets: backends.secrets,
             limits: config.limits.clone(),
@@ -150,7 +151,13 @@ impl Server {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
-        let gate = Arc::new(Gate { db: db.clone(), demands_token, local_hosts_only: dev_mode });
+        let gate = Arc::new(Gate {
+            db: db.clone(),
+            scheduler: backends.scheduler,
+            executions: Executions::default(),
+            demands_token,
+            local_hosts_only: dev_mode,
+        });
         let serving = match transport::serve(config, context.clone(), gate, listener).await {
             Ok(serving) => serving,
             Err(error) => {

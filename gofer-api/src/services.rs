@@ -16,6 +16,7 @@ use crate::error::ApiError;
 mod common_task;
 mod event;
 mod exec;
+mod execution;
 mod namespace;
 mod object;
 mod pipeline;
@@ -52,6 +53,7 @@ pub(crate) fn routes(context: &Arc<Context>) -> Routes {
     routes! {
         common_task: common_task_service_server::CommonTaskServiceServer, MAX_MESSAGE_BYTES;
         event: event_service_server::EventServiceServer, MAX_MESSAGE_BYTES;
+        execution: execution_service_server::ExecutionServiceServer, MAX_MESSAGE_BYTES;
         namespace: namespace_service_server::NamespaceServiceServer, MAX_MESSAGE_BYTES;
         object: object_service_server::ObjectServiceServer, MAX_MESSAGE_BYTES;
         pipeline: pipeline_service_server::PipelineServiceServer, MAX_SPEC_MESSAGE_BYTES;

@@ -103,6 +103,40 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
     /// # Errors
     /// `Invalid`, or when the backend cannot answer.
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError>;
+
+    /// Which execution was given this token by the backend itself, and is not over: the backend proved who made the token,
+    /// for whom, and that it has not expired. Only where `capabilities` say `workload_identity`.
+    ///
+    /// # Errors
+    /// `NotFound`, with the reason, for a token that names no living execution of this instance; or when the backend cannot
+    /// answer. Never with the token.
+    async fn identify(&self, _token: &SecretString) -> Result<ExecutionId, BackendError> {
+        Err(no_identities())
+    }
+
+    /// An execution tells its own end, by the token that the backend gave it, before the backend does. From then on `state`
+    /// and `watch` say so; `logs` with `follow` still end with the whole log, and a report is forgotten with the value: the
+    /// backend's own word comes in any case. The same report again succeeds.
+    ///
+    /// # Errors
+    /// `NotFound` as for `identify`; `Invalid` for an end that what the backend knows contradicts: it ended otherwise, was
+    /// stopped or is lost; or when the backend cannot answer.
+    async fn report(&self, _token: &SecretString, _end: ReportedEnd) -> Result<(), BackendError> {
+        Err(no_identities())
+    }
+}
+
+fn no_identities() -> BackendError {
+    BackendError::new(ErrorKind::NotFound, "this scheduler gives its executions no tokens")
+}
+
+/// How an execution's own process ended, as its supervisor saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReportedEnd {
+    /// The exit code; 128 + the signal's number when a signal ended it.
+    pub code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
 }
 
 /// What a scheduler can do, as data.
@@ -116,6 +150,8 @@ pub struct SchedulerCapabilities {
     pub resource_limits: bool,
     /// Commands can be run in running executions.
     pub exec: bool,
+    /// Each execution gets a token of its own as `GOFER_API_TOKEN`, which `identify` knows: nobody needs to hand it one.
+    pub workload_identity: bool,
 }
 
 /// What to execute.

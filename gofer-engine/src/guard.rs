@@ -10,8 +10,8 @@ use gofer_core::object_store::{
     Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, PutOptions,
 };
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities,
-    WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, ReportedEnd, Scheduler,
+    SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::secret_store::{SecretList, SecretStore};
 use gofer_core::{BackendError, ErrorKind, ExecutionId, ObjectKey, SecretPath};
@@ -82,6 +82,14 @@ impl Scheduler for Timed<dyn Scheduler> {
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
         within(CALL, "scheduler remove", self.0.remove(id)).await
+    }
+
+    async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
+        within(CALL, "scheduler identify", self.0.identify(token)).await
+    }
+
+    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<(), BackendError> {
+        within(CALL, "scheduler report", self.0.report(token, end)).await
     }
 }
 

@@ -86,7 +86,9 @@ fn system_variables(shared: &Shared, task: &TaskSpec, run: &Run, attempt: Attemp
     if let Some(addr) = &shared.config.api_addr {
         env.insert("GOFER_API_ADDR".to_owned(), EnvValue::Plain(addr.clone()));
     }
-    env.insert("GOFER_API_TOKEN".to_owned(), EnvValue::Secret(shared.tokens.token(&run.token_nonce)));
+    if !shared.scheduler.capabilities().workload_identity {
+        env.insert("GOFER_API_TOKEN".to_owned(), EnvValue::Secret(shared.tokens.token(&run.token_nonce)));
+    }
     env
 }
 

@@ -56,6 +56,9 @@ pub struct NomadConfig {
     pub host_driver: HostDriver,
     /// The driver of tasks with an image.
     pub image_driver: ImageDriver,
+    /// Each task gets a token that Nomad signs for it, as its `GOFER_API_TOKEN`, in place of its run's token. Agents must be
+    /// of version 1.7 or later.
+    pub identity: bool,
     /// An HCL job specification that every job is made from.
     pub job_template: Option<PathBuf>,
     /// Calls to Nomad at once; further ones wait.
@@ -149,6 +152,7 @@ impl Default for NomadConfig {
             job_prefix: "gofer".to_owned(),
             host_driver: HostDriver::Exec,
             image_driver: ImageDriver::Docker,
+            identity: false,
             job_template: None,
             max_in_flight: 16,
             node_lost_after: Duration::from_secs(120),

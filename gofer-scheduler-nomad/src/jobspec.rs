@@ -6,6 +6,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
 use crate::config::{HostDriver, ImageDriver, NomadConfig};
+use crate::identity;
 use crate::secrets::{self, Packed, Shell};
 
 /// The one group of every job.
@@ -208,6 +209,10 @@ fn main_task(
             env.remove(name);
         }
     }
+    if config.identity {
+        set_identity(config, &mut task)?;
+        env.insert("GOFER_API_TOKEN".into(), json!(format!("${{{}}}", identity::VARIABLE)));
+    }
     task.insert("Env".into(), Value::Object(env));
     let mut templates = array(task.get("Templates"));
     templates.extend(packed.map(|packed| packed.templates.clone()).unwrap_or_default());
@@ -220,6 +225,20 @@ fn main_task(
     task.insert("KillTimeout".into(), json!(nanos(config.max_grace)));
     task.insert("KillSignal".into(), json!("SIGTERM"));
     Ok(task)
+}
+
+/// Adds Gofer's identity to those that the template gives the task.
+fn set_identity(config: &NomadConfig, task: &mut Map<String, Value>) -> Result<(), String> {
+    let mut identities = array(task.get("Identities"));
+    if identities.iter().any(|one| one["Name"] == identity::NAME) {
+        return Err(format!("the job template gives the task an identity `{}`: name it otherwise", identity::NAME));
+    }
+    identities.push(json!({
+        "Name": identity::NAME, "Audience": [identity::audience(&config.job_prefix)], "Env": true, "File": true,
+        "TTL": nanos(identity::LIFE), "ChangeMode": "noop",
+    }));
+    task.insert("Identities".into(), Value::Array(identities));
+    Ok(())
 }
 
 /// What tells the driver which program to run.

@@ -10,12 +10,13 @@ use gofer_core::scheduler::{
     WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
+use secrecy::SecretString;
 use tokio::task::AbortHandle;
 
 use crate::client::Client;
 use crate::config::NomadConfig;
 use crate::shared::Shared;
-use crate::{exec, logs, preflight, stop, watch};
+use crate::{exec, identity, logs, preflight, stop, watch};
 
 /// Runs executions as jobs of a Nomad cluster. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -67,8 +68,15 @@ impl NomadScheduler {
 #[async_trait]
 impl Scheduler for NomadScheduler {
     fn capabilities(&self) -> SchedulerCapabilities {
-        let resource_limits = self.shared().config.host_driver.enforces_limits();
-        SchedulerCapabilities { images: true, host: true, resource_limits, exec: true }
+        let config = &self.shared().config;
+        let resource_limits = config.host_driver.enforces_limits();
+        SchedulerCapabilities {
+            images: true,
+            host: true,
+            resource_limits,
+            exec: true,
+            workload_identity: config.identity,
+        }
     }
 
     /// One per connection: while no Gofer looked, Nomad's garbage collection may have taken a job that ran.
@@ -135,5 +143,9 @@ impl Scheduler for NomadScheduler {
             return Err(BackendError::new(ErrorKind::Invalid, message));
         }
         self.shared().purge(&place, &inspected).await
+    }
+
+    async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
+        identity::identify(self.shared(), token).await
     }
 }

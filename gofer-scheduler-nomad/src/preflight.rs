@@ -120,6 +120,9 @@ pub(crate) async fn check(shared: &Shared) -> Result<String, BackendError> {
     for namespace in shared.config.nomad_namespaces() {
         rights(shared, &namespace).await?;
     }
+    if shared.config.identity {
+        identities(shared, &version).await?;
+    }
     let drivers = drivers(shared).await?;
     Ok(format!("nomad {version} at {}, {drivers}", shared.client.address()))
 }
@@ -138,6 +141,29 @@ async fn version(shared: &Shared) -> Result<String, BackendError> {
         }
         Err(failure) => Err(failure.backend(format!("nomad at `{}` does not answer", shared.client.address()))),
     }
+}
+
+/// Whether the agents sign tokens for tasks, and tell how to verify them.
+async fn identities(shared: &Shared, version: &str) -> Result<(), BackendError> {
+    let refused = |why: String| {
+        let message = format!("`identity` is on, and {why}: leave `identity` out, or upgrade every agent");
+        BackendError::new(ErrorKind::Invalid, message)
+    };
+    // Older ones take the job, ignore what they do not know, and the task has no token.
+    if is_before_1_7(version) {
+        return Err(refused(format!("nomad {version} gives tasks no identities of their own; 1.7 does")));
+    }
+    let keys = crate::identity::read(&shared.client).await?;
+    if keys.keys.is_empty() {
+        return Err(refused("nomad shows no public keys".to_owned()));
+    }
+    Ok(())
+}
+
+/// Of a version that cannot be read nothing is said.
+fn is_before_1_7(version: &str) -> bool {
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) < (1, 7))
 }
 
 async fn region(shared: &Shared) -> Result<(), BackendError> {
@@ -192,4 +218,19 @@ async fn drivers(shared: &Shared) -> Result<String, BackendError> {
     };
     let (host, image) = (shared.config.host_driver.as_str(), shared.config.image_driver.as_str());
     Ok(format!("{}, {}", with(host), with(image)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        for old in ["1.6.13", "1.0.0", "0.12.1"] {
+            assert!(is_before_1_7(old), "{old}");
+        }
+        for new in ["1.7.0", "1.10.5", "2.0.5", "of unknown version", ""] {
+            assert!(!is_before_1_7(new), "{new}");
+        }
+    }
 }

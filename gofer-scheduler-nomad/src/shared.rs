@@ -15,6 +15,7 @@ use crate::answers::{Alloc, Evaluation, Job, VariableMeta};
 use crate::client::{Client, Query, encoded};
 use crate::config::NomadConfig;
 use crate::error::Failure;
+use crate::identity::Keys;
 use crate::ids;
 use crate::jobspec::{self, META_EXECUTION, META_INSTANCE, META_LOST, META_SECRETS};
 use crate::secrets::{self, Packed};
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) changes: broadcast::Sender<Change>,
     /// Whether the event stream of each Nomad namespace is open and what came before is known.
     pub(crate) connected: watch::Sender<HashMap<String, Connection>>,
+    /// What tokens of executions are verified with.
+    pub(crate) keys: Keys,
     starting: Vec<Mutex<()>>,
 }
 
@@ -97,6 +100,7 @@ impl Shared {
             templates,
             changes: broadcast::Sender::new(CHANGES),
             connected: watch::Sender::new(HashMap::new()),
+            keys: Keys::default(),
             starting: (0..STARTING).map(|_| Mutex::new(())).collect(),
         })
     }

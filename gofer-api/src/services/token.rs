@@ -166,7 +166,7 @@ async fn keep_one_management_token(call: &Call, leaving: &str) -> Result<(), Api
 
 async fn who_am_i(call: Call, _: v1::WhoAmIRequest) -> Result<v1::WhoAmIResponse, ApiError> {
     let token = match &call.identity {
-        Identity::Anonymous | Identity::Dev => None,
+        Identity::Anonymous | Identity::Dev | Identity::Execution(_) => None,
         Identity::Management(token) | Identity::Client { token, .. } => Some(convert::token(token)),
         Identity::Run(key) => Some(v1::Token {
             id: call.identity.actor(),

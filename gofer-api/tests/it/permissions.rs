@@ -77,8 +77,9 @@ fn run(method: &str, own: bool) -> bool {
     lists(&[PUBLIC, ANY_TOKEN, FILTERED], method) || own && lists(&[CLIENT_AND_RUN], method)
 }
 
-fn management_may(_: &str, _: bool) -> bool {
-    true
+/// Of an execution nobody tells but itself.
+fn management_may(method: &str, _: bool) -> bool {
+    method != "ReportEnd"
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,6 +144,7 @@ async fn callers(server: &TestServer) -> Vec<Who> {
     vec![
         who("nobody", None, Code::Unauthenticated, nobody),
         who("an unknown token", Some(&unknown), Code::Unauthenticated, nobody),
+        who("what looks like an execution", Some("a.b.c"), Code::Unauthenticated, nobody),
         who("an unknown run", Some("gofer_r_x"), Code::Unauthenticated, nobody),
         who("a disabled client", Some(&disabled.secret), Code::Unauthenticated, nobody),
         who("a client", Some(&own.secret), Code::PermissionDenied, client),

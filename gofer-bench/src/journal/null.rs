@@ -33,7 +33,13 @@ impl NullScheduler {
 #[async_trait]
 impl Scheduler for NullScheduler {
     fn capabilities(&self) -> SchedulerCapabilities {
-        SchedulerCapabilities { images: false, host: true, resource_limits: false, exec: false }
+        SchedulerCapabilities {
+            images: false,
+            host: true,
+            resource_limits: false,
+            exec: false,
+            workload_identity: false,
+        }
     }
 
     async fn check(&self) -> Result<String, BackendError> {

@@ -13,8 +13,8 @@ use gofer_core::object_store::{
     Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, PutOptions,
 };
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities,
-    WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, ReportedEnd, Scheduler,
+    SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::secret_store::{SecretList, SecretStore};
 use gofer_core::{ErrorKind, ExecutionId, ObjectKey, SecretPath};
@@ -102,6 +102,14 @@ impl Scheduler for Retrying<dyn Scheduler> {
 
     async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
         repeat!(self.0.exec(id, request.clone())).0
+    }
+
+    async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
+        repeat!(self.0.identify(token)).0
+    }
+
+    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<(), BackendError> {
+        repeat!(self.0.report(token, end)).0
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {

@@ -51,6 +51,15 @@ impl Db {
         query!(self, runs::by_token_hash(&hash))
     }
 
+    /// Whether there is this run and it is not complete.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn run_is_unfinished(&self, key: &RunKey) -> Result<bool, DbError> {
+        let key = key.clone();
+        query!(self, runs::is_unfinished(&key))
+    }
+
     /// How many runs wait and run, over all namespaces.
     ///
     /// # Errors

@@ -92,6 +92,19 @@ pub(crate) async fn by_token_hash(c: &mut Conn, hash: &[u8; 32]) -> Result<Optio
     found.map(|(namespace, pipeline, number)| key(&namespace, &pipeline, number)).transpose()
 }
 
+pub(crate) async fn is_unfinished(c: &mut Conn, key: &RunKey) -> Result<bool, DbError> {
+    let found: Option<i64> = runs::table
+        .filter(runs::namespace.eq(key.namespace.as_str()))
+        .filter(runs::pipeline.eq(key.pipeline.as_str()))
+        .filter(runs::number.eq(signed(key.run.0)))
+        .filter(is_true(UNFINISHED))
+        .select(runs::number)
+        .get_result(c)
+        .await
+        .optional()?;
+    Ok(found.is_some())
+}
+
 pub(crate) async fn counts(c: &mut Conn) -> Result<Counts, DbError> {
     let pending: i64 = runs::table.filter(is_true(PENDING)).count().get_result(c).await?;
     let running: i64 = runs::table.filter(is_true(RUNNING)).count().get_result(c).await?;

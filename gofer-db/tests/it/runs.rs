@@ -82,9 +82,12 @@ async fn a_run_token_counts_until_the_run_is_complete(place: Place) {
     assert_eq!(db.run_by_token_hash(&hash).await.unwrap(), Some(key.clone()));
     assert_eq!(db.run_by_token_hash(&[0; 32]).await.unwrap(), None);
     let lease = claim_one(&db, 2).await;
-    assert_eq!(db.run_by_token_hash(&hash).await.unwrap(), Some(key));
+    assert_eq!(db.run_by_token_hash(&hash).await.unwrap(), Some(key.clone()));
+    assert!(db.run_is_unfinished(&key).await.unwrap());
+    assert!(!db.run_is_unfinished(&RunKey { run: RunNumber(7), ..key.clone() }).await.unwrap());
     finish(&db, &lease, &task("a"), RunStatus::Successful, 3).await;
     assert_eq!(db.run_by_token_hash(&hash).await.unwrap(), None, "revoked");
+    assert!(!db.run_is_unfinished(&key).await.unwrap());
 }
 
 async fn task_runs_are_listed_by_id_with_or_without_rows(place: Place) {

@@ -103,7 +103,13 @@ fn is_same_pipeline(one: &ExecutionId, other: &ExecutionId) -> bool {
 #[async_trait]
 impl Scheduler for SimScheduler {
     fn capabilities(&self) -> SchedulerCapabilities {
-        SchedulerCapabilities { images: true, host: true, resource_limits: false, exec: false }
+        SchedulerCapabilities {
+            images: true,
+            host: true,
+            resource_limits: false,
+            exec: false,
+            workload_identity: false,
+        }
     }
 
     async fn check(&self) -> Result<String, BackendError> {

@@ -155,3 +155,20 @@ fn the_template_is_kept_where_it_is_the_operators() {
     let image = self::job(json!({"TaskGroups": [group]}), &task);
     assert_eq!(image["TaskGroups"][0]["Tasks"][1]["Config"], json!({"image": "app:1", "command": "make", "args": []}));
 }
+
+#[test]
+fn identities_of_the_template_are_kept_beside_gofers() {
+    let config = NomadConfig { identity: true, ..NomadConfig::default() };
+    let with = |identities: Value| {
+        let template = json!({"TaskGroups": [{"Name": "g", "Tasks": [{"Name": "main", "Identities": identities}]}]});
+        prepare(&config, &template, "gofer-x", &id(), &spec(&["true"])).job
+    };
+    let made = with(json!([{"Name": "vault", "Audience": ["vault.io"]}]));
+    let identities = &main_of(&made)["Identities"];
+    assert_eq!(identities[0], json!({"Name": "vault", "Audience": ["vault.io"]}));
+    assert_eq!((&identities[1]["Name"], &identities[1]["Audience"]), (&json!("gofer"), &json!(["gofer:gofer"])));
+    assert_eq!(main_of(&made)["Env"]["GOFER_API_TOKEN"], "${NOMAD_TOKEN_gofer}");
+    let refused = with(json!([{"Name": "gofer"}]));
+    assert!(refused["Meta"][META_REFUSED].as_str().unwrap().contains("name it otherwise"), "{refused}");
+    assert!(main_of(&job(json!({}), &spec(&["true"])))["Identities"].is_null());
+}

@@ -2,13 +2,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use secrecy::SecretString;
 
 use super::Faulty;
 use crate::error::BackendError;
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities,
-    WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, ReportedEnd, Scheduler,
+    SchedulerCapabilities, WatchEvent,
 };
 
 #[deny(clippy::missing_trait_methods)]
@@ -60,5 +61,13 @@ impl Scheduler for Faulty<dyn Scheduler> {
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
         self.call("remove", self.inner.remove(id)).await
+    }
+
+    async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
+        self.call("identify", self.inner.identify(token)).await
+    }
+
+    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<(), BackendError> {
+        self.call("report", self.inner.report(token, end)).await
     }
 }

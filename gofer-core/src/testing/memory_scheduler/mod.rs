@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
@@ -21,8 +22,8 @@ use super::lock;
 use crate::error::{BackendError, ErrorKind};
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream, Scheduler,
-    SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream, ReportedEnd,
+    Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use execution::{Execution, Heard, Player};
 
@@ -90,7 +91,13 @@ impl MemoryScheduler {
             gates: watch::Sender::new(BTreeSet::new()),
             watchers: Mutex::new(broadcast::Sender::new(WATCH_BUFFER)),
         };
-        let capabilities = SchedulerCapabilities { images: true, host: true, resource_limits: false, exec: false };
+        let capabilities = SchedulerCapabilities {
+            images: true,
+            host: true,
+            resource_limits: false,
+            exec: false,
+            workload_identity: false,
+        };
         Self { shared: Arc::new(shared), capabilities }
     }
 
@@ -99,6 +106,19 @@ impl MemoryScheduler {
     pub fn with_capabilities(mut self, capabilities: SchedulerCapabilities) -> Self {
         self.capabilities = capabilities;
         self
+    }
+
+    /// The token that an execution has, where the capabilities say that executions have one.
+    #[must_use]
+    pub fn token(id: &ExecutionId) -> SecretString {
+        format!("memory.{id}.token").into()
+    }
+
+    fn named_by(&self, token: &SecretString) -> Option<(ExecutionId, ExecutionState)> {
+        let name = token.expose_secret().strip_prefix("memory.")?.strip_suffix(".token")?;
+        let id = name.parse().ok().filter(|_| self.capabilities.workload_identity)?;
+        let state = lock(&self.shared.executions).get(&id)?.state.clone();
+        Some((id, state))
     }
 
     /// Opens a gate, for those who wait at it and those who will.
@@ -250,6 +270,24 @@ impl Scheduler for MemoryScheduler {
         executions.remove(id);
         Ok(())
     }
+
+    async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
+        self.named_by(token).filter(|(_, state)| !state.is_final()).map(|(id, _)| id).ok_or_else(unknown_token)
+    }
+
+    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<(), BackendError> {
+        let (id, state) = self.named_by(token).ok_or_else(unknown_token)?;
+        let exited = ExecutionState::Exited { code: end.code, oom: false, signal: end.signal };
+        if state.is_final() && state != exited {
+            return Err(BackendError::new(ErrorKind::Invalid, format!("execution `{id}` ended otherwise")));
+        }
+        self.shared.set_state(&id, exited);
+        Ok(())
+    }
+}
+
+fn unknown_token() -> BackendError {
+    BackendError::new(ErrorKind::NotFound, "the token names no living execution")
 }
 
 impl Shared {

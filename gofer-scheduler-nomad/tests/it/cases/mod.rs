@@ -2,6 +2,7 @@
 
 mod access;
 mod drivers;
+mod identities;
 mod logs;
 mod nodes;
 mod outcomes;

@@ -43,7 +43,8 @@ fn needed(call: &Call) -> Vec<&'static str> {
     let path = call.path.trim_start_matches("/v1/");
     let (first, rest) = path.split_once('/').unwrap_or((path, ""));
     match first {
-        "status" => vec![""],
+        // The public keys.
+        "" | "status" => vec![""],
         "agent" if rest == "health" => vec![""],
         "agent" => vec!["agent:read"],
         "nodes" | "node" => vec!["node:read"],

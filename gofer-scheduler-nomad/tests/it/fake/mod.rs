@@ -9,6 +9,7 @@ mod exec;
 mod faults;
 mod files;
 mod http;
+mod identity;
 mod jobs;
 mod nodes;
 mod placement;
@@ -35,6 +36,7 @@ use tokio::task::AbortHandle;
 
 use faults::Faults;
 pub(crate) use faults::{Action, Image, When};
+pub(crate) use identity::Signer;
 pub(crate) use state::Token;
 use state::{Node, State, text, uuid};
 
@@ -59,6 +61,7 @@ struct Inner {
     requests: Mutex<Vec<String>>,
     processes: Mutex<BTreeMap<String, i32>>,
     dir: PathBuf,
+    signer: Signer,
 }
 
 impl FakeNomad {
@@ -79,6 +82,7 @@ impl FakeNomad {
             requests: Mutex::new(Vec::new()),
             processes: Mutex::new(BTreeMap::new()),
             dir: dir.path().to_owned(),
+            signer: Signer::new(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -91,6 +95,21 @@ impl FakeNomad {
     /// `http://127.0.0.1:…`.
     pub(crate) fn address(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The key that signs identities.
+    pub(crate) fn signer(&self) -> &Signer {
+        &self.inner.signer
+    }
+
+    /// What the token of an allocation's main task says, by the task's first identity.
+    pub(crate) fn claims(&self, alloc: &str) -> Value {
+        let (job, alloc) = self.inner.read(|state| {
+            let alloc = state.allocs.get(alloc).expect("an allocation");
+            (alloc.job.clone(), alloc.value.clone())
+        });
+        let task = &job["TaskGroups"][0]["Tasks"][0];
+        identity::claims(&job, &alloc, task, &task["Identities"][0])
     }
 
     /// Adds a client agent with these drivers and this much memory.

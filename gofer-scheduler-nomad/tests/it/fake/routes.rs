@@ -10,6 +10,9 @@ use super::{Inner, events, files, jobs, nodes, reads, tasks, variables};
 
 /// Does what a call asks for.
 pub(super) fn route(inner: &Arc<Inner>, call: &Call) -> Result<Reply, Failure> {
+    if call.path == "/.well-known/jwks.json" {
+        return Ok(inner.signer.jwks().into());
+    }
     let path = call.path.strip_prefix("/v1/").ok_or_else(|| Failure::new(404, "404 page not found"))?;
     let (first, rest) = path.split_once('/').unwrap_or((path, ""));
     let write = call.method == "PUT" || call.method == "POST";

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::faults::Image;
 use super::state::{now, text};
 use super::tasks::{self, Ended, Running};
-use super::{Inner, placement, template};
+use super::{Inner, identity, placement, template};
 
 /// Nomad keeps the last events of a task.
 const KEPT_EVENTS: usize = 10;
@@ -197,7 +197,12 @@ impl Client {
         }
         let late = view.inner.fault(|faults| faults.late_logs);
         let dir = view.inner.dir.join(&view.id);
-        match tasks::start(&dir, &self.job, &self.alloc, &self.task, rendered, late) {
+        let mut tokens = Vec::new();
+        for identity in self.task["Identities"].as_array().into_iter().flatten().filter(|one| one["Env"] == true) {
+            let claims = identity::claims(&self.job, &self.alloc, &self.task, identity);
+            tokens.push((format!("NOMAD_TOKEN_{}", text(&identity["Name"])), view.inner.signer.sign(&claims)));
+        }
+        match tasks::start(&dir, &self.job, &self.alloc, &self.task, rendered, &tokens, late) {
             Ok(running) => {
                 view.inner.processes.lock().expect("the processes").insert(view.id.clone(), running.pid);
                 Some(running)

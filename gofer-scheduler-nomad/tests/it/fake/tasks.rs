@@ -70,6 +70,7 @@ pub(super) fn start(
     alloc: &Value,
     task: &Value,
     rendered: &[(String, String)],
+    tokens: &[(String, String)],
     late: Option<Duration>,
 ) -> Result<Running, Problem> {
     let name = text(&task["Name"]);
@@ -78,7 +79,7 @@ pub(super) fn start(
     for path in [&logs, &task_dir.join("local"), &task_dir.join("secrets")] {
         std::fs::create_dir_all(path).expect("a directory of the allocation");
     }
-    let env = environment(dir, &task_dir, job, alloc, task, rendered);
+    let env = environment(dir, &task_dir, job, alloc, task, rendered, tokens);
     let config = &task["Config"];
     let mut words: Vec<String> = Vec::new();
     for word in
@@ -158,6 +159,7 @@ fn environment(
     alloc: &Value,
     task: &Value,
     rendered: &[(String, String)],
+    tokens: &[(String, String)],
 ) -> BTreeMap<String, String> {
     let mut env = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
     let mut set = |name: &str, value: String| env.insert(name.to_owned(), value);
@@ -176,6 +178,9 @@ fn environment(
     set("NOMAD_ALLOC_DIR", shown(dir.join("alloc")));
     set("NOMAD_TASK_DIR", shown(task_dir.join("local")));
     set("NOMAD_SECRETS_DIR", shown(task_dir.join("secrets")));
+    for (name, token) in tokens {
+        set(name, token.clone());
+    }
     for meta in [&job["Meta"], &job["TaskGroups"][0]["Meta"], &task["Meta"]] {
         for (key, value) in meta.as_object().into_iter().flatten() {
             set(&format!("NOMAD_META_{key}"), text(value));

@@ -1,0 +1,41 @@
+//! `ExecutionService`.
+
+use gofer_core::scheduler::ReportedEnd;
+use gofer_proto::v1;
+
+use crate::auth::Identity;
+use crate::call::{Call, about, service};
+use crate::error::{ApiError, TokenProblem};
+
+/// Where exit codes begin that stand for a signal.
+const SIGNAL_BASE: i32 = 128;
+
+service! {
+    v1::execution_service_server::ExecutionService {
+        unary report_end(v1::ReportEndRequest) -> v1::ReportEndResponse;
+    }
+}
+
+about!(installation: ReportEndRequest);
+
+async fn report_end(call: Call, request: v1::ReportEndRequest) -> Result<v1::ReportEndResponse, ApiError> {
+    let v1::ReportEndRequest { exit_code, signal } = request;
+    if !(0..=255).contains(&exit_code) {
+        return Err(ApiError::invalid("exit_code", exit_code.to_string(), "must be 0 to 255"));
+    }
+    if !(0..=64).contains(&signal) {
+        return Err(ApiError::invalid("signal", signal.to_string(), "must be a signal, or 0 for none"));
+    }
+    if signal != 0 && exit_code != 0 {
+        return Err(ApiError::invalid("exit_code", exit_code.to_string(), "must be 0 when a signal ended the process"));
+    }
+    let Identity::Execution(signed) = &call.identity else {
+        return Err(ApiError::Unauthenticated(TokenProblem::Unknown));
+    };
+    let end = match signal {
+        0 => ReportedEnd { code: exit_code, signal: None },
+        signal => ReportedEnd { code: SIGNAL_BASE + signal, signal: Some(signal) },
+    };
+    call.scheduler.report(signed.token(), end).await?;
+    Ok(v1::ReportEndResponse {})
+}
