@@ -59,6 +59,9 @@ pub struct NomadConfig {
     /// Each task gets a token that Nomad signs for it, as its `GOFER_API_TOKEN`, in place of its run's token. Agents must be
     /// of version 1.7 or later.
     pub identity: bool,
+    /// Where the nodes have the `gofer` binary, such as `/usr/local/bin/gofer`: it supervises tasks without an image and reports
+    /// their ends at once. `None`, and a node without the binary, leave that to Nomad. Needs `identity`.
+    pub supervisor: Option<String>,
     /// An HCL job specification that every job is made from.
     pub job_template: Option<PathBuf>,
     /// Calls to Nomad at once; further ones wait.
@@ -153,6 +156,7 @@ impl Default for NomadConfig {
             host_driver: HostDriver::Exec,
             image_driver: ImageDriver::Docker,
             identity: false,
+            supervisor: None,
             job_template: None,
             max_in_flight: 16,
             node_lost_after: Duration::from_secs(120),
@@ -255,6 +259,17 @@ impl NomadConfig {
         }
         if !PRIORITIES.contains(&self.priority) {
             return Some(format!("`priority` is `{}`: must be 1 to 100", self.priority));
+        }
+        if let Some(supervisor) = &self.supervisor {
+            if !supervisor.starts_with('/') || supervisor.contains('\0') {
+                return Some(format!("`supervisor` is `{supervisor}`: must be an absolute path on the nodes"));
+            }
+            if !self.identity {
+                return Some(
+                    "`supervisor` is set and `identity` is not: a supervisor needs a token to report with, set `identity = true`"
+                        .to_owned(),
+                );
+            }
         }
         if self.default_memory_mb < MIN_MEMORY_MB {
             return Some(format!("`default_memory_mb` is `{}`: at least {MIN_MEMORY_MB}", self.default_memory_mb));

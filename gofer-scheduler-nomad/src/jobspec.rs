@@ -25,6 +25,15 @@ pub(crate) const META_REFUSED: &str = "gofer_refused";
 pub(crate) const META_LOST: &str = "gofer_lost";
 /// Job metadata: how many variables there are to delete at the end.
 pub(crate) const META_SECRETS: &str = "gofer_secrets";
+/// Job metadata: a supervisor runs the task, and may report its end.
+pub(crate) const META_SUPERVISED: &str = "gofer_supervised";
+
+/// Becomes the supervisor (`$0`) where the node has it, and else the program, found as Nomad finds it. Where there is no program,
+/// the file says what an exit code cannot.
+const SUPERVISE: &str = r#"[ -x "$0" ] && exec "$0" supervise -- "$@"
+p=$NOMAD_TASK_DIR/$1; [ -x "$p" ] && [ -f "$p" ] && { shift; exec "$p" "$@"; }
+command -v "$1" >/dev/null 2>&1 && exec "$@"
+echo '{"failed":"the command could not be found"}' >"$NOMAD_ALLOC_DIR/gofer-exit.json"; exit 127"#;
 
 /// The password of the image registry on its way through the task's environment into the driver's configuration.
 const REGISTRY_PASSWORD: &str = "GOFER_REGISTRY_PASSWORD";
@@ -75,6 +84,9 @@ fn runnable(
     identify(&mut job, config, job_id, id);
     set_meta(&mut job, META_KIND, if spec.kind == ExecutionKind::Service { "service" } else { "task" });
     job.insert("Type".into(), json!(if spec.kind == ExecutionKind::Service { "service" } else { "batch" }));
+    if supervisor(config, spec).is_some() {
+        set_meta(&mut job, META_SUPERVISED, "1");
+    }
 
     let mut groups = array(job.get("TaskGroups"));
     let mut group = if groups.is_empty() { Map::new() } else { object(&groups.remove(0)) };
@@ -227,6 +239,12 @@ fn main_task(
     Ok(task)
 }
 
+/// The program that supervises an execution, if one does.
+fn supervisor<'a>(config: &'a NomadConfig, spec: &ExecutionSpec) -> Option<&'a str> {
+    let task = spec.image.is_none() && spec.kind == ExecutionKind::Task;
+    config.supervisor.as_deref().filter(|_| task && config.identity)
+}
+
 /// Adds Gofer's identity to those that the template gives the task.
 fn set_identity(config: &NomadConfig, task: &mut Map<String, Value>) -> Result<(), String> {
     let mut identities = array(task.get("Identities"));
@@ -268,6 +286,9 @@ fn driver_settings(
         if let Some(packed) = packed.filter(|packed| !packed.from_files.is_empty()) {
             let shell = ["/bin/sh", "-c", &secrets::shell_script(&packed.from_files), "gofer"];
             argv.splice(0..0, shell.map(str::to_owned));
+        }
+        if let Some(supervisor) = supervisor(config, spec) {
+            argv.splice(0..0, ["/bin/sh", "-c", SUPERVISE, supervisor].map(str::to_owned));
         }
         settings.insert("command".into(), json!(config_literal(&argv[0])));
         settings.insert("args".into(), words(&argv[1..]));

@@ -13,6 +13,7 @@ mod logs;
 mod nomad;
 mod preflight;
 mod reason;
+mod reports;
 mod secrets;
 mod shared;
 mod state;

@@ -63,7 +63,8 @@ pub(crate) async fn open(
         reader.files(alloc).await?;
     }
     // What has ended is read to its end even without following: its last lines may not be written yet.
-    let follow = follow || reader.over;
+    // So is what reported its end: Nomad keeps what is still on its way until the allocation ends.
+    let follow = follow || reader.over || inspected.reported;
     tokio::spawn(reader.run(follow));
     let stream = futures::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
     Ok(stream.boxed())

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities,
-    WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, ReportedEnd, Scheduler,
+    SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use secrecy::SecretString;
@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use crate::client::Client;
 use crate::config::NomadConfig;
 use crate::shared::Shared;
-use crate::{exec, identity, logs, preflight, stop, watch};
+use crate::{exec, identity, logs, preflight, reports, stop, watch};
 
 /// Runs executions as jobs of a Nomad cluster. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -142,10 +142,18 @@ impl Scheduler for NomadScheduler {
             let message = format!("`{id}` has not finished: stop it first");
             return Err(BackendError::new(ErrorKind::Invalid, message));
         }
+        if inspected.reported {
+            // Purged while it is still running, it would be killed, and its log lost.
+            reports::settle(self.shared(), &place).await?;
+        }
         self.shared().purge(&place, &inspected).await
     }
 
     async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
         identity::identify(self.shared(), token).await
+    }
+
+    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<(), BackendError> {
+        reports::report(self.shared(), token, end).await
     }
 }

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use gofer_core::scheduler::{ExecutionSpec, WatchEvent};
+use gofer_core::scheduler::{ExecutionSpec, ExecutionState, FailureKind, WatchEvent};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use crate::error::Failure;
 use crate::identity::Keys;
 use crate::ids;
 use crate::jobspec::{self, META_EXECUTION, META_INSTANCE, META_LOST, META_SECRETS};
+use crate::reports::{self, Reports};
 use crate::secrets::{self, Packed};
 use crate::state::{self, Fence, View};
 
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) connected: watch::Sender<HashMap<String, Connection>>,
     /// What tokens of executions are verified with.
     pub(crate) keys: Keys,
+    pub(crate) reports: Reports,
     starting: Vec<Mutex<()>>,
 }
 
@@ -60,7 +62,7 @@ pub(crate) enum Connection {
 }
 
 /// Where an execution is in Nomad.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub(crate) namespace: String,
     pub(crate) job_id: String,
@@ -73,6 +75,8 @@ pub(crate) struct Inspected {
     pub(crate) job: Job,
     pub(crate) allocs: Vec<Alloc>,
     pub(crate) view: View,
+    /// The view is the execution's own word, which Nomad may not know yet.
+    pub(crate) reported: bool,
 }
 
 impl Inspected {
@@ -101,6 +105,7 @@ impl Shared {
             changes: broadcast::Sender::new(CHANGES),
             connected: watch::Sender::new(HashMap::new()),
             keys: Keys::default(),
+            reports: Reports::default(),
             starting: (0..STARTING).map(|_| Mutex::new(())).collect(),
         })
     }
@@ -213,13 +218,23 @@ impl Shared {
         let allocs = if allocs.is_empty() && !evaluations.is_empty() { self.allocs(place).await? } else { allocs };
         let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
         let now_ns = i64::try_from(now_ns).unwrap_or(i64::MAX);
-        let view = state::view(&job, &allocs, &evaluations, self.config.node_lost_after, now_ns);
+        let mut view = state::view(&job, &allocs, &evaluations, self.config.node_lost_after, now_ns);
+        let own = state::own_alloc(state::kind(&job), &allocs);
+        let reported = self.reports.view(place, own, &view);
+        let is_reported = reported.is_some();
+        if let Some(reported) = reported {
+            view = reported;
+        } else if let Some(own) = own.filter(|_| state::may_not_have_begun(state::is_supervised(&job), &view.state))
+            && let Some(message) = reports::failure(self, place, own).await?
+        {
+            view.state = ExecutionState::Failed { kind: FailureKind::CommandNotFound, message };
+        }
         match view.fence {
             Some(Fence::Stop) => self.stop_job(place).await?,
             Some(Fence::Lost(why)) => self.give_up(place, why).await?,
             None => {}
         }
-        Ok(Some(Inspected { id, job, allocs, view }))
+        Ok(Some(Inspected { id, job, allocs, view, reported: is_reported }))
     }
 
     /// Stops a job and marks it as lost, at once: the mark is in the job's own metadata. A job that somebody else changes
@@ -265,7 +280,9 @@ impl Shared {
         for path in secrets::paths(&place.job_id).iter().take(secret_count(&inspected.job)) {
             self.delete_variable(place, path).await.map_err(failed)?;
         }
-        self.client.delete(&place.path(""), &place.query().with("purge", "true")).await.map_err(failed)
+        self.client.delete(&place.path(""), &place.query().with("purge", "true")).await.map_err(failed)?;
+        self.reports.forget(place);
+        Ok(())
     }
 
     async fn write_variables(&self, place: &Place, packed: &Packed) -> Result<(), Failure> {

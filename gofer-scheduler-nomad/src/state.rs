@@ -5,7 +5,7 @@ use std::time::Duration;
 use gofer_core::scheduler::{ExecutionKind, ExecutionState, FailureKind};
 
 use crate::answers::{Alloc, Evaluation, Job, TaskEvent};
-use crate::jobspec::{MAIN, META_KIND, META_LOST, META_REFUSED};
+use crate::jobspec::{MAIN, META_KIND, META_LOST, META_REFUSED, META_SUPERVISED};
 use crate::reason;
 
 /// The signal that ends what has used up its grace; Nomad's own word for it in events.
@@ -79,6 +79,20 @@ pub(crate) fn own_alloc(kind: ExecutionKind, allocs: &[Alloc]) -> Option<&Alloc>
         ExecutionKind::Task => allocs.iter().min_by_key(|alloc| alloc.create_index),
         ExecutionKind::Service => allocs.iter().max_by_key(|alloc| alloc.create_index),
     }
+}
+
+/// What a shell, and the supervisor, exit with when there is no program to run.
+const NO_PROGRAM: std::ops::RangeInclusive<i32> = 126..=127;
+
+/// Whether an end may mean that a supervised task's program was never started.
+pub(crate) fn may_not_have_begun(supervised: bool, state: &ExecutionState) -> bool {
+    let no_program = matches!(state, ExecutionState::Exited { code, signal: None, .. } if NO_PROGRAM.contains(code));
+    supervised && no_program
+}
+
+/// Whether a supervisor runs the job's task.
+pub(crate) fn is_supervised(job: &Job) -> bool {
+    job.meta.contains_key(META_SUPERVISED)
 }
 
 /// Whether nothing more will happen to an allocation.

@@ -32,6 +32,7 @@ struct Entry {
     id: ExecutionId,
     kind: ExecutionKind,
     stopped: bool,
+    supervised: bool,
     secrets: usize,
     /// The allocation that is the execution.
     own: Option<Own>,
@@ -74,6 +75,7 @@ impl Table {
             id,
             kind: state::kind(job),
             stopped: false,
+            supervised: state::is_supervised(job),
             secrets: secret_count(job),
             own: None,
             told: None,
@@ -122,7 +124,8 @@ impl Table {
             }
         }
         let now = state::of_alloc(alloc, entry.stopped);
-        let by_itself = matches!(now, ExecutionState::Exited { .. } | ExecutionState::Failed { .. });
+        let by_itself = matches!(now, ExecutionState::Exited { .. } | ExecutionState::Failed { .. })
+            && !state::may_not_have_begun(entry.supervised, &now);
         let certain = (by_itself && !entry.stopped) || !now.is_final();
         if !certain || alloc.client_status == "unknown" { inspect() } else { self.tell(&alloc.job_id, now) }
     }

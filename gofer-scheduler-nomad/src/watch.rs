@@ -13,6 +13,7 @@ use futures::stream::BoxStream;
 use gofer_core::scheduler::WatchEvent;
 use gofer_core::{BackendError, ErrorKind};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -108,6 +109,8 @@ struct Listener {
     index: u64,
     /// Whether what was there at the beginning is known.
     begun: bool,
+    /// Executions that reported their own end.
+    reports: mpsc::Receiver<Inspected>,
     asking: JoinSet<(String, Result<Option<Inspected>, BackendError>)>,
     /// Jobs that are being asked for; with `true`, they changed meanwhile.
     asked: HashMap<String, bool>,
@@ -117,7 +120,9 @@ struct Listener {
 
 impl Listener {
     fn new(shared: Arc<Shared>, namespace: String) -> Self {
+        let reports = shared.reports.listen(&namespace);
         Self {
+            reports,
             shared,
             namespace,
             table: Table::default(),
@@ -168,6 +173,10 @@ impl Listener {
                     Some(batch) => self.hear(Some(batch)),
                     None => return Ok(()),
                 },
+                Some(inspected) = self.reports.recv() => {
+                    let act = self.table.inspected(&inspected.job.id, Some(&inspected));
+                    self.act(act);
+                }
                 Some(done) = self.asking.join_next() => {
                     if let Ok((job_id, result)) = done {
                         self.answered(&job_id, result);
@@ -196,6 +205,7 @@ impl Listener {
     fn event(&mut self, event: &Event) -> Act {
         let payload = &event.payload;
         if let Some(alloc) = &payload.allocation {
+            self.shared.reports.compare(&self.namespace, alloc);
             return if self.is_ours(&alloc.job_id) { self.table.alloc(alloc) } else { Act::Nothing };
         }
         if let Some(evaluation) = &payload.evaluation {
@@ -307,6 +317,7 @@ impl Listener {
             let act = self.table.alloc(alloc);
             self.act(act);
         }
+        self.shared.reports.keep(&self.namespace, &listed);
         for act in self.table.absent_from(&listed) {
             self.act(act);
         }
