@@ -123,7 +123,7 @@ mod tests {
         let capabilities = SchedulerCapabilities { workload_identity: true, ..memory.capabilities() };
         let scheduler = Arc::new(memory.with_capabilities(capabilities));
         let id: ExecutionId = "default/ci/1/build/1".parse().unwrap();
-        scheduler.start(&id, &host_command(["wait", "for-ever"])).await.unwrap();
+        scheduler.start(&id, &host_command(["forever"])).await.unwrap();
         let executions = Executions::default();
         let gate = Gate { db: db.clone(), scheduler, executions, demands_token: true, local_hosts_only: false };
         let call = async |token: &str, path: &str| {

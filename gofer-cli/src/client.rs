@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gofer_proto::v1::event_service_client::EventServiceClient;
+use gofer_proto::v1::execution_service_client::ExecutionServiceClient;
 use gofer_proto::v1::namespace_service_client::NamespaceServiceClient;
 use gofer_proto::v1::object_service_client::ObjectServiceClient;
 use gofer_proto::v1::pipeline_service_client::PipelineServiceClient;
@@ -81,6 +82,7 @@ macro_rules! services {
 
 services! {
     events: EventServiceClient,
+    executions: ExecutionServiceClient,
     namespaces: NamespaceServiceClient,
     objects: ObjectServiceClient,
     pipelines: PipelineServiceClient,
@@ -118,16 +120,20 @@ pub(crate) fn unary<T>(message: T) -> Request<T> {
     request
 }
 
-/// The token of `--token-file`, or of `GOFER_API_TOKEN`.
+/// Where Nomad puts the token that it signs for a task.
+pub(crate) const NOMAD_TOKEN: &str = "NOMAD_TOKEN_gofer";
+
+/// The token of `--token-file`, or of `GOFER_API_TOKEN`, or the one that Nomad gave the task this runs in.
 pub(crate) fn token(token_file: Option<&Path>) -> Result<Option<SecretString>, Failure> {
     let text = match token_file {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|error| Failure::usage(format!("cannot read the token file `{}`: {error}", path.display())))?,
-        None => match std::env::var("GOFER_API_TOKEN") {
-            Ok(text) => text,
-            Err(std::env::VarError::NotPresent) => return Ok(None),
-            Err(std::env::VarError::NotUnicode(_)) => return Err(Failure::usage("`GOFER_API_TOKEN` is not UTF-8")),
-        },
+        None => {
+            let found =
+                ["GOFER_API_TOKEN", NOMAD_TOKEN].into_iter().find_map(|name| Some((name, std::env::var_os(name)?)));
+            let Some((name, text)) = found else { return Ok(None) };
+            text.into_string().map_err(|_| Failure::usage(format!("`{name}` is not UTF-8")))?
+        }
     };
     let token = text.trim();
     match (token.is_empty(), token_file) {

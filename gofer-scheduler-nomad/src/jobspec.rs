@@ -33,7 +33,7 @@ pub(crate) const META_SUPERVISED: &str = "gofer_supervised";
 const SUPERVISE: &str = r#"[ -x "$0" ] && exec "$0" supervise -- "$@"
 p=$NOMAD_TASK_DIR/$1; [ -x "$p" ] && [ -f "$p" ] && { shift; exec "$p" "$@"; }
 command -v "$1" >/dev/null 2>&1 && exec "$@"
-echo '{"failed":"the command could not be found"}' >"$NOMAD_ALLOC_DIR/gofer-exit.json"; exit 127"#;
+printf 'not found: %s' "$1" >"$NOMAD_ALLOC_DIR/gofer-exit.json"; exit 127"#;
 
 /// The password of the image registry on its way through the task's environment into the driver's configuration.
 const REGISTRY_PASSWORD: &str = "GOFER_REGISTRY_PASSWORD";

@@ -203,9 +203,17 @@ pub(crate) async fn failure(shared: &Shared, place: &Place, own: &Alloc) -> Resu
     let path = format!("/v1/client/fs/readat/{}", own.id);
     let query = query.with("limit", EXIT_FILE_BYTES);
     match shared.client.bytes(reqwest::Method::GET, &path, &query, None).await {
-        Ok(answer) => Ok(serde_json::from_slice::<ExitFile>(&answer.value).ok().and_then(|file| file.failed)),
+        Ok(answer) => Ok(said(&answer.value)),
         // There is none, or nothing of the allocation is left: then its exit code is all that is known.
         Err(failure) if !failure.is_transient() => Ok(None),
         Err(failure) => Err(failure.backend(format!("the end of `{}` cannot be read", place.job_id))),
     }
+}
+
+/// A supervisor writes JSON, and a shell, which cannot quote, a program's name.
+fn said(file: &[u8]) -> Option<String> {
+    if let Some(name) = file.strip_prefix(b"not found: ") {
+        return Some(format!("binary `{}` could not be found", String::from_utf8_lossy(name)));
+    }
+    serde_json::from_slice::<ExitFile>(file).ok().and_then(|file| file.failed)
 }

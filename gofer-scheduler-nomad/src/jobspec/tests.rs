@@ -172,3 +172,29 @@ fn identities_of_the_template_are_kept_beside_gofers() {
     assert!(refused["Meta"][META_REFUSED].as_str().unwrap().contains("name it otherwise"), "{refused}");
     assert!(main_of(&job(json!({}), &spec(&["true"])))["Identities"].is_null());
 }
+
+#[test]
+fn a_supervisor_is_for_tasks_without_an_image() {
+    let config = NomadConfig { identity: true, supervisor: Some("/opt/gofer".to_owned()), ..NomadConfig::default() };
+    config.validate().unwrap();
+    let with = |spec: &ExecutionSpec| prepare(&config, &json!({}), "gofer-x", &id(), spec).job;
+    let host = with(&spec(&["echo", "${x}"]));
+    let settings = &main_of(&host)["Config"];
+    assert_eq!(settings["command"], "/bin/sh");
+    let args: Vec<&str> = settings["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    assert_eq!((args[0], &args[2..]), ("-c", &["/opt/gofer", "echo", "${NOMAD_META_gofer_dollar}{x}"][..]));
+    assert_eq!(args[1], SUPERVISE, "nothing of it is interpolated");
+    assert_eq!(host["Meta"][META_SUPERVISED], "1");
+    let mut image = spec(&["echo"]);
+    image.image = Some("alpine:3".to_owned());
+    let mut service = spec(&["serve"]);
+    service.kind = ExecutionKind::Service;
+    for other in [image, service] {
+        let job = with(&other);
+        assert!(job["Meta"][META_SUPERVISED].is_null() && !job.to_string().contains("/opt/gofer"), "{job}");
+    }
+    let alone = NomadConfig { identity: false, ..config.clone() };
+    assert!(alone.validate().unwrap_err().message.contains("set `identity = true`"));
+    let relative = NomadConfig { supervisor: Some("gofer".to_owned()), ..config };
+    assert!(relative.validate().unwrap_err().message.contains("absolute"));
+}

@@ -1,7 +1,10 @@
 //! The contract of every scheduler.
 
+use gofer_scheduler_nomad::NomadConfig;
+
 use crate::acl;
 use crate::agent::Agent;
+use crate::fake::FakeNomad;
 use crate::isolated::Isolated;
 use crate::support::Setup;
 
@@ -16,6 +19,29 @@ async fn real() -> Option<Setup> {
 
 async fn exec() -> Option<Isolated> {
     Isolated::exec("conformance of the nomad scheduler with exec").await
+}
+
+/// With identities, on nodes that should have a supervisor and do not: everything is as without.
+fn unsupervised(config: &mut NomadConfig) {
+    config.identity = true;
+    config.supervisor = Some("/nonexistent/gofer".to_owned());
+}
+
+async fn fake_without_binary() -> Setup {
+    Setup::on_fake(FakeNomad::start().await, unsupervised).await
+}
+
+async fn real_without_binary() -> Option<Setup> {
+    let agent = Agent::find("conformance without a supervisor on a real agent")?;
+    Some(Setup::real(&acl::with_exec(&agent).await, unsupervised).await)
+}
+
+mod without_a_supervisor_on_the_fake {
+    gofer_core::scheduler_conformance!(super::fake_without_binary);
+}
+
+mod without_a_supervisor_on_a_real_agent {
+    gofer_core::scheduler_conformance!(optional super::real_without_binary);
 }
 
 mod on_the_fake {

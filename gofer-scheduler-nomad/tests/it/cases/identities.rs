@@ -17,7 +17,7 @@ async fn fake() -> Setup {
 }
 
 /// Starts an execution that writes its token and waits to be stopped.
-async fn running_with_token(setup: &Setup, name: &str) -> (ExecutionId, String) {
+pub(super) async fn running_with_token(setup: &Setup, name: &str) -> (ExecutionId, String) {
     let task = id(name);
     setup.start(&task, &script("printf %s \"$GOFER_API_TOKEN\"; exec sleep 600", [])).await;
     setup.running(&task).await;

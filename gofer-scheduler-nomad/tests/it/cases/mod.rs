@@ -7,6 +7,7 @@ mod logs;
 mod nodes;
 mod outcomes;
 mod registration;
+mod reports;
 mod spec;
 mod stream;
 
