@@ -100,7 +100,7 @@ HCL
 nomad_root() {
     local dir=$1 program file
     mkdir -p "$dir/bin" "$dir/lib64"
-    for program in sh cat env sleep head tr; do
+    for program in sh cat env sleep head tr grep stty; do
         file=$(command -v "$program") || die "there is no program \`$program\`"
         cp --dereference "$file" "$dir/bin/$program"
         { ldd "$file" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r file; do
@@ -117,7 +117,7 @@ nomad_image() {
     busybox=$(command -v busybox) && docker info >/dev/null 2>&1 || return 0
     mkdir -p "$dir/bin" "$dir/tmp"
     cp --dereference "$busybox" "$dir/bin/busybox"
-    for program in sh cat env sleep printf head tr; do
+    for program in sh cat env sleep printf head tr grep stty; do
         ln -sf busybox "$dir/bin/$program"
     done
     if tar -C "$dir" -c . | docker import - gofer-testbed:1 >/dev/null &&

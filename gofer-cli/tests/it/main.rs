@@ -19,5 +19,6 @@ mod servers;
 mod serving;
 #[cfg(feature = "server")]
 mod stores;
+mod supervise;
 #[cfg(feature = "server")]
 mod tls;

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use gofer_core::conformance::say_skipped;
 use gofer_core::scheduler::{
     EnvValue, ExecOutput, ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, Scheduler,
 };
 use gofer_scheduler_nomad::{HostDriver, NomadConfig};
 
-use crate::agent::{Agent, skip};
+use crate::agent::Agent;
 use crate::support::{Setup, exited, id, image, script};
 
 /// Ends, prints a secret of several lines, is stopped.
@@ -85,7 +86,7 @@ async fn a_command_runs_in_a_container_on_a_real_agent() {
     const TEST: &str = "a command in a container on a real agent";
     let Some(agent) = Agent::with_driver(TEST, "docker").await else { return };
     let Some(name) = std::env::var("GOFER_TEST_NOMAD_IMAGE").ok().filter(|name| !name.is_empty()) else {
-        skip(TEST, "GOFER_TEST_NOMAD_IMAGE names no image with a shell");
+        say_skipped(TEST, "GOFER_TEST_NOMAD_IMAGE names no image with a shell");
         return;
     };
     let setup = Setup::real(&crate::acl::with_exec(&agent).await, |_| {}).await;
@@ -119,7 +120,7 @@ async fn docker_runs_what_it_is_given_on_a_real_agent() {
     let Some(agent) = Agent::with_driver("docker on a real agent", "docker").await else { return };
     let named = std::env::var("GOFER_TEST_NOMAD_IMAGE").ok().filter(|name| !name.is_empty());
     let Some(name) = named else {
-        skip("docker on a real agent", "GOFER_TEST_NOMAD_IMAGE names no image with a shell");
+        say_skipped("docker on a real agent", "GOFER_TEST_NOMAD_IMAGE names no image with a shell");
         return;
     };
     let setup = Setup::real(&agent, |_: &mut NomadConfig| {}).await;

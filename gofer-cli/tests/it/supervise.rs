@@ -1,0 +1,79 @@
+//! What `gofer supervise` is to Nomad: its program, with the same output, exit code and signal, whoever listens.
+
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+/// As a Nomad job runs it, with nobody to report to but a closed port.
+fn supervise(alloc: &Path, command: &[&str]) -> Command {
+    let mut supervise = Command::new(env!("CARGO_BIN_EXE_gofer"));
+    supervise.env_clear().env("NOMAD_ALLOC_DIR", alloc);
+    supervise.env("GOFER_API_ADDR", "http://127.0.0.1:9").env("NOMAD_TOKEN_gofer", "a.b.c");
+    supervise.arg("supervise").arg("--").args(command).stdin(Stdio::null());
+    supervise
+}
+
+fn left_in(alloc: &Path) -> Value {
+    let text = std::fs::read(alloc.join("gofer-exit.json")).expect("gofer-exit.json");
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(child.id().try_into().expect("a pid")).expect("a pid");
+    kill_process(pid, signal).expect("it is there");
+}
+
+#[test]
+fn it_ends_as_its_program_did() {
+    let alloc = tempfile::tempdir().expect("a directory");
+    let ended = supervise(alloc.path(), &["sh", "-c", "echo out; echo err >&2; exit 3"]).output().expect("it runs");
+    assert_eq!((ended.status.code(), &*ended.stdout, &*ended.stderr), (Some(3), &b"out\n"[..], &b"err\n"[..]));
+    assert_eq!(left_in(alloc.path()), json!({"exit_code": 3, "signal": null}));
+    let ended = supervise(alloc.path(), &["sh", "-c", "kill -TERM $$"]).output().expect("it runs");
+    assert_eq!((ended.status.signal(), ended.status.core_dumped()), (Some(15), false), "{ended:?}");
+    assert_eq!(left_in(alloc.path()), json!({"exit_code": null, "signal": 15}));
+}
+
+#[test]
+fn a_program_that_cannot_be_started_is_told_apart_from_one_that_exits_with_127() {
+    let alloc = tempfile::tempdir().expect("a directory");
+    let ended = supervise(alloc.path(), &["gofer-no-such-program"]).output().expect("it runs");
+    assert_eq!((ended.status.code(), &*ended.stderr), (Some(127), &b""[..]), "{ended:?}");
+    let why = left_in(alloc.path())["failed"].as_str().expect("a reason").to_owned();
+    assert!(why.contains("`gofer-no-such-program`"), "{why}");
+    let ended = supervise(alloc.path(), &["sh", "-c", "exit 127"]).output().expect("it runs");
+    assert_eq!(ended.status.code(), Some(127));
+    assert_eq!(left_in(alloc.path()), json!({"exit_code": 127, "signal": null}));
+}
+
+#[test]
+fn signals_are_its_programs() {
+    let alloc = tempfile::tempdir().expect("a directory");
+    let ready = alloc.path().join("ready");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &ready,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .expect("a pipe");
+    let text = "trap 'exit 9' TERM; echo ready > \"$1\"; while :; do sleep 0.01; done";
+    let child = supervise(alloc.path(), &["sh", "-c", text, "sh"]).arg(&ready).process_group(0).spawn();
+    let mut child = child.expect("it runs");
+    // Blocks until the program has set its trap.
+    assert_eq!(std::fs::read(&ready).expect("the pipe"), b"ready\n");
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().expect("its end").code(), Some(9));
+}
+
+#[test]
+fn wrong_use_is_no_task() {
+    for words in [&["supervise"][..], &["supervise", "--"], &["supervise", "true"]] {
+        let ended = Command::new(env!("CARGO_BIN_EXE_gofer")).args(words).output().expect("it runs");
+        assert_eq!(ended.status.code(), Some(2), "{words:?}");
+    }
+}
