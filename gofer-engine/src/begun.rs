@@ -3,7 +3,7 @@
 use gofer_core::Timestamp;
 use gofer_core::journal::{Commit, Lease, RunSnapshot};
 
-use crate::machine::{Decision, Effect, Input, Machine};
+use crate::machine::{Effect, Input, Machine};
 
 /// More tasks than these begin in a commit of their own: whoever starts the run need not wait for it.
 const MAX_TASKS: usize = 64;
@@ -28,8 +28,7 @@ impl Begun {
             return None;
         }
         let mut machine = Machine::new(inserted.clone(), incarnation);
-        let Decision { tasks, run, events, effects } = machine.step(at, Input::Claimed);
-        let commit = Commit { lease: lease.clone(), tasks, run, events };
+        let (commit, effects) = machine.step(at, Input::Claimed).into_commit(lease.clone());
         Some((Self { machine, effects: Some(effects) }, commit))
     }
 }

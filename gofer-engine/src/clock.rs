@@ -5,7 +5,6 @@
 //! what another still holds. What one server cannot know of another's clock is bounded by how long the journal took to
 //! answer, which is why a lease is trusted for less than it lasts ([`crate::freshness`]).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -13,20 +12,19 @@ use gofer_core::Timestamp;
 use gofer_core::journal::{Journal, JournalError};
 use tokio::time::Instant;
 
-/// Shared by everybody in the engine.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
     /// What it showed at `start`, in microseconds, as is known by now.
-    wall: Arc<AtomicI64>,
+    wall: AtomicI64,
     /// The latest time it has shown.
-    shown: Arc<AtomicI64>,
+    shown: AtomicI64,
 }
 
 impl Clock {
     pub(crate) fn new(starts_at: Option<Timestamp>) -> Self {
         let wall = starts_at.unwrap_or_else(Timestamp::now).0;
-        Self { start: Instant::now(), wall: Arc::new(AtomicI64::new(wall)), shown: Arc::new(AtomicI64::new(i64::MIN)) }
+        Self { start: Instant::now(), wall: AtomicI64::new(wall), shown: AtomicI64::new(i64::MIN) }
     }
 
     pub(crate) fn now(&self) -> Timestamp {

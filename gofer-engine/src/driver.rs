@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gofer_core::journal::{Commit, Committed, Lease};
+use gofer_core::journal::{Committed, Lease};
 use gofer_core::run::TaskState;
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, ExecutionId, TaskId, Timestamp};
@@ -163,7 +163,7 @@ impl Driving {
         }
         let mut batch = Vec::new();
         while !machine.run().state.is_complete() {
-            let clock = self.shared.clock.clone();
+            let clock = &self.shared.clock;
             let due = at(machine.next_deadline().map(|at| clock.instant(at)));
             let settled = at(self.seen_running.first().map(|(_, seen)| clock.instant(seen.after(SETTLE))));
             tokio::select! {
@@ -299,8 +299,7 @@ impl Driving {
     }
 
     async fn commit(&self, decision: Decision) -> Result<(), Stopped> {
-        let Decision { tasks, run, events, effects: _ } = decision;
-        let commit = Commit { lease: self.lease.clone(), tasks, run, events };
+        let (commit, _) = decision.into_commit(self.lease.clone());
         match self.shared.writer.commit(commit).await {
             Ok(Committed::Done) => Ok(()),
             Ok(Committed::Conflict) => Err(Stopped::Reload),

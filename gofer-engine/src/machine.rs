@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gofer_core::event::{EventDetails, NewEvent, Subject};
-use gofer_core::journal::{RunSnapshot, RunTransition, TaskTransition};
+use gofer_core::journal::{Commit, Lease, RunSnapshot, RunTransition, TaskTransition};
 use gofer_core::pipeline::{Condition, PipelineSpec, TaskSpec};
 use gofer_core::run::{
     CancelRequest, Reason, ReasonKind, Run, RunState, StopCause, StopRequest, TaskRun, TaskState, TaskStatus,
@@ -66,6 +66,13 @@ impl Decision {
     #[must_use]
     pub fn commits_nothing(&self) -> bool {
         self.tasks.is_empty() && self.run.is_none() && self.events.is_empty()
+    }
+
+    /// What is to become true, and what to do then.
+    #[must_use]
+    pub fn into_commit(self, lease: Lease) -> (Commit, Vec<Effect>) {
+        let Self { tasks, run, events, effects } = self;
+        (Commit { lease, tasks, run, events }, effects)
     }
 }
 
