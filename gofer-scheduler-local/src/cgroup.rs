@@ -98,9 +98,12 @@ pub(crate) fn enter(pair: &CgroupPair) -> io::Result<()> {
     fs::write(pair.task.join("cgroup.procs"), "0")
 }
 
-/// Moves this process back out. Failing that it shares the task's limits, which is tight but not wrong.
-pub(crate) fn leave(pair: &CgroupPair) {
-    let _ = fs::write(pair.home.join("cgroup.procs"), "0");
+/// Moves this process back out.
+///
+/// # Errors
+/// Then it shares the task's limits, which is tight but not wrong.
+pub(crate) fn leave(pair: &CgroupPair) -> io::Result<()> {
+    fs::write(pair.home.join("cgroup.procs"), "0")
 }
 
 fn own_cgroup() -> Option<PathBuf> {
@@ -136,8 +139,8 @@ impl TaskCgroup {
     }
 
     /// Moves this process back out.
-    pub(crate) fn leave(&self) {
-        leave(&self.pair);
+    pub(crate) fn leave(&self) -> io::Result<()> {
+        leave(&self.pair)
     }
 
     /// Kills everything in it at once, whatever it forks meanwhile.

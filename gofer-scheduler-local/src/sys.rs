@@ -1,13 +1,18 @@
-//! The few system calls that no safe library offers: fork, posix_spawn, signal masks and a look at exited children.
+//! The few system calls that no safe library offers: fork, posix_spawn, signal masks, shared memory and a look at exited
+//! children.
 //!
 //! This is the crate's only module with `unsafe`. All but [`async_fd`] runs in the warden and its supervisors, which are
 //! single-threaded by construction: [`crate::supervisor::main`] starts no thread and uses nothing that does.
-#![expect(unsafe_code, reason = "fork, posix_spawn, sigaction, waitid and AsyncFd::register have no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "fork, posix_spawn, sigaction, waitid, mmap and AsyncFd::register have no safe wrapper"
+)]
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::atomic::AtomicU32;
 
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
@@ -76,6 +81,16 @@ pub(crate) fn supervisor_signals() -> Result<OwnedFd> {
     unsafe {
         let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
         if fd < 0 { Err(last_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// A number, at first 0, that this process shares with those it forks. It stays for as long as they live.
+pub(crate) fn shared_counter() -> Result<&'static AtomicU32> {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping, never unmapped, aligned to a page and filled with zeros, which is a valid AtomicU32.
+    unsafe {
+        let address = libc::mmap(ptr::null_mut(), size_of::<AtomicU32>(), protection, flags, -1, 0);
+        if address == libc::MAP_FAILED { Err(last_error()) } else { Ok(&*address.cast::<AtomicU32>()) }
     }
 }
 

@@ -1,14 +1,21 @@
 //! The server's end of the warden: starts it, talks to it, starts it again when it dies.
 
 use std::collections::HashMap;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gofer_core::{BackendError, ErrorKind};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv,
+    send, sendmsg, socketpair,
+};
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, oneshot};
@@ -139,8 +146,6 @@ impl Drop for Warden {
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: AsyncFd<OwnedFd>,
-    /// Held while the packets of one request are sent.
-    sending: tokio::sync::Mutex<()>,
     /// Requests without an answer yet; `None` once the connection is closed.
     waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
 }
@@ -148,11 +153,7 @@ pub(crate) struct Connection {
 impl Connection {
     fn open(launcher: &Launcher) -> Result<Arc<Self>, BackendError> {
         let (socket, child) = start(launcher)?;
-        let connection = Arc::new(Self {
-            socket,
-            sending: tokio::sync::Mutex::default(),
-            waiting: Mutex::new(Some(HashMap::new())),
-        });
+        let connection = Arc::new(Self { socket, waiting: Mutex::new(Some(HashMap::new())) });
         tokio::spawn(read_replies(connection.clone(), child));
         Ok(connection)
     }
@@ -181,7 +182,6 @@ impl Connection {
     }
 
     async fn send(&self, sequence: u64, body: &[u8]) -> std::io::Result<()> {
-        let _turn = self.sending.lock().await;
         send_request(&self.socket, sequence, body).await
     }
 }
@@ -208,25 +208,43 @@ fn start(launcher: &Launcher) -> Result<(AsyncFd<OwnedFd>, Child), BackendError>
     Ok((crate::sys::async_fd(ours).map_err(failed)?, child))
 }
 
-/// Sends a request, in as many packets as it takes.
+/// Sends a request: one packet, and a file with the body when that is too long.
 pub(crate) async fn send_request(socket: &AsyncFd<OwnedFd>, sequence: u64, body: &[u8]) -> std::io::Result<()> {
-    let mut packet = secrecy::zeroize::Zeroizing::new(Vec::with_capacity(PACKET_BYTES));
-    packet.extend_from_slice(&wire::request_header(sequence, body.len()));
-    let (first, rest) = body.split_at(body.len().min(PACKET_BYTES - packet.len()));
-    packet.extend_from_slice(first);
-    send_packet(socket, &packet).await?;
-    for piece in rest.chunks(PACKET_BYTES) {
-        send_packet(socket, piece).await?;
+    let header = wire::request_header(sequence, body.len());
+    if header.len() + body.len() > PACKET_BYTES {
+        return send_long(socket, &header, body).await;
     }
-    Ok(())
+    let mut packet = secrecy::zeroize::Zeroizing::new(Vec::with_capacity(header.len() + body.len()));
+    packet.extend_from_slice(&header);
+    packet.extend_from_slice(body);
+    send_packet(socket, &packet).await
+}
+
+async fn send_long(socket: &AsyncFd<OwnedFd>, header: &[u8], body: &[u8]) -> std::io::Result<()> {
+    let file = std::fs::File::from(memfd_create("gofer-request", MemfdFlags::CLOEXEC)?);
+    file.write_all_at(body, 0)?;
+    let files = [file.as_fd()];
+    when_writable(socket, |socket| {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&files));
+        sendmsg(socket, &[IoSlice::new(header)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+    })
+    .await
 }
 
 /// Sends one packet, when there is room for it.
 pub(crate) async fn send_packet(socket: &AsyncFd<OwnedFd>, packet: &[u8]) -> std::io::Result<()> {
+    when_writable(socket, |socket| send(socket, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)).await
+}
+
+async fn when_writable(
+    socket: &AsyncFd<OwnedFd>,
+    attempt: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
+) -> std::io::Result<()> {
     loop {
         let mut ready = socket.writable().await?;
-        let sent = ready.try_io(|socket| Ok(send(socket, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?));
-        if let Ok(sent) = sent {
+        if let Ok(sent) = ready.try_io(|socket| Ok(attempt(socket.get_ref())?)) {
             return sent.map(|_| ());
         }
     }
@@ -236,7 +254,7 @@ pub(crate) async fn send_packet(socket: &AsyncFd<OwnedFd>, packet: &[u8]) -> std
 async fn read_replies(connection: Arc<Connection>, mut child: Child) {
     tokio::select! {
         () = hand_out(&connection) => {}
-        // A supervisor may hold its copy of the socket a moment longer.
+        // Supervisors have the same socket, so its end alone would not tell.
         _ = child.wait() => {}
     }
     connection.close();

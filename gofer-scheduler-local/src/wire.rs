@@ -1,7 +1,7 @@
 //! What the server and the warden say to each other, over a SEQPACKET socket.
 //!
-//! A request is a header packet (sequence number, length of the body) with the first bytes of the body, then packets with
-//! the rest. The body is a list of strings, each ended by a NUL byte: nothing in it may contain one anyway, and the
+//! A request is one packet, so that of several who wait for one whoever receives it has it whole: a header (sequence number,
+//! length of the body) and the body. One that is too long for a packet is in a file in memory that comes with the header. The body is a list of strings, each ended by a NUL byte: nothing in it may contain one anyway, and the
 //! supervisor can hand the strings to `execve` where they lie. A reply is one packet of 13 bytes.
 
 use std::ffi::{CStr, OsStr, OsString};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::zeroize::Zeroizing;
 
-/// Bytes of the header in front of the first packet of a request.
+/// Bytes of the header in front of a request.
 pub(crate) const HEADER_BYTES: usize = 16;
 /// Longest packet. Small enough for the default socket buffer to hold some, large enough for nearly every request.
 pub(crate) const PACKET_BYTES: usize = 32 * 1024;
@@ -120,7 +120,7 @@ pub(crate) fn request_header(sequence: u64, length: usize) -> [u8; HEADER_BYTES]
     header
 }
 
-/// The sequence number, the body's length, and the first bytes of the body.
+/// The sequence number, the body's length, and the body unless it comes in a file.
 pub(crate) fn parse_request_header(packet: &[u8]) -> Option<(u64, usize, &[u8])> {
     let (sequence, rest) = packet.split_first_chunk::<8>()?;
     let (length, first) = rest.split_first_chunk::<8>()?;

@@ -1,15 +1,12 @@
 //! One execution from its launch to the record of its end.
 
 use std::fs;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use gofer_core::scheduler::ExecutionState;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, chdir, getpid, kill_process_group, set_child_subreaper, waitpid,
-};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, chdir, kill_process_group, waitpid};
 
 use super::Responder;
 use super::output::{Log, Pipes};
@@ -34,18 +31,39 @@ const KILL_AGAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// can refuse it.
 const RECORD_TRIES: u32 = 60;
 
+/// What a supervisor has for one execution after another.
+#[derive(Clone, Copy)]
+pub(super) struct Post<'a> {
+    /// Where SIGCHLD and SIGUSR1 arrive.
+    pub(super) signals: &'a OwnedFd,
+    /// `/dev/null`.
+    pub(super) null: &'a OwnedFd,
+}
+
+/// An execution that is over.
+pub(super) struct Over {
+    /// Whether this process is as it was before.
+    pub(super) fit: bool,
+    /// The kernel tells the server when this is dropped. A power failure leaves the execution lost, unless a server has recorded
+    /// its end by then.
+    #[expect(dead_code, reason = "held for its lock")]
+    pub(super) claim: Option<Claim>,
+}
+
 /// Runs the execution. When this returns, its process tree is gone and its end is recorded, or nothing was done
 /// because this launch is void.
-pub(super) fn run(request: &Request<'_>, responder: Responder, null: &OwnedFd) {
+pub(super) fn run(request: &Request<'_>, responder: Responder<'_>, post: Post<'_>) -> Over {
     let Ok(Some(claim)) = Claim::take(&request.launch.live) else {
         responder.reply(Outcome::Void);
-        return;
+        return Over { fit: true, claim: None };
     };
     let dir = ExecutionDir::at(request.launch.dir.clone());
     let mut answer = Some(responder);
-    let (state, mut claim) = match Supervision::prepare(request, &dir, claim, null) {
+    let mut confined = false;
+    let (state, mut claim) = match Supervision::prepare(request, &dir, claim, post) {
         Ok(mut supervision) => {
             let state = supervision.until_end(&mut answer).unwrap_or_else(|failure| failure);
+            confined = supervision.confined;
             (state, supervision.claim)
         }
         Err((failure, claim)) => (failure, claim),
@@ -54,8 +72,8 @@ pub(super) fn run(request: &Request<'_>, responder: Responder, null: &OwnedFd) {
     if let Some(responder) = answer.take() {
         responder.reply(Outcome::Ended);
     }
-    // The kernel tells the server. A power failure leaves the execution lost, unless a server has recorded its end by then.
-    drop(claim);
+    // What could not be killed, or a cgroup that could not be left, must not become a part of what comes next.
+    Over { fit: !confined && tree::reap() == Left::None, claim: Some(claim) }
 }
 
 fn record_end(claim: &mut Claim, state: &ExecutionState) {
@@ -71,11 +89,12 @@ fn record_end(claim: &mut Claim, state: &ExecutionState) {
 struct Supervision<'a> {
     request: &'a Request<'a>,
     dir: &'a ExecutionDir,
-    null: &'a OwnedFd,
+    post: Post<'a>,
     claim: Claim,
-    signals: OwnedFd,
     log: Log,
     cgroup: Option<TaskCgroup>,
+    /// This process is still in it.
+    confined: bool,
     stop: Stop,
 }
 
@@ -93,25 +112,18 @@ impl<'a> Supervision<'a> {
         request: &'a Request<'a>,
         dir: &'a ExecutionDir,
         claim: Claim,
-        null: &'a OwnedFd,
+        post: Post<'a>,
     ) -> Result<Self, (ExecutionState, Claim)> {
-        let parts = (|| {
-            let signals = sys::supervisor_signals()?;
-            set_child_subreaper(Some(getpid()))?;
-            Ok((signals, Log::create(&dir.log(), request.launch.max_log_bytes)?))
-        })();
+        let log = match Log::create(&dir.log(), request.launch.max_log_bytes) {
+            Ok(log) => log,
+            Err(error) => return Err((program::setup(format!("the log could not be made: {error}")), claim)),
+        };
         let cgroup = request.launch.cgroup.clone().map(TaskCgroup::new);
-        match parts {
-            Ok((signals, log)) => Ok(Self { request, dir, null, claim, signals, log, cgroup, stop: Stop::default() }),
-            Err(error) => {
-                let error: io::Error = error;
-                Err((program::setup(format!("the supervisor could not be set up: {error}")), claim))
-            }
-        }
+        Ok(Self { request, dir, post, claim, log, cgroup, confined: false, stop: Stop::default() })
     }
 
     /// Runs the process, a service's again and again, and says how it ended.
-    fn until_end(&mut self, answer: &mut Option<Responder>) -> Result<ExecutionState, ExecutionState> {
+    fn until_end(&mut self, answer: &mut Option<Responder<'_>>) -> Result<ExecutionState, ExecutionState> {
         let mut backoff = SERVICE_BACKOFF;
         loop {
             self.look_for_stop();
@@ -152,9 +164,9 @@ impl<'a> Supervision<'a> {
         if let Some(cgroup) = &self.cgroup {
             cgroup.enter().map_err(|error| program::setup(format!("the cgroup cannot be entered: {error}")))?;
         }
-        let spawned = self.spawn_here([self.null, &out, &err]);
+        let spawned = self.spawn_here([self.post.null, &out, &err]);
         if let Some(cgroup) = &self.cgroup {
-            cgroup.leave();
+            self.confined |= cgroup.leave().is_err();
         }
         let _ = chdir("/");
         let (pid, task) = spawned?;
@@ -211,12 +223,12 @@ impl<'a> Supervision<'a> {
             (Some(deadline), _) => Some(timespec(deadline.saturating_duration_since(Instant::now()))),
         };
         let mut fds = Vec::with_capacity(3);
-        fds.push(PollFd::new(&self.signals, PollFlags::IN));
+        fds.push(PollFd::new(self.post.signals, PollFlags::IN));
         fds.extend(pipes.ends().map(|end| PollFd::new(end, PollFlags::IN)));
         let _ = poll(&mut fds, timeout.as_ref());
         let signalled = !fds[0].revents().is_empty();
         if signalled {
-            sys::drain_signals(self.signals.as_fd());
+            sys::drain_signals(self.post.signals.as_fd());
         }
         signalled
     }
@@ -255,7 +267,7 @@ impl<'a> Supervision<'a> {
         if let Some(cgroup) = &self.cgroup {
             cgroup.kill();
         }
-        tree::kill_descendants(&self.signals);
+        tree::kill_descendants(self.post.signals);
     }
 
     /// Reads the stop request, if there is one. A second one can only hasten.
@@ -273,8 +285,8 @@ impl<'a> Supervision<'a> {
         let end = Instant::now() + duration;
         while self.stop.deadline.is_none() && Instant::now() < end {
             let left = timespec(end.saturating_duration_since(Instant::now()));
-            let _ = poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(&left));
-            sys::drain_signals(self.signals.as_fd());
+            let _ = poll(&mut [PollFd::new(self.post.signals, PollFlags::IN)], Some(&left));
+            sys::drain_signals(self.post.signals.as_fd());
             self.look_for_stop();
         }
     }

@@ -90,7 +90,8 @@ impl<'a> Session<'a> {
             None => with_pipes(spawn),
         };
         if let Some(pair) = &begin.cgroup {
-            cgroup::leave(pair);
+            // Failing that it shares the task's limits, which is tight but not wrong.
+            let _ = cgroup::leave(pair);
         }
         // So that the directory can be removed.
         let _ = chdir("/");

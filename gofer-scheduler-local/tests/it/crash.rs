@@ -12,7 +12,7 @@ use gofer_scheduler_local::{LocalScheduler, LocalSchedulerConfig};
 
 use crate::support::{
     Local, config, ended, exited, has_written, id, is_gone, kill_hard, launcher, live_files, live_pids, next_end,
-    output, script, state, warden_pid,
+    output, run, script, state, warden_pid,
 };
 
 /// An ignored test of this binary, to be run in a process of its own.
@@ -275,4 +275,45 @@ async fn a_killed_warden_is_replaced_and_nothing_runs_twice() {
     assert_eq!(state(scheduler, &id("before")).await, ExecutionState::Running);
     scheduler.stop(&id("before"), Duration::ZERO).await.expect("stop");
     assert_eq!(ended(scheduler, &id("before")).await, ExecutionState::Stopped);
+}
+
+/// Whoever supervised an execution that has ended.
+fn supervisor_of(local: &Local, task: &str) -> i32 {
+    let path = local.config.dir.join(format!("x/ns.pipe.1.{task}.1/exit"));
+    let text = std::fs::read_to_string(path).expect("the record of the end");
+    let line = text.lines().find_map(|line| line.strip_prefix("S ")).expect("the supervisor's line");
+    line.parse().expect("a process id")
+}
+
+#[tokio::test]
+async fn an_idle_supervisor_takes_the_next_execution_and_is_not_missed_when_it_is_killed() {
+    let local = Local::open().await;
+    let scheduler = local.scheduler();
+    let numbers = std::cell::Cell::new(0);
+    // On a machine that is busy enough the next execution comes too late for it.
+    let (last, supervisor) = eventually("two executions have one supervisor", async || {
+        let names = [0, 1].map(|offset| format!("t{}", numbers.get() + offset));
+        numbers.set(numbers.get() + 2);
+        for name in &names {
+            assert_eq!(run(scheduler, &id(name), &script("echo \"$0\" text", [])).await, exited(0));
+        }
+        let [first, second] = names.each_ref().map(|name| supervisor_of(&local, name));
+        let [_, last] = names;
+        if first == second { Ok((last, second)) } else { Err(format!("{first} and {second}")) }
+    })
+    .await;
+    assert_eq!(output(scheduler, &id(&last), false).await, ("sh text\n".to_owned(), String::new()));
+
+    // It may have gone by itself, which is as good.
+    if let Some(pid) = rustix::process::Pid::from_raw(supervisor) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    is_gone(supervisor).await;
+    for name in ["after", "long-after"] {
+        let long = "x".repeat(100_000);
+        assert_eq!(run(scheduler, &id(name), &script("exit \"${#1}\"", [&long[..7]])).await, exited(7));
+        // Too long for a packet.
+        let name = format!("{name}-long");
+        assert_eq!(run(scheduler, &id(&name), &script("test \"${#1}\" = 100000", [&long])).await, exited(0));
+    }
 }

@@ -1,0 +1,85 @@
+//! Supervisors whose execution is over, and who wait a moment for the next.
+//!
+//! All of them, and the warden, have the same socket: whoever receives a request has it. The warden leaves requests to the idle
+//! ones while there are any, since it would have to fork. How many there are is a guess in shared memory, which a process that is killed
+//! leaves too high: then the warden finds a request that nobody took, within [`LINGER`], and counts anew. (Whoever is killed in the
+//! instant between taking a request and locking its live entry takes it along. The server notices when no answer comes, and
+//! launches again.)
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use crate::sys;
+
+/// How long a supervisor waits for another execution.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+
+/// More than these need not wait.
+const MAX_IDLE: u32 = 4;
+
+/// Why the warden looks at the socket.
+#[derive(PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Nobody is idle.
+    Nobody,
+    /// Whoever is has had time enough for whatever is there.
+    Overdue,
+}
+
+pub(super) struct Idle {
+    count: &'static AtomicU32,
+    /// Tells the warden that nobody is idle any more.
+    none_left: OwnedFd,
+}
+
+impl Idle {
+    pub(super) fn new() -> rustix::io::Result<Self> {
+        let none_left = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { count: sys::shared_counter()?, none_left })
+    }
+
+    /// A supervisor is about to wait for a request. `false` when enough do.
+    pub(super) fn enter(&self) -> bool {
+        let add = |count| (count < MAX_IDLE).then_some(count + 1);
+        self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add).is_ok()
+    }
+
+    /// It no longer does.
+    pub(super) fn leave(&self) {
+        let subtract = |count: u32| count.checked_sub(1);
+        if self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, subtract) == Ok(1) {
+            // It cannot be full: the warden only ever waits for it not to be zero.
+            let _ = rustix::io::write(&self.none_left, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// The warden: waits until it has to look at the socket.
+    pub(super) fn wait_for_turn(&self, socket: &OwnedFd) -> Turn {
+        let linger = Timespec { tv_sec: LINGER.as_secs().cast_signed(), tv_nsec: 0 };
+        loop {
+            while self.count.load(Ordering::SeqCst) == 0 {
+                let _ = poll(&mut [PollFd::new(socket, PollFlags::IN)], None);
+                // Somebody may have become idle meanwhile, and is on the way to it.
+                if self.count.load(Ordering::SeqCst) == 0 {
+                    return Turn::Nobody;
+                }
+            }
+            // Of the socket only its end, which need not be asked for.
+            let mut fds = [PollFd::new(&self.none_left, PollFlags::IN), PollFd::new(socket, PollFlags::empty())];
+            let happened = poll(&mut fds, Some(&linger));
+            let gone = !fds[1].revents().is_empty();
+            let _ = rustix::io::read(&self.none_left, &mut [0_u8; 8]);
+            if gone || happened == Ok(0) {
+                return Turn::Overdue;
+            }
+        }
+    }
+
+    /// The warden found a request though somebody should have been idle.
+    pub(super) fn nobody_took(&self) {
+        self.count.store(0, Ordering::SeqCst);
+    }
+}
