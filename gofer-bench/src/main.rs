@@ -71,7 +71,7 @@ enum Group {
     Make,
     /// Runs of one task per second
     Throughput,
-    /// From asking for a run to the task's first instruction
+    /// From asking for a run to the task's exec and its first instruction
     Latency,
     /// From starting the server until it answers
     Start,
