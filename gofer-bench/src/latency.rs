@@ -141,7 +141,7 @@ impl Execs {
         inotify::add_watch(&fd, program, inotify::WatchFlags::OPEN)?;
         let (sender, receiver) = mpsc::unbounded_channel();
         // It ends with the process: nothing else would wake it.
-        std::thread::spawn(move || {
+        std::thread::Builder::new().name("execs".to_owned()).spawn(move || {
             let mut buffer = [MaybeUninit::uninit(); EVENTS_BYTES];
             let mut reader = inotify::Reader::new(fd, &mut buffer);
             while let (Ok(_), Ok(at_ns)) = (reader.next(), now_ns()) {
@@ -149,7 +149,7 @@ impl Execs {
                     return;
                 }
             }
-        });
+        })?;
         Ok(Self(receiver))
     }
 
