@@ -1,8 +1,10 @@
-//! The only file that makes a gRPC status. Every status carries `google.rpc.ErrorInfo` with a stable reason, and bad
-//! input `google.rpc.BadRequest` with one violation per field.
+//! The only file that makes a gRPC status. Every status carries `google.rpc.ErrorInfo` with a stable reason, bad input
+//! `google.rpc.BadRequest` with one violation per field, and what may succeed later `google.rpc.RetryInfo`.
+//! `RESOURCE_EXHAUSTED` is a limit that the caller met; what the server itself has no room for is `UNAVAILABLE`.
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::time::Duration;
 
 use gofer_core::validate::Violation;
 use gofer_core::{BackendError, ErrorKind};
@@ -19,6 +21,10 @@ pub(crate) const DOMAIN: &str = "gofer";
 const MAX_MESSAGE_BYTES: usize = 3 * 1024;
 /// Most violations of one status, for the same reason; the first ones are enough to go on with.
 const MAX_VIOLATIONS: usize = 20;
+/// When to call again what is unavailable: a server that restarts, or a connection that broke, is back soon.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+/// When to call again what has no room: somebody or something has to make some first.
+const RETRY_FULL: Duration = Duration::from_secs(5);
 
 /// What travels, before it is wrapped: the code, the stable reason and the text for people.
 struct Shape {
@@ -26,11 +32,19 @@ struct Shape {
     reason: String,
     message: String,
     violations: Vec<Violation>,
+    /// When the same call may succeed; nothing where it will not.
+    retry_after: Option<Duration>,
 }
 
 impl Shape {
     fn new(code: Code, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), violations: Vec::new() }
+        let retry_after = (code == Code::Unavailable).then_some(RETRY_SOON);
+        Self { code, reason: reason.into(), message: message.into(), violations: Vec::new(), retry_after }
+    }
+
+    /// What the server stands on has no room left, whoever calls.
+    fn full(reason: &str, message: impl Into<String>) -> Self {
+        Self { retry_after: Some(RETRY_FULL), ..Self::new(Code::Unavailable, reason, message) }
     }
 
     fn invalid(violations: Vec<Violation>) -> Self {
@@ -38,7 +52,7 @@ impl Shape {
         if violations.len() > 3 {
             message.push_str(&format!("; and {} more", violations.len() - 3));
         }
-        Self { code: Code::InvalidArgument, reason: "INVALID_INPUT".to_owned(), message, violations }
+        Self { violations, ..Self::new(Code::InvalidArgument, "INVALID_INPUT", message) }
     }
 }
 
@@ -51,6 +65,9 @@ impl From<ApiError> for Status {
         if !shape.violations.is_empty() {
             let fields: Vec<_> = shape.violations.into_iter().take(MAX_VIOLATIONS).map(field_violation).collect();
             details.set_bad_request(fields);
+        }
+        if shape.retry_after.is_some() {
+            details.set_retry_info(shape.retry_after);
         }
         Self::with_error_details(shape.code, shorten(shape.message, MAX_MESSAGE_BYTES), details)
     }
@@ -90,7 +107,7 @@ fn db(error: DbError) -> Shape {
         DbError::Invalid { field, value, rule } => Shape::invalid(vec![Violation::new(field, value, rule)]),
         DbError::Config { .. } | DbError::Locked { .. } => Shape::new(Code::Internal, "DATABASE_CONFIG", message),
         DbError::Unavailable { .. } => Shape::new(Code::Unavailable, "DATABASE_UNAVAILABLE", message),
-        DbError::Exhausted { .. } => Shape::new(Code::ResourceExhausted, "DATABASE_FULL", message),
+        DbError::Exhausted { .. } => Shape::full("DATABASE_FULL", message),
         DbError::Corrupt { .. } => Shape::new(Code::DataLoss, "DATABASE_CORRUPT", message),
         DbError::Internal { .. } => Shape::new(Code::Internal, "INTERNAL", message),
     }
@@ -120,7 +137,7 @@ fn backend(error: &BackendError) -> Shape {
         ErrorKind::Unavailable => (Code::Unavailable, "BACKEND_UNAVAILABLE"),
         ErrorKind::Timeout => (Code::Unavailable, "BACKEND_TIMEOUT"),
         ErrorKind::RateLimited => (Code::Unavailable, "BACKEND_BUSY"),
-        ErrorKind::Exhausted => (Code::ResourceExhausted, "BACKEND_FULL"),
+        ErrorKind::Exhausted => return Shape::full("BACKEND_FULL", error.message.clone()),
         ErrorKind::Unsupported => (Code::FailedPrecondition, "UNSUPPORTED"),
         ErrorKind::Corrupt => (Code::DataLoss, "BACKEND_CORRUPT"),
         // Kinds that gofer-core gains later are faults until somebody says otherwise.
@@ -210,6 +227,9 @@ mod tests {
         let info = status.get_details_error_info().expect("every status has an ErrorInfo");
         assert_eq!((status.code(), info.reason.as_str()), (code, reason), "{message}");
         assert_eq!(info.domain, DOMAIN);
+        let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        assert_eq!(retry.is_some(), code == Code::Unavailable, "{reason}: who may call again is told when");
+        assert_eq!(retry == Some(RETRY_FULL), reason.ends_with("_FULL"), "{reason}: {retry:?}");
         assert!(!status.message().is_empty() && !status.message().ends_with('.'), "{}", status.message());
     }
 
@@ -256,7 +276,7 @@ mod tests {
         check(DbError::Config { message: message() }, Code::Internal, "DATABASE_CONFIG");
         check(DbError::Locked { database: key(), holder: key() }, Code::Internal, "DATABASE_CONFIG");
         check(DbError::Unavailable { message: message(), source }, Code::Unavailable, "DATABASE_UNAVAILABLE");
-        check(DbError::Exhausted { source: None }, Code::ResourceExhausted, "DATABASE_FULL");
+        check(DbError::Exhausted { source: None }, Code::Unavailable, "DATABASE_FULL");
         check(DbError::Corrupt { message: message(), source: None }, Code::DataLoss, "DATABASE_CORRUPT");
         check(DbError::Internal { message: message(), source: None }, Code::Internal, "INTERNAL");
     }
@@ -279,7 +299,7 @@ mod tests {
             (ErrorKind::Unavailable, Code::Unavailable, "BACKEND_UNAVAILABLE"),
             (ErrorKind::Timeout, Code::Unavailable, "BACKEND_TIMEOUT"),
             (ErrorKind::RateLimited, Code::Unavailable, "BACKEND_BUSY"),
-            (ErrorKind::Exhausted, Code::ResourceExhausted, "BACKEND_FULL"),
+            (ErrorKind::Exhausted, Code::Unavailable, "BACKEND_FULL"),
             (ErrorKind::Unsupported, Code::FailedPrecondition, "UNSUPPORTED"),
             (ErrorKind::Corrupt, Code::DataLoss, "BACKEND_CORRUPT"),
             (ErrorKind::Internal, Code::Internal, "INTERNAL"),

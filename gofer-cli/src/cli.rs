@@ -27,7 +27,7 @@ Exit codes:
   0  everything asked for was done
   1  the run that was followed failed or was cancelled
   2  wrong use: arguments, files, a pipeline that does not compile or is not valid
-  3  the server is unreachable, did not answer in time, or failed inside
+  3  the server is unreachable, cannot do it now (its disk is full), did not answer in time, or failed inside
   4  refused: not found, exists already, not permitted, not in this state, a limit reached
   130  interrupted with Ctrl-C
   `gofer task exec` ends with the exit code of the command it ran.";

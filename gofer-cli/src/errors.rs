@@ -81,12 +81,15 @@ impl Failure {
 }
 
 const UNREACHABLE_HINT: &str = "start one with `gofer server`, or name another one with `--addr` or `GOFER_API_ADDR`";
+const LATER_HINT: &str = "the same call may succeed later; the server's log says more";
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let message = if status.message().is_empty() { status.code().description() } else { status.message() };
         let mut failure = Self::new(exit_of(status.code()), message);
-        if failure.exit == Exit::Unreachable {
+        // What has a reason comes from the server itself: it is there, and says why it cannot.
+        let answered = status.get_details_error_info().is_some();
+        if failure.exit == Exit::Unreachable && !answered {
             failure.message = format!("the server did not answer: {message}");
             failure.details.extend(transport_cause(&status));
         }
@@ -100,7 +103,10 @@ impl From<Status> for Failure {
                 failure.details.extend(violations.iter().map(violation_line));
             }
         }
-        failure.hint = hint_of(status.code()).map(str::to_owned);
+        failure.hint = match status.code() {
+            Code::Unavailable if answered => Some(LATER_HINT.to_owned()),
+            code => hint_of(code).map(str::to_owned),
+        };
         failure
     }
 }
@@ -181,6 +187,8 @@ pub(crate) fn causes(error: &(dyn Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use tonic_types::{ErrorDetails, StatusExt as _};
 
     use super::*;
@@ -221,6 +229,11 @@ mod tests {
     #[test]
     fn unreachable_says_what_to_do() {
         let text = Failure::from(Status::unavailable("gone")).render();
-        assert!(text.contains("`gofer server`"), "{text}");
+        assert!(text.contains("did not answer: gone") && text.contains("`gofer server`"), "{text}");
+        let mut details = ErrorDetails::new();
+        details.set_error_info("DATABASE_FULL", "gofer", HashMap::<String, String>::new());
+        let text = Failure::from(Status::with_error_details(Code::Unavailable, "no room", details)).render();
+        assert!(text.starts_with("error: no room\n") && text.contains("may succeed later"), "{text}");
+        assert!(!text.contains("`gofer server`"), "one is there: {text}");
     }
 }

@@ -72,8 +72,8 @@ pub enum DbError {
         #[source]
         source: Option<Source>,
     },
-    /// The disk is full, or a limit of the database is reached.
-    #[error("the database has no room left")]
+    /// The disk is full, or a limit of the database is reached; the same call may succeed when there is room again.
+    #[error("the database has no room left; free space on its disk, everything goes on by itself then")]
     Exhausted {
         /// The cause.
         #[source]
@@ -175,7 +175,13 @@ impl From<DieselError> for DbError {
             (_, Some(DatabaseErrorKind::UnableToSendCommand)) if says(&["error communicating with the server"]) => {
                 Self::unavailable("the connection to the database was lost", error)
             }
-            _ if says(&["database or disk is full", "No space left on device", "could not extend file"]) => {
+            _ if says(&[
+                "database or disk is full",
+                "No space left on device",
+                "could not extend file",
+                "Disk quota exceeded",
+            ]) =>
+            {
                 Self::Exhausted { source: Some(error.into()) }
             }
             _ if says(&["malformed", "file is not a database", "invalid page in block"]) => {
@@ -260,6 +266,7 @@ mod tests {
             (unknown("terminating connection due to administrator command"), ErrorKind::Unavailable),
             (unknown("database or disk is full"), ErrorKind::Exhausted),
             (unknown("could not extend file \"base/1/2\": No space left on device"), ErrorKind::Exhausted),
+            (unknown("could not write to file \"base/pgsql_tmp\": Disk quota exceeded"), ErrorKind::Exhausted),
             (unknown("database disk image is malformed"), ErrorKind::Corrupt),
             (unknown("file is not a database"), ErrorKind::Corrupt),
             (unknown("syntax error"), ErrorKind::Internal),

@@ -60,13 +60,13 @@ fn runs_wait_while_the_disk_is_full() {
     for _ in 0..2 {
         std::thread::sleep(WELL);
         volume.fill();
-        until_refused(&server, 4);
+        until_refused(&server, 3);
         std::thread::sleep(OUTAGE);
         volume.free();
     }
     std::thread::sleep(WELL);
     let (done, seen) = load.finish();
-    refused_for(&seen, &[("DATABASE_FULL", Code::ResourceExhausted), ("BACKEND_FULL", Code::ResourceExhausted)]);
+    refused_for(&seen, &[("DATABASE_FULL", Code::Unavailable), ("BACKEND_FULL", Code::Unavailable)]);
     whole::check(&server, &marks, &done, Logs::MayBreakOff);
 }
 
