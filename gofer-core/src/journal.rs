@@ -81,7 +81,7 @@ pub trait Journal: Debug + Send + Sync + 'static {
         request: CancelRequest,
     ) -> Result<bool, JournalError>;
 
-    /// Attempts that ended before `before` and whose log is still [`LogState::Live`], oldest first, after `after`.
+    /// Attempts that ended before `before` and whose log is [unsettled](LogState::is_unsettled), oldest first, after `after`.
     async fn live_logs(
         &self,
         before: Timestamp,

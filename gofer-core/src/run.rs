@@ -236,6 +236,9 @@ pub struct AttemptRecord {
 pub enum LogState {
     /// At the scheduler; to be archived.
     Live,
+    /// It ended without a byte of output, and the scheduler may have forgotten it since; it becomes [`LogState::Empty`].
+    /// Without this step nobody could tell a log that was empty from one that was lost, after a crash in between.
+    Silent,
     /// In the object store, compressed and masked.
     Archived,
     /// It ended without a byte of output; there is nothing to archive.
@@ -244,6 +247,14 @@ pub enum LogState {
     Expired,
     /// The scheduler no longer had it.
     Lost,
+}
+
+impl LogState {
+    /// Whether something is left to do: to archive the log, or to let the scheduler forget the execution.
+    #[must_use]
+    pub fn is_unsettled(self) -> bool {
+        matches!(self, Self::Live | Self::Silent)
+    }
 }
 
 /// Why the engine stops an attempt, and since when.
@@ -396,7 +407,14 @@ stable_names!(RunStatus { Successful = "successful", Failed = "failed", Cancelle
 stable_names!(TaskStatus {
     Successful = "successful", Failed = "failed", Cancelled = "cancelled", Skipped = "skipped", TimedOut = "timed_out",
 });
-stable_names!(LogState { Live = "live", Archived = "archived", Empty = "empty", Expired = "expired", Lost = "lost" });
+stable_names!(LogState {
+    Live = "live",
+    Silent = "silent",
+    Archived = "archived",
+    Empty = "empty",
+    Expired = "expired",
+    Lost = "lost",
+});
 stable_names!(StopCause { Cancel = "cancel", Timeout = "timeout", StartTimeout = "start_timeout" });
 stable_names!(ReasonKind {
     ExitCode = "exit_code", Signal = "signal", OutOfMemory = "out_of_memory", CommandNotFound = "command_not_found",

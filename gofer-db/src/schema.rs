@@ -102,6 +102,7 @@ diesel::table! {
         started_at -> Nullable<BigInt>,
         ended_at -> BigInt,
         log -> Text,
+        silent -> Bool,
     }
 }
 

@@ -2,8 +2,7 @@
 //! scheduler forget the executions. Each server does that for the attempts it saw end; what is left to do is in the journal,
 //! so that the leading server finds what others left, and a crash only makes somebody do a step again.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,7 +40,6 @@ const LAST_MOMENTS: Duration = Duration::from_secs(2);
 pub(crate) struct Queue {
     attempts: mpsc::Sender<Finished>,
     sweep: Notify,
-    empty: Empty,
 }
 
 /// An attempt that is over.
@@ -53,7 +51,7 @@ pub(crate) struct Finished {
 
 pub(crate) fn queue() -> (Queue, mpsc::Receiver<Finished>) {
     let (attempts, inbox) = mpsc::channel(QUEUE);
-    (Queue { attempts, sweep: Notify::new(), empty: Empty::default() }, inbox)
+    (Queue { attempts, sweep: Notify::new() }, inbox)
 }
 
 impl Queue {
@@ -163,48 +161,38 @@ async fn archive_all(shared: &Shared, batch: Vec<Finished>) -> Vec<Finished> {
 }
 
 async fn archive(shared: &Shared, Finished { id, origin }: &Finished) -> Result<(), BackendError> {
-    let empty = &shared.archive.empty;
     let stored = match logs::live(shared, id, origin, false).await {
         Ok(chunks) => store(shared, id, chunks).await?,
-        // Never started; or archived and removed, and the server died before it could record that.
-        Err(error) if error.kind == ErrorKind::NotFound => match shared.objects.head(&layout::log_location(id)).await {
-            Ok(meta) => Stored::Archived(meta.size_bytes),
-            Err(error) if error.kind == ErrorKind::NotFound && empty.holds(id) => Stored::Nothing(LogState::Empty),
-            Err(error) if error.kind == ErrorKind::NotFound => Stored::Nothing(LogState::Lost),
-            Err(error) => return Err(error),
-        },
+        // Never started; or removed, and the server died before it could record what there was.
+        Err(error) if error.kind == ErrorKind::NotFound => found_gone(shared, id).await?,
         Err(error) => return Err(error),
     };
     // What there was is durable: the scheduler may forget, and the record comes last, so that a crash repeats the rest.
-    let (state, event) = match stored {
-        Stored::Archived(size_bytes) => (LogState::Archived, Some(archived_event(shared, id, size_bytes))),
-        Stored::Nothing(state) => (state, None),
+    // There is no archive to tell of an empty log, so that is noted before.
+    let (from, to, event) = match stored {
+        Stored::Archived(size_bytes) => {
+            (LogState::Live, LogState::Archived, Some(archived_event(shared, id, size_bytes)))
+        }
+        Stored::Nothing(LogState::Empty) => {
+            record(shared, id, LogState::Live, LogState::Silent, None).await?;
+            (LogState::Silent, LogState::Empty, None)
+        }
+        Stored::Nothing(state) => (LogState::Live, state, None),
     };
-    if state == LogState::Empty {
-        empty.remember(id);
-    }
     forget(shared, id, origin).await?;
-    record(shared, id, state, event).await?;
-    empty.forget(id);
-    Ok(())
+    record(shared, id, from, to, event).await
 }
 
-/// Executions that printed nothing and that the scheduler may have forgotten, until that is recorded. There is no
-/// archive to tell: after a crash in between, such a log counts as lost.
-#[derive(Debug, Default)]
-struct Empty(Mutex<BTreeSet<ExecutionId>>);
-
-impl Empty {
-    fn remember(&self, id: &ExecutionId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-    }
-
-    fn holds(&self, id: &ExecutionId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
-    }
-
-    fn forget(&self, id: &ExecutionId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+/// What became of the log of an execution that the scheduler does not know.
+async fn found_gone(shared: &Shared, id: &ExecutionId) -> Result<Stored, BackendError> {
+    match shared.objects.head(&layout::log_location(id)).await {
+        Ok(meta) => Ok(Stored::Archived(meta.size_bytes)),
+        Err(error) if error.kind == ErrorKind::NotFound => {
+            let known = shared.journal.log_state(id).await.map_err(of_journal)?;
+            let empty = matches!(known, Some(LogState::Silent | LogState::Empty));
+            Ok(Stored::Nothing(if empty { LogState::Empty } else { LogState::Lost }))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -256,14 +244,22 @@ async fn forget(shared: &Shared, id: &ExecutionId, origin: &Origin) -> Result<()
 async fn record(
     shared: &Shared,
     id: &ExecutionId,
-    state: LogState,
+    from: LogState,
+    to: LogState,
     event: Option<NewEvent>,
 ) -> Result<(), BackendError> {
-    match shared.journal.set_log_state(id, LogState::Live, state, event).await {
-        // Not `Live` any more: an earlier try of this very step took effect.
-        Ok(_) => Ok(()),
-        Err(JournalError::Backend(error)) => Err(error),
-        Err(other) => Err(BackendError::new(ErrorKind::Internal, other.to_string())),
+    let set = |from| shared.journal.set_log_state(id, from, to, event.clone());
+    if !set(from).await.map_err(of_journal)? && from == LogState::Live {
+        // An earlier try of this very step took effect; or one that found nothing, and there was something after all.
+        set(LogState::Silent).await.map_err(of_journal)?;
+    }
+    Ok(())
+}
+
+fn of_journal(error: JournalError) -> BackendError {
+    match error {
+        JournalError::Backend(error) => error,
+        other => BackendError::new(ErrorKind::Internal, other.to_string()),
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) async fn open(
     loop {
         committed.borrow_and_update();
         let chunks = match shared.journal.log_state(&id).await? {
-            Some(LogState::Empty) => Some(stream::empty().boxed()),
+            Some(LogState::Empty | LogState::Silent) => Some(stream::empty().boxed()),
             Some(LogState::Expired | LogState::Lost) => return Err(gone(&id)),
             Some(LogState::Archived) => Some(archived(&shared, &id).await?),
             Some(LogState::Live) => Some(live_or_just_archived(&shared, &id, follow).await?),

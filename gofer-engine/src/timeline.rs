@@ -6,7 +6,7 @@
 use gofer_core::event::{EventDetails, NewEvent};
 use gofer_core::journal::RunSnapshot;
 use gofer_core::pipeline::TaskSpec;
-use gofer_core::run::{AttemptRecord, LogState, Reason, ReasonKind, Run, TaskRun, TaskState, TaskStatus};
+use gofer_core::run::{AttemptRecord, Reason, ReasonKind, Run, TaskRun, TaskState, TaskStatus};
 use gofer_core::{Attempt, RunNumber, TaskId, Timestamp};
 
 use crate::reasons;
@@ -131,7 +131,7 @@ pub fn of_task(snapshot: &RunSnapshot, task: &TaskId, attempts: &[AttemptRecord]
             line.attempt(&Tried::from(task), events);
         }
         TaskState::Complete(_) if before.is_some_and(|record| record.attempt == task.attempt) => {
-            let live = ended.iter().filter(|record| record.log == LogState::Live).count();
+            let live = ended.iter().filter(|record| record.log.is_unsettled()).count();
             let archived = events.iter().filter(|event| matches!(event.details, EventDetails::LogArchived { .. }));
             line.archive(Some(task.attempt), live as u64, archived.map(|event| event.at).max());
         }

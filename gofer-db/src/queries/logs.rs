@@ -9,7 +9,8 @@ use super::{Conn, RunQueryDsl, Tx, is_true};
 use crate::cached::cached;
 use crate::error::DbError;
 use crate::rows::run::key;
-use crate::rows::{id, name, signed, small};
+use crate::rows::task::{log_columns, log_state};
+use crate::rows::{id, signed, small};
 use crate::schema::{attempts, runs};
 
 /// Oldest first is by id, which grows with every end that is committed.
@@ -50,18 +51,18 @@ pub(crate) fn execution((namespace, pipeline, run, task, attempt): ExecutionRow)
 
 /// A finished attempt's row id and log state.
 async fn find(c: &mut Conn, id: &ExecutionId) -> Result<Option<(i64, LogState)>, DbError> {
-    let found: Option<(i64, String)> = attempts::table
+    let found: Option<(i64, String, bool)> = attempts::table
         .inner_join(runs::table.on(runs::id.eq(attempts::run_id)))
         .filter(runs::namespace.eq(id.run.namespace.as_str()))
         .filter(runs::pipeline.eq(id.run.pipeline.as_str()))
         .filter(runs::number.eq(signed(id.run.run.0)))
         .filter(attempts::task.eq(id.task.as_str()))
         .filter(attempts::attempt.eq(i64::from(id.attempt.0)))
-        .select((attempts::id, attempts::log))
+        .select((attempts::id, attempts::log, attempts::silent))
         .get_result(c)
         .await
         .optional()?;
-    found.map(|(id, log)| Ok((id, name(&log, LogState::parse)?))).transpose()
+    found.map(|(id, log, silent)| Ok((id, log_state(&log, silent)?))).transpose()
 }
 
 pub(crate) async fn state(c: &mut Conn, id: &ExecutionId) -> Result<Option<LogState>, DbError> {
@@ -76,8 +77,10 @@ pub(crate) async fn set_state(
     event: Option<NewEvent>,
 ) -> Result<bool, DbError> {
     let Some((row, _)) = find(tx.c, id).await? else { return Ok(false) };
-    let row = attempts::table.find(row).filter(attempts::log.eq(from.as_str()));
-    let changed = cached(diesel::update(row).set(attempts::log.eq(to.as_str()))).execute(tx.c).await? == 1;
+    let ((from, was_silent), (to, silent)) = (log_columns(from), log_columns(to));
+    let row = attempts::table.find(row).filter(attempts::log.eq(from)).filter(attempts::silent.eq(was_silent));
+    let change = diesel::update(row).set((attempts::log.eq(to), attempts::silent.eq(silent)));
+    let changed = cached(change).execute(tx.c).await? == 1;
     if let Some(event) = event.filter(|_| changed) {
         tx.record(event);
     }

@@ -116,6 +116,20 @@ impl NewTaskRow {
     }
 }
 
+/// A log state from its two columns.
+pub(crate) fn log_state(log: &str, silent: bool) -> Result<LogState, DbError> {
+    let state = name(log, LogState::parse)?;
+    Ok(if silent && state == LogState::Live { LogState::Silent } else { state })
+}
+
+/// The two columns of a log state: one that is settled is the first alone.
+pub(crate) fn log_columns(state: LogState) -> (&'static str, bool) {
+    match state {
+        LogState::Silent => (LogState::Live.as_str(), true),
+        other => (other.as_str(), false),
+    }
+}
+
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = attempts)]
 pub(crate) struct AttemptRow {
@@ -128,6 +142,7 @@ pub(crate) struct AttemptRow {
     started_at: Option<i64>,
     ended_at: i64,
     log: String,
+    silent: bool,
 }
 
 impl TryFrom<AttemptRow> for (TaskId, AttemptRecord) {
@@ -142,7 +157,7 @@ impl TryFrom<AttemptRow> for (TaskId, AttemptRecord) {
             intended_at: Timestamp(row.intended_at),
             started_at: row.started_at.map(Timestamp),
             ended_at: Timestamp(row.ended_at),
-            log: name(&row.log, LogState::parse)?,
+            log: log_state(&row.log, row.silent)?,
         };
         Ok((id(&row.task)?, record))
     }
@@ -161,10 +176,12 @@ pub(crate) struct NewAttemptRow {
     started_at: Option<i64>,
     ended_at: i64,
     log: &'static str,
+    silent: bool,
 }
 
 impl NewAttemptRow {
     pub(crate) fn new(run_id: i64, task: &TaskId, record: &AttemptRecord) -> Result<Self, DbError> {
+        let (log, silent) = log_columns(record.log);
         Ok(Self {
             run_id,
             task: task.to_string(),
@@ -175,7 +192,8 @@ impl NewAttemptRow {
             intended_at: record.intended_at.0,
             started_at: record.started_at.map(|at| at.0),
             ended_at: record.ended_at.0,
-            log: record.log.as_str(),
+            log,
+            silent,
         })
     }
 }

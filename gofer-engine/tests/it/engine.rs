@@ -12,7 +12,7 @@ use gofer_core::pipeline::{Condition, Overlap, PipelineSpec, TaskKind, TaskSpec}
 use gofer_core::run::{
     CancelRequest, Initiator, LogState, ReasonKind, Run, RunState, RunStatus, TaskState, TaskStatus,
 };
-use gofer_core::scheduler::LogCursor;
+use gofer_core::scheduler::{ExecutionState, LogCursor, Scheduler};
 use gofer_core::secret_store::SecretStore;
 use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore};
 use gofer_core::{Attempt, ExecutionId, NamespaceId, ObjectKey, RunKey, Timestamp};
@@ -151,6 +151,39 @@ async fn a_run_goes_through_its_dag_and_its_logs_are_archived() {
     assert_eq!(read(&engine, &first(&run.key, "b"), 0, true).await.unwrap(), "");
     assert!(matches!(read(&engine, &first(&run.key, "z"), 0, true).await, Err(EngineError::NotFound { .. })));
     engine.shutdown().await;
+}
+
+/// What the archiver did before each moment at which a server may have died, and what the next one makes of it.
+#[tokio::test(start_paused = true)]
+async fn an_empty_log_is_not_lost_wherever_the_archiver_dies() {
+    for (noted, forgotten, becomes) in [
+        (false, false, LogState::Empty),
+        (true, false, LogState::Empty),
+        (true, true, LogState::Empty),
+        // Forgotten before anybody looked: by the scheduler itself.
+        (false, true, LogState::Lost),
+    ] {
+        let house = House::new();
+        house.register(pipeline(vec![steps("a", &[], &["sleep-ms 100"])]));
+        let engine = house.engine().await;
+        let run = house.start(&engine, &[]).await.key;
+        house.until(&run, "running", |snapshot| snapshot.tasks[&id("a")].state == TaskState::Running).await;
+        house.complete(&run).await;
+        engine.shutdown().await;
+        let log = first(&run, "a");
+        assert_eq!(house.journal.log_state(&log).await.unwrap(), Some(LogState::Live), "the archiver waits a moment");
+        if noted {
+            assert!(house.journal.set_log_state(&log, LogState::Live, LogState::Silent, None).await.unwrap());
+        }
+        if forgotten {
+            house.scheduler.remove(&log).await.unwrap();
+        }
+        let engine = house.engine().await;
+        house.log_becomes(&log, becomes).await;
+        let known = house.scheduler.state(&log).await.unwrap();
+        assert_eq!(known, ExecutionState::NotFound, "it is forgotten in the end");
+        engine.shutdown().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,6 +54,25 @@ pub async fn live_logs_are_paged_oldest_first(fixture: &dyn JournalFixture) {
     assert_eq!(live(&*journal, Some(&finished[1]), 2).await, finished[2..4]);
 }
 
+/// A log that is known to be empty is among them until it is recorded so: its execution may have to be forgotten still.
+pub async fn a_silent_log_is_live_until_it_is_empty(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", None, Overlap::Queue).await;
+    insert(&*journal, "ci", 0).await;
+    let (lease, _) = claim_one(&*journal, 1).await;
+    let finished = finish(&*journal, &lease, LogState::Live, 2).await;
+    let id = &finished[0];
+    let set = async |from, to| journal.set_log_state(id, from, to, None).await.expect("set_log_state");
+    assert!(!set(LogState::Silent, LogState::Empty).await, "nobody has looked at it");
+    assert!(set(LogState::Live, LogState::Silent).await);
+    assert!(!set(LogState::Live, LogState::Lost).await, "it is known to be empty");
+    assert_eq!(journal.log_state(id).await.expect("log_state"), Some(LogState::Silent));
+    assert_eq!(live(&*journal, None, 10).await, finished);
+    assert!(set(LogState::Silent, LogState::Empty).await);
+    assert_eq!(journal.log_state(id).await.expect("log_state"), Some(LogState::Empty));
+    assert_eq!(live(&*journal, None, 10).await, []);
+}
+
 /// There is no log state before the attempt has finished, nor of what never existed.
 pub async fn the_log_state_is_known_once_the_attempt_finished(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();

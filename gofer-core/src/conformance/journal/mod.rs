@@ -100,6 +100,7 @@ macro_rules! journal_conformance {
                 live_logs_are_paged_oldest_first
                 the_log_state_is_known_once_the_attempt_finished
                 the_log_state_is_compared_then_set_with_its_event
+                a_silent_log_is_live_until_it_is_empty
             }
             records {
                 object_records_are_found_by_scope_and_key

@@ -26,7 +26,7 @@ impl State {
         let attempts = self.attempts_by_age();
         let seen = after.and_then(|after| attempts.iter().position(|(id, _)| id == after));
         let rest = attempts.into_iter().skip(seen.map_or(0, |index| index + 1));
-        let live = |record: &AttemptRecord| record.log == LogState::Live && record.ended_at < before;
+        let live = |record: &AttemptRecord| record.log.is_unsettled() && record.ended_at < before;
         rest.filter(|(_, record)| live(record)).take(limit).map(|(id, _)| id).collect()
     }
 
