@@ -181,6 +181,8 @@ pub struct Claim {
     pub owner: String,
     /// How long, unless it is renewed.
     pub ttl: Duration,
+    /// Nothing is claimed if the owner would hold more runs than these, whatever else it takes at the same time.
+    pub most: usize,
     /// What becomes true with it.
     pub first: Option<FirstCommit>,
 }
@@ -229,14 +231,14 @@ pub struct Inserted {
 pub struct ClaimLimit {
     /// In all.
     pub runs: usize,
-    /// Of these, pending ones that are not merely to be cancelled.
-    pub pending: usize,
+    /// Pending ones that are not merely to be cancelled are taken only as long as the owner holds no more than these.
+    pub held: usize,
 }
 
 impl From<usize> for ClaimLimit {
-    /// So many, whatever their state.
+    /// So many, whatever their state, and whatever else the owner holds.
     fn from(runs: usize) -> Self {
-        Self { runs, pending: runs }
+        Self { runs, held: usize::MAX }
     }
 }
 

@@ -324,9 +324,10 @@ impl Engine {
             token_nonce,
             token_hash: run_token_hash(token.expose_secret()),
             at: self.shared.clock.now(),
-            claim: (leases::room(&self.shared) > 0).then(|| Claim {
+            claim: leases::has_room(&self.shared).then(|| Claim {
                 owner: self.shared.config.server_id.clone(),
                 ttl: self.shared.config.lease_ttl,
+                most: self.shared.config.max_active_runs,
                 first: None,
             }),
         }

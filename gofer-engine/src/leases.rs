@@ -43,14 +43,15 @@ pub(crate) async fn claim(shared: Arc<Shared>) {
     }
 }
 
-/// How many runs may be claimed now.
+/// How many runs may be claimed now. The choice of who is next stays open for those that are left waiting. The journal
+/// counts what is held, since runs are inserted and claimed at the same time.
 fn limit(shared: &Shared) -> ClaimLimit {
-    ClaimLimit { runs: CLAIM_PAGE, pending: room(shared) }
+    ClaimLimit { runs: CLAIM_PAGE, held: shared.config.max_active_runs }
 }
 
-/// How many pending runs may be claimed. The choice of who is next stays open for those that are left waiting.
-pub(crate) fn room(shared: &Shared) -> usize {
-    shared.config.max_active_runs.saturating_sub(shared.runs.len())
+/// Whether it is worth a try to claim a run as it is inserted.
+pub(crate) fn has_room(shared: &Shared) -> bool {
+    shared.runs.len() < shared.config.max_active_runs
 }
 
 /// A call that answered with an error may have taken leases all the same. Nobody would ever drive those runs, and

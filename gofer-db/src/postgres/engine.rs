@@ -3,7 +3,7 @@
 
 use diesel::prelude::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SelectableHelper as _};
 use diesel::query_builder::{QueryFragment, QueryId};
-use diesel::sql_types::BigInt;
+use diesel::sql_types::{BigInt, Text};
 use futures::future::try_join_all;
 use gofer_core::{RunKey, TaskId, Timestamp};
 
@@ -33,6 +33,15 @@ pub(crate) use locked;
 pub(crate) async fn lock_claims(c: &mut Conn) -> Result<(), DbError> {
     cached(diesel::sql_query(format!("SELECT pg_advisory_xact_lock({CLAIM_LOCK})"))).execute(c).await?;
     Ok(())
+}
+
+/// Keeps the owner from taking leases elsewhere until the end of the transaction: all of them, or only those that are taken
+/// `alone`. Returns whether there may have been something to wait for.
+pub(crate) async fn lock_owner(c: &mut Conn, owner: &str, alone: bool) -> Result<bool, DbError> {
+    let lock = if alone { "pg_advisory_xact_lock" } else { "pg_advisory_xact_lock_shared" };
+    let query = diesel::sql_query(format!("SELECT {lock}(hashtextextended('gofer leases of ' || $1, 0))"));
+    cached(query.bind::<Text, _>(owner.to_owned())).execute(c).await?;
+    Ok(true)
 }
 
 /// The database's own clock.

@@ -12,7 +12,7 @@ use gofer_core::run::{
 use gofer_core::{NamespaceId, PipelineId, RunKey, RunNumber, Timestamp, Version};
 
 use super::{
-    Conn, PENDING, RUNNING, RunQueryDsl, Tx, UNFINISHED, cancel, commit, engine, is_true, pipelines as pipeline,
+    Conn, PENDING, RunQueryDsl, Tx, UNFINISHED, cancel, commit, engine, is_true, pipelines as pipeline, running,
 };
 use crate::cached::cached;
 use crate::error::DbError;
@@ -61,6 +61,10 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun, specs: &SpecCache) -> 
     };
     let numbered = diesel::update(pipelines::table.find(row.id)).set(pipelines::last_run.eq(row.last_run + 1));
     cached(numbered).execute(tx.c).await?;
+    if row.parallelism.is_some() && may_be_claimed(new).is_some() {
+        // Room is counted and taken under this lock, here and by those who claim what waits. Before any run's row, as there.
+        engine::lock_claims(tx.c).await?;
+    }
     let (skipped, superseded) = make_room(tx, &row, &key, new).await?;
     let mut run = new_run(new, key, version, skipped);
     let claim = if run.state == RunState::Pending { claim_at_once(tx, &row, new).await? } else { None };
@@ -90,21 +94,24 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun, specs: &SpecCache) -> 
     Ok(Inserted { run, new: true, superseded, claimed })
 }
 
+/// The claim that comes with a new run, unless that repeats another.
+fn may_be_claimed(new: &NewRun) -> Option<&Claim> {
+    new.claim.as_ref().filter(|_| new.retry_of.is_none())
+}
+
 /// The claim that comes with a new run, if its turn has come.
 async fn claim_at_once<'n>(tx: &mut Tx<'_>, row: &PipelineRow, new: &'n NewRun) -> Result<Option<&'n Claim>, DbError> {
-    let Some(claim) = new.claim.as_ref().filter(|_| new.retry_of.is_none()) else { return Ok(None) };
-    if row.parallelism.is_some() {
-        // Room is counted and taken under this lock, here and by those who claim what waits.
-        engine::lock_claims(tx.c).await?;
-    }
+    let Some(claim) = may_be_claimed(new) else { return Ok(None) };
     let waiting = runs::table.filter(is_true(PENDING)).filter(runs::pipeline_id.eq(row.id)).select(runs::id).limit(1);
     if cached(waiting).get_result::<i64>(tx.c).await.optional()?.is_some() {
         return Ok(None);
     }
-    let Some(parallelism) = row.parallelism else { return Ok(Some(claim)) };
-    let running = runs::table.filter(is_true(RUNNING)).filter(runs::pipeline_id.eq(row.id)).count();
-    let running: i64 = cached(running).get_result(tx.c).await?;
-    Ok((running < parallelism).then_some(claim))
+    if let Some(parallelism) = row.parallelism
+        && running::of_pipeline(tx.c, row.id).await? >= parallelism
+    {
+        return Ok(None);
+    }
+    Ok(running::may_hold_one_more(tx, &claim.owner, claim.most).await?.then_some(claim))
 }
 
 /// The first commit of a run that is claimed as it is inserted.

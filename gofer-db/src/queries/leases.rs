@@ -11,7 +11,8 @@ use gofer_core::Timestamp;
 use gofer_core::event::EventDetails;
 use gofer_core::journal::{ClaimLimit, Lease};
 
-use super::{Conn, PENDING, RUNNING, RunQueryDsl, Tx, engine, insert, is_true, lead};
+use super::running::OF_PIPELINE;
+use super::{Conn, PENDING, RUNNING, RunQueryDsl, Tx, engine, insert, is_true, lead, running};
 use crate::cached::cached;
 use crate::error::DbError;
 use crate::rows::run::{NEVER, key};
@@ -66,7 +67,7 @@ pub(crate) async fn claim(
     let resumed = chosen.len();
     let to_cancel = to_cancel(tx.c, signed(left(&chosen) as u64)).await?;
     chosen.extend(to_cancel.iter().map(|(id, _)| *id));
-    let wanted = left(&chosen).min(limit.pending);
+    let wanted = left(&chosen).min(may_take(tx.c, owner, now, limit.held, chosen.len()).await?);
     if wanted > 0 {
         let mut queues = queues(tx.c).await?;
         for (_, pipeline_id) in to_cancel {
@@ -76,6 +77,14 @@ pub(crate) async fn claim(
     }
     let starting = chosen.split_off(resumed);
     take(tx, owner, now, ttl, &chosen, &starting).await
+}
+
+/// How many more leases than those of the chosen runs the owner may hold.
+async fn may_take(c: &mut Conn, owner: &str, now: Timestamp, most: usize, chosen: usize) -> Result<usize, DbError> {
+    engine::lock_owner(c, owner, true).await?;
+    // Those that have run out are among the chosen.
+    let held = usize::try_from(running::held(c, owner, now).await?).unwrap_or(usize::MAX);
+    Ok(most.saturating_sub(held.saturating_add(chosen)))
 }
 
 /// The next `wanted` of the waiting runs: always one of the namespace with the fewest running runs, of those one of the
@@ -191,7 +200,7 @@ async fn waiting(c: &mut Conn, pipeline_id: i64, limit: i64) -> Result<Vec<i64>,
 /// Pipelines with waiting runs. Hops from pipeline to pipeline in the index of pending runs, so that the length of a queue
 /// costs nothing.
 async fn queues(c: &mut Conn) -> Result<Vec<Queue>, DbError> {
-    let query = diesel::sql_query(
+    let query = diesel::sql_query(format!(
         "WITH RECURSIVE queue (pipeline_id) AS ( \
              SELECT min(pipeline_id) FROM runs WHERE runs.state = 'pending' \
              UNION ALL \
@@ -199,28 +208,26 @@ async fn queues(c: &mut Conn) -> Result<Vec<Queue>, DbError> {
                      WHERE runs.state = 'pending' AND runs.pipeline_id > queue.pipeline_id) \
              FROM queue WHERE queue.pipeline_id IS NOT NULL) \
          SELECT pipelines.id AS pipeline_id, pipelines.namespace, pipelines.parallelism, \
-             (SELECT count(*) FROM runs WHERE runs.state = 'running' AND runs.pipeline_id = pipelines.id) AS running, \
+             {OF_PIPELINE} AS running, \
              (SELECT runs.id FROM runs WHERE runs.state = 'pending' AND runs.pipeline_id = pipelines.id \
                  AND runs.cancel_at IS NULL ORDER BY runs.id LIMIT 1) AS next \
-         FROM queue JOIN pipelines ON pipelines.id = queue.pipeline_id",
-    );
+         FROM queue JOIN pipelines ON pipelines.id = queue.pipeline_id"
+    ));
     Ok(cached(query).load(c).await?)
 }
 
 /// Namespaces with running runs, counted in the index of those alone.
 async fn namespaces(c: &mut Conn) -> Result<Vec<Busy>, DbError> {
-    let query = diesel::sql_query(
+    let query = diesel::sql_query(format!(
         "WITH RECURSIVE busy (pipeline_id) AS ( \
              SELECT min(pipeline_id) FROM runs WHERE runs.state = 'running' \
              UNION ALL \
              SELECT (SELECT min(runs.pipeline_id) FROM runs \
                      WHERE runs.state = 'running' AND runs.pipeline_id > busy.pipeline_id) \
              FROM busy WHERE busy.pipeline_id IS NOT NULL) \
-         SELECT pipelines.namespace, CAST(sum( \
-             (SELECT count(*) FROM runs WHERE runs.state = 'running' AND runs.pipeline_id = pipelines.id)) AS BIGINT) \
-             AS running \
-         FROM busy JOIN pipelines ON pipelines.id = busy.pipeline_id GROUP BY pipelines.namespace",
-    );
+         SELECT pipelines.namespace, CAST(sum({OF_PIPELINE}) AS BIGINT) AS running \
+         FROM busy JOIN pipelines ON pipelines.id = busy.pipeline_id GROUP BY pipelines.namespace"
+    ));
     Ok(cached(query).load(c).await?)
 }
 

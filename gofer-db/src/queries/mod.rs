@@ -3,7 +3,8 @@
 //!
 //! Both engines must get along with every query: SQLite runs transactions one after the other, PostgreSQL at once at READ
 //! COMMITTED. So every change is a compare-and-set in its WHERE, or is made under the lock of the pipeline's or run's row.
-//! Rows are locked in the order namespace, pipeline, run, event counter.
+//! Rows are locked in the order namespace, pipeline, run, event counter; the locks that are no row (claims, then an owner's
+//! leases) come between pipeline and run.
 
 pub(crate) mod cancel;
 pub(crate) mod commit;
@@ -18,6 +19,7 @@ pub(crate) mod objects;
 pub(crate) mod pipelines;
 pub(crate) mod removal;
 pub(crate) mod retention;
+pub(crate) mod running;
 pub(crate) mod runs;
 pub(crate) mod secrets;
 pub(crate) mod tasks;

@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use gofer_core::{NamespaceId, PipelineId, RunNumber};
 
-use super::{Conn, RUNNING, RunQueryDsl, is_true};
+use super::{Conn, RUNNING, RunQueryDsl, is_true, running};
 use crate::error::DbError;
 use crate::rows::{signed, unsigned};
 use crate::schema::{pipelines, runs};
@@ -23,10 +23,15 @@ pub(crate) async fn room(
         .optional()?;
     let (id, parallelism) =
         row.ok_or_else(|| DbError::not_found("pipeline", format_args!("{namespace}/{pipeline}")))?;
-    let running = runs::table.filter(is_true(RUNNING)).filter(runs::pipeline_id.eq(id));
-    let count: i64 = running.clone().count().get_result(c).await?;
-    let oldest: Vec<i64> =
-        running.select(runs::number).order(runs::id).limit(signed(PipelineRoom::NAMED as u64)).load(c).await?;
+    let count = running::of_pipeline(c, id).await?;
+    let oldest: Vec<i64> = runs::table
+        .filter(is_true(RUNNING))
+        .filter(runs::pipeline_id.eq(id))
+        .select(runs::number)
+        .order(runs::id)
+        .limit(signed(PipelineRoom::NAMED as u64))
+        .load(c)
+        .await?;
     Ok(PipelineRoom {
         parallelism: parallelism.map(unsigned).transpose()?,
         running: unsigned(count)?,

@@ -183,19 +183,22 @@ pub async fn namespaces_are_claimed_fairly(fixture: &dyn JournalFixture) {
     assert_eq!(claim(&*journal, OWNER, 11, 10).await.len(), 6, "all others");
 }
 
-/// Who has no room for runs that wait still takes over running ones, and those that are to be cancelled.
-pub async fn a_limit_of_pending_runs_holds_for_them_alone(fixture: &dyn JournalFixture) {
+/// Who holds as many runs as it may takes none that wait, but still running ones, and those that are to be cancelled.
+pub async fn a_limit_of_held_runs_is_for_those_that_wait(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
     simple(fixture, "ci", None, Overlap::Queue).await;
     let runs = insert_many(&*journal, "ci", 5).await;
     assert_eq!(keys(&claim(&*journal, OTHER, 10, 1).await), runs[..1]);
     let request = CancelRequest { at: at(11), by: "ada".to_owned(), force: false, message: String::new() };
     assert!(journal.request_cancel(&runs[4], None, request).await.expect("request_cancel"));
-    let limit = |pending| ClaimLimit { runs: 10, pending };
-    let claimed = journal.claim(OWNER, at(100), TTL, limit(0)).await.expect("claim");
+    let limit = |held| ClaimLimit { runs: 10, held };
+    let claimed = journal.claim(OWNER, at(100), TTL, limit(1)).await.expect("claim");
     assert_eq!(keys(&claimed), [runs[0].clone(), runs[4].clone()]);
-    let claimed = journal.claim(OWNER, at(101), TTL, limit(2)).await.expect("claim");
-    assert_eq!(keys(&claimed), runs[1..3]);
+    let claimed = journal.claim(OWNER, at(101), TTL, limit(3)).await.expect("claim");
+    assert_eq!(keys(&claimed), runs[1..2], "two are held already");
+    // What has run out and is taken again counts once.
+    let claimed = journal.claim(OWNER, at(200), TTL, limit(4)).await.expect("claim");
+    assert_eq!(keys(&claimed), [runs[0].clone(), runs[1].clone(), runs[2].clone(), runs[4].clone()]);
 }
 
 /// Two who claim at once never get the same run, and together not more than there is room for.

@@ -12,7 +12,7 @@ use super::fixture::{
 use crate::conformance::eventually;
 use crate::event::EventDetails;
 use crate::id::{NamespaceId, RunKey, RunNumber, Version};
-use crate::journal::{Claim, Committed, FirstCommit, JournalError, NewRun};
+use crate::journal::{Claim, ClaimLimit, Committed, FirstCommit, JournalError, NewRun};
 use crate::pipeline::Overlap;
 use crate::run::{Initiator, LogState, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus};
 
@@ -373,7 +373,7 @@ pub async fn a_claimed_run_may_begin_as_it_is_inserted(fixture: &dyn JournalFixt
         Some(stepping(lease, 5, starting(&inserted.tasks[&task_id("build")], 5)))
     });
     let beginning = |seconds| NewRun {
-        claim: Some(Claim { owner: OWNER.to_owned(), ttl: TTL, first: Some(first.clone()) }),
+        claim: Some(Claim { first: Some(first.clone()), ..claim(OWNER, usize::MAX) }),
         ..new_run("ci", seconds)
     };
     let (lease, _) = journal.insert_run(beginning(5)).await.expect("insert_run").claimed.expect("its turn has come");
@@ -418,6 +418,38 @@ pub async fn a_repetition_is_not_claimed_as_it_is_inserted(fixture: &dyn Journal
     assert!(journal.insert_run(again).await.expect("insert_run").claimed.is_none());
 }
 
+/// However many are inserted at once, of whatever pipelines, a server holds no more runs than it wants; the others wait.
+pub async fn of_concurrent_inserts_no_more_are_claimed_than_may_be_held(fixture: &dyn JournalFixture) {
+    const MOST: usize = 5;
+    let pipelines: Vec<String> = (0..6).map(|number| format!("ci-{number}")).collect();
+    for name in &pipelines {
+        simple(fixture, name, None, Overlap::Queue).await;
+    }
+    let insert_all = async |owner: &'static str| {
+        let inserts = (0..24).map(|number| {
+            let (journal, pipeline) = (fixture.backend(), pipelines[number % pipelines.len()].clone());
+            let new = NewRun { claim: Some(claim(owner, MOST)), ..new_run(&pipeline, 1) };
+            tokio::spawn(async move { journal.insert_run(new).await.expect("insert_run").claimed })
+        });
+        let joined = join_all(inserts).await.into_iter();
+        joined.filter_map(|joined| joined.expect("no panic")).map(|(lease, _)| lease).collect::<Vec<_>>()
+    };
+    let held = insert_all(OWNER).await;
+    // Behind one that waits none is claimed, so that there may be fewer; of six pipelines at least the first has room.
+    assert!((1..=MOST).contains(&held.len()), "{held:?}");
+    let journal = fixture.backend();
+    let more = |held| ClaimLimit { runs: 100, held };
+    let claimed = journal.claim(OWNER, at(2), TTL, more(MOST)).await.expect("claim");
+    assert_eq!(held.len() + claimed.len(), MOST, "{held:?} {claimed:?}");
+    assert!(insert_all(OWNER).await.is_empty(), "it holds as many as it may");
+    finish(&*journal, &held[0], LogState::Live, 3).await;
+    assert_eq!(journal.claim(OWNER, at(4), TTL, more(MOST)).await.expect("claim").len(), 1, "one has ended");
+}
+
+fn claim(owner: &str, most: usize) -> Claim {
+    Claim { owner: owner.to_owned(), ttl: TTL, most, first: None }
+}
+
 fn claiming(pipeline: &str, seconds: i64) -> NewRun {
-    NewRun { claim: Some(Claim { owner: OWNER.to_owned(), ttl: TTL, first: None }), ..new_run(pipeline, seconds) }
+    NewRun { claim: Some(claim(OWNER, usize::MAX)), ..new_run(pipeline, seconds) }
 }

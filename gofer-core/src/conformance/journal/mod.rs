@@ -39,6 +39,7 @@ macro_rules! journal_conformance {
                 a_claimed_run_may_begin_as_it_is_inserted
                 a_run_that_has_to_wait_is_not_claimed
                 a_repetition_is_not_claimed_as_it_is_inserted
+                of_concurrent_inserts_no_more_are_claimed_than_may_be_held
             }
             claim {
                 claiming_a_pending_run_starts_it
@@ -52,7 +53,7 @@ macro_rules! journal_conformance {
                 complete_runs_are_not_claimed
                 pipelines_are_claimed_fairly
                 namespaces_are_claimed_fairly
-                a_limit_of_pending_runs_holds_for_them_alone
+                a_limit_of_held_runs_is_for_those_that_wait
                 concurrent_claims_share_no_run
                 renewing_prolongs_what_the_owner_holds
                 renewing_never_shortens

@@ -53,7 +53,7 @@ impl State {
             && new.retry_of.is_none()
             && !self.active_runs(&new.namespace, &new.pipeline).any(waits)
             && self.has_room(&run.key, run.version);
-        new.claim.clone().filter(|_| free)
+        new.claim.clone().filter(|claim| free && self.held(&claim.owner) < claim.most)
     }
 
     fn has_room(&self, key: &RunKey, version: Version) -> bool {

@@ -44,7 +44,7 @@ impl State {
             leases.extend(chosen.iter().map(|key| self.take(key, owner, now, ttl)));
         }
         candidates.retain(|(_, how)| *how == Claim::Start);
-        let wanted = (limit.runs - leases.len()).min(limit.pending);
+        let wanted = (limit.runs - leases.len()).min(limit.held.saturating_sub(self.held(owner)));
         for key in self.fairly(candidates.into_iter().map(|(key, _)| key).collect(), wanted) {
             leases.push(self.take(&key, owner, now, ttl));
         }
@@ -92,6 +92,10 @@ impl State {
             self.record_of_run(key, None, now, ENGINE, EventDetails::RunStarted {});
         }
         lease
+    }
+
+    pub(super) fn held(&self, owner: &str) -> usize {
+        self.runs.values().filter(|entry| entry.lease.as_ref().is_some_and(|holder| holder.owner == owner)).count()
     }
 
     pub(super) fn renew(&mut self, owner: &str, now: Timestamp, ttl: Duration) -> usize {

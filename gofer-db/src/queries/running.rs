@@ -1,0 +1,52 @@
+//! How many runs are running: of a pipeline, and in the hands of a server.
+
+use diesel::prelude::*;
+use gofer_core::Timestamp;
+
+use super::{Conn, RUNNING, RunQueryDsl, Tx, engine, is_true};
+use crate::cached::cached;
+use crate::error::DbError;
+use crate::rows::signed;
+use crate::schema::runs;
+
+/// The same of each row of `pipelines` in a query written by hand.
+pub(crate) const OF_PIPELINE: &str =
+    "(SELECT count(*) FROM runs WHERE runs.state = 'running' AND runs.pipeline_id = pipelines.id)";
+/// More transactions than these of one server are never under way at once: it has at most 500 connections.
+const AT_ONCE: i64 = 512;
+
+/// Of a pipeline, whoever drives them.
+pub(crate) async fn of_pipeline(c: &mut Conn, pipeline_id: i64) -> Result<i64, DbError> {
+    let running = runs::table.filter(is_true(RUNNING)).filter(runs::pipeline_id.eq(pipeline_id)).count();
+    Ok(cached(running).get_result(c).await?)
+}
+
+/// How many leases an owner holds that run out after this.
+pub(crate) async fn held(c: &mut Conn, owner: &str, after: Timestamp) -> Result<i64, DbError> {
+    let held = runs::table
+        .filter(is_true(RUNNING))
+        .filter(runs::lease_owner.eq(owner))
+        .filter(runs::lease_until.gt(after.0))
+        .count();
+    Ok(cached(held).get_result(c).await?)
+}
+
+/// Whether the owner may take one more lease and still hold at most `most`, whatever else it takes meanwhile.
+///
+/// Far from the bound those who take one do not wait for each other: so many as are under way at once fit in. Near to it
+/// they come one by one. PostgreSQL alone needs that: SQLite has one writer.
+pub(crate) async fn may_hold_one_more(tx: &mut Tx<'_>, owner: &str, most: usize) -> Result<bool, DbError> {
+    let most = signed(most as u64);
+    let all = Timestamp(i64::MIN);
+    let held = held(tx.c, owner, all).await?;
+    if held >= most {
+        return Ok(false);
+    }
+    let near = held + AT_ONCE >= most;
+    if !engine::lock_owner(tx.c, owner, near).await? {
+        return Ok(true);
+    }
+    // What was taken until the lock was.
+    let held = self::held(tx.c, owner, all).await?;
+    Ok(if near { held < most } else { held + AT_ONCE < most })
+}
