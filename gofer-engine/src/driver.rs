@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gofer_core::journal::{Committed, Lease};
+use gofer_core::journal::{Commit, Committed, Lease};
 use gofer_core::run::TaskState;
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, ExecutionId, TaskId, Timestamp};
@@ -21,6 +21,7 @@ use crate::freshness::Freshness;
 use crate::inbox::{Inbox, Message, StartOver};
 use crate::logs::Origin;
 use crate::machine::{Decision, Effect, Input, Machine};
+use crate::pieces;
 use crate::writer::NotCommitted;
 
 /// Messages taken into one commit.
@@ -300,7 +301,14 @@ impl Driving {
 
     async fn commit(&self, decision: Decision) -> Result<(), Stopped> {
         let (commit, _) = decision.into_commit(self.lease.clone());
-        match self.shared.writer.commit(commit).await {
+        for piece in pieces::of(commit, self.shared.config.max_changes) {
+            self.commit_piece(piece).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit_piece(&self, piece: Commit) -> Result<(), Stopped> {
+        match self.shared.writer.commit(piece).await {
             Ok(Committed::Done) => Ok(()),
             Ok(Committed::Conflict) => Err(Stopped::Reload),
             Ok(Committed::Fenced) | Err(NotCommitted::Stopped) => Err(Stopped::Gone),

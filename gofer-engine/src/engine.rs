@@ -49,6 +49,8 @@ pub struct EngineConfig {
     pub max_executions_per_pipeline: Option<usize>,
     /// Runs driven at once; further ones stay pending. Runs whose server is gone are taken over all the same.
     pub max_active_runs: usize,
+    /// Task runs that change in one commit at most; a larger decision becomes true in several.
+    pub max_changes: usize,
     /// Archived logs are kept this long after their attempt ended.
     pub log_retention: Duration,
     /// Run objects are kept for this many newest runs of each pipeline.
@@ -66,6 +68,8 @@ impl Default for EngineConfig {
             max_executions: 64,
             max_executions_per_pipeline: None,
             max_active_runs: 10_000,
+            // A database that does 1,000 statements a second does these in two.
+            max_changes: 500,
             log_retention: Duration::from_secs(90 * 24 * 3600),
             run_objects_keep_runs: 20,
             starts_at: None,

@@ -22,6 +22,7 @@ mod listen;
 mod logs;
 pub mod machine;
 pub mod mask;
+mod pieces;
 mod places;
 mod reasons;
 mod resolve;

@@ -10,6 +10,8 @@ use crate::backoff::Backoff;
 
 /// Most commits of one transaction. Beyond this size a transaction gets longer, not cheaper per commit.
 const MAX_GROUP: usize = 256;
+/// Most task runs that change in one transaction, unless they are all of one commit: a database has to answer in time.
+const MAX_CHANGES: usize = 1_000;
 /// Commits that may wait; senders wait beyond it.
 const QUEUE: usize = 1024;
 
@@ -56,8 +58,8 @@ async fn write(
     committed: watch::Sender<()>,
 ) {
     let mut group = Vec::with_capacity(MAX_GROUP);
-    while inbox.recv_many(&mut group, MAX_GROUP).await > 0 {
-        let (commits, answers): (Vec<Commit>, Vec<_>) = group.drain(..).unzip();
+    while !group.is_empty() || inbox.recv_many(&mut group, MAX_GROUP).await > 0 {
+        let (commits, answers): (Vec<Commit>, Vec<_>) = group.drain(..fitting(&group)).unzip();
         let results = commit_until_answered(journal.as_ref(), commits).await;
         committed.send_replace(());
         for (at, answer) in answers.into_iter().enumerate() {
@@ -69,6 +71,16 @@ async fn write(
             let _ = answer.send(result);
         }
     }
+}
+
+/// How many of the first commits go into one transaction.
+fn fitting<T>(group: &[(Commit, T)]) -> usize {
+    let mut changes = 0;
+    let fits = group.iter().take_while(|(commit, _)| {
+        changes += commit.tasks.len();
+        changes <= MAX_CHANGES
+    });
+    fits.count().max(1)
 }
 
 /// Repeats while the storage is unavailable. A commit that took effect before its error answers `Conflict` when

@@ -81,6 +81,7 @@ pub(crate) struct Plan {
     pub(crate) max_executions: usize,
     pub(crate) max_executions_per_pipeline: Option<usize>,
     pub(crate) max_active_runs: usize,
+    pub(crate) max_changes: usize,
     pub(crate) lease_ttl: Duration,
 }
 
@@ -97,6 +98,7 @@ impl Plan {
         let outages = outages(&mut rng);
         let (lives, pauses) = servers(&mut rng);
         let mut clocks = Rng::of(seed, "clocks");
+        let mut pieces = Rng::of(seed, "pieces");
         let skews = lives.iter().map(|_| skew(&mut clocks)).collect();
         Self {
             pipelines,
@@ -108,6 +110,7 @@ impl Plan {
             skews,
             max_executions_per_pipeline: bounds.pick(&[Some(1), Some(3), None, None]),
             max_active_runs: bounds.pick(&[1, 3, 1_000, 1_000]),
+            max_changes: pieces.pick(&[1, 2, 3, 500]),
             max_executions: usize::try_from(rng.pick(&[1, 2, 4, 8, 64])).expect("small"),
             lease_ttl: Duration::from_secs(rng.between(3, 15)),
         }

@@ -139,6 +139,7 @@ impl Sim {
                 max_executions: self.plan.max_executions,
                 max_executions_per_pipeline: self.plan.max_executions_per_pipeline,
                 max_active_runs: self.plan.max_active_runs,
+                max_changes: self.plan.max_changes,
                 ..EngineConfig::default()
             };
             slot.server =
