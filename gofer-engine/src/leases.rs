@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use gofer_core::journal::ClaimLimit;
 
@@ -11,6 +12,8 @@ use crate::freshness::{Freshness, certain};
 
 /// Runs claimed at a time.
 const CLAIM_PAGE: usize = 64;
+/// A lease that was taken has its driver after this, unless nobody knows of it.
+const ON_ITS_WAY: Duration = Duration::from_millis(300);
 
 /// Claims whenever there may be something: a new run, an end that made room, and lease by lease what other servers lost.
 pub(crate) async fn claim(shared: Arc<Shared>) {
@@ -93,10 +96,30 @@ pub(crate) async fn renew(shared: Arc<Shared>) {
             tracing::warn!(error = %crate::chain(&error), "cannot ask the journal what time it is, will retry");
         }
         let now = shared.clock.now();
-        let holding = shared.runs.holding(now);
+        let (holding, known) = (shared.runs.holding(now), shared.runs.len());
         match shared.journal.renew(&shared.config.server_id, now, ttl).await {
-            Ok(held) => shared.runs.prolonged(shared.clock.now(), certain(now, ttl), held >= holding).await,
+            Ok(held) => {
+                shared.runs.prolonged(shared.clock.now(), certain(now, ttl), held >= holding).await;
+                if held > known.max(shared.runs.len()) {
+                    look_for_unknown_leases(&shared).await;
+                }
+            }
             Err(error) => tracing::warn!(error = %crate::chain(&error), "cannot renew the leases, will retry"),
         }
+    }
+}
+
+/// More leases were renewed than there are drivers. One may be on its way to its driver; if there are too many a moment
+/// later, too, a call that was given up long ago took effect after it had been looked into.
+async fn look_for_unknown_leases(shared: &Shared) {
+    tokio::time::sleep(ON_ITS_WAY).await;
+    let (now, ttl, known) = (shared.clock.now(), shared.config.lease_ttl, shared.runs.len());
+    match shared.journal.renew(&shared.config.server_id, now, ttl).await {
+        Ok(held) if held > known.max(shared.runs.len()) => {
+            shared.leases_doubtful.store(true, Ordering::Relaxed);
+            shared.claim_wanted.notify_one();
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(error = %crate::chain(&error), "cannot look at the leases yet, will retry"),
     }
 }

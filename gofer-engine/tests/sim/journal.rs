@@ -15,11 +15,11 @@ use gofer_core::run::{CancelRequest, LogState, RunState, TaskRun};
 use gofer_core::testing::MemoryJournal;
 use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};
 
-use crate::link::Link;
+use crate::link::{Link, unavailable};
 use crate::model::Model;
 use crate::world::{Part, lock};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct SimJournal {
     pub(crate) link: Arc<Link>,
     pub(crate) stored: Arc<MemoryJournal>,
@@ -60,22 +60,7 @@ impl SimJournal {
         }
     }
 
-    fn trace_commit(&self, commit: &Commit, result: Committed) {
-        self.link.trace(|| {
-            let changes = commit.tasks.iter().map(|change| {
-                let stop = if change.to.stop.is_some() { " stopping" } else { "" };
-                format!(" {}/{}->{:?}{stop}", change.to.task, change.from_attempt, change.to.state)
-            });
-            let run = commit.run.as_ref().map(|change| format!(" RUN->{:?}", change.to)).unwrap_or_default();
-            let (key, epoch) = (&commit.lease.run, commit.lease.epoch);
-            format!("commit {key} @{epoch}: {result:?}{}{run}", changes.collect::<String>())
-        });
-    }
-}
-
-#[async_trait]
-impl Journal for SimJournal {
-    async fn insert_run(&self, mut new: NewRun) -> Result<Inserted, JournalError> {
+    async fn insert(&self, mut new: NewRun) -> Result<Inserted, JournalError> {
         let first = Arc::new(Mutex::new(None));
         if let Some(claim) = &mut new.claim {
             let (slot, asked) = (first.clone(), claim.first.take());
@@ -104,6 +89,33 @@ impl Journal for SimJournal {
             }
         };
         self.call(&what, effect, look).await
+    }
+
+    fn trace_commit(&self, commit: &Commit, result: Committed) {
+        self.link.trace(|| {
+            let changes = commit.tasks.iter().map(|change| {
+                let stop = if change.to.stop.is_some() { " stopping" } else { "" };
+                format!(" {}/{}->{:?}{stop}", change.to.task, change.from_attempt, change.to.state)
+            });
+            let run = commit.run.as_ref().map(|change| format!(" RUN->{:?}", change.to)).unwrap_or_default();
+            let (key, epoch) = (&commit.lease.run, commit.lease.epoch);
+            format!("commit {key} @{epoch}: {result:?}{}{run}", changes.collect::<String>())
+        });
+    }
+}
+
+#[async_trait]
+impl Journal for SimJournal {
+    /// A call that was given up may take effect long after: its connection is gone, and the database still at it.
+    async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
+        let Some(late_ms) = self.link.world.late_insert() else { return self.insert(new).await };
+        self.link.trace(|| format!("insert_run {} is given up, and takes effect in {late_ms} ms", new.pipeline));
+        let journal = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(late_ms)).await;
+            let _ = journal.insert(new).await;
+        });
+        Err(unavailable("insert_run").into())
     }
 
     async fn claim(

@@ -82,6 +82,8 @@ pub(crate) struct Plan {
     pub(crate) max_executions_per_pipeline: Option<usize>,
     pub(crate) max_active_runs: usize,
     pub(crate) max_changes: usize,
+    /// Inserts, in a thousand, that fail and take effect all the same, long after.
+    pub(crate) late_inserts: u32,
     pub(crate) lease_ttl: Duration,
 }
 
@@ -99,6 +101,7 @@ impl Plan {
         let (lives, pauses) = servers(&mut rng);
         let mut clocks = Rng::of(seed, "clocks");
         let mut pieces = Rng::of(seed, "pieces");
+        let late_inserts = if faults.error > 0 { Rng::of(seed, "late").pick(&[0, 0, 100, 300]) } else { 0 };
         let skews = lives.iter().map(|_| skew(&mut clocks)).collect();
         Self {
             pipelines,
@@ -111,6 +114,7 @@ impl Plan {
             max_executions_per_pipeline: bounds.pick(&[Some(1), Some(3), None, None]),
             max_active_runs: bounds.pick(&[1, 3, 1_000, 1_000]),
             max_changes: pieces.pick(&[1, 2, 3, 500]),
+            late_inserts,
             max_executions: usize::try_from(rng.pick(&[1, 2, 4, 8, 64])).expect("small"),
             lease_ttl: Duration::from_secs(rng.between(3, 15)),
         }

@@ -42,6 +42,7 @@ pub(crate) struct World {
     inner: Mutex<Inner>,
     pub(crate) faults: Faults,
     pub(crate) outages: Vec<Outage>,
+    late_inserts: u32,
     /// Nothing fails and nobody dies, so nothing is very late.
     pub(crate) steady: bool,
     traced: bool,
@@ -51,6 +52,7 @@ pub(crate) struct World {
 struct Inner {
     now: i64,
     rng: Rng,
+    late: Rng,
     calm: bool,
     trace: Vec<String>,
     violation: Option<String>,
@@ -60,8 +62,9 @@ impl World {
     pub(crate) fn new(seed: u64, plan: &Plan, traced: bool) -> Self {
         let (faults, outages, steady) = (plan.faults, plan.outages.clone(), plan.is_steady());
         let rng = Rng::of(seed, "faults");
-        let inner = Inner { now: 0, rng, calm: false, trace: Vec::new(), violation: None };
-        Self { inner: Mutex::new(inner), faults, outages, steady, traced }
+        let (late, late_inserts) = (Rng::of(seed, "late inserts"), plan.late_inserts);
+        let inner = Inner { now: 0, rng, late, calm: false, trace: Vec::new(), violation: None };
+        Self { inner: Mutex::new(inner), faults, outages, late_inserts, steady, traced }
     }
 
     /// The latest instant any part has seen. Servers that run side by side differ by less than a step of the simulation.
@@ -76,6 +79,13 @@ impl World {
 
     pub(crate) fn random<T>(&self, draw: impl FnOnce(&mut Rng) -> T) -> T {
         draw(&mut lock(&self.inner).rng)
+    }
+
+    /// How long after its error an insert takes effect, in milliseconds; `None` for one that has no such fate.
+    pub(crate) fn late_insert(&self) -> Option<u64> {
+        let calm = self.is_calm();
+        let mut inner = lock(&self.inner);
+        (!calm && inner.late.chance(self.late_inserts)).then(|| inner.late.below(10_000))
     }
 
     /// From now on nothing fails: the end is looked at in peace.
