@@ -15,6 +15,7 @@ use crate::event::{EventDetails, NewEvent};
 use crate::id::{Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, TaskId, Version};
 use crate::pipeline::PipelineSpec;
 use crate::run::{AttemptRecord, CancelRequest, Initiator, LogState, Reason, Run, RunState, TaskRun, TaskState};
+use crate::scheduler::ReportedEnd;
 use crate::time::Timestamp;
 
 /// Durable storage of runs.
@@ -64,6 +65,9 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// What others change from now on. The stream ends when something may have been missed; whoever follows it then looks
     /// at everything, and follows again. A journal that nobody else can use has a stream that never says anything.
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError>;
+
+    /// Gives the others a hint that no event does. It may be lost, and a journal that nobody else can use drops it.
+    async fn tell(&self, hint: Hint) -> Result<(), JournalError>;
 
     /// The run, its spec and its task runs; `NotFound` when there is no such run.
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError>;
@@ -261,6 +265,8 @@ pub enum Hint {
     Cancel(RunKey),
     /// Something was committed with events.
     Committed,
+    /// An execution told its own end to a server that does not drive its run. A report is not the truth, and is not stored.
+    Reported(ExecutionId, ReportedEnd),
 }
 
 impl Hint {

@@ -116,12 +116,21 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
 
     /// An execution tells its own end, by the token that the backend gave it, before the backend does. From then on `state`
     /// and `watch` say so; `logs` with `follow` still end with the whole log, and a report is forgotten with the value: the
-    /// backend's own word comes in any case. The same report again succeeds.
+    /// backend's own word comes in any case. The same report again succeeds. Returns whose end it is.
     ///
     /// # Errors
     /// `NotFound` as for `identify`; `Invalid` for an end that what the backend knows contradicts: it ended otherwise, was
     /// stopped or is lost; or when the backend cannot answer.
-    async fn report(&self, _token: &SecretString, _end: ReportedEnd) -> Result<(), BackendError> {
+    async fn report(&self, _token: &SecretString, _end: ReportedEnd) -> Result<ExecutionId, BackendError> {
+        Err(no_identities())
+    }
+
+    /// The same, of an execution whose token another server that shares this one's database was shown, and has proved. What
+    /// the backend knows may contradict it all the same.
+    ///
+    /// # Errors
+    /// `NotFound` for an execution that does not exist; `Invalid` as for `report`; or when the backend cannot answer.
+    async fn reported(&self, _id: &ExecutionId, _end: ReportedEnd) -> Result<(), BackendError> {
         Err(no_identities())
     }
 }
@@ -131,7 +140,7 @@ fn no_identities() -> BackendError {
 }
 
 /// How an execution's own process ended, as its supervisor saw it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportedEnd {
     /// The exit code; 128 + the signal's number when a signal ended it.
     pub code: i32,

@@ -74,6 +74,13 @@ impl Journal for Db {
         }
     }
 
+    async fn tell(&self, hint: Hint) -> Result<(), JournalError> {
+        match self.engine() {
+            Engine::Sqlite(_) => Ok(()),
+            Engine::Postgres(engine) => Ok(engine.tell(hint).await?),
+        }
+    }
+
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
         let (key, specs) = (key.clone(), Arc::clone(self.specs()));
         Ok(query!(self, tasks::load(&key, &specs))?)

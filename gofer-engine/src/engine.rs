@@ -9,11 +9,11 @@ use futures::stream::BoxStream;
 use gofer_core::journal::{Claim, FirstCommit, Journal, JournalError, NewRun};
 use gofer_core::object_store::ObjectStore;
 use gofer_core::run::{CancelRequest, Initiator, Run, TaskState, TaskStatus};
-use gofer_core::scheduler::{ExecRequest, ExecSession, LogChunk, LogCursor, Scheduler};
+use gofer_core::scheduler::{ExecRequest, ExecSession, LogChunk, LogCursor, ReportedEnd, Scheduler};
 use gofer_core::secret_store::SecretStore;
 use gofer_core::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Timestamp, Version, validate};
-use secrecy::ExposeSecret;
-use tokio::sync::{Notify, RwLock, watch};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{Notify, RwLock, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,7 +29,7 @@ use crate::machine::Input;
 use crate::places::Places;
 use crate::token::{RunTokens, run_token_hash};
 use crate::writer::Writer;
-use crate::{archiver, exec, lead, leases, listen, logs};
+use crate::{archiver, exec, lead, leases, listen, logs, reports};
 
 /// Longest wait for drivers to come to rest.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -138,6 +138,8 @@ pub(crate) struct Shared {
     /// Read while a run is inserted, until its driver is known; written while all leases are given up. A lease that an insert
     /// took would be given up with the others, and its driver would not know.
     pub(crate) inserting: RwLock<()>,
+    /// Turns of reports that other servers pass on.
+    pub(crate) reports: Arc<Semaphore>,
     pub(crate) runs: Drivers,
     pub(crate) tasks: TaskTracker,
 }
@@ -181,6 +183,7 @@ impl Engine {
             claim_wanted: Notify::new(),
             leases_doubtful: AtomicBool::new(false),
             inserting: RwLock::new(()),
+            reports: Arc::new(Semaphore::new(reports::AT_ONCE)),
             runs: Drivers::default(),
             tasks: TaskTracker::new(),
         });
@@ -280,6 +283,14 @@ impl Engine {
     /// The scheduler's own, see [`gofer_core::scheduler::Scheduler::exec`].
     pub async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, EngineError> {
         Ok(self.shared.scheduler.exec(id, request).await?)
+    }
+
+    /// An execution tells its own end, by the token that the scheduler gave it. Whoever drives its run hears of it.
+    ///
+    /// # Errors
+    /// The scheduler's own, see [`gofer_core::scheduler::Scheduler::report`].
+    pub async fn report_end(&self, token: &SecretString, end: ReportedEnd) -> Result<(), EngineError> {
+        reports::take(&self.shared, token, end).await
     }
 
     /// What the engine is busy with.

@@ -88,8 +88,12 @@ impl Scheduler for Timed<dyn Scheduler> {
         within(CALL, "scheduler identify", self.0.identify(token)).await
     }
 
-    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<(), BackendError> {
+    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<ExecutionId, BackendError> {
         within(CALL, "scheduler report", self.0.report(token, end)).await
+    }
+
+    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
+        within(CALL, "scheduler reported", self.0.reported(id, end)).await
     }
 }
 

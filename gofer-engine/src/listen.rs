@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::engine::Shared;
 use crate::inbox::Message;
+use crate::reports;
 
 /// How often everything is asked for though nothing broke off. No scheduler may need it, and a run that stands still for ever
 /// because one lost an event is worse than a question every few minutes.
@@ -66,6 +67,7 @@ pub(crate) async fn servers(shared: Arc<Shared>) {
                         Hint::Committed => {
                             shared.commits.send_replace(());
                         }
+                        Hint::Reported(id, end) => reports::hear(&shared, id, end),
                     }
                 }
             }

@@ -153,7 +153,11 @@ impl Scheduler for NomadScheduler {
         identity::identify(self.shared(), token).await
     }
 
-    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<(), BackendError> {
+    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<ExecutionId, BackendError> {
         reports::report(self.shared(), token, end).await
+    }
+
+    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
+        reports::passed_on(self.shared(), id, end).await
     }
 }

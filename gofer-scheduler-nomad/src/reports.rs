@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gofer_core::scheduler::{ExecutionState, ReportedEnd};
-use gofer_core::{BackendError, ErrorKind};
+use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::SecretString;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -123,8 +123,25 @@ impl Reports {
 }
 
 /// Takes an execution's word for its end.
-pub(crate) async fn report(shared: &Arc<Shared>, token: &SecretString, end: ReportedEnd) -> Result<(), BackendError> {
-    let mut inspected = identity::owner(shared, token).await?;
+pub(crate) async fn report(
+    shared: &Arc<Shared>,
+    token: &SecretString,
+    end: ReportedEnd,
+) -> Result<ExecutionId, BackendError> {
+    let inspected = identity::owner(shared, token).await?;
+    let id = inspected.id.clone();
+    take(shared, inspected, end)?;
+    Ok(id)
+}
+
+/// Takes another server's word for an execution's.
+pub(crate) async fn passed_on(shared: &Arc<Shared>, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
+    let unknown = || BackendError::new(ErrorKind::NotFound, format!("execution `{id}` does not exist"));
+    let inspected = shared.inspect(id).await?.ok_or_else(unknown)?;
+    take(shared, inspected, end)
+}
+
+fn take(shared: &Arc<Shared>, mut inspected: Inspected, end: ReportedEnd) -> Result<(), BackendError> {
     let place = shared.place(&inspected.id);
     let exited = ExecutionState::Exited { code: end.code, oom: false, signal: end.signal };
     if inspected.view.state == exited {

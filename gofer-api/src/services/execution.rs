@@ -36,6 +36,6 @@ async fn report_end(call: Call, request: v1::ReportEndRequest) -> Result<v1::Rep
         0 => ReportedEnd { code: exit_code, signal: None },
         signal => ReportedEnd { code: SIGNAL_BASE + signal, signal: Some(signal) },
     };
-    call.scheduler.report(signed.token(), end).await?;
+    call.engine.report_end(signed.token(), end).await?;
     Ok(v1::ReportEndResponse {})
 }

@@ -117,6 +117,10 @@ impl Journal for Counted {
         self.journal.hints().await
     }
 
+    async fn tell(&self, hint: Hint) -> Result<(), JournalError> {
+        self.journal.tell(hint).await
+    }
+
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
         self.journal.load(key).await
     }

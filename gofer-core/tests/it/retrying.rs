@@ -108,8 +108,12 @@ impl Scheduler for Retrying<dyn Scheduler> {
         repeat!(self.0.identify(token)).0
     }
 
-    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<(), BackendError> {
+    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<ExecutionId, BackendError> {
         repeat!(self.0.report(token, end)).0
+    }
+
+    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
+        repeat!(self.0.reported(id, end)).0
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {

@@ -97,6 +97,20 @@ impl Postgres {
         }
     }
 
+    /// Tells the other servers, if there may be any.
+    pub(crate) async fn tell(&self, hint: Hint) -> Result<(), DbError> {
+        let Some(instance) = self.instance() else { return Ok(()) };
+        let pool = self.pool();
+        let task = tokio::spawn(async move {
+            let mut connection = pool.get().await.map_err(pool_error)?;
+            match answer(notices::send(&mut connection, instance, 0, vec![hint])).await {
+                Ok(told) => told,
+                Err(late) => Err(give_up(&pool, connection, late)),
+            }
+        });
+        crate::db::joined(task.await)
+    }
+
     pub(crate) async fn version(&self) -> Result<String, DbError> {
         self.lock.check().await?;
         let pool = self.pool();

@@ -32,7 +32,7 @@ const RETRY: Duration = Duration::from_millis(500);
 struct Notice {
     /// Which server's.
     from: u64,
-    /// The id of the transaction's last event.
+    /// The id of the transaction's last event; 0 for a hint that came with none.
     last: u64,
     /// `None`: too many to say.
     hints: Option<Vec<Hint>>,

@@ -154,6 +154,10 @@ impl Journal for SimJournal {
         self.call("hints", self.stored.hints(), |_, _| {}).await
     }
 
+    async fn tell(&self, hint: Hint) -> Result<(), JournalError> {
+        self.call("tell", self.stored.tell(hint), |_, ()| {}).await
+    }
+
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
         self.call(&format!("load {key}"), self.stored.load(key), |_, _| {}).await
     }

@@ -14,13 +14,14 @@ use gofer_core::object_store::{
 use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
 use gofer_core::run::{Initiator, Run, RunStatus};
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities,
-    WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, ReportedEnd, Scheduler,
+    SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::testing::{MemoryObjectStore, MemoryScheduler, MemorySecretStore};
 use gofer_core::{BackendError, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, TaskId, Timestamp};
 use gofer_db::{DatabaseUrl, Db, DbConfig, EventFilter, Registration};
 use gofer_engine::{Backends, Engine, EngineConfig, StartRun};
+use secrecy::SecretString;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -46,6 +47,8 @@ impl Fleet {
     pub(crate) async fn create(test: &str, lease_ttl: Duration) -> Option<Self> {
         let database = TestDatabase::create(test).await?;
         let (scheduler, objects) = (MemoryScheduler::new(), Arc::new(CountedStore::default()));
+        let capabilities = SchedulerCapabilities { workload_identity: true, ..scheduler.capabilities() };
+        let scheduler = scheduler.with_capabilities(capabilities);
         let backends = Backends {
             scheduler: Arc::new(Outliving { scheduler: scheduler.clone(), home: Handle::current() }),
             objects: objects.clone(),
@@ -290,6 +293,16 @@ impl Scheduler for Outliving {
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
         self.scheduler.remove(id).await
+    }
+
+    /// As on Nomad: only the server that was told knows of it, and tells only its own watchers. In these tests that is one
+    /// that does not drive the run, so that nobody hears.
+    async fn report(&self, token: &SecretString, _: ReportedEnd) -> Result<ExecutionId, BackendError> {
+        self.scheduler.identify(token).await
+    }
+
+    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
+        self.scheduler.reported(id, end).await
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use gofer_core::Timestamp;
 use gofer_core::run::{CancelRequest, RunStatus};
-use gofer_core::scheduler::LogCursor;
+use gofer_core::scheduler::{LogCursor, ReportedEnd};
+use gofer_core::testing::MemoryScheduler;
 
 use crate::harness::{SOON, eventually};
 use fleet::{Fleet, LONG, SHORT, chain, execution};
@@ -116,6 +117,31 @@ async fn a_cancel_through_another_server_takes_effect_at_once() {
     assert!(changed);
     let ended = tokio::time::timeout(PROMPTLY, two.ended(&key, RunStatus::Cancelled)).await;
     assert!(ended.is_ok(), "not cancelled within {PROMPTLY:?}: {:?}", two.run(&key).await);
+    fleet.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_another_server_is_told_of_counts_at_once() {
+    let test = "several::an_end_that_another_server_is_told_of_counts_at_once";
+    let Some(fleet) = Fleet::create(test, LONG).await else { return };
+    let (one, two) = (fleet.server("one").await, fleet.server("two").await);
+    one.register(chain("ci", &[&["forever"]])).await;
+    for (code, status) in [(0, RunStatus::Successful), (3, RunStatus::Failed)] {
+        let key = one.start_run("ci").await;
+        started(&fleet, &key).await;
+        one.drives(1).await;
+        assert_eq!(two.active_runs(), 0);
+        let token = MemoryScheduler::token(&execution(&key, 0));
+        let end = ReportedEnd { code, signal: None };
+        two.within(|engine, _| async move { engine.report_end(&token, end).await }).await.unwrap();
+        let ended = tokio::time::timeout(PROMPTLY, one.ended(&key, status)).await;
+        assert!(ended.is_ok(), "not over within {PROMPTLY:?}: {:?}", one.run(&key).await);
+    }
+    // Whom nobody drives, nobody hears of; and what is no token is refused.
+    let token = secrecy::SecretString::from("memory.default/ci/9/t0/1.token");
+    let end = ReportedEnd { code: 0, signal: None };
+    let refused = two.within(|engine, _| async move { engine.report_end(&token, end).await }).await;
+    assert!(refused.is_err());
     fleet.is_tidy().await;
 }
 

@@ -56,6 +56,10 @@ impl Journal for Faulty<dyn Journal> {
         Ok(broken.map(Result::ok).take_while(|hint| ready(hint.is_some())).filter_map(ready).boxed())
     }
 
+    async fn tell(&self, hint: Hint) -> Result<(), JournalError> {
+        self.call("tell", self.inner.tell(hint)).await
+    }
+
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
         self.call("load", self.inner.load(key)).await
     }

@@ -67,7 +67,11 @@ impl Scheduler for Faulty<dyn Scheduler> {
         self.call("identify", self.inner.identify(token)).await
     }
 
-    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<(), BackendError> {
+    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<ExecutionId, BackendError> {
         self.call("report", self.inner.report(token, end)).await
+    }
+
+    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
+        self.call("reported", self.inner.reported(id, end)).await
     }
 }

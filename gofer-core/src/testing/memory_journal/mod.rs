@@ -138,6 +138,11 @@ impl Journal for MemoryJournal {
         Ok(lock(&self.state).hints())
     }
 
+    async fn tell(&self, hint: Hint) -> Result<(), JournalError> {
+        lock(&self.state).tell(&hint);
+        Ok(())
+    }
+
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
         Ok(lock(&self.state).run(key)?.snapshot())
     }

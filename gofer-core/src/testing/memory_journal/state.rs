@@ -130,11 +130,15 @@ impl State {
         receiver.boxed()
     }
 
+    pub(super) fn tell(&mut self, hint: &Hint) {
+        // Dropping the sender of one that is too far behind ends its stream.
+        self.followers.retain_mut(|follower| follower.try_send(hint.clone()).is_ok());
+    }
+
     /// Numbers the event.
     pub(super) fn record(&mut self, body: NewEvent) {
         for hint in Hint::of([&body]) {
-            // Dropping the sender of one that is too far behind ends its stream.
-            self.followers.retain_mut(|follower| follower.try_send(hint.clone()).is_ok());
+            self.tell(&hint);
         }
         let id = self.events.len() as u64 + 1;
         self.events.push(Event { id, body });

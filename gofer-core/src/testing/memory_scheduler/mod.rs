@@ -275,13 +275,19 @@ impl Scheduler for MemoryScheduler {
         self.named_by(token).filter(|(_, state)| !state.is_final()).map(|(id, _)| id).ok_or_else(unknown_token)
     }
 
-    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<(), BackendError> {
-        let (id, state) = self.named_by(token).ok_or_else(unknown_token)?;
+    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<ExecutionId, BackendError> {
+        let (id, _) = self.named_by(token).ok_or_else(unknown_token)?;
+        self.reported(&id, end).await.map(|()| id)
+    }
+
+    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
+        let state = lock(&self.shared.executions).get(id).map(|execution| execution.state.clone());
+        let state = state.ok_or_else(unknown_token)?;
         let exited = ExecutionState::Exited { code: end.code, oom: false, signal: end.signal };
         if state.is_final() && state != exited {
             return Err(BackendError::new(ErrorKind::Invalid, format!("execution `{id}` ended otherwise")));
         }
-        self.shared.set_state(&id, exited);
+        self.shared.set_state(id, exited);
         Ok(())
     }
 }

@@ -2,9 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use gofer_core::ErrorKind;
 use gofer_core::conformance::eventually;
 use gofer_core::scheduler::{ExecutionState, FailureKind, LogCursor, ReportedEnd, Scheduler};
+use gofer_core::{ErrorKind, ExecutionId};
 use tempfile::TempDir;
 
 use super::Watcher;
@@ -110,6 +110,23 @@ async fn what_the_allocation_contradicts_is_refused() {
     let alloc = allocs.last().expect("an allocation")["ID"].as_str().expect("an ID");
     refused(&fake.signer().sign(&fake.claims(alloc)), "it ended otherwise").await;
     assert_eq!(setup.state(&failed).await, exited(3));
+}
+
+/// The server that was told does not drive the run; the one that does looks for itself, and needs no token.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_another_server_passes_on_counts_alike() {
+    let (setup, _dir) = fake().await;
+    let (task, _) = running_with_token(&setup, "task").await;
+    let mut watcher = Watcher::of(setup.scheduler()).await;
+    setup.scheduler().reported(&task, OK).await.expect("reported");
+    assert_eq!((setup.state(&task).await, watcher.end_of(&task).await), (exited(0), exited(0)));
+    setup.scheduler().reported(&task, OK).await.expect("the same again");
+    let refused = async |id: &ExecutionId, end| setup.scheduler().reported(id, end).await.expect_err("refused").kind;
+    assert_eq!(refused(&task, ReportedEnd { code: 1, signal: None }).await, ErrorKind::Invalid);
+    assert_eq!(refused(&id("unknown"), OK).await, ErrorKind::NotFound);
+    let (stopped, _) = running_with_token(&setup, "stopped").await;
+    setup.scheduler().stop(&stopped, SHORT).await.expect("stop");
+    assert_eq!(refused(&stopped, OK).await, ErrorKind::Invalid);
 }
 
 #[tokio::test(flavor = "multi_thread")]
