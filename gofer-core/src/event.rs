@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::entity::TokenKind;
-use crate::id::{Attempt, NamespaceId, PipelineId, RunKey, RunNumber, TaskId, Version};
+use crate::id::{Attempt, ExecutionId, NamespaceId, PipelineId, RunKey, RunNumber, TaskId, Version};
 use crate::run::{Initiator, Reason, RunStatus, TaskStatus};
 use crate::time::Timestamp;
 
@@ -46,6 +46,25 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// A run.
+    #[must_use]
+    pub fn of_run(run: &RunKey) -> Self {
+        let (namespace, pipeline) = (Some(run.namespace.clone()), Some(run.pipeline.clone()));
+        Self { namespace, pipeline, run: Some(run.run), task: None, attempt: None }
+    }
+
+    /// A task of a run, or the run itself.
+    #[must_use]
+    pub fn of_task(run: &RunKey, task: Option<&TaskId>) -> Self {
+        Self { task: task.cloned(), ..Self::of_run(run) }
+    }
+
+    /// An attempt of a task.
+    #[must_use]
+    pub fn of_execution(id: &ExecutionId) -> Self {
+        Self { attempt: Some(id.attempt), ..Self::of_task(&id.run, Some(&id.task)) }
+    }
+
     /// The run it is about, or that its task belongs to.
     #[must_use]
     pub fn run_key(&self) -> Option<RunKey> {

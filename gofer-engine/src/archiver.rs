@@ -267,13 +267,7 @@ fn archived_event(shared: &Shared, id: &ExecutionId, size_bytes: u64) -> NewEven
     NewEvent {
         at: shared.clock.now(),
         actor: ACTOR.to_owned(),
-        subject: Subject {
-            namespace: Some(id.run.namespace.clone()),
-            pipeline: Some(id.run.pipeline.clone()),
-            run: Some(id.run.run),
-            task: Some(id.task.clone()),
-            attempt: Some(id.attempt),
-        },
+        subject: Subject::of_execution(id),
         details: EventDetails::LogArchived { size_bytes },
     }
 }

@@ -577,13 +577,10 @@ impl Machine {
     }
 
     fn record(&self, at: Timestamp, task: Option<usize>, details: EventDetails, out: &mut Decision) {
-        let key = &self.run.key;
+        let task = task.map(|task| &self.tasks[task]);
         let subject = Subject {
-            namespace: Some(key.namespace.clone()),
-            pipeline: Some(key.pipeline.clone()),
-            run: Some(key.run),
-            task: task.map(|task| self.tasks[task].task.clone()),
-            attempt: task.map(|task| self.tasks[task].attempt),
+            attempt: task.map(|task| task.attempt),
+            ..Subject::of_task(&self.run.key, task.map(|task| &task.task))
         };
         out.events.push(NewEvent { at, actor: ACTOR.to_owned(), subject, details });
     }

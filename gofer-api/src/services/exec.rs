@@ -84,13 +84,7 @@ fn size(field: &str, wanted: v1::TerminalSize) -> Result<TerminalSize, ApiError>
 async fn record(call: &Call, id: &ExecutionId, command: String, terminal: bool) -> Result<(), ApiError> {
     let actor = call.identity.actor();
     tracing::info!(execution = %id, %actor, terminal, "a command is run in a task");
-    let subject = Subject {
-        namespace: Some(id.run.namespace.clone()),
-        pipeline: Some(id.run.pipeline.clone()),
-        run: Some(id.run.run),
-        task: Some(id.task.clone()),
-        attempt: Some(id.attempt),
-    };
+    let subject = Subject::of_execution(id);
     let details = EventDetails::TaskRunExecRequested { command, terminal };
     Ok(call.db.event_record(NewEvent { at: Timestamp::now(), actor, subject, details }).await?)
 }

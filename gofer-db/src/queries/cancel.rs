@@ -66,13 +66,7 @@ pub(crate) async fn task(
     let changed = inserted == 1 || update_task(tx, id, task, request).await?;
     if changed {
         let details = EventDetails::TaskRunCancelRequested { force: request.force, message: request.message.clone() };
-        let subject = Subject {
-            namespace: Some(key.namespace.clone()),
-            pipeline: Some(key.pipeline.clone()),
-            run: Some(key.run),
-            task: Some(task.clone()),
-            attempt: None,
-        };
+        let subject = Subject::of_task(key, Some(task));
         tx.record(NewEvent { at: request.at, actor: request.by.clone(), subject, details });
     }
     Ok(changed)

@@ -239,11 +239,6 @@ fn actor(initiator: &Initiator) -> &str {
 }
 
 pub(crate) fn record(tx: &mut Tx<'_>, key: &RunKey, details: EventDetails, actor: &str, at: Timestamp) {
-    let subject = Subject {
-        namespace: Some(key.namespace.clone()),
-        pipeline: Some(key.pipeline.clone()),
-        run: Some(key.run),
-        ..Subject::default()
-    };
+    let subject = Subject::of_run(key);
     tx.record(NewEvent { at, actor: actor.to_owned(), subject, details });
 }

@@ -66,13 +66,7 @@ async fn run_objects(c: &mut Conn, keep: u64, limit: usize) -> Result<Vec<Expira
 pub(crate) async fn expired(tx: &mut Tx<'_>, what: &Expirable, at: Timestamp) -> Result<(), DbError> {
     match what {
         Expirable::Log(id) => {
-            let subject = Subject {
-                namespace: Some(id.run.namespace.clone()),
-                pipeline: Some(id.run.pipeline.clone()),
-                run: Some(id.run.run),
-                task: Some(id.task.clone()),
-                attempt: Some(id.attempt),
-            };
+            let subject = Subject::of_execution(id);
             let event = NewEvent { at, actor: "gofer".to_owned(), subject, details: EventDetails::LogExpired {} };
             logs::set_state(tx, id, LogState::Archived, LogState::Expired, Some(event)).await?;
         }

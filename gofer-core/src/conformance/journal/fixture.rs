@@ -163,14 +163,7 @@ pub(super) async fn new_events(fixture: &dyn JournalFixture, after: u64) -> Vec<
 
 /// An event about a run, or a task of it.
 pub(super) fn event(key: &RunKey, task: Option<&TaskId>, seconds: i64, actor: &str, details: EventDetails) -> NewEvent {
-    let subject = Subject {
-        namespace: Some(key.namespace.clone()),
-        pipeline: Some(key.pipeline.clone()),
-        run: Some(key.run),
-        task: task.cloned(),
-        attempt: None,
-    };
-    NewEvent { at: at(seconds), actor: actor.to_owned(), subject, details }
+    NewEvent { at: at(seconds), actor: actor.to_owned(), subject: Subject::of_task(key, task), details }
 }
 
 /// A commit of nothing.

@@ -1,8 +1,8 @@
 //! What retention should delete, and what it has deleted.
 
-use super::state::{ENGINE, State, object_id, run_subject};
+use super::state::{ENGINE, State, object_id};
 use crate::entity::ObjectScope;
-use crate::event::{EventDetails, NewEvent};
+use crate::event::{EventDetails, NewEvent, Subject};
 use crate::id::RunKey;
 use crate::journal::{Expirable, Retention};
 use crate::run::LogState;
@@ -31,8 +31,7 @@ impl State {
     pub(super) fn expired(&mut self, what: &Expirable, at: Timestamp) {
         match what {
             Expirable::Log(id) => {
-                let mut subject = run_subject(&id.run, Some(&id.task));
-                subject.attempt = Some(id.attempt);
+                let subject = Subject::of_execution(id);
                 let event = NewEvent { at, actor: ENGINE.to_owned(), subject, details: EventDetails::LogExpired {} };
                 self.set_log_state(id, LogState::Archived, LogState::Expired, Some(event));
             }

@@ -153,17 +153,7 @@ impl State {
         actor: &str,
         details: EventDetails,
     ) {
-        let subject = run_subject(key, task);
+        let subject = Subject::of_task(key, task);
         self.record(NewEvent { at, actor: actor.to_owned(), subject, details });
-    }
-}
-
-pub(super) fn run_subject(key: &RunKey, task: Option<&TaskId>) -> Subject {
-    Subject {
-        namespace: Some(key.namespace.clone()),
-        pipeline: Some(key.pipeline.clone()),
-        run: Some(key.run),
-        task: task.cloned(),
-        attempt: None,
     }
 }
