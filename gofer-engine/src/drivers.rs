@@ -1,7 +1,7 @@
 //! Who drives which run on this server.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use gofer_core::journal::Lease;
 use gofer_core::{RunKey, Timestamp};
@@ -29,7 +29,7 @@ struct Driver {
 
 impl Drivers {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<RunKey, Driver>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock(&self.0)
     }
 
     pub(crate) fn len(&self) -> usize {

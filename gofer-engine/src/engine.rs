@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -29,7 +29,7 @@ use crate::machine::Input;
 use crate::places::Places;
 use crate::token::{RunTokens, run_token_hash};
 use crate::writer::Writer;
-use crate::{archiver, exec, lead, leases, listen, logs, reports};
+use crate::{archiver, exec, lead, leases, listen, lock, logs, reports};
 
 /// Longest wait for drivers to come to rest.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -356,10 +356,6 @@ impl Engine {
         let shared = self.shared.clone();
         self.shared.tasks.spawn(async move { shared.insert(new).await }).await.unwrap_or(Err(EngineError::Stopped))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Before anything is claimed: by a clock that is wrong this server would take what others hold.

@@ -33,9 +33,16 @@ pub mod timeline;
 mod token;
 mod writer;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 pub use engine::{Backends, Engine, EngineConfig, EngineStats, StartRun};
 pub use error::EngineError;
 pub use token::run_token_hash;
+
+/// Locks, also after a panic under the lock: what it guards is whole between any two statements.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// An error and its causes, joined by `: `.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

@@ -5,7 +5,7 @@
 mod queue;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use gofer_core::{ExecutionId, RunKey};
 use tokio::sync::oneshot;
@@ -105,12 +105,12 @@ impl Places {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue<oneshot::Sender<()>>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock(&self.queue)
     }
 
     /// Places are dropped under this lock, which takes the queue's: never the other way round.
     fn kept(&self) -> MutexGuard<'_, BTreeMap<ExecutionId, Place>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock(&self.kept)
     }
 }
 
