@@ -1,11 +1,11 @@
 //! `gofer server --check`: tries everything a start needs, and says what it found.
 
+use gofer_core::error::chain;
 use gofer_db::Db;
 
 use crate::compose;
 use crate::config::ServerConfig;
 use crate::server::{Launcher, make_data_dir};
-use crate::status::chain;
 
 /// What one step of [`check`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]

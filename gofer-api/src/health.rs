@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gofer_core::Timestamp;
+use gofer_core::error::chain;
 use gofer_core::object_store::ObjectStore;
 use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
@@ -14,7 +15,6 @@ use tokio::sync::Mutex;
 
 use crate::compose::Products;
 use crate::convert;
-use crate::status::chain;
 
 /// Longest check of one backend.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);

@@ -3,9 +3,9 @@
 //! `RESOURCE_EXHAUSTED` is a limit that the caller met; what the server itself has no room for is `UNAVAILABLE`.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::time::Duration;
 
+use gofer_core::error::chain;
 use gofer_core::validate::Violation;
 use gofer_core::{BackendError, ErrorKind};
 use gofer_db::DbError;
@@ -199,21 +199,6 @@ fn log(error: &ApiError) {
     if fault {
         tracing::error!(error = %chain(error), "a call failed");
     }
-}
-
-/// The message and every cause that adds something, joined by `: `.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let more = inner.to_string();
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ mod writer;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub(crate) use gofer_core::error::chain;
+
 pub use engine::{Backends, Engine, EngineConfig, EngineStats, StartRun};
 pub use error::EngineError;
 pub use token::run_token_hash;
@@ -42,16 +44,4 @@ pub use token::run_token_hash;
 /// Locks, also after a panic under the lock: what it guards is whole between any two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An error and its causes, joined by `: `.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
