@@ -1,5 +1,6 @@
 //! The repository's own rules; see the README.
 
+mod architecture;
 mod arrows;
 mod layout;
 mod text;
