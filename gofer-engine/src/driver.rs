@@ -40,8 +40,9 @@ enum Stopped {
 }
 
 /// Drives the run until it is complete, the lease is lost, or `gone` says so. When this returns, nothing of it is under
-/// way any more: no call that starts an execution can still arrive at the scheduler.
-pub(crate) async fn drive(mut driving: Driving, known: Option<Begun>, mut inbox: mpsc::Receiver<Box<Message>>) {
+/// way any more: no call that starts an execution can still arrive at the scheduler. Returns `false` for a run that is held
+/// and cannot be loaded.
+pub(crate) async fn drive(mut driving: Driving, known: Option<Begun>, mut inbox: mpsc::Receiver<Box<Message>>) -> bool {
     let mut backoff = Backoff::new(&driving.lease.run);
     let mut found = match known {
         Some(known) => Some(known),
@@ -67,6 +68,7 @@ pub(crate) async fn drive(mut driving: Driving, known: Option<Begun>, mut inbox:
     for start in driving.starts.values() {
         start.over.cancelled().await;
     }
+    !driving.unreadable
 }
 
 /// The start of a current attempt.
@@ -96,6 +98,8 @@ pub(crate) struct Driving {
     held: HashMap<ExecutionId, ExecutionState>,
     /// Executions that were seen running, and when.
     seen_running: Vec<(ExecutionId, Timestamp)>,
+    /// The run cannot be loaded, and the lease is held.
+    unreadable: bool,
 }
 
 impl Driving {
@@ -116,6 +120,7 @@ impl Driving {
             serial: 0,
             held: HashMap::new(),
             seen_running: Vec::new(),
+            unreadable: false,
         }
     }
 
@@ -134,6 +139,7 @@ impl Driving {
                 }
                 Err(error) => {
                     tracing::error!(run = %self.lease.run, error = %crate::chain(&error), "cannot load the run");
+                    self.unreadable = true;
                     return None;
                 }
             }

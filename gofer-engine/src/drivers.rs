@@ -1,6 +1,6 @@
 //! Who drives which run on this server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use gofer_core::journal::Lease;
@@ -14,7 +14,11 @@ use crate::freshness::Freshness;
 use crate::inbox::{Inbox, Message};
 
 #[derive(Debug, Default)]
-pub(crate) struct Drivers(Mutex<BTreeMap<RunKey, Driver>>);
+pub(crate) struct Drivers {
+    running: Mutex<BTreeMap<RunKey, Driver>>,
+    /// Runs that are held and cannot be loaded: nobody can drive them, and nobody else need try.
+    unreadable: Mutex<BTreeSet<RunKey>>,
+}
 
 #[derive(Debug)]
 struct Driver {
@@ -29,11 +33,21 @@ struct Driver {
 
 impl Drivers {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<RunKey, Driver>> {
-        crate::lock(&self.0)
+        crate::lock(&self.running)
     }
 
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
+    }
+
+    /// How many leases are accounted for, at most: of drivers, and of runs that cannot be driven.
+    pub(crate) fn known(&self) -> usize {
+        self.len() + self.unreadable()
+    }
+
+    /// How many runs are held that cannot be loaded.
+    pub(crate) fn unreadable(&self) -> usize {
+        crate::lock(&self.unreadable).len()
     }
 
     pub(crate) fn contains(&self, key: &RunKey) -> bool {
@@ -74,8 +88,9 @@ impl Drivers {
         }
     }
 
-    /// Makes every driver end, and waits until no call of theirs is under way.
+    /// Makes every driver end, and waits until no call of theirs is under way. All leases are about to be given up.
     pub(crate) async fn rest(&self) {
+        crate::lock(&self.unreadable).clear();
         let ended: Vec<_> =
             self.lock().values().inspect(|run| run.gone.cancel()).map(|run| run.ended.clone()).collect();
         for ended in ended {
@@ -98,6 +113,7 @@ impl Shared {
             ended: ended.clone(),
         };
         let before = self.runs.lock().insert(key.clone(), entry);
+        crate::lock(&self.runs.unreadable).remove(&key);
         let shared = self.clone();
         self.tasks.spawn(async move {
             let _ended = ended.drop_guard();
@@ -106,10 +122,13 @@ impl Shared {
                 before.gone.cancel();
                 before.ended.cancelled().await;
             }
-            drive(Driving::new(shared.clone(), lease, freshness, gone, driver), known, inbox).await;
+            let readable = drive(Driving::new(shared.clone(), lease, freshness, gone, driver), known, inbox).await;
             let mut runs = shared.runs.lock();
             if runs.get(&key).is_some_and(|run| run.epoch == epoch) {
                 runs.remove(&key);
+                if !readable {
+                    crate::lock(&shared.runs.unreadable).insert(key);
+                }
             }
             drop(runs);
             // Its end may make room for the next run of the pipeline.

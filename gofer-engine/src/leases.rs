@@ -67,7 +67,7 @@ async fn give_up_unknown_leases(shared: &Shared) {
         // for nothing, which costs a moment.
         let nobody_inserts = shared.inserting.write().await;
         let now = shared.clock.now();
-        let known = shared.runs.holding(now);
+        let known = shared.runs.holding(now) + shared.runs.unreadable();
         let settled = match shared.journal.renew(owner, now, ttl).await {
             Ok(held) if held <= known => Ok(()),
             Ok(_) => {
@@ -96,11 +96,11 @@ pub(crate) async fn renew(shared: Arc<Shared>) {
             tracing::warn!(error = %crate::chain(&error), "cannot ask the journal what time it is, will retry");
         }
         let now = shared.clock.now();
-        let (holding, known) = (shared.runs.holding(now), shared.runs.len());
+        let (holding, known) = (shared.runs.holding(now), shared.runs.known());
         match shared.journal.renew(&shared.config.server_id, now, ttl).await {
             Ok(held) => {
                 shared.runs.prolonged(shared.clock.now(), certain(now, ttl), held >= holding).await;
-                if held > known.max(shared.runs.len()) {
+                if held > known.max(shared.runs.known()) {
                     look_for_unknown_leases(&shared).await;
                 }
             }
@@ -113,9 +113,9 @@ pub(crate) async fn renew(shared: Arc<Shared>) {
 /// later, too, a call that was given up long ago took effect after it had been looked into.
 async fn look_for_unknown_leases(shared: &Shared) {
     tokio::time::sleep(ON_ITS_WAY).await;
-    let (now, ttl, known) = (shared.clock.now(), shared.config.lease_ttl, shared.runs.len());
+    let (now, ttl, known) = (shared.clock.now(), shared.config.lease_ttl, shared.runs.known());
     match shared.journal.renew(&shared.config.server_id, now, ttl).await {
-        Ok(held) if held > known.max(shared.runs.len()) => {
+        Ok(held) if held > known.max(shared.runs.known()) => {
             shared.leases_doubtful.store(true, Ordering::Relaxed);
             shared.claim_wanted.notify_one();
         }

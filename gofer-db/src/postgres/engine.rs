@@ -35,13 +35,13 @@ pub(crate) async fn lock_claims(c: &mut Conn) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Keeps the owner from taking leases elsewhere until the end of the transaction: all of them, or only those that are taken
-/// `alone`. Returns whether there may have been something to wait for.
+/// Keeps the owner from taking leases elsewhere until the end of the transaction: any, or only such as are taken `alone`.
+/// Returns whether this is the only one that takes some.
 pub(crate) async fn lock_owner(c: &mut Conn, owner: &str, alone: bool) -> Result<bool, DbError> {
     let lock = if alone { "pg_advisory_xact_lock" } else { "pg_advisory_xact_lock_shared" };
     let query = diesel::sql_query(format!("SELECT {lock}(hashtextextended('gofer leases of ' || $1, 0))"));
     cached(query.bind::<Text, _>(owner.to_owned())).execute(c).await?;
-    Ok(true)
+    Ok(alone)
 }
 
 /// The database's own clock.

@@ -33,20 +33,13 @@ pub(crate) async fn held(c: &mut Conn, owner: &str, after: Timestamp) -> Result<
 
 /// Whether the owner may take one more lease and still hold at most `most`, whatever else it takes meanwhile.
 ///
-/// Far from the bound those who take one do not wait for each other: so many as are under way at once fit in. Near to it
-/// they come one by one. PostgreSQL alone needs that: SQLite has one writer.
+/// PostgreSQL lets many in at once, so they must not all see the same free place. Where the bound is small they come one by
+/// one. Where it is large they do not wait for each other: as long as there is room for all that can be under way, each may
+/// take one, and the last few places are left to `claim`, which comes alone.
 pub(crate) async fn may_hold_one_more(tx: &mut Tx<'_>, owner: &str, most: usize) -> Result<bool, DbError> {
     let most = signed(most as u64);
-    let all = Timestamp(i64::MIN);
-    let held = held(tx.c, owner, all).await?;
-    if held >= most {
-        return Ok(false);
-    }
-    let near = held + AT_ONCE >= most;
-    if !engine::lock_owner(tx.c, owner, near).await? {
-        return Ok(true);
-    }
-    // What was taken until the lock was.
-    let held = self::held(tx.c, owner, all).await?;
-    Ok(if near { held < most } else { held + AT_ONCE < most })
+    let alone = engine::lock_owner(tx.c, owner, most <= 2 * AT_ONCE).await?;
+    let held = held(tx.c, owner, Timestamp(i64::MIN)).await?;
+    let taking = if alone { 1 } else { AT_ONCE };
+    Ok(held.saturating_add(taking) <= most)
 }

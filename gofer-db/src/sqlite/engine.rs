@@ -26,9 +26,9 @@ pub(crate) async fn lock_claims(_: &mut Conn) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Keeps the owner from taking leases elsewhere; there is no elsewhere, and nothing to wait for.
+/// Whether this is the only one that takes leases: there is one writer.
 pub(crate) async fn lock_owner(_: &mut Conn, _: &str, _: bool) -> Result<bool, DbError> {
-    Ok(false)
+    Ok(true)
 }
 
 /// The file is this process's own.
