@@ -21,6 +21,7 @@ use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use crate::shared::{Change, Place, Shared};
+use crate::state;
 use crate::websocket::{self, Receiver, Said, Sender};
 
 /// How long a command may take to begin.
@@ -54,7 +55,15 @@ pub(crate) async fn open(
         }
         _ => return Err(invalid(format!("`{id}` has ended"))),
     };
-    let session = Session { shared: shared.clone(), place: shared.place(id), alloc, id: id.clone(), mark: mark() };
+    let session = Session {
+        shared: shared.clone(),
+        place: shared.place(id),
+        alloc,
+        id: id.clone(),
+        mark: mark(),
+        in_container: state::is_in_container(&inspected.job),
+        terminal: request.terminal.is_some(),
+    };
     let (sender, receiver, first) = session.begin(request).await?;
     let (input, typed) = futures_mpsc::channel(EXEC_QUEUE);
     let (written, output) = mpsc::channel(EXEC_QUEUE);
@@ -76,6 +85,8 @@ struct Session {
     alloc: String,
     id: ExecutionId,
     mark: String,
+    in_container: bool,
+    terminal: bool,
 }
 
 type Written = mpsc::Sender<Result<ExecOutput, BackendError>>;
@@ -94,7 +105,7 @@ struct Ends {
 impl Session {
     /// Connects, and waits for the word that the command runs.
     async fn begin(&self, request: &ExecRequest) -> Result<(Sender, Receiver, Bytes), BackendError> {
-        let command = script(&self.mark, request);
+        let command = script(&self.mark, request, self.in_container);
         let doing = format!("no command can be run in `{}`", self.id);
         let terminal = request.terminal.is_some();
         let connected = websocket::connect(&self.shared, &self.place, &self.alloc, &command, terminal).await;
@@ -186,8 +197,13 @@ const WATCH: &str = r#"( trap '' HUP INT QUIT TERM; while kill -0 $$ && kill -0 
 watcher=$!
 "#;
 
+/// Nomad hands out nothing more of a command in a container once docker says that it has ended, wherever the rest may be: so the
+/// script says where the rest ends, and waits until it is swept away, which says that all has come.
+const WAIT: &str = r#"{ env GOFER_EXEC_SESSION="$id" sleep 300; } >/dev/null 2>&1 </dev/null
+"#;
+
 /// The command as it is given to Nomad.
-fn script(mark: &str, request: &ExecRequest) -> Vec<String> {
+fn script(mark: &str, request: &ExecRequest, in_container: bool) -> Vec<String> {
     let mut script = String::from("id=$0\ncommand -v \"$1\" >/dev/null 2>&1 || { printf %s- \"$id\"; exit 127; }\n");
     script.push_str(&format!("sweep() {{ {SWEEP}; }}\n{WATCH}"));
     if let Some(size) = request.terminal {
@@ -197,8 +213,12 @@ fn script(mark: &str, request: &ExecRequest) -> Vec<String> {
     }
     script.push_str("printf %s+ \"$id\"\nenv GOFER_EXEC_SESSION=\"$id\" \"$@\"\ncode=$?\n");
     script.push_str("kill -9 $watcher; sweep\n");
-    if request.terminal.is_none() {
+    if in_container || request.terminal.is_none() {
         script.push_str("printf %s= \"$id\"\n");
+    }
+    if in_container {
+        script.push_str("[ -t 2 ] || printf %s= \"$id\" >&2\n");
+        script.push_str(WAIT);
     }
     script.push_str("exit $code");
     let words = ["/bin/sh", "-c", &script, mark].map(str::to_owned);
@@ -210,24 +230,27 @@ struct EndMark {
     word: Vec<u8>,
     /// What may be the beginning of it.
     held: BytesMut,
+    seen: bool,
 }
 
 impl EndMark {
     fn new(mark: &str) -> Self {
-        Self { word: format!("{mark}=").into_bytes(), held: BytesMut::new() }
+        Self { word: format!("{mark}=").into_bytes(), held: BytesMut::new(), seen: false }
     }
 
-    /// What can be handed out by now, and whether the word was there.
-    fn push(&mut self, data: &[u8]) -> (Bytes, bool) {
+    /// What can be handed out by now. Nothing of what comes after the word is.
+    fn push(&mut self, data: &[u8]) -> Bytes {
+        if self.seen {
+            return Bytes::new();
+        }
         self.held.extend_from_slice(data);
         let word = &self.word;
         if let Some(at) = self.held.windows(word.len()).position(|part| part == word) {
-            let before = self.held.split_to(at);
-            self.held.clear();
-            return (before.freeze(), true);
+            self.seen = true;
+            return std::mem::take(&mut self.held).split_to(at).freeze();
         }
         let begun = (1..word.len()).rev().find(|&length| self.held.ends_with(&word[..length])).unwrap_or(0);
-        (self.held.split_to(self.held.len() - begun).freeze(), false)
+        self.held.split_to(self.held.len() - begun).freeze()
     }
 
     /// The rest; nothing more comes.
@@ -245,36 +268,49 @@ async fn deliver(
     has_ended: &Notify,
 ) -> Result<End, BackendError> {
     let mut said = Said::Stdout(first);
-    let mut mark = EndMark::new(&session.mark);
-    let mut code = None;
+    let (mut stdout, mut stderr) = (EndMark::new(&session.mark), EndMark::new(&session.mark));
+    let mut all_came = false;
     loop {
-        let (data, wrap): (Bytes, fn(Bytes) -> ExecOutput) = match said {
+        match said {
             Said::Stdout(data) => {
-                let (data, is_last) = mark.push(&data);
-                if is_last {
+                if !hand_out(written, &stdout.push(&data), ExecOutput::Stdout).await {
+                    return Ok(End::Left);
+                }
+                if stdout.seen {
                     has_ended.notify_one();
                 }
-                (data, ExecOutput::Stdout)
             }
-            Said::Stderr(data) => (data, ExecOutput::Stderr),
-            Said::Exited(exit_code) => {
-                code = Some(exit_code);
-                (mark.finish(), ExecOutput::Stdout)
+            Said::Stderr(data) => {
+                if !hand_out(written, &stderr.push(&data), ExecOutput::Stderr).await {
+                    return Ok(End::Left);
+                }
+            }
+            Said::Exited(code) => {
+                let told = hand_out(written, &stdout.finish(), ExecOutput::Stdout).await
+                    && hand_out(written, &stderr.finish(), ExecOutput::Stderr).await
+                    && written.send(Ok(ExecOutput::Exited(code))).await.is_ok();
+                return Ok(if told { End::Exited } else { End::Left });
             }
             Said::Closed(reason) if reason.is_empty() => return Err(over(&session.id)),
             Said::Closed(reason) => return Err(refusal(&session.id, &reason)),
-        };
-        for piece in data.chunks(MAX_EXEC_CHUNK_BYTES) {
-            if written.send(Ok(wrap(data.slice_ref(piece)))).await.is_err() {
-                return Ok(End::Left);
-            }
         }
-        if let Some(code) = code {
-            let sent = written.send(Ok(ExecOutput::Exited(code))).await;
-            return Ok(if sent.is_ok() { End::Exited } else { End::Left });
+        if session.in_container && !all_came && stdout.seen && (stderr.seen || session.terminal) {
+            all_came = true;
+            // Should it fail, the script ends by itself, later.
+            let _ = tokio::time::timeout(SWEEP_TIMEOUT, session.sweep()).await;
         }
         said = receiver.next().await?;
     }
+}
+
+/// Hands out a piece of output; whether somebody still wants it.
+async fn hand_out(written: &Written, data: &Bytes, wrap: fn(Bytes) -> ExecOutput) -> bool {
+    for piece in data.chunks(MAX_EXEC_CHUNK_BYTES) {
+        if written.send(Ok(wrap(data.slice_ref(piece)))).await.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Passes the input on. Never ends: a connection that is gone is seen by who reads from it.
@@ -346,17 +382,15 @@ mod tests {
             let text = b"out abc= rest";
             let mut mark = EndMark::new("abc");
             let (first, second) = text.split_at(cut);
-            let (mut all, mut ended) = (Vec::new(), false);
-            for piece in [first, second] {
-                let (data, is_last) = mark.push(piece);
-                all.extend_from_slice(&data);
-                ended |= is_last;
+            let mut all = Vec::new();
+            for piece in [first, second, b"more"] {
+                all.extend_from_slice(&mark.push(piece));
             }
-            assert!(ended && all == b"out ", "{cut}: {all:?}");
+            assert!(mark.seen && all == b"out ", "{cut}: {all:?}");
         }
         let mut mark = EndMark::new("abc");
-        assert_eq!(mark.push(b"xxab"), (Bytes::from("xx"), false));
-        assert_eq!(mark.push(b"abcab"), (Bytes::from("ababc"), false));
+        assert_eq!(mark.push(b"xxab"), Bytes::from("xx"));
+        assert_eq!(mark.push(b"abcab"), Bytes::from("ababc"));
         assert_eq!(mark.finish(), Bytes::from("ab"));
     }
 }

@@ -6,6 +6,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
 use crate::config::{HostDriver, ImageDriver, NomadConfig};
+use crate::container;
 use crate::identity;
 use crate::secrets::{self, Packed, Shell};
 
@@ -27,6 +28,8 @@ pub(crate) const META_LOST: &str = "gofer_lost";
 pub(crate) const META_SECRETS: &str = "gofer_secrets";
 /// Job metadata: a supervisor runs the task, and may report its end.
 pub(crate) const META_SUPERVISED: &str = "gofer_supervised";
+/// Job metadata: the task runs in a container, whose exit code is all that is told of a death by signal.
+pub(crate) const META_CONTAINER: &str = "gofer_container";
 
 /// Becomes the supervisor (`$0`) where the node has it, and else the program, found as Nomad finds it. Where there is no program,
 /// the file says what an exit code cannot.
@@ -87,6 +90,9 @@ fn runnable(
     if supervisor(config, spec).is_some() {
         set_meta(&mut job, META_SUPERVISED, "1");
     }
+    if spec.image.is_some() {
+        set_meta(&mut job, META_CONTAINER, "1");
+    }
 
     let mut groups = array(job.get("TaskGroups"));
     let mut group = if groups.is_empty() { Map::new() } else { object(&groups.remove(0)) };
@@ -95,9 +101,9 @@ fn runnable(
     let slot = place.map(|place| object(&tasks[place])).unwrap_or_default();
     let as_agent = config.host_driver == HostDriver::RawExec && slot.get("User").is_none_or(|user| user == "");
     let shell = match spec.image {
-        Some(_) => Shell::None,
+        Some(_) if container::shell(config, spec).is_none() => Shell::None,
         None if as_agent => Shell::Same,
-        None => Shell::Other,
+        _ => Shell::Other,
     };
     let packed = pack_secrets(job_id, spec, shell)?;
     let task = Value::Object(main_task(config, slot, spec, packed.as_ref())?);
@@ -203,6 +209,10 @@ fn main_task(
     let kept = task.get("Driver").is_some_and(|kept| kept == driver);
     let mut settings = task.get("Config").filter(|_| kept).map(object).unwrap_or_default();
     settings.extend(driver_settings(config, spec, packed)?);
+    if container::shell(config, spec).is_some() {
+        // Process 1 of a container ignores the signals that it sends itself, and adopts what others leave behind.
+        settings.entry("init").or_insert(json!(true));
+    }
     task.insert("Name".into(), json!(MAIN));
     task.insert("Driver".into(), json!(driver));
     task.insert("Config".into(), Value::Object(settings));
@@ -295,10 +305,14 @@ fn driver_settings(
         return Ok(settings);
     };
     settings.insert("image".into(), json!(config_literal(image)));
-    if !spec.entrypoint.is_empty() {
-        settings.insert("entrypoint".into(), words(&spec.entrypoint));
+    let (entrypoint, command) = match container::shell(config, spec) {
+        Some(shell) => container::wrapped(shell, spec, packed),
+        None => (spec.entrypoint.clone(), spec.command.clone()),
+    };
+    if !entrypoint.is_empty() {
+        settings.insert("entrypoint".into(), words(&entrypoint));
     }
-    if let Some((program, arguments)) = spec.command.split_first() {
+    if let Some((program, arguments)) = command.split_first() {
         settings.insert("command".into(), json!(config_literal(program)));
         settings.insert("args".into(), words(arguments));
     }

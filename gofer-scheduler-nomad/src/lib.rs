@@ -3,6 +3,7 @@
 mod answers;
 mod client;
 mod config;
+mod container;
 mod error;
 mod exec;
 mod identity;

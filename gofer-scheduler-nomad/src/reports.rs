@@ -96,7 +96,8 @@ impl Reports {
             return;
         };
         reported.confirmed = true;
-        let nomads = state::of_alloc(alloc, false);
+        // Only tasks on the host are supervised.
+        let nomads = state::of_alloc(alloc, false, false);
         if nomads != reported.state {
             tracing::warn!(job = %place.job_id, reported = ?reported.state, ?nomads, "an execution ended otherwise than it reported");
         }

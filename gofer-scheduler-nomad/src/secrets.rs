@@ -51,7 +51,7 @@ pub(crate) fn job_of(path: &str) -> Option<&str> {
 /// How a value that is too long for a line reaches the task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shell {
-    /// Not at all: nobody knows whether an image has a shell.
+    /// Not at all: nobody knows whether an image has a shell, unless the task's program is one.
     None,
     /// Through `/bin/sh`, which runs as the user that Nomad runs as, so that nobody else needs to read the file.
     Same,

@@ -5,13 +5,15 @@ use std::time::Duration;
 use gofer_core::scheduler::{ExecutionKind, ExecutionState, FailureKind};
 
 use crate::answers::{Alloc, Evaluation, Job, TaskEvent};
-use crate::jobspec::{MAIN, META_KIND, META_LOST, META_REFUSED, META_SUPERVISED};
+use crate::jobspec::{MAIN, META_CONTAINER, META_KIND, META_LOST, META_REFUSED, META_SUPERVISED};
 use crate::reason;
 
 /// The signal that ends what has used up its grace; Nomad's own word for it in events.
 const SIGNALING: &str = "Signaling";
 /// Where exit codes begin that stand for a signal, by the shells' convention.
 const SIGNAL_BASE: i32 = 128;
+/// The last signal there is.
+const LAST_SIGNAL: i32 = 64;
 
 /// What is to be thought of an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +97,11 @@ pub(crate) fn is_supervised(job: &Job) -> bool {
     job.meta.contains_key(META_SUPERVISED)
 }
 
+/// Whether the job's task runs in a container.
+pub(crate) fn is_in_container(job: &Job) -> bool {
+    job.meta.contains_key(META_CONTAINER)
+}
+
 /// Whether nothing more will happen to an allocation.
 pub(crate) fn is_terminal(alloc: &Alloc) -> bool {
     matches!(alloc.client_status.as_str(), "complete" | "failed" | "lost")
@@ -121,7 +128,7 @@ fn service(job: &Job, allocs: &[Alloc]) -> ExecutionState {
 
 fn task(job: &Job, allocs: &[Alloc], node_lost_after: Duration, now_ns: i64) -> View {
     let Some(own) = own_alloc(ExecutionKind::Task, allocs) else { return View::of(unplaced(job, &[])) };
-    let state = of_alloc(own, job.stop);
+    let state = of_alloc(own, job.stop, is_in_container(job));
     let by_itself = matches!(state, ExecutionState::Exited { .. } | ExecutionState::Failed { .. });
     if allocs.len() > 1 {
         if !by_itself {
@@ -145,8 +152,19 @@ fn given_up(alloc: &Alloc) -> bool {
     alloc.desired_transition.migrate || alloc.desired_status == "evict" || !alloc.preempted_by_allocation.is_empty()
 }
 
-/// The state of a task that is this allocation.
-pub(crate) fn of_alloc(alloc: &Alloc, stopped: bool) -> ExecutionState {
+/// The state of a task that is this allocation. Of a container only the exit code is known, and by docker's own convention one
+/// above 128 is a signal.
+pub(crate) fn of_alloc(alloc: &Alloc, stopped: bool, in_container: bool) -> ExecutionState {
+    match of_any_alloc(alloc, stopped) {
+        ExecutionState::Exited { code, oom: false, signal: None } if in_container => {
+            let signal = Some(code - SIGNAL_BASE).filter(|signal| (1..=LAST_SIGNAL).contains(signal));
+            ExecutionState::Exited { code, oom: false, signal }
+        }
+        other => other,
+    }
+}
+
+fn of_any_alloc(alloc: &Alloc, stopped: bool) -> ExecutionState {
     match alloc.client_status.as_str() {
         "pending" => ExecutionState::Queued { reason: reason::of_pending(alloc) },
         "lost" => ExecutionState::Lost,

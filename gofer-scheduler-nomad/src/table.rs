@@ -33,6 +33,7 @@ struct Entry {
     kind: ExecutionKind,
     stopped: bool,
     supervised: bool,
+    in_container: bool,
     secrets: usize,
     /// The allocation that is the execution.
     own: Option<Own>,
@@ -76,6 +77,7 @@ impl Table {
             kind: state::kind(job),
             stopped: false,
             supervised: state::is_supervised(job),
+            in_container: state::is_in_container(job),
             secrets: secret_count(job),
             own: None,
             told: None,
@@ -123,7 +125,7 @@ impl Table {
                 });
             }
         }
-        let now = state::of_alloc(alloc, entry.stopped);
+        let now = state::of_alloc(alloc, entry.stopped, entry.in_container);
         let by_itself = matches!(now, ExecutionState::Exited { .. } | ExecutionState::Failed { .. })
             && !state::may_not_have_begun(entry.supervised, &now);
         let certain = (by_itself && !entry.stopped) || !now.is_final();

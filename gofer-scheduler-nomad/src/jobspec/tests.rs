@@ -198,3 +198,52 @@ fn a_supervisor_is_for_tasks_without_an_image() {
     let relative = NomadConfig { supervisor: Some("gofer".to_owned()), ..config };
     assert!(relative.validate().unwrap_err().message.contains("absolute"));
 }
+
+#[test]
+fn a_shell_in_docker_writes_to_nomads_pipes_by_itself() {
+    let with = |entrypoint: &[&str], command: &[&str]| {
+        let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        ExecutionSpec { image: Some("app:1".into()), entrypoint: owned(entrypoint), ..spec(command) }
+    };
+    let script = with(&["sh", "-euc"], &["make"]);
+    let made = job(json!({}), &script);
+    let settings = &main_of(&made)["Config"];
+    let words = settings["entrypoint"].as_array().unwrap();
+    assert_eq!(
+        (&words[0], &words[1], &words[3..]),
+        (&json!("sh"), &json!("-c"), &[json!("gofer"), json!("sh"), json!("-euc")][..])
+    );
+    assert!(words[2].as_str().unwrap().ends_with("exec \"$@\""), "{words:?}");
+    assert_eq!(
+        (&settings["command"], &settings["args"], &settings["init"]),
+        (&json!("make"), &json!([]), &json!(true))
+    );
+    assert_eq!(made["Meta"][META_CONTAINER], "1");
+    // The image's own entrypoint stays what it is.
+    let command = job(json!({}), &with(&[], &["/bin/bash", "-c", "make"]));
+    let settings = &main_of(&command)["Config"];
+    assert_eq!((&settings["entrypoint"], &settings["command"]), (&Value::Null, &json!("/bin/bash")));
+    assert_eq!(
+        settings["args"].as_array().unwrap()[2..],
+        [json!("gofer"), json!("/bin/bash"), json!("-c"), json!("make")]
+    );
+    let template = json!({"TaskGroups": [{"Name": "g", "Tasks": [
+        {"Name": "main", "Driver": "docker", "Config": {"init": false}}]}]});
+    assert_eq!(main_of(&job(template, &script))["Config"]["init"], false, "the operator's word");
+    for other in [with(&["make"], &["sh"]), with(&[], &["make"]), with(&[], &[])] {
+        let settings = main_of(&job(json!({}), &other))["Config"].to_string();
+        assert!(!settings.contains("fifo") && !settings.contains("init"), "{settings}");
+    }
+    let podman = NomadConfig { image_driver: ImageDriver::Podman, ..NomadConfig::default() };
+    let podman = prepare(&podman, &json!({}), "gofer-x", &id(), &script).job;
+    assert_eq!(main_of(&podman)["Config"]["entrypoint"], json!(["sh", "-euc"]));
+}
+
+#[test]
+fn a_long_secret_goes_through_the_shell_of_an_image() {
+    let mut long = ExecutionSpec { image: Some("app:1".into()), ..spec(&["/bin/sh", "-c", "make"]) };
+    long.env.insert("A".into(), EnvValue::Secret("canary".repeat(11_000).into()));
+    let job = job(json!({}), &long);
+    let script = main_of(&job)["Config"]["args"][1].as_str().unwrap();
+    assert!(script.contains("gofer-0") && !job.to_string().contains("canary"), "{script}");
+}

@@ -51,6 +51,22 @@ fn signals_and_memory_are_told() {
     assert_eq!(oom, ExecutionState::Exited { code: 137, oom: true, signal: None });
 }
 
+/// Docker tells an exit code, and nothing else.
+#[test]
+fn of_a_container_an_exit_code_above_128_is_a_signal() {
+    let mut container = job(false);
+    container.meta.insert(META_CONTAINER.to_owned(), "1".to_owned());
+    let of = |code: i32, oom: bool| {
+        view(&container, &[alloc("failed", &[terminated(code, 0, oom)])], &[], LOST_AFTER, NOW).state
+    };
+    assert_eq!(of(143, false), ExecutionState::Exited { code: 143, oom: false, signal: Some(15) });
+    assert_eq!(of(137, true), ExecutionState::Exited { code: 137, oom: true, signal: None });
+    for code in [0, 3, 128, 193, 255] {
+        assert_eq!(of(code, false), exited(code));
+    }
+    assert_eq!(state_of(false, alloc("failed", &[terminated(143, 0, false)])), exited(143), "on the host");
+}
+
 #[test]
 fn a_stop_is_told_from_a_drain() {
     let killed =

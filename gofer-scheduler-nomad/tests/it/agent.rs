@@ -102,6 +102,15 @@ fn no_tls() -> rustls::ClientConfig {
     builder.expect("versions of TLS").with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
 }
 
+/// The image with a shell that the agent's docker has; without one, says that the test is skipped.
+pub(crate) fn image(test: &str) -> Option<String> {
+    let image = std::env::var("GOFER_TEST_NOMAD_IMAGE").ok().filter(|name| !name.is_empty());
+    if image.is_none() {
+        conformance::skip("docker", test, "GOFER_TEST_NOMAD_IMAGE names no image with a shell");
+    }
+    image
+}
+
 /// Says why a test of a real agent does nothing; an error when `GOFER_TEST_REQUIRE` names nomad.
 pub(crate) fn skip(test: &str, why: &str) {
     conformance::skip("nomad", test, why);

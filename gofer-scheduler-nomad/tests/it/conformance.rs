@@ -1,4 +1,4 @@
-//! The contract of every scheduler.
+//! The contract of every scheduler; `docker_log.rs` has what docker's own log cannot keep of it.
 
 use gofer_scheduler_nomad::NomadConfig;
 
@@ -19,6 +19,10 @@ async fn real() -> Option<Setup> {
 
 async fn exec() -> Option<Isolated> {
     Isolated::exec("conformance of the nomad scheduler with exec").await
+}
+
+async fn docker() -> Option<Isolated> {
+    Isolated::docker("conformance of the nomad scheduler with docker").await
 }
 
 /// With identities, on nodes that should have a supervisor and do not: everything is as without.
@@ -54,4 +58,8 @@ mod on_a_real_agent {
 
 mod on_a_real_agent_with_exec {
     gofer_core::scheduler_conformance!(optional super::exec);
+}
+
+mod on_a_real_agent_with_docker {
+    gofer_core::scheduler_conformance!(optional super::docker);
 }

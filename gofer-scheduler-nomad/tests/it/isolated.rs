@@ -1,4 +1,5 @@
-//! The driver exec, whose tasks see little of the machine: the workloads' gates and marks lie in a volume of the agent's.
+//! The drivers exec and docker, whose tasks see little of the machine: the workloads' gates and marks lie in a volume of the
+//! agent's.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -11,23 +12,59 @@ use gofer_core::scheduler::{ExecutionSpec, Scheduler};
 use gofer_scheduler_nomad::HostDriver;
 use tempfile::TempDir;
 
-use crate::agent::{Agent, skip};
+use crate::agent::{self, Agent, skip};
 use crate::support::Setup;
 
 /// The volume of `testbed/nomad.sh`.
 const VOLUME: &str = "gofer-testbed";
 
-/// A scheduler on a real agent with exec.
+/// A scheduler on a real agent with a driver that isolates.
 pub(crate) struct Isolated {
-    setup: Setup,
+    pub(crate) setup: Setup,
     workloads: Volume,
     _template: TempDir,
 }
 
 impl Isolated {
-    /// Where there is such an agent, and a directory that its tasks can see.
+    /// With exec, where there is such an agent, and a directory that its tasks can see.
     pub(crate) async fn exec(test: &str) -> Option<Self> {
         let agent = Agent::with_driver(test, "exec").await?;
+        // Not the first process of a namespace: that one no signal of its own ends.
+        let config = "command = \"true\"\n pid_mode = \"host\"";
+        Self::open(test, &agent, job("exec", config), Volume::new).await
+    }
+
+    /// With docker, each workload being what its image's shell runs.
+    pub(crate) async fn docker(test: &str) -> Option<Self> {
+        Self::in_image(test, |image, spec| ExecutionSpec { image: Some(image.to_owned()), ..spec }).await
+    }
+
+    /// With docker, each workload being what a program runs that Gofer does not know for a shell.
+    pub(crate) async fn docker_with_any_program(test: &str) -> Option<Self> {
+        let busybox = |image: &str, mut spec: ExecutionSpec| {
+            if spec.command[0] == "/bin/sh" {
+                spec.command.splice(0..1, ["/bin/busybox", "sh"].map(str::to_owned));
+            }
+            ExecutionSpec { image: Some(image.to_owned()), ..spec }
+        };
+        Self::in_image(test, busybox).await
+    }
+
+    async fn in_image(test: &str, change: fn(&str, ExecutionSpec) -> ExecutionSpec) -> Option<Self> {
+        let agent = Agent::with_driver(test, "docker").await?;
+        let image = agent::image(test)?;
+        let config = "image = \"set-by-gofer\"\n network_mode = \"none\"";
+        let volume =
+            |shared: &str| Volume { change: Box::new(move |spec| change(&image, spec)), ..Volume::new(shared) };
+        Self::open(test, &agent, job("docker", config), volume).await
+    }
+
+    async fn open(
+        test: &str,
+        agent: &Agent,
+        job: impl Fn(&str) -> String,
+        volume: impl FnOnce(&str) -> Volume,
+    ) -> Option<Self> {
         let Some(shared) = std::env::var("GOFER_TEST_NOMAD_SHARED").ok().filter(|dir| !dir.is_empty()) else {
             skip(test, "GOFER_TEST_NOMAD_SHARED names no directory that tasks can see");
             return None;
@@ -42,17 +79,19 @@ impl Isolated {
             nomad.job_template = Some(path);
         })
         .await;
-        Some(Self { setup, workloads: Volume::new(&shared), _template: template })
+        Some(Self { setup, workloads: volume(&shared), _template: template })
     }
 }
 
-/// A job with the volume at the same place as outside. Not the first process of a namespace: that one no signal of its own ends.
-fn job(shared: &str) -> String {
-    format!(
-        "job \"t\" {{\n group \"g\" {{\n volume \"shared\" {{\n type = \"host\"\n source = \"{VOLUME}\"\n }}\n task \"t\" {{\n \
-         driver = \"exec\"\n config {{\n command = \"true\"\n pid_mode = \"host\"\n }}\n \
-         volume_mount {{\n volume = \"shared\"\n destination = \"{shared}\"\n }}\n }}\n }}\n}}\n"
-    )
+/// A job for this driver with the volume at the same place as outside.
+fn job(driver: &str, config: &str) -> impl Fn(&str) -> String {
+    move |shared| {
+        format!(
+            "job \"t\" {{\n group \"g\" {{\n volume \"shared\" {{\n type = \"host\"\n source = \"{VOLUME}\"\n }}\n \
+             task \"t\" {{\n driver = \"{driver}\"\n config {{\n {config}\n }}\n \
+             volume_mount {{\n volume = \"shared\"\n destination = \"{shared}\"\n }}\n }}\n }}\n}}\n"
+        )
+    }
 }
 
 #[async_trait]
@@ -72,9 +111,10 @@ impl SchedulerHarness for Isolated {
     }
 }
 
-/// The shell's workloads in a directory of the volume.
+/// The shell's workloads in a directory of the volume, changed for their driver.
 struct Volume {
     shell: ShellWorkloads,
+    change: Box<dyn Fn(ExecutionSpec) -> ExecutionSpec + Send + Sync>,
     _dir: TempDir,
 }
 
@@ -84,7 +124,7 @@ impl Volume {
         // The tasks are somebody else's.
         let all = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(dir.path(), all).expect("a directory for everybody");
-        Self { shell: ShellWorkloads::new(dir.path()), _dir: dir }
+        Self { shell: ShellWorkloads::new(dir.path()), change: Box::new(|spec| spec), _dir: dir }
     }
 }
 
@@ -92,27 +132,27 @@ impl Volume {
 #[async_trait]
 impl Workloads for Volume {
     fn exit(&self, code: u8) -> ExecutionSpec {
-        self.shell.exit(code)
+        (self.change)(self.shell.exit(code))
     }
 
     fn die(&self, signal: i32) -> ExecutionSpec {
-        self.shell.die(signal)
+        (self.change)(self.shell.die(signal))
     }
 
     fn command_not_found(&self) -> ExecutionSpec {
-        self.shell.command_not_found()
+        (self.change)(self.shell.command_not_found())
     }
 
     fn print(&self, stdout: &[u8], stderr: &[u8]) -> ExecutionSpec {
-        self.shell.print(stdout, stderr)
+        (self.change)(self.shell.print(stdout, stderr))
     }
 
     fn print_line(&self, length: usize) -> ExecutionSpec {
-        self.shell.print_line(length)
+        (self.change)(self.shell.print_line(length))
     }
 
     fn print_env(&self, name: &str) -> ExecutionSpec {
-        self.shell.print_env(name)
+        (self.change)(self.shell.print_env(name))
     }
 
     fn has_own_root(&self) -> bool {
@@ -120,27 +160,27 @@ impl Workloads for Volume {
     }
 
     fn print_working_dir(&self) -> ExecutionSpec {
-        self.shell.print_working_dir()
+        (self.change)(self.shell.print_working_dir())
     }
 
     fn until_stopped(&self) -> ExecutionSpec {
-        self.shell.until_stopped()
+        (self.change)(self.shell.until_stopped())
     }
 
     fn ignoring_stop(&self) -> ExecutionSpec {
-        self.shell.ignoring_stop()
+        (self.change)(self.shell.ignoring_stop())
     }
 
     fn tree(&self, mark: &str) -> ExecutionSpec {
-        self.shell.tree(mark)
+        (self.change)(self.shell.tree(mark))
     }
 
     fn leave_a_child(&self) -> ExecutionSpec {
-        self.shell.leave_a_child()
+        (self.change)(self.shell.leave_a_child())
     }
 
     fn gated(&self, before: &[u8], gate: &str, after: &[u8]) -> ExecutionSpec {
-        self.shell.gated(before, gate, after)
+        (self.change)(self.shell.gated(before, gate, after))
     }
 
     async fn release(&self, gate: &str) {
@@ -148,7 +188,7 @@ impl Workloads for Volume {
     }
 
     fn mark(&self, mark: &str, code: u8) -> ExecutionSpec {
-        self.shell.mark(mark, code)
+        (self.change)(self.shell.mark(mark, code))
     }
 
     async fn marks(&self, mark: &str) -> usize {

@@ -5,6 +5,7 @@ mod agent;
 mod cases;
 mod cluster;
 mod conformance;
+mod docker_log;
 mod fake;
 mod isolated;
 mod parity;

@@ -53,11 +53,12 @@ async fn a_secret_of_several_lines_arrives_whole_on_a_real_agent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_of_a_task_with_an_image_arrive_without_a_shell() {
     let setup = Setup::fake().await;
-    let spec = with_secrets(image("good:1", "printf %s \"$TOKEN\""));
+    let mut spec = with_secrets(image("good:1", ""));
+    spec.command = ["printenv", "TOKEN"].map(str::to_owned).to_vec();
     assert_eq!(setup.run(&id("task"), &spec).await, exited(0));
-    assert_eq!(setup.stdout(&id("task"), true).await, CANARY.as_bytes());
+    assert_eq!(setup.stdout(&id("task"), true).await, format!("{CANARY}\n").as_bytes());
     let job = setup.fake_agent().jobs().remove(0);
-    assert_eq!(job["TaskGroups"][0]["Tasks"][0]["Config"]["command"], "/bin/sh", "the command is as it was given");
+    assert_eq!(job["TaskGroups"][0]["Tasks"][0]["Config"]["command"], "printenv", "the command is as it was given");
 }
 
 /// What the task itself sees of files with its secrets that others may read.

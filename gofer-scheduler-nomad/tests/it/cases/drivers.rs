@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use gofer_core::conformance::say_skipped;
 use gofer_core::scheduler::{
     EnvValue, ExecOutput, ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, Scheduler,
 };
 use gofer_scheduler_nomad::{HostDriver, NomadConfig};
 
-use crate::agent::Agent;
+use crate::agent::{self, Agent};
 use crate::support::{Setup, exited, id, image, script};
 
 /// Ends, prints a secret of several lines, is stopped.
@@ -56,6 +55,11 @@ async fn shell_in(setup: &Setup, spec: &ExecutionSpec) {
         (String::from_utf8(text).expect("text"), pieces.last().cloned())
     };
     assert_eq!(run("printf %s \"$SECRET\"; exit 6").await, ("value".to_owned(), Some(ExecOutput::Exited(6))));
+    for round in 0..5 {
+        // Nomad itself drops what docker still holds when the command has ended.
+        let (text, end) = run("head -c 500000 /dev/zero | tr '\\0' x; exit 4").await;
+        assert_eq!((text.len(), end), (500_000, Some(ExecOutput::Exited(4))), "round {round}");
+    }
     let is_gone = async |pid: &str| {
         gofer_core::conformance::eventually("nothing is left", async || {
             let (state, _) = run(&format!("cat /proc/{}/stat 2>/dev/null || echo gone", pid.trim())).await;
@@ -85,10 +89,7 @@ fn stdout(piece: &ExecOutput) -> &[u8] {
 async fn a_command_runs_in_a_container_on_a_real_agent() {
     const TEST: &str = "a command in a container on a real agent";
     let Some(agent) = Agent::with_driver(TEST, "docker").await else { return };
-    let Some(name) = std::env::var("GOFER_TEST_NOMAD_IMAGE").ok().filter(|name| !name.is_empty()) else {
-        say_skipped(TEST, "GOFER_TEST_NOMAD_IMAGE names no image with a shell");
-        return;
-    };
+    let Some(name) = agent::image(TEST) else { return };
     let setup = Setup::real(&crate::acl::with_exec(&agent).await, |_| {}).await;
     let mut spec = image(&name, "while sleep 0.1; do :; done");
     spec.env.insert("SECRET".to_owned(), EnvValue::Secret("value".into()));
@@ -118,11 +119,7 @@ async fn exec_runs_what_it_is_given_on_a_real_agent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_runs_what_it_is_given_on_a_real_agent() {
     let Some(agent) = Agent::with_driver("docker on a real agent", "docker").await else { return };
-    let named = std::env::var("GOFER_TEST_NOMAD_IMAGE").ok().filter(|name| !name.is_empty());
-    let Some(name) = named else {
-        say_skipped("docker on a real agent", "GOFER_TEST_NOMAD_IMAGE names no image with a shell");
-        return;
-    };
+    let Some(name) = agent::image("docker on a real agent") else { return };
     let setup = Setup::real(&agent, |_: &mut NomadConfig| {}).await;
     lives(&setup, |text| image(&name, text)).await;
     let mut limited = image(&name, "x=x; while :; do x=$x$x; done");

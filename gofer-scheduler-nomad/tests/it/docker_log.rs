@@ -1,0 +1,148 @@
+//! Tasks in docker containers whose program is no shell: their output goes through docker's log, and Nomad's reader of it. The
+//! contract holds but for the cases below, which are named with what does not hold in `docs/src/nomad.md`.
+
+use gofer_core::conformance::{run_case, say_skipped, scheduler as suite};
+
+use crate::isolated::Isolated;
+
+const TEST: &str = "conformance of the nomad scheduler with docker and any program";
+/// Docker passes a line on when it has ended.
+const UNENDED: &str = "docker holds a line back until it ends";
+/// What is on the way when a container ends is lost, and docker's followers miss a last line without an end.
+const LAST: &str = "docker and nomad lose the last words of a container";
+/// Docker replaces what is no UTF-8.
+const BYTES: &str = "docker's log holds text";
+/// Docker keeps two files of 2 MB, unless told otherwise.
+const ROTATED: &str = "docker deletes its log before nomad has read it";
+/// The first process of a namespace.
+const FIRST: &str = "no signal of its own ends process 1";
+/// Of any other program nobody knows whether there is a shell beside it.
+const LONG_SECRET: &str = "a secret of more than 64 KiB needs a shell, and is refused";
+
+/// Where the suite lists its cases.
+const SUITE: &str = include_str!("../../../gofer-core/src/conformance/scheduler/mod.rs");
+
+/// It has the capability.
+const UNASKED: &str = "it is about schedulers that cannot run commands in executions";
+
+macro_rules! held {
+    ($($module:ident { $($case:ident)+ })+) => {
+        const HELD: &[&str] = &[$($(stringify!($case)),+),+];
+        $($(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                let Some(mut harness) = Isolated::docker_with_any_program(TEST).await else { return };
+                run_case(stringify!($case), suite::$module::$case(&mut harness)).await;
+            }
+        )+)+
+    };
+}
+
+macro_rules! not_held {
+    ($($why:ident: $($case:ident)+;)+) => {
+        const NOT_HELD: &[(&str, &str)] = &[$($((stringify!($case), $why)),+),+];
+    };
+}
+
+/// A case that is added to the suite is held here, too, or has a reason.
+#[test]
+fn every_case_is_held_or_is_named_with_its_reason() {
+    let (_, list) = SUITE.split_once("[$($factory)+] scheduler\n").expect("the suite's list");
+    let (list, _) = list.split_once("} }").or(list.split_once("\n        }\n    };")).expect("its end");
+    let listed: Vec<&str> =
+        list.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains(['{', '}'])).collect();
+    for case in &listed {
+        let held = HELD.iter().filter(|held| *held == case).count();
+        let named = NOT_HELD.iter().filter(|(named, _)| named == case).count();
+        assert_eq!(held + named, 1, "`{case}` is held {held} times and named {named} times");
+    }
+    assert_eq!(listed.len(), HELD.len() + NOT_HELD.len(), "a case that the suite does not have");
+    for (case, why) in NOT_HELD {
+        say_skipped(&format!("docker, any program: {case}"), why);
+    }
+}
+
+held! {
+    lifecycle {
+        check_says_what_was_found_in_one_line
+        capabilities_are_constant
+        an_unknown_execution_is_not_found
+        the_exit_code_is_reported
+        a_command_that_does_not_exist_is_a_failed_execution
+        an_execution_is_queued_or_running_until_it_ends
+        start_of_a_finished_execution_does_nothing
+        concurrent_starts_of_one_name_start_one
+        a_task_is_never_restarted
+        a_service_is_kept_alive_until_it_is_stopped
+        a_removed_execution_is_not_found
+        removing_what_is_unknown_succeeds
+    }
+    stop {
+        stop_kills_after_the_grace
+        stop_without_grace_kills_at_once
+        stop_returns_without_waiting_for_the_end
+        a_second_stop_with_a_shorter_grace_hastens
+        stop_right_after_start_stops
+        stop_kills_the_whole_process_tree
+        stopping_what_is_finished_changes_nothing
+        stopping_what_is_unknown_succeeds
+    }
+    logs {
+        logs_of_a_stopped_execution_are_kept
+        logs_of_an_execution_that_never_ran_are_empty
+        logs_of_an_unknown_execution_are_not_found
+    }
+    watch {
+        watch_tells_of_the_end_or_ends
+        watch_tells_of_a_stop_or_ends
+        watch_tells_of_a_failed_start_or_ends
+        every_watcher_is_told
+    }
+    environment {
+        no_variable_of_the_server_leaks
+        no_secret_shows_in_debug
+    }
+    exec {
+        input_and_output_survive_unread_queues
+        a_command_has_the_environment_of_the_execution
+        a_command_runs_in_the_working_directory_of_the_execution
+        what_cannot_be_is_refused
+        a_dropped_session_ends_its_processes
+        a_command_that_ends_leaves_no_process
+        the_end_of_the_execution_ends_its_sessions
+        a_terminal_is_one
+    }
+    restart {
+        stop_works_after_a_restart
+        a_removed_execution_stays_removed_after_a_restart
+    }
+}
+
+not_held! {
+    UNENDED:
+        start_of_a_running_execution_does_nothing
+        removing_what_has_not_finished_is_invalid_and_changes_nothing
+        a_running_execution_outlives_the_server
+        an_execution_that_ends_while_the_server_is_down_is_known;
+    LAST:
+        executions_with_similar_names_do_not_mix
+        many_executions_run_at_once
+        stop_asks_before_it_kills
+        stdout_and_stderr_are_told_apart
+        logs_are_read_from_a_position
+        logs_without_follow_end_with_what_there_is
+        followed_logs_go_on_and_end_by_themselves
+        every_follower_gets_everything
+        followed_logs_end_although_a_child_was_left_behind
+        each_execution_has_a_working_directory_of_its_own
+        a_given_working_directory_is_used
+        the_entrypoint_comes_before_the_command
+        a_command_runs_beside_the_execution
+        a_finished_execution_is_known_after_a_restart
+        start_after_a_restart_does_nothing;
+    BYTES: any_bytes_survive;
+    ROTATED: a_line_of_nine_mebibytes_survives;
+    FIRST: death_by_signal_is_reported;
+    LONG_SECRET: variables_arrive_unchanged;
+    UNASKED: without_the_capability_exec_is_unsupported;
+}
