@@ -29,7 +29,7 @@ job "template" {
 
       config {
         image = "set-by-gofer"
-        # Signals reach every process of the container.
+        # A program ends by the signals that it sends itself, and what it leaves behind is reaped. Scripts get it in any case.
         init = true
       }
 

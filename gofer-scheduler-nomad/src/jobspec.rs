@@ -261,8 +261,10 @@ fn set_identity(config: &NomadConfig, task: &mut Map<String, Value>) -> Result<(
     if identities.iter().any(|one| one["Name"] == identity::NAME) {
         return Err(format!("the job template gives the task an identity `{}`: name it otherwise", identity::NAME));
     }
+    // Without a user to give the file to, Nomad writes it for everybody on the node to read.
+    let has_user = task.get("User").and_then(Value::as_str).is_some_and(|user| !user.is_empty());
     identities.push(json!({
-        "Name": identity::NAME, "Audience": [identity::audience(&config.job_prefix)], "Env": true, "File": true,
+        "Name": identity::NAME, "Audience": [identity::audience(&config.job_prefix)], "Env": true, "File": has_user,
         "TTL": nanos(identity::LIFE), "ChangeMode": "noop",
     }));
     task.insert("Identities".into(), Value::Array(identities));

@@ -157,6 +157,7 @@ fn take(shared: &Arc<Shared>, mut inspected: Inspected, end: ReportedEnd) -> Res
         tracing::warn!(job = %place.job_id, ?end, error = %error.chain(), "a reported end is refused");
         return Err(error);
     }
+    tracing::debug!(job = %place.job_id, ?end, "an execution reported its end");
     inspected.view = View { state: exited, fence: None, lost_in: None };
     inspected.reported = true;
     shared.reports.tell(&place.namespace, inspected);

@@ -12,6 +12,8 @@ mod harness;
 #[cfg(feature = "server")]
 mod local;
 #[cfg(feature = "server")]
+mod nomad;
+#[cfg(feature = "server")]
 mod pipelines;
 #[cfg(feature = "server")]
 mod servers;

@@ -168,6 +168,14 @@ fn identities_of_the_template_are_kept_beside_gofers() {
     assert_eq!(identities[0], json!({"Name": "vault", "Audience": ["vault.io"]}));
     assert_eq!((&identities[1]["Name"], &identities[1]["Audience"]), (&json!("gofer"), &json!(["gofer:gofer"])));
     assert_eq!(main_of(&made)["Env"]["GOFER_API_TOKEN"], "${NOMAD_TOKEN_gofer}");
+    assert_eq!(
+        (&identities[1]["Env"], &identities[1]["File"]),
+        (&json!(true), &json!(false)),
+        "everybody could read it"
+    );
+    let template = json!({"TaskGroups": [{"Name": "g", "Tasks": [{"Name": "main", "User": "ci"}]}]});
+    let made = prepare(&config, &template, "gofer-x", &id(), &spec(&["true"])).job;
+    assert_eq!(main_of(&made)["Identities"][0]["File"], true);
     let refused = with(json!([{"Name": "gofer"}]));
     assert!(refused["Meta"][META_REFUSED].as_str().unwrap().contains("name it otherwise"), "{refused}");
     assert!(main_of(&job(json!({}), &spec(&["true"])))["Identities"].is_null());

@@ -6,6 +6,7 @@ use crate::acl;
 use crate::agent::Agent;
 use crate::fake::FakeNomad;
 use crate::isolated::Isolated;
+use crate::supervised::Supervised;
 use crate::support::Setup;
 
 async fn fake() -> Setup {
@@ -38,6 +39,14 @@ async fn fake_without_binary() -> Setup {
 async fn real_without_binary() -> Option<Setup> {
     let agent = Agent::find("conformance without a supervisor on a real agent")?;
     Some(Setup::real(&acl::with_exec(&agent).await, unsupervised).await)
+}
+
+async fn supervised() -> Option<Supervised> {
+    Supervised::find("conformance with a supervisor that reports on a real agent").await
+}
+
+mod with_a_supervisor_on_a_real_agent {
+    gofer_core::scheduler_conformance!(optional super::supervised);
 }
 
 mod without_a_supervisor_on_the_fake {

@@ -112,19 +112,29 @@ impl SchedulerHarness for Isolated {
 }
 
 /// The shell's workloads in a directory of the volume, changed for their driver.
-struct Volume {
+pub(crate) struct Volume {
     shell: ShellWorkloads,
     change: Box<dyn Fn(ExecutionSpec) -> ExecutionSpec + Send + Sync>,
+    own_root: bool,
     _dir: TempDir,
 }
 
 impl Volume {
-    fn new(shared: &str) -> Self {
+    pub(crate) fn new(shared: &str) -> Self {
         let dir = tempfile::tempdir_in(Path::new(shared)).expect("a directory in the volume");
         // The tasks are somebody else's.
         let all = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(dir.path(), all).expect("a directory for everybody");
-        Self { shell: ShellWorkloads::new(dir.path()), change: Box::new(|spec| spec), _dir: dir }
+        Self { shell: ShellWorkloads::new(dir.path()), change: Box::new(|spec| spec), own_root: true, _dir: dir }
+    }
+
+    /// The same, each workload changed before it is given out.
+    pub(crate) fn changed(
+        self,
+        change: impl Fn(ExecutionSpec) -> ExecutionSpec + Send + Sync + 'static,
+        own_root: bool,
+    ) -> Self {
+        Self { change: Box::new(change), own_root, ..self }
     }
 }
 
@@ -156,7 +166,7 @@ impl Workloads for Volume {
     }
 
     fn has_own_root(&self) -> bool {
-        true
+        self.own_root
     }
 
     fn print_working_dir(&self) -> ExecutionSpec {

@@ -11,4 +11,5 @@ mod isolated;
 mod parity;
 mod proxy;
 mod secrets;
+mod supervised;
 mod support;

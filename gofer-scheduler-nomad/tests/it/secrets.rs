@@ -8,6 +8,7 @@ use gofer_core::scheduler::{EnvValue, ExecutionSpec, ExecutionState, FailureKind
 use serde_json::Value;
 
 use crate::agent::Agent;
+use crate::cases::identities::running_with_token;
 use crate::fake::{Action, FakeNomad, When};
 use crate::support::{SHORT, Setup, exited, id, image, script};
 
@@ -104,7 +105,24 @@ async fn a_secret_is_in_no_job_version_evaluation_allocation_or_event() {
 async fn a_secret_is_in_no_job_version_evaluation_allocation_or_event_on_a_real_agent() {
     let Some(agent) = Agent::find("a_secret_is_in_no_job on a real agent") else { return };
     let setup = Setup::real(&agent, |_| {}).await;
-    let seen = started(&setup).await;
+    no_secret_shows(&agent, &setup, &[CANARY]).await;
+}
+
+/// The token that Nomad signs for the task is one more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_in_no_job_with_identities_on_a_real_agent() {
+    let Some(agent) = Agent::find("a_secret_is_in_no_job with identities on a real agent") else { return };
+    let setup = Setup::real(&agent, |config| config.identity = true).await;
+    let (task, token) = running_with_token(&setup, "token").await;
+    let signature = token.rsplit('.').next().expect("a signature");
+    no_secret_shows(&agent, &setup, &[CANARY, signature]).await;
+    setup.scheduler().stop(&task, Duration::ZERO).await.expect("stop");
+    setup.ended(&task).await;
+    nothing_shows(&agent, &setup.config.job_prefix, &[CANARY, signature]).await;
+}
+
+async fn no_secret_shows(agent: &Agent, setup: &Setup, secrets: &[&str]) {
+    let seen = started(setup).await;
     assert_eq!(seen, "ready\n", "files with secrets that others may read");
     setup.start(&id("waits"), &with_secrets(setup.workloads.until_stopped())).await;
     setup.running(&id("waits")).await;
@@ -112,13 +130,14 @@ async fn a_secret_is_in_no_job_version_evaluation_allocation_or_event_on_a_real_
     let prefix = &setup.config.job_prefix;
     let variables = agent.get(&format!("/v1/vars?prefix=nomad/jobs/{prefix}")).await;
     assert!(variables.as_array().is_some_and(|all| !all.is_empty()), "it must be somewhere");
-    nothing_shows_it(&agent, prefix).await;
+    nothing_shows(agent, prefix, secrets).await;
     setup.scheduler().stop(&id("waits"), Duration::ZERO).await.expect("stop");
     setup.ended(&id("waits")).await;
-    nothing_shows_it(&agent, prefix).await;
+    nothing_shows(agent, prefix, secrets).await;
+    assert!(!format!("{:?}", setup.scheduler()).contains(CANARY));
 }
 
-async fn nothing_shows_it(agent: &Agent, prefix: &str) {
+async fn nothing_shows(agent: &Agent, prefix: &str, secrets: &[&str]) {
     let mut texts = Vec::new();
     let jobs = agent.get(&format!("/v1/jobs?prefix={prefix}&meta=true")).await;
     let id_of = |value: &Value| value["ID"].as_str().expect("an ID").to_owned();
@@ -137,7 +156,7 @@ async fn nothing_shows_it(agent: &Agent, prefix: &str) {
     assert!(events.contains(prefix), "the stream told of the jobs");
     texts.push(("the event stream".to_owned(), events));
     for (place, text) in texts {
-        assert!(!text.contains(CANARY), "{place} shows it");
+        assert!(!secrets.iter().any(|secret| text.contains(secret)), "{place} shows it");
     }
 }
 

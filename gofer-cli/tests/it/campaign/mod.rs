@@ -12,5 +12,5 @@ pub(crate) mod load;
 mod postgres;
 mod proxy;
 pub(crate) mod shapes;
-mod volume;
+pub(crate) mod volume;
 pub(crate) mod whole;

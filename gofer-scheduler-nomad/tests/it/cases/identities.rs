@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use gofer_core::conformance::eventually;
 use gofer_core::conformance::scheduler::host_command;
-use gofer_core::scheduler::{EnvValue, ExecutionState, Scheduler};
+use gofer_core::scheduler::{EnvValue, ExecutionSpec, ExecutionState, Scheduler};
 use gofer_core::{ErrorKind, ExecutionId};
+use gofer_scheduler_nomad::{HostDriver, NomadConfig};
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
+use crate::agent::{self, Agent};
 use crate::fake::{FakeNomad, Signer};
 use crate::support::{SHORT, Setup, id, script};
 
@@ -17,9 +18,17 @@ async fn fake() -> Setup {
 }
 
 /// Starts an execution that writes its token and waits to be stopped.
-pub(super) async fn running_with_token(setup: &Setup, name: &str) -> (ExecutionId, String) {
+pub(crate) async fn running_with_token(setup: &Setup, name: &str) -> (ExecutionId, String) {
+    token_of(setup, name, &writes_its_token()).await
+}
+
+fn writes_its_token() -> ExecutionSpec {
+    script("printf %s \"$GOFER_API_TOKEN\"; exec sleep 600", [])
+}
+
+async fn token_of(setup: &Setup, name: &str, spec: &ExecutionSpec) -> (ExecutionId, String) {
     let task = id(name);
-    setup.start(&task, &script("printf %s \"$GOFER_API_TOKEN\"; exec sleep 600", [])).await;
+    setup.start(&task, spec).await;
     setup.running(&task).await;
     let token = eventually("the task has written its token", async || {
         let text = String::from_utf8(setup.stdout(&task, false).await).expect("text");
@@ -36,9 +45,9 @@ async fn refused(setup: &Setup, token: &str, reason: &str) {
     assert!(!error.chain().contains(token), "the token is in the message");
 }
 
-async fn a_task_is_known_by_its_token(setup: Setup) {
+async fn a_task_is_known_by_its_token(setup: Setup, spec: ExecutionSpec) {
     assert!(setup.scheduler().capabilities().workload_identity);
-    let (task, token) = running_with_token(&setup, "task").await;
+    let (task, token) = token_of(&setup, "task", &spec).await;
     assert_eq!(setup.scheduler().identify(&token.as_str().into()).await.expect("identify"), task);
     setup.scheduler().stop(&task, SHORT).await.expect("stop");
     setup.ended(&task).await;
@@ -50,7 +59,7 @@ async fn a_task_is_known_by_its_token(setup: Setup) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_is_known_by_its_token_on_the_fake() {
-    a_task_is_known_by_its_token(fake().await).await;
+    a_task_is_known_by_its_token(fake().await, writes_its_token()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +68,26 @@ async fn a_task_is_known_by_its_token_on_a_real_agent() {
     let setup = Setup::real(&agent, |config| config.identity = true).await;
     let said = setup.scheduler().check().await.expect("check");
     assert!(said.starts_with("nomad "), "{said}");
-    a_task_is_known_by_its_token(setup).await;
+    a_task_is_known_by_its_token(setup, writes_its_token()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_known_by_its_token_with_exec_on_a_real_agent() {
+    let Some(agent) = Agent::with_driver("a_task_is_known_by_its_token with exec", "exec").await else { return };
+    let adjust = |config: &mut NomadConfig| {
+        config.identity = true;
+        config.host_driver = HostDriver::Exec;
+    };
+    a_task_is_known_by_its_token(Setup::real(&agent, adjust).await, writes_its_token()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_known_by_its_token_with_docker_on_a_real_agent() {
+    const TEST: &str = "a_task_is_known_by_its_token with docker";
+    let Some(agent) = Agent::with_driver(TEST, "docker").await else { return };
+    let Some(image) = agent::image(TEST) else { return };
+    let spec = ExecutionSpec { image: Some(image), ..writes_its_token() };
+    a_task_is_known_by_its_token(Setup::real(&agent, |config| config.identity = true).await, spec).await;
 }
 
 /// Beside a task of this scheduler, another Gofer's task in the same cluster.

@@ -2,7 +2,7 @@
 
 mod access;
 mod drivers;
-mod identities;
+pub(crate) mod identities;
 mod logs;
 mod nodes;
 mod outcomes;
