@@ -377,9 +377,11 @@ async fn know_the_time(clock: &Clock, journal: &dyn Journal, ttl: Duration) -> R
 impl Shared {
     async fn insert(self: &Arc<Self>, mut new: NewRun) -> Result<Run, EngineError> {
         let (namespace, pipeline) = (new.namespace.clone(), new.pipeline.clone());
-        let begun = self.begun_with_insert(&mut new);
         let _inserting = self.inserting.read().await;
-        let until = certain(self.clock.now(), self.config.lease_ttl);
+        // Now, and not before the wait: what the journal stores of the lease begins with this, and so does what is made of it.
+        new.at = self.clock.now();
+        let until = certain(new.at, self.config.lease_ttl);
+        let begun = self.begun_with_insert(&mut new);
         let inserted = match self.journal.insert_run(new).await {
             Ok(inserted) => inserted,
             Err(error) => {

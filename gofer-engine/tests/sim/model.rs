@@ -93,6 +93,11 @@ impl Model {
         self.runs.get(run)?.holder.as_deref()
     }
 
+    /// The epoch of the run's last lease; 0 before the first.
+    pub(crate) fn epoch(&self, run: &RunKey) -> u64 {
+        self.runs.get(run).map_or(0, |run| run.epoch)
+    }
+
     /// Everybody who asked to cancel this has been answered.
     pub(crate) fn acknowledge_cancels(&mut self, of: impl Fn(&RunKey) -> bool, at: Timestamp) {
         for (_, run) in self.runs.iter_mut().filter(|(key, _)| of(key)) {

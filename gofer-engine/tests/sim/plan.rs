@@ -101,7 +101,7 @@ impl Plan {
         let (lives, pauses) = servers(&mut rng);
         let mut clocks = Rng::of(seed, "clocks");
         let mut pieces = Rng::of(seed, "pieces");
-        let late_inserts = if faults.error > 0 { Rng::of(seed, "late").pick(&[0, 0, 100, 300]) } else { 0 };
+        let late_inserts = Rng::of(seed, "late").pick(&[0, 0, 100, 300]);
         let skews = lives.iter().map(|_| skew(&mut clocks)).collect();
         Self {
             pipelines,
@@ -126,6 +126,7 @@ impl Plan {
     pub(crate) fn is_steady(&self) -> bool {
         let Faults { error, hang, lost_events, repeated_events, broken_watch, .. } = self.faults;
         [error, hang, lost_events, repeated_events, broken_watch] == [0; 5]
+            && self.late_inserts == 0
             && self.outages.is_empty()
             && self.pauses.is_empty()
             && self.lives.iter().all(Vec::is_empty)

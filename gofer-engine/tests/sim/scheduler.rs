@@ -71,7 +71,9 @@ impl SimScheduler {
         if behaviour.end == End::Refused {
             return Err(BackendError::new(ErrorKind::Invalid, "the simulation refuses this"));
         }
-        let first = self.with(|cluster| cluster.start(id, behaviour, &self.link.name));
+        let by = |epoch: u64| format!("{}@{epoch}", self.link.name);
+        let epoch = lock(&self.site.model).epoch(&id.run);
+        let first = self.with(|cluster| cluster.start(id, behaviour, &by(epoch)));
         // A start makes timers that watchers wait for.
         self.site.changed.notify_waiters();
         world.check(first, || format!("`{id}` was started twice"));
@@ -79,12 +81,14 @@ impl SimScheduler {
         let others = cluster.alive().filter(|(other, _)| other.run == id.run && other.task == id.task && *other != id);
         let others: Vec<String> = others.map(|(other, _)| other.to_string()).collect();
         world.check(others.is_empty(), || format!("`{id}` was started while {others:?} had not ended"));
-        let mine = cluster.alive().filter(|(_, execution)| execution.by == self.link.name);
-        let mut mine: Vec<ExecutionId> = mine.map(|(other, _)| other.clone()).collect();
+        let alive = cluster.alive().filter(|(_, execution)| execution.by.starts_with(&self.link.name));
+        let alive: Vec<(ExecutionId, String)> =
+            alive.map(|(other, execution)| (other.clone(), execution.by.clone())).collect();
         drop(cluster);
-        // An execution of a run that this server has lost counts at the one that drives the run now.
+        // What was taken over is in flight whether or not there is a place; so is what this server lost and took again.
         let model = lock(&self.site.model);
-        mine.retain(|other| model.holder(&other.run).is_some_and(|holder| self.link.name.starts_with(holder)));
+        let mine = alive.into_iter().filter(|(other, started_by)| *started_by == by(model.epoch(&other.run)));
+        let mine: Vec<ExecutionId> = mine.map(|(other, _)| other).collect();
         drop(model);
         let (limit, limit_per_pipeline) = self.site.limits;
         let (all, of_pipeline) = (mine.len(), mine.iter().filter(|other| is_same_pipeline(other, id)).count());

@@ -85,7 +85,12 @@ impl World {
     pub(crate) fn late_insert(&self) -> Option<u64> {
         let calm = self.is_calm();
         let mut inner = lock(&self.inner);
-        (!calm && inner.late.chance(self.late_inserts)).then(|| inner.late.below(10_000))
+        if calm || !inner.late.chance(self.late_inserts) {
+            return None;
+        }
+        // Before whoever asked asks again, or long after.
+        let longest_ms = inner.late.pick(&[190, 10_000]);
+        Some(inner.late.below(longest_ms))
     }
 
     /// From now on nothing fails: the end is looked at in peace.
