@@ -98,13 +98,13 @@ struct Ends {
     typed: futures_mpsc::Receiver<ExecInput>,
     written: Written,
     changes: broadcast::Receiver<Change>,
-    /// What came with the word that it began.
-    first: Bytes,
+    /// What came with, or before, the word that it began.
+    first: [Said; 2],
 }
 
 impl Session {
     /// Connects, and waits for the word that the command runs.
-    async fn begin(&self, request: &ExecRequest) -> Result<(Sender, Receiver, Bytes), BackendError> {
+    async fn begin(&self, request: &ExecRequest) -> Result<(Sender, Receiver, [Said; 2]), BackendError> {
         let command = script(&self.mark, request, self.in_container);
         let doing = format!("no command can be run in `{}`", self.id);
         let terminal = request.terminal.is_some();
@@ -120,15 +120,18 @@ impl Session {
         Ok((sender, receiver, first))
     }
 
-    async fn began(&self, receiver: &mut Receiver, program: &str) -> Result<Bytes, BackendError> {
+    async fn began(&self, receiver: &mut Receiver, program: &str) -> Result<[Said; 2], BackendError> {
         let error = |kind, text: String| Err(BackendError::new(kind, text));
-        let mut seen = BytesMut::new();
+        // The two come by different ways: what a quick command wrote to one may be here before its beginning.
+        let (mut seen, mut stderr) = (BytesMut::new(), BytesMut::new());
         loop {
             let said = receiver.next().await?;
             match said {
-                Said::Stdout(data) | Said::Stderr(data) => seen.extend_from_slice(&data),
+                Said::Stdout(data) => seen.extend_from_slice(&data),
+                Said::Stderr(data) => stderr.extend_from_slice(&data),
                 Said::Closed(reason) => return Err(refusal(&self.id, &reason)),
                 Said::Exited(code) => {
+                    seen.extend_from_slice(&stderr);
                     let mut text = String::from_utf8_lossy(&seen).trim().to_owned();
                     text.truncate(text.floor_char_boundary(MAX_SHOWN));
                     let message = format!(
@@ -142,7 +145,10 @@ impl Session {
             let Some(at) = seen.windows(mark.len()).position(|part| part == mark) else { continue };
             match seen.get(at + mark.len()) {
                 None => {}
-                Some(b'+') => return Ok(seen.split_off(at + mark.len() + 1).freeze()),
+                Some(b'+') => {
+                    let stdout = seen.split_off(at + mark.len() + 1).freeze();
+                    return Ok([Said::Stderr(stderr.freeze()), Said::Stdout(stdout)]);
+                }
                 Some(_) => {
                     let message = format!("command `{program}` was not found in `{}`", self.id);
                     return error(ErrorKind::Invalid, message);
@@ -264,13 +270,17 @@ async fn deliver(
     session: &Session,
     receiver: &mut Receiver,
     written: &Written,
-    first: Bytes,
+    first: [Said; 2],
     has_ended: &Notify,
 ) -> Result<End, BackendError> {
-    let mut said = Said::Stdout(first);
+    let mut first = first.into_iter();
     let (mut stdout, mut stderr) = (EndMark::new(&session.mark), EndMark::new(&session.mark));
     let mut all_came = false;
     loop {
+        let said = match first.next() {
+            Some(said) => said,
+            None => receiver.next().await?,
+        };
         match said {
             Said::Stdout(data) => {
                 if !hand_out(written, &stdout.push(&data), ExecOutput::Stdout).await {
@@ -299,7 +309,6 @@ async fn deliver(
             // Should it fail, the script ends by itself, later.
             let _ = tokio::time::timeout(SWEEP_TIMEOUT, session.sweep()).await;
         }
-        said = receiver.next().await?;
     }
 }
 

@@ -152,7 +152,7 @@ async fn nothing_shows(agent: &Agent, prefix: &str, secrets: &[&str]) {
             texts.push((path.clone(), agent.get(&path).await.to_string()));
         }
     }
-    let events = agent.events(Duration::from_millis(500)).await;
+    let events = agent.events(Duration::from_secs(2)).await;
     assert!(events.contains(prefix), "the stream told of the jobs");
     texts.push(("the event stream".to_owned(), events));
     for (place, text) in texts {
