@@ -284,6 +284,7 @@ async fn start_engine(
         max_active_runs: config.engine.max_active_runs,
         log_retention: config.retention.logs,
         run_objects_keep_runs: config.retention.run_objects_keep_runs,
+        upload_retention: config.retention.uploads,
         ..EngineConfig::default()
     };
     if compose::shares_database(config) {

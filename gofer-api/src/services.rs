@@ -14,6 +14,7 @@ use crate::context::Context;
 use crate::error::ApiError;
 
 mod common_task;
+mod direct;
 mod event;
 mod exec;
 mod execution;

@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use gofer_proto::v1::object_service_client::ObjectServiceClient;
 use gofer_proto::v1::{
-    DeleteObjectRequest, GetObjectRequest, PutObjectHeader, PutObjectRequest, get_object_response, put_object_request,
+    BeginObjectUploadRequest, CompleteObjectUploadRequest, DeleteObjectRequest, GetObjectRequest, GetObjectUrlRequest,
+    PutObjectHeader, PutObjectRequest, get_object_response, put_object_request,
 };
 use reqwest::{Body, Client};
 use s3::creds::Credentials;
@@ -66,8 +67,9 @@ pub(crate) async fn measure(bench: &Bench, options: &Options, report: &mut Repor
     let bare = Bare::new(options)?;
     let gofer = ObjectServiceClient::new(server.channel());
     let mib = options.mib as usize;
-    let mut puts = ["bare client, multipart", "bare client, presigned URL", "PutObject"].map(Samples::new);
-    let mut gets = ["bare client", "bare client, presigned URL", "GetObject"].map(Samples::new);
+    let mut puts =
+        ["bare client, multipart", "bare client, presigned URL", "PutObject", "PutObject URL"].map(Samples::new);
+    let mut gets = ["bare client", "bare client, presigned URL", "GetObject", "GetObject URL"].map(Samples::new);
     let mut memory = [Samples::new("RSS before"), Samples::new("RSS at most, put"), Samples::new("RSS at most, get")];
     let pid = server.pid()?;
     let per_second = |start: Instant| mib as f64 / start.elapsed().as_secs_f64();
@@ -85,6 +87,9 @@ pub(crate) async fn measure(bench: &Bench, options: &Options, report: &mut Repor
         put(gofer.clone(), mib).await?;
         puts[2].values.push(per_second(start));
         memory[1].values.push(processes::memory(pid)?.peak_mib);
+        let start = Instant::now();
+        put_by_url(gofer.clone(), &bare.http, mib).await?;
+        puts[3].values.push(per_second(start));
 
         let start = Instant::now();
         bare.get(mib).await?;
@@ -97,6 +102,9 @@ pub(crate) async fn measure(bench: &Bench, options: &Options, report: &mut Repor
         get(gofer.clone(), mib).await?;
         gets[2].values.push(per_second(start));
         memory[2].values.push(processes::memory(pid)?.peak_mib);
+        let start = Instant::now();
+        get_by_url(gofer.clone(), &bare.http, mib).await?;
+        gets[3].values.push(per_second(start));
         bare.remove().await?;
         remove(gofer.clone()).await?;
     }
@@ -160,6 +168,54 @@ async fn get(mut gofer: ObjectServiceClient<Channel>, mib: usize) -> Result<()> 
     Ok(())
 }
 
+/// The URL that Gofer hands out, and the completion: what a caller waits for from its decision to the durable object.
+async fn put_by_url(mut gofer: ObjectServiceClient<Channel>, http: &Client, mib: usize) -> Result<()> {
+    let request = BeginObjectUploadRequest {
+        namespace: NAMESPACE.to_owned(),
+        pipeline: PIPELINE.to_owned(),
+        key: KEY.to_owned(),
+        size_bytes: Some((mib * MIB) as u64),
+        ..BeginObjectUploadRequest::default()
+    };
+    let begun = gofer.begin_object_upload(request).await?.into_inner();
+    let body = Body::wrap_stream(data(mib).map(Ok::<_, std::io::Error>));
+    let mut request = http.put(begun.url).header("content-length", mib * MIB).body(body);
+    for header in begun.headers {
+        request = request.header(header.name, header.value);
+    }
+    request.send().await?.error_for_status()?;
+    let request = CompleteObjectUploadRequest {
+        namespace: NAMESPACE.to_owned(),
+        pipeline: PIPELINE.to_owned(),
+        upload_id: begun.upload_id,
+        ..CompleteObjectUploadRequest::default()
+    };
+    gofer.complete_object_upload(request).await?;
+    Ok(())
+}
+
+async fn get_by_url(mut gofer: ObjectServiceClient<Channel>, http: &Client, mib: usize) -> Result<()> {
+    let request = GetObjectUrlRequest {
+        namespace: NAMESPACE.to_owned(),
+        pipeline: PIPELINE.to_owned(),
+        key: KEY.to_owned(),
+        ..GetObjectUrlRequest::default()
+    };
+    let url = gofer.get_object_url(request).await?.into_inner().url;
+    read(http, &url, mib).await
+}
+
+/// Reads what is at the URL.
+async fn read(http: &Client, url: &str, mib: usize) -> Result<()> {
+    let mut answer = http.get(url).send().await?.error_for_status()?;
+    let mut bytes = 0;
+    while let Some(chunk) = answer.chunk().await? {
+        bytes += chunk.len();
+    }
+    ensure!(bytes == mib * MIB, "{bytes} bytes came back");
+    Ok(())
+}
+
 async fn remove(mut gofer: ObjectServiceClient<Channel>) -> Result<()> {
     let request = DeleteObjectRequest {
         namespace: NAMESPACE.to_owned(),
@@ -216,13 +272,7 @@ impl Bare {
 
     async fn get_presigned(&self, mib: usize) -> Result<()> {
         let url = self.bucket.presign_get(&self.key, PRESIGNED_S, None).await?;
-        let mut answer = self.http.get(url).send().await?.error_for_status()?;
-        let mut bytes = 0;
-        while let Some(chunk) = answer.chunk().await? {
-            bytes += chunk.len();
-        }
-        ensure!(bytes == mib * MIB, "{bytes} bytes came back");
-        Ok(())
+        read(&self.http, &url, mib).await
     }
 
     async fn remove(&self) -> Result<()> {

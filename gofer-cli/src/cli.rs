@@ -1,6 +1,6 @@
 //! The command line: what every command shares, and the list of commands.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -114,6 +114,11 @@ impl Context {
         let Global { addr, ca_file, insecure, .. } = &self.global;
         let target = Target { addr: addr.clone(), ca_file: ca_file.clone(), insecure: *insecure, token };
         Client::connect(&target).await
+    }
+
+    /// Authorities that are trusted besides the system's, if they were named.
+    pub(crate) fn ca_file(&self) -> Option<&Path> {
+        self.global.ca_file.as_deref()
     }
 
     /// The namespace that was named, or the default one.

@@ -4,6 +4,7 @@ mod cli;
 mod client;
 mod commands;
 mod compile;
+mod direct;
 mod errors;
 mod follow;
 mod format;

@@ -19,7 +19,7 @@ use crate::errors::Failure;
 use crate::output::Out;
 
 /// A good size of a chunk, as the contract says.
-const CHUNK_BYTES: usize = 64 << 10;
+pub(crate) const CHUNK_BYTES: usize = 64 << 10;
 /// A transfer that takes longer shows its progress.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
 
@@ -118,20 +118,21 @@ pub(crate) async fn get(client: &Client, request: GetObjectRequest, file: &Path,
     if to_stdout { Ok(()) } else { say(out, &object, file) }
 }
 
-fn say(out: &Out, object: &Object, file: &Path) -> Result<(), Failure> {
+/// Says what was stored in the file.
+pub(crate) fn say(out: &Out, object: &Object, file: &Path) -> Result<(), Failure> {
     let size = crate::format::size(object.size_bytes);
     out.done(object, |object| format!("object `{}` is in `{}`: {size}", object.key, file.display()))
 }
 
 /// Where the bytes of an object go.
-enum Sink<'a> {
+pub(crate) enum Sink<'a> {
     Stdout(&'a Out),
     File(tempfile::NamedTempFile),
 }
 
 impl Sink<'_> {
     /// A file beside the one that is wanted, so that it can take its name in one step.
-    fn prepare(file: &Path) -> Result<Self, Failure> {
+    pub(crate) fn prepare(file: &Path) -> Result<Self, Failure> {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let made = tempfile::Builder::new()
@@ -143,7 +144,7 @@ impl Sink<'_> {
         Ok(Self::File(made))
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         match self {
             Self::Stdout(out) => out.bytes(bytes),
             Self::File(file) => {
@@ -154,7 +155,7 @@ impl Sink<'_> {
         }
     }
 
-    fn finish(self, file: &Path) -> Result<(), Failure> {
+    pub(crate) fn finish(self, file: &Path) -> Result<(), Failure> {
         let Self::File(made) = self else { return Ok(()) };
         let persisted = made.persist(file);
         persisted
@@ -164,14 +165,14 @@ impl Sink<'_> {
 }
 
 /// A bar on stderr once a transfer takes long; nothing when stderr is no terminal.
-struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     since: Instant,
     shown: bool,
 }
 
 impl Progress {
-    fn new(size_bytes: Option<u64>) -> Self {
+    pub(crate) fn new(size_bytes: Option<u64>) -> Self {
         let bar = ProgressBar::with_draw_target(size_bytes, ProgressDrawTarget::hidden());
         let template = match size_bytes {
             Some(_) => "{wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
@@ -181,7 +182,7 @@ impl Progress {
         Self { bar, since: Instant::now(), shown: !std::io::stderr().is_terminal() }
     }
 
-    fn advance(&mut self, bytes: usize) {
+    pub(crate) fn advance(&mut self, bytes: usize) {
         self.bar.inc(bytes as u64);
         if !self.shown && self.since.elapsed() > PROGRESS_AFTER {
             self.shown = true;

@@ -360,6 +360,8 @@ pub struct Retention {
     pub logs_before: Timestamp,
     /// Run objects are kept for this many newest runs of a pipeline.
     pub run_objects_keep_runs: u64,
+    /// Uploads by URL are forgotten whose URL ended before this.
+    pub uploads_before: Timestamp,
 }
 
 /// Something retention should delete.
@@ -375,5 +377,13 @@ pub enum Expirable {
         key: ObjectKey,
         /// Where the bytes lie.
         location: ObjectKey,
+    },
+    /// An upload by URL.
+    Upload {
+        /// Its id.
+        id: String,
+        /// Where bytes may lie that no record names or ever will; `None` while a record may. Without it, recording this
+        /// ends an upload that is open, so that its bytes are named the next time, and forgets one whose object is there.
+        location: Option<ObjectKey>,
     },
 }

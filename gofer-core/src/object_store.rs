@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use secrecy::SecretString;
 
 use crate::error::BackendError;
 use crate::id::ObjectKey;
@@ -57,11 +58,13 @@ pub trait ObjectStore: Debug + Send + Sync + 'static {
     /// The store's.
     async fn delete(&self, key: &ObjectKey) -> Result<(), BackendError>;
 
-    /// A URL with which anybody may read or write the object for `ttl`; `None` when this store has no such thing.
+    /// A URL with which anybody may read or write the object for at most `ttl`; `None` when this store has no such thing.
+    /// What is written by it is as atomic and durable as a put. The object need not exist.
     ///
     /// # Errors
-    /// The store's.
-    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<String>, BackendError>;
+    /// `Invalid` for a `ttl` that this store cannot sign; `Unsupported` when it gives URLs, but cannot keep to
+    /// [`UploadTerms::if_absent`]; or the store's.
+    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<Presigned>, BackendError>;
 }
 
 /// How to put.
@@ -80,6 +83,8 @@ pub struct ObjectMeta {
     pub size_bytes: u64,
     /// When it was put.
     pub modified_at: Timestamp,
+    /// SHA-256 of its bytes as the store itself found it; `None` when this store, or this call of it, does not tell.
+    pub sha256: Option<[u8; 32]>,
 }
 
 /// An object being read.
@@ -115,10 +120,33 @@ pub struct ObjectList {
 }
 
 /// What a presigned URL allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
     /// Reading.
-    Get,
+    Get {
+        /// The name under which a browser saves it, as far as the store can say so: one segment of an object's key.
+        file_name: Option<String>,
+    },
     /// Writing.
-    Put,
+    Put(UploadTerms),
+}
+
+/// What an upload by URL must keep to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UploadTerms {
+    /// Only while the key is free, so that the URL writes one object and never replaces it.
+    pub if_absent: bool,
+    /// The bytes must have this SHA-256, in stores that compute it; [`ObjectMeta::sha256`] tells whether it did.
+    pub sha256: Option<[u8; 32]>,
+}
+
+/// A URL that needs no credentials, and so is one itself: `Debug` does not show it.
+#[derive(Debug, Clone)]
+pub struct Presigned {
+    /// The URL.
+    pub url: SecretString,
+    /// Headers that the request must carry as they are, because they are signed, too.
+    pub headers: Vec<(String, String)>,
+    /// How long it is good from now; shorter than asked for when the credentials behind it end sooner.
+    pub good_for: Duration,
 }

@@ -20,6 +20,7 @@ pub use config::{DatabaseUrl, DbConfig, Durability, Target, TlsConfig};
 pub use db::Db;
 pub use error::DbError;
 pub use types::{
-    Counts, DeletedPipeline, EventFilter, LocalSecret, MAX_PAGE, ObjectPut, ObjectPutOutcome, Page, PipelineRoom,
-    PipelineVersionSummary, Registered, Registration, RunFilter, RunRecords,
+    CompletedUpload, Counts, DeletedPipeline, EventFilter, LocalSecret, MAX_OPEN_UPLOADS, MAX_PAGE, ObjectPut,
+    ObjectPutOutcome, ObjectUpload, Page, PipelineRoom, PipelineVersionSummary, Registered, Registration, RunFilter,
+    RunRecords, UploadState, UploadedObject,
 };

@@ -142,6 +142,22 @@ diesel::table! {
 }
 
 diesel::table! {
+    object_uploads (id) {
+        id -> Text,
+        pipeline_id -> BigInt,
+        run -> BigInt,
+        key -> Text,
+        location -> Text,
+        size_bytes -> Nullable<BigInt>,
+        sha256 -> Nullable<Text>,
+        if_absent -> Bool,
+        expires_at -> BigInt,
+        state -> Text,
+        outcome -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     secrets (pipeline_id, key) {
         pipeline_id -> BigInt,
         key -> Text,
@@ -191,6 +207,7 @@ diesel::table! {
 
 diesel::allow_tables_to_appear_in_same_query!(
     attempts,
+    object_uploads,
     objects,
     pipeline_versions,
     pipelines,

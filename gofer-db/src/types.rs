@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use gofer_core::entity::{ObjectRecord, Pipeline, PipelineVersion, SecretRecord};
+use gofer_core::entity::{ObjectRecord, ObjectScope, Pipeline, PipelineVersion, SecretRecord};
 use gofer_core::pipeline::PipelineSpec;
 use gofer_core::run::{RunState, RunStatus};
-use gofer_core::{ExecutionId, NamespaceId, PipelineId, RunNumber, Timestamp, Version};
+use gofer_core::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunNumber, Timestamp, Version};
 
 /// Most items of one page, whatever the caller asks for.
 pub const MAX_PAGE: usize = 1_000;
@@ -148,6 +148,68 @@ pub struct ObjectPutOutcome {
     pub replaced: Option<ObjectRecord>,
     /// The oldest objects, evicted because of [`ObjectPut::keep`].
     pub evicted: Vec<ObjectRecord>,
+}
+
+/// Most uploads by URL that a pipeline may have open: each is a row until retention forgets it.
+pub const MAX_OPEN_UPLOADS: u64 = 1_000;
+
+/// An upload by URL: the bytes go to the store without passing through the server, and become an object when the upload is
+/// completed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectUpload {
+    /// Random, and no credential.
+    pub id: String,
+    /// Whose object it will be.
+    pub scope: ObjectScope,
+    /// The user's key.
+    pub key: ObjectKey,
+    /// Where the bytes go.
+    pub location: ObjectKey,
+    /// Their number, if it was declared.
+    pub size_bytes: Option<u64>,
+    /// Their SHA-256 in hex, if it was declared.
+    pub sha256: Option<String>,
+    /// Only if the key is free when it is completed.
+    pub if_absent: bool,
+    /// When the URL ends.
+    pub expires_at: Timestamp,
+    /// How far it is.
+    pub state: UploadState,
+}
+
+/// How far an upload by URL is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UploadState {
+    /// It may be completed.
+    Open,
+    /// It was: the object as it was recorded then, and the keys that were evicted.
+    Complete(ObjectRecord, Vec<String>),
+    /// It never will be.
+    GivenUp,
+}
+
+/// What the store has found of an upload's bytes, and how to record them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedObject {
+    /// Their number.
+    pub size_bytes: u64,
+    /// Their SHA-256 in hex, if the store tells.
+    pub sha256: Option<String>,
+    /// As in [`ObjectPut::keep`].
+    pub keep: Option<u64>,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// What completing an upload came to; the same each time it is asked for, but for what is to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompletedUpload {
+    /// The object.
+    pub record: ObjectRecord,
+    /// Keys that were evicted, oldest first.
+    pub evicted_keys: Vec<String>,
+    /// What this left behind in the store; the caller deletes it there. Empty when it was complete before.
+    pub no_longer_named: Vec<ObjectRecord>,
 }
 
 /// A value of the embedded secret store, encrypted by it.

@@ -55,6 +55,9 @@ pub struct EngineConfig {
     pub log_retention: Duration,
     /// Run objects are kept for this many newest runs of each pipeline.
     pub run_objects_keep_runs: u64,
+    /// Uploads by URL are remembered this long after their URL ended, and then what was never completed is deleted. Longer
+    /// than an upload may last that began while its URL was good.
+    pub upload_retention: Duration,
     /// The time it is when the engine starts; `None` asks the system. A simulation has a time of its own.
     pub starts_at: Option<Timestamp>,
 }
@@ -72,6 +75,7 @@ impl Default for EngineConfig {
             max_changes: 500,
             log_retention: Duration::from_secs(90 * 24 * 3600),
             run_objects_keep_runs: 20,
+            upload_retention: Duration::from_secs(24 * 3600),
             starts_at: None,
         }
     }

@@ -1,4 +1,5 @@
-//! Deletes what has been kept long enough: archived logs by age, run objects by the number of newer runs.
+//! Deletes what has been kept long enough: archived logs by age, run objects by the number of newer runs, and uploads
+//! that nobody completed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,13 +29,16 @@ async fn expire_all(shared: &Shared) -> Result<(), JournalError> {
         let policy = Retention {
             logs_before: shared.clock.now().before(shared.config.log_retention),
             run_objects_keep_runs: shared.config.run_objects_keep_runs,
+            uploads_before: shared.clock.now().before(shared.config.upload_retention),
         };
         let page = shared.journal.expirable(&policy, PAGE).await?;
         for what in &page {
             delete(shared, what).await?;
             shared.journal.expired(what, shared.clock.now()).await?;
         }
-        if page.len() < PAGE {
+        // What was just given up can be deleted now.
+        let more = page.iter().any(|what| matches!(what, Expirable::Upload { location: None, .. }));
+        if page.len() < PAGE && !more {
             return Ok(());
         }
     }
@@ -43,6 +47,9 @@ async fn expire_all(shared: &Shared) -> Result<(), JournalError> {
 async fn delete(shared: &Shared, what: &Expirable) -> Result<(), BackendError> {
     match what {
         Expirable::Log(id) => shared.objects.delete(&layout::log_location(id)).await,
-        Expirable::RunObject { location, .. } => shared.objects.delete(location).await,
+        Expirable::RunObject { location, .. } | Expirable::Upload { location: Some(location), .. } => {
+            shared.objects.delete(location).await
+        }
+        Expirable::Upload { location: None, .. } => Ok(()),
     }
 }

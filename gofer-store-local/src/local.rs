@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use gofer_core::object_store::{
-    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, PutOptions,
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
 };
 use gofer_core::{BackendError, ErrorKind, ObjectKey};
 
@@ -96,7 +96,7 @@ impl ObjectStore for LocalObjectStore {
         blocking(move || staged::remove(&instance, &key)).await
     }
 
-    async fn presign(&self, _: &ObjectKey, _: Access, _: Duration) -> Result<Option<String>, BackendError> {
+    async fn presign(&self, _: &ObjectKey, _: Access, _: Duration) -> Result<Option<Presigned>, BackendError> {
         Ok(None)
     }
 }

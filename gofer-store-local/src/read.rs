@@ -30,7 +30,7 @@ pub(crate) fn head(path: &Path, key: &ObjectKey) -> Result<ObjectMeta, BackendEr
 /// What the file system knows, in Gofer's words.
 pub(crate) fn object_meta(key: ObjectKey, meta: &Metadata) -> ObjectMeta {
     let since_epoch = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-    ObjectMeta { key, size_bytes: meta.len(), modified_at: Timestamp::default().after(since_epoch) }
+    ObjectMeta { key, size_bytes: meta.len(), modified_at: Timestamp::default().after(since_epoch), sha256: None }
 }
 
 fn unless_missing(path: &Path, key: &ObjectKey, error: io::Error) -> BackendError {

@@ -1,5 +1,7 @@
 //! What the store answers.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
 use gofer_core::object_store::ObjectMeta;
 use gofer_core::time::Timestamp;
@@ -12,6 +14,9 @@ use serde::de::DeserializeOwned;
 
 /// An answer that is no object is shorter than this: 1,000 keys of 1 KiB with what belongs to each.
 pub(crate) const MAX_TEXT_BYTES: usize = 8 * 1024 * 1024;
+
+/// The object's SHA-256 in base64: signed by who uploads it, and told by stores that have computed it themselves.
+pub(crate) const SHA256: HeaderName = HeaderName::from_static("x-amz-checksum-sha256");
 
 /// An answer with a status of success.
 #[derive(Debug)]
@@ -73,7 +78,10 @@ impl Answer {
         let size_bytes = header(&self.headers, &CONTENT_LENGTH).and_then(|text| text.parse().ok());
         let modified_at = header(&self.headers, &LAST_MODIFIED).and_then(parse_http_date);
         match (size_bytes, modified_at) {
-            (Some(size_bytes), Some(modified_at)) => Ok(ObjectMeta { key: key.clone(), size_bytes, modified_at }),
+            (Some(size_bytes), Some(modified_at)) => {
+                let sha256 = header(&self.headers, &SHA256).and_then(parse_sha256);
+                Ok(ObjectMeta { key: key.clone(), size_bytes, modified_at, sha256 })
+            }
             _ => {
                 let message =
                     format!("the store says neither length nor time of `{key}`; does endpoint name an S3 service");
@@ -106,6 +114,11 @@ pub(crate) fn parse_iso_date(text: &str) -> Option<Timestamp> {
     text.parse::<jiff::Timestamp>().ok().map(|time| Timestamp(time.as_microsecond()))
 }
 
+/// The checksum of a whole object; that of an upload in parts is another thing, and has `-` and their number at its end.
+fn parse_sha256(text: &str) -> Option<[u8; 32]> {
+    BASE64_STANDARD.decode(text).ok()?.try_into().ok()
+}
+
 /// Adds a piece to a text, unless it grows too long.
 pub(crate) fn gather(text: &mut BytesMut, piece: &[u8]) -> bool {
     let fits = text.len() + piece.len() <= MAX_TEXT_BYTES;
@@ -126,6 +139,15 @@ mod tests {
         assert_eq!(parse_iso_date("2026-11-24T13:09:26Z"), expected);
         assert_eq!(parse_iso_date("2026-11-24T13:09:26.000Z"), expected);
         assert_eq!(parse_http_date("yesterday"), None);
+    }
+
+    #[test]
+    fn a_checksum_is_that_of_the_whole_object() {
+        let text = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+        assert_eq!(parse_sha256(text).map(|sum| sum[..3].to_vec()), Some(vec![0xe3, 0xb0, 0xc4]));
+        for other in ["", "47DE", "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=-3"] {
+            assert_eq!(parse_sha256(other), None, "{other}");
+        }
     }
 
     #[test]

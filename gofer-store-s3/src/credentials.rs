@@ -143,6 +143,11 @@ impl Signer {
         self.keys.ends_at.is_none_or(|end| Timestamp::now() < end.before(RENEW_BEFORE_END))
     }
 
+    /// How long these credentials are good, if they end.
+    pub(crate) fn good_for(&self) -> Option<Duration> {
+        self.keys.ends_at.map(|end| end.since(Timestamp::now()))
+    }
+
     fn is_valid(&self) -> bool {
         self.keys.ends_at.is_none_or(|end| Timestamp::now() < end)
     }

@@ -10,6 +10,7 @@ mod instance;
 mod list;
 mod operation;
 mod order;
+mod presign;
 mod read;
 mod store;
 mod tls;

@@ -98,7 +98,7 @@ impl Page<'_> {
             let message = format!("the store lists `{name}` with the time `{}`, which is none", object.last_modified);
             BackendError::new(ErrorKind::Internal, message)
         })?;
-        self.found.insert(key.clone(), ObjectMeta { key, size_bytes: object.size, modified_at });
+        self.found.insert(key.clone(), ObjectMeta { key, size_bytes: object.size, modified_at, sha256: None });
         if self.found.len() > self.limit + 1 {
             self.found.pop_last();
         }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use gofer_core::object_store::{ByteStream, ObjectBody, ObjectMeta};
 use gofer_core::{BackendError, ErrorKind, ObjectKey};
-use http::HeaderValue;
 use http::header::{CONTENT_RANGE, IF_MATCH};
+use http::{HeaderName, HeaderValue};
 use reqwest::Response;
 use tokio::time::timeout;
 
@@ -16,8 +16,13 @@ use crate::client::Client;
 use crate::error::{Cause, Failure};
 use crate::operation::{Call, Operation};
 
+/// Asks for the checksum that the store has computed, if it has.
+const CHECKSUM_MODE: HeaderName = HeaderName::from_static("x-amz-checksum-mode");
+
 pub(crate) async fn head(client: &Client, full_key: &str, key: &ObjectKey) -> Result<ObjectMeta, BackendError> {
-    let answer = client.send(&Call::new(full_key, Operation::Head)).await;
+    let mut call = Call::new(full_key, Operation::Head);
+    call.headers.insert(CHECKSUM_MODE, HeaderValue::from_static("ENABLED"));
+    let answer = client.send(&call).await;
     answer.map_err(|failure| failure.into_error("look up", key.as_str(), &client.place))?.object_meta(key)
 }
 

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use gofer_core::object_store::{
-    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, PutOptions,
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions, UploadTerms,
 };
 use gofer_core::{BackendError, ErrorKind, ObjectKey};
-use s3::error::S3Error;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
@@ -17,10 +16,7 @@ use crate::config::{S3Config, invalid};
 use crate::operation::{Call, Operation};
 use crate::order::{self, Order};
 use crate::write::Put;
-use crate::{check, list, read};
-
-/// The longest that a signature of this kind is good for.
-const MAX_PRESIGN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+use crate::{check, list, presign, read};
 
 /// Keeps objects in a bucket. Cloning shares the store; any number of servers may share the bucket.
 #[derive(Debug, Clone)]
@@ -117,19 +113,12 @@ impl ObjectStore for S3ObjectStore {
 
     /// A query-signed URL at `public_endpoint`. A whole number of seconds, 1 s to 7 days; it ends sooner when it was
     /// signed with temporary credentials that end.
-    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<String>, BackendError> {
-        if !(Duration::from_secs(1)..=MAX_PRESIGN).contains(&ttl) {
-            return Err(invalid(format!("ttl: a URL is valid for 1 s to 7 days (got `{ttl:?}`)")));
+    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<Presigned>, BackendError> {
+        if matches!(access, Access::Put(UploadTerms { if_absent: true, .. })) && !self.inner.conditional_writes {
+            let message = "this object store cannot sign a URL that writes once: conditional_writes is `false`";
+            return Err(BackendError::new(ErrorKind::Unsupported, message));
         }
-        let seconds = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
         let signer = self.inner.client.signer().await?;
-        let (bucket, full_key) = (&signer.public, self.full_key(key));
-        let url = match access {
-            Access::Get => bucket.presign_get(&full_key, seconds, None).await,
-            Access::Put => bucket.presign_put(&full_key, seconds, None, None).await,
-        };
-        url.map(Some).map_err(|error: S3Error| {
-            BackendError::new(ErrorKind::Internal, format!("cannot sign a URL for `{key}`")).with_source(error)
-        })
+        presign::presign(&signer, &self.full_key(key), access, ttl).await.map(Some)
     }
 }

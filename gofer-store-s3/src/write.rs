@@ -48,7 +48,7 @@ impl Put {
         } else {
             upload::run(&self, first, parts).await?
         };
-        Ok(ObjectMeta { key: self.key, size_bytes, modified_at })
+        Ok(ObjectMeta { key: self.key, size_bytes, modified_at, sha256: None })
     }
 
     async fn whole(&self, body: Bytes) -> Result<Timestamp, BackendError> {

@@ -109,6 +109,9 @@ pub struct RetentionSection {
     pub logs: Duration,
     /// Objects of runs are kept for this many newest runs of each pipeline.
     pub run_objects_keep_runs: u64,
+    /// Uploads by URL that are not completed this long after their URL ended are deleted.
+    #[serde(with = "humantime_serde")]
+    pub uploads: Duration,
 }
 
 impl Default for EngineSection {
@@ -127,7 +130,11 @@ impl Default for EngineSection {
 impl Default for RetentionSection {
     fn default() -> Self {
         let engine = gofer_engine::EngineConfig::default();
-        Self { logs: engine.log_retention, run_objects_keep_runs: engine.run_objects_keep_runs }
+        Self {
+            logs: engine.log_retention,
+            run_objects_keep_runs: engine.run_objects_keep_runs,
+            uploads: engine.upload_retention,
+        }
     }
 }
 

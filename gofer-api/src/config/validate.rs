@@ -89,6 +89,10 @@ impl ServerConfig {
         if self.retention.logs.is_zero() {
             problems.push("retention.logs: `0s` would delete every log at once; say how long logs are kept".to_owned());
         }
+        if self.retention.uploads.is_zero() {
+            let rule = "would delete what is still being uploaded; say how long an upload may last at most";
+            problems.push(format!("retention.uploads: `0s` {rule}"));
+        }
         let database = self.resolved_database();
         if let Err(error) = database.target() {
             problems.push(format!("database.{error}"));

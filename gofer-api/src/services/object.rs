@@ -9,6 +9,7 @@ use gofer_core::{ErrorKind, Timestamp};
 use gofer_proto::v1;
 use gofer_proto::v1::get_object_response::Part;
 
+use super::direct::{begin_object_upload, complete_object_upload, get_object_url};
 use super::upload::put_object;
 use crate::call::{Call, Replies, about, service};
 use crate::context::Context;
@@ -26,6 +27,9 @@ service! {
         unary head_object(v1::HeadObjectRequest) -> v1::HeadObjectResponse;
         unary list_objects(v1::ListObjectsRequest) -> v1::ListObjectsResponse;
         unary delete_object(v1::DeleteObjectRequest) -> v1::DeleteObjectResponse;
+        unary get_object_url(v1::GetObjectUrlRequest) -> v1::GetObjectUrlResponse;
+        unary begin_object_upload(v1::BeginObjectUploadRequest) -> v1::BeginObjectUploadResponse;
+        unary complete_object_upload(v1::CompleteObjectUploadRequest) -> v1::CompleteObjectUploadResponse;
         streaming get_object(v1::GetObjectRequest) -> GetObjectStream<v1::GetObjectResponse>;
         uploading put_object(v1::PutObjectRequest) -> v1::PutObjectResponse;
     }

@@ -123,7 +123,12 @@ impl TestServer {
 
     /// A server on a directory that another one has left.
     pub(crate) async fn restart(dir: TempDir) -> Self {
-        Self::begin(dir, |_| {}, None).await
+        Self::restart_with(dir, |_| {}).await
+    }
+
+    /// The same, with another configuration.
+    pub(crate) async fn restart_with(dir: TempDir, configure: impl FnOnce(&mut ServerConfig)) -> Self {
+        Self::begin(dir, configure, None).await
     }
 }
 

@@ -3,6 +3,7 @@
 mod admin;
 mod config;
 mod database;
+mod direct;
 mod events;
 mod exec;
 mod harness;

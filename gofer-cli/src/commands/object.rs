@@ -1,17 +1,19 @@
 //! `gofer object`: bytes under a key, of a pipeline or of one run.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use gofer_proto::v1::{
-    DeleteObjectRequest, GetObjectRequest, ListObjectsRequest, ListObjectsResponse, PutObjectHeader,
+    DeleteObjectRequest, GetObjectRequest, GetObjectUrlRequest, ListObjectsRequest, ListObjectsResponse,
+    PutObjectHeader,
 };
 
 use super::paging::{PageArgs, note_more};
 use crate::cli::Context;
 use crate::client::{Client, unary};
 use crate::errors::Failure;
-use crate::{format, output, transfer};
+use crate::{direct, format, output, transfer};
 
 /// Stores and reads objects: bytes under a key, of a pipeline or of one run
 ///
@@ -41,6 +43,9 @@ Examples:
         /// Keep an existing object, and fail
         #[arg(long)]
         if_absent: bool,
+        /// Send the bytes straight to the object store, past the server; needs a file, and a store that has URLs
+        #[arg(long)]
+        direct: bool,
     },
     /// Reads an object
     #[command(after_help = "\
@@ -55,6 +60,25 @@ Examples:
         file: PathBuf,
         #[command(flatten)]
         scope: ScopeArgs,
+        /// Read the bytes straight from the object store, past the server; needs a store that has URLs
+        #[arg(long)]
+        direct: bool,
+    },
+    /// Prints a URL with which whoever has it reads the object, straight from the object store
+    #[command(after_help = "\
+Examples:
+  gofer object url report.html --pipeline ci --run 7
+  curl -o dist.tar \"$(gofer object url dist.tar --pipeline ci --ttl 1h)\"
+
+The URL is a credential while it is good, 15 minutes or as long as --ttl says (at most 7 days).")]
+    Url {
+        /// Its key
+        key: String,
+        #[command(flatten)]
+        scope: ScopeArgs,
+        /// How long it is good, such as `1h`; the server's default is 15 minutes
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        ttl: Option<Duration>,
     },
     /// Lists objects
     #[command(after_help = "\
@@ -105,10 +129,13 @@ pub(crate) async fn run(args: ObjectArgs, context: &Context) -> Result<(), Failu
     let client = context.client().await?;
     let namespace = context.namespace();
     match args.command {
-        ObjectCommand::Put { key, file, scope, if_absent } => {
+        ObjectCommand::Put { key, file, scope, if_absent, direct } => {
             let run = scope.run();
             let header = PutObjectHeader { namespace, pipeline: scope.pipeline, run, key, if_absent, size_bytes: None };
-            let response = transfer::put(&client, header, &file).await?;
+            let response = match direct {
+                true => direct::put(&client, header, &file, context.ca_file()).await?,
+                false => transfer::put(&client, header, &file).await?,
+            };
             context.out.done(&response, |response| {
                 let object = response.object.clone().unwrap_or_default();
                 let evicted = match response.evicted_keys.as_slice() {
@@ -118,10 +145,24 @@ pub(crate) async fn run(args: ObjectArgs, context: &Context) -> Result<(), Failu
                 format!("object `{}` stored: {}{evicted}", object.key, format::size(object.size_bytes))
             })
         }
-        ObjectCommand::Get { key, file, scope } => {
+        ObjectCommand::Get { key, file, scope, direct: true } => {
+            let run = scope.run();
+            let request = GetObjectUrlRequest { namespace, pipeline: scope.pipeline, run, key, ttl: None };
+            direct::get(&client, request, &file, context.ca_file(), &context.out).await
+        }
+        ObjectCommand::Get { key, file, scope, direct: false } => {
             let run = scope.run();
             let request = GetObjectRequest { namespace, pipeline: scope.pipeline, run, key };
             transfer::get(&client, request, &file, &context.out).await
+        }
+        ObjectCommand::Url { key, scope, ttl } => {
+            let run = scope.run();
+            let ttl = ttl.map(prost_types::Duration::try_from).transpose();
+            let ttl =
+                ttl.map_err(|_| Failure::usage("--ttl is longer than any URL is good, which is 7 days at most"))?;
+            let request = GetObjectUrlRequest { namespace, pipeline: scope.pipeline, run, key, ttl };
+            let response = client.objects().get_object_url(unary(request)).await?.into_inner();
+            context.out.show(&response, |response| format!("{}\n", response.url))
         }
         ObjectCommand::List { scope, prefix, page } => list(context, &client, scope, prefix, &page).await,
         ObjectCommand::Delete { key, scope } => {

@@ -39,6 +39,70 @@ fn objects_go_in_and_out_byte_for_byte() {
     assert_eq!(std::fs::read(&target).expect("a file").len(), bytes.len(), "a failed get touched the file");
 }
 
+/// A server on the object store that the environment names, under a prefix of the test's own.
+fn on_s3(test: &str) -> Option<Serving> {
+    let Ok(endpoint) = std::env::var("GOFER_TEST_S3_ENDPOINT") else {
+        let required = std::env::var("GOFER_TEST_REQUIRE").unwrap_or_default();
+        assert!(!required.contains("s3"), "GOFER_TEST_REQUIRE names s3, and GOFER_TEST_S3_ENDPOINT is not set");
+        crate::campaign::volume::skip(test, "GOFER_TEST_S3_ENDPOINT is not set");
+        return None;
+    };
+    let named = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = format!(
+        "[objects]\nbackend = \"s3\"\n[objects.s3]\nendpoint = {endpoint:?}\nbucket = {:?}\nprefix = {:?}\n\
+         access_key = {:?}\nsecret_key = {:?}\n",
+        named("GOFER_TEST_S3_BUCKET"),
+        format!("gofer-test/{}/", text(dir.path()).trim_start_matches('/').replace('/', "-")),
+        named("GOFER_TEST_S3_ACCESS_KEY"),
+        named("GOFER_TEST_S3_SECRET_KEY"),
+    );
+    Some(Serving::start_configured(dir, &config))
+}
+
+#[test]
+fn objects_go_past_the_server() {
+    let Some(server) = on_s3("stores::objects_go_past_the_server") else { return };
+    tiny(&server, &[script("a", "true", &[])]);
+    let dir = tempfile::tempdir().expect("a folder");
+    let (source, target) = (dir.path().join("in"), dir.path().join("out"));
+    let bytes: Vec<u8> = (0..3_000_000_u32).flat_map(|n| n.to_le_bytes()).collect();
+    std::fs::write(&source, &bytes).expect("a file");
+    let put = server.run(&["object", "put", "big/one.bin", text(&source), "--pipeline", "ci", "--direct"]).expect(0);
+    assert!(put.stdout.contains("object `big/one.bin` stored: 11.4 MiB"), "{}", put.stdout);
+    for direct in [&["--direct"][..], &[]] {
+        let get = ["object", "get", "big/one.bin", text(&target), "--pipeline", "ci"];
+        server.run(&[&get[..], direct].concat()).expect(0);
+        assert!(std::fs::read(&target).expect("a file") == bytes, "the bytes differ");
+        std::fs::remove_file(&target).expect("the file is there");
+    }
+    let url = server.run(&["object", "url", "big/one.bin", "--pipeline", "ci", "--ttl", "1m"]).expect(0).stdout;
+    assert!(url.starts_with("http") && url.contains("X-Amz-Expires=60&") && url.lines().count() == 1, "{url}");
+    server
+        .run_with_stdin(&["object", "put", "x", "-", "--pipeline", "ci", "--direct"], b"x")
+        .expect(2)
+        .says("--direct");
+    let absent = ["object", "put", "big/one.bin", text(&source), "--pipeline", "ci", "--direct", "--if-absent"];
+    server.run(&absent).expect(4).says("big/one.bin");
+    server.run(&["object", "url", "big/one.bin", "--pipeline", "ci", "--ttl", "8days"]).expect(2).says("ttl");
+    server.run(&["object", "get", "none", text(&target), "--pipeline", "ci", "--direct"]).expect(4).says("none");
+    assert!(!target.exists(), "a failed get made the file");
+}
+
+#[test]
+fn without_urls_the_way_through_the_server_is_named() {
+    let server = Serving::start();
+    tiny(&server, &[script("a", "true", &[])]);
+    server.run_with_stdin(&["object", "put", "x", "-", "--pipeline", "ci"], b"x").expect(0);
+    server.run(&["object", "url", "x", "--pipeline", "ci"]).expect(4).says("use GetObject");
+    server.run(&["object", "get", "x", "-", "--pipeline", "ci", "--direct"]).expect(4).says("use GetObject");
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = dir.path().join("in");
+    std::fs::write(&source, "x").expect("a file");
+    let put = ["object", "put", "x", text(&source), "--pipeline", "ci", "--direct"];
+    server.run(&put).expect(4).says("use PutObject");
+}
+
 #[test]
 fn a_run_has_objects_of_its_own() {
     let server = Serving::start();

@@ -12,7 +12,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::lock;
 use crate::error::{BackendError, ErrorKind};
 use crate::id::ObjectKey;
-use crate::object_store::{Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, PutOptions};
+use crate::object_store::{
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
+};
 use crate::time::Timestamp;
 
 /// Bytes of one piece of a body that is read.
@@ -63,7 +65,8 @@ impl ObjectStore for MemoryObjectStore {
             Ok(all)
         };
         let bytes = body.try_fold(BytesMut::new(), collect).await?.freeze();
-        let meta = ObjectMeta { key: key.clone(), size_bytes: bytes.len() as u64, modified_at: Timestamp::now() };
+        let (size_bytes, modified_at) = (bytes.len() as u64, Timestamp::now());
+        let meta = ObjectMeta { key: key.clone(), size_bytes, modified_at, sha256: None };
         let mut objects = lock(&self.objects);
         if options.if_absent && objects.contains_key(key.as_str()) {
             return Err(BackendError::new(ErrorKind::AlreadyExists, format!("object `{key}` exists already")));
@@ -99,7 +102,7 @@ impl ObjectStore for MemoryObjectStore {
         Ok(())
     }
 
-    async fn presign(&self, _: &ObjectKey, _: Access, _: Duration) -> Result<Option<String>, BackendError> {
+    async fn presign(&self, _: &ObjectKey, _: Access, _: Duration) -> Result<Option<Presigned>, BackendError> {
         Ok(None)
     }
 }

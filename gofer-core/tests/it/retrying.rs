@@ -10,7 +10,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use gofer_core::error::BackendError;
 use gofer_core::object_store::{
-    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, PutOptions,
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
 };
 use gofer_core::scheduler::{
     ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, ReportedEnd, Scheduler,
@@ -177,8 +177,8 @@ impl ObjectStore for Retrying<dyn ObjectStore> {
         repeat!(self.0.delete(key)).0
     }
 
-    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<String>, BackendError> {
-        repeat!(self.0.presign(key, access, ttl)).0
+    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<Presigned>, BackendError> {
+        repeat!(self.0.presign(key, access.clone(), ttl)).0
     }
 }
 

@@ -4,7 +4,7 @@ use gofer_core::{ObjectKey, Timestamp};
 
 use crate::db::{Db, query, transact};
 use crate::error::DbError;
-use crate::types::{ObjectPut, ObjectPutOutcome, Page};
+use crate::types::{CompletedUpload, ObjectPut, ObjectPutOutcome, ObjectUpload, Page, UploadedObject};
 
 impl Db {
     /// Records an object whose bytes lie in the store, replacing what had the key. Of concurrent puts of one key each
@@ -60,5 +60,51 @@ impl Db {
     ) -> Result<Option<ObjectRecord>, DbError> {
         let (scope, key, actor) = (scope.clone(), key.clone(), actor.to_owned());
         transact!(self, objects::delete(&scope, &key, &actor, at))
+    }
+
+    /// Begins an upload by URL.
+    ///
+    /// # Errors
+    /// `NotFound` for the pipeline or the run; `AlreadyExists` with `if_absent`; `Conflict` when too many are open; or the
+    /// database's.
+    pub async fn upload_begin(&self, upload: &ObjectUpload) -> Result<(), DbError> {
+        let upload = upload.clone();
+        transact!(self, uploads::begin(&upload))
+    }
+
+    /// The upload, if it is of this scope.
+    ///
+    /// # Errors
+    /// `NotFound`, or the database's.
+    pub async fn upload_get(&self, scope: &ObjectScope, id: &str) -> Result<ObjectUpload, DbError> {
+        let (scope, id) = (scope.clone(), id.to_owned());
+        query!(self, uploads::find(&scope, &id))
+    }
+
+    /// Records what was uploaded as an object, as [`Db::object_put_record`] does. Doing so again changes nothing and gives
+    /// the same.
+    ///
+    /// # Errors
+    /// `NotFound` for the upload, also when it was given up, for the pipeline or the run; `AlreadyExists` with `if_absent`;
+    /// or the database's.
+    pub async fn upload_complete(
+        &self,
+        scope: &ObjectScope,
+        id: &str,
+        found: &UploadedObject,
+        actor: &str,
+    ) -> Result<CompletedUpload, DbError> {
+        let (scope, id, found, actor) = (scope.clone(), id.to_owned(), found.clone(), actor.to_owned());
+        transact!(self, uploads::complete(&scope, &id, &found, &actor))
+    }
+
+    /// Makes sure that the upload is never completed, unless it is already; returns whether this did it. Only then may its
+    /// bytes be deleted.
+    ///
+    /// # Errors
+    /// `NotFound`, or the database's.
+    pub async fn upload_give_up(&self, scope: &ObjectScope, id: &str) -> Result<bool, DbError> {
+        let (scope, id) = (scope.clone(), id.to_owned());
+        transact!(self, uploads::give_up(&scope, &id))
     }
 }

@@ -26,6 +26,7 @@ pub(crate) mod tasks;
 pub(crate) mod timeline;
 pub(crate) mod tokens;
 mod tx;
+pub(crate) mod uploads;
 pub(crate) mod waiting;
 
 use diesel::expression::SqlLiteral;

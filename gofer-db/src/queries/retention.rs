@@ -9,7 +9,7 @@ use gofer_core::journal::{Expirable, Retention};
 use gofer_core::run::LogState;
 
 use super::logs::{EXECUTION, ExecutionRow, execution};
-use super::{Conn, RunQueryDsl, Tx, is_true, logs, objects as object};
+use super::{Conn, RunQueryDsl, Tx, is_true, logs, objects as object, uploads};
 use crate::error::DbError;
 use crate::rows::run::key;
 use crate::rows::{id, signed};
@@ -30,6 +30,10 @@ pub(crate) async fn expirable(c: &mut Conn, policy: &Retention, limit: usize) ->
     let rest = limit - found.len();
     if rest > 0 {
         found.extend(run_objects(c, policy.run_objects_keep_runs, rest).await?);
+    }
+    let rest = limit - found.len();
+    if rest > 0 {
+        found.extend(uploads::expirable(c, policy.uploads_before, rest).await?);
     }
     Ok(found)
 }
@@ -78,6 +82,7 @@ pub(crate) async fn expired(tx: &mut Tx<'_>, what: &Expirable, at: Timestamp) ->
                 object::record(tx, &scope, EventDetails::RunObjectsExpired { count: 1 }, "gofer", at);
             }
         }
+        Expirable::Upload { id, location } => uploads::expired(tx, id, location.is_some()).await?,
     }
     Ok(())
 }

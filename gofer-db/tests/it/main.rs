@@ -16,3 +16,4 @@ mod secrets;
 mod setup;
 mod shared;
 mod tokens;
+mod uploads;

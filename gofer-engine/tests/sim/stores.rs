@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use gofer_core::object_store::{
-    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, PutOptions,
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
 };
 use gofer_core::secret_store::{SecretList, SecretStore};
 use gofer_core::testing::{MemoryObjectStore, MemorySecretStore};
@@ -48,7 +48,7 @@ impl ObjectStore for SimObjects {
         self.link.call(Part::Objects, &format!("delete {key}"), self.stored.delete(key)).await
     }
 
-    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<String>, BackendError> {
+    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<Presigned>, BackendError> {
         self.stored.presign(key, access, ttl).await
     }
 }

@@ -9316,7 +9316,8 @@ pub struct Object {
     /// Its length in bytes.
     #[prost(uint64, tag = "5")]
     pub size_bytes: u64,
-    /// SHA-256 of its bytes, 64 lower-case hexadecimal digits.
+    /// SHA-256 of its bytes, 64 lower-case hexadecimal digits. Empty = not known: it was uploaded by URL to a store that does not
+    /// compute it.
     #[prost(string, tag = "6")]
     pub sha256: ::prost::alloc::string::String,
     /// When it was last put.
@@ -9610,6 +9611,192 @@ impl ::prost::Name for DeleteObjectResponse {
         "/gofer.v1.DeleteObjectResponse".into()
     }
 }
+/// Names the object to read.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetObjectUrlRequest {
+    /// The namespace that owns the pipeline.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// The pipeline's name.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+    /// The run; 0 = pipeline level.
+    #[prost(uint64, tag = "3")]
+    pub run: u64,
+    /// The key.
+    #[prost(string, tag = "4")]
+    pub key: ::prost::alloc::string::String,
+    /// How long the URL is good, 1 second to 7 days; unset = 15 minutes.
+    #[prost(message, optional, tag = "5")]
+    pub ttl: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for GetObjectUrlRequest {
+    const NAME: &'static str = "GetObjectUrlRequest";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.GetObjectUrlRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.GetObjectUrlRequest".into()
+    }
+}
+/// Where to read the object.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct GetObjectUrlResponse {
+    /// What is known of the object. Once it is replaced, deleted or evicted, the URL is answered with 404.
+    #[prost(message, optional, tag = "1")]
+    pub object: ::core::option::Option<Object>,
+    /// Send a GET. A credential: whoever has it reads the object.
+    #[prost(string, tag = "2")]
+    pub url: ::prost::alloc::string::String,
+    /// When it ends; sooner than asked for when the credentials behind it do.
+    #[prost(message, optional, tag = "3")]
+    pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for GetObjectUrlResponse {
+    const NAME: &'static str = "GetObjectUrlResponse";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.GetObjectUrlResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.GetObjectUrlResponse".into()
+    }
+}
+/// Says where an object is to go.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BeginObjectUploadRequest {
+    /// The namespace that owns the pipeline.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// The pipeline's name.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+    /// The run; 0 = pipeline level.
+    #[prost(uint64, tag = "3")]
+    pub run: u64,
+    /// The key; see `Object.key`.
+    #[prost(string, tag = "4")]
+    pub key: ::prost::alloc::string::String,
+    /// When true, an existing object is kept, and the call that finds it, this one or the completion, is ALREADY_EXISTS.
+    #[prost(bool, tag = "5")]
+    pub if_absent: bool,
+    /// The length in bytes, when known: it is checked against the limit now, and against the bytes at the completion.
+    #[prost(uint64, optional, tag = "6")]
+    pub size_bytes: ::core::option::Option<u64>,
+    /// SHA-256 of the bytes, 64 lower-case hexadecimal digits, when known: a store that computes it refuses others, and
+    /// `Object.sha256` is set only then; one that does not (SeaweedFS) takes any, and it stays empty. Empty = not known.
+    #[prost(string, tag = "7")]
+    pub sha256: ::prost::alloc::string::String,
+    /// How long the URL is good, 1 second to 7 days; unset = 15 minutes. A PUT that has begun by then may end later.
+    #[prost(message, optional, tag = "8")]
+    pub ttl: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for BeginObjectUploadRequest {
+    const NAME: &'static str = "BeginObjectUploadRequest";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.BeginObjectUploadRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.BeginObjectUploadRequest".into()
+    }
+}
+/// Where to send the bytes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct BeginObjectUploadResponse {
+    /// Names the upload in CompleteObjectUpload. No credential.
+    #[prost(string, tag = "1")]
+    pub upload_id: ::prost::alloc::string::String,
+    /// Send one PUT with all the bytes and their Content-Length; S3 takes at most 5 GiB that way. It writes once: answer 412 means
+    /// that the bytes of an earlier PUT are there. A credential: whoever has it and the headers writes these bytes.
+    #[prost(string, tag = "2")]
+    pub url: ::prost::alloc::string::String,
+    /// Headers of the PUT, to be sent as they are; they are signed, too.
+    #[prost(message, repeated, tag = "3")]
+    pub headers: ::prost::alloc::vec::Vec<UploadHeader>,
+    /// When the URL ends; sooner than asked for when the credentials behind it do.
+    #[prost(message, optional, tag = "4")]
+    pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for BeginObjectUploadResponse {
+    const NAME: &'static str = "BeginObjectUploadResponse";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.BeginObjectUploadResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.BeginObjectUploadResponse".into()
+    }
+}
+/// A header of the PUT that uploads an object.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UploadHeader {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Its value.
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+}
+impl ::prost::Name for UploadHeader {
+    const NAME: &'static str = "UploadHeader";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.UploadHeader".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.UploadHeader".into()
+    }
+}
+/// Names the upload whose bytes are all there.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompleteObjectUploadRequest {
+    /// The namespace that owns the pipeline.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// The pipeline's name.
+    #[prost(string, tag = "2")]
+    pub pipeline: ::prost::alloc::string::String,
+    /// The run; 0 = pipeline level.
+    #[prost(uint64, tag = "3")]
+    pub run: u64,
+    /// Which upload. One that was given up, or whose URL ended more than a day ago (`retention.uploads`), is NOT_FOUND.
+    #[prost(string, tag = "4")]
+    pub upload_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CompleteObjectUploadRequest {
+    const NAME: &'static str = "CompleteObjectUploadRequest";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.CompleteObjectUploadRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.CompleteObjectUploadRequest".into()
+    }
+}
+/// The stored object.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompleteObjectUploadResponse {
+    /// The object as stored.
+    #[prost(message, optional, tag = "1")]
+    pub object: ::core::option::Option<Object>,
+    /// Keys of pipeline objects that were evicted to keep the limit, oldest first.
+    #[prost(string, repeated, tag = "2")]
+    pub evicted_keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for CompleteObjectUploadResponse {
+    const NAME: &'static str = "CompleteObjectUploadResponse";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.CompleteObjectUploadResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.CompleteObjectUploadResponse".into()
+    }
+}
 /// Generated client implementations.
 #[cfg(feature = "client")]
 pub mod object_service_client {
@@ -9830,6 +10017,88 @@ pub mod object_service_client {
                 .insert(GrpcMethod::new("gofer.v1.ObjectService", "DeleteObject"));
             self.inner.unary(req, path, codec).await
         }
+        /// A URL with which whoever has it reads the object as it is now, straight from the object store. FAILED_PRECONDITION with
+        /// reason UNSUPPORTED when the store has no such thing: use GetObject.
+        pub async fn get_object_url(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetObjectUrlRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetObjectUrlResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/gofer.v1.ObjectService/GetObjectUrl",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("gofer.v1.ObjectService", "GetObjectUrl"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Begins an upload that does not pass through the server: send the bytes in one PUT to the URL, with the headers, and then
+        /// call CompleteObjectUpload; until then readers see what was there. What is not completed is removed after a while.
+        /// FAILED_PRECONDITION with reason UNSUPPORTED when the store has no such thing: use PutObject.
+        pub async fn begin_object_upload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BeginObjectUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BeginObjectUploadResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/gofer.v1.ObjectService/BeginObjectUpload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("gofer.v1.ObjectService", "BeginObjectUpload"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes what was uploaded the object, exactly as PutObject would. Calling it again gives the same answer and changes
+        /// nothing. FAILED_PRECONDITION with reason UPLOAD_NOT_THERE while the store has no bytes; what breaks the size limit or what
+        /// was declared ends the upload.
+        pub async fn complete_object_upload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CompleteObjectUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CompleteObjectUploadResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/gofer.v1.ObjectService/CompleteObjectUpload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("gofer.v1.ObjectService", "CompleteObjectUpload"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -9888,6 +10157,35 @@ pub mod object_service_server {
             request: tonic::Request<super::DeleteObjectRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DeleteObjectResponse>,
+            tonic::Status,
+        >;
+        /// A URL with which whoever has it reads the object as it is now, straight from the object store. FAILED_PRECONDITION with
+        /// reason UNSUPPORTED when the store has no such thing: use GetObject.
+        async fn get_object_url(
+            &self,
+            request: tonic::Request<super::GetObjectUrlRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetObjectUrlResponse>,
+            tonic::Status,
+        >;
+        /// Begins an upload that does not pass through the server: send the bytes in one PUT to the URL, with the headers, and then
+        /// call CompleteObjectUpload; until then readers see what was there. What is not completed is removed after a while.
+        /// FAILED_PRECONDITION with reason UNSUPPORTED when the store has no such thing: use PutObject.
+        async fn begin_object_upload(
+            &self,
+            request: tonic::Request<super::BeginObjectUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BeginObjectUploadResponse>,
+            tonic::Status,
+        >;
+        /// Makes what was uploaded the object, exactly as PutObject would. Calling it again gives the same answer and changes
+        /// nothing. FAILED_PRECONDITION with reason UPLOAD_NOT_THERE while the store has no bytes; what breaks the size limit or what
+        /// was declared ends the upload.
+        async fn complete_object_upload(
+            &self,
+            request: tonic::Request<super::CompleteObjectUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CompleteObjectUploadResponse>,
             tonic::Status,
         >;
     }
@@ -10182,6 +10480,146 @@ pub mod object_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteObjectSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gofer.v1.ObjectService/GetObjectUrl" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetObjectUrlSvc<T: ObjectService>(pub Arc<T>);
+                    impl<
+                        T: ObjectService,
+                    > tonic::server::UnaryService<super::GetObjectUrlRequest>
+                    for GetObjectUrlSvc<T> {
+                        type Response = super::GetObjectUrlResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetObjectUrlRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ObjectService>::get_object_url(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetObjectUrlSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gofer.v1.ObjectService/BeginObjectUpload" => {
+                    #[allow(non_camel_case_types)]
+                    struct BeginObjectUploadSvc<T: ObjectService>(pub Arc<T>);
+                    impl<
+                        T: ObjectService,
+                    > tonic::server::UnaryService<super::BeginObjectUploadRequest>
+                    for BeginObjectUploadSvc<T> {
+                        type Response = super::BeginObjectUploadResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BeginObjectUploadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ObjectService>::begin_object_upload(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BeginObjectUploadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gofer.v1.ObjectService/CompleteObjectUpload" => {
+                    #[allow(non_camel_case_types)]
+                    struct CompleteObjectUploadSvc<T: ObjectService>(pub Arc<T>);
+                    impl<
+                        T: ObjectService,
+                    > tonic::server::UnaryService<super::CompleteObjectUploadRequest>
+                    for CompleteObjectUploadSvc<T> {
+                        type Response = super::CompleteObjectUploadResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CompleteObjectUploadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ObjectService>::complete_object_upload(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CompleteObjectUploadSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

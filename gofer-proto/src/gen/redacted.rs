@@ -18,6 +18,27 @@ impl ::core::fmt::Debug for CreateTokenResponse {
     }
 }
 
+impl ::core::fmt::Debug for GetObjectUrlResponse {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("GetObjectUrlResponse")
+            .field("object", &self.object)
+            .field("url", &format_args!("<redacted>"))
+            .field("expires_at", &self.expires_at)
+            .finish()
+    }
+}
+
+impl ::core::fmt::Debug for BeginObjectUploadResponse {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("BeginObjectUploadResponse")
+            .field("upload_id", &self.upload_id)
+            .field("url", &format_args!("<redacted>"))
+            .field("headers", &self.headers)
+            .field("expires_at", &self.expires_at)
+            .finish()
+    }
+}
+
 impl ::core::fmt::Debug for PutSecretRequest {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         f.debug_struct("PutSecretRequest")

@@ -3,8 +3,8 @@
 use std::fmt::Debug;
 
 use gofer_proto::v1::{
-    BootstrapTokenResponse, CreateTokenResponse, ExternalEvent, GetSecretResponse, HttpHeader, PutSecretRequest,
-    Subscription,
+    BeginObjectUploadResponse, BootstrapTokenResponse, CreateTokenResponse, ExternalEvent, GetObjectUrlResponse,
+    GetSecretResponse, HttpHeader, PutSecretRequest, Subscription,
 };
 
 const CREDENTIAL: &str = "hunter2-hunter2";
@@ -27,6 +27,8 @@ fn credentials_are_not_shown() {
     check(&Subscription { settings: [("token".to_owned(), credential())].into(), ..Default::default() });
     check(&ExternalEvent { headers: vec![header()], ..Default::default() });
     check(&header());
+    check(&GetObjectUrlResponse { url: credential(), ..Default::default() });
+    check(&BeginObjectUploadResponse { url: credential(), ..Default::default() });
 }
 
 #[test]

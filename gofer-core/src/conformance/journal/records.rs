@@ -66,7 +66,7 @@ pub async fn archived_logs_expire_by_age(fixture: &dyn JournalFixture) {
         let (lease, _) = claim_one(&*journal, seconds + 1).await;
         attempts.extend(finish(&*journal, &lease, *log, seconds + 2).await);
     }
-    let policy = Retention { logs_before: at(32), run_objects_keep_runs: 100 };
+    let policy = Retention { logs_before: at(32), run_objects_keep_runs: 100, uploads_before: at(0) };
     let first = Expirable::Log(attempts[0].clone());
     let expected = [first.clone(), Expirable::Log(attempts[2].clone())];
     assert_eq!(sorted(journal.expirable(&policy, 10).await.expect("expirable")), expected);
@@ -108,7 +108,7 @@ pub async fn objects_of_old_runs_expire(fixture: &dyn JournalFixture) {
         let location = format!("objects/{pipeline}-{}-{name}", run.unwrap_or_default());
         fixture.put_object_record(record(pipeline, run, name, &location)).await;
     }
-    let policy = Retention { logs_before: at(0), run_objects_keep_runs: 2 };
+    let policy = Retention { logs_before: at(0), run_objects_keep_runs: 2, uploads_before: at(0) };
     let expected = [object(1, "x"), object(2, "x"), object(2, "y")];
     assert_eq!(sorted(journal.expirable(&policy, 10).await.expect("expirable")), expected);
     assert_eq!(journal.expirable(&policy, 2).await.expect("expirable").len(), 2, "at most as many as asked for");
@@ -135,7 +135,7 @@ pub async fn a_replaced_object_does_not_expire_with_its_old_location(fixture: &d
     let (lease, _) = claim_one(&*journal, 1).await;
     finish(&*journal, &lease, LogState::Lost, 2).await;
     fixture.put_object_record(record("ci", Some(1), "x", "objects/old")).await;
-    let policy = Retention { logs_before: at(0), run_objects_keep_runs: 0 };
+    let policy = Retention { logs_before: at(0), run_objects_keep_runs: 0, uploads_before: at(0) };
     let found = journal.expirable(&policy, 10).await.expect("expirable");
     let newer = record("ci", Some(1), "x", "objects/new");
     fixture.put_object_record(newer.clone()).await;
@@ -175,6 +175,7 @@ fn sorted(mut found: Vec<Expirable>) -> Vec<Expirable> {
     let id = |what: &Expirable| match what {
         Expirable::Log(id) => (id.to_string(), String::new()),
         Expirable::RunObject { run, key, .. } => (run.to_string(), key.to_string()),
+        Expirable::Upload { id, .. } => (id.clone(), String::new()),
     };
     found.sort_by_key(id);
     found

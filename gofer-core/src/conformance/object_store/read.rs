@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use secrecy::ExposeSecret;
 
 use super::{StoreHarness, assert_missing, body, content, key, pattern, put, read};
 use crate::error::ErrorKind;
-use crate::object_store::{Access, PutOptions};
+use crate::object_store::{Access, PutOptions, UploadTerms};
 
 /// `get` gives the bytes that were put, whatever they are and however they were cut.
 pub async fn get_gives_the_same_bytes(harness: &StoreHarness) {
@@ -157,7 +158,7 @@ pub async fn presign_gives_a_url_or_none(harness: &StoreHarness) {
     let store = harness.backend();
     put(&*store, "k", "x").await;
     let mut urls = Vec::new();
-    for access in [Access::Get, Access::Put] {
+    for access in [Access::Get { file_name: None }, Access::Put(UploadTerms::default())] {
         let url = store.presign(&key("k"), access, Duration::from_secs(60)).await;
         match url {
             Err(error) if error.kind == ErrorKind::Unsupported => panic!("`None` is how a store says that: {error}"),
@@ -165,7 +166,10 @@ pub async fn presign_gives_a_url_or_none(harness: &StoreHarness) {
         }
     }
     assert_eq!(urls[0].is_some(), urls[1].is_some(), "one of the two only: {urls:?}");
-    for url in urls.into_iter().flatten() {
+    for presigned in urls.into_iter().flatten() {
+        let url = presigned.url.expose_secret();
         assert!(url.starts_with("http://") || url.starts_with("https://"), "not a URL: {url}");
+        assert!(presigned.good_for <= Duration::from_secs(60), "longer than asked for: {presigned:?}");
+        assert!(!format!("{presigned:?}").contains(url), "Debug shows a URL");
     }
 }

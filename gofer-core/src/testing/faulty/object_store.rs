@@ -5,7 +5,9 @@ use async_trait::async_trait;
 use super::Faulty;
 use crate::error::BackendError;
 use crate::id::ObjectKey;
-use crate::object_store::{Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, PutOptions};
+use crate::object_store::{
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
+};
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
@@ -35,7 +37,7 @@ impl ObjectStore for Faulty<dyn ObjectStore> {
         self.call("delete", self.inner.delete(key)).await
     }
 
-    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<String>, BackendError> {
+    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<Presigned>, BackendError> {
         self.call("presign", self.inner.presign(key, access, ttl)).await
     }
 }

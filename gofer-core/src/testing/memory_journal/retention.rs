@@ -43,6 +43,8 @@ impl State {
                     self.record_of_run(run, None, at, ENGINE, EventDetails::RunObjectsExpired { count: 1 });
                 }
             }
+            // Uploads are begun by the API, in a database; nothing begins one here.
+            Expirable::Upload { .. } => {}
         }
     }
 }

@@ -6,6 +6,9 @@ use axum::body::{Bytes, to_bytes};
 use axum::extract::{Query, Request};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest, Sha256};
 
 use super::answers::{self, refuse};
 use super::state::{Bucket, Fault, Kind, Seen, Shared, Upload};
@@ -69,6 +72,11 @@ async fn take_apart(request: Request) -> Result<Asked, Response> {
     if !credential.contains(&format!("{ACCESS_KEY}/")) {
         return Err(refuse(403, "InvalidAccessKeyId"));
     }
+    // The headers that a presigned URL was signed with have to come, or the signature is that of another request.
+    let signed = query.get("X-Amz-SignedHeaders").map(String::as_str).unwrap_or_default();
+    if signed.split(';').any(|name| !name.is_empty() && !parts.headers.contains_key(name)) {
+        return Err(refuse(403, "SignatureDoesNotMatch"));
+    }
     let body = to_bytes(body, 64 * 1024 * 1024).await.map_err(|_| refuse(400, "IncompleteBody"))?;
     let has = |name: &str| query.contains_key(name);
     let kind = match (parts.method, key.is_empty()) {
@@ -110,7 +118,15 @@ fn read(bucket: &Bucket, asked: &Asked) -> Response {
     if asked.header("if-match").is_some_and(|wanted| wanted != object.etag) {
         return refuse(412, "PreconditionFailed");
     }
-    answers::object(object, asked.header("range").as_deref())
+    let mut response = answers::object(object, asked.header("range").as_deref());
+    let headers = response.headers_mut();
+    if let (Some(sum), Some(_)) = (&object.sha256, asked.header("x-amz-checksum-mode")) {
+        headers.insert("x-amz-checksum-sha256", sum.parse().expect("a header"));
+    }
+    if let Some(disposition) = asked.query.get("response-content-disposition") {
+        headers.insert("content-disposition", disposition.parse().expect("a header"));
+    }
+    response
 }
 
 fn is_refused(bucket: &Bucket, asked: &Asked, key: &str) -> bool {
@@ -123,7 +139,12 @@ fn put(bucket: &mut Bucket, asked: &Asked) -> Response {
     if is_refused(bucket, asked, &asked.key) {
         return refuse(412, "PreconditionFailed");
     }
-    let object = bucket.object(asked.body.clone(), asked.header("x-amz-meta-gofer-put"));
+    let declared = asked.header("x-amz-checksum-sha256");
+    if declared.as_ref().is_some_and(|sum| *sum != BASE64_STANDARD.encode(Sha256::digest(&asked.body))) {
+        return refuse(400, "BadDigest");
+    }
+    let mut object = bucket.object(asked.body.clone(), asked.header("x-amz-meta-gofer-put"));
+    object.sha256 = declared;
     let etag = object.etag.clone();
     bucket.objects.insert(asked.key.clone(), object);
     ([("etag", etag)], "").into_response()

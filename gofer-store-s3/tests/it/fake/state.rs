@@ -68,6 +68,8 @@ pub(super) struct Object {
     pub(super) bytes: Bytes,
     pub(super) etag: String,
     pub(super) mark: Option<String>,
+    /// In base64, when it was declared and found right.
+    pub(super) sha256: Option<String>,
 }
 
 pub(super) struct Upload {
@@ -79,7 +81,7 @@ pub(super) struct Upload {
 impl Bucket {
     pub(super) fn object(&mut self, bytes: Bytes, mark: Option<String>) -> Object {
         self.serial += 1;
-        Object { bytes, etag: format!("\"{:08x}\"", self.serial), mark }
+        Object { bytes, etag: format!("\"{:08x}\"", self.serial), mark, sha256: None }
     }
 }
 

@@ -1,0 +1,220 @@
+//! Objects that go between caller and object store without passing through the server: URLs to read, and uploads in two
+//! steps. An upload's row is committed before its URL is handed out, and its bytes become an object in the transaction that
+//! completes it; what dies in between is found by retention. URLs are credentials: they go into the answer and nowhere else.
+
+use std::time::Duration;
+
+use gofer_core::entity::{ObjectRecord, ObjectScope};
+use gofer_core::id::ObjectKey;
+use gofer_core::object_store::{Access, ObjectMeta, Presigned, UploadTerms};
+use gofer_core::{ErrorKind, Timestamp};
+use gofer_db::{DbError, ObjectUpload, UploadState, UploadedObject};
+use gofer_engine::layout;
+use gofer_proto::v1;
+use secrecy::ExposeSecret;
+
+use super::object::{forget, key};
+use crate::call::{Call, about};
+use crate::changes::hex;
+use crate::convert;
+use crate::error::ApiError;
+
+/// How long a URL is good when the caller does not say.
+const DEFAULT_TTL: Duration = Duration::from_secs(15 * 60);
+/// What the signatures of S3 allow.
+const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Digits of an upload's id.
+const UPLOAD_ID_DIGITS: usize = 32;
+
+about!(object: GetObjectUrlRequest, BeginObjectUploadRequest, CompleteObjectUploadRequest);
+
+pub(super) async fn get_object_url(
+    call: Call,
+    request: v1::GetObjectUrlRequest,
+) -> Result<v1::GetObjectUrlResponse, ApiError> {
+    let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
+    let key = key(&request.key)?;
+    let ttl = ttl(request.ttl.as_ref())?;
+    let record = call.db.object_get(&scope, &key).await?;
+    let file_name = key.as_str().rsplit('/').next().map(str::to_owned);
+    let presigned = presign(&call, &record.location, Access::Get { file_name }, ttl, "GetObject").await?;
+    Ok(v1::GetObjectUrlResponse {
+        object: Some(convert::object(&record)),
+        url: presigned.url.expose_secret().to_owned(),
+        expires_at: Some(convert::timestamp(Timestamp::now().after(presigned.good_for))),
+    })
+}
+
+pub(super) async fn begin_object_upload(
+    call: Call,
+    request: v1::BeginObjectUploadRequest,
+) -> Result<v1::BeginObjectUploadResponse, ApiError> {
+    let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
+    let key = key(&request.key)?;
+    let ttl = ttl(request.ttl.as_ref())?;
+    let sha256 = sha256(&request.sha256)?;
+    let limit_bytes = call.limits.object_max_bytes;
+    if let Some(at_least_bytes) = request.size_bytes.filter(|declared| *declared > limit_bytes) {
+        return Err(ApiError::ObjectTooLarge { limit_bytes, at_least_bytes });
+    }
+    let location = layout::object_location(&scope, &key);
+    // Once only: after the completion the URL may still be good, and must not change what is recorded.
+    let access = Access::Put(UploadTerms { if_absent: true, sha256 });
+    let Presigned { url, headers, good_for } = presign(&call, &location, access, ttl, "PutObject").await?;
+    let upload = ObjectUpload {
+        id: format!("{:032x}", u128::from_be_bytes(rand::random())),
+        scope,
+        key,
+        location,
+        size_bytes: request.size_bytes,
+        sha256: sha256.as_ref().map(|sum| hex(sum)),
+        if_absent: request.if_absent,
+        expires_at: Timestamp::now().after(good_for),
+        state: UploadState::Open,
+    };
+    call.db.upload_begin(&upload).await?;
+    Ok(v1::BeginObjectUploadResponse {
+        upload_id: upload.id,
+        url: url.expose_secret().to_owned(),
+        headers: headers.into_iter().map(|(name, value)| v1::UploadHeader { name, value }).collect(),
+        expires_at: Some(convert::timestamp(upload.expires_at)),
+    })
+}
+
+pub(super) async fn complete_object_upload(
+    call: Call,
+    request: v1::CompleteObjectUploadRequest,
+) -> Result<v1::CompleteObjectUploadResponse, ApiError> {
+    let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
+    let id = request.upload_id;
+    if id.len() != UPLOAD_ID_DIGITS {
+        return Err(ApiError::invalid("upload_id", "", "the id that BeginObjectUpload has given, of 32 digits"));
+    }
+    let upload = call.db.upload_get(&scope, &id).await?;
+    match upload.state {
+        UploadState::Open => {}
+        UploadState::Complete(record, evicted_keys) => return Ok(completed(&record, evicted_keys)),
+        UploadState::GivenUp => return Err(ApiError::not_found("upload", id)),
+    }
+    let found = match call.objects.head(&upload.location).await {
+        Err(error) if error.kind == ErrorKind::NotFound => return Err(not_there(&id)),
+        found => found?,
+    };
+    if let Err(problem) = fits(&found, &upload, call.limits.object_max_bytes) {
+        give_up(&call, &scope, &upload).await?;
+        return Err(problem);
+    }
+    let found = UploadedObject {
+        size_bytes: found.size_bytes,
+        sha256: found.sha256.as_ref().map(|sum| hex(sum)),
+        keep: scope.run.is_none().then_some(call.limits.pipeline_objects),
+        at: Timestamp::now(),
+    };
+    match call.db.upload_complete(&scope, &id, &found, &call.identity.actor()).await {
+        Ok(done) => {
+            for old in &done.no_longer_named {
+                forget(&call, &old.location).await;
+            }
+            Ok(completed(&done.record, done.evicted_keys))
+        }
+        Err(taken @ DbError::AlreadyExists { .. }) => {
+            give_up(&call, &scope, &upload).await?;
+            Err(taken.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn completed(record: &ObjectRecord, evicted_keys: Vec<String>) -> v1::CompleteObjectUploadResponse {
+    v1::CompleteObjectUploadResponse { object: Some(convert::object(record)), evicted_keys }
+}
+
+fn not_there(id: &str) -> ApiError {
+    let next_step = "send them in one PUT to the URL, with the headers, and complete it after the answer 200";
+    let message = format!("the object store has no bytes of upload `{id}`; {next_step}");
+    ApiError::Precondition { reason: "UPLOAD_NOT_THERE", message }
+}
+
+/// Whether what was uploaded may be the object.
+fn fits(found: &ObjectMeta, upload: &ObjectUpload, limit_bytes: u64) -> Result<(), ApiError> {
+    if found.size_bytes > limit_bytes {
+        return Err(ApiError::ObjectTooLarge { limit_bytes, at_least_bytes: found.size_bytes });
+    }
+    if let Some(declared) = upload.size_bytes.filter(|declared| *declared != found.size_bytes) {
+        let rule = format!("{} bytes were uploaded; begin again", found.size_bytes);
+        return Err(ApiError::invalid("size_bytes", declared.to_string(), rule));
+    }
+    let told = found.sha256.as_ref().map(|sum| hex(sum));
+    match (&upload.sha256, told) {
+        (Some(declared), Some(told)) if *declared != told => {
+            Err(ApiError::invalid("sha256", declared, format!("bytes with `{told}` were uploaded; begin again")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Deletes what was uploaded, unless another call has completed it: what a record names is never touched.
+async fn give_up(call: &Call, scope: &ObjectScope, upload: &ObjectUpload) -> Result<(), ApiError> {
+    if call.db.upload_give_up(scope, &upload.id).await? {
+        forget(call, &upload.location).await;
+    }
+    Ok(())
+}
+
+/// Asks the store for a URL; where there is none, the error names the call that works everywhere.
+async fn presign(
+    call: &Call,
+    location: &ObjectKey,
+    access: Access,
+    ttl: Duration,
+    instead: &str,
+) -> Result<Presigned, ApiError> {
+    let unsupported =
+        |why: &str| ApiError::Precondition { reason: "UNSUPPORTED", message: format!("{why}; use {instead}") };
+    match call.objects.presign(location, access, ttl).await {
+        Ok(Some(presigned)) => Ok(presigned),
+        Ok(None) => Err(unsupported("the object store of this server has no URLs")),
+        Err(error) if error.kind == ErrorKind::Unsupported => Err(unsupported(&error.message)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn ttl(wanted: Option<&prost_types::Duration>) -> Result<Duration, ApiError> {
+    let Some(wanted) = wanted else { return Ok(DEFAULT_TTL) };
+    let ttl = convert::duration_from_wire("ttl", wanted).map_err(|violation| ApiError::Invalid(vec![violation]))?;
+    if (Duration::from_secs(1)..=MAX_TTL).contains(&ttl) {
+        return Ok(ttl);
+    }
+    Err(ApiError::invalid("ttl", format!("{ttl:?}"), "a URL is good for 1 second to 7 days"))
+}
+
+/// The field `sha256`; empty is none.
+fn sha256(text: &str) -> Result<Option<[u8; 32]>, ApiError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).filter(|_| !byte.is_ascii_uppercase());
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => u8::try_from(digit(*high)? * 16 + digit(*low)?).ok(),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+    let sum = bytes.and_then(|bytes| bytes.try_into().ok());
+    sum.map(Some).ok_or_else(|| ApiError::invalid("sha256", text, "64 lower-case hexadecimal digits, or empty"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_is_64_lower_case_digits() {
+        assert_eq!(sha256("").unwrap(), None);
+        let sum: [u8; 32] = std::array::from_fn(|at| u8::try_from(at * 8).unwrap());
+        assert_eq!(sha256(&hex(&sum)).unwrap(), Some(sum));
+        for bad in ["0", "zz", &hex(&sum).to_uppercase(), &hex(&sum)[2..], &format!("{}00", hex(&sum)), &"é".repeat(32)]
+        {
+            assert!(sha256(bad).is_err(), "{bad}");
+        }
+    }
+}
