@@ -132,7 +132,7 @@ pub struct ObjectRecord {
     pub location: ObjectKey,
     /// Their number.
     pub size_bytes: u64,
-    /// Their SHA-256 in hex.
+    /// Their SHA-256 in hex; empty when it is not known, of an object that was uploaded by URL.
     pub sha256: String,
     /// When it was put.
     pub created_at: Timestamp,

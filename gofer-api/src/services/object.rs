@@ -1,24 +1,26 @@
 //! `ObjectService`. Bytes lie in the object store under a location of their own, everything else in the database.
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::id::{MAX_OBJECT_KEY_BYTES, ObjectKey};
-use gofer_core::object_store::ObjectBody;
+use gofer_core::object_store::{ByteStream, ObjectBody};
 use gofer_core::{ErrorKind, Timestamp};
 use gofer_proto::v1;
 use gofer_proto::v1::get_object_response::Part;
 
 use super::direct::{begin_object_upload, complete_object_upload, get_object_url};
 use super::upload::put_object;
+use super::{Outlet, Stop, produce};
 use crate::call::{Call, Replies, about, service};
 use crate::context::Context;
 use crate::convert;
 use crate::error::ApiError;
 use crate::page::Page;
 
-/// Bytes of one message to the caller.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// Most bytes of one message to the caller. As many as `STREAM_QUEUE` of them are read ahead, so that store and caller need
+/// not wait for each other: 4 MiB of a transfer.
+const CHUNK_BYTES: usize = 256 * 1024;
 /// How often a read begins anew because the object was replaced between looking it up and opening it.
 const READ_ATTEMPTS: usize = 5;
 
@@ -53,12 +55,21 @@ async fn get_object(call: Call, request: v1::GetObjectRequest) -> Result<Replies
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
     let (record, body) = open(&call, &scope, &key(&request.key)?).await?;
     let head = v1::GetObjectResponse { part: Some(Part::Object(convert::object(&record))) };
-    let chunks = body.stream.flat_map(|chunk| match chunk {
-        Ok(bytes) => stream::iter(pieces(bytes)).map(Ok).boxed(),
-        Err(error) => stream::once(std::future::ready(Err(ApiError::from(error)))).boxed(),
-    });
-    let chunks = chunks.map(|piece| Ok(v1::GetObjectResponse { part: Some(Part::Chunk(piece?)) }));
-    Ok(stream::once(std::future::ready(Ok(head))).chain(chunks).boxed())
+    Ok(produce(&call.context(), async move |outlet| send(head, body.stream, outlet).await))
+}
+
+async fn send(
+    head: v1::GetObjectResponse,
+    mut bytes: ByteStream,
+    outlet: Outlet<v1::GetObjectResponse>,
+) -> Result<(), Stop> {
+    outlet.send(head).await?;
+    while let Some(chunk) = bytes.next().await {
+        for piece in pieces(chunk?) {
+            outlet.send(v1::GetObjectResponse { part: Some(Part::Chunk(piece)) }).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn open(call: &Call, scope: &ObjectScope, key: &ObjectKey) -> Result<(ObjectRecord, ObjectBody), ApiError> {

@@ -20,6 +20,8 @@ mod servers;
 #[cfg(feature = "server")]
 mod serving;
 #[cfg(feature = "server")]
+mod stack;
+#[cfg(feature = "server")]
 mod stores;
 mod supervise;
 #[cfg(feature = "server")]

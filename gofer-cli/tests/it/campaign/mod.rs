@@ -9,7 +9,7 @@ mod crashes;
 pub(crate) mod dice;
 mod disk;
 pub(crate) mod load;
-mod postgres;
+pub(crate) mod postgres;
 mod proxy;
 pub(crate) mod shapes;
 pub(crate) mod volume;

@@ -31,14 +31,14 @@ const AWAY: [(&str, Code); 2] =
     [("DATABASE_UNAVAILABLE", Code::Unavailable), ("BACKEND_UNAVAILABLE", Code::Unavailable)];
 
 /// A PostgreSQL server of the test's own.
-struct Postgres {
+pub(crate) struct Postgres {
     dir: TempDir,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Postgres {
     /// `None`, printed, where there is no PostgreSQL and none is required.
-    fn start(test: &str) -> Option<Self> {
+    pub(crate) fn start(test: &str) -> Option<Self> {
         if let Err(why) = testbed("postgres_bin >/dev/null", &[]) {
             let required = std::env::var("GOFER_TEST_REQUIRE").unwrap_or_default();
             assert!(!required.contains("postgres"), "GOFER_TEST_REQUIRE names postgres: {why}");
