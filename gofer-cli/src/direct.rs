@@ -37,10 +37,16 @@ pub(crate) async fn put(
 ) -> Result<PutObjectResponse, Failure> {
     let name = format!("`{}`", file.display());
     let unreadable = |error: std::io::Error| Failure::usage(format!("cannot read {name}: {error}"));
+    let no_length = || {
+        Failure::usage(format!("{name} has no length, which the object store wants to know first"))
+            .hint("write it to a file, or leave `--direct` out")
+    };
+    if file == Path::new("-") {
+        return Err(no_length());
+    }
     let meta = tokio::fs::metadata(file).await.map_err(unreadable)?;
-    if file == Path::new("-") || !meta.is_file() {
-        return Err(Failure::usage(format!("{name} has no length, which the object store wants to know first"))
-            .hint("write it to a file, or leave `--direct` out"));
+    if !meta.is_file() {
+        return Err(no_length());
     }
     let http = http_client(ca_file)?;
     let PutObjectHeader { namespace, pipeline, run, key, if_absent, .. } = header;

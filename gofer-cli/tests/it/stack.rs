@@ -38,7 +38,8 @@ impl Stack {
         }
         let postgres = Postgres::start(test)?;
         let dir = tempfile::tempdir().expect("a folder");
-        let name = format!("stack-{}", text(dir.path()).rsplit(['/', '.']).next().expect("a name").to_lowercase());
+        let name =
+            format!("gofer-stack-{}", text(dir.path()).rsplit(['/', '.']).next().expect("a name").to_lowercase());
         std::fs::write(dir.path().join("task.nomad.hcl"), template()).expect("a file");
         Some(Self { postgres, dir, name })
     }

@@ -69,7 +69,7 @@ fn objects_go_past_the_server() {
     let bytes: Vec<u8> = (0..3_000_000_u32).flat_map(|n| n.to_le_bytes()).collect();
     std::fs::write(&source, &bytes).expect("a file");
     let put = server.run(&["object", "put", "big/one.bin", text(&source), "--pipeline", "ci", "--direct"]).expect(0);
-    assert!(put.stdout.contains("object `big/one.bin` stored: 11.4 MiB"), "{}", put.stdout);
+    assert!(put.stdout.contains("object `big/one.bin` stored: 11.44 MiB"), "{}", put.stdout);
     for direct in [&["--direct"][..], &[]] {
         let get = ["object", "get", "big/one.bin", text(&target), "--pipeline", "ci"];
         server.run(&[&get[..], direct].concat()).expect(0);

@@ -7085,7 +7085,7 @@ pub struct ObjectPut {
     /// Its length in bytes.
     #[prost(uint64, tag = "2")]
     pub size_bytes: u64,
-    /// SHA-256 of its bytes, 64 lower-case hexadecimal digits.
+    /// SHA-256 of its bytes, 64 lower-case hexadecimal digits. Empty = not known, see `Object.sha256`.
     #[prost(string, tag = "3")]
     pub sha256: ::prost::alloc::string::String,
 }
