@@ -80,7 +80,7 @@ fn only_one_file_makes_a_status() {
     for file in rust().iter().filter(|file| file.path.starts_with("gofer-api/src/") && file.path != STATUS) {
         for (number, line) in without_tests(file).lines().enumerate() {
             let makes = |name: &&str| line.contains(&format!("Status::{name}("));
-            if constructors.iter().any(|name| makes(name)) {
+            if constructors.iter().any(makes) {
                 found.push(format!("{}:{}: {}", file.path, number + 1, line.trim()));
             }
         }
