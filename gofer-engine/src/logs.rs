@@ -44,7 +44,9 @@ pub(crate) async fn open(
             None => unfinished(&shared, &id, follow).await?,
         };
         if let Some(chunks) = chunks {
-            return Ok(skip(chunks, from).map(|chunk| chunk.map_err(EngineError::from)).boxed());
+            let reading = Reading { shared, id, chunks, at: LogCursor::default(), moved: false };
+            let chunks = stream::unfold(reading, |mut reading| async move { Some((reading.next().await?, reading)) });
+            return Ok(skip(chunks.boxed(), from).map(|chunk| chunk.map_err(EngineError::from)).boxed());
         }
         if shared.journal.log_state(&id).await?.is_some() {
             // It ended between the two looks.
@@ -55,6 +57,37 @@ pub(crate) async fn open(
             () = shared.stop.cancelled() => return Err(EngineError::Stopped),
             // The sender lives as long as the engine.
             _ = committed.changed() => {}
+        }
+    }
+}
+
+/// Where the reading of a log stands that may be archived and removed meanwhile: it goes on in the archive, where it was.
+struct Reading {
+    shared: Arc<Shared>,
+    id: ExecutionId,
+    chunks: Chunks,
+    at: LogCursor,
+    moved: bool,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Option<Result<LogChunk, BackendError>> {
+        loop {
+            match self.chunks.next().await? {
+                Ok(chunk) => {
+                    self.at.advance(&chunk);
+                    return Some(Ok(chunk));
+                }
+                Err(error) if error.kind == ErrorKind::NotFound && !self.moved => {
+                    self.moved = true;
+                    match archived(&self.shared, &self.id).await {
+                        Ok(rest) => self.chunks = skip(rest, self.at),
+                        // It is in neither place: the scheduler says why.
+                        Err(_) => return Some(Err(error)),
+                    }
+                }
+                Err(error) => return Some(Err(error)),
+            }
         }
     }
 }
