@@ -9686,7 +9686,7 @@ pub struct BeginObjectUploadRequest {
     #[prost(uint64, optional, tag = "6")]
     pub size_bytes: ::core::option::Option<u64>,
     /// SHA-256 of the bytes, 64 lower-case hexadecimal digits, when known: a store that computes it refuses others, and
-    /// `Object.sha256` is set only then; one that does not (SeaweedFS) takes any, and it stays empty. Empty = not known.
+    /// `Object.sha256` is set only then; one that does not takes any, and it stays empty. Empty = not known.
     #[prost(string, tag = "7")]
     pub sha256: ::prost::alloc::string::String,
     /// How long the URL is good, 1 second to 7 days; unset = 15 minutes. A PUT that has begun by then may end later.
