@@ -81,7 +81,7 @@ async fn an_upload_becomes_an_object_once(place: Place) {
     assert_eq!(db.upload_get(&first.scope, &first.id).await.unwrap().state, complete);
 
     let replaced = db.upload_complete(&second.scope, &second.id, &found(None), "ada").await.unwrap();
-    assert_eq!(replaced.no_longer_named, [done.record.clone()]);
+    assert_eq!(replaced.no_longer_named, std::slice::from_ref(&done.record));
     assert_eq!(db.upload_complete(&first.scope, &first.id, &found(None), "ada").await.unwrap(), done);
     assert_eq!(
         db.object_get(&second.scope, &second.key).await.unwrap(),

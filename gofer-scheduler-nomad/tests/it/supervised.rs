@@ -135,7 +135,7 @@ impl Ear {
         let Some(scheduler) = scheduler else { return "14" };
         let token: SecretString = token.trim_start_matches("Bearer ").into();
         match scheduler.report(&token, decode(message)).await {
-            Ok(()) => {
+            Ok(_) => {
                 self.ended.lock().unwrap_or_else(PoisonError::into_inner).push(allocation_of(&token));
                 self.accepted.fetch_add(1, Ordering::SeqCst);
                 "0"
