@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -26,6 +27,9 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::http::Call;
 use super::{Inner, acl};
+
+/// How long the caller may take to close a connection that is over.
+const LEAVE: Duration = Duration::from_secs(5);
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 type Reader = Box<dyn AsyncRead + Send + Unpin>;
@@ -117,10 +121,13 @@ async fn relay(socket: &mut Socket, running: Running) -> io::Result<()> {
         sink.send(Message::text(message.to_string())).await.map_err(io::Error::other)?;
         sink.close().await.map_err(io::Error::other)
     };
-    tokio::select! {
+    let outcome = tokio::select! {
         answered = answering => answered,
         listened = listen(&mut stream, stdin, terminal) => listened,
-    }
+    };
+    // A socket that is closed with something unread is reset, and what the other side has not read yet is lost with it.
+    let _ = tokio::time::timeout(LEAVE, async { while let Some(Ok(_)) = stream.next().await {} }).await;
+    outcome
 }
 
 /// Goes on after the end of the input.
