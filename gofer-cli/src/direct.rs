@@ -19,7 +19,7 @@ use tokio_util::io::ReaderStream;
 use crate::client::{Client, unary};
 use crate::errors::{Failure, innermost};
 use crate::output::Out;
-use crate::transfer::{CHUNK_BYTES, Progress, Sink, say};
+use crate::transfer::{CHUNK_BYTES, Incoming, Progress};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -104,29 +104,24 @@ pub(crate) async fn get(
     let http = http_client(ca_file)?;
     let found = client.objects().get_object_url(unary(request)).await?.into_inner();
     let object = found.object.unwrap_or_default();
+    let stored = object.sha256.clone();
     let mut answer = accepted(http.get(found.url).send().await.map_err(broken)?).await?;
-    let to_stdout = file == Path::new("-");
-    let mut sink = if to_stdout { Sink::Stdout(out) } else { Sink::prepare(file)? };
-    let mut progress = Progress::new(Some(object.size_bytes));
-    let (mut received, mut hash) = (0, Sha256::new());
+    let mut incoming = Incoming::new(object, file, out)?;
+    let mut hash = Sha256::new();
     while let Some(chunk) = answer.chunk().await.map_err(broken)? {
-        received += chunk.len() as u64;
-        progress.advance(chunk.len());
         hash.update(&chunk);
-        sink.write(&chunk)?;
+        incoming.take(&chunk)?;
         if out.closed() {
             return Ok(());
         }
     }
-    if received != object.size_bytes {
-        let size = object.size_bytes;
+    if let Some((received, size)) = incoming.cut_off() {
         return Err(Failure::refused(format!("the object store sent {received} of {size} bytes")));
     }
-    if !object.sha256.is_empty() && hex(&hash.finalize()) != object.sha256 {
+    if !stored.is_empty() && hex(&hash.finalize()) != stored {
         return Err(Failure::refused("the object store sent other bytes than were stored: their SHA-256 differs"));
     }
-    sink.finish(file)?;
-    if to_stdout { Ok(()) } else { say(out, &object, file) }
+    incoming.finish()
 }
 
 /// The answer, unless it is a refusal: then what the store says about it.

@@ -96,43 +96,72 @@ pub(crate) async fn get(client: &Client, request: GetObjectRequest, file: &Path,
     let Some(GetObjectResponse { part: Some(get_object_response::Part::Object(object)) }) = first else {
         return Err(Failure::unreachable("the server did not say which object it sends"));
     };
-    let to_stdout = file == Path::new("-");
-    let mut sink = if to_stdout { Sink::Stdout(out) } else { Sink::prepare(file)? };
-    let mut progress = Progress::new(Some(object.size_bytes));
-    let mut received = 0;
+    let mut incoming = Incoming::new(object, file, out)?;
     while let Some(message) = stream.message().await? {
         if let Some(get_object_response::Part::Chunk(chunk)) = message.part {
-            received += chunk.len() as u64;
-            progress.advance(chunk.len());
-            sink.write(&chunk)?;
+            incoming.take(&chunk)?;
         }
         if out.closed() {
             return Ok(());
         }
     }
-    if received != object.size_bytes {
-        let size = object.size_bytes;
+    if let Some((received, size)) = incoming.cut_off() {
         return Err(Failure::unreachable(format!("the object was cut off after {received} of {size} bytes")));
     }
-    sink.finish(file)?;
-    if to_stdout { Ok(()) } else { say(out, &object, file) }
+    incoming.finish()
 }
 
-/// Says what was stored in the file.
-pub(crate) fn say(out: &Out, object: &Object, file: &Path) -> Result<(), Failure> {
-    let size = crate::format::size(object.size_bytes);
-    out.done(object, |object| format!("object `{}` is in `{}`: {size}", object.key, file.display()))
+/// An object on its way into a file, or to stdout for `-`.
+pub(crate) struct Incoming<'a> {
+    object: Object,
+    file: &'a Path,
+    out: &'a Out,
+    sink: Sink<'a>,
+    progress: Progress,
+    received: u64,
+}
+
+impl<'a> Incoming<'a> {
+    pub(crate) fn new(object: Object, file: &'a Path, out: &'a Out) -> Result<Self, Failure> {
+        let sink = if file == Path::new("-") { Sink::Stdout(out) } else { Sink::prepare(file)? };
+        let progress = Progress::new(Some(object.size_bytes));
+        Ok(Self { object, file, out, sink, progress, received: 0 })
+    }
+
+    /// Takes the next bytes.
+    pub(crate) fn take(&mut self, chunk: &[u8]) -> Result<(), Failure> {
+        self.received += chunk.len() as u64;
+        self.progress.advance(chunk.len());
+        self.sink.write(chunk)
+    }
+
+    /// How many bytes came, of how many, unless it is all.
+    pub(crate) fn cut_off(&self) -> Option<(u64, u64)> {
+        (self.received != self.object.size_bytes).then_some((self.received, self.object.size_bytes))
+    }
+
+    /// All came: the file appears, and that is said.
+    pub(crate) fn finish(self) -> Result<(), Failure> {
+        let Self { object, file, out, sink, .. } = self;
+        let to_file = matches!(sink, Sink::File(_));
+        sink.finish(file)?;
+        if !to_file {
+            return Ok(());
+        }
+        let size = crate::format::size(object.size_bytes);
+        out.done(&object, |object| format!("object `{}` is in `{}`: {size}", object.key, file.display()))
+    }
 }
 
 /// Where the bytes of an object go.
-pub(crate) enum Sink<'a> {
+enum Sink<'a> {
     Stdout(&'a Out),
     File(tempfile::NamedTempFile),
 }
 
 impl Sink<'_> {
     /// A file beside the one that is wanted, so that it can take its name in one step.
-    pub(crate) fn prepare(file: &Path) -> Result<Self, Failure> {
+    fn prepare(file: &Path) -> Result<Self, Failure> {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let made = tempfile::Builder::new()
@@ -144,7 +173,7 @@ impl Sink<'_> {
         Ok(Self::File(made))
     }
 
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         match self {
             Self::Stdout(out) => out.bytes(bytes),
             Self::File(file) => {
@@ -155,7 +184,7 @@ impl Sink<'_> {
         }
     }
 
-    pub(crate) fn finish(self, file: &Path) -> Result<(), Failure> {
+    fn finish(self, file: &Path) -> Result<(), Failure> {
         let Self::File(made) = self else { return Ok(()) };
         let persisted = made.persist(file);
         persisted
