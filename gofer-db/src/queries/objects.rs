@@ -6,7 +6,7 @@ use gofer_core::{ObjectKey, RunKey, Timestamp};
 
 use super::{Conn, RunQueryDsl, Tx, is_true, pipelines as pipeline, runs as run};
 use crate::error::DbError;
-use crate::rows::entity::{ObjectRow, scope_run};
+use crate::rows::entity::{ObjectRow, PipelineRow, scope_run};
 use crate::rows::{page, page_rows, prefix_end, signed};
 use crate::schema::{objects, pipelines};
 use crate::types::{ObjectPut, ObjectPutOutcome, Page};
@@ -19,11 +19,7 @@ pub(crate) async fn put(
 ) -> Result<ObjectPutOutcome, DbError> {
     let ObjectRecord { scope, key, created_at: at, .. } = record;
     // Concurrent puts of one pipeline wait here for each other, so that each knows what it replaces.
-    let pipeline = pipeline::lock(tx, &scope.namespace, &scope.pipeline).await?;
-    if let Some(number) = scope.run {
-        let key = RunKey { namespace: scope.namespace.clone(), pipeline: scope.pipeline.clone(), run: number };
-        run::find(tx.c, &key).await?;
-    }
+    let pipeline = lock(tx, scope).await?;
     let replaced = find_row(tx.c, pipeline.id, scope, key).await?;
     if replaced.is_some() && put.if_absent {
         return Err(DbError::exists("object", key));
@@ -45,6 +41,16 @@ pub(crate) async fn put(
         None => Vec::new(),
     };
     Ok(ObjectPutOutcome { replaced: replaced.map(|row| row.record(scope)).transpose()?, evicted })
+}
+
+/// Locks the scope's pipeline, and makes sure that the run is there if it is of one.
+pub(crate) async fn lock(tx: &mut Tx<'_>, scope: &ObjectScope) -> Result<PipelineRow, DbError> {
+    let pipeline = pipeline::lock(tx, &scope.namespace, &scope.pipeline).await?;
+    if let Some(number) = scope.run {
+        let key = RunKey { namespace: scope.namespace.clone(), pipeline: scope.pipeline.clone(), run: number };
+        run::find(tx.c, &key).await?;
+    }
+    Ok(pipeline)
 }
 
 /// Deletes the oldest pipeline-level objects beyond `keep`, but never the one just put.

@@ -2,11 +2,11 @@
 //! bytes which a record names are never those of an upload that was given up.
 
 use diesel::prelude::*;
+use gofer_core::Timestamp;
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::journal::Expirable;
-use gofer_core::{RunKey, Timestamp};
 
-use super::{Conn, RunQueryDsl, Tx, is_true, objects as object, pipelines as pipeline, runs as run};
+use super::{Conn, RunQueryDsl, Tx, is_true, objects as object, pipelines as pipeline};
 use crate::error::DbError;
 use crate::rows::upload::{COMPLETE, GIVEN_UP, OPEN, Outcome, UploadRow};
 use crate::rows::{id, json, signed};
@@ -19,11 +19,7 @@ const IS_OPEN: &str = "object_uploads.state = 'open'";
 pub(crate) async fn begin(tx: &mut Tx<'_>, upload: &ObjectUpload) -> Result<(), DbError> {
     let ObjectUpload { scope, key, .. } = upload;
     // The deletion of the pipeline takes the same lock, and gives up what is open.
-    let pipeline = pipeline::lock(tx, &scope.namespace, &scope.pipeline).await?;
-    if let Some(number) = scope.run {
-        let key = RunKey { namespace: scope.namespace.clone(), pipeline: scope.pipeline.clone(), run: number };
-        run::find(tx.c, &key).await?;
-    }
+    let pipeline = object::lock(tx, scope).await?;
     if upload.if_absent && object::find(tx.c, scope, key).await?.is_some() {
         return Err(DbError::exists("object", key));
     }

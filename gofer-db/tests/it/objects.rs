@@ -1,12 +1,9 @@
 use futures::future::join_all;
-use gofer_core::RunNumber;
-use gofer_core::entity::{ObjectRecord, ObjectScope};
+use gofer_core::entity::ObjectRecord;
 use gofer_db::{Db, DbError, ObjectPut};
 
 use crate::engines::{Place, on_both_engines};
-use crate::setup::{
-    all, at, default, insert, last_event, missing, object_key, pages, pl, register, serial, types_after,
-};
+use crate::setup::{all, at, insert, last_event, missing, object_key, pages, register, scope, serial, types_after};
 
 on_both_engines! {
     an_object_is_put_replaced_and_deleted
@@ -14,10 +11,6 @@ on_both_engines! {
     objects_are_listed_by_prefix
     of_concurrent_puts_each_knows_what_it_replaces
     a_put_and_a_delete_at_once_leave_the_bytes_of_one
-}
-
-fn scope(run: Option<u64>) -> ObjectScope {
-    ObjectScope { namespace: default(), pipeline: pl("ci"), run: run.map(RunNumber) }
 }
 
 fn record(run: Option<u64>, key: &str, seconds: i64) -> ObjectRecord {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use gofer_core::entity::{Token, TokenKind};
+use gofer_core::entity::{ObjectScope, Token, TokenKind};
 use gofer_core::event::EventDetails;
 use gofer_core::journal::{Commit, Committed, Journal as _, Lease, NewRun, RunTransition, TaskTransition};
 use gofer_core::object_store::ListPage;
 use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
 use gofer_core::run::{AttemptRecord, Initiator, LogState, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus};
-use gofer_core::{NamespaceId, ObjectKey, PipelineId, TaskId, Timestamp, Version};
+use gofer_core::{NamespaceId, ObjectKey, PipelineId, RunNumber, TaskId, Timestamp, Version};
 use gofer_db::{Db, DbError, EventFilter, Registered, Registration};
 
 pub(crate) const OWNER: &str = "server-1";
@@ -38,6 +38,11 @@ pub(crate) fn object_key(name: &str) -> ObjectKey {
 
 pub(crate) fn default() -> NamespaceId {
     ns("default")
+}
+
+/// Of the pipeline `ci`, or of a run of it.
+pub(crate) fn scope(run: Option<u64>) -> ObjectScope {
+    ObjectScope { namespace: default(), pipeline: pl("ci"), run: run.map(RunNumber) }
 }
 
 pub(crate) fn page(after: Option<&str>, limit: usize) -> ListPage {

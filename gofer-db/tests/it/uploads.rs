@@ -1,13 +1,11 @@
 //! Uploads by URL: completed once, given up once, and forgotten by retention with their bytes.
 
 use futures::future::join_all;
-use gofer_core::RunNumber;
-use gofer_core::entity::ObjectScope;
 use gofer_core::journal::{Expirable, Journal as _, Retention};
 use gofer_db::{Db, DbError, MAX_OPEN_UPLOADS, ObjectUpload, UploadState, UploadedObject};
 
 use crate::engines::{Place, on_both_engines};
-use crate::setup::{at, default, insert, last_event, missing, object_key, pl, register, serial, types_after};
+use crate::setup::{at, default, insert, last_event, missing, object_key, pl, register, scope, serial, types_after};
 
 on_both_engines! {
     an_upload_becomes_an_object_once
@@ -17,10 +15,6 @@ on_both_engines! {
     retention_names_bytes_that_no_record_names
     a_deleted_pipeline_completes_nothing
     open_uploads_are_bounded
-}
-
-fn scope(run: Option<u64>) -> ObjectScope {
-    ObjectScope { namespace: default(), pipeline: pl("ci"), run: run.map(RunNumber) }
 }
 
 /// An upload whose URL ends after so many seconds.
