@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::archive::Writer;
 use crate::backoff::Backoff;
 use crate::engine::Shared;
+use crate::error::of_journal;
 use crate::layout;
 use crate::logs::{self, Origin};
 use crate::machine::ACTOR;
@@ -254,13 +255,6 @@ async fn record(
         set(LogState::Silent).await.map_err(of_journal)?;
     }
     Ok(())
-}
-
-fn of_journal(error: JournalError) -> BackendError {
-    match error {
-        JournalError::Backend(error) => error,
-        other => BackendError::new(ErrorKind::Internal, other.to_string()),
-    }
 }
 
 fn archived_event(shared: &Shared, id: &ExecutionId, size_bytes: u64) -> NewEvent {

@@ -1,8 +1,8 @@
 //! Why the engine did not do what it was asked.
 
-use gofer_core::BackendError;
 use gofer_core::journal::JournalError;
 use gofer_core::validate::Violation;
+use gofer_core::{BackendError, ErrorKind};
 
 /// Why the engine did not do what it was asked. `Display` names the thing and the next step.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,14 @@ pub enum EngineError {
     /// The engine is shutting down.
     #[error("the server is shutting down; try again on the next one")]
     Stopped,
+}
+
+/// The journal's error, for those who know backends only.
+pub(crate) fn of_journal(error: JournalError) -> BackendError {
+    match error {
+        JournalError::Backend(error) => error,
+        other => BackendError::new(ErrorKind::Internal, other.to_string()),
+    }
 }
 
 impl From<JournalError> for EngineError {

@@ -40,14 +40,13 @@ pub(crate) fn hear(shared: &Arc<Shared>, id: ExecutionId, end: ReportedEnd) {
         return;
     }
     let Ok(turn) = shared.reports.clone().try_acquire_owned() else { return };
-    let shared_by_task = shared.clone();
+    let looking = shared.clone();
     shared.tasks.spawn(async move {
         let _turn = turn;
-        let shared = shared_by_task;
         let looked = tokio::select! {
             biased;
-            () = shared.stop.cancelled() => return,
-            looked = shared.scheduler.reported(&id, end) => looked,
+            () = looking.stop.cancelled() => return,
+            looked = looking.scheduler.reported(&id, end) => looked,
         };
         if let Err(error) = looked {
             tracing::info!(execution = %id, error = %error.chain(), "an end that another server was told of is not taken");

@@ -14,6 +14,7 @@ use gofer_core::{Attempt, BackendError, ErrorKind, ObjectKey};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::engine::Shared;
+use crate::error::of_journal;
 use crate::layout;
 
 /// What came of resolving.
@@ -207,8 +208,5 @@ impl Resolver<'_> {
 }
 
 fn later(error: JournalError) -> Unresolved {
-    Unresolved::Later(match error {
-        JournalError::Backend(error) => error,
-        other => BackendError::new(ErrorKind::Internal, other.to_string()),
-    })
+    Unresolved::Later(of_journal(error))
 }
