@@ -59,14 +59,12 @@ pub(super) fn run(request: &Request<'_>, responder: Responder<'_>, post: Post<'_
     };
     let dir = ExecutionDir::at(request.launch.dir.clone());
     let mut answer = Some(responder);
-    let mut confined = false;
-    let (state, mut claim) = match Supervision::prepare(request, &dir, claim, post) {
+    let (state, mut claim, confined) = match Supervision::prepare(request, &dir, claim, post) {
         Ok(mut supervision) => {
             let state = supervision.until_end(&mut answer).unwrap_or_else(|failure| failure);
-            confined = supervision.confined;
-            (state, supervision.claim)
+            (state, supervision.claim, supervision.confined)
         }
-        Err((failure, claim)) => (failure, claim),
+        Err((failure, claim)) => (failure, claim, false),
     };
     record_end(&mut claim, &state);
     if let Some(responder) = answer.take() {
