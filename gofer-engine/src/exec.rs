@@ -6,7 +6,6 @@ use gofer_core::{ExecutionId, RunKey, TaskId};
 use crate::engine::Shared;
 use crate::error::EngineError;
 use crate::logs::Origin;
-use crate::mask::Masker;
 
 /// Longest record of a command.
 const MAX_SHOWN_BYTES: usize = 1024;
@@ -30,7 +29,7 @@ pub(crate) async fn target(
     }
     let id = ExecutionId { run: key.clone(), task: task.clone(), attempt: found.attempt };
     let origin = Origin { spec: snapshot.spec, run: snapshot.run };
-    let mut masker = Masker::new(&origin.masks(shared, &id).await?);
+    let mut masker = origin.masker(shared, &id).await?;
     let mut shown = masker.push(command.join(" ").as_bytes());
     shown.extend(masker.finish());
     Ok((id, shorten(String::from_utf8_lossy(&shown).into_owned())))

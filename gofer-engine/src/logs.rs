@@ -135,9 +135,9 @@ pub(crate) async fn live(
     origin: &Origin,
     follow: bool,
 ) -> Result<Chunks, BackendError> {
-    let masks = origin.masks(shared, id).await?;
+    let masker = origin.masker(shared, id).await?;
     let source = shared.scheduler.logs(id, LogCursor::default(), follow).await?;
-    Ok(masked(source, &masks))
+    Ok(masked(source, masker))
 }
 
 /// What an execution was made from: it tells what to mask in its log.
@@ -163,8 +163,8 @@ impl Origin {
         has_login || resolve::names_secrets(&self.spec, task, &self.run)
     }
 
-    /// The values to mask: the run's token, and what the execution was started with.
-    pub(crate) async fn masks(&self, shared: &Shared, id: &ExecutionId) -> Result<Vec<SecretString>, BackendError> {
+    /// Masks the run's token, what the execution was started with, and tokens that the scheduler may have given to it.
+    pub(crate) async fn masker(&self, shared: &Shared, id: &ExecutionId) -> Result<Masker, BackendError> {
         let mut masks = vec![shared.tokens.token(&self.run.token_nonce)];
         if self.keeps_masks(id) {
             // Missing: the execution was never started, so it has no log either.
@@ -174,7 +174,7 @@ impl Origin {
             })?;
             masks.extend(values.into_iter().map(SecretString::from));
         }
-        Ok(masks)
+        Ok(Masker::new(&masks).with_tokens(shared.scheduler.capabilities().workload_identity))
     }
 }
 
@@ -223,8 +223,7 @@ impl Masking {
     }
 }
 
-fn masked(source: Chunks, masks: &[SecretString]) -> Chunks {
-    let masker = Masker::new(masks);
+fn masked(source: Chunks, masker: Masker) -> Chunks {
     let masking = Masking {
         source,
         stdout: masker.clone(),

@@ -1,5 +1,10 @@
 //! Replaces secret values in a stream of bytes by `***`, also where a value spans two reads.
 
+mod jwt;
+
+use std::cmp::Reverse;
+use std::ops::Range;
+
 use aho_corasick::{AhoCorasick, MatchKind};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -16,6 +21,8 @@ pub struct Masker {
     patterns: Vec<Vec<u8>>,
     automaton: Option<AhoCorasick>,
     longest: usize,
+    /// Whether JSON Web Tokens are masked as well.
+    tokens: bool,
     /// The end of what was seen, when it may be the beginning of a secret.
     held: Vec<u8>,
 }
@@ -50,7 +57,14 @@ impl Masker {
                 .expect("secrets are far below the automaton's limits")
         });
         let longest = patterns.iter().map(Vec::len).max().unwrap_or(0);
-        Self { patterns, automaton, longest, held: Vec::new() }
+        Self { patterns, automaton, longest, tokens: false, held: Vec::new() }
+    }
+
+    /// Masks every JSON Web Token too: where executions get theirs from the scheduler, nobody here knows its value.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: bool) -> Self {
+        self.tokens = tokens;
+        self
     }
 
     /// Takes the next bytes and gives what can be shown by now.
@@ -65,22 +79,41 @@ impl Masker {
     }
 
     fn emit(&mut self, at_end: bool) -> Vec<u8> {
-        let Some(automaton) = &self.automaton else { return std::mem::take(&mut self.held) };
+        if self.automaton.is_none() && !self.tokens {
+            return std::mem::take(&mut self.held);
+        }
         let buffer = std::mem::take(&mut self.held);
         let mut out = Vec::with_capacity(buffer.len());
         let mut from = 0;
         loop {
-            let hold = if at_end { buffer.len() } else { self.hold_position(&buffer, from) };
-            let found = automaton.find(&buffer[from..]).filter(|found| from + found.start() < hold);
+            let (found, hold) = self.next(&buffer, from, at_end);
             let Some(found) = found else {
                 out.extend_from_slice(&buffer[from..hold]);
                 self.held = buffer[hold..].to_vec();
                 return out;
             };
-            out.extend_from_slice(&buffer[from..from + found.start()]);
+            out.extend_from_slice(&buffer[from..found.start]);
             out.extend_from_slice(MASK);
-            from += found.end();
+            from = found.end;
         }
+    }
+
+    /// The first thing to mask, the longest of those that begin there; and the position from which more bytes decide.
+    fn next(&self, buffer: &[u8], from: usize, at_end: bool) -> (Option<Range<usize>>, usize) {
+        let mut hold = if at_end { buffer.len() } else { self.hold_position(buffer, from) };
+        let rest = &buffer[from..];
+        let secret = self.automaton.as_ref().and_then(|automaton| automaton.find(rest)).map(|found| found.range());
+        let mut token = None;
+        if self.tokens {
+            match jwt::find(rest, at_end) {
+                jwt::Found::Nothing => {}
+                jwt::Found::Token(found) => token = Some(found),
+                jwt::Found::Maybe(at) => hold = hold.min(from + at),
+            }
+        }
+        let found = secret.into_iter().chain(token).map(|found| from + found.start..from + found.end);
+        let found = found.filter(|found| found.start < hold).min_by_key(|found| (found.start, Reverse(found.end)));
+        (found, hold)
     }
 
     /// The first position from which the rest of the buffer may be the beginning of a longer secret.
@@ -102,8 +135,18 @@ mod tests {
     use super::*;
 
     fn mask(secrets: &[&str], pieces: &[&[u8]]) -> String {
-        let values: Vec<SecretString> = secrets.iter().map(|&secret| SecretString::from(secret)).collect();
-        let mut masker = Masker::new(&values);
+        run(Masker::new(&values(secrets)), pieces)
+    }
+
+    fn mask_tokens(secrets: &[&str], pieces: &[&[u8]]) -> String {
+        run(Masker::new(&values(secrets)).with_tokens(true), pieces)
+    }
+
+    fn values(secrets: &[&str]) -> Vec<SecretString> {
+        secrets.iter().map(|&secret| SecretString::from(secret)).collect()
+    }
+
+    fn run(mut masker: Masker, pieces: &[&[u8]]) -> String {
         let mut out = Vec::new();
         for piece in pieces {
             out.extend(masker.push(piece));
@@ -129,7 +172,50 @@ mod tests {
         assert_eq!(masker.push(b"oo"), b"zoo");
     }
 
+    #[test]
+    fn masks_tokens_that_nobody_knows() {
+        assert_eq!(
+            mask_tokens(
+                &[],
+                &[
+                    b"token=eyJhb.ey",
+                    b"Jz.sig
+"
+                ]
+            ),
+            "token=***\n"
+        );
+        assert_eq!(mask_tokens(&["hunter2"], &[b"hunter2 eyJhb.eyJz.hunter2 hey"]), "*** *** hey");
+        assert_eq!(mask_tokens(&["eyJhb"], &[b"eyJhb.eyJz.sig eyJhb.x"]), "*** ***.x");
+        assert_eq!(mask(&["hunter2"], &[b"eyJhb.eyJz.sig"]), "eyJhb.eyJz.sig");
+    }
+
+    #[test]
+    fn of_a_long_stream_nothing_stays_behind() {
+        let mut masker = Masker::new(&[]).with_tokens(true);
+        let mut shown = 0;
+        for _ in 0..100 {
+            shown += masker.push(&b"eyJ".repeat(1024)).len();
+        }
+        assert!(shown > 99 * 3 * 1024, "{shown}");
+        assert_eq!(shown + masker.finish().len(), 100 * 3 * 1024);
+    }
+
     proptest! {
+        #[test]
+        fn cuts_of_tokens_do_not_matter(
+            text in "(eyJ|[eyJa. ]){0,24}",
+            secrets in prop::collection::vec("[eyJa.]{1,5}", 0..3),
+            cut in 0usize..72,
+        ) {
+            let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
+            let cut = cut.min(text.len());
+            let whole = mask_tokens(&secrets, &[text.as_bytes()]);
+            prop_assert_eq!(&whole, &mask_tokens(&secrets, &[&text.as_bytes()[..cut], &text.as_bytes()[cut..]]));
+            let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+            prop_assert_eq!(whole, mask_tokens(&secrets, &bytes));
+        }
+
         #[test]
         fn cuts_do_not_matter(text in "[ab]{0,40}", secrets in prop::collection::vec("[ab]{1,5}", 0..3), cut in 0usize..40) {
             let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();

@@ -12,7 +12,7 @@ use gofer_core::pipeline::{Condition, Overlap, PipelineSpec, TaskKind, TaskSpec}
 use gofer_core::run::{
     CancelRequest, Initiator, LogState, ReasonKind, Run, RunState, RunStatus, TaskState, TaskStatus,
 };
-use gofer_core::scheduler::{ExecutionState, LogCursor, Scheduler};
+use gofer_core::scheduler::{ExecutionState, LogCursor, Scheduler, SchedulerCapabilities};
 use gofer_core::secret_store::SecretStore;
 use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore};
 use gofer_core::{Attempt, ExecutionId, NamespaceId, ObjectKey, RunKey, Timestamp};
@@ -210,6 +210,23 @@ async fn secrets_reach_the_task_and_never_its_log() {
     assert_eq!(read(&engine, &first(&run.key, "a"), 0, false).await.unwrap(), live, "archived as it was live");
     let left = house.secrets.list("internal/masks/", gofer_core::object_store::ListPage { after: None, limit: 10 });
     assert!(left.await.unwrap().paths.is_empty(), "what is to be masked is forgotten with the log's archiving");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_the_scheduler_gave_never_shows_in_a_log() {
+    const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJnb2ZlciJ9.c2ln-bmF0_dXJl";
+    for (workload_identity, shown) in [(true, "***"), (false, TOKEN)] {
+        let mut house = House::new();
+        let capabilities = SchedulerCapabilities { workload_identity, ..house.scheduler.capabilities() };
+        house.scheduler = house.scheduler.with_capabilities(capabilities);
+        house.register(pipeline(vec![steps("a", &[], &[&format!("print {TOKEN}!")])]));
+        let engine = house.engine().await;
+        let run = house.start(&engine, &[]).await.key;
+        house.complete(&run).await;
+        house.log_becomes(&first(&run, "a"), LogState::Archived).await;
+        assert_eq!(read(&engine, &first(&run, "a"), 0, false).await.unwrap(), format!("{shown}!\n"));
+        engine.shutdown().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,124 @@
+//! Finds JSON Web Tokens in bytes: three parts in base64url with dots between them, of which the first two are JSON
+//! objects (RFC 7515, section 3.1).
+
+use std::ops::Range;
+
+/// `{"` and what follows, in base64url.
+const OBJECT: &[u8] = b"eyJ";
+/// The longest header. Real ones name an algorithm and a key.
+const MAX_HEADER_BYTES: usize = 1024;
+/// The longest token. Nomad's are of about 1 KiB.
+const MAX_BYTES: usize = 8 * 1024;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    Token(Range<usize>),
+    /// What begins here may become a token with more bytes.
+    Maybe(usize),
+}
+
+/// The first token. `at_end`: no bytes follow.
+pub(super) fn find(bytes: &[u8], at_end: bool) -> Found {
+    let mut from = 0;
+    while let Some(offset) = bytes[from..].iter().position(|byte| *byte == OBJECT[0]) {
+        let start = from + offset;
+        match token(&bytes[start..], at_end) {
+            Verdict::Token(length) => return Found::Token(start..start + length),
+            Verdict::Open => return Found::Maybe(start),
+            Verdict::No => from = start + 1,
+        }
+    }
+    Found::Nothing
+}
+
+enum Verdict {
+    No,
+    /// Of this length.
+    Token(usize),
+    /// More bytes decide.
+    Open,
+}
+
+/// Whether the bytes begin with a token.
+fn token(bytes: &[u8], at_end: bool) -> Verdict {
+    let mut at = 0;
+    for limit in [MAX_HEADER_BYTES, MAX_BYTES] {
+        match part(bytes, at, limit) {
+            _ if !is_object(&bytes[at..]) => return Verdict::No,
+            Part::Ended(end) if bytes[end] == b'.' => at = end + 1,
+            Part::Open if !at_end => return Verdict::Open,
+            _ => return Verdict::No,
+        }
+    }
+    match part(bytes, at, MAX_BYTES) {
+        Part::Ended(end) if end > at => Verdict::Token(end),
+        Part::Open if !at_end => Verdict::Open,
+        Part::Open if bytes.len() > at => Verdict::Token(bytes.len()),
+        _ => Verdict::No,
+    }
+}
+
+/// Whether this is, or may become, an object in base64url.
+fn is_object(bytes: &[u8]) -> bool {
+    bytes.iter().zip(OBJECT).all(|(byte, expected)| byte == expected)
+}
+
+enum Part {
+    /// At the byte that does not belong to it.
+    Ended(usize),
+    /// It goes on to the end of the bytes.
+    Open,
+    TooLong,
+}
+
+/// The part of a token that begins at `at`; the token is not to be longer than `limit` at its end.
+fn part(bytes: &[u8], at: usize, limit: usize) -> Part {
+    let within = &bytes[at..bytes.len().min(limit).max(at)];
+    match within.iter().position(|byte| !matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_')) {
+        Some(length) => Part::Ended(at + length),
+        None if bytes.len() < limit => Part::Open,
+        None => Part::TooLong,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_three_parts_of_which_two_are_objects() {
+        for (text, expected) in [
+            ("x eyJhb.eyJz.s-_9 y", Found::Token(2..17)),
+            ("eyJhb.eyJz.s", Found::Token(0..12)),
+            ("eyJhb.eyJz.s.", Found::Token(0..12)),
+            ("eyeyJhb.eyJz.s\n", Found::Token(2..14)),
+            ("eyJhb.eyJz", Found::Nothing),
+            ("eyJhb.eyJz.", Found::Nothing),
+            ("eyJhb.other.s", Found::Nothing),
+            ("eyJhb eyJz.s", Found::Nothing),
+            ("hey", Found::Nothing),
+            ("", Found::Nothing),
+        ] {
+            assert_eq!(find(text.as_bytes(), true), expected, "`{text}`");
+        }
+    }
+
+    #[test]
+    fn what_may_become_a_token_is_waited_for() {
+        for text in ["hey", "he", "h eyJhb", "h eyJhb.", "h eyJhb.e", "h eyJhb.eyJz.", "h eyJhb.eyJz.s"] {
+            assert!(matches!(find(text.as_bytes(), false), Found::Maybe(1 | 2)), "`{text}`");
+        }
+        assert_eq!(find(b"hex eyJhb.x", false), Found::Nothing);
+    }
+
+    #[test]
+    fn what_is_too_long_is_no_token() {
+        let long = |header: usize, signature: usize| format!("eyJ{}.eyJ.{}", "a".repeat(header), "s".repeat(signature));
+        assert!(matches!(find(long(1_000, 7_000).as_bytes(), true), Found::Token(_)));
+        for text in [long(1_100, 10), long(100, 9_000), "eyJ".repeat(400)] {
+            assert_eq!(find(text.as_bytes(), true), Found::Nothing);
+            assert!(!matches!(find(text.as_bytes(), false), Found::Maybe(0)), "nothing is waited for");
+        }
+    }
+}
