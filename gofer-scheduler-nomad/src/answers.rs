@@ -19,6 +19,7 @@ pub(crate) struct Job {
     pub(crate) meta: BTreeMap<String, String>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) task_groups: Vec<TaskGroup>,
+    pub(crate) modify_index: u64,
 }
 
 /// A group of a job, as far as messages need it.

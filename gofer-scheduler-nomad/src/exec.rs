@@ -26,6 +26,12 @@ use crate::websocket::{self, Receiver, Said, Sender};
 
 /// How long a command may take to begin.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// What a node says of a task that it is about to start: `Task not started yet. Task is in state: pending`, or the like.
+const NOT_STARTED: &str = "not started";
+/// How often a command is tried in a task that Nomad says runs, and whose node says that it has not started.
+const STARTING_TRIES: u32 = 20;
+/// The pause between two of these.
+const STARTING_PAUSE: Duration = Duration::from_millis(100);
 /// How long the cleaning up after a session may take.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest text of what came instead of the beginning.
@@ -105,6 +111,18 @@ struct Ends {
 impl Session {
     /// Connects, and waits for the word that the command runs.
     async fn begin(&self, request: &ExecRequest) -> Result<(Sender, Receiver, [Said; 2]), BackendError> {
+        for _ in 0..STARTING_TRIES {
+            if let Some(begun) = self.try_begin(request).await? {
+                return Ok(begun);
+            }
+            tokio::time::sleep(STARTING_PAUSE).await;
+        }
+        let message = format!("no command can be run in `{}` yet: its node says that it has not started", self.id);
+        Err(BackendError::new(ErrorKind::Unavailable, message))
+    }
+
+    /// `None`: the task has not started yet.
+    async fn try_begin(&self, request: &ExecRequest) -> Result<Option<(Sender, Receiver, [Said; 2])>, BackendError> {
         let command = script(&self.mark, request, self.in_container);
         let doing = format!("no command can be run in `{}`", self.id);
         let terminal = request.terminal.is_some();
@@ -117,10 +135,10 @@ impl Session {
         let late = || BackendError::new(ErrorKind::Timeout, format!("{doing}: nomad did not begin it in time"));
         let began = tokio::time::timeout(BEGIN_TIMEOUT, self.began(&mut receiver, &request.command[0]));
         let first = began.await.unwrap_or_else(|_| Err(late()))?;
-        Ok((sender, receiver, first))
+        Ok(first.map(|first| (sender, receiver, first)))
     }
 
-    async fn began(&self, receiver: &mut Receiver, program: &str) -> Result<[Said; 2], BackendError> {
+    async fn began(&self, receiver: &mut Receiver, program: &str) -> Result<Option<[Said; 2]>, BackendError> {
         let error = |kind, text: String| Err(BackendError::new(kind, text));
         // The two come by different ways: what a quick command wrote to one may be here before its beginning.
         let (mut seen, mut stderr) = (BytesMut::new(), BytesMut::new());
@@ -129,6 +147,7 @@ impl Session {
             match said {
                 Said::Stdout(data) => seen.extend_from_slice(&data),
                 Said::Stderr(data) => stderr.extend_from_slice(&data),
+                Said::Closed(reason) if reason.contains(NOT_STARTED) => return Ok(None),
                 Said::Closed(reason) => return Err(refusal(&self.id, &reason)),
                 Said::Exited(code) => {
                     seen.extend_from_slice(&stderr);
@@ -147,7 +166,7 @@ impl Session {
                 None => {}
                 Some(b'+') => {
                     let stdout = seen.split_off(at + mark.len() + 1).freeze();
-                    return Ok([Said::Stderr(stderr.freeze()), Said::Stdout(stdout)]);
+                    return Ok(Some([Said::Stderr(stderr.freeze()), Said::Stdout(stdout)]));
                 }
                 Some(_) => {
                     let message = format!("command `{program}` was not found in `{}`", self.id);
@@ -373,7 +392,7 @@ fn refusal(id: &ExecutionId, reason: &str) -> BackendError {
         return BackendError::new(ErrorKind::Denied, message);
     }
     let kind = match () {
-        () if says("not running") || says("not started") || says("nknown task") => ErrorKind::Invalid,
+        () if says("not running") || says("nknown task") => ErrorKind::Invalid,
         () if says("executable file not found") || says("no such file") => ErrorKind::Invalid,
         () if says("nknown allocation") || says("not found") => ErrorKind::NotFound,
         () => ErrorKind::Unavailable,

@@ -6,6 +6,7 @@ mod config;
 mod container;
 mod error;
 mod exec;
+mod heard;
 mod identity;
 mod ids;
 mod jobspec;

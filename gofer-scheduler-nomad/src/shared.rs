@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState, FailureKind, WatchEvent};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
@@ -15,6 +15,7 @@ use crate::answers::{Alloc, Evaluation, Job, VariableMeta};
 use crate::client::{Client, Query, encoded};
 use crate::config::NomadConfig;
 use crate::error::Failure;
+use crate::heard::Heard;
 use crate::identity::Keys;
 use crate::ids;
 use crate::jobspec::{self, META_EXECUTION, META_INSTANCE, META_LOST, META_SECRETS};
@@ -27,6 +28,11 @@ const CHANGES: usize = 4_096;
 /// Locks that starts share by their id's hash: far more than calls in flight, so that few wait for another's.
 const STARTING: usize = 1_024;
 
+/// How often something older than its event is read again. Should Nomad have deleted meanwhile what the event told of, no
+/// reading shows it.
+const READ_TRIES: u32 = 20;
+/// The pause between two of these: what is awaited is the rest of a commit in memory.
+const READ_PAUSE: Duration = Duration::from_millis(5);
 /// How often a lost job's mark is tried against others who change the job.
 const FENCE_TRIES: u32 = 5;
 
@@ -43,6 +49,7 @@ pub(crate) struct Shared {
     /// What tokens of executions are verified with.
     pub(crate) keys: Keys,
     pub(crate) reports: Reports,
+    pub(crate) heard: Heard,
     starting: Vec<Mutex<()>>,
 }
 
@@ -106,6 +113,7 @@ impl Shared {
             connected: watch::Sender::new(HashMap::new()),
             keys: Keys::default(),
             reports: Reports::default(),
+            heard: Heard::default(),
             starting: (0..STARTING).map(|_| Mutex::new(())).collect(),
         })
     }
@@ -210,8 +218,7 @@ impl Shared {
     /// What is known of the execution that a job is. When it is lost, the answer comes after the job was stopped: nothing of it
     /// can go on then, and another attempt may be made.
     pub(crate) async fn inspect_job(&self, place: &Place) -> Result<Option<Inspected>, BackendError> {
-        let (job, allocs) = futures::try_join!(self.job(place), self.allocs(place))?;
-        let Some(job) = job else { return Ok(None) };
+        let Some((job, allocs)) = self.read(place).await? else { return Ok(None) };
         let Some(id) = self.execution_of(&job) else { return Ok(None) };
         let evaluations = if allocs.is_empty() { self.evaluations(place).await? } else { Vec::new() };
         // An allocation that came between the two answers: its evaluation is complete, and it is not in the list.
@@ -235,6 +242,22 @@ impl Shared {
             None => {}
         }
         Ok(Some(Inspected { id, job, allocs, view, reported: is_reported }))
+    }
+
+    /// A job and its allocations, not older than what the event stream told before.
+    async fn read(&self, place: &Place) -> Result<Option<(Job, Vec<Alloc>)>, BackendError> {
+        let heard = self.heard.of(place);
+        let mut tries = 0;
+        loop {
+            let (job, allocs) = futures::try_join!(self.job(place), self.allocs(place))?;
+            tries += 1;
+            match job {
+                Some(job) if tries < READ_TRIES && !heard.are_seen_in(&job, &allocs) => {
+                    tokio::time::sleep(READ_PAUSE).await;
+                }
+                job => return Ok(job.map(|job| (job, allocs))),
+            }
+        }
     }
 
     /// Stops a job and marks it as lost, at once: the mark is in the job's own metadata. A job that somebody else changes

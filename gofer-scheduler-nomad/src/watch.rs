@@ -151,6 +151,7 @@ impl Listener {
         if now < self.index {
             tracing::warn!(was = self.index, now, "nomad's state went back: everything is told again");
             self.table.clear();
+            self.shared.heard.keep(&self.namespace, &HashSet::new());
         }
         self.index = now;
         let mut query = Query::namespace(&self.namespace).with("index", &now.to_string());
@@ -206,12 +207,21 @@ impl Listener {
         let payload = &event.payload;
         if let Some(alloc) = &payload.allocation {
             self.shared.reports.compare(&self.namespace, alloc);
-            return if self.is_ours(&alloc.job_id) { self.table.alloc(alloc) } else { Act::Nothing };
+            if !self.is_ours(&alloc.job_id) {
+                return Act::Nothing;
+            }
+            self.shared.heard.alloc(&self.namespace, alloc);
+            return self.table.alloc(alloc);
         }
         if let Some(evaluation) = &payload.evaluation {
             return self.table.evaluation(evaluation);
         }
         let Some(job) = &payload.job else { return Act::Nothing };
+        if event.kind == "JobDeregistered" {
+            self.shared.heard.forget(&Place { namespace: self.namespace.clone(), job_id: job.id.clone() });
+        } else if self.is_ours(&job.id) {
+            self.shared.heard.job(&self.namespace, job);
+        }
         if event.kind == "JobDeregistered" && self.table.is_alive(&job.id) {
             return Act::Inspect(job.id.clone());
         }
@@ -318,6 +328,7 @@ impl Listener {
             self.act(act);
         }
         self.shared.reports.keep(&self.namespace, &listed);
+        self.shared.heard.keep(&self.namespace, &listed);
         for act in self.table.absent_from(&listed) {
             self.act(act);
         }

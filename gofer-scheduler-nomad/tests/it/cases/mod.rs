@@ -2,6 +2,7 @@
 
 mod access;
 mod drivers;
+mod exec;
 pub(crate) mod identities;
 mod logs;
 mod nodes;

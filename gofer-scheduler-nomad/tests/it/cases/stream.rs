@@ -154,3 +154,21 @@ async fn a_scheduler_that_is_dropped_lets_go_of_its_stream() {
     watcher.end_of(&id("task")).await;
     assert_eq!(setup.fake_agent().count("GET /v1/event/stream"), before);
 }
+
+/// Nomad publishes an event before the change can be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_told_is_what_is_read_afterwards() {
+    let setup = Setup::fake().await;
+    let mut watcher = Watcher::of(setup.scheduler()).await;
+    let task = id("task");
+    setup.start(&task, &setup.workloads.gated(b"", "gate", b"")).await;
+    setup.running(&task).await;
+    setup.workloads.release("gate").await;
+    assert_eq!(watcher.end_of(&task).await, exited(0));
+    setup.fake_agent().faults(|faults| faults.behind = 3);
+    assert_eq!(setup.scheduler().state(&task).await.expect("a state"), exited(0));
+    assert_eq!(setup.fake_agent().faults(|faults| faults.behind), 0, "older answers were read again");
+    // What no reading shows any more keeps nobody for ever.
+    setup.fake_agent().faults(|faults| faults.behind = usize::MAX);
+    assert_eq!(setup.scheduler().state(&task).await.expect("a state"), ExecutionState::Running);
+}

@@ -49,6 +49,10 @@ pub(crate) struct Faults {
     pub(crate) silent_streams: bool,
     /// What an allocation writes last arrives this long after the allocation has ended.
     pub(crate) late_logs: Option<Duration>,
+    /// So many more lists of a job's allocations are as they were before their last change.
+    pub(crate) behind: usize,
+    /// So many more commands in tasks are refused, as if the node had not started the task yet.
+    pub(crate) not_started: usize,
     /// Variables cannot be read by the tasks they are for, as when the servers are out of reach.
     pub(crate) hide_variables: bool,
     /// Whatever is finished is collected at once.

@@ -330,7 +330,7 @@ fn place(
         "RescheduleTracker": null, "PreemptedByAllocation": "", "PreemptedAllocations": null,
         "CreateIndex": index, "CreateTime": now(),
     });
-    state.allocs.insert(id.clone(), Alloc { value, job: job.clone(), unsent: None });
+    state.allocs.insert(id.clone(), Alloc { before: value.clone(), value, job: job.clone(), unsent: None });
     if let Some(previous) = previous {
         state.put_alloc(index, "PlanResult", previous, |alloc| alloc["NextAllocation"] = json!(id));
     }

@@ -30,6 +30,8 @@ pub(crate) struct Job {
 pub(crate) struct Alloc {
     pub(crate) value: Value,
     pub(crate) job: Value,
+    /// As it was before its last change.
+    pub(crate) before: Value,
     /// What the client knows and could not tell the server while the node was away.
     pub(crate) unsent: Option<Value>,
 }
@@ -135,6 +137,7 @@ impl State {
     /// Changes an allocation at an index, and returns its event.
     pub(crate) fn put_alloc(&mut self, index: u64, kind: &str, id: &str, change: impl FnOnce(&mut Value)) -> Value {
         let alloc = self.allocs.get_mut(id).expect("a known allocation");
+        alloc.before = alloc.value.clone();
         change(&mut alloc.value);
         alloc.value["ModifyIndex"] = json!(index);
         alloc.value["ModifyTime"] = json!(now());
