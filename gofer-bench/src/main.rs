@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod active;
+mod floor;
 mod history;
 mod http;
 mod idle;
@@ -145,10 +146,11 @@ impl Bench {
 }
 
 fn main() -> ExitCode {
-    // Before anything else: as a task of a measured run this program is a stopwatch, or prints.
+    // Before anything else: as a task of a measured run this program is a stopwatch, or prints; or it starts others.
     let mut args = std::env::args_os().skip(1);
     let result = match args.next() {
         Some(arg) if arg == latency::STAMP_COMMAND => latency::stamp(args.next().as_deref()),
+        Some(arg) if arg == floor::RELAY_COMMAND => floor::relay(args.next().as_deref()),
         Some(arg) if arg == logs::TICK_COMMAND => logs::tick(args.next().as_deref()),
         Some(arg) if arg == logs::POUR_COMMAND => logs::pour(args.next().as_deref()),
         _ => run(),

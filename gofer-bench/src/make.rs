@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use prost::Message as _;
 
+use crate::floor::Floor;
 use crate::pipelines::{Dag, Shape, TASKS, Work};
 use crate::report::{Report, Samples, Unit};
 use crate::server::Server;
@@ -38,6 +39,8 @@ async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Sha
     let mut makes: Vec<Samples> = jobs.iter().map(|jobs| Samples::new(format!("make {jobs}"))).collect();
     let mut local = Samples::new("gofer local");
     let mut remote = Samples::new("StartRun to complete");
+    let mut floor = (shape == Shape::Chain).then(|| Floor::new(&bench.dir, work)).transpose()?;
+    let mut least = Samples::new("another process starts each, another thread commits each");
     for rep in 0..=bench.reps {
         let keep = |samples: &mut Samples, ms| {
             if rep > 0 {
@@ -47,13 +50,18 @@ async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Sha
         for (samples, jobs) in makes.iter_mut().zip(jobs) {
             keep(samples, time(Command::new("make").arg(jobs).arg("-f").arg(&files.makefile))?);
         }
+        if let Some(floor) = &mut floor {
+            keep(&mut least, floor.chain(TASKS)?);
+        }
         keep(&mut local, time(Command::new(&bench.gofer).arg("local").arg(&files.spec).env("TMPDIR", &bench.dir))?);
         let start = Instant::now();
         server.finish(server.start_run(&pipeline, None).await?).await?;
         keep(&mut remote, start.elapsed().as_secs_f64() * 1e3);
     }
     let (anchor, others) = makes.split_first().context("no make")?;
-    report.add(&measure, Unit::Milliseconds, Some(anchor), &[others, &[local, remote]].concat());
+    let least = floor.map(|_| least);
+    let others = [others, least.as_slice(), &[local, remote]].concat();
+    report.add(&measure, Unit::Milliseconds, Some(anchor), &others);
     Ok(())
 }
 
