@@ -12,7 +12,7 @@ use gofer_proto::v1;
 use gofer_proto::v1::run_update::Subject;
 use tokio::sync::watch;
 
-use super::run_view::{Attempts, snapshot, task_runs};
+use super::run_view::{Attempts, NAMED_TASKS, snapshot, task_runs};
 use super::{Outlet, Stop, produce, timeline, waiting};
 use crate::call::{Call, Replies, about, service};
 use crate::convert;
@@ -153,8 +153,7 @@ impl Follower {
                 return Ok(());
             }
             wanted = self.next_changes(&mut events, &mut cursor).await?;
-            state = snapshot(&self.call.db, &self.key).await?;
-            if state.run.state.is_complete() {
+            if self.refresh(&mut state, &wanted).await? {
                 wanted = state.tasks.keys().cloned().collect();
             }
         }
@@ -192,6 +191,22 @@ impl Follower {
                 return Ok(found.into_iter().filter_map(|event| event.body.subject.task).collect());
             }
         }
+    }
+
+    /// Reads the run and these tasks again, and all of them once the run is complete: `true`. Reading all each time would make
+    /// a follower of a long run cost its length squared.
+    async fn refresh(&self, state: &mut RunSnapshot, wanted: &BTreeSet<TaskId>) -> Result<bool, Stop> {
+        if wanted.len() <= NAMED_TASKS {
+            let named: Vec<TaskId> = wanted.iter().cloned().collect();
+            let (run, tasks) = self.call.db.run_with_tasks(&self.key, &named).await?;
+            if !run.state.is_complete() {
+                state.run = run;
+                state.tasks.extend(tasks.into_iter().map(|task| (task.task.clone(), task)));
+                return Ok(false);
+            }
+        }
+        *state = snapshot(&self.call.db, &self.key).await?;
+        Ok(state.run.state.is_complete())
     }
 
     /// Sends what has changed of the run and of these tasks; the complete run comes last.

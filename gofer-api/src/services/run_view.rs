@@ -1,6 +1,6 @@
 //! A run as clients see it: its task runs with their attempts, gathered from what the database keeps apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gofer_core::journal::{Journal, RunSnapshot};
 use gofer_core::run::{AttemptRecord, Run, TaskRun};
@@ -13,7 +13,7 @@ use crate::convert;
 use crate::error::ApiError;
 
 /// Most tasks whose attempts are asked for by name; beyond, all of the run's are read.
-const NAMED_TASKS: usize = 100;
+pub(super) const NAMED_TASKS: usize = 100;
 
 /// The run with everything the engine knows of it.
 pub(super) async fn snapshot(db: &Db, key: &RunKey) -> Result<RunSnapshot, ApiError> {
@@ -41,7 +41,9 @@ pub(super) async fn task_runs(
         records.entry(task).or_default().push(record);
     }
     let none = Vec::new();
-    let specs: BTreeMap<_, _> = snapshot.spec.tasks.iter().map(|spec| (&spec.id, spec)).collect();
+    let wanted: BTreeSet<&TaskId> = names.iter().collect();
+    let specs = snapshot.spec.tasks.iter().filter(|spec| wanted.contains(&spec.id));
+    let specs: BTreeMap<_, _> = specs.map(|spec| (&spec.id, spec)).collect();
     let view = |task: &&TaskRun| {
         let records = records.get(&task.task).unwrap_or(&none);
         task_run(&snapshot.run, specs.get(&task.task).copied(), task, records, attempts)

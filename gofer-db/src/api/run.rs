@@ -109,6 +109,15 @@ impl Db {
         query!(self, tasks::get(&key, &task, &specs))
     }
 
+    /// The run and these of its task runs (at most 1,000), read together. Tasks that its pipeline does not have are left out.
+    ///
+    /// # Errors
+    /// `NotFound` for the run, or the database's.
+    pub async fn run_with_tasks(&self, key: &RunKey, tasks: &[TaskId]) -> Result<(Run, Vec<TaskRun>), DbError> {
+        let (key, tasks, specs) = (key.clone(), tasks.to_vec(), Arc::clone(self.specs()));
+        query!(self, tasks::some(&key, &tasks, &specs))
+    }
+
     /// A run's task runs by task id, ascending.
     ///
     /// # Errors

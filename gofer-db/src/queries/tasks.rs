@@ -30,6 +30,28 @@ pub(crate) async fn load(c: &mut Conn, key: &RunKey, specs: &SpecCache) -> Resul
     Ok(RunSnapshot { run, spec, tasks })
 }
 
+/// A run and some of its task runs; those that are not of its pipeline are left out.
+pub(crate) async fn some(
+    c: &mut Conn,
+    key: &RunKey,
+    tasks: &[TaskId],
+    specs: &SpecCache,
+) -> Result<(Run, Vec<TaskRun>), DbError> {
+    let row = run::find(c, key).await?;
+    let spec = pipeline::spec(c, row.pipeline_id, row.version, specs).await?;
+    let tasks: Vec<&TaskId> = tasks.iter().filter(|task| spec.has(task)).take(MAX_PAGE).collect();
+    let rows: Vec<TaskRow> = task_runs::table
+        .filter(task_runs::run_id.eq(row.id))
+        .filter(task_runs::task.eq_any(tasks.iter().map(|task| task.as_str())))
+        .select(TaskRow::as_select())
+        .load(c)
+        .await?;
+    let mut stored = by_task(rows);
+    let run = Run::try_from(row)?;
+    let tasks = tasks.into_iter().map(|task| take(&run, &mut stored, task)).collect::<Result<_, _>>()?;
+    Ok((run, tasks))
+}
+
 fn by_task(rows: Vec<TaskRow>) -> HashMap<String, TaskRow> {
     rows.into_iter().map(|row| (row.task.clone(), row)).collect()
 }
