@@ -100,7 +100,9 @@ pub(crate) async fn keeps_to_terms(store: &dyn ObjectStore) -> Option<[u8; 32]> 
     for left_out in 0..2 {
         let mut headers = presigned.headers.clone();
         headers.remove(left_out);
-        assert_eq!(send(&headers, body).await, 403, "without one of the signed headers");
+        // 403 by AWS and SeaweedFS, 400 by MinIO.
+        let refused = send(&headers, body).await;
+        assert!(matches!(refused, 400 | 403), "{refused} without one of the signed headers");
     }
     assert_eq!(send(&presigned.headers, body).await, 200);
     assert_eq!(send(&presigned.headers, body).await, 412, "the URL writes once");
