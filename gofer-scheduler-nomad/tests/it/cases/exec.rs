@@ -24,7 +24,7 @@ async fn a_node_that_is_behind_is_waited_for() {
     assert_eq!(setup.fake_agent().faults(|faults| faults.not_started), 0);
     drop(input);
     setup.fake_agent().faults(|faults| faults.not_started = usize::MAX);
-    let error = setup.scheduler().exec(&id("task"), echo()).await.err().expect("it never starts");
+    let error = setup.scheduler().exec(&id("task"), echo()).await.expect_err("it never starts");
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
     assert!(error.to_string().contains("not started"), "{error}");
     setup.workloads.release("gate").await;
