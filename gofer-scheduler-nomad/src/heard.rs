@@ -31,25 +31,22 @@ impl Indexes {
 impl Heard {
     /// The event stream told of a job.
     pub(crate) fn job(&self, namespace: &str, job: &Job) {
-        let mut all = self.lock();
-        let heard = all.entry(place(namespace, &job.id)).or_default();
-        heard.job = heard.job.max(job.modify_index);
+        self.note(place(namespace, &job.id), Indexes { job: job.modify_index, allocs: 0 });
     }
 
     /// The event stream told of an allocation.
     pub(crate) fn alloc(&self, namespace: &str, alloc: &Alloc) {
+        self.note(place(namespace, &alloc.job_id), Indexes { job: 0, allocs: alloc.modify_index });
+    }
+
+    fn note(&self, place: Place, now: Indexes) {
         let mut all = self.lock();
-        let heard = all.entry(place(namespace, &alloc.job_id)).or_default();
-        heard.allocs = heard.allocs.max(alloc.modify_index);
+        let heard = all.entry(place).or_default();
+        *heard = Indexes { job: heard.job.max(now.job), allocs: heard.allocs.max(now.allocs) };
     }
 
     pub(crate) fn of(&self, place: &Place) -> Indexes {
         self.lock().get(place).copied().unwrap_or_default()
-    }
-
-    /// The job is deleted.
-    pub(crate) fn forget(&self, place: &Place) {
-        self.lock().remove(place);
     }
 
     /// Forgets the jobs of a namespace that are not among these.

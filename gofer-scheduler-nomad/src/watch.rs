@@ -217,9 +217,8 @@ impl Listener {
             return self.table.evaluation(evaluation);
         }
         let Some(job) = &payload.job else { return Act::Nothing };
-        if event.kind == "JobDeregistered" {
-            self.shared.heard.forget(&Place { namespace: self.namespace.clone(), job_id: job.id.clone() });
-        } else if self.is_ours(&job.id) {
+        if self.is_ours(&job.id) {
+            // Stopped, too, it is read as it is now; deleted, it is not there to be read, and the next list forgets it.
             self.shared.heard.job(&self.namespace, job);
         }
         if event.kind == "JobDeregistered" && self.table.is_alive(&job.id) {
