@@ -1,7 +1,7 @@
 //! What a chain costs at the least when its server may die between any two steps: another process starts each task, so that it
 //! outlives the server, and another thread commits each end before the next may begin.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -12,22 +12,22 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::machine::SYNC_BYTES;
 use crate::pipelines::Work;
 
 /// The hidden command of the process that starts the tasks.
 pub(crate) const RELAY_COMMAND: &str = "__relay";
-/// A page of SQLite's log.
-const PAGE_BYTES: usize = 4096;
 /// Pages of the file that is written over and over, as SQLite's log is.
 const PAGES: u64 = 64;
 
 /// For each byte of its input: runs the command, and answers with a byte.
-pub(crate) fn relay(script: Option<&OsStr>) -> Result<()> {
-    let words: Vec<&str> = script.and_then(OsStr::to_str).context("no command")?.split('\n').collect();
+pub(crate) fn relay(mut words: impl Iterator<Item = OsString>) -> Result<()> {
+    let program = words.next().context("no command")?;
+    let args: Vec<OsString> = words.collect();
     let (mut input, mut output) = (std::io::stdin(), std::io::stdout());
     while input.read(&mut [0])? > 0 {
-        let status = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
-        ensure!(status.success(), "`{}` ended with {status}", words[0]);
+        let status = Command::new(&program).args(&args).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+        ensure!(status.success(), "{program:?} ended with {status}");
         output.write_all(&[0])?;
         output.flush()?;
     }
@@ -46,22 +46,22 @@ impl Floor {
     pub(crate) fn new(dir: &Path, work: Work) -> Result<Self> {
         let file = tempfile::tempfile_in(dir)?;
         for page in 0..PAGES {
-            file.write_all_at(&[0; PAGE_BYTES], page * PAGE_BYTES as u64)?;
+            file.write_all_at(&[0; SYNC_BYTES], page * SYNC_BYTES as u64)?;
         }
         file.sync_all()?;
         let (commits, asked) = sync_channel::<()>(1);
         let (answer, committed) = sync_channel(1);
         thread::Builder::new().name("commits".to_owned()).spawn(move || {
             for (count, ()) in asked.iter().enumerate() {
-                let at = count as u64 % PAGES * PAGE_BYTES as u64;
-                let done = file.write_all_at(&[1; PAGE_BYTES], at).and_then(|()| file.sync_data());
+                let at = count as u64 % PAGES * SYNC_BYTES as u64;
+                let done = file.write_all_at(&[1; SYNC_BYTES], at).and_then(|()| file.sync_data());
                 if answer.send(done).is_err() {
                     break;
                 }
             }
         })?;
         let mut relay = Command::new(std::env::current_exe()?);
-        relay.arg(RELAY_COMMAND).arg(work.command().join("\n")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        relay.arg(RELAY_COMMAND).args(work.command()).stdin(Stdio::piped()).stdout(Stdio::piped());
         Ok(Self { relay: relay.spawn().context("cannot start this program once more")?, commits, committed })
     }
 

@@ -13,7 +13,7 @@ use crate::stats::Summary;
 /// How many writes the disk is asked for.
 const SYNCS: usize = 200;
 /// A page of SQLite's log.
-const SYNC_BYTES: usize = 4096;
+pub(crate) const SYNC_BYTES: usize = 4096;
 
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Machine {

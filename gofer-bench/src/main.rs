@@ -150,7 +150,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     let result = match args.next() {
         Some(arg) if arg == latency::STAMP_COMMAND => latency::stamp(args.next().as_deref()),
-        Some(arg) if arg == floor::RELAY_COMMAND => floor::relay(args.next().as_deref()),
+        Some(arg) if arg == floor::RELAY_COMMAND => floor::relay(args),
         Some(arg) if arg == logs::TICK_COMMAND => logs::tick(args.next().as_deref()),
         Some(arg) if arg == logs::POUR_COMMAND => logs::pour(args.next().as_deref()),
         _ => run(),

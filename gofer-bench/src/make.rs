@@ -39,8 +39,9 @@ async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Sha
     let mut makes: Vec<Samples> = jobs.iter().map(|jobs| Samples::new(format!("make {jobs}"))).collect();
     let mut local = Samples::new("gofer local");
     let mut remote = Samples::new("StartRun to complete");
-    let mut floor = (shape == Shape::Chain).then(|| Floor::new(&bench.dir, work)).transpose()?;
-    let mut least = Samples::new("another process starts each, another thread commits each");
+    let floor = (shape == Shape::Chain).then(|| Floor::new(&bench.dir, work)).transpose()?;
+    let mut least =
+        floor.map(|floor| (floor, Samples::new("another process starts each, another thread commits each")));
     for rep in 0..=bench.reps {
         let keep = |samples: &mut Samples, ms| {
             if rep > 0 {
@@ -50,8 +51,8 @@ async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Sha
         for (samples, jobs) in makes.iter_mut().zip(jobs) {
             keep(samples, time(Command::new("make").arg(jobs).arg("-f").arg(&files.makefile))?);
         }
-        if let Some(floor) = &mut floor {
-            keep(&mut least, floor.chain(TASKS)?);
+        if let Some((floor, least)) = &mut least {
+            keep(least, floor.chain(TASKS)?);
         }
         keep(&mut local, time(Command::new(&bench.gofer).arg("local").arg(&files.spec).env("TMPDIR", &bench.dir))?);
         let start = Instant::now();
@@ -59,7 +60,7 @@ async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Sha
         keep(&mut remote, start.elapsed().as_secs_f64() * 1e3);
     }
     let (anchor, others) = makes.split_first().context("no make")?;
-    let least = floor.map(|_| least);
+    let least = least.map(|(_, least)| least);
     let others = [others, least.as_slice(), &[local, remote]].concat();
     report.add(&measure, Unit::Milliseconds, Some(anchor), &others);
     Ok(())

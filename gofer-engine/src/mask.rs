@@ -174,17 +174,7 @@ mod tests {
 
     #[test]
     fn masks_tokens_that_nobody_knows() {
-        assert_eq!(
-            mask_tokens(
-                &[],
-                &[
-                    b"token=eyJhb.ey",
-                    b"Jz.sig
-"
-                ]
-            ),
-            "token=***\n"
-        );
+        assert_eq!(mask_tokens(&[], &[b"token=eyJhb.ey", b"Jz.sig\n"]), "token=***\n");
         assert_eq!(mask_tokens(&["hunter2"], &[b"hunter2 eyJhb.eyJz.hunter2 hey"]), "*** *** hey");
         assert_eq!(mask_tokens(&["eyJhb"], &[b"eyJhb.eyJz.sig eyJhb.x"]), "*** ***.x");
         assert_eq!(mask(&["hunter2"], &[b"eyJhb.eyJz.sig"]), "eyJhb.eyJz.sig");

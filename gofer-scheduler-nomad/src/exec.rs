@@ -26,7 +26,7 @@ use crate::websocket::{self, Receiver, Said, Sender};
 
 /// How long a command may take to begin.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
-/// What a node says of a task that it is about to start: `Task not started yet. Task is in state: pending`, or the like.
+/// What a node says of a task that it is about to start: `task "main" not started yet.`
 const NOT_STARTED: &str = "not started";
 /// How often a command is tried in a task that Nomad says runs, and whose node says that it has not started.
 const STARTING_TRIES: u32 = 20;

@@ -73,14 +73,8 @@ fn untouched(run: &Run, task: &TaskId) -> TaskRun {
 }
 
 pub(crate) async fn get(c: &mut Conn, key: &RunKey, task: &TaskId, specs: &SpecCache) -> Result<TaskRun, DbError> {
-    let row = run::find(c, key).await?;
-    if !pipeline::spec(c, row.pipeline_id, row.version, specs).await?.has(task) {
-        return Err(DbError::not_found("task run", format_args!("{key}/{task}")));
-    }
-    let stored: Option<TaskRow> =
-        task_runs::table.find((row.id, task.as_str())).select(TaskRow::as_select()).get_result(c).await.optional()?;
-    let run = Run::try_from(row)?;
-    stored.map_or_else(|| Ok(untouched(&run, task)), TaskRun::try_from)
+    let (_, mut tasks) = some(c, key, std::slice::from_ref(task), specs).await?;
+    tasks.pop().ok_or_else(|| DbError::not_found("task run", format_args!("{key}/{task}")))
 }
 
 pub(crate) async fn list(

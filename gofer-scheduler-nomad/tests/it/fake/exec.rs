@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -61,12 +61,9 @@ fn started(inner: &Inner, call: &Call) -> Result<Running, (CloseCode, String)> {
     if !["alloc-exec", "alloc-node-exec"].iter().all(|right| acl::has(inner, call, right)) {
         return Err((CloseCode::Policy, "Permission denied".to_owned()));
     }
-    let mut faults = inner.faults.lock().unwrap_or_else(PoisonError::into_inner);
-    if faults.not_started > 0 {
-        faults.not_started -= 1;
+    if inner.happens(|faults| &mut faults.not_started) {
         return Err((CloseCode::Policy, "task \"main\" not started yet.".to_owned()));
     }
-    drop(faults);
     let id = call.path.trim_start_matches("/v1/client/allocation/").trim_end_matches("/exec");
     let pid = inner.processes.lock().expect("the processes").get(id).copied();
     let Some(pid) = pid else { return Err((CloseCode::Policy, "task \"main\" is not running.".to_owned())) };

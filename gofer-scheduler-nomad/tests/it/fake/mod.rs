@@ -322,6 +322,15 @@ impl Inner {
         read(&self.faults.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether a fault that is counted down happens this time.
+    fn happens(&self, left: impl FnOnce(&mut Faults) -> &mut usize) -> bool {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = left(&mut faults);
+        let happens = *left > 0;
+        *left = left.saturating_sub(1);
+        happens
+    }
+
     /// Waits until the state is as wanted.
     async fn wait_for<T>(&self, mut wanted: impl FnMut(&State) -> Option<T>) -> T {
         let mut changed = self.changed.subscribe();

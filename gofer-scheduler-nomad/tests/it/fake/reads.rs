@@ -1,6 +1,6 @@
 //! Reading jobs, evaluations and allocations.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -85,10 +85,7 @@ pub(super) fn job_evaluations(inner: &Inner, name: &Name) -> Reply {
 
 /// `GET /v1/job/:id/allocations`; empty for an unknown job.
 pub(super) fn job_allocations(inner: &Inner, name: &Name) -> Reply {
-    let mut faults = inner.faults.lock().unwrap_or_else(PoisonError::into_inner);
-    let behind = faults.behind > 0;
-    faults.behind = faults.behind.saturating_sub(1);
-    drop(faults);
+    let behind = inner.happens(|faults| &mut faults.behind);
     let one = |alloc: &Alloc| stub(if behind { &alloc.before } else { &alloc.value }, true);
     let stubs: Vec<Value> = inner.read(|state| state.allocs_of(name).iter().map(|id| one(&state.allocs[id])).collect());
     json!(stubs).into()
