@@ -234,6 +234,7 @@ fn driver_failure(event: &TaskEvent) -> FailureKind {
     let says = |texts: &[&str]| texts.iter().any(|part| text.contains(part));
     if says(&[
         "failed to pull",
+        "unable to pull image",
         "pull access denied",
         "manifest unknown",
         "image not found",

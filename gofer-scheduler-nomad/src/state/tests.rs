@@ -111,6 +111,12 @@ fn failures_are_classified() {
         (
             "Driver Failure",
             "driver_error",
+            "rpc error: code = Unknown desc = failed to start task, unable to pull image localhost/no-such : cannot pull",
+            FailureKind::ImageUnavailable,
+        ),
+        (
+            "Driver Failure",
+            "driver_error",
             "failed to launch command with executor: rpc error: binary \"x\" could not be found",
             FailureKind::CommandNotFound,
         ),
