@@ -116,6 +116,14 @@ pub(crate) fn note(last_event: &watch::Sender<u64>, id: u64) {
     });
 }
 
+/// As [`note`], in two steps: the number is there to be read before anybody is told.
+pub(crate) fn note_silently(last_event: &watch::Sender<u64>, id: u64) {
+    last_event.send_if_modified(|known| {
+        *known = id.max(*known);
+        false
+    });
+}
+
 /// How this process is named to another server that finds the database taken.
 pub(crate) fn this_process() -> String {
     let system = rustix::system::uname();

@@ -50,8 +50,16 @@ pub(crate) async fn clock(c: &mut Conn) -> Result<Option<Timestamp>, DbError> {
     Ok(Some(Timestamp(diesel::select(diesel::dsl::sql::<BigInt>(now)).get_result(c).await?)))
 }
 
+/// Runs the statements in order.
+pub(crate) async fn execute_all<Q>(c: &mut Conn, statements: Vec<Q>) -> Result<(), DbError>
+where
+    Q: QueryFragment<Backend> + QueryId + Send,
+{
+    change_all(c, statements).await.map(drop)
+}
+
 /// Runs the statements in order; returns how many rows they changed.
-pub(crate) async fn execute_all<Q>(c: &mut Conn, statements: Vec<Q>) -> Result<usize, DbError>
+pub(crate) async fn change_all<Q>(c: &mut Conn, statements: Vec<Q>) -> Result<usize, DbError>
 where
     Q: QueryFragment<Backend> + QueryId + Send,
 {

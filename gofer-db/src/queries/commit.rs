@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use diesel::prelude::*;
-use diesel::query_builder::{QueryFragment, QueryId};
+use diesel::query_builder::QueryFragment;
 use gofer_core::journal::{Commit, Committed, RunTransition, TaskTransition};
 use gofer_core::run::{RunState, RunStatus, TaskRun, TaskState, TaskStatus};
 use gofer_core::{Attempt, RunKey, TaskId};
 
 use super::engine::{self, Backend};
 use super::{Tx, pipelines as pipeline};
-use crate::cached::cached;
+use crate::cached::{Cached, cached};
 use crate::error::DbError;
 use crate::rows::task::{NewAttemptRow, NewTaskRow, TaskChange};
 use crate::rows::{json_option, name, signed};
@@ -181,27 +181,27 @@ impl<'a> Batch<'a> {
     }
 
     async fn apply(self, tx: &mut Tx<'_>) -> Result<(), DbError> {
-        let (mut updates, mut upserts) = (Vec::new(), Vec::new());
+        let (mut changes, mut updates) = (Vec::new(), Vec::new());
         for write in &self.task_writes {
             let change = TaskChange::new(write.to)?;
             if write.from == FIRST {
-                upserts.push(first_write(write, change));
+                changes.push(first_write(write, change));
             } else {
                 updates.push(later_write(write, change));
             }
         }
-        let run_updates =
-            self.run_writes.iter().map(|(id, change)| run_write(*id, change)).collect::<Result<_, _>>()?;
+        changes.append(&mut updates);
+        for (id, change) in &self.run_writes {
+            changes.push(run_write(*id, change)?);
+        }
         // A repeated record is the same record: the attempt's own compare-and-set decides.
         let ended = self
             .ended
             .into_iter()
             .map(|row| cached(diesel::insert_into(attempts::table).values(row).on_conflict_do_nothing()))
             .collect();
-        let expected = self.task_writes.len() + self.run_writes.len();
-        let written = engine::execute_all(tx.c, upserts).await?
-            + engine::execute_all(tx.c, updates).await?
-            + engine::execute_all(tx.c, run_updates).await?;
+        let expected = changes.len();
+        let written = engine::change_all(tx.c, changes).await?;
         engine::execute_all(tx.c, ended).await?;
         if written == expected {
             Ok(())
@@ -221,8 +221,11 @@ fn may_follow(change: &TaskTransition) -> bool {
     change.from.may_become(change.to.state) && change.to.attempt == attempt
 }
 
+/// A statement that changes one row.
+type Change = Cached<Box<dyn QueryFragment<Backend> + Send>>;
+
 /// A task run's first change may be its first row; a request to cancel it may have made that already.
-fn first_write(write: &TaskWrite<'_>, change: TaskChange) -> impl QueryFragment<Backend> + QueryId + Send + use<> {
+fn first_write(write: &TaskWrite<'_>, change: TaskChange) -> Change {
     let (from, attempt) = write.from;
     let row = NewTaskRow::new(write.run_id, &write.to.task, change.clone(), None);
     let insert = diesel::insert_into(task_runs::table)
@@ -230,23 +233,23 @@ fn first_write(write: &TaskWrite<'_>, change: TaskChange) -> impl QueryFragment<
         .on_conflict((task_runs::run_id, task_runs::task))
         .do_update()
         .set(change);
-    cached(diesel::query_dsl::methods::FilterDsl::filter(
+    cached(Box::new(diesel::query_dsl::methods::FilterDsl::filter(
         insert,
         task_runs::state.eq(from.name()).and(task_runs::attempt.eq(i64::from(attempt.0))),
-    ))
+    )))
 }
 
-fn later_write(write: &TaskWrite<'_>, change: TaskChange) -> impl QueryFragment<Backend> + QueryId + Send + use<> {
+fn later_write(write: &TaskWrite<'_>, change: TaskChange) -> Change {
     let (from, attempt) = write.from;
     let row = task_runs::table
         .filter(task_runs::run_id.eq(write.run_id))
         .filter(task_runs::task.eq(write.to.task.to_string()))
         .filter(task_runs::state.eq(from.name()))
         .filter(task_runs::attempt.eq(i64::from(attempt.0)));
-    cached(diesel::update(row).set(change))
+    cached(Box::new(diesel::update(row).set(change)))
 }
 
-fn run_write(id: i64, change: &RunTransition) -> Result<impl QueryFragment<Backend> + QueryId + Send + use<>, DbError> {
+fn run_write(id: i64, change: &RunTransition) -> Result<Change, DbError> {
     // One of the two times is set; the other stays as it is.
     let at = |set: bool| set.then_some(change.at.0);
     let values = (
@@ -257,5 +260,5 @@ fn run_write(id: i64, change: &RunTransition) -> Result<impl QueryFragment<Backe
         runs::ended_at.eq(coalesce(at(change.to.is_complete()), runs::ended_at)),
     );
     let row = runs::table.find(id).filter(runs::state.eq(change.from.name()));
-    Ok(cached(diesel::update(row).set(values)))
+    Ok(cached(Box::new(diesel::update(row).set(values))))
 }

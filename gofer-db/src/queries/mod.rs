@@ -31,13 +31,25 @@ pub(crate) mod waiting;
 
 use diesel::expression::SqlLiteral;
 use diesel::sql_types::Bool;
+use gofer_core::TaskId;
 
 use super::{Conn, RunQueryDsl, engine};
+use crate::types::MAX_PAGE;
 pub(crate) use tx::Tx;
 
 /// The condition of a partial index, which both engines find only in the very words of the index.
 fn is_true(condition: &'static str) -> SqlLiteral<Bool> {
     diesel::dsl::sql(condition)
+}
+
+/// What `eq_any` is asked for, made a power of two long by repeating the last: SQLite's text has a mark for each, and few texts stay
+/// prepared.
+fn padded<'a>(items: impl Iterator<Item = &'a TaskId>) -> Vec<&'a str> {
+    let mut items: Vec<&str> = items.take(MAX_PAGE).map(TaskId::as_str).collect();
+    if let Some(&last) = items.last() {
+        items.resize(items.len().next_power_of_two(), last);
+    }
+    items
 }
 
 const UNFINISHED: &str = "runs.state <> 'complete'";

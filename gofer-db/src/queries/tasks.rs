@@ -7,7 +7,8 @@ use gofer_core::object_store::ListPage;
 use gofer_core::run::{AttemptRecord, Run, TaskRun, TaskState, TaskStatus};
 use gofer_core::{RunKey, TaskId};
 
-use super::{Conn, RunQueryDsl, pipelines as pipeline, runs as run};
+use super::{Conn, RunQueryDsl, padded, pipelines as pipeline, runs as run};
+use crate::cached::cached;
 use crate::error::DbError;
 use crate::rows::page;
 use crate::rows::task::{AttemptRow, TaskRow};
@@ -40,12 +41,11 @@ pub(crate) async fn some(
     let row = run::find(c, key).await?;
     let spec = pipeline::spec(c, row.pipeline_id, row.version, specs).await?;
     let tasks: Vec<&TaskId> = tasks.iter().filter(|task| spec.has(task)).take(MAX_PAGE).collect();
-    let rows: Vec<TaskRow> = task_runs::table
+    let wanted = task_runs::table
         .filter(task_runs::run_id.eq(row.id))
-        .filter(task_runs::task.eq_any(tasks.iter().map(|task| task.as_str())))
-        .select(TaskRow::as_select())
-        .load(c)
-        .await?;
+        .filter(task_runs::task.eq_any(padded(tasks.iter().copied())))
+        .select(TaskRow::as_select());
+    let rows: Vec<TaskRow> = cached(wanted).load(c).await?;
     let mut stored = by_task(rows);
     let run = Run::try_from(row)?;
     let tasks = tasks.into_iter().map(|task| take(&run, &mut stored, task)).collect::<Result<_, _>>()?;
@@ -111,8 +111,8 @@ pub(crate) async fn attempts(
     let row = run::find(c, key).await?;
     let mut query = attempts::table.filter(attempts::run_id.eq(row.id)).select(AttemptRow::as_select()).into_boxed();
     if let Some(tasks) = tasks {
-        query = query.filter(attempts::task.eq_any(tasks.iter().take(MAX_PAGE).map(TaskId::as_str)));
+        query = query.filter(attempts::task.eq_any(padded(tasks.iter())));
     }
-    let rows: Vec<AttemptRow> = query.order((attempts::task, attempts::attempt)).load(c).await?;
+    let rows: Vec<AttemptRow> = cached(query.order((attempts::task, attempts::attempt))).load(c).await?;
     rows.into_iter().map(TryInto::try_into).collect()
 }

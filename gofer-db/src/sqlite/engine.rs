@@ -2,11 +2,11 @@
 //! again and again is faster than a statement per number of rows.
 
 use diesel::prelude::*;
-use diesel::query_dsl::methods::ExecuteDsl;
+use diesel::query_builder::{QueryFragment, QueryId};
 use gofer_core::{RunKey, TaskId, Timestamp};
 
 use super::queries::commit::{Guard, TaskStanding};
-use super::{Conn, RunQueryDsl};
+use super::{Conn, RunQueryDsl, dsl};
 use crate::error::DbError;
 use crate::rows::signed;
 use crate::schema::{runs, task_runs};
@@ -36,13 +36,25 @@ pub(crate) async fn clock(_: &mut Conn) -> Result<Option<Timestamp>, DbError> {
     Ok(None)
 }
 
+/// Runs the statements in order.
+pub(crate) async fn execute_all<Q>(c: &mut Conn, statements: Vec<Q>) -> Result<(), DbError>
+where
+    Q: QueryFragment<Backend> + QueryId,
+{
+    Ok(statements.into_iter().try_for_each(|statement| dsl::run(c, statement))?)
+}
+
 /// Runs the statements in order; returns how many rows they changed.
-pub(crate) async fn execute_all<Q: ExecuteDsl<Conn>>(c: &mut Conn, statements: Vec<Q>) -> Result<usize, DbError> {
-    let mut changed = 0;
-    for statement in statements {
-        changed += statement.execute(c).await?;
+pub(crate) async fn change_all<Q>(c: &mut Conn, statements: Vec<Q>) -> Result<usize, DbError>
+where
+    Q: QueryFragment<Backend> + QueryId,
+{
+    if statements.is_empty() {
+        return Ok(0);
     }
-    Ok(changed)
+    let before = dsl::count(c, "total_changes()")?;
+    execute_all(c, statements).await?;
+    Ok(dsl::count(c, "total_changes()")? - before)
 }
 
 /// The runs' rows in order, locked; `None` where there is no such run.

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::lock::Lock;
 use super::queries::Tx;
 use super::{Conn, now};
+use crate::cached::cached;
 use crate::error::DbError;
 use crate::recent::Recent;
 
@@ -105,11 +106,16 @@ fn run(lock: Lock, mut connection: Conn, mut queue: mpsc::Receiver<Message>, com
 fn commit(connection: &mut Conn, mut batch: Vec<Box<dyn Job>>, committed: &Committed) {
     match transaction(connection, &mut batch) {
         Ok(events) => {
-            if let Some(last) = events.last().map(|event| event.id) {
-                committed.recent.add(events);
-                crate::db::note(&committed.last_event, last);
+            let last = events.last().map(|event| event.id);
+            committed.recent.add(events);
+            if let Some(last) = last {
+                crate::db::note_silently(&committed.last_event, last);
             }
+            // Those who wait to go on come before those who watch.
             batch.into_iter().for_each(|job| job.answer(None));
+            if last.is_some() {
+                committed.last_event.send_if_modified(|_| true);
+            }
         }
         Err(error) => batch.into_iter().for_each(|job| job.answer(Some(&error))),
     }
@@ -117,26 +123,32 @@ fn commit(connection: &mut Conn, mut batch: Vec<Box<dyn Job>>, committed: &Commi
 
 /// All jobs of the batch in one transaction; a job that fails is undone alone. Returns their events.
 fn transaction(connection: &mut Conn, batch: &mut [Box<dyn Job>]) -> Result<Vec<Event>, DbError> {
-    connection.batch_execute("BEGIN IMMEDIATE")?;
-    let outcome = jobs_and_events(connection, batch)
-        .and_then(|events| connection.batch_execute("COMMIT").map(|()| events).map_err(DbError::from));
+    statement(connection, "BEGIN IMMEDIATE")?;
+    let outcome =
+        jobs_and_events(connection, batch).and_then(|events| statement(connection, "COMMIT").map(|()| events));
     if outcome.is_err() {
         // SQLite has rolled back by itself after some errors, and then this fails: what counts is that nothing is open.
-        let _ = connection.batch_execute("ROLLBACK");
+        let _ = statement(connection, "ROLLBACK");
     }
     outcome
+}
+
+/// One of the few statements around every job, kept prepared.
+fn statement(connection: &mut Conn, text: &'static str) -> Result<(), DbError> {
+    Ok(super::dsl::run(connection, cached(diesel::sql_query(text)))?)
 }
 
 fn jobs_and_events(connection: &mut Conn, batch: &mut [Box<dyn Job>]) -> Result<Vec<Event>, DbError> {
     let mut tx = Tx::new(connection);
     for job in batch {
-        tx.c.batch_execute("SAVEPOINT job")?;
+        statement(tx.c, "SAVEPOINT job")?;
         let mark = tx.events.len();
         if job.run(&mut tx) {
-            tx.c.batch_execute("RELEASE job")?;
+            statement(tx.c, "RELEASE job")?;
         } else {
             tx.events.truncate(mark);
-            tx.c.batch_execute("ROLLBACK TO job; RELEASE job")?;
+            statement(tx.c, "ROLLBACK TO job")?;
+            statement(tx.c, "RELEASE job")?;
         }
     }
     now(tx.flush())
