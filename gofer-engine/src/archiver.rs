@@ -24,11 +24,13 @@ use crate::machine::ACTOR;
 
 /// Logs archived at the same time: each is a stream of at most a few hundred KiB in memory.
 const AT_ONCE: usize = 8;
+/// Records written at the same time: those that come together become one transaction.
+const RECORDS: usize = 64;
 const PAGE: usize = 100;
 /// Attempts that may wait; those beyond are found by the sweep.
 const QUEUE: usize = 4_096;
-/// An attempt's log is archived a moment after its end: what starts next goes first, and several are done together.
-const DELAY: Duration = Duration::from_millis(20);
+/// An attempt's log is archived a moment after its end: what starts next goes first, and many are done together.
+const DELAY: Duration = Duration::from_millis(250);
 /// Time between two sweeps that nobody asked for.
 const SWEEP: Duration = Duration::from_secs(30);
 /// Who ended longer ago than this is nobody's any more.
@@ -138,49 +140,92 @@ async fn sweep_once(shared: &Shared, before: Timestamp) -> Result<(), JournalErr
     }
 }
 
-/// Archives each, whatever becomes of the others; returns those to try again.
-async fn archive_all(shared: &Shared, batch: Vec<Finished>) -> Vec<Finished> {
-    stream::iter(batch)
-        .map(|finished| async move {
-            let ending = async {
-                shared.stop.cancelled().await;
-                tokio::time::sleep(LAST_MOMENTS).await;
-            };
-            let result = tokio::select! {
-                biased;
-                result = archive(shared, &finished) => result,
-                () = ending => Ok(()),
-            };
-            let error = result.err()?;
-            tracing::warn!(execution = %finished.id, error = %error.chain(), "cannot archive the log yet, will retry");
-            Some(finished)
-        })
-        .buffer_unordered(AT_ONCE)
-        .filter_map(std::future::ready)
-        .collect()
-        .await
+/// A step on the way to an archived log, in this order: what there was is durable before the scheduler may forget, and the record
+/// comes last, so that a crash repeats the rest. There is no archive to tell of an empty log, so that is noted before.
+#[derive(Clone, Copy)]
+enum Step {
+    Store,
+    Note,
+    Forget,
+    Record,
 }
 
-async fn archive(shared: &Shared, Finished { id, origin }: &Finished) -> Result<(), BackendError> {
-    let stored = match logs::live(shared, id, origin, false).await {
-        Ok(chunks) => store(shared, id, chunks).await?,
-        // Never started; or removed, and the server died before it could record what there was.
-        Err(error) if error.kind == ErrorKind::NotFound => found_gone(shared, id).await?,
-        Err(error) => return Err(error),
+/// Archives each, whatever becomes of the others, all of them a step at a time; returns those to try again.
+async fn archive_all(shared: &Shared, batch: Vec<Finished>) -> Vec<Finished> {
+    let mut again = Vec::new();
+    let mut batch: Vec<_> = batch.into_iter().map(|finished| (finished, Stored::Unknown)).collect();
+    for (step, at_once) in
+        [(Step::Store, AT_ONCE), (Step::Note, RECORDS), (Step::Forget, AT_ONCE), (Step::Record, RECORDS)]
+    {
+        let results: Vec<_> = stream::iter(batch)
+            .map(|(finished, stored)| async move { (take(shared, step, &finished, stored).await, finished) })
+            .buffer_unordered(at_once)
+            .collect()
+            .await;
+        batch = Vec::with_capacity(results.len());
+        for (result, finished) in results {
+            match result {
+                Ok(Some(stored)) => batch.push((finished, stored)),
+                // The server ends.
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(execution = %finished.id, error = %error.chain(), "cannot archive the log yet, will retry");
+                    again.push(finished);
+                }
+            }
+        }
+    }
+    again
+}
+
+/// Takes one a step further. `None`: the server ends, and the moment that what is under way then has is over.
+async fn take(
+    shared: &Shared,
+    step: Step,
+    finished: &Finished,
+    stored: Stored,
+) -> Result<Option<Stored>, BackendError> {
+    let ending = async {
+        shared.stop.cancelled().await;
+        tokio::time::sleep(LAST_MOMENTS).await;
     };
-    // What there was is durable: the scheduler may forget, and the record comes last, so that a crash repeats the rest.
-    // There is no archive to tell of an empty log, so that is noted before.
+    let work = async {
+        match step {
+            Step::Store => return store(shared, finished).await,
+            Step::Note if stored == Stored::Nothing(LogState::Empty) => {
+                record(shared, &finished.id, LogState::Live, LogState::Silent, None).await?;
+            }
+            Step::Note => {}
+            Step::Forget => forget(shared, finished).await?,
+            Step::Record => settle(shared, &finished.id, stored).await?,
+        }
+        Ok(stored)
+    };
+    tokio::select! {
+        biased;
+        result = work => result.map(Some),
+        () = ending => Ok(None),
+    }
+}
+
+async fn store(shared: &Shared, Finished { id, origin }: &Finished) -> Result<Stored, BackendError> {
+    match logs::live(shared, id, origin, false).await {
+        Ok(chunks) => store_chunks(shared, id, chunks).await,
+        // Never started; or removed, and the server died before it could record what there was.
+        Err(error) if error.kind == ErrorKind::NotFound => found_gone(shared, id).await,
+        Err(error) => Err(error),
+    }
+}
+
+async fn settle(shared: &Shared, id: &ExecutionId, stored: Stored) -> Result<(), BackendError> {
     let (from, to, event) = match stored {
         Stored::Archived(size_bytes) => {
             (LogState::Live, LogState::Archived, Some(archived_event(shared, id, size_bytes)))
         }
-        Stored::Nothing(LogState::Empty) => {
-            record(shared, id, LogState::Live, LogState::Silent, None).await?;
-            (LogState::Silent, LogState::Empty, None)
-        }
+        Stored::Nothing(LogState::Empty) => (LogState::Silent, LogState::Empty, None),
         Stored::Nothing(state) => (LogState::Live, state, None),
+        Stored::Unknown => return Ok(()),
     };
-    forget(shared, id, origin).await?;
     record(shared, id, from, to, event).await
 }
 
@@ -197,14 +242,16 @@ async fn found_gone(shared: &Shared, id: &ExecutionId) -> Result<Stored, Backend
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Stored {
+    Unknown,
     /// This many bytes in the object store.
     Archived(u64),
     /// Nothing, for this reason.
     Nothing(LogState),
 }
 
-async fn store(
+async fn store_chunks(
     shared: &Shared,
     id: &ExecutionId,
     mut chunks: stream::BoxStream<'static, Result<gofer_core::scheduler::LogChunk, BackendError>>,
@@ -230,7 +277,7 @@ async fn store(
     Ok(Stored::Archived(meta.size_bytes))
 }
 
-async fn forget(shared: &Shared, id: &ExecutionId, origin: &Origin) -> Result<(), BackendError> {
+async fn forget(shared: &Shared, Finished { id, origin }: &Finished) -> Result<(), BackendError> {
     match shared.scheduler.remove(id).await {
         Ok(()) => {}
         // It was given up as lost and lives on somewhere; its name is never used again.

@@ -180,7 +180,7 @@ impl Driving {
                 () = due => batch.push(Box::new(Message::Input(Input::Tick))),
                 () = settled => {}
             }
-            if !batch.is_empty() && self.only_running(&mut batch) {
+            if !batch.is_empty() && self.only_running(machine, &mut batch) {
                 continue;
             }
             let mut decision = Decision::default();
@@ -202,10 +202,10 @@ impl Driving {
         Stopped::Complete
     }
 
-    /// Whether the messages only say that something runs. That waits a moment: if it ends meanwhile, or something else
-    /// happens, it is committed together with it.
+    /// Whether the messages only say that something runs, or that a start is over. That waits a moment: if it ends meanwhile, or
+    /// something else happens, it is committed together with it.
     #[expect(clippy::vec_box, reason = "it holds what the queue does")]
-    fn only_running(&mut self, batch: &mut Vec<Box<Message>>) -> bool {
+    fn only_running(&mut self, machine: &mut Machine, batch: &mut Vec<Box<Message>>) -> bool {
         let now = self.shared.clock.now();
         batch.retain(|message| match message.as_ref() {
             Message::Observed(id, ExecutionState::Running, _) => {
@@ -214,7 +214,17 @@ impl Driving {
             }
             _ => true,
         });
-        batch.is_empty()
+        let says_nothing = |message: &Message| match message {
+            Message::StartOver(over) => over.refused.is_none() && !self.held.contains_key(&over.id),
+            _ => false,
+        };
+        if !batch.iter().all(|message| says_nothing(message)) {
+            return false;
+        }
+        for message in batch.drain(..) {
+            self.take(machine, *message, &mut Decision::default());
+        }
+        true
     }
 
     fn take_running(&mut self, machine: &mut Machine, decision: &mut Decision) {

@@ -61,7 +61,7 @@ async fn write(
     while !group.is_empty() || inbox.recv_many(&mut group, MAX_GROUP).await > 0 {
         let (commits, answers): (Vec<Commit>, Vec<_>) = group.drain(..fitting(&group)).unzip();
         let results = commit_until_answered(journal.as_ref(), commits).await;
-        committed.send_replace(());
+        // Those who wait to go on come before those who watch.
         for (at, answer) in answers.into_iter().enumerate() {
             let result = match &results {
                 Ok(results) => Ok(results[at]),
@@ -70,6 +70,7 @@ async fn write(
             // The run's driver may be gone; its commit stands.
             let _ = answer.send(result);
         }
+        committed.send_replace(());
     }
 }
 
