@@ -16,6 +16,7 @@ use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_s
 
 use crate::layout::{ExecutionDir, Layout, LiveName};
 use crate::live::{self, LiveRecord, Probe, StartedTask};
+use crate::spares::Spares;
 use crate::{process, record};
 
 /// Makes the directories.
@@ -79,21 +80,26 @@ pub(crate) enum Begun {
 
 /// Makes the live entry and the directory of an execution this server does not know. Nothing of it can be running, for
 /// then it would be known: whatever lies there is left from a launch that came to nothing.
-pub(crate) fn begin(layout: &Layout, id: &ExecutionId, live: &LiveName) -> io::Result<Begun> {
+pub(crate) fn begin(layout: &Layout, spares: &Spares, id: &ExecutionId, live: &LiveName) -> io::Result<Begun> {
     let dir = layout.execution(id);
     if record::read(&dir)?.is_some() {
         return Ok(Begun::Ended);
     }
-    live::create(&layout.live(live))?;
-    let made = make_execution_dir(&dir).and_then(|()| make_dir(&dir.work()));
+    let entry = layout.live(live);
+    if spares.use_for(&dir, &entry) {
+        return Ok(Begun::Ready);
+    }
+    live::create(&entry)?;
+    let made = make_execution_dir(&dir);
     if made.is_err() {
-        let _ = fs::remove_file(layout.live(live));
+        let _ = fs::remove_file(entry);
     }
     made.map(|()| Begun::Ready)
 }
 
-fn make_execution_dir(dir: &ExecutionDir) -> io::Result<()> {
-    make_dir(dir.path())
+/// Makes the directory of an execution, and in it that of its process.
+pub(crate) fn make_execution_dir(dir: &ExecutionDir) -> io::Result<()> {
+    make_dir(dir.path()).and_then(|()| make_dir(&dir.work()))
 }
 
 /// Makes a directory in one that exists, unless it is there.
@@ -111,7 +117,7 @@ pub(crate) fn record_end(layout: &Layout, id: &ExecutionId, state: ExecutionStat
     if let Some(known) = record::read(&dir)? {
         return Ok(known);
     }
-    make_execution_dir(&dir)?;
+    make_dir(dir.path())?;
     record::write(&dir, &state)?;
     Ok(state)
 }
@@ -166,7 +172,9 @@ pub(crate) fn settle(layout: &Layout, id: &ExecutionId, live: &LiveName, how: Se
     }
     if record.is_none() && how != Settle::AfterReboot {
         forget(layout, live);
-        discard(&dir)?;
+        if dir.path().exists() {
+            delete_tree(dir.path());
+        }
         return Ok(Settled::Void);
     }
     if let Some(task) = record.and_then(|record| record.task)
@@ -252,19 +260,15 @@ fn signal_supervisor(live: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes an execution that has ended: it is unknown at once, and off the disk after.
-pub(crate) fn discard(dir: &ExecutionDir) -> io::Result<()> {
+/// Makes an execution that has ended unknown.
+pub(crate) fn forget_end(dir: &ExecutionDir) -> io::Result<()> {
     match fs::remove_file(dir.exit()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
-    if dir.path().exists() {
-        delete_tree(dir.path());
-    }
-    Ok(())
 }
 
-/// Deletes what an earlier server left of removed executions.
+/// Deletes what an earlier server left of removed executions, and its spare directories.
 pub(crate) fn sweep(layout: &Layout, alive: &HashSet<ExecutionDir>) {
     for entry in fs::read_dir(layout.executions()).into_iter().flatten().flatten() {
         let dir = ExecutionDir::at(entry.path());
@@ -274,7 +278,7 @@ pub(crate) fn sweep(layout: &Layout, alive: &HashSet<ExecutionDir>) {
     }
 }
 
-fn delete_tree(path: &Path) {
+pub(crate) fn delete_tree(path: &Path) {
     let result = fs::remove_dir_all(path).or_else(|_| {
         // Tasks leave directories without write permission (Go's module cache, for one).
         make_writable(path);

@@ -17,6 +17,7 @@ use crate::error::{blocking, io_error};
 use crate::layout::{Layout, LiveName};
 use crate::live;
 use crate::record;
+use crate::spares::Spares;
 use crate::spec::{self, BaseEnv, Prepared};
 use crate::table::{Claimed, Phase, Table, started};
 use crate::warden::{Launched, Warden};
@@ -44,6 +45,7 @@ pub(crate) struct Executions {
     pub(crate) cgroup: Option<CgroupBase>,
     /// Held while a stop request is compared and written, so that of two the shorter one stays.
     pub(crate) stopping: Mutex<()>,
+    pub(crate) spares: Spares,
     base_env: BaseEnv,
     /// The kernel's boot: what had not ended is forgotten by the next.
     pub(crate) incarnation: u64,
@@ -86,6 +88,7 @@ impl Executions {
             watcher,
             cgroup,
             stopping: Mutex::default(),
+            spares: Spares::default(),
             base_env,
             incarnation,
         };
@@ -175,9 +178,9 @@ impl Executions {
         Ok(if settled == Settled::Void { Decided::No } else { Decided::Yes })
     }
 
-    /// In place: three entries in directories that are in memory take less time than to wake another thread.
+    /// In place: a few entries in directories that are in memory take less time than to wake another thread.
     fn begin(&self, id: &ExecutionId, live: &LiveName) -> Result<Begun, BackendError> {
-        disk::begin(&self.layout, id, live)
+        disk::begin(&self.layout, &self.spares, id, live)
             .map_err(|error| io_error(format!("the directory of `{id}` could not be made"), error))
     }
 

@@ -6,11 +6,13 @@
 //! <dir>/live/<id>~<nonce>       one per execution that has not ended; its supervisor holds a lock on it while it lives,
 //!                               and last writes into it how it ended (see `live`)
 //! <dir>/x/<id>/
-//!     log                       stdout and stderr in frames (see `frame`)
+//!     log                       stdout and stderr in frames (see `frame`), once there is some
 //!     work/                     the working directory, unless the spec names one
 //!     stop                      a stop was asked for; the grace in milliseconds
 //!     exit                      how it ended (see `record`): the live entry, moved here by the server. Without this and
 //!                               without a live entry the directory is on its way out
+//!     left                      something of the task could not be killed, so nothing else may use this directory
+//! <dir>/x/~<nonce>/             for an execution that comes: `work/`, and `entry`, its live entry (see `spares`)
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -52,6 +54,11 @@ impl Layout {
         self.root.join("x")
     }
 
+    /// A directory that is kept for an execution that comes. No execution's name begins like this.
+    pub(crate) fn spare(&self, nonce: u64) -> PathBuf {
+        self.executions().join(format!("~{nonce:x}"))
+    }
+
     /// One directory each, side by side: to make and to remove one touches nothing that others are at.
     pub(crate) fn execution(&self, id: &ExecutionId) -> ExecutionDir {
         ExecutionDir { path: self.executions().join(file_name(id)) }
@@ -88,6 +95,14 @@ impl ExecutionDir {
 
     pub(crate) fn stop(&self) -> PathBuf {
         self.path.join("stop")
+    }
+
+    pub(crate) fn entry(&self) -> PathBuf {
+        self.path.join("entry")
+    }
+
+    pub(crate) fn left(&self) -> PathBuf {
+        self.path.join("left")
     }
 
     pub(crate) fn exit(&self) -> PathBuf {

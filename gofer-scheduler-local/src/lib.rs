@@ -14,6 +14,7 @@ mod logs;
 mod process;
 mod record;
 mod session;
+mod spares;
 mod spec;
 pub mod supervisor;
 mod sys;

@@ -45,6 +45,25 @@ pub(crate) struct LiveRecord {
     pub(crate) end: Option<ExecutionState>,
 }
 
+impl LiveRecord {
+    /// Reads an entry's text; `None` if nothing was launched.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let number = |word: Option<&str>| word?.parse::<u64>().ok();
+        let pid = |word: Option<&str>| Pid::from_raw(word?.parse().ok()?);
+        let mut lines = text.lines();
+        let supervisor = pid(lines.next()?.strip_prefix("S "))?;
+        let tasks = lines.map_while(|line| {
+            let mut words = line.strip_prefix("T ")?.split(' ');
+            Some(StartedTask {
+                pid: pid(words.next())?,
+                earliest: number(words.next())?,
+                latest: number(words.next())?,
+            })
+        });
+        Some(Self { supervisor, task: tasks.last(), end: record::decode(text) })
+    }
+}
+
 /// A process and between which clock ticks since boot it started; together they name it even if its number is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StartedTask {
@@ -143,20 +162,8 @@ fn look(path: &Path, lock: FlockOperation) -> io::Result<Probe> {
     };
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
-    let record = parse(&String::from_utf8_lossy(&text));
+    let record = LiveRecord::parse(&String::from_utf8_lossy(&text));
     Ok(if held { Probe::Held(record) } else { Probe::Free(record, file) })
-}
-
-fn parse(text: &str) -> Option<LiveRecord> {
-    let number = |word: Option<&str>| word?.parse::<u64>().ok();
-    let pid = |word: Option<&str>| Pid::from_raw(word?.parse().ok()?);
-    let mut lines = text.lines();
-    let supervisor = pid(lines.next()?.strip_prefix("S "))?;
-    let tasks = lines.map_while(|line| {
-        let mut words = line.strip_prefix("T ")?.split(' ');
-        Some(StartedTask { pid: pid(words.next())?, earliest: number(words.next())?, latest: number(words.next())? })
-    });
-    Some(LiveRecord { supervisor, task: tasks.last(), end: record::decode(text) })
 }
 
 /// Now, in the unit of the start time in `/proc/<pid>/stat`: hundredths of a second since boot, whatever the kernel's own

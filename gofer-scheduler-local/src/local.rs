@@ -176,7 +176,9 @@ impl Scheduler for LocalScheduler {
         }
         let (executions, id) = (self.executions().clone(), id.clone());
         blocking(move || {
-            disk::discard(&executions.layout.execution(&id))
+            executions
+                .spares
+                .discard(&executions.layout, &executions.layout.execution(&id))
                 .map_err(|error| io_error(format!("`{id}` could not be removed"), error))
         })
         .await

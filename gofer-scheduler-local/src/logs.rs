@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -36,16 +37,10 @@ pub(crate) fn open(
 ) -> io::Result<BoxStream<'static, Result<LogChunk, BackendError>>> {
     // Watched before it is read for the first time, so that nothing falls between.
     let following = match phase {
-        Some(phase) => watcher.follow(&dir.log())?.map(|follower| Following { follower, phase }),
+        Some(phase) => watcher.follow(dir.path())?.map(|follower| Following { follower, phase }),
         None => None,
     };
-    let file = match File::open(dir.log()) {
-        Ok(file) => file,
-        // It never ran.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(stream::empty().boxed()),
-        Err(error) => return Err(error),
-    };
-    let reader = Reader { file, position: 0, seen: LogCursor::default(), from };
+    let reader = Reader { path: dir.log(), file: None, position: 0, seen: LogCursor::default(), from };
     let state = State { reader: Some(reader), queue: VecDeque::new(), following, last_pass: false };
     Ok(stream::try_unfold(state, next).boxed())
 }
@@ -100,7 +95,9 @@ async fn next(mut state: State) -> Result<Option<(LogChunk, State)>, BackendErro
 }
 
 struct Reader {
-    file: File,
+    path: PathBuf,
+    /// Once there is one: what writes nothing has no log.
+    file: Option<File>,
     /// Where in the file the next frame begins.
     position: u64,
     /// Bytes of each stream before that.
@@ -147,10 +144,18 @@ impl Reader {
         Ok(Batch { chunks: joiner.finish(), progressed: used > 0 })
     }
 
-    fn fill(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.file.is_none() {
+            match File::open(&self.path) {
+                Ok(file) => self.file = Some(file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(file) = &self.file else { return Ok(0) };
         let mut length = 0;
         while length < buffer.len() {
-            match self.file.read_at(&mut buffer[length..], self.position + length as u64) {
+            match file.read_at(&mut buffer[length..], self.position + length as u64) {
                 Ok(0) => break,
                 Ok(count) => length += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -75,7 +75,7 @@ impl Watcher {
             if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
                 self.wake_all();
                 batch.push(Happened::Overflow);
-            } else if event.events().contains(ReadFlags::MODIFY) {
+            } else if event.events().intersects(ReadFlags::MODIFY | ReadFlags::CREATE) {
                 self.wake(event.wd());
             } else if event.events().contains(ReadFlags::CLOSE_WRITE)
                 && let Some((id, live)) = event.file_name().and_then(|name| LiveName::parse(name.to_str().ok()?))
@@ -100,11 +100,12 @@ impl Watcher {
         }
     }
 
-    /// Watches a log for growth, until the value returned is dropped. `None` when there is no such file.
-    pub(crate) fn follow(self: &Arc<Self>, path: &Path) -> io::Result<Option<Follower>> {
+    /// Watches the log in an execution's directory for growth, until the value returned is dropped. `None` when there is no such
+    /// directory. (Of the directory, since the log is made with its first line.)
+    pub(crate) fn follow(self: &Arc<Self>, dir: &Path) -> io::Result<Option<Follower>> {
         // The lock is held across the system call, so that a last follower who leaves does not remove a new one's watch.
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        let wd = match inotify::add_watch(self.fd.get_ref(), path, WatchFlags::MODIFY) {
+        let wd = match inotify::add_watch(self.fd.get_ref(), dir, WatchFlags::MODIFY | WatchFlags::CREATE) {
             Ok(wd) => wd,
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -138,7 +139,7 @@ impl Drop for Follower {
             log.followers -= 1;
             if log.followers == 0 {
                 logs.remove(&self.wd);
-                // It fails when the file was deleted, and the watch with it.
+                // It fails when the directory was deleted, and the watch with it.
                 let _ = inotify::remove_watch(self.watcher.fd.get_ref(), self.wd);
             }
         }

@@ -59,19 +59,20 @@ pub(super) fn run(request: &Request<'_>, responder: Responder<'_>, post: Post<'_
     };
     let dir = ExecutionDir::at(request.launch.dir.clone());
     let mut answer = Some(responder);
-    let (state, mut claim, confined) = match Supervision::prepare(request, &dir, claim, post) {
-        Ok(mut supervision) => {
-            let state = supervision.until_end(&mut answer).unwrap_or_else(|failure| failure);
-            (state, supervision.claim, supervision.confined)
-        }
-        Err((failure, claim)) => (failure, claim, false),
-    };
+    let mut supervision = Supervision::new(request, &dir, claim, post);
+    let state = supervision.until_end(&mut answer).unwrap_or_else(|failure| failure);
+    let Supervision { mut claim, confined, .. } = supervision;
+    let left = tree::reap();
+    if left == Left::Some {
+        // Best effort: on a full disk the directory is not as it was either.
+        let _ = fs::write(dir.left(), "");
+    }
     record_end(&mut claim, &state);
     if let Some(responder) = answer.take() {
         responder.reply(Outcome::Ended);
     }
     // What could not be killed, or a cgroup that could not be left, must not become a part of what comes next.
-    Over { fit: !confined && tree::reap() == Left::None, claim: Some(claim) }
+    Over { fit: !confined && left == Left::None, claim: Some(claim) }
 }
 
 fn record_end(claim: &mut Claim, state: &ExecutionState) {
@@ -106,18 +107,10 @@ struct Stop {
 }
 
 impl<'a> Supervision<'a> {
-    fn prepare(
-        request: &'a Request<'a>,
-        dir: &'a ExecutionDir,
-        claim: Claim,
-        post: Post<'a>,
-    ) -> Result<Self, (ExecutionState, Claim)> {
-        let log = match Log::create(&dir.log(), request.launch.max_log_bytes) {
-            Ok(log) => log,
-            Err(error) => return Err((program::setup(format!("the log could not be made: {error}")), claim)),
-        };
+    fn new(request: &'a Request<'a>, dir: &'a ExecutionDir, claim: Claim, post: Post<'a>) -> Self {
+        let log = Log::new(dir.log(), request.launch.max_log_bytes);
         let cgroup = request.launch.cgroup.clone().map(TaskCgroup::new);
-        Ok(Self { request, dir, post, claim, log, cgroup, confined: false, stop: Stop::default() })
+        Self { request, dir, post, claim, log, cgroup, confined: false, stop: Stop::default() }
     }
 
     /// Runs the process, a service's again and again, and says how it ended.

@@ -24,7 +24,7 @@ use std::time::Duration;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{SendFlags, send};
-use rustix::process::{chdir, getpid, set_child_subreaper, setsid};
+use rustix::process::{chdir, getpid, getppid, set_child_subreaper, setsid};
 use rustix::stdio;
 use secrecy::zeroize::Zeroizing;
 
@@ -128,7 +128,10 @@ impl Helper {
         while let Some(Job { sequence, body }) = next.take() {
             let mut over = Over { fit: true, claim: None };
             if body.is_empty() {
-                self.reply(sequence, Outcome::Pong);
+                // Once the warden is gone, so is the connection: the answer is not ours to give.
+                if getppid().is_some_and(|parent| parent.as_raw_nonzero().get().cast_unsigned() == self.warden) {
+                    self.reply(sequence, Outcome::Pong);
+                }
             } else if let Some(request) = Request::decode(&body) {
                 let post = Post { signals: &signals, null: &self.null };
                 over = execution::run(&request, Responder { helper: self, sequence }, post);

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::PathBuf;
 
 use gofer_core::scheduler::LogStream;
 use rustix::buffer::spare_capacity;
@@ -62,9 +62,10 @@ impl Pipes {
     }
 }
 
-/// The log file of an execution, written by its supervisor alone.
+/// The log file of an execution, written by its supervisor alone. It is made with its first frame: most short tasks say nothing.
 pub(super) struct Log {
-    file: File,
+    path: PathBuf,
+    file: Option<File>,
     /// Length of the file: the end of the last whole frame.
     length: u64,
     /// Bytes of output that may still be kept.
@@ -79,11 +80,9 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Makes the file.
-    pub(super) fn create(path: &Path, limit: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    pub(super) fn new(path: PathBuf, limit: u64) -> Self {
         let buffer = Vec::with_capacity(HEADER_BYTES + MAX_DATA_BYTES);
-        Ok(Self { file, length: 0, room: limit, limit, dropping: false, buffer })
+        Self { path, file: None, length: 0, room: limit, limit, dropping: false, buffer }
     }
 
     /// Appends a line of the supervisor's own to stderr.
@@ -123,16 +122,29 @@ impl Log {
     fn append(&mut self, stream: LogStream) {
         let length = self.buffer.len() - HEADER_BYTES;
         self.buffer[..HEADER_BYTES].copy_from_slice(&frame::header(stream, length));
-        match self.file.write_all_at(&self.buffer, self.length) {
+        match self.write() {
             Ok(()) => self.length += self.buffer.len() as u64,
             Err(_) => {
-                let _ = self.file.set_len(self.length);
+                if let Some(file) = &self.file {
+                    let _ = file.set_len(self.length);
+                }
                 if !self.dropping {
                     self.dropping = true;
                     self.note("output from here on was dropped: the log could not be written");
                 }
             }
         }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.path)?;
+                none.insert(made)
+            }
+        };
+        file.write_all_at(&self.buffer, self.length)
     }
 }
 
@@ -156,9 +168,10 @@ mod tests {
     fn keeps_the_order_and_says_what_was_dropped() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("log");
-        let mut log = Log::create(&path, 10).unwrap();
+        let mut log = Log::new(path.clone(), 10);
         let (mut pipes, [out, err]) = Pipes::open().unwrap();
         assert!(!pipes.pump(&mut log));
+        assert!(!path.exists());
         rustix::io::write(&err, b"1234").unwrap();
         assert!(pipes.pump(&mut log));
         rustix::io::write(&out, b"56789\0\xff").unwrap();

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
-use gofer_core::ErrorKind;
+use gofer_core::conformance::Harness as _;
 use gofer_core::conformance::scheduler::host_command;
 use gofer_core::scheduler::{ExecutionState, Scheduler};
+use gofer_core::{ErrorKind, ExecutionId};
 use gofer_scheduler_local::{Launcher, LocalScheduler};
 
-use crate::support::{Local, config, ended, exited, id, launcher, next_end, warden_pid};
+use crate::support::{Local, config, ended, exited, id, launcher, next_end, output, run, script, state, warden_pid};
 
 #[tokio::test]
 async fn a_second_server_on_the_directory_is_refused() {
@@ -67,7 +68,7 @@ fn nothing_leaks() {
 #[tokio::test]
 #[ignore = "run by nothing_leaks in a process of its own"]
 async fn leak_process() {
-    let local = Local::open().await;
+    let mut local = Local::open().await;
     let scheduler = local.scheduler();
     let warden = warden_pid(scheduler).await;
     let mut before = None;
@@ -75,7 +76,7 @@ async fn leak_process() {
         for number in 0..40 {
             let id = id(&format!("r{round}-{number}"));
             scheduler.start(&id, &host_command(["echo", "text"])).await.expect("start");
-            assert_eq!(crate::support::output(scheduler, &id, true).await.0, "text\n");
+            assert_eq!(output(scheduler, &id, true).await.0, "text\n");
             assert_eq!(ended(scheduler, &id).await, exited(0));
             scheduler.remove(&id).await.expect("remove");
         }
@@ -87,8 +88,39 @@ async fn leak_process() {
         let now = (open_files("self"), open_files(&warden.to_string()));
         assert_eq!(*before.get_or_insert(now), now, "descriptors of the server and the warden after round {round}");
     }
-    let left: Vec<_> = std::fs::read_dir(local.config.dir.join("x")).expect("x").collect();
-    assert!(left.is_empty(), "{left:?}");
+    // One after the other, they all had the same directory; the next server deletes it.
+    let directories = || {
+        let entries = std::fs::read_dir(local.config.dir.join("x")).expect("x");
+        entries.map(|entry| entry.expect("an entry").file_name()).collect::<Vec<_>>()
+    };
+    let left = directories();
+    assert!(left.len() == 1 && left[0].as_encoded_bytes().starts_with(b"~"), "{left:?}");
+    local.restart().await;
+    let entries = std::fs::read_dir(local.config.dir.join("x")).expect("x");
+    assert_eq!(entries.count(), 0);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_used_again_is_as_new() {
+    let local = Local::open().await;
+    let scheduler = local.scheduler();
+    let look = "stat -c %a . && ls -A && echo this >&2";
+    let leave = ["true", "echo a > file", "mkdir -p b/c", "chmod 755 .", "echo out", "rmdir $PWD", "exit 3"];
+    for (number, leave) in leave.into_iter().enumerate() {
+        let [first, second] = ["first", "second"].map(|name| id(&format!("{name}-{number}")));
+        ended_with(scheduler, &first, leave).await;
+        scheduler.remove(&first).await.expect("remove");
+        assert_eq!(state(scheduler, &first).await, ExecutionState::NotFound);
+        ended_with(scheduler, &second, look).await;
+        let seen = output(scheduler, &second, false).await;
+        assert_eq!(seen, ("700\n".to_owned(), "this\n".to_owned()), "after `{leave}`");
+        scheduler.remove(&second).await.expect("remove");
+    }
+}
+
+async fn ended_with(scheduler: &LocalScheduler, id: &ExecutionId, text: &str) {
+    let end = run(scheduler, id, &script(text, [])).await;
+    assert!(matches!(end, ExecutionState::Exited { .. }), "`{text}`: {end:?}");
 }
 
 fn open_files(process: &str) -> usize {
