@@ -34,6 +34,7 @@ pub(crate) struct TaskGroup {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct Task {
+    pub(crate) name: String,
     pub(crate) driver: String,
     #[serde(deserialize_with = "nullable")]
     pub(crate) resources: TaskResources,

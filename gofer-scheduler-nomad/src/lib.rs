@@ -13,6 +13,7 @@ mod jobspec;
 mod jwt;
 mod logs;
 mod nomad;
+mod podman;
 mod preflight;
 mod reason;
 mod reports;

@@ -17,13 +17,15 @@ use tokio::sync::mpsc;
 
 use crate::answers::FileInfo;
 use crate::client::Query;
+use crate::config::ImageDriver;
 use crate::error::Failure;
 use crate::jobspec::MAIN;
+use crate::podman;
 use crate::shared::{Inspected, Place, Shared};
 use crate::state;
 
 /// The largest piece handed out.
-const MAX_CHUNK: usize = 64 * 1024;
+pub(crate) const MAX_CHUNK: usize = 64 * 1024;
 /// Bytes read per call: what one reader holds in memory.
 const READ_BYTES: u64 = 1024 * 1024;
 /// Pieces that wait for a slow reader.
@@ -48,13 +50,17 @@ pub(crate) async fn open(
     let not_found = || BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`"));
     let inspected = shared.inspect(id).await?.ok_or_else(not_found)?;
     let (chunks, receiver) = mpsc::channel(QUEUE);
+    let podman = is_podmans(&inspected).then(|| podman::Lines::new(from));
+    // Podman's log is read from its beginning: only its lines say how much of it is whose.
+    let begin = if podman.is_some() { LogCursor::default() } else { from };
     let mut reader = Reader {
         shared: shared.clone(),
         id: id.clone(),
         place: shared.place(id),
         alloc: None,
         over: false,
-        tails: [Tail::new(LogStream::Stdout, from.stdout), Tail::new(LogStream::Stderr, from.stderr)],
+        tails: [Tail::new(LogStream::Stdout, begin.stdout), Tail::new(LogStream::Stderr, begin.stderr)],
+        podman,
         chunks,
     };
     reader.learn(&inspected);
@@ -70,6 +76,12 @@ pub(crate) async fn open(
     Ok(stream.boxed())
 }
 
+/// Whether the execution runs in podman, as its own job says: the configuration may have changed since.
+fn is_podmans(inspected: &Inspected) -> bool {
+    let mut tasks = inspected.job.task_groups.iter().flat_map(|group| &group.tasks);
+    tasks.any(|task| task.name == MAIN && task.driver == ImageDriver::Podman.as_str())
+}
+
 struct Reader {
     shared: Arc<Shared>,
     id: ExecutionId,
@@ -79,6 +91,7 @@ struct Reader {
     /// Nothing more will be written but what is on its way.
     over: bool,
     tails: [Tail; 2],
+    podman: Option<podman::Lines>,
     chunks: mpsc::Sender<Chunk>,
 }
 
@@ -157,7 +170,13 @@ impl Reader {
                 }
                 moved = true;
                 for chunk in self.tails[at].advance(&bytes) {
-                    self.chunks.send(Ok(chunk)).await.map_err(|_| Stop::Gone)?;
+                    let chunks = match &mut self.podman {
+                        Some(lines) if chunk.stream == LogStream::Stdout => lines.decode(&chunk),
+                        _ => vec![chunk],
+                    };
+                    for chunk in chunks {
+                        self.chunks.send(Ok(chunk)).await.map_err(|_| Stop::Gone)?;
+                    }
                 }
             }
         }
