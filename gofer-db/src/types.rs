@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use gofer_core::entity::{ObjectRecord, ObjectScope, Pipeline, PipelineVersion, SecretRecord};
 use gofer_core::pipeline::PipelineSpec;
-use gofer_core::run::{RunState, RunStatus};
-use gofer_core::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunNumber, Timestamp, Version};
+use gofer_core::run::{AttemptRecord, Run, RunState, RunStatus, TaskRun};
+use gofer_core::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunNumber, TaskId, Timestamp, Version};
 
 /// Most items of one page, whatever the caller asks for.
 pub const MAX_PAGE: usize = 1_000;
@@ -24,6 +24,17 @@ impl<T> Page<T> {
     pub fn map<U>(self, change: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(change).collect(), next: self.next }
     }
+}
+
+/// A run and some of its task runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SomeTasks {
+    /// The run.
+    pub run: Run,
+    /// Those of the wanted tasks that its pipeline has, in the wanted order.
+    pub tasks: Vec<TaskRun>,
+    /// Their finished attempts, by task id and attempt, ascending.
+    pub attempts: Vec<(TaskId, AttemptRecord)>,
 }
 
 /// A pipeline to be registered.

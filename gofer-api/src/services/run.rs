@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gofer_core::journal::RunSnapshot;
-use gofer_core::run::{CancelRequest, TaskRun};
+use gofer_core::run::{AttemptRecord, CancelRequest, TaskRun};
 use gofer_core::{RunKey, TaskId, Timestamp, Version};
 use gofer_db::{EventFilter, RunFilter};
 use gofer_engine::StartRun;
@@ -12,7 +12,7 @@ use gofer_proto::v1;
 use gofer_proto::v1::run_update::Subject;
 use tokio::sync::watch;
 
-use super::run_view::{Attempts, NAMED_TASKS, snapshot, task_runs};
+use super::run_view::{Attempts, NAMED_TASKS, snapshot, task_runs, task_runs_with};
 use super::{Outlet, Stop, produce, timeline, waiting};
 use crate::call::{Call, Replies, about, service};
 use crate::convert;
@@ -127,6 +127,9 @@ async fn follow_run(call: Call, request: v1::FollowRunRequest) -> Result<Replies
     Ok(produce(&context, move |outlet| Follower::new(call, key, outlet).follow()))
 }
 
+/// Finished attempts and whose they are.
+type Records = Vec<(TaskId, AttemptRecord)>;
+
 /// Tells one reader of one run's changes. It sleeps until an event is committed, and looks at what the events name.
 struct Follower {
     call: Call,
@@ -147,13 +150,15 @@ impl Follower {
         let mut cursor = *events.borrow_and_update();
         let mut state = snapshot(&self.call.db, &self.key).await?;
         let mut wanted: BTreeSet<TaskId> = state.tasks.keys().cloned().collect();
+        let mut records = None;
         loop {
-            self.show(&state, &wanted).await?;
+            self.show(&state, &wanted, records).await?;
             if state.run.state.is_complete() {
                 return Ok(());
             }
             wanted = self.next_changes(&mut events, &mut cursor).await?;
-            if self.refresh(&mut state, &wanted).await? {
+            records = self.refresh(&mut state, &wanted).await?;
+            if records.is_none() {
                 wanted = state.tasks.keys().cloned().collect();
             }
         }
@@ -193,30 +198,39 @@ impl Follower {
         }
     }
 
-    /// Reads the run and these tasks again, and all of them once the run is complete: `true`. Reading all each time would make
-    /// a follower of a long run cost its length squared.
-    async fn refresh(&self, state: &mut RunSnapshot, wanted: &BTreeSet<TaskId>) -> Result<bool, Stop> {
+    /// Reads the run and these tasks again, with the records of their attempts; or, once the run is complete, all of them, without:
+    /// `None`. Reading all each time would make a follower of a long run cost its length squared.
+    async fn refresh(&self, state: &mut RunSnapshot, wanted: &BTreeSet<TaskId>) -> Result<Option<Records>, Stop> {
         if wanted.len() <= NAMED_TASKS {
             let named: Vec<TaskId> = wanted.iter().cloned().collect();
-            let (run, tasks) = self.call.db.run_with_tasks(&self.key, &named).await?;
-            if !run.state.is_complete() {
-                state.run = run;
-                state.tasks.extend(tasks.into_iter().map(|task| (task.task.clone(), task)));
-                return Ok(false);
+            let found = self.call.db.run_with_tasks(&self.key, &named).await?;
+            if !found.run.state.is_complete() {
+                state.run = found.run;
+                state.tasks.extend(found.tasks.into_iter().map(|task| (task.task.clone(), task)));
+                return Ok(Some(found.attempts));
             }
         }
         *state = snapshot(&self.call.db, &self.key).await?;
-        Ok(state.run.state.is_complete())
+        Ok(None)
     }
 
-    /// Sends what has changed of the run and of these tasks; the complete run comes last.
-    async fn show(&mut self, state: &RunSnapshot, wanted: &BTreeSet<TaskId>) -> Result<(), Stop> {
+    /// Sends what has changed of the run and of these tasks; the complete run comes last. Reads the records of the tasks' attempts
+    /// unless they are here.
+    async fn show(
+        &mut self,
+        state: &RunSnapshot,
+        wanted: &BTreeSet<TaskId>,
+        records: Option<Records>,
+    ) -> Result<(), Stop> {
         let complete = state.run.state.is_complete();
         if !complete {
             self.show_run(state).await?;
         }
         let tasks: Vec<&TaskRun> = wanted.iter().filter_map(|task| state.tasks.get(task)).collect();
-        let views = task_runs(&self.call.db, state, &tasks, Attempts::Newest).await?;
+        let views = match records {
+            Some(records) => task_runs_with(state, &tasks, records, Attempts::Newest),
+            None => task_runs(&self.call.db, state, &tasks, Attempts::Newest).await?,
+        };
         for (task, view) in tasks.into_iter().zip(views) {
             // Where an ended attempt's log lies changes behind the scenes; it is no news of the task.
             let mut news = view.clone();

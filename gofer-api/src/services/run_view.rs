@@ -36,19 +36,30 @@ pub(super) async fn task_runs(
 ) -> Result<Vec<v1::TaskRun>, ApiError> {
     let names: Vec<TaskId> = tasks.iter().map(|task| task.task.clone()).collect();
     let only = (names.len() <= NAMED_TASKS).then_some(names.as_slice());
-    let mut records: BTreeMap<TaskId, Vec<AttemptRecord>> = BTreeMap::new();
-    for (task, record) in db.attempt_list(&snapshot.run.key, only).await? {
-        records.entry(task).or_default().push(record);
+    let records = db.attempt_list(&snapshot.run.key, only).await?;
+    Ok(task_runs_with(snapshot, tasks, records, attempts))
+}
+
+/// These task runs of a run, in this order, with the records of their finished attempts.
+pub(super) fn task_runs_with(
+    snapshot: &RunSnapshot,
+    tasks: &[&TaskRun],
+    records: Vec<(TaskId, AttemptRecord)>,
+    attempts: Attempts,
+) -> Vec<v1::TaskRun> {
+    let mut by_task: BTreeMap<TaskId, Vec<AttemptRecord>> = BTreeMap::new();
+    for (task, record) in records {
+        by_task.entry(task).or_default().push(record);
     }
     let none = Vec::new();
-    let wanted: BTreeSet<&TaskId> = names.iter().collect();
+    let wanted: BTreeSet<&TaskId> = tasks.iter().map(|task| &task.task).collect();
     let specs = snapshot.spec.tasks.iter().filter(|spec| wanted.contains(&spec.id));
     let specs: BTreeMap<_, _> = specs.map(|spec| (&spec.id, spec)).collect();
     let view = |task: &&TaskRun| {
-        let records = records.get(&task.task).unwrap_or(&none);
+        let records = by_task.get(&task.task).unwrap_or(&none);
         task_run(&snapshot.run, specs.get(&task.task).copied(), task, records, attempts)
     };
-    Ok(tasks.iter().map(view).collect())
+    tasks.iter().map(view).collect()
 }
 
 fn task_run(

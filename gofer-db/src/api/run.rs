@@ -7,7 +7,7 @@ use gofer_core::{NamespaceId, PipelineId, RunKey, TaskId};
 
 use crate::db::{Db, query};
 use crate::error::DbError;
-use crate::types::{Counts, Page, PipelineRoom, RunFilter, RunRecords};
+use crate::types::{Counts, Page, PipelineRoom, RunFilter, RunRecords, SomeTasks};
 
 impl Db {
     /// The run. With its spec and task runs: [`gofer_core::journal::Journal::load`].
@@ -109,11 +109,12 @@ impl Db {
         query!(self, tasks::get(&key, &task, &specs))
     }
 
-    /// The run and these of its task runs (at most 1,000), read together. Tasks that its pipeline does not have are left out.
+    /// The run and these of its task runs (at most 1,000) with their finished attempts, read together. Tasks that its pipeline
+    /// does not have are left out.
     ///
     /// # Errors
     /// `NotFound` for the run, or the database's.
-    pub async fn run_with_tasks(&self, key: &RunKey, tasks: &[TaskId]) -> Result<(Run, Vec<TaskRun>), DbError> {
+    pub async fn run_with_tasks(&self, key: &RunKey, tasks: &[TaskId]) -> Result<SomeTasks, DbError> {
         let (key, tasks, specs) = (key.clone(), tasks.to_vec(), Arc::clone(self.specs()));
         query!(self, tasks::some(&key, &tasks, &specs))
     }

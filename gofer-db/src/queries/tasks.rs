@@ -14,7 +14,7 @@ use crate::rows::page;
 use crate::rows::task::{AttemptRow, TaskRow};
 use crate::schema::{attempts, task_runs};
 use crate::specs::SpecCache;
-use crate::types::{MAX_PAGE, Page};
+use crate::types::{MAX_PAGE, Page, SomeTasks};
 
 pub(crate) async fn load(c: &mut Conn, key: &RunKey, specs: &SpecCache) -> Result<RunSnapshot, DbError> {
     let row = run::find(c, key).await?;
@@ -31,13 +31,13 @@ pub(crate) async fn load(c: &mut Conn, key: &RunKey, specs: &SpecCache) -> Resul
     Ok(RunSnapshot { run, spec, tasks })
 }
 
-/// A run and some of its task runs; those that are not of its pipeline are left out.
+/// A run and some of its task runs, with their finished attempts; those that are not of its pipeline are left out.
 pub(crate) async fn some(
     c: &mut Conn,
     key: &RunKey,
     tasks: &[TaskId],
     specs: &SpecCache,
-) -> Result<(Run, Vec<TaskRun>), DbError> {
+) -> Result<SomeTasks, DbError> {
     let row = run::find(c, key).await?;
     let spec = pipeline::spec(c, row.pipeline_id, row.version, specs).await?;
     let tasks: Vec<&TaskId> = tasks.iter().filter(|task| spec.has(task)).take(MAX_PAGE).collect();
@@ -46,10 +46,12 @@ pub(crate) async fn some(
         .filter(task_runs::task.eq_any(padded(tasks.iter().copied())))
         .select(TaskRow::as_select());
     let rows: Vec<TaskRow> = cached(wanted).load(c).await?;
+    // Read after the task runs, they may already know of the end of one.
+    let attempts = finished(c, row.id, Some(padded(tasks.iter().copied()))).await?;
     let mut stored = by_task(rows);
     let run = Run::try_from(row)?;
     let tasks = tasks.into_iter().map(|task| take(&run, &mut stored, task)).collect::<Result<_, _>>()?;
-    Ok((run, tasks))
+    Ok(SomeTasks { run, tasks, attempts })
 }
 
 fn by_task(rows: Vec<TaskRow>) -> HashMap<String, TaskRow> {
@@ -73,8 +75,8 @@ fn untouched(run: &Run, task: &TaskId) -> TaskRun {
 }
 
 pub(crate) async fn get(c: &mut Conn, key: &RunKey, task: &TaskId, specs: &SpecCache) -> Result<TaskRun, DbError> {
-    let (_, mut tasks) = some(c, key, std::slice::from_ref(task), specs).await?;
-    tasks.pop().ok_or_else(|| DbError::not_found("task run", format_args!("{key}/{task}")))
+    let mut found = some(c, key, std::slice::from_ref(task), specs).await?;
+    found.tasks.pop().ok_or_else(|| DbError::not_found("task run", format_args!("{key}/{task}")))
 }
 
 pub(crate) async fn list(
@@ -109,9 +111,17 @@ pub(crate) async fn attempts(
     tasks: Option<&[TaskId]>,
 ) -> Result<Vec<(TaskId, AttemptRecord)>, DbError> {
     let row = run::find(c, key).await?;
-    let mut query = attempts::table.filter(attempts::run_id.eq(row.id)).select(AttemptRow::as_select()).into_boxed();
+    finished(c, row.id, tasks.map(|tasks| padded(tasks.iter()))).await
+}
+
+async fn finished(
+    c: &mut Conn,
+    run_id: i64,
+    tasks: Option<Vec<&str>>,
+) -> Result<Vec<(TaskId, AttemptRecord)>, DbError> {
+    let mut query = attempts::table.filter(attempts::run_id.eq(run_id)).select(AttemptRow::as_select()).into_boxed();
     if let Some(tasks) = tasks {
-        query = query.filter(attempts::task.eq_any(padded(tasks.iter())));
+        query = query.filter(attempts::task.eq_any(tasks));
     }
     let rows: Vec<AttemptRow> = cached(query.order((attempts::task, attempts::attempt))).load(c).await?;
     rows.into_iter().map(TryInto::try_into).collect()
