@@ -16,7 +16,7 @@ use crate::layout::{ExecutionDir, Layout};
 use crate::live::LiveRecord;
 
 /// More than start at once on a machine are not worth keeping.
-const MOST: usize = 64;
+const MOST: usize = 256;
 
 /// Where they are. They do not outlive the server: the next one deletes what is no execution's.
 #[derive(Debug, Default)]
