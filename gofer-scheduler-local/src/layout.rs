@@ -13,6 +13,7 @@
 //!                               without a live entry the directory is on its way out
 //!     left                      something of the task could not be killed, so nothing else may use this directory
 //! <dir>/x/~<nonce>/             for an execution that comes: `work/`, and `entry`, its live entry (see `spares`)
+//! <dir>/x/~<nonce>.gone/        on its way out
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -57,6 +58,11 @@ impl Layout {
     /// A directory that is kept for an execution that comes. No execution's name begins like this.
     pub(crate) fn spare(&self, nonce: u64) -> PathBuf {
         self.executions().join(format!("~{nonce:x}"))
+    }
+
+    /// A directory on its way out.
+    pub(crate) fn gone(&self, nonce: u64) -> PathBuf {
+        self.executions().join(format!("~{nonce:x}.gone"))
     }
 
     /// One directory each, side by side: to make and to remove one touches nothing that others are at.

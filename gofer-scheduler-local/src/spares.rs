@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,6 +22,8 @@ const MOST: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
     dirs: Mutex<Vec<PathBuf>>,
+    /// Held while an execution's directory is taken away: of two who remove the same one, the second finds nothing.
+    removing: Mutex<()>,
 }
 
 impl Spares {
@@ -49,16 +51,20 @@ impl Spares {
     /// # Errors
     /// When it could not be made unknown.
     pub(crate) fn discard(&self, layout: &Layout, dir: &ExecutionDir) -> io::Result<()> {
-        if ended_orderly(dir) && self.dirs().len() < MOST && make_as_new(dir).is_ok_and(|as_new| as_new) {
-            let spare = layout.spare(disk::nonce());
-            if fs::rename(dir.path(), &spare).is_ok() {
-                self.dirs().push(spare);
-                return Ok(());
-            }
-        }
+        let turn = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
+        let as_new = ended_orderly(dir) && self.dirs().len() < MOST && make_as_new(dir).is_ok_and(|as_new| as_new);
         disk::forget_end(dir)?;
-        if dir.path().exists() {
-            disk::delete_tree(dir.path());
+        let nonce = disk::nonce();
+        let away = if as_new { layout.spare(nonce) } else { layout.gone(nonce) };
+        match fs::rename(dir.path(), &away) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        }
+        drop(turn);
+        if as_new {
+            self.dirs().push(away);
+        } else {
+            disk::delete_tree(&away);
         }
         Ok(())
     }
@@ -74,7 +80,7 @@ fn ended_orderly(dir: &ExecutionDir) -> bool {
 fn make_as_new(dir: &ExecutionDir) -> io::Result<bool> {
     // From here on it is unknown. Its supervisor has closed it, and nobody else writes to it.
     fs::rename(dir.exit(), dir.entry())?;
-    fs::OpenOptions::new().write(true).truncate(true).open(dir.entry())?;
+    fs::OpenOptions::new().write(true).truncate(true).custom_flags(libc::O_NOFOLLOW).open(dir.entry())?;
     for file in [dir.log(), dir.stop()] {
         if let Err(error) = fs::remove_file(file)
             && error.kind() != io::ErrorKind::NotFound
@@ -92,8 +98,11 @@ fn is_as_new(dir: &ExecutionDir) -> io::Result<bool> {
         Ok::<_, io::Error>(found.is_dir() && owned)
     };
     let entries = |path: &Path| fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<HashSet<_>>>();
-    let work = dir.work();
-    Ok(is_ours(dir.path())?
+    let (work, entry) = (dir.work(), fs::symlink_metadata(dir.entry())?);
+    Ok(entry.is_file()
+        && entry.nlink() == 1
+        && entry.len() == 0
+        && is_ours(dir.path())?
         && is_ours(&work)?
         && entries(&work)?.is_empty()
         && entries(dir.path())? == HashSet::from([work, dir.entry()]))
@@ -120,15 +129,18 @@ mod tests {
         fs::write(dir(1).exit(), end).unwrap();
         touch(&dir(1));
         let spares = Spares::default();
-        spares.discard(&layout, &dir(1)).unwrap();
-        assert!(!dir(1).path().exists());
+        for _ in 0..2 {
+            spares.discard(&layout, &dir(1)).unwrap();
+            assert!(!dir(1).path().exists());
+        }
         let live = layout.live(&LiveName::new(&"default/ci/2/build/1".parse().unwrap(), 7));
         let used = spares.use_for(&dir(2), &live);
         assert_eq!(dir(2).path().exists(), used);
         if used {
-            assert!(fs::read(&live).unwrap().is_empty() && Claim::take(&live).unwrap().is_some());
-            fs::rename(live, dir(2).entry()).unwrap();
+            fs::rename(&live, dir(2).entry()).unwrap();
             assert!(is_as_new(&dir(2)).unwrap());
+            fs::rename(dir(2).entry(), &live).unwrap();
+            assert!(Claim::take(&live).unwrap().is_some());
         }
         assert_eq!(fs::read_dir(layout.executions()).unwrap().count(), usize::from(used));
         used
@@ -142,6 +154,7 @@ mod tests {
         assert!(!left(ORDERLY, |dir| fs::write(dir.work().join("file"), "").unwrap()));
         assert!(!left(ORDERLY, |dir| fs::write(dir.path().join("left"), "").unwrap()));
         assert!(!left(ORDERLY, |dir| fs::set_permissions(dir.work(), fs::Permissions::from_mode(0o755)).unwrap()));
+        assert!(!left(ORDERLY, |dir| fs::hard_link(dir.exit(), dir.path().join("../../other")).unwrap()));
         assert!(!left(ORDERLY, |dir| {
             fs::remove_dir(dir.work()).unwrap();
             std::os::unix::fs::symlink("/tmp", dir.work()).unwrap();

@@ -253,17 +253,31 @@ impl Story {
     }
 }
 
-/// Archived executions are removed from the scheduler's directory, and nothing else is in it.
+/// Archived executions are removed from the scheduler's directory, and nothing else is in it but directories that wait for the
+/// next: each with an empty entry and an empty folder.
 fn nothing_is_left(dir: &Path) {
+    let names = |dir: &Path| {
+        let entries = std::fs::read_dir(dir).expect("a folder");
+        entries.map(|entry| entry.expect("an entry").file_name()).collect::<Vec<_>>()
+    };
     let left = || {
         ["live", "x"].map(|part| {
-            let entries = std::fs::read_dir(dir.join(part)).expect("a folder");
-            entries.map(|entry| entry.expect("an entry").file_name()).collect::<Vec<_>>()
+            let mut entries = names(&dir.join(part));
+            let waits = |name: &[u8]| name.starts_with(b"~") && !name.ends_with(b".gone");
+            entries.retain(|name| part == "live" || !waits(name.as_encoded_bytes()));
+            entries
         })
     };
     let since = Instant::now();
     while left().iter().any(|entries| !entries.is_empty()) {
         assert!(since.elapsed() < SOON, "left at the scheduler: {:?}", left());
         std::thread::sleep(AGAIN);
+    }
+    for spare in names(&dir.join("x")).iter().map(|name| dir.join("x").join(name)) {
+        let mut inside = names(&spare);
+        inside.sort_unstable();
+        assert_eq!(inside, ["entry", "work"], "{}", spare.display());
+        let (work, entry) = (names(&spare.join("work")), std::fs::metadata(spare.join("entry")).expect("an entry"));
+        assert!(work.is_empty() && entry.len() == 0, "{}: {work:?}", spare.display());
     }
 }
