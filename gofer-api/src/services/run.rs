@@ -158,7 +158,7 @@ impl Follower {
             }
             wanted = self.next_changes(&mut events, &mut cursor).await?;
             records = self.refresh(&mut state, &wanted).await?;
-            if records.is_none() {
+            if state.run.state.is_complete() {
                 wanted = state.tasks.keys().cloned().collect();
             }
         }
@@ -198,8 +198,8 @@ impl Follower {
         }
     }
 
-    /// Reads the run and these tasks again, with the records of their attempts; or, once the run is complete, all of them, without:
-    /// `None`. Reading all each time would make a follower of a long run cost its length squared.
+    /// Reads the run and these tasks again, with the records of their attempts; or, when they are many or the run is complete, all
+    /// of them without. Reading all each time would make a follower of a long run cost its length squared.
     async fn refresh(&self, state: &mut RunSnapshot, wanted: &BTreeSet<TaskId>) -> Result<Option<Records>, Stop> {
         if wanted.len() <= NAMED_TASKS {
             let named: Vec<TaskId> = wanted.iter().cloned().collect();
