@@ -11,6 +11,7 @@ use super::{Conn, RunQueryDsl, padded, pipelines as pipeline, runs as run};
 use crate::cached::cached;
 use crate::error::DbError;
 use crate::rows::page;
+use crate::rows::run::RunRow;
 use crate::rows::task::{AttemptRow, TaskRow};
 use crate::schema::{attempts, task_runs};
 use crate::specs::SpecCache;
@@ -39,19 +40,29 @@ pub(crate) async fn some(
     specs: &SpecCache,
 ) -> Result<SomeTasks, DbError> {
     let row = run::find(c, key).await?;
+    let run_id = row.id;
+    let (run, tasks) = of_run(c, row, tasks, specs).await?;
+    // Read after the task runs, they may already know of the end of one.
+    let attempts = finished(c, run_id, Some(padded(tasks.iter().map(|task| &task.task)))).await?;
+    Ok(SomeTasks { run, tasks, attempts })
+}
+
+async fn of_run(
+    c: &mut Conn,
+    row: RunRow,
+    tasks: &[TaskId],
+    specs: &SpecCache,
+) -> Result<(Run, Vec<TaskRun>), DbError> {
     let spec = pipeline::spec(c, row.pipeline_id, row.version, specs).await?;
     let tasks: Vec<&TaskId> = tasks.iter().filter(|task| spec.has(task)).take(MAX_PAGE).collect();
     let wanted = task_runs::table
         .filter(task_runs::run_id.eq(row.id))
         .filter(task_runs::task.eq_any(padded(tasks.iter().copied())))
         .select(TaskRow::as_select());
-    let rows: Vec<TaskRow> = cached(wanted).load(c).await?;
-    // Read after the task runs, they may already know of the end of one.
-    let attempts = finished(c, row.id, Some(padded(tasks.iter().copied()))).await?;
-    let mut stored = by_task(rows);
+    let mut stored = by_task(cached(wanted).load(c).await?);
     let run = Run::try_from(row)?;
     let tasks = tasks.into_iter().map(|task| take(&run, &mut stored, task)).collect::<Result<_, _>>()?;
-    Ok(SomeTasks { run, tasks, attempts })
+    Ok((run, tasks))
 }
 
 fn by_task(rows: Vec<TaskRow>) -> HashMap<String, TaskRow> {
@@ -75,8 +86,9 @@ fn untouched(run: &Run, task: &TaskId) -> TaskRun {
 }
 
 pub(crate) async fn get(c: &mut Conn, key: &RunKey, task: &TaskId, specs: &SpecCache) -> Result<TaskRun, DbError> {
-    let mut found = some(c, key, std::slice::from_ref(task), specs).await?;
-    found.tasks.pop().ok_or_else(|| DbError::not_found("task run", format_args!("{key}/{task}")))
+    let row = run::find(c, key).await?;
+    let (_, mut tasks) = of_run(c, row, std::slice::from_ref(task), specs).await?;
+    tasks.pop().ok_or_else(|| DbError::not_found("task run", format_args!("{key}/{task}")))
 }
 
 pub(crate) async fn list(

@@ -4,12 +4,12 @@ use diesel::prelude::*;
 use gofer_core::event::Event;
 use gofer_core::{RunKey, RunNumber, TaskId, Timestamp};
 
-use super::{Conn, RunQueryDsl, padded, runs as run};
+use super::{Conn, RunQueryDsl, runs as run};
 use crate::error::DbError;
 use crate::rows::event::EventRow;
 use crate::rows::{signed, unsigned};
 use crate::schema::{attempts, events, runs};
-use crate::types::RunRecords;
+use crate::types::{MAX_PAGE, RunRecords};
 
 /// Most events of one answer; beyond, a timeline has less to say.
 const MAX_EVENTS: i64 = 20_000;
@@ -67,7 +67,7 @@ pub(crate) async fn events(
         .filter(events::namespace.eq(key.namespace.as_str()))
         .filter(events::pipeline.eq(key.pipeline.as_str()))
         .filter(events::run.eq(signed(key.run.0)))
-        .filter(events::task.eq_any(padded(tasks.iter())))
+        .filter(events::task.eq_any(tasks.iter().take(MAX_PAGE).map(TaskId::as_str)))
         .filter(events::kind.eq_any(types))
         .select(EventRow::as_select())
         .order(events::id)

@@ -33,7 +33,7 @@ pub(crate) fn count(c: &mut Conn, what: &'static str) -> QueryResult<usize> {
 }
 
 /// A statement that is run as a query without rows. Diesel's own `execute` asks the reference to a statement, and not the
-/// statement, whether it may stay prepared, and so prepares anew what [`cached`] has marked: half of a commit's time.
+/// statement, whether it may stay prepared, and so prepares anew what [`cached`] has marked: a quarter of the writer's time.
 struct Executed<Q>(Q);
 
 impl<Q: QueryFragment<Sqlite>> QueryFragment<Sqlite> for Executed<Q> {

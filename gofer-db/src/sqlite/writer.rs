@@ -107,8 +107,8 @@ fn commit(connection: &mut Conn, mut batch: Vec<Box<dyn Job>>, committed: &Commi
     match transaction(connection, &mut batch) {
         Ok(events) => {
             let last = events.last().map(|event| event.id);
-            committed.recent.add(events);
             if let Some(last) = last {
+                committed.recent.add(events);
                 crate::db::note_silently(&committed.last_event, last);
             }
             // Those who wait to go on come before those who watch.
