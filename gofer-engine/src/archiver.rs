@@ -140,34 +140,29 @@ async fn sweep_once(shared: &Shared, before: Timestamp) -> Result<(), JournalErr
     }
 }
 
-/// A step on the way to an archived log, in this order: what there was is durable before the scheduler may forget, and the record
-/// comes last, so that a crash repeats the rest. There is no archive to tell of an empty log, so that is noted before.
-#[derive(Clone, Copy)]
+/// The next step on the way to an archived log, in this order: what there was is durable before the scheduler may forget, and the
+/// record comes last, so that a crash repeats the rest. There is no archive to tell of an empty log, so that is noted before.
 enum Step {
     Store,
-    Note,
-    Forget,
-    Record,
+    Note(Stored),
+    Forget(Stored),
+    Record(Stored),
 }
 
 /// Archives each, whatever becomes of the others, all of them a step at a time; returns those to try again.
 async fn archive_all(shared: &Shared, batch: Vec<Finished>) -> Vec<Finished> {
     let mut again = Vec::new();
-    let mut batch: Vec<_> = batch.into_iter().map(|finished| (finished, Stored::Unknown)).collect();
-    for (step, at_once) in
-        [(Step::Store, AT_ONCE), (Step::Note, RECORDS), (Step::Forget, AT_ONCE), (Step::Record, RECORDS)]
-    {
+    let mut batch: Vec<_> = batch.into_iter().map(|finished| (finished, Step::Store)).collect();
+    for at_once in [AT_ONCE, RECORDS, AT_ONCE, RECORDS] {
         let results: Vec<_> = stream::iter(batch)
-            .map(|(finished, stored)| async move { (take(shared, step, &finished, stored).await, finished) })
+            .map(|(finished, step)| async move { (take(shared, &finished, step).await, finished) })
             .buffer_unordered(at_once)
             .collect()
             .await;
         batch = Vec::with_capacity(results.len());
         for (result, finished) in results {
             match result {
-                Ok(Some(stored)) => batch.push((finished, stored)),
-                // The server ends.
-                Ok(None) => {}
+                Ok(next) => batch.extend(next.map(|step| (finished, step))),
                 Err(error) => {
                     tracing::warn!(execution = %finished.id, error = %error.chain(), "cannot archive the log yet, will retry");
                     again.push(finished);
@@ -178,32 +173,35 @@ async fn archive_all(shared: &Shared, batch: Vec<Finished>) -> Vec<Finished> {
     again
 }
 
-/// Takes one a step further. `None`: the server ends, and the moment that what is under way then has is over.
-async fn take(
-    shared: &Shared,
-    step: Step,
-    finished: &Finished,
-    stored: Stored,
-) -> Result<Option<Stored>, BackendError> {
+/// Takes the step and returns the next. `None`: it was the last; or the server ends, and the moment that what is under way then has
+/// is over.
+async fn take(shared: &Shared, finished: &Finished, step: Step) -> Result<Option<Step>, BackendError> {
     let ending = async {
         shared.stop.cancelled().await;
         tokio::time::sleep(LAST_MOMENTS).await;
     };
     let work = async {
-        match step {
-            Step::Store => return store(shared, finished).await,
-            Step::Note if stored == Stored::Nothing(LogState::Empty) => {
-                record(shared, &finished.id, LogState::Live, LogState::Silent, None).await?;
+        Ok(Some(match step {
+            Step::Store => Step::Note(store(shared, finished).await?),
+            Step::Note(stored) => {
+                if stored == Stored::Nothing(LogState::Empty) {
+                    record(shared, &finished.id, LogState::Live, LogState::Silent, None).await?;
+                }
+                Step::Forget(stored)
             }
-            Step::Note => {}
-            Step::Forget => forget(shared, finished).await?,
-            Step::Record => settle(shared, &finished.id, stored).await?,
-        }
-        Ok(stored)
+            Step::Forget(stored) => {
+                forget(shared, finished).await?;
+                Step::Record(stored)
+            }
+            Step::Record(stored) => {
+                settle(shared, &finished.id, stored).await?;
+                return Ok(None);
+            }
+        }))
     };
     tokio::select! {
         biased;
-        result = work => result.map(Some),
+        result = work => result,
         () = ending => Ok(None),
     }
 }
@@ -224,7 +222,6 @@ async fn settle(shared: &Shared, id: &ExecutionId, stored: Stored) -> Result<(),
         }
         Stored::Nothing(LogState::Empty) => (LogState::Silent, LogState::Empty, None),
         Stored::Nothing(state) => (LogState::Live, state, None),
-        Stored::Unknown => return Ok(()),
     };
     record(shared, id, from, to, event).await
 }
@@ -242,9 +239,8 @@ async fn found_gone(shared: &Shared, id: &ExecutionId) -> Result<Stored, Backend
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 enum Stored {
-    Unknown,
     /// This many bytes in the object store.
     Archived(u64),
     /// Nothing, for this reason.

@@ -214,11 +214,8 @@ impl Driving {
             }
             _ => true,
         });
-        let says_nothing = |message: &Message| match message {
-            Message::StartOver(over) => over.refused.is_none() && !self.held.contains_key(&over.id),
-            _ => false,
-        };
-        if !batch.iter().all(|message| says_nothing(message)) {
+        let says_nothing = |over: &StartOver| over.refused.is_none() && !self.held.contains_key(&over.id);
+        if !batch.iter().all(|message| matches!(message.as_ref(), Message::StartOver(over) if says_nothing(over))) {
             return false;
         }
         for message in batch.drain(..) {
