@@ -200,9 +200,7 @@ pub(crate) fn file_away(layout: &Layout, id: &ExecutionId, live: &LiveName) -> i
 
 /// Removes the live entry of a launch that is void, or whose end is recorded elsewhere.
 pub(crate) fn forget(layout: &Layout, live: &LiveName) {
-    if let Err(error) = fs::remove_file(layout.live(live))
-        && error.kind() != io::ErrorKind::NotFound
-    {
+    if let Err(error) = remove_file(&layout.live(live)) {
         // The next server finds it and the record, and tries again.
         tracing::warn!(%error, "a live entry could not be removed");
     }
@@ -260,11 +258,11 @@ fn signal_supervisor(live: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes an execution that has ended unknown.
-pub(crate) fn forget_end(dir: &ExecutionDir) -> io::Result<()> {
-    match fs::remove_file(dir.exit()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// Removes a file, if it is there.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 

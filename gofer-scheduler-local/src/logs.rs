@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -40,9 +40,23 @@ pub(crate) fn open(
         Some(phase) => watcher.follow(dir.path())?.map(|follower| Following { follower, phase }),
         None => None,
     };
-    let reader = Reader { path: dir.log(), file: None, position: 0, seen: LogCursor::default(), from };
+    let path = dir.log();
+    let file = open_file(&path)?;
+    if file.is_none() && following.is_none() {
+        return Ok(stream::empty().boxed());
+    }
+    let reader = Reader { path, file, position: 0, seen: LogCursor::default(), from };
     let state = State { reader: Some(reader), queue: VecDeque::new(), following, last_pass: false };
     Ok(stream::try_unfold(state, next).boxed())
+}
+
+/// The log, once there is one: what writes nothing has none.
+fn open_file(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 struct State {
@@ -96,7 +110,6 @@ async fn next(mut state: State) -> Result<Option<(LogChunk, State)>, BackendErro
 
 struct Reader {
     path: PathBuf,
-    /// Once there is one: what writes nothing has no log.
     file: Option<File>,
     /// Where in the file the next frame begins.
     position: u64,
@@ -146,11 +159,7 @@ impl Reader {
 
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.file.is_none() {
-            match File::open(&self.path) {
-                Ok(file) => self.file = Some(file),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-                Err(error) => return Err(error),
-            }
+            self.file = open_file(&self.path)?;
         }
         let Some(file) = &self.file else { return Ok(0) };
         let mut length = 0;

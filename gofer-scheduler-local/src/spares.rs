@@ -53,7 +53,7 @@ impl Spares {
     pub(crate) fn discard(&self, layout: &Layout, dir: &ExecutionDir) -> io::Result<()> {
         let turn = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
         let as_new = ended_orderly(dir) && self.dirs().len() < MOST && make_as_new(dir).is_ok_and(|as_new| as_new);
-        disk::forget_end(dir)?;
+        disk::remove_file(&dir.exit())?;
         let nonce = disk::nonce();
         let away = if as_new { layout.spare(nonce) } else { layout.gone(nonce) };
         match fs::rename(dir.path(), &away) {
@@ -81,13 +81,8 @@ fn make_as_new(dir: &ExecutionDir) -> io::Result<bool> {
     // From here on it is unknown. Its supervisor has closed it, and nobody else writes to it.
     fs::rename(dir.exit(), dir.entry())?;
     fs::OpenOptions::new().write(true).truncate(true).custom_flags(libc::O_NOFOLLOW).open(dir.entry())?;
-    for file in [dir.log(), dir.stop()] {
-        if let Err(error) = fs::remove_file(file)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
-        }
-    }
+    disk::remove_file(&dir.log())?;
+    disk::remove_file(&dir.stop())?;
     is_as_new(dir)
 }
 

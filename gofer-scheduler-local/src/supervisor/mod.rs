@@ -24,7 +24,7 @@ use std::time::Duration;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{SendFlags, send};
-use rustix::process::{chdir, getpid, getppid, set_child_subreaper, setsid};
+use rustix::process::{Pid, chdir, getpid, getppid, set_child_subreaper, setsid};
 use rustix::stdio;
 use secrecy::zeroize::Zeroizing;
 
@@ -129,7 +129,7 @@ impl Helper {
             let mut over = Over { fit: true, claim: None };
             if body.is_empty() {
                 // Once the warden is gone, so is the connection: the answer is not ours to give.
-                if getppid().is_some_and(|parent| parent.as_raw_nonzero().get().cast_unsigned() == self.warden) {
+                if getppid().map(number) == Some(self.warden) {
                     self.reply(sequence, Outcome::Pong);
                 }
             } else if let Some(request) = Request::decode(&body) {
@@ -157,7 +157,11 @@ impl Helper {
 }
 
 fn own_pid() -> u32 {
-    u32::try_from(getpid().as_raw_nonzero().get()).unwrap_or(0)
+    number(getpid())
+}
+
+fn number(pid: Pid) -> u32 {
+    u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0)
 }
 
 /// Answers one request.

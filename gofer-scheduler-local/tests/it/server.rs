@@ -89,15 +89,15 @@ async fn leak_process() {
         assert_eq!(*before.get_or_insert(now), now, "descriptors of the server and the warden after round {round}");
     }
     // One after the other, they all had the same directory; the next server deletes it.
+    let x = local.config.dir.join("x");
     let directories = || {
-        let entries = std::fs::read_dir(local.config.dir.join("x")).expect("x");
+        let entries = std::fs::read_dir(&x).expect("x");
         entries.map(|entry| entry.expect("an entry").file_name()).collect::<Vec<_>>()
     };
     let left = directories();
     assert!(left.len() == 1 && left[0].as_encoded_bytes().starts_with(b"~"), "{left:?}");
     local.restart().await;
-    let entries = std::fs::read_dir(local.config.dir.join("x")).expect("x");
-    assert_eq!(entries.count(), 0);
+    assert_eq!(directories().len(), 0);
 }
 
 #[tokio::test]
