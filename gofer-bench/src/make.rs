@@ -14,6 +14,9 @@ use crate::report::{Report, Samples, Unit};
 use crate::server::Server;
 use crate::{Bench, progress};
 
+/// By then the server has archived the logs of a run.
+const ARCHIVED: Duration = Duration::from_millis(600);
+
 pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     let server = Server::start(&bench.gofer, &bench.new_dir("make-")?).await?;
     for shape in [Shape::Chain, Shape::Wide] {
@@ -58,7 +61,7 @@ async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Sha
         let start = Instant::now();
         server.finish(server.start_run(&pipeline, None).await?).await?;
         keep(&mut remote, start.elapsed().as_secs_f64() * 1e3);
-        // What the server does later is not to cost the next sample, which is make's; nor is the rest.
+        // What the server does later is not to cost the next sample, which is make's; nor is the pause: it runs warm, as the others.
         tokio::time::sleep(ARCHIVED).await;
         time(Command::new("make").arg("-f").arg(&files.makefile))?;
     }
@@ -68,9 +71,6 @@ async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Sha
     report.add(&measure, Unit::Milliseconds, Some(anchor), &others);
     Ok(())
 }
-
-/// By then the server has archived the logs of a run.
-const ARCHIVED: Duration = Duration::from_millis(600);
 
 /// Milliseconds from starting a program until it has ended well.
 pub(crate) fn time(command: &mut Command) -> Result<f64> {

@@ -57,19 +57,12 @@ impl Lines {
     }
 
     /// The part of it that the reader wants, at its place.
-    fn place(&mut self, stream: LogStream, mut data: Vec<u8>) -> Option<LogChunk> {
-        let start = self.seen.of(stream);
-        let end = start + data.len() as u64;
-        match stream {
-            LogStream::Stdout => self.seen.stdout = end,
-            LogStream::Stderr => self.seen.stderr = end,
-        }
-        let skipped = usize::try_from(self.from.of(stream).saturating_sub(start)).unwrap_or(usize::MAX);
-        if skipped >= data.len() {
-            return None;
-        }
-        data.drain(..skipped);
-        Some(LogChunk { stream, offset: start + skipped as u64, data: Bytes::from(data) })
+    fn place(&mut self, stream: LogStream, data: Vec<u8>) -> Option<LogChunk> {
+        let chunk = LogChunk { stream, offset: self.seen.of(stream), data: Bytes::from(data) };
+        self.seen.advance(&chunk);
+        let skipped = usize::try_from(self.from.of(stream).saturating_sub(chunk.offset)).unwrap_or(usize::MAX);
+        let is_wanted = skipped < chunk.data.len();
+        is_wanted.then(|| LogChunk { stream, offset: chunk.offset + skipped as u64, data: chunk.data.slice(skipped..) })
     }
 }
 
