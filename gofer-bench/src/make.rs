@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use prost::Message as _;
 
 use crate::floor::Floor;
+use crate::journal::{EngineAlone, NullScheduler};
 use crate::pipelines::{Dag, Shape, TASKS, Work};
 use crate::report::{Report, Samples, Unit};
 use crate::server::Server;
@@ -42,9 +44,10 @@ async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Sha
     let mut makes: Vec<Samples> = jobs.iter().map(|jobs| Samples::new(format!("make {jobs}"))).collect();
     let mut local = Samples::new("gofer local");
     let mut remote = Samples::new("StartRun to complete");
-    let floor = (shape == Shape::Chain).then(|| Floor::new(&bench.dir, work)).transpose()?;
-    let mut least =
-        floor.map(|floor| (floor, Samples::new("another process starts each, another thread commits each")));
+    let mut parts = match shape {
+        Shape::Chain => Some(Parts::new(bench, &dag, work).await?),
+        _ => None,
+    };
     for rep in 0..=bench.reps {
         let keep = |samples: &mut Samples, ms| {
             if rep > 0 {
@@ -54,8 +57,8 @@ async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Sha
         for (samples, jobs) in makes.iter_mut().zip(jobs) {
             keep(samples, time(Command::new("make").arg(jobs).arg("-f").arg(&files.makefile))?);
         }
-        if let Some((floor, least)) = &mut least {
-            keep(least, floor.chain(TASKS)?);
+        if let Some(parts) = &mut parts {
+            parts.round(keep).await?;
         }
         keep(&mut local, time(Command::new(&bench.gofer).arg("local").arg(&files.spec).env("TMPDIR", &bench.dir))?);
         let start = Instant::now();
@@ -66,10 +69,47 @@ async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Sha
         time(Command::new("make").arg("-f").arg(&files.makefile))?;
     }
     let (anchor, others) = makes.split_first().context("no make")?;
-    let least = least.map(|(_, least)| least);
-    let others = [others, least.as_slice(), &[local, remote]].concat();
+    let parts = parts.map_or_else(Vec::new, Parts::samples);
+    let others = [others, &parts, &[local, remote]].concat();
     report.add(&measure, Unit::Milliseconds, Some(anchor), &others);
     Ok(())
+}
+
+/// Of what a server does for a chain, what cannot be left out.
+struct Parts {
+    floor: (Floor, Samples),
+    engines: [(EngineAlone, Samples); 2],
+}
+
+impl Parts {
+    async fn new(bench: &Bench, dag: &Dag, work: Work) -> Result<Self> {
+        let floor = Samples::new("another process starts each, another thread commits each");
+        let alone = async |scheduler| EngineAlone::new(&bench.new_dir("engine-")?, dag, Arc::new(scheduler)).await;
+        Ok(Self {
+            floor: (Floor::new(&bench.dir, work)?, floor),
+            engines: [
+                (alone(NullScheduler::default()).await?, Samples::new("engine and database, nothing to start")),
+                (
+                    alone(NullScheduler::that_spawns()).await?,
+                    Samples::new("engine and database, start each themselves"),
+                ),
+            ],
+        })
+    }
+
+    async fn round(&mut self, keep: impl Fn(&mut Samples, f64)) -> Result<()> {
+        let (floor, samples) = &mut self.floor;
+        keep(samples, floor.chain(TASKS)?);
+        for (engine, samples) in &mut self.engines {
+            keep(samples, engine.run().await?);
+        }
+        Ok(())
+    }
+
+    fn samples(self) -> Vec<Samples> {
+        let Self { floor: (_, floor), engines } = self;
+        [floor].into_iter().chain(engines.map(|(_, samples)| samples)).collect()
+    }
 }
 
 /// Milliseconds from starting a program until it has ended well.

@@ -81,7 +81,7 @@ impl Work {
 }
 
 /// One DAG, for Gofer and for make.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Dag {
     name: String,
     work: Work,
@@ -117,40 +117,43 @@ impl Dag {
         }
         text
     }
+
+    /// As the database keeps it, with a name of the caller's.
+    pub(crate) fn stored_spec(&self, name: &str) -> Result<pipeline::PipelineSpec> {
+        let condition = pipeline::Condition::Success;
+        let id = |index: usize| TaskId::new(format!("t{index}"));
+        let task = |(index, parents): (usize, &Vec<usize>)| {
+            let command = self.work.command().iter().map(|word| (*word).to_owned()).collect();
+            let after = |parent: &usize| anyhow::Ok(pipeline::Dependency { task: id(*parent)?, condition });
+            anyhow::Ok(pipeline::TaskSpec {
+                id: id(index)?,
+                description: String::new(),
+                kind: pipeline::TaskKind::Custom(pipeline::CustomTask { command, ..Default::default() }),
+                depends_on: parents.iter().map(after).collect::<Result<_>>()?,
+                variables: Default::default(),
+                retries: Default::default(),
+                timeout: None,
+                start_timeout: None,
+                resources: Default::default(),
+                continue_on_failure: false,
+            })
+        };
+        Ok(pipeline::PipelineSpec {
+            name: PipelineId::new(name)?,
+            description: String::new(),
+            tasks: self.parents.iter().enumerate().map(task).collect::<Result<_>>()?,
+            variables: Default::default(),
+            parallelism: None,
+            overlap: Default::default(),
+            subscriptions: Vec::new(),
+            sdk: String::new(),
+        })
+    }
 }
 
 /// A pipeline of one task.
 pub(crate) fn single(name: &str, command: &[&str]) -> PipelineSpec {
     PipelineSpec { name: name.to_owned(), tasks: vec![task("task", command)], ..PipelineSpec::default() }
-}
-
-/// A width of `true` as the database keeps it.
-pub(crate) fn stored_spec(name: &str, width: u32) -> Result<pipeline::PipelineSpec> {
-    let task = |index: u32| {
-        let command = vec!["true".to_owned()];
-        anyhow::Ok(pipeline::TaskSpec {
-            id: TaskId::new(format!("t{index}"))?,
-            description: String::new(),
-            kind: pipeline::TaskKind::Custom(pipeline::CustomTask { command, ..Default::default() }),
-            depends_on: Vec::new(),
-            variables: Default::default(),
-            retries: Default::default(),
-            timeout: None,
-            start_timeout: None,
-            resources: Default::default(),
-            continue_on_failure: false,
-        })
-    };
-    Ok(pipeline::PipelineSpec {
-        name: PipelineId::new(name)?,
-        description: String::new(),
-        tasks: (0..width).map(task).collect::<Result<_>>()?,
-        variables: Default::default(),
-        parallelism: None,
-        overlap: Default::default(),
-        subscriptions: Vec::new(),
-        sdk: String::new(),
-    })
 }
 
 fn task(id: &str, command: &[&str]) -> TaskSpec {

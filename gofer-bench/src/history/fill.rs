@@ -10,7 +10,7 @@ use gofer_core::event::EventDetails;
 use gofer_core::run::{Initiator, RunStatus, TaskStatus};
 
 use crate::history::PIPELINES;
-use crate::pipelines::stored_spec;
+use crate::pipelines::{Dag, Shape, Work};
 use crate::scratch::{Product, Scratch, connect};
 
 /// Time between two runs, and how long ago the newest was, in microseconds.
@@ -129,10 +129,11 @@ impl Statements {
     /// One task each, enabled.
     fn pipelines(&self) -> Result<String> {
         let since_us = self.since_us;
+        let dag = Dag::new(Shape::Wide, Work::Direct, 1);
         let mut statements = Vec::new();
         for index in 0..PIPELINES {
             let (id, name) = (index + 1, format!("h{index}"));
-            let spec = serde_json::to_string(&stored_spec(&name, 1)?)?;
+            let spec = serde_json::to_string(&dag.stored_spec(&name)?)?;
             statements.push(format!(
                 "INSERT INTO pipelines (id, namespace, name, enabled, latest_version, last_run, overlap, created_at, \
                  updated_at) VALUES ({id}, 'default', '{name}', (1 = 1), 1, 0, 'queue', {since_us}, {since_us}); \

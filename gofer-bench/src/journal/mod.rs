@@ -1,5 +1,6 @@
 //! Changes of state per second: the engine with a scheduler that ends everything at once, on a durable database.
 
+mod alone;
 mod anchor;
 mod counted;
 mod null;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use gofer_core::run::Initiator;
+use gofer_core::scheduler::Scheduler;
 use gofer_core::testing::{MemoryObjectStore, MemorySecretStore};
 use gofer_core::{NamespaceId, PipelineId, Timestamp};
 use gofer_db::{DatabaseUrl, Db, DbConfig, Registration};
@@ -19,9 +21,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+pub(crate) use crate::journal::alone::EngineAlone;
 use crate::journal::counted::Counted;
-use crate::journal::null::NullScheduler;
-use crate::pipelines::stored_spec;
+pub(crate) use crate::journal::null::NullScheduler;
+use crate::pipelines::{Dag, Shape, Work};
 use crate::report::{Report, Samples, Unit};
 use crate::scratch::{Product, Scratch};
 use crate::{Bench, progress};
@@ -88,14 +91,8 @@ async fn all_rounds(config: DbConfig, width: u32, window: Duration, rounds: usiz
     let db = Db::connect(config).await?;
     let places = Arc::new(Semaphore::new(RUNS));
     let journal = Arc::new(Counted::new(Arc::new(db.clone()), places.clone()));
-    let backends = Backends {
-        scheduler: Arc::new(NullScheduler::default()),
-        objects: Arc::new(MemoryObjectStore::new()),
-        secrets: Arc::new(MemorySecretStore::new()),
-    };
-    let settings = EngineConfig { max_executions: MAX_EXECUTIONS, ..EngineConfig::default() };
-    let engine = Engine::start(journal.clone(), backends, settings).await?;
-    let pipeline = register(&db, width).await?;
+    let engine = start_engine(journal.clone(), Arc::new(NullScheduler::default())).await?;
+    let pipeline = register(&db, &Dag::new(Shape::Wide, Work::Direct, width as usize)).await?;
     let mut measured = Vec::new();
     for _ in 0..rounds {
         let (single_updates, batched_updates) = anchor::updates(dir)?;
@@ -124,15 +121,7 @@ async fn sustain(engine: &Engine, pipeline: &PipelineId, places: &Semaphore, dea
     let mut calls = JoinSet::new();
     while Instant::now() < deadline {
         timeout(DRAIN, places.acquire()).await.context("no run ends")??.forget();
-        let request = StartRun {
-            namespace: namespace()?,
-            pipeline: pipeline.clone(),
-            version: None,
-            variables: BTreeMap::new(),
-            initiator: Initiator::Token("bench".to_owned()),
-            idempotency_key: None,
-        };
-        let engine = engine.clone();
+        let (engine, request) = (engine.clone(), start_request(pipeline)?);
         calls.spawn(async move { engine.start_run(request).await });
         while let Some(answer) = calls.try_join_next() {
             answer??;
@@ -146,11 +135,29 @@ async fn sustain(engine: &Engine, pipeline: &PipelineId, places: &Semaphore, dea
     Ok(())
 }
 
-/// One pipeline for all runs, as wide as asked for.
-async fn register(db: &Db, width: u32) -> Result<PipelineId> {
-    let name = PipelineId::new(format!("bench-{width}"))?;
-    let spec = stored_spec(name.as_str(), width)?;
-    let digest = format!("bench-{width}");
+/// An engine on this journal and scheduler; the other backends are in memory, where nothing is kept.
+async fn start_engine(journal: Arc<Counted>, scheduler: Arc<dyn Scheduler>) -> Result<Engine> {
+    let objects = Arc::new(MemoryObjectStore::new());
+    let secrets = Arc::new(MemorySecretStore::new());
+    let settings = EngineConfig { max_executions: MAX_EXECUTIONS, ..EngineConfig::default() };
+    Ok(Engine::start(journal, Backends { scheduler, objects, secrets }, settings).await?)
+}
+
+fn start_request(pipeline: &PipelineId) -> Result<StartRun> {
+    Ok(StartRun {
+        namespace: namespace()?,
+        pipeline: pipeline.clone(),
+        version: None,
+        variables: BTreeMap::new(),
+        initiator: Initiator::Token("bench".to_owned()),
+        idempotency_key: None,
+    })
+}
+
+/// One pipeline for all runs.
+async fn register(db: &Db, dag: &Dag) -> Result<PipelineId> {
+    let spec = dag.stored_spec("bench")?;
+    let (name, digest) = (spec.name.clone(), "bench".to_owned());
     let registration = Registration { namespace: namespace()?, spec: Arc::new(spec), digest, expected_version: None };
     db.pipeline_register(registration, "bench", Timestamp::now()).await?;
     Ok(name)

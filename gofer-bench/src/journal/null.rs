@@ -1,31 +1,44 @@
-//! A scheduler that has nothing to do: every execution has run, well, as soon as it was asked for.
+//! Schedulers that keep nothing: one has nothing to do, every execution has run, well, as soon as it was asked for; the other
+//! starts the program, in this process, and waits for it.
 
-use std::sync::{Mutex, PoisonError};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::channel::mpsc;
 use futures::stream::{self, BoxStream};
+use gofer_core::error::ErrorKind;
 use gofer_core::scheduler::{
     ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::{BackendError, ExecutionId};
+use tokio::process::Command;
 
 const DONE: ExecutionState = ExecutionState::Exited { code: 0, oom: false, signal: None };
 
 /// Keeps nothing but the one that watches.
 #[derive(Debug, Default)]
-pub(super) struct NullScheduler {
-    watcher: Mutex<Option<mpsc::UnboundedSender<WatchEvent>>>,
+pub(crate) struct NullScheduler {
+    watcher: Arc<Mutex<Option<mpsc::UnboundedSender<WatchEvent>>>>,
+    spawns: bool,
 }
 
 impl NullScheduler {
-    fn tell(&self, id: &ExecutionId, state: ExecutionState) {
-        let watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(watcher) = watcher.as_ref() {
-            // Whoever has gone away asks for the state when it comes back.
-            let _ = watcher.unbounded_send(WatchEvent { id: id.clone(), state });
+    /// One that starts the programs.
+    pub(crate) fn that_spawns() -> Self {
+        Self { spawns: true, ..Self::default() }
+    }
+
+    fn teller(&self, id: &ExecutionId) -> impl Fn(ExecutionState) + Send + 'static {
+        let (watcher, id) = (self.watcher.clone(), id.clone());
+        move |state| {
+            let watcher = watcher.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(watcher) = watcher.as_ref() {
+                // Whoever has gone away asks for the state when it comes back.
+                let _ = watcher.unbounded_send(WatchEvent { id: id.clone(), state });
+            }
         }
     }
 }
@@ -46,9 +59,24 @@ impl Scheduler for NullScheduler {
         Ok("null".to_owned())
     }
 
-    async fn start(&self, id: &ExecutionId, _: &ExecutionSpec) -> Result<(), BackendError> {
-        self.tell(id, ExecutionState::Running);
-        self.tell(id, DONE);
+    async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
+        let tell = self.teller(id);
+        tell(ExecutionState::Running);
+        match spec.command.split_first() {
+            Some((program, args)) if self.spawns => {
+                let mut command = Command::new(program);
+                command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+                let cannot =
+                    |error| BackendError::new(ErrorKind::Internal, "cannot start the program").with_source(error);
+                let mut child = command.spawn().map_err(cannot)?;
+                // Ends with the program.
+                tokio::spawn(async move {
+                    let ended = child.wait().await.ok().filter(ExitStatus::success);
+                    tell(ended.map_or(ExecutionState::Lost, |_| DONE));
+                });
+            }
+            _ => tell(DONE),
+        }
         Ok(())
     }
 
