@@ -4,7 +4,7 @@
 # nomad_bin            prints the program: $GOFER_TEST_NOMAD_BIN, or `nomad` on the PATH; fails when there is none
 # nomad_start DIR      starts a server that is a client, too, with its data in DIR, on free loopback ports; sets
 #                      NOMAD_ADDRESS, NOMAD_ROOT_TOKEN (may do everything), NOMAD_GOFER_TOKEN (what
-#                      config/nomad/gofer-policy.hcl allows), NOMAD_IMAGE (one that its docker has, if there is docker)
+#                      config/nomad/gofer-policy.hcl allows), NOMAD_IMAGE, NOMAD_USER_IMAGE (that its docker has, if there is docker)
 #                      and NOMAD_SHARED (a directory that every driver's tasks may see: the host volume `gofer-testbed`)
 # nomad_stop DIR       stops it and everything it runs
 #
@@ -110,10 +110,11 @@ nomad_root() {
     done
 }
 
-# Makes a small image with a shell, where there are docker and a static busybox; sets NOMAD_IMAGE, or nothing.
+# Makes a small image with a shell, and the same with another user than root, where there are docker and a static busybox;
+# sets NOMAD_IMAGE and NOMAD_USER_IMAGE, or nothing.
 nomad_image() {
     local dir=$1 busybox program
-    NOMAD_IMAGE=
+    NOMAD_IMAGE='' NOMAD_USER_IMAGE=''
     busybox=$(command -v busybox) && docker info >/dev/null 2>&1 || return 0
     mkdir -p "$dir/bin" "$dir/tmp"
     cp --dereference "$busybox" "$dir/bin/busybox"
@@ -121,9 +122,10 @@ nomad_image() {
         ln -sf busybox "$dir/bin/$program"
     done
     if tar -C "$dir" -c . | docker import - gofer-testbed:1 >/dev/null &&
+        tar -C "$dir" -c . | docker import --change 'USER 1000:1000' - gofer-testbed:1-user >/dev/null &&
         docker run --rm --network=none gofer-testbed:1 /bin/sh -c true >/dev/null 2>&1; then
         # shellcheck disable=SC2034 # for whoever sources this
-        NOMAD_IMAGE=gofer-testbed:1
+        NOMAD_IMAGE=gofer-testbed:1 NOMAD_USER_IMAGE=gofer-testbed:1-user
     fi
 }
 

@@ -104,9 +104,18 @@ fn no_tls() -> rustls::ClientConfig {
 
 /// The image with a shell that the agent's docker has; without one, says that the test is skipped.
 pub(crate) fn image(test: &str) -> Option<String> {
-    let image = std::env::var("GOFER_TEST_NOMAD_IMAGE").ok().filter(|name| !name.is_empty());
+    named(test, "GOFER_TEST_NOMAD_IMAGE")
+}
+
+/// One whose user is 1000, not root.
+pub(crate) fn user_image(test: &str) -> Option<String> {
+    named(test, "GOFER_TEST_NOMAD_USER_IMAGE")
+}
+
+fn named(test: &str, variable: &str) -> Option<String> {
+    let image = std::env::var(variable).ok().filter(|name| !name.is_empty());
     if image.is_none() {
-        conformance::skip("docker", test, "GOFER_TEST_NOMAD_IMAGE names no image with a shell");
+        conformance::skip("docker", test, &format!("{variable} names no image with a shell"));
     }
     image
 }

@@ -136,3 +136,19 @@ async fn docker_runs_what_it_is_given_on_a_real_agent() {
         other => panic!("{other:?}"),
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_whose_user_is_not_root_runs_on_a_real_agent() {
+    const TEST: &str = "an image whose user is not root on a real agent";
+    let Some(agent) = Agent::with_driver(TEST, "docker").await else { return };
+    let Some(name) = agent::user_image(TEST) else { return };
+    let setup = Setup::real(&crate::acl::with_exec(&agent).await, |_| {}).await;
+    let who =
+        image(&name, "while read -r key value _; do [ \"$key\" != Uid: ] || echo \"$value\"; done </proc/self/status");
+    assert_eq!(setup.run(&id("who"), &who).await, exited(0));
+    assert_eq!(setup.stdout(&id("who"), true).await, b"1000\n");
+    lives(&setup, |text| image(&name, text)).await;
+    let mut spec = image(&name, "while sleep 0.1; do :; done");
+    spec.env.insert("SECRET".to_owned(), EnvValue::Secret("value".into()));
+    shell_in(&setup, &spec).await;
+}
