@@ -118,7 +118,7 @@ nomad_image() {
     busybox=$(command -v busybox) && docker info >/dev/null 2>&1 || return 0
     mkdir -p "$dir/bin" "$dir/tmp"
     cp --dereference "$busybox" "$dir/bin/busybox"
-    for program in sh cat env sleep printf head tr grep stty; do
+    for program in sh cat env sleep printf head tr grep stty sha256sum; do
         ln -sf busybox "$dir/bin/$program"
     done
     if tar -C "$dir" -c . | docker import - gofer-testbed:1 >/dev/null &&

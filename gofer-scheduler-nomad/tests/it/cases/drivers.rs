@@ -7,6 +7,7 @@ use gofer_core::scheduler::{
     EnvValue, ExecOutput, ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, Scheduler,
 };
 use gofer_scheduler_nomad::{HostDriver, NomadConfig};
+use sha2::{Digest as _, Sha256};
 
 use crate::agent::{self, Agent};
 use crate::support::{Setup, exited, id, image, script};
@@ -143,11 +144,22 @@ async fn an_image_whose_user_is_not_root_runs_on_a_real_agent() {
     let Some(agent) = Agent::with_driver(TEST, "docker").await else { return };
     let Some(name) = agent::user_image(TEST) else { return };
     let setup = Setup::real(&crate::acl::with_exec(&agent).await, |_| {}).await;
-    let who =
-        image(&name, "while read -r key value _; do [ \"$key\" != Uid: ] || echo \"$value\"; done </proc/self/status");
-    assert_eq!(setup.run(&id("who"), &who).await, exited(0));
-    assert_eq!(setup.stdout(&id("who"), true).await, b"1000\n");
-    lives(&setup, |text| image(&name, text)).await;
+    // What it prints may come too late; what it ends with does not.
+    let user = "while read -r key value _; do [ \"$key\" != Uid: ] || [ \"$value\" != 1000 ] || exit 7; done </proc/self/status";
+    assert_eq!(setup.run(&id("user"), &image(&name, user)).await, exited(7));
+    for (task, value) in [("short", "one\n\t\"two\" $HOME ${x} \\n\n".to_owned()), ("long", "x".repeat(70_000))] {
+        let check = "d=$(printf %s \"$SECRET\" | sha256sum) && [ \"${d%% *}\" = \"$DIGEST\" ] && exit 7";
+        let mut secret = image(&name, check);
+        let digest = Sha256::digest(&value).iter().map(|byte| format!("{byte:02x}")).collect();
+        secret.env.insert("DIGEST".to_owned(), EnvValue::Plain(digest));
+        secret.env.insert("SECRET".to_owned(), EnvValue::Secret(value.into()));
+        assert_eq!(setup.run(&id(task), &secret).await, exited(7), "the {task} secret");
+    }
+    let waits = image(&name, "trap 'exit 0' TERM; while sleep 0.1; do :; done");
+    setup.start(&id("stopped"), &waits).await;
+    setup.running(&id("stopped")).await;
+    setup.scheduler().stop(&id("stopped"), Duration::from_secs(20)).await.expect("stop");
+    assert_eq!(setup.ended(&id("stopped")).await, ExecutionState::Stopped);
     let mut spec = image(&name, "while sleep 0.1; do :; done");
     spec.env.insert("SECRET".to_owned(), EnvValue::Secret("value".into()));
     shell_in(&setup, &spec).await;
