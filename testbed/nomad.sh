@@ -4,7 +4,8 @@
 # nomad_bin            prints the program: $GOFER_TEST_NOMAD_BIN, or `nomad` on the PATH; fails when there is none
 # nomad_start DIR      starts a server that is a client, too, with its data in DIR, on free loopback ports; sets
 #                      NOMAD_ADDRESS, NOMAD_ROOT_TOKEN (may do everything), NOMAD_GOFER_TOKEN (what
-#                      config/nomad/gofer-policy.hcl allows), NOMAD_IMAGE, NOMAD_USER_IMAGE (that its docker has, if there is docker)
+#                      config/nomad/gofer-policy.hcl allows), NOMAD_IMAGE, NOMAD_USER_IMAGE (that its docker has, if there is docker),
+#                      NOMAD_PODMAN_IMAGE (the same, where GOFER_TEST_NOMAD_PLUGINS is a directory with nomad-driver-podman)
 #                      and NOMAD_SHARED (a directory that every driver's tasks may see: the host volume `gofer-testbed`)
 # nomad_stop DIR       stops it and everything it runs
 #
@@ -18,6 +19,22 @@ nomad_bin() {
     else
         command -v nomad
     fi
+}
+
+# The driver podman, which is not part of Nomad.
+nomad_podman() {
+    [ -n "${GOFER_TEST_NOMAD_PLUGINS:-}" ] || return 0
+    cat <<HCL
+plugin_dir = "$GOFER_TEST_NOMAD_PLUGINS"
+plugin "nomad-driver-podman" {
+  config {
+    socket_path = "unix:///run/podman/podman.sock"
+    volumes {
+      enabled = true
+    }
+  }
+}
+HCL
 }
 
 # The machine's real size is not asked for: a test that runs 50 tasks at once wants a place for each.
@@ -86,6 +103,7 @@ plugin "docker" {
     }
   }
 }
+$(nomad_podman)
 acl {
   enabled = true
 }
@@ -110,17 +128,33 @@ nomad_root() {
     done
 }
 
-# Makes a small image with a shell, and the same with another user than root, where there are docker and a static busybox;
-# sets NOMAD_IMAGE and NOMAD_USER_IMAGE, or nothing.
-nomad_image() {
+# Makes a small image with a shell, for podman, where the agent has it; sets NOMAD_PODMAN_IMAGE, or nothing.
+nomad_podman_image() {
+    local dir=$1
+    NOMAD_PODMAN_IMAGE=
+    [ -n "${GOFER_TEST_NOMAD_PLUGINS:-}" ] && nomad_image_root "$dir" || return 0
+    tar -C "$dir" -c . | podman import --quiet - gofer-testbed:1 >/dev/null
+    # shellcheck disable=SC2034 # for whoever sources this
+    NOMAD_PODMAN_IMAGE=localhost/gofer-testbed:1
+}
+
+# Fills the image's root; fails where there is no static busybox.
+nomad_image_root() {
     local dir=$1 busybox program
-    NOMAD_IMAGE='' NOMAD_USER_IMAGE=''
-    busybox=$(command -v busybox) && docker info >/dev/null 2>&1 || return 0
-    mkdir -p "$dir/bin" "$dir/tmp"
+    busybox=$(command -v busybox) || return 1
+    mkdir -p "$dir/bin" "$dir/tmp" "$dir/usr"
     cp --dereference "$busybox" "$dir/bin/busybox"
     for program in sh cat env sleep printf head tr grep stty sha256sum; do
         ln -sf busybox "$dir/bin/$program"
     done
+}
+
+# Makes a small image with a shell, and the same with another user than root, where there are docker and a static busybox;
+# sets NOMAD_IMAGE and NOMAD_USER_IMAGE, or nothing.
+nomad_image() {
+    local dir=$1
+    NOMAD_IMAGE='' NOMAD_USER_IMAGE=''
+    docker info >/dev/null 2>&1 && nomad_image_root "$dir" || return 0
     if tar -C "$dir" -c . | docker import - gofer-testbed:1 >/dev/null &&
         tar -C "$dir" -c . | docker import --change 'USER 1000:1000' - gofer-testbed:1-user >/dev/null &&
         docker run --rm --network=none gofer-testbed:1 /bin/sh -c true >/dev/null 2>&1; then
@@ -139,6 +173,7 @@ nomad_start() {
     mkdir -p "$NOMAD_SHARED"
     chmod 1777 "$NOMAD_SHARED"
     nomad_image "$dir/image"
+    nomad_podman_image "$dir/image"
     for attempt in 1 2 3 4 5; do
         port=$((20000 + RANDOM % 12000))
         nomad_configuration "$dir" "$port" >"$dir/agent.hcl"

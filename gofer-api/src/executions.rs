@@ -65,6 +65,7 @@ impl Executions {
 mod tests {
     use std::sync::Arc;
 
+    use gofer_core::conformance::eventually;
     use gofer_core::conformance::scheduler::host_command;
     use gofer_core::journal::{Journal, NewRun};
     use gofer_core::pipeline::PipelineSpec;
@@ -145,6 +146,11 @@ mod tests {
         assert!(unknown(call("gofer_r_x", report).await));
         gate.scheduler.stop(&id, Duration::ZERO).await.unwrap();
         assert!(call(good, get_run).await.is_ok(), "the scheduler is not asked again");
+        eventually("the execution is over", async || match gate.scheduler.state(&id).await.unwrap() {
+            state if state.is_final() => Ok(()),
+            state => Err(format!("{state:?}")),
+        })
+        .await;
         gate.executions.0.lock().unwrap().clear();
         assert!(unknown(call(good, get_run).await), "the execution is over");
         db.close().await;

@@ -56,6 +56,10 @@ pub struct NomadConfig {
     pub host_driver: HostDriver,
     /// The driver of tasks with an image.
     pub image_driver: ImageDriver,
+    /// The shell that every image has, such as `/bin/sh`. Gofer puts it before tasks' programs, in place of an image's entrypoint
+    /// unless the task names its own: in docker always, so that nothing of their output is lost; in podman for secrets of more than
+    /// 64 KiB. `None` does so only for tasks whose program is a shell.
+    pub image_shell: Option<String>,
     /// Each task gets a token that Nomad signs for it, as its `GOFER_API_TOKEN`, in place of its run's token. Agents must be
     /// of version 1.7 or later.
     pub identity: bool,
@@ -155,6 +159,7 @@ impl Default for NomadConfig {
             job_prefix: "gofer".to_owned(),
             host_driver: HostDriver::Exec,
             image_driver: ImageDriver::Docker,
+            image_shell: None,
             identity: false,
             supervisor: None,
             job_template: None,
@@ -259,6 +264,11 @@ impl NomadConfig {
         }
         if !PRIORITIES.contains(&self.priority) {
             return Some(format!("`priority` is `{}`: must be 1 to 100", self.priority));
+        }
+        if let Some(shell) = self.image_shell.as_ref().filter(|shell| !shell.starts_with('/') || shell.contains('\0')) {
+            return Some(format!(
+                "`image_shell` is `{shell}`: must be an absolute path in every image, such as `/bin/sh`"
+            ));
         }
         if let Some(supervisor) = &self.supervisor {
             if !supervisor.starts_with('/') || supervisor.contains('\0') {

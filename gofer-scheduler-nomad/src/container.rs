@@ -1,6 +1,6 @@
-//! Tasks in docker containers whose program is a shell: what stands before it.
+//! Tasks in containers: the shell that stands before their program.
 //!
-//! Nomad reads a container's output from docker's log. Docker passes a line on when it has ended, replaces bytes that are no
+//! It reads secrets that are too long for a line from their files; and in docker it takes the output past docker's log. Nomad reads a container's output from docker's log. Docker passes a line on when it has ended, replaces bytes that are no
 //! UTF-8, and tells followers of the end without its last words; and Nomad ends its reader as soon as the container has ended,
 //! whatever is still on the way. A shell can do better: it writes into the pipes that Nomad's log collector reads, which lie in
 //! the allocation's directory, as the tasks of `exec` do. It needs nothing that is not in the image, since it is the task's own.
@@ -18,21 +18,35 @@ const TO_PIPES: &str = r#"l=$NOMAD_ALLOC_DIR/logs/.main
 [ -p "$l.stdout.fifo" ] && [ -w "$l.stdout.fifo" ] && [ -p "$l.stderr.fifo" ] && [ -w "$l.stderr.fifo" ] && exec >"$l.stdout.fifo" 2>"$l.stderr.fifo"
 "#;
 
-/// The shell that is the program of a task in a docker container, if it is one.
-pub(crate) fn shell<'a>(config: &NomadConfig, spec: &'a ExecutionSpec) -> Option<&'a str> {
-    let in_docker = spec.image.is_some() && config.image_driver == ImageDriver::Docker;
-    let program = spec.entrypoint.first().or(spec.command.first()).filter(|_| in_docker)?;
-    let name = program.rsplit('/').next().unwrap_or(program);
-    SHELLS.contains(&name).then_some(program)
+/// The shell that goes before the program of a task in a container: the program itself if it is one, else the one that every image
+/// is said to have. Of a task that leaves its program to the image, nobody knows it.
+pub(crate) fn shell<'a>(config: &'a NomadConfig, spec: &'a ExecutionSpec) -> Option<&'a str> {
+    let program = spec.entrypoint.first().or(spec.command.first()).filter(|_| spec.image.is_some())?;
+    if is_shell(program) { Some(program) } else { config.image_shell.as_deref() }
 }
 
-/// What to run in place of a task's entrypoint and command: the same shell once more, and then they.
-pub(crate) fn wrapped(shell: &str, spec: &ExecutionSpec, packed: Option<&Packed>) -> (Vec<String>, Vec<String>) {
-    let from_files = packed.map(|packed| packed.from_files.as_slice()).unwrap_or_default();
-    let script = format!("{TO_PIPES}{}", secrets::shell_script(from_files));
-    let before = [shell, "-c", &script, "gofer"].map(str::to_owned);
+fn is_shell(program: &str) -> bool {
+    SHELLS.contains(&program.rsplit('/').next().unwrap_or(program))
+}
+
+/// What to run in place of a task's entrypoint and command: the shell, and then they; as they are, where there is nothing for a shell
+/// to do. The image's own entrypoint stays before a command that is a shell; before any other it would have to know what to do with one.
+pub(crate) fn wrapped(
+    config: &NomadConfig,
+    spec: &ExecutionSpec,
+    packed: Option<&Packed>,
+) -> (Vec<String>, Vec<String>) {
     let (mut entrypoint, mut command) = (spec.entrypoint.clone(), spec.command.clone());
-    let first = if entrypoint.is_empty() { &mut command } else { &mut entrypoint };
+    let from_files = packed.map(|packed| packed.from_files.as_slice()).unwrap_or_default();
+    // Podman's log has everything.
+    let to_pipes = if config.image_driver == ImageDriver::Docker { TO_PIPES } else { "" };
+    let Some(shell) = shell(config, spec).filter(|_| !to_pipes.is_empty() || !from_files.is_empty()) else {
+        return (entrypoint, command);
+    };
+    let script = format!("{to_pipes}{}", secrets::shell_script(from_files));
+    let before = [shell, "-c", &script, "gofer"].map(str::to_owned);
+    let by_the_image = entrypoint.is_empty() && command.first().is_some_and(|program| is_shell(program));
+    let first = if by_the_image { &mut command } else { &mut entrypoint };
     first.splice(0..0, before);
     (entrypoint, command)
 }

@@ -149,6 +149,15 @@ impl Session {
                 Said::Stderr(data) => stderr.extend_from_slice(&data),
                 Said::Closed(reason) if reason.contains(NOT_STARTED) => return Ok(None),
                 Said::Closed(reason) => return Err(refusal(&self.id, &reason)),
+                // Our script says its word before anything else, and does not end well without it.
+                Said::Exited(0) if seen.is_empty() && stderr.is_empty() => {
+                    let message = format!(
+                        "no answer came of the command in `{}`: its node lost it before it began, or what it said; look whether \
+                         it ran, and try again",
+                        self.id
+                    );
+                    return error(ErrorKind::Unavailable, message);
+                }
                 Said::Exited(code) => {
                     seen.extend_from_slice(&stderr);
                     let mut text = String::from_utf8_lossy(&seen).trim().to_owned();

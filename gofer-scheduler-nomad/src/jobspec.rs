@@ -209,7 +209,7 @@ fn main_task(
     let kept = task.get("Driver").is_some_and(|kept| kept == driver);
     let mut settings = task.get("Config").filter(|_| kept).map(object).unwrap_or_default();
     settings.extend(driver_settings(config, spec, packed)?);
-    if container::shell(config, spec).is_some() {
+    if config.image_driver == ImageDriver::Docker && container::shell(config, spec).is_some() {
         // Process 1 of a container ignores the signals that it sends itself, and adopts what others leave behind.
         settings.entry("init").or_insert(json!(true));
     }
@@ -307,10 +307,7 @@ fn driver_settings(
         return Ok(settings);
     };
     settings.insert("image".into(), json!(config_literal(image)));
-    let (entrypoint, command) = match container::shell(config, spec) {
-        Some(shell) => container::wrapped(shell, spec, packed),
-        None => (spec.entrypoint.clone(), spec.command.clone()),
-    };
+    let (entrypoint, command) = container::wrapped(config, spec, packed);
     if !entrypoint.is_empty() {
         settings.insert("entrypoint".into(), words(&entrypoint));
     }

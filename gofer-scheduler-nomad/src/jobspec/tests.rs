@@ -248,10 +248,44 @@ fn a_shell_in_docker_writes_to_nomads_pipes_by_itself() {
 }
 
 #[test]
+fn the_shell_of_every_image_goes_before_any_program() {
+    let config = NomadConfig { image_shell: Some("/bin/sh".to_owned()), ..NomadConfig::default() };
+    let of = |image: Option<&str>, entrypoint: &[&str], command: &[&str]| {
+        let entrypoint = entrypoint.iter().map(|&word| word.to_owned()).collect();
+        let spec = ExecutionSpec { image: image.map(str::to_owned), entrypoint, ..spec(command) };
+        main_of(&prepare(&config, &json!({}), "gofer-x", &id(), &spec).job)["Config"].clone()
+    };
+    let words = |settings: &Value| {
+        let words = settings["entrypoint"].as_array().unwrap().clone();
+        assert!(words[2].as_str().unwrap().contains("fifo"), "{words:?}");
+        [&words[..2], &words[3..]].concat()
+    };
+    let command = of(Some("app:1"), &[], &["make", "all"]);
+    assert_eq!(words(&command), ["/bin/sh", "-c", "gofer"], "in place of the image's entrypoint");
+    assert_eq!((&command["command"], &command["args"]), (&json!("make"), &json!(["all"])));
+    let entrypoint = of(Some("app:1"), &["python"], &["x.py"]);
+    assert_eq!(words(&entrypoint), ["/bin/sh", "-c", "gofer", "python"]);
+    assert_eq!((&entrypoint["command"], &entrypoint["init"]), (&json!("x.py"), &json!(true)));
+    let script = of(Some("app:1"), &[], &["bash", "-c", "make"]);
+    assert_eq!((&script["entrypoint"], &script["command"]), (&Value::Null, &json!("bash")), "a shell of the task's");
+    let unknown = of(Some("app:1"), &[], &[]);
+    assert_eq!((&unknown["entrypoint"], &unknown["init"]), (&Value::Null, &Value::Null), "the image's own command");
+    assert_eq!(of(None, &[], &["make"])["command"], "make", "no image");
+    let relative = NomadConfig { image_shell: Some("sh".to_owned()), ..NomadConfig::default() };
+    assert!(relative.validate().unwrap_err().message.contains("`image_shell` is `sh`: must be an absolute path"));
+}
+
+#[test]
 fn a_long_secret_goes_through_the_shell_of_an_image() {
     let mut long = ExecutionSpec { image: Some("app:1".into()), ..spec(&["/bin/sh", "-c", "make"]) };
     long.env.insert("A".into(), EnvValue::Secret("canary".repeat(11_000).into()));
     let job = job(json!({}), &long);
     let script = main_of(&job)["Config"]["args"][1].as_str().unwrap();
     assert!(script.contains("gofer-0") && !job.to_string().contains("canary"), "{script}");
+    let podman = NomadConfig { image_driver: ImageDriver::Podman, ..NomadConfig::default() };
+    let podman = prepare(&podman, &json!({}), "gofer-x", &id(), &long).job;
+    let settings = &main_of(&podman)["Config"];
+    let script = settings["args"][1].as_str().unwrap();
+    assert!(script.contains("gofer-0") && !script.contains("fifo"), "podman's log has everything: {script}");
+    assert_eq!(settings["init"], Value::Null, "it needs a program on the node");
 }

@@ -107,6 +107,11 @@ pub(crate) fn image(test: &str) -> Option<String> {
     named(test, "GOFER_TEST_NOMAD_IMAGE")
 }
 
+/// The same for podman.
+pub(crate) fn podman_image(test: &str) -> Option<String> {
+    named(test, "GOFER_TEST_NOMAD_PODMAN_IMAGE")
+}
+
 /// One whose user is 1000, not root.
 pub(crate) fn user_image(test: &str) -> Option<String> {
     named(test, "GOFER_TEST_NOMAD_USER_IMAGE")

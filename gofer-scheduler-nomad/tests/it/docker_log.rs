@@ -1,9 +1,8 @@
 //! Tasks in docker containers whose program is no shell: their output goes through docker's log, and Nomad's reader of it. The
 //! contract holds but for the cases below, which are named with what does not hold in `docs/src/nomad.md`.
 
-use gofer_core::conformance::{run_case, say_skipped, scheduler as suite};
-
 use crate::isolated::Isolated;
+use crate::partly::{every_case_is_named, held, not_held};
 
 const TEST: &str = "conformance of the nomad scheduler with docker and any program";
 /// Docker passes a line on when it has ended.
@@ -19,50 +18,16 @@ const FIRST: &str = "no signal of its own ends process 1";
 /// Of any other program nobody knows whether there is a shell beside it.
 const LONG_SECRET: &str = "a secret of more than 64 KiB needs a shell, and is refused";
 
-/// Where the suite lists its cases.
-const SUITE: &str = include_str!("../../../gofer-core/src/conformance/scheduler/mod.rs");
-
 /// It has the capability.
 const UNASKED: &str = "it is about schedulers that cannot run commands in executions";
 
-macro_rules! held {
-    ($($module:ident { $($case:ident)+ })+) => {
-        const HELD: &[&str] = &[$($(stringify!($case)),+),+];
-        $($(
-            #[tokio::test(flavor = "multi_thread")]
-            async fn $case() {
-                let Some(mut harness) = Isolated::docker_with_any_program(TEST).await else { return };
-                run_case(stringify!($case), suite::$module::$case(&mut harness)).await;
-            }
-        )+)+
-    };
-}
-
-macro_rules! not_held {
-    ($($why:ident: $($case:ident)+;)+) => {
-        const NOT_HELD: &[(&str, &str)] = &[$($((stringify!($case), $why)),+),+];
-    };
-}
-
-/// A case that is added to the suite is held here, too, or has a reason.
 #[test]
 fn every_case_is_held_or_is_named_with_its_reason() {
-    let (_, list) = SUITE.split_once("[$($factory)+] scheduler\n").expect("the suite's list");
-    let (list, _) = list.split_once("\n        }\n    };").expect("its end");
-    let listed: Vec<&str> =
-        list.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains(['{', '}'])).collect();
-    for case in &listed {
-        let held = HELD.iter().filter(|held| *held == case).count();
-        let named = NOT_HELD.iter().filter(|(named, _)| named == case).count();
-        assert_eq!(held + named, 1, "`{case}` is held {held} times and named {named} times");
-    }
-    assert_eq!(listed.len(), HELD.len() + NOT_HELD.len(), "a case that the suite does not have");
-    for (case, why) in NOT_HELD {
-        say_skipped(&format!("docker, any program: {case}"), why);
-    }
+    every_case_is_named("docker, any program", HELD, NOT_HELD);
 }
 
 held! {
+    Isolated::docker_with_any_program(TEST);
     lifecycle {
         check_says_what_was_found_in_one_line
         capabilities_are_constant

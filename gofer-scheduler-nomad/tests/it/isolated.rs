@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use gofer_core::conformance::Harness;
 use gofer_core::conformance::scheduler::{SchedulerHarness, ShellWorkloads, Workloads};
 use gofer_core::scheduler::{ExecutionSpec, Scheduler};
-use gofer_scheduler_nomad::HostDriver;
+use gofer_scheduler_nomad::{HostDriver, ImageDriver};
 use tempfile::TempDir;
 
 use crate::agent::{self, Agent, skip};
@@ -31,12 +31,17 @@ impl Isolated {
         let agent = Agent::with_driver(test, "exec").await?;
         // Not the first process of a namespace: that one no signal of its own ends.
         let config = "command = \"true\"\n pid_mode = \"host\"";
-        Self::open(test, &agent, job("exec", config), Volume::new).await
+        Self::open(test, &agent, ImageDriver::Docker, job("exec", config), Volume::new).await
     }
 
     /// With docker, each workload being what its image's shell runs.
     pub(crate) async fn docker(test: &str) -> Option<Self> {
-        Self::in_image(test, |image, spec| ExecutionSpec { image: Some(image.to_owned()), ..spec }).await
+        Self::in_image(test, ImageDriver::Docker, by_its_shell).await
+    }
+
+    /// The same with podman.
+    pub(crate) async fn podman(test: &str) -> Option<Self> {
+        Self::in_image(test, ImageDriver::Podman, by_its_shell).await
     }
 
     /// With docker, each workload being what a program runs that Gofer does not know for a shell.
@@ -47,21 +52,29 @@ impl Isolated {
             }
             ExecutionSpec { image: Some(image.to_owned()), ..spec }
         };
-        Self::in_image(test, busybox).await
+        Self::in_image(test, ImageDriver::Docker, busybox).await
     }
 
-    async fn in_image(test: &str, change: fn(&str, ExecutionSpec) -> ExecutionSpec) -> Option<Self> {
-        let agent = Agent::with_driver(test, "docker").await?;
-        let image = agent::image(test)?;
+    async fn in_image(
+        test: &str,
+        driver: ImageDriver,
+        change: fn(&str, ExecutionSpec) -> ExecutionSpec,
+    ) -> Option<Self> {
+        let agent = Agent::with_driver(test, driver.as_str()).await?;
+        let image = match driver {
+            ImageDriver::Docker => agent::image(test)?,
+            ImageDriver::Podman => agent::podman_image(test)?,
+        };
         let config = "image = \"set-by-gofer\"\n network_mode = \"none\"";
         let volume =
             |shared: &str| Volume { change: Box::new(move |spec| change(&image, spec)), ..Volume::new(shared) };
-        Self::open(test, &agent, job("docker", config), volume).await
+        Self::open(test, &agent, driver, job(driver.as_str(), config), volume).await
     }
 
     async fn open(
         test: &str,
         agent: &Agent,
+        image_driver: ImageDriver,
         job: impl Fn(&str) -> String,
         volume: impl FnOnce(&str) -> Volume,
     ) -> Option<Self> {
@@ -76,11 +89,16 @@ impl Isolated {
         let agent = agent.with_token(&agent.root_token);
         let setup = Setup::real(&agent, |nomad| {
             nomad.host_driver = HostDriver::Exec;
+            nomad.image_driver = image_driver;
             nomad.job_template = Some(path);
         })
         .await;
         Some(Self { setup, workloads: volume(&shared), _template: template })
     }
+}
+
+fn by_its_shell(image: &str, spec: ExecutionSpec) -> ExecutionSpec {
+    ExecutionSpec { image: Some(image.to_owned()), ..spec }
 }
 
 /// A job for this driver with the volume at the same place as outside.

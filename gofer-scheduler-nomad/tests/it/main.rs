@@ -9,6 +9,8 @@ mod docker_log;
 mod fake;
 mod isolated;
 mod parity;
+mod partly;
+mod podman;
 mod proxy;
 mod secrets;
 mod supervised;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use gofer_core::ErrorKind;
 use gofer_core::scheduler::{
     EnvValue, ExecOutput, ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, Scheduler,
 };
@@ -46,8 +47,16 @@ async fn shell_in(setup: &Setup, spec: &ExecutionSpec) {
     setup.start(&id("shell"), spec).await;
     setup.running(&id("shell")).await;
     let open = async |script: &str| {
-        let command = ["sh", "-c", script].map(str::to_owned).to_vec();
-        scheduler.exec(&id("shell"), ExecRequest { command, terminal: None }).await.expect("exec")
+        let command: Vec<String> = ["sh", "-c", script].map(str::to_owned).to_vec();
+        // With many containers at once docker loses one now and then.
+        gofer_core::conformance::eventually("a command begins", async || {
+            match scheduler.exec(&id("shell"), ExecRequest { command: command.clone(), terminal: None }).await {
+                Ok(session) => Ok(session),
+                Err(error) if error.kind == ErrorKind::Unavailable => Err(error.to_string()),
+                Err(error) => panic!("{error}"),
+            }
+        })
+        .await
     };
     let run = async |script: &str| {
         let ExecSession { input: _input, output } = open(script).await;
@@ -136,6 +145,31 @@ async fn docker_runs_what_it_is_given_on_a_real_agent() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// Without the shell, most of this does not hold of such a program; see `docker_log.rs`.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_program_of_an_image_runs_behind_its_shell_on_a_real_agent() {
+    const TEST: &str = "any program behind the shell of its image on a real agent";
+    let Some(agent) = Agent::with_driver(TEST, "docker").await else { return };
+    let Some(name) = agent::image(TEST) else { return };
+    let setup = Setup::real(&agent, |config| config.image_shell = Some("/bin/sh".to_owned())).await;
+    let busybox = |text: &str| {
+        let mut spec = image(&name, text);
+        spec.command.splice(0..1, ["/bin/busybox", "sh"].map(str::to_owned));
+        spec
+    };
+    lives(&setup, busybox).await;
+    let mut last = busybox("printf '\\377%s' \"$SECRET\"; echo err >&2");
+    let value = "x".repeat(70_000);
+    last.env.insert("SECRET".to_owned(), EnvValue::Secret(value.clone().into()));
+    assert_eq!(setup.run(&id("last"), &last).await, exited(0));
+    let output = setup.stdout(&id("last"), true).await;
+    assert_eq!(
+        output,
+        [&b"\xff"[..], value.as_bytes()].concat(),
+        "no UTF-8, no newline, a long secret, and over at once"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
