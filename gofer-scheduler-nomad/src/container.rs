@@ -1,9 +1,10 @@
 //! Tasks in containers: the shell that stands before their program.
 //!
-//! It reads secrets that are too long for a line from their files; and in docker it takes the output past docker's log. Nomad reads a container's output from docker's log. Docker passes a line on when it has ended, replaces bytes that are no
-//! UTF-8, and tells followers of the end without its last words; and Nomad ends its reader as soon as the container has ended,
-//! whatever is still on the way. A shell can do better: it writes into the pipes that Nomad's log collector reads, which lie in
-//! the allocation's directory, as the tasks of `exec` do. It needs nothing that is not in the image, since it is the task's own.
+//! It reads secrets that are too long for a line from their files; and in docker it takes the output past docker's log. Nomad
+//! reads a container's output from there, and docker passes a line on when it has ended, replaces bytes that are no UTF-8, and tells
+//! followers of the end without its last words; and Nomad ends its reader as soon as the container has ended, whatever is still on
+//! the way. A shell can do better: it writes into the pipes that Nomad's log collector reads, which lie in the allocation's
+//! directory, as the tasks of `exec` do. It needs nothing that is not in the image.
 
 use gofer_core::scheduler::ExecutionSpec;
 

@@ -88,7 +88,7 @@ pub(crate) fn pack(job_id: &str, values: &[(&str, &SecretString)], shell: Shell)
         } else {
             return Err(format!(
                 "variable `{name}` holds a secret of {} bytes, and nomad gives a container secrets up to {LINE_BYTES} \
-                 bytes; put it into an object, or let the task read it itself",
+                 bytes unless a shell is its program (or `image_shell` is set); put it into an object, or let the task read it itself",
                 value.len()
             ));
         }
