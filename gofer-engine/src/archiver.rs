@@ -13,6 +13,7 @@ use gofer_core::object_store::{ByteStream, PutOptions};
 use gofer_core::run::LogState;
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 
 use crate::archive::Writer;
 use crate::backoff::Backoff;
@@ -24,6 +25,8 @@ use crate::machine::ACTOR;
 
 /// Logs archived at the same time: each is a stream of at most a few hundred KiB in memory.
 const AT_ONCE: usize = 8;
+/// Batches under way: a log that takes minutes is in one of them, and the others do not wait for it.
+const BATCHES: usize = 4;
 /// Records written at the same time: those that come together become one transaction.
 const RECORDS: usize = 64;
 const PAGE: usize = 100;
@@ -74,10 +77,14 @@ impl Queue {
 pub(crate) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Finished>) {
     let mut backoff = Backoff::new(("archiver", &shared.config.server_id));
     let mut batch: Vec<Finished> = Vec::new();
+    let mut again: Vec<Finished> = Vec::new();
+    let mut under_way: JoinSet<Vec<Finished>> = JoinSet::new();
     loop {
         let more = async {
-            if batch.is_empty() {
-                inbox.recv_many(&mut batch, PAGE).await;
+            if again.is_empty() {
+                if batch.is_empty() {
+                    inbox.recv_many(&mut batch, PAGE).await;
+                }
                 tokio::time::sleep(DELAY).await;
             } else {
                 backoff.wait().await;
@@ -85,19 +92,31 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Finished>
         };
         tokio::select! {
             biased;
-            () = shared.stop.cancelled() => return,
-            () = more => {}
+            () = shared.stop.cancelled() => break,
+            Some(ended) = under_way.join_next() => {
+                match ended {
+                    Ok(failed) if failed.is_empty() => backoff.reset(),
+                    Ok(failed) => again.extend(failed),
+                    Err(error) => {
+                        tracing::error!(%error, "a part of the archiver failed");
+                        shared.archive.look();
+                    }
+                }
+                continue;
+            }
+            () = more, if under_way.len() < BATCHES => {}
         }
+        batch.append(&mut again);
         while batch.len() < QUEUE
             && let Ok(finished) = inbox.try_recv()
         {
             batch.push(finished);
         }
-        batch = archive_all(&shared, std::mem::take(&mut batch)).await;
-        if batch.is_empty() {
-            backoff.reset();
-        }
+        let (shared, batch) = (shared.clone(), std::mem::take(&mut batch));
+        under_way.spawn(async move { archive_all(&shared, batch).await });
     }
+    // Each ends with its last moments.
+    while under_way.join_next().await.is_some() {}
 }
 
 /// Archives what was left behind, for as long as this server leads: first all there is, then what nobody can be at.

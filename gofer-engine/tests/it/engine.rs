@@ -14,7 +14,7 @@ use gofer_core::run::{
 };
 use gofer_core::scheduler::{ExecutionState, LogCursor, Scheduler, SchedulerCapabilities};
 use gofer_core::secret_store::SecretStore;
-use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore};
+use gofer_core::testing::{Faults, Faulty, MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore};
 use gofer_core::{Attempt, ExecutionId, NamespaceId, ObjectKey, RunKey, Timestamp};
 use gofer_engine::{Backends, Engine, EngineConfig, EngineError, StartRun, layout};
 use secrecy::SecretString;
@@ -46,12 +46,15 @@ impl House {
     }
 
     pub(crate) async fn engine_with(&self, config: EngineConfig) -> Engine {
-        let backends = Backends {
+        Engine::start(self.journal.clone(), self.backends(), config).await.unwrap()
+    }
+
+    fn backends(&self) -> Backends {
+        Backends {
             scheduler: Arc::new(self.scheduler.clone()),
             objects: self.objects.clone(),
             secrets: self.secrets.clone(),
-        };
-        Engine::start(self.journal.clone(), backends, config).await.unwrap()
+        }
     }
 
     pub(crate) fn register(&self, spec: PipelineSpec) {
@@ -184,6 +187,28 @@ async fn an_empty_log_is_not_lost_wherever_the_archiver_dies() {
         assert_eq!(known, ExecutionState::NotFound, "it is forgotten in the end");
         engine.shutdown().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_takes_long_holds_up_no_other() {
+    let house = House::new();
+    house.register(pipeline(vec![steps("a", &[], &["print hello"])]));
+    let objects: Arc<dyn ObjectStore> = house.objects.clone();
+    let objects = Arc::new(Faulty::new(objects, 1, Faults::default()));
+    let backends = Backends { objects: objects.clone(), ..house.backends() };
+    let engine = Engine::start(house.journal.clone(), backends, EngineConfig::default()).await.unwrap();
+    objects.set_faults(Faults { latency: Duration::from_secs(50), ..Faults::default() });
+    let slow = house.start(&engine, &[]).await.key;
+    house.complete(&slow).await;
+    // By now it is on its way to the store.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    objects.set_faults(Faults::default());
+    let quick = house.start(&engine, &[]).await.key;
+    house.log_becomes(&first(&quick, "a"), LogState::Archived).await;
+    let log = house.journal.log_state(&first(&slow, "a")).await.unwrap();
+    assert_eq!(log, Some(LogState::Live), "it is still on its way");
+    house.log_becomes(&first(&slow, "a"), LogState::Archived).await;
+    engine.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]
