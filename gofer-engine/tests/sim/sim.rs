@@ -26,7 +26,7 @@ use crate::server::{Remains, Server};
 use crate::world::{MS, SECOND, World, lock};
 
 /// Everything must be over by then.
-const LONGEST: i64 = 900 * SECOND;
+const LONGEST: i64 = 3_600 * SECOND;
 /// A server alone is looked at this often.
 const STEP: i64 = 500 * MS;
 
@@ -122,7 +122,7 @@ impl Sim {
                 return;
             }
         }
-        self.remains.world.violate(|| format!("not over after 15 minutes: {}", self.leftovers()));
+        self.remains.world.violate(|| format!("not over after an hour: {}", self.leftovers()));
     }
 
     fn boot(&mut self) {
