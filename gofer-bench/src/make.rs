@@ -57,13 +57,14 @@ async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Sha
         for (samples, jobs) in makes.iter_mut().zip(jobs) {
             keep(samples, time(Command::new("make").arg(jobs).arg("-f").arg(&files.makefile))?);
         }
-        if let Some(parts) = &mut parts {
-            parts.round(keep).await?;
-        }
         keep(&mut local, time(Command::new(&bench.gofer).arg("local").arg(&files.spec).env("TMPDIR", &bench.dir))?);
         let start = Instant::now();
         server.finish(server.start_run(&pipeline, None).await?).await?;
         keep(&mut remote, start.elapsed().as_secs_f64() * 1e3);
+        // After it: these archive their logs a moment later, too.
+        if let Some(parts) = &mut parts {
+            parts.round(keep).await?;
+        }
         // What the server does later is not to cost the next sample, which is make's; nor is the pause: it runs warm, as the others.
         tokio::time::sleep(ARCHIVED).await;
         time(Command::new("make").arg("-f").arg(&files.makefile))?;
