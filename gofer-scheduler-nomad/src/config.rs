@@ -265,13 +265,13 @@ impl NomadConfig {
         if !PRIORITIES.contains(&self.priority) {
             return Some(format!("`priority` is `{}`: must be 1 to 100", self.priority));
         }
-        if let Some(shell) = self.image_shell.as_ref().filter(|shell| !shell.starts_with('/') || shell.contains('\0')) {
+        if let Some(shell) = self.image_shell.as_ref().filter(|shell| !is_absolute(shell)) {
             return Some(format!(
                 "`image_shell` is `{shell}`: must be an absolute path in every image, such as `/bin/sh`"
             ));
         }
         if let Some(supervisor) = &self.supervisor {
-            if !supervisor.starts_with('/') || supervisor.contains('\0') {
+            if !is_absolute(supervisor) {
                 return Some(format!("`supervisor` is `{supervisor}`: must be an absolute path on the nodes"));
             }
             if !self.identity {
@@ -321,6 +321,11 @@ impl NomadConfig {
 
 fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::from))
+}
+
+/// Whether it is a path that means the same wherever the process is.
+fn is_absolute(path: &str) -> bool {
+    path.starts_with('/') && !path.contains('\0')
 }
 
 #[cfg(test)]

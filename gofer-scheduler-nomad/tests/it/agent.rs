@@ -104,23 +104,23 @@ fn no_tls() -> rustls::ClientConfig {
 
 /// The image with a shell that the agent's docker has; without one, says that the test is skipped.
 pub(crate) fn image(test: &str) -> Option<String> {
-    named(test, "GOFER_TEST_NOMAD_IMAGE")
+    named("docker", test, "GOFER_TEST_NOMAD_IMAGE")
 }
 
 /// The same for podman.
 pub(crate) fn podman_image(test: &str) -> Option<String> {
-    named(test, "GOFER_TEST_NOMAD_PODMAN_IMAGE")
+    named("podman", test, "GOFER_TEST_NOMAD_PODMAN_IMAGE")
 }
 
 /// One whose user is 1000, not root.
 pub(crate) fn user_image(test: &str) -> Option<String> {
-    named(test, "GOFER_TEST_NOMAD_USER_IMAGE")
+    named("docker", test, "GOFER_TEST_NOMAD_USER_IMAGE")
 }
 
-fn named(test: &str, variable: &str) -> Option<String> {
+fn named(driver: &str, test: &str, variable: &str) -> Option<String> {
     let image = std::env::var(variable).ok().filter(|name| !name.is_empty());
     if image.is_none() {
-        conformance::skip("docker", test, &format!("{variable} names no image with a shell"));
+        conformance::skip(driver, test, &format!("{variable} names no image with a shell"));
     }
     image
 }

@@ -2,7 +2,7 @@
 //! contract holds but for the cases below, which are named with what does not hold in `docs/src/nomad.md`.
 
 use crate::isolated::Isolated;
-use crate::partly::{every_case_is_named, held, not_held};
+use crate::partly::{FIRST, UNASKED, held, not_held};
 
 const TEST: &str = "conformance of the nomad scheduler with docker and any program";
 /// Docker passes a line on when it has ended.
@@ -13,18 +13,8 @@ const LAST: &str = "docker and nomad lose the last words of a container";
 const BYTES: &str = "docker's log holds text";
 /// Docker keeps two files of 2 MB, unless told otherwise.
 const ROTATED: &str = "docker deletes its log before nomad has read it";
-/// The first process of a namespace.
-const FIRST: &str = "no signal of its own ends process 1";
 /// Of any other program nobody knows whether there is a shell beside it.
 const LONG_SECRET: &str = "a secret of more than 64 KiB needs a shell, and is refused";
-
-/// It has the capability.
-const UNASKED: &str = "it is about schedulers that cannot run commands in executions";
-
-#[test]
-fn every_case_is_held_or_is_named_with_its_reason() {
-    every_case_is_named("docker, any program", HELD, NOT_HELD);
-}
 
 held! {
     Isolated::docker_with_any_program(TEST);
@@ -84,6 +74,7 @@ held! {
 }
 
 not_held! {
+    "docker, any program";
     UNENDED:
         start_of_a_running_execution_does_nothing
         removing_what_has_not_finished_is_invalid_and_changes_nothing

@@ -13,7 +13,7 @@ use gofer_scheduler_nomad::{HostDriver, ImageDriver};
 use tempfile::TempDir;
 
 use crate::agent::{self, Agent, skip};
-use crate::support::Setup;
+use crate::support::{Setup, by_busybox};
 
 /// The volume of `testbed/nomad.sh`.
 const VOLUME: &str = "gofer-testbed";
@@ -46,13 +46,7 @@ impl Isolated {
 
     /// With docker, each workload being what a program runs that Gofer does not know for a shell.
     pub(crate) async fn docker_with_any_program(test: &str) -> Option<Self> {
-        let busybox = |image: &str, mut spec: ExecutionSpec| {
-            if spec.command[0] == "/bin/sh" {
-                spec.command.splice(0..1, ["/bin/busybox", "sh"].map(str::to_owned));
-            }
-            ExecutionSpec { image: Some(image.to_owned()), ..spec }
-        };
-        Self::in_image(test, ImageDriver::Docker, busybox).await
+        Self::in_image(test, ImageDriver::Docker, |image, spec| by_its_shell(image, by_busybox(spec))).await
     }
 
     async fn in_image(

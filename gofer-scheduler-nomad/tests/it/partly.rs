@@ -5,6 +5,11 @@ use gofer_core::conformance::say_skipped;
 /// Where the suite lists its cases.
 const SUITE: &str = include_str!("../../../gofer-core/src/conformance/scheduler/mod.rs");
 
+/// The first process of a namespace.
+pub(crate) const FIRST: &str = "no signal of its own ends process 1";
+/// They have the capability.
+pub(crate) const UNASKED: &str = "it is about schedulers that cannot run commands in executions";
+
 macro_rules! held {
     ($harness:expr; $($module:ident { $($case:ident)+ })+) => {
         const HELD: &[&str] = &[$($(stringify!($case)),+),+];
@@ -20,9 +25,13 @@ macro_rules! held {
 }
 pub(crate) use held;
 
+/// What is missing, of what; goes with a list of what is held.
 macro_rules! not_held {
-    ($($why:ident: $($case:ident)+;)+) => {
-        const NOT_HELD: &[(&str, &str)] = &[$($((stringify!($case), $why)),+),+];
+    ($what:expr; $($why:ident: $($case:ident)+;)+) => {
+        #[test]
+        fn every_case_is_held_or_is_named_with_its_reason() {
+            crate::partly::every_case_is_named($what, HELD, &[$($((stringify!($case), $why)),+),+]);
+        }
     };
 }
 pub(crate) use not_held;

@@ -2,20 +2,11 @@
 //! `docs/src/nomad.md`.
 
 use crate::isolated::Isolated;
-use crate::partly::{every_case_is_named, held, not_held};
+use crate::partly::{FIRST, UNASKED, held, not_held};
 
 const TEST: &str = "conformance of the nomad scheduler with podman";
-/// The first process of a namespace; the driver's `init` needs a program on the node.
-const FIRST: &str = "no signal of its own ends process 1";
 /// It copies the input to podman, and keeps its side open when the input has ended.
 const INPUT: &str = "the driver tells no command that its input has ended";
-/// It has the capability.
-const UNASKED: &str = "it is about schedulers that cannot run commands in executions";
-
-#[test]
-fn every_case_is_held_or_is_named_with_its_reason() {
-    every_case_is_named("podman", HELD, NOT_HELD);
-}
 
 held! {
     Isolated::podman(TEST);
@@ -95,6 +86,7 @@ held! {
 }
 
 not_held! {
+    "podman";
     FIRST: death_by_signal_is_reported;
     INPUT:
         a_command_runs_beside_the_execution

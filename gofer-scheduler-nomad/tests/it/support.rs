@@ -187,6 +187,14 @@ pub(crate) fn image(name: &str, text: &str) -> ExecutionSpec {
     ExecutionSpec { image: Some(name.to_owned()), ..script(text, []) }
 }
 
+/// The same by a program that Gofer does not know for a shell.
+pub(crate) fn by_busybox(mut spec: ExecutionSpec) -> ExecutionSpec {
+    if spec.command[0] == "/bin/sh" {
+        spec.command.splice(0..1, ["/bin/busybox", "sh"].map(str::to_owned));
+    }
+    spec
+}
+
 pub(crate) fn exited(code: i32) -> ExecutionState {
     ExecutionState::Exited { code, oom: false, signal: None }
 }

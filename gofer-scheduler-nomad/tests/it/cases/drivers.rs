@@ -11,7 +11,7 @@ use gofer_scheduler_nomad::{HostDriver, NomadConfig};
 use sha2::{Digest as _, Sha256};
 
 use crate::agent::{self, Agent};
-use crate::support::{Setup, exited, id, image, script};
+use crate::support::{Setup, by_busybox, exited, id, image, script};
 
 /// Ends, prints a secret of several lines, is stopped.
 async fn lives(setup: &Setup, spec: impl Fn(&str) -> ExecutionSpec) {
@@ -154,11 +154,7 @@ async fn any_program_of_an_image_runs_behind_its_shell_on_a_real_agent() {
     let Some(agent) = Agent::with_driver(TEST, "docker").await else { return };
     let Some(name) = agent::image(TEST) else { return };
     let setup = Setup::real(&agent, |config| config.image_shell = Some("/bin/sh".to_owned())).await;
-    let busybox = |text: &str| {
-        let mut spec = image(&name, text);
-        spec.command.splice(0..1, ["/bin/busybox", "sh"].map(str::to_owned));
-        spec
-    };
+    let busybox = |text: &str| by_busybox(image(&name, text));
     lives(&setup, busybox).await;
     let mut last = busybox("printf '\\377%s' \"$SECRET\"; echo err >&2");
     let value = "x".repeat(70_000);
