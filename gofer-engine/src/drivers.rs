@@ -1,6 +1,7 @@
 //! Who drives which run on this server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use gofer_core::journal::Lease;
@@ -18,6 +19,8 @@ pub(crate) struct Drivers {
     running: Mutex<BTreeMap<RunKey, Driver>>,
     /// Runs that are held and cannot be loaded: nobody can drive them, and nobody else need try.
     unreadable: Mutex<BTreeSet<RunKey>>,
+    /// How often something was told that may have missed a driver: one of a run whose insert is not answered yet.
+    missed: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -62,6 +65,24 @@ impl Drivers {
     /// Where to reach the run's driver.
     pub(crate) fn inbox(&self, key: &RunKey) -> Option<Inbox> {
         self.lock().get(key).map(|run| run.inbox.clone())
+    }
+
+    /// Where to reach the run's driver; where there is none, one that is about to begin learns that it missed something.
+    pub(crate) fn reach(&self, key: &RunKey) -> Option<Inbox> {
+        self.inbox(key).or_else(|| {
+            self.miss();
+            self.inbox(key)
+        })
+    }
+
+    /// Something may be told to nobody. A driver that began before this is told itself; one that begins later sees it.
+    pub(crate) fn miss(&self) {
+        self.missed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Changes whenever a driver may have been missed.
+    pub(crate) fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
     }
 
     /// Tells the drivers of these runs. One that is gone has completed its run.

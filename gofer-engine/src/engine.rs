@@ -386,6 +386,7 @@ impl Shared {
         new.at = self.clock.now();
         let until = certain(new.at, self.config.lease_ttl);
         let begun = self.begun_with_insert(&mut new);
+        let missed = self.runs.missed();
         let inserted = match self.journal.insert_run(new).await {
             Ok(inserted) => inserted,
             Err(error) => {
@@ -395,14 +396,20 @@ impl Shared {
                 return Err(error.into());
             }
         };
-        if !inserted.superseded.is_empty() {
-            self.reload(|key| inserted.superseded.contains(key)).await;
+        for superseded in &inserted.superseded {
+            self.tell(superseded, Message::Reload).await;
         }
         match inserted.claimed {
             Some((lease, snapshot)) => {
                 let begun = lock(&begun).take();
                 let known = begun.unwrap_or_else(|| Begun::not(snapshot, self.scheduler.incarnation()));
                 self.begin(lease, Freshness::until(until), Some(known));
+                // Cancelled meanwhile, by a client or a newer run, when there was no driver to tell.
+                if self.runs.missed() != missed
+                    && let Some(driver) = self.runs.inbox(&inserted.run.key)
+                {
+                    driver.tell(Message::Reload).await;
+                }
             }
             None if inserted.new => self.claim_wanted.notify_one(),
             None => {}
@@ -441,7 +448,7 @@ impl Shared {
 
     /// Sends to the run's driver. A run nobody drives yet is claimed: a cancelled one may leave its queue.
     pub(crate) async fn tell(&self, key: &RunKey, message: Message) {
-        match self.runs.inbox(key) {
+        match self.runs.reach(key) {
             Some(driver) => driver.tell(message).await,
             None => self.claim_wanted.notify_one(),
         }
@@ -455,6 +462,7 @@ impl Shared {
 
     /// Lets the drivers of these runs look what is stored.
     pub(crate) async fn reload(&self, of: impl Fn(&RunKey) -> bool) {
+        self.runs.miss();
         self.runs.tell_all(of, || Message::Reload).await;
         self.claim_wanted.notify_one();
     }

@@ -362,6 +362,33 @@ async fn a_newer_run_cancels_the_running_one_if_the_pipeline_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_is_superseded_before_its_insert_is_answered_ends_cancelled() {
+    let house = House::new();
+    let mut spec = pipeline(vec![steps("a", &[], &["wait gate"])]);
+    (spec.parallelism, spec.overlap) = (Some(1), Overlap::CancelRunning);
+    house.register(spec);
+    let stored: Arc<dyn Journal> = house.journal.clone();
+    let journal = Arc::new(Faulty::new(stored, 1, Faults::default()));
+    let engine = Engine::start(journal.clone(), house.backends(), EngineConfig::default()).await.unwrap();
+    // By now it hears the hints of others, and is not about to look at everything.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    journal.set_faults(Faults { latency: Duration::from_secs(10), ..Faults::default() });
+    let (asked, request) = (engine.clone(), house.request(BTreeMap::new()));
+    let one = tokio::spawn(async move { asked.start_run(request).await });
+    while house.journal.runs().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    journal.set_faults(Faults::default());
+    let two = house.start(&engine, &[]).await;
+    assert!(!one.is_finished(), "it is inserted, and its answer still on its way");
+    let one = one.await.unwrap().unwrap();
+    assert_eq!(house.complete(&one.key).await.run.state, RunState::Complete(RunStatus::Cancelled));
+    house.scheduler.release("gate");
+    assert_eq!(house.complete(&two.key).await.run.state, RunState::Complete(RunStatus::Successful));
+    engine.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn retrying_from_the_failed_tasks_reuses_the_rest() {
     let house = House::new();
     house.register(pipeline(vec![

@@ -15,6 +15,8 @@ use crate::world::{SECOND, World, lock};
 /// How long after its end an attempt's end may be recorded while nothing fails: the news, its commit and what was under way
 /// before them may all be slow.
 const LATEST: i64 = 15 * SECOND;
+/// And for each commit that a decision about the whole run is cut into, which it may have to wait for.
+const PER_PIECE: i64 = SECOND;
 
 #[expect(clippy::await_holding_lock, reason = "the journal in memory answers at once, and nothing else runs any more")]
 pub(crate) async fn check(remains: &Remains, starts: usize) {
@@ -134,7 +136,9 @@ impl Case<'_> {
             }
         };
         let late = execution.and_then(|execution| execution.ended_at).map(|at| record.ended_at.0 - at);
-        if self.world.steady && late.is_some_and(|late| late > LATEST) {
+        let pieces = self.run.spec.tasks.len().div_ceil(self.world.max_changes);
+        let latest = LATEST + PER_PIECE * i64::try_from(pieces).expect("few");
+        if self.world.steady && late.is_some_and(|late| late > latest) {
             self.violate(|| format!("attempt {} was seen to end {late:?} microseconds after it had", record.attempt));
         }
         if !right {

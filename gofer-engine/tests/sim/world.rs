@@ -45,6 +45,8 @@ pub(crate) struct World {
     late_inserts: u32,
     /// Nothing fails and nobody dies, so nothing is very late.
     pub(crate) steady: bool,
+    /// Task runs that change in one commit at most.
+    pub(crate) max_changes: usize,
     traced: bool,
 }
 
@@ -61,10 +63,11 @@ struct Inner {
 impl World {
     pub(crate) fn new(seed: u64, plan: &Plan, traced: bool) -> Self {
         let (faults, outages, steady) = (plan.faults, plan.outages.clone(), plan.is_steady());
+        let max_changes = plan.max_changes;
         let rng = Rng::of(seed, "faults");
         let (late, late_inserts) = (Rng::of(seed, "late inserts"), plan.late_inserts);
         let inner = Inner { now: 0, rng, late, calm: false, trace: Vec::new(), violation: None };
-        Self { inner: Mutex::new(inner), faults, outages, late_inserts, steady, traced }
+        Self { inner: Mutex::new(inner), faults, outages, late_inserts, steady, max_changes, traced }
     }
 
     /// The latest instant any part has seen. Servers that run side by side differ by less than a step of the simulation.
