@@ -108,7 +108,11 @@ impl SimJournal {
 impl Journal for SimJournal {
     /// A call that was given up may take effect long after: its connection is gone, and the database still at it.
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
-        let Some(late_ms) = self.link.world.late_insert() else { return self.insert(new).await };
+        let Some(late_ms) = self.link.world.late_insert() else {
+            let inserted = self.insert(new).await;
+            self.link.linger(self.link.world.slow_insert().unwrap_or(0)).await;
+            return inserted;
+        };
         self.link.trace(|| format!("insert_run {} is given up, and takes effect in {late_ms} ms", new.pipeline));
         let journal = self.clone();
         tokio::spawn(async move {

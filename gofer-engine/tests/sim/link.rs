@@ -96,9 +96,14 @@ impl Link {
         if fate.dies_after {
             self.die(what, "after").await;
         }
-        sleep(fate.after_ms).await;
-        self.survive().await;
+        self.linger(fate.after_ms).await;
         if fate.fails_after { Err(unavailable(what).into()) } else { result }
+    }
+
+    /// An answer is on its way.
+    pub(crate) async fn linger(&self, ms: u64) {
+        sleep(ms).await;
+        self.survive().await;
     }
 
     fn fate(&self, part: Part) -> Fate {
@@ -127,7 +132,11 @@ impl Link {
         fate
     }
 
+    /// Unless peace has come since the call began.
     async fn die(&self, what: &str, when: &str) {
+        if self.world.is_calm() {
+            return;
+        }
         self.trace(|| format!("DIES {when} {what}"));
         self.dead.cancel();
         std::future::pending().await

@@ -16,7 +16,7 @@ use crate::world::{MS, Outage, Part, SECOND};
 const MAX_TASKS: u64 = 60;
 
 /// How often calls fail, in a thousand, and how long they take.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Faults {
     /// Calls that answer with an error, half of them after they took effect.
     pub(crate) error: u32,
@@ -84,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) max_changes: usize,
     /// Inserts, in a thousand, that fail and take effect all the same, long after.
     pub(crate) late_inserts: u32,
+    /// Inserts, in a thousand, that are answered long after they took effect.
+    pub(crate) slow_inserts: u32,
     pub(crate) lease_ttl: Duration,
 }
 
@@ -103,7 +105,7 @@ impl Plan {
         let mut pieces = Rng::of(seed, "pieces");
         let late_inserts = Rng::of(seed, "late").pick(&[0, 0, 100, 300]);
         let skews = lives.iter().map(|_| skew(&mut clocks)).collect();
-        Self {
+        let plan = Self {
             pipelines,
             actions,
             faults,
@@ -115,13 +117,20 @@ impl Plan {
             max_active_runs: bounds.pick(&[1, 3, 1_000, 1_000]),
             max_changes: pieces.pick(&[1, 2, 3, 500]),
             late_inserts,
+            slow_inserts: Rng::of(seed, "slow inserts").pick(&[0, 0, 0, 300]),
             max_executions: usize::try_from(rng.pick(&[1, 2, 4, 8, 64])).expect("small"),
             lease_ttl: Duration::from_secs(rng.between(3, 15)),
-        }
+        };
+        if Rng::of(seed, "steady").chance(100) { plan.steadied() } else { plan }
     }
-}
 
-impl Plan {
+    /// The same where calls are slow and nothing else goes wrong: then nothing has an excuse to be seen late.
+    fn steadied(self) -> Self {
+        let faults = Faults { slow: 200, slow_ms: 2_000, usual_ms: self.faults.usual_ms, ..Faults::default() };
+        let lives = vec![Vec::new(); self.lives.len()];
+        Self { faults, lives, outages: Vec::new(), pauses: Vec::new(), late_inserts: 0, ..self }
+    }
+
     /// Whether nothing fails, dies or stands still; calls may be slow.
     pub(crate) fn is_steady(&self) -> bool {
         let Faults { error, hang, lost_events, repeated_events, broken_watch, .. } = self.faults;
@@ -145,16 +154,7 @@ fn skew(rng: &mut Rng) -> i64 {
 
 fn faults(rng: &mut Rng) -> Faults {
     match rng.below(10) {
-        0..2 => Faults {
-            error: 0,
-            slow: 0,
-            slow_ms: 0,
-            usual_ms: rng.below(3),
-            hang: 0,
-            lost_events: 0,
-            repeated_events: 0,
-            broken_watch: 0,
-        },
+        0..2 => Faults { usual_ms: rng.below(3), ..Faults::default() },
         2..7 => Faults {
             error: 30,
             slow: 20,

@@ -43,6 +43,7 @@ pub(crate) struct World {
     pub(crate) faults: Faults,
     pub(crate) outages: Vec<Outage>,
     late_inserts: u32,
+    slow_inserts: u32,
     /// Nothing fails and nobody dies, so nothing is very late.
     pub(crate) steady: bool,
     /// Task runs that change in one commit at most.
@@ -63,11 +64,11 @@ struct Inner {
 impl World {
     pub(crate) fn new(seed: u64, plan: &Plan, traced: bool) -> Self {
         let (faults, outages, steady) = (plan.faults, plan.outages.clone(), plan.is_steady());
-        let max_changes = plan.max_changes;
+        let (max_changes, slow_inserts) = (plan.max_changes, plan.slow_inserts);
         let rng = Rng::of(seed, "faults");
         let (late, late_inserts) = (Rng::of(seed, "late inserts"), plan.late_inserts);
         let inner = Inner { now: 0, rng, late, calm: false, trace: Vec::new(), violation: None };
-        Self { inner: Mutex::new(inner), faults, outages, late_inserts, steady, max_changes, traced }
+        Self { inner: Mutex::new(inner), faults, outages, late_inserts, slow_inserts, steady, max_changes, traced }
     }
 
     /// The latest instant any part has seen. Servers that run side by side differ by less than a step of the simulation.
@@ -94,6 +95,13 @@ impl World {
         // Before whoever asked asks again, or long after.
         let longest_ms = inner.late.pick(&[190, 10_000]);
         Some(inner.late.below(longest_ms))
+    }
+
+    /// How long after it took effect an insert is answered, in milliseconds, if it takes especially long.
+    pub(crate) fn slow_insert(&self) -> Option<u64> {
+        let calm = self.is_calm();
+        let mut inner = lock(&self.inner);
+        (!calm && inner.late.chance(self.slow_inserts)).then(|| inner.late.below(5_000))
     }
 
     /// From now on nothing fails: the end is looked at in peace.
