@@ -53,6 +53,8 @@ pub(crate) struct Queue {
 pub(crate) struct Finished {
     pub(crate) id: ExecutionId,
     pub(crate) origin: Origin,
+    /// Another life of a server, or another one, saw it end.
+    pub(crate) left_behind: bool,
 }
 
 pub(crate) fn queue() -> (Queue, mpsc::Receiver<Finished>) {
@@ -147,7 +149,7 @@ async fn sweep_once(shared: &Shared, before: Timestamp) -> Result<(), JournalErr
                 None => Origin::load(shared, &id).await,
             };
             match origin {
-                Ok(origin) => found.push(Finished { id, origin }),
+                Ok(origin) => found.push(Finished { id, origin, left_behind: true }),
                 // Deleted since.
                 Err(error) if error.kind == ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
@@ -225,7 +227,13 @@ async fn take(shared: &Shared, finished: &Finished, step: Step) -> Result<Option
     }
 }
 
-async fn store(shared: &Shared, Finished { id, origin }: &Finished) -> Result<Stored, BackendError> {
+async fn store(shared: &Shared, Finished { id, origin, left_behind }: &Finished) -> Result<Stored, BackendError> {
+    // It may have told its end to the server that saw it, before the scheduler knows: then neither is its log all there, nor
+    // may it be removed.
+    if *left_behind && !shared.scheduler.state(id).await?.is_final() {
+        let message = format!("the scheduler has not seen the end of `{id}` yet");
+        return Err(BackendError::new(ErrorKind::Unavailable, message));
+    }
     match logs::live(shared, id, origin, false).await {
         Ok(chunks) => store_chunks(shared, id, chunks).await,
         // Never started; or removed, and the server died before it could record what there was.
@@ -292,7 +300,7 @@ async fn store_chunks(
     Ok(Stored::Archived(meta.size_bytes))
 }
 
-async fn forget(shared: &Shared, Finished { id, origin }: &Finished) -> Result<(), BackendError> {
+async fn forget(shared: &Shared, Finished { id, origin, .. }: &Finished) -> Result<(), BackendError> {
     match shared.scheduler.remove(id).await {
         Ok(()) => {}
         // It was given up as lost and lives on somewhere; its name is never used again.

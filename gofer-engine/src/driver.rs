@@ -373,7 +373,7 @@ impl Driving {
                 self.starts.remove(&id);
                 self.shared.places.release(&id);
                 let origin = Origin { spec: machine.spec().clone(), run: machine.run().clone() };
-                self.shared.archive.add(Finished { id, origin });
+                self.shared.archive.add(Finished { id, origin, left_behind: false });
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -23,6 +24,9 @@ use crate::resolve;
 /// Longest data of a chunk, as the scheduler's contract has it; masking may lengthen one.
 const MAX_CHUNK_BYTES: usize = 64 * 1024;
 
+/// How long the rest of an ended attempt's log is waited for.
+const REST: Duration = Duration::from_secs(10);
+
 type Chunks = BoxStream<'static, Result<LogChunk, BackendError>>;
 type Answer = BoxStream<'static, Result<LogChunk, EngineError>>;
 
@@ -40,7 +44,7 @@ pub(crate) async fn open(
             Some(LogState::Empty | LogState::Silent) => Some(stream::empty().boxed()),
             Some(LogState::Expired | LogState::Lost) => return Err(gone(&id)),
             Some(LogState::Archived) => Some(archived(&shared, &id).await?),
-            Some(LogState::Live) => Some(live_or_just_archived(&shared, &id, follow).await?),
+            Some(LogState::Live) => Some(ended(&shared, &id, follow).await?),
             None => unfinished(&shared, &id, follow).await?,
         };
         if let Some(chunks) = chunks {
@@ -118,14 +122,26 @@ async fn empty_unless_ended(shared: &Shared, id: &ExecutionId) -> Result<Option<
     Ok((!ended).then(|| stream::empty().boxed()))
 }
 
-/// The archiver removes the execution just before it records that the log is archived.
-async fn live_or_just_archived(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<Chunks, EngineError> {
+/// The log of an attempt that has ended, to its end. The archiver removes the execution just before it records that the log
+/// is archived.
+async fn ended(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<Chunks, EngineError> {
     let origin = Origin::load(shared, id).await?;
-    match live(shared, id, &origin, follow).await {
-        Ok(chunks) => Ok(chunks),
+    // The scheduler may not know of the end yet, which the attempt told itself: the rest of its log is on its way.
+    match live(shared, id, &origin, true).await {
+        Ok(chunks) if follow => Ok(chunks),
+        Ok(chunks) => Ok(while_it_comes(chunks)),
         Err(error) if error.kind == ErrorKind::NotFound => archived(shared, id).await,
         Err(error) => Err(error.into()),
     }
+}
+
+/// Ends where nothing has come for a while: an attempt that was given up may live on somewhere.
+fn while_it_comes(chunks: Chunks) -> Chunks {
+    let next = |mut chunks: Chunks| async move {
+        let next = tokio::time::timeout(REST, chunks.next()).await.ok().flatten();
+        next.map(|chunk| (chunk, chunks))
+    };
+    stream::unfold(chunks, next).boxed()
 }
 
 /// The scheduler's log, masked.

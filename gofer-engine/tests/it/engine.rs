@@ -41,7 +41,7 @@ impl House {
         }
     }
 
-    async fn engine(&self) -> Engine {
+    pub(crate) async fn engine(&self) -> Engine {
         self.engine_with(EngineConfig::default()).await
     }
 

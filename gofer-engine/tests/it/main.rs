@@ -6,3 +6,4 @@ mod machine;
 mod model;
 mod support;
 mod timeline;
+mod told;

@@ -34,6 +34,17 @@ pub(crate) struct Behaviour {
     /// From being killed until it is gone.
     pub(crate) kill_ms: u64,
     pub(crate) output: Vec<(LogStream, Vec<u8>)>,
+    /// The scheduler learns of its exit late.
+    pub(crate) reports: Option<Reports>,
+}
+
+/// An execution that tells its end itself, before the scheduler does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reports {
+    /// From its exit until the scheduler knows, and has the last of its output.
+    pub(crate) lag_ms: u64,
+    /// From its exit until a server is told; `None`: nobody ever is.
+    pub(crate) after_ms: Option<u64>,
 }
 
 impl Behaviour {
@@ -62,7 +73,10 @@ impl Behaviour {
         if let Some(timeout) = spec.start_timeout.filter(|_| rng.chance(400)) {
             queue_ms = u64::try_from(timeout.as_millis()).expect("short") + rng.between(1, 30_000);
         }
+        let told = matches!(end, End::Exits { signal: None, .. });
+        let reports = told.then(|| reports(seed, id)).flatten();
         Self {
+            reports,
             queue_ms,
             run_ms,
             end,
@@ -87,6 +101,15 @@ impl Behaviour {
     pub(crate) fn runs(&self) -> bool {
         !matches!(self.end, End::Fails(_) | End::Lost { running: false } | End::Refused)
     }
+}
+
+/// Whether executions report is one for all of a seed.
+fn reports(seed: u64, id: &ExecutionId) -> Option<Reports> {
+    let mut rng = Rng::of(seed, &format!("report {id}"));
+    Rng::of(seed, "reports").chance(250).then(|| Reports {
+        lag_ms: rng.between(100, 2_500),
+        after_ms: rng.chance(900).then(|| rng.pick(&[0, 0, 10, 1_000]) + rng.below(20)),
+    })
 }
 
 fn output(rng: &mut Rng, id: &ExecutionId) -> Vec<(LogStream, Vec<u8>)> {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gofer_core::ExecutionId;
-use gofer_core::scheduler::{ExecutionState, LogStream, WatchEvent};
+use gofer_core::scheduler::{ExecutionState, LogStream, ReportedEnd, WatchEvent};
 
-use crate::behaviour::{Behaviour, End};
+use crate::behaviour::{Behaviour, End, Reports};
 use crate::world::MS;
 
 /// What is known of an execution, also after it was removed.
@@ -17,6 +17,7 @@ pub(crate) struct Execution {
     /// Who started it, as [`crate::link::Link::name`].
     pub(crate) by: String,
     pub(crate) ran_at: Option<i64>,
+    /// The end of its process, of which the scheduler may learn later.
     pub(crate) ended_at: Option<i64>,
     /// When a stop was first asked for, and when it is to be killed.
     stop: Option<(i64, i64)>,
@@ -24,10 +25,18 @@ pub(crate) struct Execution {
     pub(crate) output: Vec<(LogStream, Vec<u8>)>,
 }
 
+impl Execution {
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_some()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Timer {
     Run,
     End,
+    /// The scheduler learns that it ended.
+    Known,
     /// It ended because it was asked to, or was killed.
     Stopped,
 }
@@ -39,6 +48,8 @@ pub(crate) struct Cluster {
     serial: u64,
     /// Every change there ever was, in order.
     pub(crate) changes: Vec<WatchEvent>,
+    /// Ends that executions are about to tell, by when.
+    reports: BTreeMap<(i64, u64), (ExecutionId, ReportedEnd)>,
     now: i64,
 }
 
@@ -55,6 +66,17 @@ impl Cluster {
     /// When something happens next.
     pub(crate) fn next_due(&self) -> Option<i64> {
         self.timers.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// When an execution tells its end next.
+    pub(crate) fn next_report(&self) -> Option<i64> {
+        self.reports.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// What executions tell by now.
+    pub(crate) fn take_reports(&mut self, now: i64) -> Vec<(ExecutionId, ReportedEnd)> {
+        let later = self.reports.split_off(&(now + 1, 0));
+        std::mem::replace(&mut self.reports, later).into_values().collect()
     }
 
     /// Starts it; returns whether the name was used for the first time.
@@ -112,7 +134,7 @@ impl Cluster {
 
     /// Executions that have not ended.
     pub(crate) fn alive(&self) -> impl Iterator<Item = (&ExecutionId, &Execution)> {
-        self.executions.iter().filter(|(_, execution)| !execution.removed && !execution.state.is_final())
+        self.executions.iter().filter(|(_, execution)| !execution.removed && execution.ended_at.is_none())
     }
 
     fn after(&mut self, ms: u64, id: &ExecutionId, timer: Timer) {
@@ -129,26 +151,52 @@ impl Cluster {
         if execution.state.is_final() {
             return;
         }
-        let state = match timer {
-            Timer::Run if execution.behaviour.runs() => {
+        let behaviour = &execution.behaviour;
+        let (run_ms, reports) = (behaviour.run_ms, behaviour.reports);
+        let state = match (timer, reports) {
+            (Timer::Run, _) if behaviour.runs() => {
                 execution.ran_at = Some(at);
-                execution.output = execution.behaviour.output.clone();
-                let run_ms = execution.behaviour.run_ms;
+                execution.output = behaviour.output.clone();
+                if reports.is_some() {
+                    execution.output.pop();
+                }
                 self.at(at + micros(run_ms), id, Timer::End);
                 ExecutionState::Running
             }
-            Timer::Run => execution.behaviour.last_state(),
+            (Timer::Run, _) => behaviour.last_state(),
+            (Timer::End, Some(reports)) if execution.stop.is_none() => {
+                execution.ended_at = Some(at);
+                return self.exits(at, id, reports);
+            }
             // What was asked to stop has stopped, whatever its exit code; a lost node answers nothing.
-            Timer::End if execution.stop.is_some() && execution.behaviour.end != (End::Lost { running: true }) => {
+            (Timer::End | Timer::Known, _)
+                if execution.stop.is_some() && behaviour.end != (End::Lost { running: true }) =>
+            {
                 ExecutionState::Stopped
             }
-            Timer::End => execution.behaviour.last_state(),
-            Timer::Stopped => ExecutionState::Stopped,
+            (Timer::End | Timer::Known, _) => behaviour.last_state(),
+            (Timer::Stopped, _) => ExecutionState::Stopped,
         };
         let execution = self.executions.get_mut(id).expect("it is there");
-        execution.ended_at = state.is_final().then_some(at);
+        if state.is_final() {
+            execution.ended_at.get_or_insert(at);
+            if execution.ran_at.is_some() {
+                execution.output = execution.behaviour.output.clone();
+            }
+        }
         execution.state = state.clone();
         self.changes.push(WatchEvent { id: id.clone(), state });
+    }
+
+    /// Its process is over, and only itself can tell.
+    fn exits(&mut self, at: i64, id: &ExecutionId, reports: Reports) {
+        self.at(at + micros(reports.lag_ms), id, Timer::Known);
+        let ExecutionState::Exited { code, signal, .. } = self.executions[id].behaviour.last_state() else { return };
+        if let Some(after_ms) = reports.after_ms {
+            self.serial += 1;
+            let end = ReportedEnd { code, signal };
+            self.reports.insert((at + micros(after_ms), self.serial), (id.clone(), end));
+        }
     }
 }
 

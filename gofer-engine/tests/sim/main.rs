@@ -10,6 +10,7 @@ mod link;
 mod model;
 mod oracle;
 mod plan;
+mod reports;
 mod rng;
 mod rules;
 mod scheduler;

@@ -8,15 +8,18 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use gofer_core::pipeline::TaskSpec;
 use gofer_core::scheduler::{
-    ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, ReportedEnd, Scheduler, SchedulerCapabilities,
+    WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use secrecy::SecretString;
 use tokio::sync::Notify;
 
 use crate::behaviour::{Behaviour, End};
 use crate::cluster::Cluster;
 use crate::link::{Link, unavailable};
 use crate::model::Model;
+use crate::reports::{self, Told};
 use crate::world::{MS, Part, lock};
 
 /// What all servers share.
@@ -34,6 +37,8 @@ pub(crate) struct Site {
 pub(crate) struct SimScheduler {
     pub(crate) link: Arc<Link>,
     pub(crate) site: Arc<Site>,
+    /// By executions, of their ends, in this life.
+    pub(crate) told: Arc<Told>,
 }
 
 impl SimScheduler {
@@ -47,6 +52,27 @@ impl SimScheduler {
             self.site.changed.notify_waiters();
         }
         result
+    }
+
+    /// What is known of it: by the cluster, and by itself.
+    fn known(&self, id: &ExecutionId) -> ExecutionState {
+        let state = self.with(|cluster| cluster.known(id).map(|known| known.state.clone()));
+        state.map_or(ExecutionState::NotFound, |state| self.told.of(id).unwrap_or(state))
+    }
+
+    fn take_end(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
+        let missing = || BackendError::new(ErrorKind::NotFound, format!("execution `{id}` does not exist"));
+        self.with(|cluster| self.told.take(id, cluster.known(id).ok_or_else(missing)?, end))?;
+        self.site.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Waits until the cluster has seen an end that it was told of.
+    async fn settle(&self, id: &ExecutionId) {
+        let unsettled = |cluster: &mut Cluster| cluster.known(id).is_some_and(|known| !known.state.is_final());
+        while self.told.of(id).is_some() && self.with(unsettled) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     fn task(&self, id: &ExecutionId) -> Option<TaskSpec> {
@@ -135,8 +161,7 @@ impl Scheduler for SimScheduler {
 
     async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
         let effect = async {
-            let state =
-                self.with(|cluster| cluster.known(id).map_or(ExecutionState::NotFound, |known| known.state.clone()));
+            let state = self.known(id);
             self.link.trace(|| format!("state {id}: {state:?}"));
             Ok(state)
         };
@@ -145,11 +170,12 @@ impl Scheduler for SimScheduler {
 
     async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         let effect = async {
-            let at = self.with(|cluster| cluster.changes.len());
+            let (at, told) = (self.with(|cluster| cluster.changes.len()), self.told.count());
             let watch = Watch {
                 link: self.link.clone(),
-                scheduler: Self { link: self.link.clone(), site: self.site.clone() },
+                scheduler: Self { link: self.link.clone(), site: self.site.clone(), told: self.told.clone() },
                 at,
+                told,
                 breaks_at: None,
             };
             Ok(stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) }).boxed())
@@ -164,6 +190,7 @@ impl Scheduler for SimScheduler {
         _: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
         let effect = async {
+            self.settle(id).await;
             let output = self.with(|cluster| cluster.known(id).map(|execution| execution.output.clone()));
             let missing = || BackendError::new(ErrorKind::NotFound, format!("execution `{id}` does not exist"));
             let mut chunks = chunks(output.ok_or_else(missing)?);
@@ -178,11 +205,25 @@ impl Scheduler for SimScheduler {
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
         let effect = async {
+            self.settle(id).await;
             let removed = self.with(|cluster| cluster.remove(id));
             let refused = || BackendError::new(ErrorKind::Invalid, format!("execution `{id}` has not finished"));
             removed.then_some(()).ok_or_else(refused)
         };
         self.link.call(Part::Scheduler, &format!("remove {id}"), effect).await
+    }
+
+    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<ExecutionId, BackendError> {
+        let unknown = || BackendError::new(ErrorKind::NotFound, "the token names no execution");
+        let id = reports::owner(token).ok_or_else(unknown)?;
+        let effect = async { self.take_end(&id, end) };
+        self.link.call(Part::Scheduler, &format!("report {id} {end:?}"), effect).await?;
+        Ok(id)
+    }
+
+    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
+        let effect = async { self.take_end(id, end) };
+        self.link.call(Part::Scheduler, &format!("reported {id} {end:?}"), effect).await
     }
 }
 
@@ -201,6 +242,8 @@ struct Watch {
     link: Arc<Link>,
     scheduler: SimScheduler,
     at: usize,
+    /// The same of what executions told.
+    told: usize,
     breaks_at: Option<i64>,
 }
 
@@ -218,6 +261,11 @@ impl Watch {
             if self.breaks_at.is_some_and(|at| at <= now) {
                 self.link.trace(|| "watch breaks".to_owned());
                 return self.link.world.random(|rng| rng.chance(500)).then(|| Err(unavailable("the watch")));
+            }
+            if let Some(event) = self.scheduler.told.event(self.told) {
+                self.told += 1;
+                self.link.trace(|| format!("watch: {} told that it is {:?}", event.id, event.state));
+                return Some(Ok(event));
             }
             let (event, due) =
                 self.scheduler.with(|cluster| (cluster.changes.get(self.at).cloned(), cluster.next_due()));

@@ -103,7 +103,7 @@ async fn boot(remains: Remains, link: Arc<Link>, skew: i64, config: EngineConfig
     }
     loop {
         let backends = Backends {
-            scheduler: Arc::new(SimScheduler { link: link.clone(), site: remains.site.clone() }),
+            scheduler: Arc::new(SimScheduler { link: link.clone(), site: remains.site.clone(), told: Arc::default() }),
             objects: Arc::new(SimObjects { link: link.clone(), stored: remains.objects.clone() }),
             secrets: Arc::new(SimSecrets { link: link.clone(), stored: remains.secrets.clone() }),
         };

@@ -19,6 +19,7 @@ use crate::cluster::Cluster;
 use crate::model::Model;
 use crate::oracle;
 use crate::plan::{Ask, Life, Plan};
+use crate::reports;
 use crate::rng::Rng;
 use crate::rules;
 use crate::scheduler::Site;
@@ -54,6 +55,8 @@ struct Sim {
     slots: Vec<Slot>,
     clients: Clients,
     rng: Rng,
+    /// Whom executions tell their ends.
+    reporters: Rng,
     now: i64,
 }
 
@@ -103,7 +106,15 @@ impl Sim {
         };
         let slots = plan.lives.iter().enumerate().map(slot).collect();
         let clients = Clients::new(seed, plan.actions.clone());
-        Self { plan, remains, slots, clients, rng: Rng::of(seed, "steps"), now: 0 }
+        Self {
+            plan,
+            remains,
+            slots,
+            clients,
+            rng: Rng::of(seed, "steps"),
+            reporters: Rng::of(seed, "reporters"),
+            now: 0,
+        }
     }
 
     fn run(&mut self) {
@@ -114,6 +125,7 @@ impl Sim {
             let servers: Vec<&Server> =
                 self.slots.iter().filter(|slot| !slot.paused).filter_map(|slot| slot.server.as_ref()).collect();
             self.clients.ask(self.now, &self.remains, &servers);
+            reports::deliver(self.now, &self.remains, &servers, &mut self.reporters);
             self.step();
             if let Some(panic) = PANIC.with_borrow_mut(Option::take) {
                 self.remains.world.violate(|| format!("panic: {panic}"));
@@ -180,7 +192,8 @@ impl Sim {
         let slots = self.slots.iter().flat_map(|slot| {
             [slot.server.is_none().then_some(slot.boots_at), slot.dies_at.filter(|_| slot.server.is_some())]
         });
-        let events = pauses.chain(slots.flatten()).chain(self.clients.next_at());
+        let told = lock(&self.remains.site.cluster).next_report();
+        let events = pauses.chain(slots.flatten()).chain(self.clients.next_at()).chain(told);
         let next = events.filter(|at| *at > self.now).min().unwrap_or(i64::MAX).min(self.now + longest);
         for slot in self.slots.iter().filter(|slot| !slot.paused) {
             if let Some(server) = &slot.server {

@@ -1,0 +1,75 @@
+//! Attempts that told their end to a server that is gone, before the scheduler knew.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use gofer_core::journal::{Committed, Journal};
+use gofer_core::run::{LogState, Run, RunState, RunStatus, TaskState};
+use gofer_core::scheduler::{ExecutionState, LogCursor};
+use gofer_core::{Attempt, ExecutionId, Timestamp};
+use gofer_engine::Engine;
+use gofer_engine::machine::{Input, Machine};
+
+use crate::engine::{House, first, steps};
+use crate::support::{id, pipeline};
+
+/// A run whose only attempt is over, as the journal knows from another server, and which the scheduler still sees running.
+async fn told(house: &House, engine: &Engine) -> Run {
+    house.register(pipeline(vec![steps("a", &[], &["print hello", "wait gate", "print bye"])]));
+    let run = house.start(engine, &[]).await;
+    house.until(&run.key, "running", |snapshot| snapshot.tasks[&id("a")].state == TaskState::Running).await;
+    engine.shutdown().await;
+    let now = Timestamp::now();
+    let leases = house.journal.claim("gone", now, Duration::from_secs(60), 1.into()).await.unwrap();
+    let mut machine = Machine::new(house.journal.load(&run.key).await.unwrap(), 0);
+    let exited = ExecutionState::Exited { code: 0, oom: false, signal: None };
+    let (commit, _) = machine.step(now, Input::Observed(id("a"), Attempt(1), exited)).into_commit(leases[0].clone());
+    assert_eq!(house.journal.commit(vec![commit]).await.unwrap(), [Committed::Done]);
+    let complete = RunState::Complete(RunStatus::Successful);
+    assert_eq!(house.journal.load(&run.key).await.unwrap().run.state, complete);
+    run
+}
+
+async fn whole_log(engine: &Engine, execution: &ExecutionId, follow: bool) -> String {
+    let chunks = engine.logs(execution, LogCursor::default(), follow).await.unwrap();
+    let chunks: Vec<_> = chunks.map_ok(|chunk| chunk.data).try_collect().await.unwrap();
+    String::from_utf8(chunks.concat()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_log_is_archived_when_all_of_it_is_there() {
+    let house = House::new();
+    let run = told(&house, &house.engine().await).await;
+    let (engine, execution) = (house.engine().await, first(&run.key, "a"));
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let log = house.journal.log_state(&execution).await.unwrap();
+    assert_eq!(log, Some(LogState::Live), "what there is, is not all");
+    house.scheduler.release("gate");
+    house.log_becomes(&execution, LogState::Archived).await;
+    assert_eq!(whole_log(&engine, &execution, false).await, "hello\nbye\n");
+    assert_eq!(house.scheduler.executions(), [], "and the scheduler forgets it");
+    engine.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_reads_its_log_gets_the_rest() {
+    let house = House::new();
+    let run = told(&house, &house.engine().await).await;
+    let (engine, execution) = (house.engine().await, first(&run.key, "a"));
+    let gate = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        house.scheduler.release("gate");
+    };
+    let (log, ()) = tokio::join!(whole_log(&engine, &execution, false), gate);
+    assert_eq!(log, "hello\nbye\n");
+    engine.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_the_log_of_one_that_lives_on_does_not_wait_for_ever() {
+    let house = House::new();
+    let run = told(&house, &house.engine().await).await;
+    let (engine, execution) = (house.engine().await, first(&run.key, "a"));
+    assert_eq!(whole_log(&engine, &execution, false).await, "hello\n");
+    engine.shutdown().await;
+}
