@@ -4,6 +4,7 @@ mod jwt;
 
 use std::cmp::Reverse;
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use secrecy::{ExposeSecret, SecretString};
@@ -14,30 +15,47 @@ pub const MASK: &[u8] = b"***";
 /// A line of a multi-line secret is masked by itself from this length on; shorter ones (`}`, `--`) are everywhere.
 const MIN_LINE_BYTES: usize = 4;
 
-/// Masks one output of one execution. What it emits depends on the bytes alone, not on how they are cut. To build one
-/// costs more than to clone one.
+/// Masks one output of one execution. What it emits depends on the bytes alone, not on how they are cut. Clones share what is
+/// costly to build, and where there is no output it is never built.
 #[derive(Clone)]
 pub struct Masker {
-    patterns: Vec<Vec<u8>>,
-    automaton: Option<AhoCorasick>,
-    longest: usize,
+    patterns: Arc<Patterns>,
     /// Whether JSON Web Tokens are masked as well.
     tokens: bool,
     /// The end of what was seen, when it may be the beginning of a secret.
     held: Vec<u8>,
 }
 
+/// What to mask.
+struct Patterns {
+    all: Vec<Vec<u8>>,
+    longest: usize,
+    automaton: OnceLock<AhoCorasick>,
+}
+
+impl Patterns {
+    fn find(&self, text: &[u8]) -> Option<Range<usize>> {
+        if self.all.is_empty() {
+            return None;
+        }
+        let automaton = self.automaton.get_or_init(|| {
+            AhoCorasick::builder()
+                .match_kind(MatchKind::LeftmostLongest)
+                .build(&self.all)
+                .expect("secrets are far below the automaton's limits")
+        });
+        automaton.find(text).map(|found| found.range())
+    }
+}
+
 impl std::fmt::Debug for Masker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Masker").field("patterns", &self.patterns.len()).finish_non_exhaustive()
+        f.debug_struct("Masker").field("patterns", &self.patterns.all.len()).finish_non_exhaustive()
     }
 }
 
 impl Masker {
     /// Masks each value, and each longer line of a value of several lines.
-    ///
-    /// # Panics
-    /// Never for values within the limits of a secret store.
     #[must_use]
     pub fn new(values: &[SecretString]) -> Self {
         let mut patterns: Vec<Vec<u8>> = Vec::new();
@@ -50,14 +68,9 @@ impl Masker {
         }
         patterns.sort();
         patterns.dedup();
-        let automaton = (!patterns.is_empty()).then(|| {
-            AhoCorasick::builder()
-                .match_kind(MatchKind::LeftmostLongest)
-                .build(&patterns)
-                .expect("secrets are far below the automaton's limits")
-        });
         let longest = patterns.iter().map(Vec::len).max().unwrap_or(0);
-        Self { patterns, automaton, longest, tokens: false, held: Vec::new() }
+        let patterns = Patterns { all: patterns, longest, automaton: OnceLock::new() };
+        Self { patterns: Arc::new(patterns), tokens: false, held: Vec::new() }
     }
 
     /// Masks every JSON Web Token too: where executions get theirs from the scheduler, nobody here knows its value.
@@ -68,6 +81,9 @@ impl Masker {
     }
 
     /// Takes the next bytes and gives what can be shown by now.
+    ///
+    /// # Panics
+    /// Never for values within the limits of a secret store.
     pub fn push(&mut self, data: &[u8]) -> Vec<u8> {
         self.held.extend_from_slice(data);
         self.emit(false)
@@ -79,10 +95,10 @@ impl Masker {
     }
 
     fn emit(&mut self, at_end: bool) -> Vec<u8> {
-        if self.automaton.is_none() && !self.tokens {
-            return std::mem::take(&mut self.held);
-        }
         let buffer = std::mem::take(&mut self.held);
+        if buffer.is_empty() || (self.patterns.all.is_empty() && !self.tokens) {
+            return buffer;
+        }
         let mut out = Vec::with_capacity(buffer.len());
         let mut from = 0;
         loop {
@@ -102,7 +118,7 @@ impl Masker {
     fn next(&self, buffer: &[u8], from: usize, at_end: bool) -> (Option<Range<usize>>, usize) {
         let mut hold = if at_end { buffer.len() } else { self.hold_position(buffer, from) };
         let rest = &buffer[from..];
-        let secret = self.automaton.as_ref().and_then(|automaton| automaton.find(rest)).map(|found| found.range());
+        let secret = self.patterns.find(rest);
         let mut token = None;
         if self.tokens {
             match jwt::find(rest, at_end) {
@@ -118,11 +134,11 @@ impl Masker {
 
     /// The first position from which the rest of the buffer may be the beginning of a longer secret.
     fn hold_position(&self, buffer: &[u8], from: usize) -> usize {
-        let first = from.max(buffer.len().saturating_sub(self.longest.saturating_sub(1)));
+        let first = from.max(buffer.len().saturating_sub(self.patterns.longest.saturating_sub(1)));
         (first..buffer.len())
             .find(|&at| {
                 let tail = &buffer[at..];
-                self.patterns.iter().any(|pattern| pattern.len() > tail.len() && pattern.starts_with(tail))
+                self.patterns.all.iter().any(|pattern| pattern.len() > tail.len() && pattern.starts_with(tail))
             })
             .unwrap_or(buffer.len())
     }

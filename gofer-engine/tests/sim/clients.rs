@@ -79,7 +79,11 @@ impl Clients {
                 lock(&self.progress)[at] = Progress::Answered;
                 continue;
             };
-            let holder = request.run().and_then(|run| lock(&remains.model).runs.get(run)?.holder.clone());
+            // Through any server, or that which has the run.
+            let holder = request
+                .run()
+                .filter(|_| self.rng.chance(500))
+                .and_then(|run| lock(&remains.model).runs.get(run)?.holder.clone());
             let suited: Vec<&&Server> = servers
                 .iter()
                 .filter(|server| holder.as_ref().is_none_or(|holder| server.link.name.starts_with(holder.as_str())))

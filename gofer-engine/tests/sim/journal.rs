@@ -15,6 +15,7 @@ use gofer_core::run::{CancelRequest, LogState, RunState, TaskRun};
 use gofer_core::testing::MemoryJournal;
 use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};
 
+use crate::hints::Hints;
 use crate::link::{Link, unavailable};
 use crate::model::Model;
 use crate::world::{Part, lock};
@@ -24,6 +25,7 @@ pub(crate) struct SimJournal {
     pub(crate) link: Arc<Link>,
     pub(crate) stored: Arc<MemoryJournal>,
     pub(crate) model: Arc<Mutex<Model>>,
+    pub(crate) hints: Arc<Hints>,
 }
 
 impl SimJournal {
@@ -35,6 +37,7 @@ impl SimJournal {
     ) -> Result<T, JournalError> {
         let effect = async {
             let result = effect.await?;
+            self.hints.said_by(&self.link.name);
             let mut model = lock(&self.model);
             let events = self.stored.events_after(model.last_event);
             model.events(&self.link.world, events);
@@ -114,8 +117,9 @@ impl Journal for SimJournal {
             return inserted;
         };
         self.link.trace(|| format!("insert_run {} is given up, and takes effect in {late_ms} ms", new.pipeline));
-        let journal = self.clone();
+        let (journal, under_way) = (self.clone(), self.link.world.under_way());
         tokio::spawn(async move {
+            let _under_way = under_way;
             tokio::time::sleep(Duration::from_millis(late_ms)).await;
             let _ = journal.insert(new).await;
         });
@@ -155,7 +159,7 @@ impl Journal for SimJournal {
     }
 
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
-        self.call("hints", self.stored.hints(), |_, _| {}).await
+        self.call("hints", async { Ok(self.hints.hear(self.link.clone())) }, |_, _| {}).await
     }
 
     async fn tell(&self, hint: Hint) -> Result<(), JournalError> {

@@ -5,6 +5,7 @@
 mod behaviour;
 mod clients;
 mod cluster;
+mod hints;
 mod journal;
 mod link;
 mod model;

@@ -121,7 +121,11 @@ impl Plan {
             max_executions: usize::try_from(rng.pick(&[1, 2, 4, 8, 64])).expect("small"),
             lease_ttl: Duration::from_secs(rng.between(3, 15)),
         };
-        if Rng::of(seed, "steady").chance(100) { plan.steadied() } else { plan }
+        match Rng::of(seed, "steady").below(10) {
+            0 => plan.steadied(),
+            1 => plan.shared(&mut Rng::of(seed, "shared")),
+            _ => plan,
+        }
     }
 
     /// The same where calls are slow and nothing else goes wrong: then nothing has an excuse to be seen late.
@@ -129,6 +133,23 @@ impl Plan {
         let faults = Faults { slow: 200, slow_ms: 2_000, usual_ms: self.faults.usual_ms, ..Faults::default() };
         let lives = vec![Vec::new(); self.lives.len()];
         Self { faults, lives, outages: Vec::new(), pauses: Vec::new(), late_inserts: 0, ..self }
+    }
+
+    /// The same with two servers that live, and many who cancel through the one that does not have the run; all that is lost are
+    /// events and hints.
+    fn shared(self, rng: &mut Rng) -> Self {
+        let faults = Faults { usual_ms: self.faults.usual_ms, lost_events: 100, ..Faults::default() };
+        let mut actions = self.actions;
+        for _ in 0..rng.between(3, 8) {
+            let (nth, task, force) = (rng.below(100), rng.below(100), rng.chance(300));
+            let what =
+                if rng.chance(500) { Ask::CancelRun { nth, force } } else { Ask::CancelTask { nth, task, force } };
+            actions.push(Action { at: MS * i64::try_from(rng.below(60_000)).expect("small"), what });
+        }
+        actions.sort_by_key(|action| action.at);
+        let (lives, skews) = (vec![Vec::new(); 2], vec![0; 2]);
+        let (outages, pauses, late_inserts) = (Vec::new(), Vec::new(), 0);
+        Self { actions, faults, lives, skews, outages, pauses, late_inserts, slow_inserts: 0, ..self }
     }
 
     /// Whether nothing fails, dies or stands still; calls may be slow.

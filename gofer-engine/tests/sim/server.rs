@@ -11,6 +11,7 @@ use gofer_engine::{Backends, Engine, EngineConfig};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
+use crate::hints::Hints;
 use crate::journal::SimJournal;
 use crate::link::{DieAt, Link};
 use crate::model::Model;
@@ -24,6 +25,7 @@ pub(crate) struct Remains {
     pub(crate) world: Arc<World>,
     pub(crate) site: Arc<Site>,
     pub(crate) journal: Arc<MemoryJournal>,
+    pub(crate) hints: Arc<Hints>,
     pub(crate) objects: Arc<MemoryObjectStore>,
     pub(crate) secrets: Arc<MemorySecretStore>,
     pub(crate) model: Arc<Mutex<Model>>,
@@ -96,8 +98,12 @@ impl Server {
 
 /// What a server's `main` does: leases of the life before are nobody's; then the engine, tried until it starts.
 async fn boot(remains: Remains, link: Arc<Link>, skew: i64, config: EngineConfig, slot: Arc<Mutex<Option<Engine>>>) {
-    let journal: Arc<dyn Journal> =
-        Arc::new(SimJournal { link: link.clone(), stored: remains.journal, model: remains.model });
+    let journal: Arc<dyn Journal> = Arc::new(SimJournal {
+        link: link.clone(),
+        stored: remains.journal,
+        model: remains.model,
+        hints: remains.hints,
+    });
     while journal.release(&config.server_id).await.is_err() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::clients::{Clients, namespace};
 use crate::cluster::Cluster;
+use crate::hints::Hints;
 use crate::model::Model;
 use crate::oracle;
 use crate::plan::{Ask, Life, Plan};
@@ -78,15 +79,21 @@ impl Sim {
         let world = Arc::new(World::new(seed, &plan, traced));
         let longest_outage = plan.outages.iter().map(|outage| outage.until - outage.from).sum::<i64>();
         let slow = i64::try_from(plan.faults.slow_ms + plan.faults.usual_ms).expect("short");
-        let model = Model { unaware: 20 * MS * slow + longest_outage + 10 * SECOND, ..Model::default() };
+        // One that stood still has its lease no longer than that; a hint that is lost is looked for soon.
+        let lease_ttl = i64::try_from(plan.lease_ttl.as_micros()).expect("short");
+        let stood_still = if plan.pauses.is_empty() { 0 } else { lease_ttl };
+        let unaware = 20 * MS * slow + longest_outage + stood_still + 15 * SECOND;
+        let model = Model { unaware, ..Model::default() };
         let model = Arc::new(Mutex::new(model));
         let (cluster, changed) = (Mutex::new(Cluster::default()), Notify::new());
         let limits = (plan.max_executions, plan.max_executions_per_pipeline);
         let site = Site { seed, cluster, changed, model: model.clone(), limits };
+        let journal = Arc::new(MemoryJournal::new());
         let remains = Remains {
             world,
             site: Arc::new(site),
-            journal: Arc::new(MemoryJournal::new()),
+            hints: Arc::new(Hints::new(journal.clone())),
+            journal,
             objects: Arc::new(MemoryObjectStore::new()),
             secrets: Arc::new(MemorySecretStore::new()),
             model,
@@ -219,7 +226,8 @@ impl Sim {
     fn is_over(&self) -> bool {
         let runs_over = lock(&self.remains.model).runs.values().all(|run| run.state.is_complete());
         let last_pause = self.plan.pauses.iter().map(|pause| pause.until).max().unwrap_or(0);
-        runs_over && self.now > last_pause && self.clients.are_content() && self.leftovers().is_empty()
+        let quiet = !self.remains.world.is_anything_under_way();
+        runs_over && quiet && self.now > last_pause && self.clients.are_content() && self.leftovers().is_empty()
     }
 
     /// What somebody still has to do, for people.

@@ -1,6 +1,6 @@
 //! What every part of a simulation shares: virtual time, randomness, the trace, and the first rule that was broken.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gofer_core::Timestamp;
 
@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub(crate) outages: Vec<Outage>,
     late_inserts: u32,
     slow_inserts: u32,
+    /// Shared by what is still to take effect.
+    under_way: Arc<()>,
     /// Nothing fails and nobody dies, so nothing is very late.
     pub(crate) steady: bool,
     /// Task runs that change in one commit at most.
@@ -68,7 +70,17 @@ impl World {
         let rng = Rng::of(seed, "faults");
         let (late, late_inserts) = (Rng::of(seed, "late inserts"), plan.late_inserts);
         let inner = Inner { now: 0, rng, late, calm: false, trace: Vec::new(), violation: None };
-        Self { inner: Mutex::new(inner), faults, outages, late_inserts, slow_inserts, steady, max_changes, traced }
+        Self {
+            inner: Mutex::new(inner),
+            faults,
+            outages,
+            late_inserts,
+            slow_inserts,
+            under_way: Arc::default(),
+            steady,
+            max_changes,
+            traced,
+        }
     }
 
     /// The latest instant any part has seen. Servers that run side by side differ by less than a step of the simulation.
@@ -102,6 +114,15 @@ impl World {
         let calm = self.is_calm();
         let mut inner = lock(&self.inner);
         (!calm && inner.late.chance(self.slow_inserts)).then(|| inner.late.below(5_000))
+    }
+
+    /// Held by what was given up and will take effect all the same.
+    pub(crate) fn under_way(&self) -> Arc<()> {
+        self.under_way.clone()
+    }
+
+    pub(crate) fn is_anything_under_way(&self) -> bool {
+        Arc::strong_count(&self.under_way) > 1
     }
 
     /// From now on nothing fails: the end is looked at in peace.
