@@ -19,6 +19,8 @@ pub(crate) struct Drivers {
     running: Mutex<BTreeMap<RunKey, Driver>>,
     /// Runs that are held and cannot be loaded: nobody can drive them, and nobody else need try.
     unreadable: Mutex<BTreeSet<RunKey>>,
+    /// How many drivers there were.
+    begun: AtomicU64,
     /// How often something was told that may have missed a driver: one of a run whose insert is not answered yet.
     missed: AtomicU64,
 }
@@ -26,6 +28,8 @@ pub(crate) struct Drivers {
 #[derive(Debug)]
 struct Driver {
     epoch: u64,
+    /// How many drivers there had been when it began, itself included.
+    serial: u64,
     inbox: Inbox,
     freshness: Freshness,
     /// Makes it end.
@@ -62,6 +66,11 @@ impl Drivers {
         self.lock().values().filter(|run| run.freshness.holds(now)).count()
     }
 
+    /// How many drivers there have been.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
     /// Where to reach the run's driver.
     pub(crate) fn inbox(&self, key: &RunKey) -> Option<Inbox> {
         self.lock().get(key).map(|run| run.inbox.clone())
@@ -93,11 +102,12 @@ impl Drivers {
         }
     }
 
-    /// Whatever leases this server still held were renewed until then; `all` unless fewer were than it thought. Who may have
-    /// lost its lease finds out by a commit.
-    pub(crate) async fn prolonged(&self, now: Timestamp, until: Timestamp, all: bool) {
+    /// Whatever leases this server held when so many drivers had begun were renewed until then; `all` unless fewer were than it
+    /// thought. Who may have lost its lease finds out by a commit. Later ones were claimed when the renewal was on its way, and
+    /// perhaps after it.
+    pub(crate) async fn prolonged(&self, begun: u64, now: Timestamp, until: Timestamp, all: bool) {
         let mut doubtful = Vec::new();
-        for run in self.lock().values() {
+        for run in self.lock().values().filter(|run| run.serial <= begun) {
             if all && run.freshness.holds(now) {
                 run.freshness.prolong(until);
             } else {
@@ -128,6 +138,7 @@ impl Shared {
         let (gone, ended) = (self.stop.child_token(), CancellationToken::new());
         let entry = Driver {
             epoch,
+            serial: self.runs.begun.fetch_add(1, Ordering::Relaxed) + 1,
             inbox: driver.clone(),
             freshness: freshness.clone(),
             gone: gone.clone(),
@@ -155,5 +166,32 @@ impl Shared {
             // Its end may make room for the next run of the pipeline.
             shared.claim_wanted.notify_one();
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use gofer_core::ExecutionId;
+
+    use super::*;
+
+    fn driver(serial: u64, until: Timestamp) -> Driver {
+        let ((inbox, _), freshness) = (Inbox::new(), Freshness::until(until));
+        Driver { epoch: 1, serial, inbox, freshness, gone: CancellationToken::new(), ended: CancellationToken::new() }
+    }
+
+    #[tokio::test]
+    async fn a_renewal_prolongs_only_what_was_held_when_it_was_sent() {
+        let drivers = Drivers::default();
+        let [asked, soon, later] = [0, 1, 2].map(|seconds| Timestamp(0).after(Duration::from_secs(seconds)));
+        for serial in [1, 2] {
+            let id: ExecutionId = format!("n/p/{serial}/t/1").parse().unwrap();
+            drivers.lock().insert(id.run, driver(serial, soon));
+        }
+        drivers.prolonged(1, asked, later, true).await;
+        let held: Vec<bool> = drivers.lock().values().map(|run| run.freshness.holds(soon)).collect();
+        assert_eq!(held, [true, false], "the second was claimed since, and perhaps after the renewal took effect");
     }
 }

@@ -96,10 +96,11 @@ pub(crate) async fn renew(shared: Arc<Shared>) {
             tracing::warn!(error = %crate::chain(&error), "cannot ask the journal what time it is, will retry");
         }
         let now = shared.clock.now();
+        let begun = shared.runs.begun();
         let (holding, known) = (shared.runs.holding(now), shared.runs.known());
         match shared.journal.renew(&shared.config.server_id, now, ttl).await {
             Ok(held) => {
-                shared.runs.prolonged(shared.clock.now(), certain(now, ttl), held >= holding).await;
+                shared.runs.prolonged(begun, shared.clock.now(), certain(now, ttl), held >= holding).await;
                 if held > known.max(shared.runs.known()) {
                     look_for_unknown_leases(&shared).await;
                 }

@@ -160,6 +160,9 @@ impl Listener {
             return false;
         };
         if notice.from == self.instance {
+            // A call that was given up may take effect long after: then nobody here knows of the wish.
+            let wishes = notice.hints.into_iter().flatten().filter(|hint| matches!(hint, Hint::Cancel(_)));
+            wishes.for_each(|wish| drop(hints.send(wish)));
             return true;
         }
         crate::db::note(&self.last_event, notice.last);

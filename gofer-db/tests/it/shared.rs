@@ -52,7 +52,7 @@ async fn those_that_share_a_database_share_its_clock() {
     assert_eq!(alone.clock().await.unwrap(), None, "nobody else can use it");
 }
 
-/// A server hears of the others' runs, wishes and events, and not of its own.
+/// A server hears of the others' runs, wishes and events, and of its own only the wishes.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_hears_what_the_others_commit() {
     let Some(place) = Place::postgres().await else { return };
@@ -66,9 +66,10 @@ async fn each_hears_what_the_others_commit() {
     claim(&other, 2).await;
     let wish = CancelRequest { at: at(3), by: "ada".to_owned(), force: false, message: String::new() };
     assert!(one.request_cancel(&run.key, None, wish).await.unwrap());
-    assert_eq!(next(&mut heard).await, Some(Hint::Cancel(run.key)));
-    // Only now, so that what it had to hear is certain to have come: it hears of the claim and of nothing of its own.
+    assert_eq!(next(&mut heard).await, Some(Hint::Cancel(run.key.clone())));
+    // Only now, so that what it had to hear is certain to have come: it hears of the claim, and of its own wish.
     assert_eq!(next(&mut own).await, Some(Hint::Committed));
+    assert_eq!(next(&mut own).await, Some(Hint::Cancel(run.key)));
     assert!(own.next().now_or_never().is_none());
 }
 

@@ -1,5 +1,5 @@
-//! What servers tell each other through the journal, as PostgreSQL does it: each life hears the others and not itself, and
-//! what is lost is followed by the end of its stream.
+//! What servers tell each other through the journal, as PostgreSQL does it: each life hears the others, and of itself only
+//! wishes to cancel; what is lost is followed by the end of its stream.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -89,7 +89,7 @@ impl Hearing {
                 continue;
             };
             self.at += 1;
-            if by == self.link.name {
+            if by == self.link.name && !matches!(hint, Some(Hint::Cancel(_))) {
                 continue;
             }
             if hint.is_none() || self.is_lost() {

@@ -18,7 +18,7 @@ use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp}
 use crate::hints::Hints;
 use crate::link::{Link, unavailable};
 use crate::model::Model;
-use crate::world::{Part, lock};
+use crate::world::{Part, SECOND, lock};
 
 #[derive(Debug, Clone)]
 pub(crate) struct SimJournal {
@@ -136,7 +136,8 @@ impl Journal for SimJournal {
         let look = |model: &mut Model, leases: &Vec<Lease>| {
             model.claimed(&self.link.world, owner, leases);
             for lease in leases {
-                self.link.trace(|| format!("claims {} @{}", lease.run, lease.epoch));
+                let until = now.after(ttl).0 as f64 / SECOND as f64;
+                self.link.trace(|| format!("claims {} @{} until {until:.3}", lease.run, lease.epoch));
             }
         };
         self.call("claim", self.stored.claim(owner, now, ttl, limit), look).await

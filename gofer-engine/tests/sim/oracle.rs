@@ -15,8 +15,8 @@ use crate::world::{SECOND, World, lock};
 /// How long after its end an attempt's end may be recorded while nothing fails: the news, its commit and what was under way
 /// before them may all be slow.
 const LATEST: i64 = 15 * SECOND;
-/// And for each commit that a decision about the whole run is cut into, which it may have to wait for.
-const PER_PIECE: i64 = SECOND;
+/// And for each commit that a decision about the whole run is cut into: it may have to wait for one, and be last in the next.
+const PER_PIECE: i64 = 2 * SECOND;
 
 #[expect(clippy::await_holding_lock, reason = "the journal in memory answers at once, and nothing else runs any more")]
 pub(crate) async fn check(remains: &Remains, starts: usize) {

@@ -77,6 +77,15 @@ impl Sim {
     fn new(seed: u64, traced: bool) -> Self {
         let plan = Plan::of(seed);
         let world = Arc::new(World::new(seed, &plan, traced));
+        world.trace(0, "plan", || {
+            let Plan { lease_ttl, max_executions, max_executions_per_pipeline, max_active_runs, max_changes, .. } =
+                &plan;
+            format!(
+                "leases of {lease_ttl:?}, {max_executions} executions, {max_executions_per_pipeline:?} of a pipeline, \
+                 {max_active_runs} runs, {max_changes} changes, clocks wrong by {:?}, {:?}",
+                plan.skews, plan.faults
+            )
+        });
         let longest_outage = plan.outages.iter().map(|outage| outage.until - outage.from).sum::<i64>();
         let slow = i64::try_from(plan.faults.slow_ms + plan.faults.usual_ms).expect("short");
         // One that stood still has its lease no longer than that; a hint that is lost is looked for soon.
