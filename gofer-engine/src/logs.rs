@@ -124,24 +124,30 @@ async fn empty_unless_ended(shared: &Shared, id: &ExecutionId) -> Result<Option<
 
 /// The log of an attempt that has ended, to its end. The archiver removes the execution just before it records that the log
 /// is archived.
-async fn ended(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<Chunks, EngineError> {
+async fn ended(shared: &Arc<Shared>, id: &ExecutionId, follow: bool) -> Result<Chunks, EngineError> {
     let origin = Origin::load(shared, id).await?;
     // The scheduler may not know of the end yet, which the attempt told itself: the rest of its log is on its way.
     match live(shared, id, &origin, true).await {
         Ok(chunks) if follow => Ok(chunks),
-        Ok(chunks) => Ok(while_it_comes(chunks)),
+        Ok(chunks) => Ok(while_it_comes(shared.clone(), id.clone(), chunks)),
         Err(error) if error.kind == ErrorKind::NotFound => archived(shared, id).await,
         Err(error) => Err(error.into()),
     }
 }
 
-/// Ends where nothing has come for a while: an attempt that was given up may live on somewhere.
-fn while_it_comes(chunks: Chunks) -> Chunks {
-    let next = |mut chunks: Chunks| async move {
-        let next = tokio::time::timeout(REST, chunks.next()).await.ok().flatten();
-        next.map(|chunk| (chunk, chunks))
+/// Ends where nothing comes from an execution that goes on: an attempt that was given up may live on somewhere.
+fn while_it_comes(shared: Arc<Shared>, id: ExecutionId, chunks: Chunks) -> Chunks {
+    let next = |(shared, id, mut chunks): (Arc<Shared>, ExecutionId, Chunks)| async move {
+        loop {
+            match tokio::time::timeout(REST, chunks.next()).await {
+                Ok(next) => return next.map(|chunk| (chunk, (shared, id, chunks))),
+                Err(_) if shared.scheduler.state(&id).await.is_ok_and(|state| !state.is_final()) => return None,
+                // It is only slow.
+                Err(_) => {}
+            }
+        }
     };
-    stream::unfold(chunks, next).boxed()
+    stream::unfold((shared, id, chunks), next).boxed()
 }
 
 /// The scheduler's log, masked.
