@@ -63,7 +63,8 @@ pub trait Journal: Debug + Send + Sync + 'static {
     async fn clock(&self) -> Result<Option<Timestamp>, JournalError>;
 
     /// What others change from now on; and every wish to cancel, also one's own, since a call that was given up may take effect
-    /// later. The stream ends when something may have been missed; whoever follows it then looks at everything, and follows again. A journal that nobody else can use has a stream that never says anything.
+    /// later. The stream ends when something may have been missed; whoever follows it then looks at everything, and follows
+    /// again. A journal that nobody else can use has a stream that never says anything.
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError>;
 
     /// Gives the others a hint that no event does. It may be lost, and a journal that nobody else can use drops it.

@@ -53,7 +53,7 @@ pub(crate) struct Queue {
 pub(crate) struct Finished {
     pub(crate) id: ExecutionId,
     pub(crate) origin: Origin,
-    /// Another life of a server, or another one, saw it end.
+    /// It was seen to end in another life of this server, or by another one.
     pub(crate) left_behind: bool,
 }
 

@@ -88,9 +88,8 @@ impl Sim {
         });
         let longest_outage = plan.outages.iter().map(|outage| outage.until - outage.from).sum::<i64>();
         let slow = i64::try_from(plan.faults.slow_ms + plan.faults.usual_ms).expect("short");
-        // One that stood still has its lease no longer than that; a hint that is lost is looked for soon.
-        let lease_ttl = i64::try_from(plan.lease_ttl.as_micros()).expect("short");
-        let stood_still = if plan.pauses.is_empty() { 0 } else { lease_ttl };
+        // One that stood still may go on where it was, if nobody else took its runs: they may have stood still, too.
+        let stood_still = plan.pauses.iter().map(|pause| pause.until - pause.from).max().unwrap_or(0);
         let unaware = 20 * MS * slow + longest_outage + stood_still + 15 * SECOND;
         let model = Model { unaware, ..Model::default() };
         let model = Arc::new(Mutex::new(model));
