@@ -159,17 +159,17 @@ impl Listener {
             // Of a newer Gofer: whatever it says, something happened.
             return false;
         };
-        if notice.from == self.instance {
-            // A call that was given up may take effect long after: then nobody here knows of the wish.
-            let wishes = notice.hints.into_iter().flatten().filter(|hint| matches!(hint, Hint::Cancel(_)));
-            wishes.for_each(|wish| drop(hints.send(wish)));
-            return true;
+        let own = notice.from == self.instance;
+        if !own {
+            crate::db::note(&self.last_event, notice.last);
         }
-        crate::db::note(&self.last_event, notice.last);
-        let Some(said) = notice.hints else { return false };
+        let Some(said) = notice.hints else { return own };
         for hint in said {
-            // Nobody follows: fine.
-            let _ = hints.send(hint);
+            // Of its own only wishes: a call that was given up may take effect long after, and nobody here knows of it.
+            if !own || matches!(hint, Hint::Cancel(_)) {
+                // Nobody follows: fine.
+                let _ = hints.send(hint);
+            }
         }
         true
     }

@@ -116,11 +116,21 @@ pub(crate) fn steps(name: &str, parents: &[(&str, Condition)], steps: &[&str]) -
     spec
 }
 
+/// Its runs wait at a gate.
+fn one_at_a_time(overlap: Overlap) -> PipelineSpec {
+    PipelineSpec { parallelism: Some(1), overlap, ..pipeline(vec![steps("a", &[], &["wait gate"])]) }
+}
+
 pub(crate) fn first(key: &RunKey, task: &str) -> ExecutionId {
     ExecutionId { run: key.clone(), task: id(task), attempt: Attempt::FIRST }
 }
 
-async fn read(engine: &Engine, execution: &ExecutionId, from: u64, follow: bool) -> Result<String, EngineError> {
+pub(crate) async fn read(
+    engine: &Engine,
+    execution: &ExecutionId,
+    from: u64,
+    follow: bool,
+) -> Result<String, EngineError> {
     let cursor = LogCursor { stdout: from, stderr: 0 };
     let chunks: Vec<_> = engine.logs(execution, cursor, follow).await?.try_collect().await?;
     Ok(chunks.iter().map(|chunk| String::from_utf8_lossy(&chunk.data).into_owned()).collect())
@@ -330,9 +340,7 @@ async fn cancelling_stops_what_runs_and_leaves_nothing_behind() {
 #[tokio::test(start_paused = true)]
 async fn a_queued_run_waits_its_turn_and_can_be_cancelled_there() {
     let house = House::new();
-    let mut spec = pipeline(vec![steps("a", &[], &["wait gate"])]);
-    spec.parallelism = Some(1);
-    house.register(spec);
+    house.register(one_at_a_time(Overlap::Queue));
     let engine = house.engine().await;
     let (one, two, three) =
         (house.start(&engine, &[]).await, house.start(&engine, &[]).await, house.start(&engine, &[]).await);
@@ -349,9 +357,7 @@ async fn a_queued_run_waits_its_turn_and_can_be_cancelled_there() {
 #[tokio::test(start_paused = true)]
 async fn a_newer_run_cancels_the_running_one_if_the_pipeline_says_so() {
     let house = House::new();
-    let mut spec = pipeline(vec![steps("a", &[], &["wait gate"])]);
-    (spec.parallelism, spec.overlap) = (Some(1), Overlap::CancelRunning);
-    house.register(spec);
+    house.register(one_at_a_time(Overlap::CancelRunning));
     let engine = house.engine().await;
     let one = house.start(&engine, &[]).await;
     house.until(&one.key, "running", |snapshot| snapshot.tasks[&id("a")].state == TaskState::Running).await;
@@ -364,9 +370,7 @@ async fn a_newer_run_cancels_the_running_one_if_the_pipeline_says_so() {
 #[tokio::test(start_paused = true)]
 async fn a_run_that_is_superseded_before_its_insert_is_answered_ends_cancelled() {
     let house = House::new();
-    let mut spec = pipeline(vec![steps("a", &[], &["wait gate"])]);
-    (spec.parallelism, spec.overlap) = (Some(1), Overlap::CancelRunning);
-    house.register(spec);
+    house.register(one_at_a_time(Overlap::CancelRunning));
     let stored: Arc<dyn Journal> = house.journal.clone();
     let journal = Arc::new(Faulty::new(stored, 1, Faults::default()));
     let engine = Engine::start(journal.clone(), house.backends(), EngineConfig::default()).await.unwrap();

@@ -2,21 +2,22 @@
 
 use std::time::Duration;
 
-use futures::TryStreamExt;
 use gofer_core::journal::{Committed, Journal};
-use gofer_core::run::{LogState, Run, RunState, RunStatus, TaskState};
-use gofer_core::scheduler::{ExecutionState, LogCursor};
+use gofer_core::run::{LogState, RunState, RunStatus, TaskState};
+use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, ExecutionId, Timestamp};
 use gofer_engine::Engine;
 use gofer_engine::machine::{Input, Machine};
 
-use crate::engine::{House, first, steps};
+use crate::engine::{House, first, read, steps};
 use crate::support::{id, pipeline};
 
-/// A run whose only attempt is over, as the journal knows from another server, and which the scheduler still sees running.
-async fn told(house: &House, engine: &Engine) -> Run {
+/// An attempt that is over, as the journal knows from another server, and which the scheduler still sees running; and the next
+/// server.
+async fn told(house: &House) -> (Engine, ExecutionId) {
+    let engine = house.engine().await;
     house.register(pipeline(vec![steps("a", &[], &["print hello", "wait gate", "print bye"])]));
-    let run = house.start(engine, &[]).await;
+    let run = house.start(&engine, &[]).await;
     house.until(&run.key, "running", |snapshot| snapshot.tasks[&id("a")].state == TaskState::Running).await;
     engine.shutdown().await;
     let now = Timestamp::now();
@@ -27,26 +28,19 @@ async fn told(house: &House, engine: &Engine) -> Run {
     assert_eq!(house.journal.commit(vec![commit]).await.unwrap(), [Committed::Done]);
     let complete = RunState::Complete(RunStatus::Successful);
     assert_eq!(house.journal.load(&run.key).await.unwrap().run.state, complete);
-    run
-}
-
-async fn whole_log(engine: &Engine, execution: &ExecutionId, follow: bool) -> String {
-    let chunks = engine.logs(execution, LogCursor::default(), follow).await.unwrap();
-    let chunks: Vec<_> = chunks.map_ok(|chunk| chunk.data).try_collect().await.unwrap();
-    String::from_utf8(chunks.concat()).unwrap()
+    (house.engine().await, first(&run.key, "a"))
 }
 
 #[tokio::test(start_paused = true)]
 async fn its_log_is_archived_when_all_of_it_is_there() {
     let house = House::new();
-    let run = told(&house, &house.engine().await).await;
-    let (engine, execution) = (house.engine().await, first(&run.key, "a"));
+    let (engine, execution) = told(&house).await;
     tokio::time::sleep(Duration::from_secs(120)).await;
     let log = house.journal.log_state(&execution).await.unwrap();
     assert_eq!(log, Some(LogState::Live), "what there is, is not all");
     house.scheduler.release("gate");
     house.log_becomes(&execution, LogState::Archived).await;
-    assert_eq!(whole_log(&engine, &execution, false).await, "hello\nbye\n");
+    assert_eq!(read(&engine, &execution, 0, false).await.unwrap(), "hello\nbye\n");
     assert_eq!(house.scheduler.executions(), [], "and the scheduler forgets it");
     engine.shutdown().await;
 }
@@ -54,22 +48,20 @@ async fn its_log_is_archived_when_all_of_it_is_there() {
 #[tokio::test(start_paused = true)]
 async fn whoever_reads_its_log_gets_the_rest() {
     let house = House::new();
-    let run = told(&house, &house.engine().await).await;
-    let (engine, execution) = (house.engine().await, first(&run.key, "a"));
+    let (engine, execution) = told(&house).await;
     let gate = async {
         tokio::time::sleep(Duration::from_secs(2)).await;
         house.scheduler.release("gate");
     };
-    let (log, ()) = tokio::join!(whole_log(&engine, &execution, false), gate);
-    assert_eq!(log, "hello\nbye\n");
+    let (log, ()) = tokio::join!(read(&engine, &execution, 0, false), gate);
+    assert_eq!(log.unwrap(), "hello\nbye\n");
     engine.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_reads_the_log_of_one_that_lives_on_does_not_wait_for_ever() {
     let house = House::new();
-    let run = told(&house, &house.engine().await).await;
-    let (engine, execution) = (house.engine().await, first(&run.key, "a"));
-    assert_eq!(whole_log(&engine, &execution, false).await, "hello\n");
+    let (engine, execution) = told(&house).await;
+    assert_eq!(read(&engine, &execution, 0, false).await.unwrap(), "hello\n");
     engine.shutdown().await;
 }

@@ -2,7 +2,6 @@
 //! wishes to cancel; what is lost is followed by the end of its stream.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
@@ -11,7 +10,7 @@ use gofer_core::testing::MemoryJournal;
 use tokio::sync::Notify;
 
 use crate::link::Link;
-use crate::world::{MS, lock};
+use crate::world::lock;
 
 /// All hints there were.
 pub(crate) struct Hints {
@@ -77,9 +76,7 @@ struct Hearing {
 impl Hearing {
     async fn next(&mut self) -> Option<Hint> {
         loop {
-            if self.link.dead.is_cancelled() {
-                std::future::pending::<()>().await;
-            }
+            self.link.survive().await;
             let more = self.hints.more.notified();
             tokio::pin!(more);
             more.as_mut().enable();
@@ -108,7 +105,7 @@ impl Hearing {
     async fn breaks(&self) -> Option<Hint> {
         let deaf_ms = self.link.world.random(|rng| if rng.chance(500) { 0 } else { rng.below(5_000) });
         self.link.trace(|| format!("hears nobody for {deaf_ms} ms, then knows"));
-        tokio::time::sleep(Duration::from_micros(deaf_ms * MS.unsigned_abs())).await;
+        self.link.linger(deaf_ms).await;
         None
     }
 }

@@ -143,7 +143,7 @@ impl Link {
     }
 
     /// Never returns on a dead server.
-    async fn survive(&self) {
+    pub(crate) async fn survive(&self) {
         if self.dead.is_cancelled() {
             std::future::pending().await
         }

@@ -142,8 +142,7 @@ impl Plan {
         let mut actions = self.actions;
         for _ in 0..rng.between(3, 8) {
             let (nth, task, force) = (rng.below(100), rng.below(100), rng.chance(300));
-            let what =
-                if rng.chance(500) { Ask::CancelRun { nth, force } } else { Ask::CancelTask { nth, task, force } };
+            let what = cancel(rng, nth, task, force);
             actions.push(Action { at: MS * i64::try_from(rng.below(60_000)).expect("small"), what });
         }
         actions.sort_by_key(|action| action.at);
@@ -244,8 +243,7 @@ fn actions(rng: &mut Rng, pipelines: &[PipelineSpec]) -> Vec<Action> {
         for _ in 0..rng.between(1, 4) {
             let (nth, force) = (rng.below(100), rng.chance(300));
             let task = rng.below(100);
-            let what =
-                if rng.chance(500) { Ask::CancelRun { nth, force } } else { Ask::CancelTask { nth, task, force } };
+            let what = cancel(rng, nth, task, force);
             at(rng, what);
         }
     }
@@ -257,6 +255,11 @@ fn actions(rng: &mut Rng, pipelines: &[PipelineSpec]) -> Vec<Action> {
     // The first thing is a run, early.
     actions[0] = Action { at: 0, what: Ask::Start { pipeline: pipelines[0].name.clone() } };
     actions
+}
+
+/// Of a run, or of one task of it.
+fn cancel(rng: &mut Rng, nth: u64, task: u64, force: bool) -> Ask {
+    if rng.chance(500) { Ask::CancelRun { nth, force } } else { Ask::CancelTask { nth, task, force } }
 }
 
 fn pipeline(rng: &mut Rng, at: u64) -> PipelineSpec {

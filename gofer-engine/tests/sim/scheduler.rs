@@ -33,7 +33,7 @@ pub(crate) struct Site {
     pub(crate) limits: (usize, Option<usize>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct SimScheduler {
     pub(crate) link: Arc<Link>,
     pub(crate) site: Arc<Site>,
@@ -61,8 +61,7 @@ impl SimScheduler {
     }
 
     fn take_end(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
-        let missing = || BackendError::new(ErrorKind::NotFound, format!("execution `{id}` does not exist"));
-        self.with(|cluster| self.told.take(id, cluster.known(id).ok_or_else(missing)?, end))?;
+        self.with(|cluster| self.told.take(id, cluster.known(id).ok_or_else(|| missing(id))?, end))?;
         self.site.changed.notify_waiters();
         Ok(())
     }
@@ -171,13 +170,7 @@ impl Scheduler for SimScheduler {
     async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         let effect = async {
             let (at, told) = (self.with(|cluster| cluster.changes.len()), self.told.count());
-            let watch = Watch {
-                link: self.link.clone(),
-                scheduler: Self { link: self.link.clone(), site: self.site.clone(), told: self.told.clone() },
-                at,
-                told,
-                breaks_at: None,
-            };
+            let watch = Watch { link: self.link.clone(), scheduler: self.clone(), at, told, breaks_at: None };
             Ok(stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) }).boxed())
         };
         self.link.call(Part::Scheduler, "watch", effect).await
@@ -192,8 +185,7 @@ impl Scheduler for SimScheduler {
         let effect = async {
             self.settle(id).await;
             let output = self.with(|cluster| cluster.known(id).map(|execution| execution.output.clone()));
-            let missing = || BackendError::new(ErrorKind::NotFound, format!("execution `{id}` does not exist"));
-            let mut chunks = chunks(output.ok_or_else(missing)?);
+            let mut chunks = chunks(output.ok_or_else(|| missing(id))?);
             if !self.link.world.is_calm() && self.link.world.random(|rng| rng.chance(self.link.world.faults.error)) {
                 chunks.truncate(chunks.len() / 2);
                 chunks.push(Err(unavailable("the log")));
@@ -227,6 +219,10 @@ impl Scheduler for SimScheduler {
     }
 }
 
+fn missing(id: &ExecutionId) -> BackendError {
+    BackendError::new(ErrorKind::NotFound, format!("execution `{id}` does not exist"))
+}
+
 fn chunks(output: Vec<(LogStream, Vec<u8>)>) -> Vec<Result<LogChunk, BackendError>> {
     let mut at = LogCursor::default();
     let chunk = |(stream, data): (LogStream, Vec<u8>)| {
@@ -251,9 +247,7 @@ impl Watch {
     async fn next(&mut self) -> Option<Result<WatchEvent, BackendError>> {
         let site = self.scheduler.site.clone();
         loop {
-            if self.link.dead.is_cancelled() {
-                std::future::pending::<()>().await;
-            }
+            self.link.survive().await;
             let changed = site.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
