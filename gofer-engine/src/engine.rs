@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use gofer_core::journal::{Claim, FirstCommit, Journal, JournalError, NewRun};
 use gofer_core::object_store::ObjectStore;
-use gofer_core::run::{CancelRequest, Initiator, Run, TaskState, TaskStatus};
+use gofer_core::reuse::reused_tasks;
+use gofer_core::run::{CancelRequest, Initiator, Run};
 use gofer_core::scheduler::{ExecRequest, ExecSession, LogChunk, LogCursor, ReportedEnd, Scheduler};
 use gofer_core::secret_store::SecretStore;
 use gofer_core::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Timestamp, Version, validate};
@@ -224,9 +225,8 @@ impl Engine {
         if !old.run.state.is_complete() {
             return Err(EngineError::NotComplete { key: key.to_string() });
         }
-        let successful = TaskState::Complete(TaskStatus::Successful);
         let reused = match from_failed {
-            true => old.tasks.values().filter(|task| task.state == successful).map(|task| task.task.clone()).collect(),
+            true => reused_tasks(&old.spec, |task| old.tasks.get(task)?.state.status()),
             false => Vec::new(),
         };
         let new = self.new_run(key.namespace.clone(), key.pipeline.clone(), old.run.variables, initiator);

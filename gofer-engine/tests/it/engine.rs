@@ -414,3 +414,41 @@ async fn retrying_from_the_failed_tasks_reuses_the_rest() {
     house.complete(&three.key).await;
     assert_eq!((house.scheduler.marks("a"), house.scheduler.marks("b")), (2, 3));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_lies_below_a_task_that_runs_again_is_decided_anew() {
+    let house = House::new();
+    house.register(pipeline(vec![
+        steps("deploy", &[], &["wait gate", "exit 1"]),
+        steps("rollback", &[("deploy", Condition::Failure)], &["mark rollback"]),
+        steps("mail", &[("rollback", Condition::Success)], &["mark mail", "exit 1"]),
+        steps("cleanup", &[("deploy", Condition::Any)], &["mark cleanup"]),
+        steps("other", &[], &["mark other"]),
+    ]));
+    let engine = house.engine().await;
+    house.scheduler.release("gate");
+    let one = house.start(&engine, &[]).await;
+    house.complete(&one.key).await;
+    let two = engine.retry_run(&one.key, true, Initiator::Token("ann".to_owned())).await.unwrap();
+    let done = house.complete(&two.key).await;
+    let marks = ["rollback", "mail", "cleanup", "other"].map(|name| house.scheduler.marks(name));
+    assert_eq!(marks, [2, 2, 2, 1], "{:?}", done.tasks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_skipped_is_no_reason_to_run_its_children_again() {
+    let house = House::new();
+    house.register(pipeline(vec![
+        steps("deploy", &[], &["mark deploy"]),
+        steps("rollback", &[("deploy", Condition::Failure)], &["mark rollback"]),
+        steps("cleanup", &[("rollback", Condition::Any)], &["mark cleanup"]),
+        steps("mail", &[("cleanup", Condition::Success)], &["mark mail", "exit 1"]),
+    ]));
+    let engine = house.engine().await;
+    let one = house.start(&engine, &[]).await;
+    house.complete(&one.key).await;
+    let two = engine.retry_run(&one.key, true, Initiator::Token("ann".to_owned())).await.unwrap();
+    let done = house.complete(&two.key).await;
+    let marks = ["deploy", "rollback", "cleanup", "mail"].map(|name| house.scheduler.marks(name));
+    assert_eq!(marks, [1, 0, 1, 2], "{:?}", done.tasks);
+}

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gofer_core::journal::RunSnapshot;
 use gofer_core::pipeline::{Condition, PipelineSpec};
+use gofer_core::reuse::reused_tasks;
 use gofer_core::run::{RunState, RunStatus, TaskRun, TaskState, TaskStatus};
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, TaskId, Timestamp};
@@ -102,11 +103,42 @@ struct World {
 
 impl World {
     fn new(nodes: &[Node]) -> Self {
-        let stored = snapshot(spec(nodes));
+        Self::of(snapshot(spec(nodes)))
+    }
+
+    fn of(stored: RunSnapshot) -> Self {
         let machine = Machine::new(stored.clone(), 0);
         let mut world = Self { stored, machine, now: Timestamp(0), starts: BTreeMap::new(), running: BTreeSet::new() };
         world.input(Input::Claimed);
         world
+    }
+
+    /// A run that repeats this one from what failed, and what it takes over.
+    fn repeated(&self) -> (Self, Vec<TaskId>) {
+        let reused = reused_tasks(&self.stored.spec, |task| self.stored.tasks[task].state.status());
+        let mut stored = snapshot(self.stored.spec.as_ref().clone());
+        for task in &reused {
+            stored.tasks.get_mut(task).unwrap().state = TaskState::Complete(TaskStatus::Successful);
+        }
+        (Self::of(stored), reused)
+    }
+
+    /// Lets everything end, with crashes at random moments.
+    fn run(&mut self, nodes: &[Node], picks: Vec<(prop::sample::Index, bool, bool)>) {
+        let mut picks = picks.into_iter();
+        while !self.machine.run().state.is_complete() {
+            let (pick, crash, crash_before_effects) =
+                picks.next().expect("200 steps are enough for 15 tasks of 3 attempts");
+            self.end_one(nodes, pick, crash_before_effects);
+            if crash {
+                self.crash();
+            }
+        }
+    }
+
+    fn statuses(&self) -> Vec<TaskStatus> {
+        let status = |at| self.stored.tasks[&id(&name(at))].state.status().expect("the run is complete");
+        (0..self.stored.tasks.len()).map(status).collect()
     }
 
     fn input(&mut self, input: Input) {
@@ -176,29 +208,48 @@ impl World {
     }
 }
 
+fn picks() -> impl Strategy<Value = Vec<(prop::sample::Index, bool, bool)>> {
+    prop::collection::vec((any::<prop::sample::Index>(), prop::bool::weighted(0.1), prop::bool::weighted(0.1)), 200)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_run_ends_as_the_oracle_says(
-        nodes in nodes(),
-        picks in prop::collection::vec((any::<prop::sample::Index>(), prop::bool::weighted(0.1), prop::bool::weighted(0.1)), 200),
-    ) {
+    fn every_run_ends_as_the_oracle_says(nodes in nodes(), picks in picks()) {
         let mut world = World::new(&nodes);
-        let mut picks = picks.into_iter();
-        while !world.machine.run().state.is_complete() {
-            let (pick, crash, crash_before_effects) = picks.next().expect("200 steps are enough for 15 tasks of 3 attempts");
-            world.end_one(&nodes, pick, crash_before_effects);
-            if crash {
-                world.crash();
-            }
-        }
+        world.run(&nodes, picks);
         let (tasks, run) = oracle(&nodes);
-        let ends: Vec<TaskState> = (0..nodes.len()).map(|at| world.stored.tasks[&id(&name(at))].state).collect();
-        prop_assert_eq!(ends, tasks.into_iter().map(TaskState::Complete).collect::<Vec<_>>());
+        prop_assert_eq!(world.statuses(), tasks);
         prop_assert_eq!(world.stored.run.state, RunState::Complete(run));
         prop_assert!(world.starts.values().all(|&starts| starts == 1), "started twice: {:?}", world.starts);
         let tracked: Vec<&TaskRun> = world.machine.tasks().iter().collect();
         prop_assert!(tracked.iter().all(|task| world.stored.tasks[&task.task] == **task), "machine and store differ");
+    }
+
+    /// It ends as if all had run, and what was taken over had been successful once more.
+    #[test]
+    fn a_run_repeated_from_what_failed_ends_as_the_oracle_says(
+        nodes in nodes(),
+        outcomes in prop::collection::vec(prop::collection::vec(prop::bool::weighted(0.6), 3), 16),
+        (first, second) in (picks(), picks()),
+    ) {
+        let mut world = World::new(&nodes);
+        world.run(&nodes, first);
+        let (mut again, reused) = world.repeated();
+        let nodes: Vec<Node> = nodes
+            .into_iter()
+            .zip(outcomes)
+            .enumerate()
+            .map(|(at, (node, outcomes))| match reused.contains(&id(&name(at))) {
+                true => Node { outcomes: vec![true; 3], ..node },
+                false => Node { outcomes, ..node },
+            })
+            .collect();
+        again.run(&nodes, second);
+        let (tasks, run) = oracle(&nodes);
+        prop_assert_eq!(again.statuses(), tasks);
+        prop_assert_eq!(again.stored.run.state, RunState::Complete(run));
+        prop_assert!(again.starts.keys().all(|(task, _)| !reused.contains(task)), "ran again: {:?}", again.starts);
     }
 }

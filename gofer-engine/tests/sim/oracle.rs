@@ -92,6 +92,15 @@ impl Case<'_> {
         if !right {
             self.violate(|| format!("ended {status:?} after {records:?}"));
         }
+        self.check_edges(status, !records.is_empty());
+    }
+
+    /// What ran, and what was taken over as if it had run, is justified by its parents in this very run.
+    fn check_edges(&self, status: TaskStatus, ran: bool) {
+        let edges = rules::edges_satisfied(&self.run.spec, self.task, |id| self.run.status(id));
+        if (ran || status == TaskStatus::Successful) && edges != Some(true) {
+            self.violate(|| format!("ended {status:?}, and whether its edges are satisfied is {edges:?}"));
+        }
     }
 
     fn without_attempts(&self, status: TaskStatus, cancelled: bool, repeats: bool) -> bool {
