@@ -97,6 +97,14 @@ pub(crate) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     }
 }
 
+/// An instant of a request; absent stays absent.
+pub(crate) fn from_timestamp(field: &str, at: Option<&prost_types::Timestamp>) -> Result<Option<Timestamp>, ApiError> {
+    let Some(at) = at else { return Ok(None) };
+    let micros = at.seconds.checked_mul(1_000_000).and_then(|micros| micros.checked_add(i64::from(at.nanos / 1_000)));
+    let refused = || ApiError::invalid(field, format!("{} s", at.seconds), "must be within 292,000 years of 1970");
+    micros.map(|micros| Some(Timestamp(micros))).ok_or_else(refused)
+}
+
 /// An instant that may be missing.
 pub(crate) fn optional_timestamp(at: Option<Timestamp>) -> Option<prost_types::Timestamp> {
     at.map(timestamp)

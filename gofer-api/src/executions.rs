@@ -146,7 +146,7 @@ mod tests {
         assert!(unknown(call("gofer_r_x", report).await));
         gate.scheduler.stop(&id, Duration::ZERO).await.unwrap();
         assert!(call(good, get_run).await.is_ok(), "the scheduler is not asked again");
-        eventually("the execution is over", async || match gate.scheduler.state(&id).await.unwrap() {
+        eventually("the execution is over", async || match gate.scheduler.state(&id).await.unwrap().state {
             state if state.is_final() => Ok(()),
             state => Err(format!("{state:?}")),
         })

@@ -124,8 +124,10 @@ fn forward(child: &Child, number: Signal) {
 fn told(status: ExitStatus) -> Option<ReportEndRequest> {
     let kill = Signal::KILL.as_raw();
     match (status.code(), status.signal()) {
-        (Some(code), _) if code != SIGNAL_BASE + kill => Some(ReportEndRequest { exit_code: code, signal: 0 }),
-        (None, Some(signal)) if signal != kill => Some(ReportEndRequest { exit_code: 0, signal }),
+        (Some(code), _) if code != SIGNAL_BASE + kill => {
+            Some(ReportEndRequest { exit_code: code, ..ReportEndRequest::default() })
+        }
+        (None, Some(signal)) if signal != kill => Some(ReportEndRequest { signal, ..ReportEndRequest::default() }),
         _ => None,
     }
 }

@@ -98,7 +98,7 @@ pub struct TaskRun {
     pub not_before: Option<Timestamp>,
     /// When the current attempt's intent was committed.
     pub intended_at: Option<Timestamp>,
-    /// When the current attempt was first seen running.
+    /// When the current attempt began to run, by its own clock; when that was noticed, where the scheduler does not know.
     pub started_at: Option<Timestamp>,
     /// When the task completed.
     pub ended_at: Option<Timestamp>,
@@ -222,9 +222,9 @@ pub struct AttemptRecord {
     pub exit_code: Option<i32>,
     /// When its intent was committed.
     pub intended_at: Timestamp,
-    /// When it was first seen running.
+    /// When it began to run, likewise.
     pub started_at: Option<Timestamp>,
-    /// When its end was recorded.
+    /// When it ended, by its own clock; when that was noticed, where the scheduler does not know.
     pub ended_at: Timestamp,
     /// Where its log is.
     pub log: LogState,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{BackendError, ErrorKind};
 use crate::id::ExecutionId;
 use crate::pipeline::Resources;
+use crate::time::Timestamp;
 
 pub use crate::exec::{ExecInput, ExecOutput, ExecRequest, ExecSession, TerminalSize};
 
@@ -48,19 +49,21 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
     async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError>;
 
     /// Asks the execution to end (SIGTERM or the product's word for it), waits `grace`, then kills its whole process
-    /// tree. Returns once the request is durable, without waiting for the end; the state becomes `Stopped` (or what it
-    /// had become before). Stopping what is finished or unknown succeeds. A second call with a shorter grace hastens.
+    /// tree. Returns once the request is durable, without waiting for the end; the state becomes `Stopped`. A process that
+    /// had ended before the request reached it is `Exited`, however close the two were. Stopping what is finished or
+    /// unknown succeeds. A second call with a shorter grace hastens.
     ///
     /// # Errors
     /// When the request could not be delivered.
     async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError>;
 
     /// What is known of the execution now. A fate that is not known is `Lost`, never guessed; a name this backend has
-    /// never seen, or that was removed, is `NotFound`.
+    /// never seen, or that was removed, is `NotFound`. The times are the execution's own, however late somebody asks, and
+    /// stay the same once it has ended.
     ///
     /// # Errors
     /// When the backend cannot answer, which says nothing about the execution.
-    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError>;
+    async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError>;
 
     /// One stream of changes for all executions of this instance, from now on. It may drop or repeat events; it ends
     /// or yields an error when the connection is lost. After every (re)connect the caller reconciles with `state`: what
@@ -139,13 +142,16 @@ fn no_identities() -> BackendError {
     BackendError::new(ErrorKind::NotFound, "this scheduler gives its executions no tokens")
 }
 
-/// How an execution's own process ended, as its supervisor saw it.
+/// How and when an execution's own process ended, as its supervisor saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportedEnd {
     /// The exit code; 128 + the signal's number when a signal ended it.
     pub code: i32,
     /// The signal that ended it.
     pub signal: Option<i32>,
+    /// When that was.
+    #[serde(default)]
+    pub times: ExecutionTimes,
 }
 
 /// What a scheduler can do, as data.
@@ -159,6 +165,8 @@ pub struct SchedulerCapabilities {
     pub resource_limits: bool,
     /// Commands can be run in running executions.
     pub exec: bool,
+    /// `ExecutionSpec::timeout` is held where the execution runs, also while no server does.
+    pub deadlines: bool,
     /// Each execution gets a token of its own as `GOFER_API_TOKEN`, which `identify` knows: nobody needs to hand it one.
     pub workload_identity: bool,
 }
@@ -180,6 +188,9 @@ pub struct ExecutionSpec {
     pub env: BTreeMap<String, EnvValue>,
     /// Set aside, and limited to, where the backend can.
     pub resources: Resources,
+    /// How long it may run. A backend with the capability `deadlines` then stops it by itself, with [`TIMEOUT_GRACE`]; for
+    /// others the engine does. Time during which the machine is suspended does not count. Nothing for a service.
+    pub timeout: Option<Duration>,
     /// Credentials for pulling the image.
     pub registry_auth: Option<RegistryLogin>,
 }
@@ -211,6 +222,54 @@ pub enum ExecutionKind {
     Service,
 }
 
+/// Time between asking an execution that ran longer than its timeout to end and killing it.
+pub const TIMEOUT_GRACE: Duration = Duration::from_secs(10);
+
+/// What a backend says of an execution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// What it is.
+    pub state: ExecutionState,
+    /// When it became that.
+    pub times: ExecutionTimes,
+}
+
+impl From<ExecutionState> for Observation {
+    /// Of an execution whose times are not known.
+    fn from(state: ExecutionState) -> Self {
+        Self { state, times: ExecutionTimes::default() }
+    }
+}
+
+/// When an execution's process began and ended, by the clock of the machine it runs on, whoever looks and whenever. What a
+/// backend does not know is absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ExecutionTimes {
+    /// When its process began.
+    pub started_at: Option<Timestamp>,
+    /// When its process ended.
+    pub ended_at: Option<Timestamp>,
+    /// How long its process ran, measured by a clock that nobody sets, without the time its machine was suspended.
+    pub ran: Option<Duration>,
+}
+
+impl ExecutionTimes {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self { started_at: None, ended_at: None, ran: None };
+
+    /// Of one that began then and runs.
+    #[must_use]
+    pub fn since(started_at: Timestamp) -> Self {
+        Self { started_at: Some(started_at), ended_at: None, ran: None }
+    }
+
+    /// How long its process ran, as exactly as can be told once it has ended.
+    #[must_use]
+    pub fn run_time(&self) -> Option<Duration> {
+        self.ran.or_else(|| Some(self.ended_at?.since(self.started_at?)))
+    }
+}
+
 /// What is known of an execution.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExecutionState {
@@ -237,7 +296,7 @@ pub enum ExecutionState {
         /// In the backend's words.
         message: String,
     },
-    /// Ended after `stop`, whatever the exit code was.
+    /// Ended after it was asked to (by `stop`, at its timeout, or by somebody else), whatever the exit code was.
     Stopped,
     /// It existed, and what became of it cannot be known.
     Lost,
@@ -273,6 +332,8 @@ pub struct WatchEvent {
     pub id: ExecutionId,
     /// What it became.
     pub state: ExecutionState,
+    /// When, as far as is known by now.
+    pub times: ExecutionTimes,
 }
 
 /// One of a process's two outputs.

@@ -230,7 +230,7 @@ async fn take(shared: &Shared, finished: &Finished, step: Step) -> Result<Option
 async fn store(shared: &Shared, Finished { id, origin, left_behind }: &Finished) -> Result<Stored, BackendError> {
     // It may have told its end to the server that saw it, before the scheduler knows: then neither is its log all there, nor
     // may it be removed.
-    if *left_behind && !shared.scheduler.state(id).await?.is_final() {
+    if *left_behind && !shared.scheduler.state(id).await?.state.is_final() {
         let message = format!("the scheduler has not seen the end of `{id}` yet");
         return Err(BackendError::new(ErrorKind::Unavailable, message));
     }

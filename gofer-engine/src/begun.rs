@@ -2,8 +2,9 @@
 
 use gofer_core::Timestamp;
 use gofer_core::journal::{Commit, Lease, RunSnapshot};
+use gofer_core::scheduler::Scheduler;
 
-use crate::machine::{Effect, Input, Machine};
+use crate::machine::{Effect, Input, Machine, SchedulerFacts};
 
 /// More tasks than these begin in a commit of their own: whoever starts the run need not wait for it.
 const MAX_TASKS: usize = 64;
@@ -18,17 +19,27 @@ pub(crate) struct Begun {
 
 impl Begun {
     /// Nothing was decided yet by whoever has the lease now.
-    pub(crate) fn not(snapshot: RunSnapshot, incarnation: u64) -> Self {
-        Self { machine: Machine::new(snapshot, incarnation), effects: None }
+    pub(crate) fn not(snapshot: RunSnapshot, scheduler: SchedulerFacts) -> Self {
+        Self { machine: Machine::new(snapshot, scheduler), effects: None }
     }
 
     /// The first decision, to be committed together with the run itself: one wait for the disk less before its first task.
-    pub(crate) fn by(at: Timestamp, lease: &Lease, inserted: &RunSnapshot, incarnation: u64) -> Option<(Self, Commit)> {
+    pub(crate) fn by(
+        at: Timestamp,
+        lease: &Lease,
+        inserted: &RunSnapshot,
+        scheduler: SchedulerFacts,
+    ) -> Option<(Self, Commit)> {
         if inserted.spec.tasks.len() > MAX_TASKS {
             return None;
         }
-        let mut machine = Machine::new(inserted.clone(), incarnation);
+        let mut machine = Machine::new(inserted.clone(), scheduler);
         let (commit, effects) = machine.step(at, Input::Claimed).into_commit(lease.clone());
         Some((Self { machine, effects: Some(effects) }, commit))
     }
+}
+
+/// What a machine is to know of this backend.
+pub(crate) fn facts(scheduler: &dyn Scheduler) -> SchedulerFacts {
+    SchedulerFacts { incarnation: scheduler.incarnation(), deadlines: scheduler.capabilities().deadlines }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gofer_core::journal::{Commit, Committed, Lease};
 use gofer_core::run::TaskState;
-use gofer_core::scheduler::ExecutionState;
+use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation};
 use gofer_core::{Attempt, ExecutionId, TaskId, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archiver::Finished;
 use crate::backoff::Backoff;
-use crate::begun::Begun;
+use crate::begun::{self, Begun};
 use crate::engine::Shared;
 use crate::execution::{self, Start};
 use crate::freshness::Freshness;
@@ -95,9 +95,9 @@ pub(crate) struct Driving {
     serial: u64,
     /// Ends that were seen while the start was under way. They count once it is over: a start that lands after its
     /// execution was archived and removed would start it a second time.
-    held: HashMap<ExecutionId, ExecutionState>,
+    held: HashMap<ExecutionId, Observation>,
     /// Executions that were seen running, and when.
-    seen_running: Vec<(ExecutionId, Timestamp)>,
+    seen_running: Vec<(ExecutionId, Timestamp, ExecutionTimes)>,
     /// The run cannot be loaded, and the lease is held.
     unreadable: bool,
 }
@@ -129,7 +129,7 @@ impl Driving {
         while !self.gone.is_cancelled() {
             match self.shared.journal.load(&self.lease.run).await {
                 Ok(snapshot) => {
-                    let found = Begun::not(snapshot, self.shared.scheduler.incarnation());
+                    let found = Begun::not(snapshot, begun::facts(&*self.shared.scheduler));
                     self.forget_ended(&found.machine);
                     return Some(found);
                 }
@@ -172,7 +172,7 @@ impl Driving {
         while !machine.run().state.is_complete() {
             let clock = &self.shared.clock;
             let due = at(machine.next_deadline().map(|at| clock.instant(at)));
-            let settled = at(self.seen_running.first().map(|(_, seen)| clock.instant(seen.after(SETTLE))));
+            let settled = at(self.seen_running.first().map(|(_, seen, _)| clock.instant(seen.after(SETTLE))));
             tokio::select! {
                 biased;
                 () = self.gone.cancelled() => return Stopped::Gone,
@@ -208,8 +208,8 @@ impl Driving {
     fn only_running(&mut self, machine: &mut Machine, batch: &mut Vec<Box<Message>>) -> bool {
         let now = self.shared.clock.now();
         batch.retain(|message| match message.as_ref() {
-            Message::Observed(id, ExecutionState::Running, _) => {
-                self.seen_running.push((id.clone(), now));
+            Message::Observed(id, Observation { state: ExecutionState::Running, times }) => {
+                self.seen_running.push((id.clone(), now, *times));
                 false
             }
             _ => true,
@@ -225,8 +225,8 @@ impl Driving {
     }
 
     fn take_running(&mut self, machine: &mut Machine, decision: &mut Decision) {
-        for (id, seen) in std::mem::take(&mut self.seen_running) {
-            let input = Input::Observed(id.task, id.attempt, ExecutionState::Running);
+        for (id, seen, times) in std::mem::take(&mut self.seen_running) {
+            let input = Input::Observed(id.task, id.attempt, Observation { state: ExecutionState::Running, times });
             add(decision, machine.step(seen, input));
         }
     }
@@ -236,9 +236,14 @@ impl Driving {
             Message::Input(input) => {
                 self.step(machine, input, decision);
             }
-            Message::Observed(id, state, starts) => {
-                if let Some(state) = self.timely(&id, state, starts) {
-                    self.step(machine, Input::Observed(id.task, id.attempt, state), decision);
+            Message::Observed(id, found) => {
+                if let Some(found) = self.timely(&id, found, 0) {
+                    self.step(machine, Input::Observed(id.task, id.attempt, found), decision);
+                }
+            }
+            Message::Answered(id, found, asked) => {
+                if let Some(found) = self.timely(&id, found, asked.starts) {
+                    self.step(machine, Input::Answered(id.task, id.attempt, found, asked.at), decision);
                 }
             }
             Message::StartOver(over) => self.start_over(machine, over, decision),
@@ -269,7 +274,7 @@ impl Driving {
         let Some(start) = self.starts.get_mut(&id).filter(|start| start.serial == serial) else { return };
         start.known = true;
         let end = match (self.held.remove(&id), refused) {
-            (Some(state), _) => Some(Input::Observed(id.task.clone(), id.attempt, state)),
+            (Some(found), _) => Some(Input::Observed(id.task.clone(), id.attempt, found)),
             (None, Some(reason)) => Some(Input::Refused(id.task.clone(), id.attempt, reason)),
             (None, None) => None,
         };
@@ -285,20 +290,20 @@ impl Driving {
         add(decision, machine.step(self.shared.clock.now(), input));
     }
 
-    /// The state, unless it has to wait or says nothing.
-    fn timely(&mut self, id: &ExecutionId, state: ExecutionState, starts: u64) -> Option<ExecutionState> {
-        let Some(start) = self.starts.get(id) else { return Some(state) };
-        if state == ExecutionState::NotFound {
+    /// What was found, unless it has to wait or says nothing.
+    fn timely(&mut self, id: &ExecutionId, found: Observation, starts: u64) -> Option<Observation> {
+        let Some(start) = self.starts.get(id) else { return Some(found) };
+        if found.state == ExecutionState::NotFound {
             // Asked for before the start was over, it means nothing.
-            return (start.known && start.serial <= starts).then_some(state);
+            return (start.known && start.serial <= starts).then_some(found);
         }
         // A start that has reported is over, though its task may not have come to its last line yet.
-        if state.is_final() && !start.known && !start.over.is_cancelled() {
+        if found.state.is_final() && !start.known && !start.over.is_cancelled() {
             start.give_up.cancel();
-            self.held.insert(id.clone(), state);
+            self.held.insert(id.clone(), found);
             return None;
         }
-        Some(state)
+        Some(found)
     }
 
     async fn carry_out(&mut self, machine: &Machine, mut decision: Decision) -> Result<(), Stopped> {
@@ -349,6 +354,18 @@ impl Driving {
                         over.cancelled().await;
                     }
                     execution::observe(&shared, &id, starts, &driver).await;
+                });
+            }
+            Effect::Confirm(task, attempt) => {
+                let id = self.id(&task, attempt);
+                let (shared, driver, starts) = (self.shared.clone(), self.driver.clone(), self.serial);
+                let waits_here = self.starts.get(&id).is_some_and(|start| !start.over.is_cancelled());
+                tokio::spawn(async move {
+                    if waits_here {
+                        execution::still_starting(&shared, &id, starts, &driver).await;
+                    } else {
+                        execution::observe(&shared, &id, starts, &driver).await;
+                    }
                 });
             }
             Effect::Stop(task, attempt, grace) => {

@@ -2,7 +2,7 @@
 
 use gofer_core::run::{Reason, ReasonKind, TaskStatus};
 
-/// How an attempt ended, before it is known whether the engine had stopped it.
+/// How an attempt ended.
 pub(crate) struct End {
     pub(crate) status: TaskStatus,
     pub(crate) reason: Option<Reason>,
@@ -10,28 +10,62 @@ pub(crate) struct End {
     pub(crate) lost: bool,
     /// Its process is known to have run.
     pub(crate) ran: bool,
+    /// What tells whether the end was its own.
+    pub(crate) kind: EndKind,
+}
+
+/// What an end says about a stop that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndKind {
+    /// It ended by itself: no stop had reached it.
+    Own,
+    /// A stop had reached it, whoever asked.
+    Stopped,
+    /// It is gone, and whether a stop had reached it cannot be known.
+    Unknown,
 }
 
 impl End {
     pub(crate) fn successful() -> Self {
-        Self { status: TaskStatus::Successful, reason: None, exit_code: Some(0), lost: false, ran: true }
+        Self {
+            status: TaskStatus::Successful,
+            reason: None,
+            exit_code: Some(0),
+            lost: false,
+            ran: true,
+            kind: EndKind::Own,
+        }
     }
 
     pub(crate) fn exited(code: i32, oom: bool, signal: Option<i32>) -> Self {
         let reason = crate::reasons::of_exit(code, oom, signal);
-        Self { status: TaskStatus::Failed, reason: Some(reason), exit_code: Some(code), lost: false, ran: true }
+        Self {
+            status: TaskStatus::Failed,
+            reason: Some(reason),
+            exit_code: Some(code),
+            lost: false,
+            ran: true,
+            kind: EndKind::Own,
+        }
     }
 
     pub(crate) fn failed(reason: Reason) -> Self {
-        Self { status: TaskStatus::Failed, reason: Some(reason), exit_code: None, lost: false, ran: false }
+        Self {
+            status: TaskStatus::Failed,
+            reason: Some(reason),
+            exit_code: None,
+            lost: false,
+            ran: false,
+            kind: EndKind::Own,
+        }
     }
 
     pub(crate) fn stopped_outside() -> Self {
         let reason = Reason::new(ReasonKind::StoppedOutside, "stopped at the scheduler by somebody else than gofer");
-        Self { ran: true, ..Self::failed(reason) }
+        Self { ran: true, kind: EndKind::Stopped, ..Self::failed(reason) }
     }
 
     pub(crate) fn lost(message: &str) -> Self {
-        Self { lost: true, ..Self::failed(Reason::new(ReasonKind::Lost, message)) }
+        Self { lost: true, kind: EndKind::Unknown, ..Self::failed(Reason::new(ReasonKind::Lost, message)) }
     }
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
-use crate::begun::Begun;
+use crate::begun::{Begun, facts};
 use crate::clock::Clock;
 use crate::drivers::Drivers;
 use crate::error::EngineError;
@@ -402,7 +402,7 @@ impl Shared {
         match inserted.claimed {
             Some((lease, snapshot)) => {
                 let begun = lock(&begun).take();
-                let known = begun.unwrap_or_else(|| Begun::not(snapshot, self.scheduler.incarnation()));
+                let known = begun.unwrap_or_else(|| Begun::not(snapshot, facts(&*self.scheduler)));
                 self.begin(lease, Freshness::until(until), Some(known));
                 // Cancelled meanwhile, by a client or a newer run, when there was no driver to tell.
                 if self.runs.missed() != missed
@@ -421,9 +421,9 @@ impl Shared {
     fn begun_with_insert(&self, new: &mut NewRun) -> Arc<Mutex<Option<Begun>>> {
         let begun = Arc::new(Mutex::new(None));
         if let Some(claim) = &mut new.claim {
-            let (slot, at, incarnation) = (begun.clone(), new.at, self.scheduler.incarnation());
+            let (slot, at, scheduler) = (begun.clone(), new.at, facts(&*self.scheduler));
             claim.first = Some(FirstCommit::new(move |lease, inserted| {
-                let (now, commit) = Begun::by(at, lease, inserted, incarnation)?;
+                let (now, commit) = Begun::by(at, lease, inserted, scheduler)?;
                 *lock(&slot) = Some(now);
                 Some(commit)
             }));

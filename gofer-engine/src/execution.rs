@@ -9,7 +9,7 @@ use std::time::Duration;
 use gofer_core::object_store::PutOptions;
 use gofer_core::pipeline::PipelineSpec;
 use gofer_core::run::{Reason, ReasonKind, Run};
-use gofer_core::scheduler::{ExecutionSpec, ExecutionState};
+use gofer_core::scheduler::{ExecutionSpec, ExecutionState, Observation};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::engine::Shared;
 use crate::freshness::Freshness;
-use crate::inbox::{Inbox, Message, StartOver};
+use crate::inbox::{Asked, Inbox, Message, StartOver};
 use crate::layout;
 use crate::machine::Input;
 use crate::places::Place;
@@ -51,23 +51,27 @@ impl Start {
     /// is gone had started it. If so, nothing is resolved again: a secret may be gone by now, and the execution runs all
     /// the same.
     pub(crate) async fn run(self, again: bool) {
-        let found =
-            if again { state(&self.shared, &self.id, &self.driver).await } else { Some(ExecutionState::NotFound) };
-        let refused = match found {
-            Some(ExecutionState::NotFound) if again && self.forgotten => {
-                tell(&self.id, ExecutionState::Lost, self.serial, &self.driver).await;
+        let asked = Asked { at: self.shared.clock.now(), starts: self.serial };
+        let found = if again {
+            state(&self.shared, &self.id, &self.driver).await
+        } else {
+            Some(ExecutionState::NotFound.into())
+        };
+        let Some(found) = found else { return };
+        let refused = match found.state {
+            ExecutionState::NotFound if again && self.forgotten => {
+                tell(&self.id, ExecutionState::Lost.into(), asked, &self.driver).await;
                 None
             }
-            Some(ExecutionState::NotFound) => {
+            ExecutionState::NotFound => {
                 // It is not in flight after all.
                 self.shared.places.release(&self.id);
                 self.start(again).await.err()
             }
-            Some(state) => {
-                tell(&self.id, state, self.serial, &self.driver).await;
+            _ => {
+                tell(&self.id, found, asked, &self.driver).await;
                 None
             }
-            None => return,
         };
         let over = StartOver { id: self.id.clone(), serial: self.serial, refused };
         // Who drives the run after a driver that is gone asks the scheduler itself.
@@ -183,18 +187,26 @@ impl Start {
 /// Asks for the state until there is an answer, and tells the driver. Returns whether it was a final one, or nobody wants to
 /// know any more.
 pub(crate) async fn observe(shared: &Shared, id: &ExecutionId, starts: u64, driver: &Inbox) -> bool {
-    let Some(state) = state(shared, id, driver).await else { return true };
-    let over = state.is_final();
-    tell(id, state, starts, driver).await;
+    let asked = Asked { at: shared.clock.now(), starts };
+    let Some(found) = state(shared, id, driver).await else { return true };
+    let over = found.state.is_final();
+    tell(id, found, asked, driver).await;
     over
 }
 
+/// Tells the driver that the execution waits in this server, for a place or for an answer of a store: that counts as waiting
+/// to start, as the scheduler's own queue does.
+pub(crate) async fn still_starting(shared: &Shared, id: &ExecutionId, starts: u64, driver: &Inbox) {
+    let asked = Asked { at: shared.clock.now(), starts };
+    tell(id, ExecutionState::Queued { reason: String::new() }.into(), asked, driver).await;
+}
+
 /// The state, asked for until there is an answer or nobody wants it any more.
-async fn state(shared: &Shared, id: &ExecutionId, driver: &Inbox) -> Option<ExecutionState> {
+async fn state(shared: &Shared, id: &ExecutionId, driver: &Inbox) -> Option<Observation> {
     let mut backoff = Backoff::new(("state", id));
     while !driver.is_closed() {
         match shared.scheduler.state(id).await {
-            Ok(state) => return Some(state),
+            Ok(found) => return Some(found),
             Err(error) => {
                 tracing::warn!(execution = %id, error = %error.chain(), "cannot learn the execution's state yet, will retry");
                 backoff.wait().await;
@@ -223,7 +235,7 @@ pub(crate) async fn stop(shared: &Shared, id: &ExecutionId, grace: Duration, sta
     }
 }
 
-async fn tell(id: &ExecutionId, state: ExecutionState, starts: u64, driver: &Inbox) {
+async fn tell(id: &ExecutionId, found: Observation, asked: Asked, driver: &Inbox) {
     // A driver that is gone will load the run again and ask itself.
-    driver.tell(Message::Observed(id.clone(), state, starts)).await;
+    driver.tell(Message::Answered(id.clone(), found, asked)).await;
 }

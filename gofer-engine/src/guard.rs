@@ -10,7 +10,7 @@ use gofer_core::object_store::{
     Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
 };
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, ReportedEnd, Scheduler,
+    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd, Scheduler,
     SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::secret_store::{SecretList, SecretStore};
@@ -59,7 +59,7 @@ impl Scheduler for Timed<dyn Scheduler> {
         within(CALL, "scheduler stop", self.0.stop(id, grace)).await
     }
 
-    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+    async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
         within(CALL, "scheduler state", self.0.state(id)).await
     }
 

@@ -1,7 +1,7 @@
 //! What a run's driver is told, and how.
 
 use gofer_core::run::Reason;
-use gofer_core::scheduler::ExecutionState;
+use gofer_core::scheduler::Observation;
 use gofer_core::{ExecutionId, Timestamp};
 use tokio::sync::mpsc;
 
@@ -15,8 +15,10 @@ const QUEUE: usize = 256;
 pub(crate) enum Message {
     /// Something for the machine.
     Input(Input),
-    /// What an execution is, asked for when the driver had begun this many starts.
-    Observed(ExecutionId, ExecutionState, u64),
+    /// The scheduler's events say this of an execution.
+    Observed(ExecutionId, Observation),
+    /// The scheduler was asked about an execution.
+    Answered(ExecutionId, Observation, Asked),
     /// Nothing more will be done by this start.
     StartOver(StartOver),
     /// The scheduler's events may have been missed: ask about every execution.
@@ -25,6 +27,14 @@ pub(crate) enum Message {
     Prolonged(Timestamp),
     /// The stored run may have changed, for instance by a wish to cancel: look.
     Reload,
+}
+
+/// When the scheduler was asked about an execution: the answer is at least as new.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) at: Timestamp,
+    /// How many starts the driver had begun.
+    pub(crate) starts: u64,
 }
 
 /// The end of a start, whatever came of it.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use gofer_core::journal::Hint;
+use gofer_core::scheduler::Observation;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
@@ -34,7 +35,8 @@ pub(crate) async fn scheduler(shared: Arc<Shared>) {
                         Some(Ok(event)) => {
                             backoff.reset();
                             if let Some(driver) = shared.runs.inbox(&event.id.run) {
-                                driver.tell(Message::Observed(event.id, event.state, 0)).await;
+                                let observation = Observation { state: event.state, times: event.times };
+                                driver.tell(Message::Observed(event.id, observation)).await;
                             }
                         }
                         Some(Err(error)) => {

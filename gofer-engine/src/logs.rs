@@ -141,7 +141,7 @@ fn while_it_comes(shared: Arc<Shared>, id: ExecutionId, chunks: Chunks) -> Chunk
         loop {
             match tokio::time::timeout(REST, chunks.next()).await {
                 Ok(next) => return next.map(|chunk| (chunk, (shared, id, chunks))),
-                Err(_) if shared.scheduler.state(&id).await.is_ok_and(|state| !state.is_final()) => return None,
+                Err(_) if shared.scheduler.state(&id).await.is_ok_and(|found| !found.state.is_final()) => return None,
                 // It is only slow.
                 Err(_) => {}
             }

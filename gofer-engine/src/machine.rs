@@ -6,6 +6,7 @@
 
 mod verdict;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +17,10 @@ use gofer_core::pipeline::{Condition, PipelineSpec, TaskSpec};
 use gofer_core::run::{
     CancelRequest, Reason, ReasonKind, Run, RunState, StopCause, StopRequest, TaskRun, TaskState, TaskStatus,
 };
-use gofer_core::scheduler::ExecutionState;
+use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation, TIMEOUT_GRACE};
 use gofer_core::{Attempt, TaskId, Timestamp};
 
-use crate::end::End;
+use crate::end::{End, EndKind};
 
 /// Who the engine is in events.
 pub const ACTOR: &str = "gofer";
@@ -27,13 +28,32 @@ pub const ACTOR: &str = "gofer";
 /// Time between asking an execution to end and killing it, when nobody forces it.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
+/// How long after a timeout the engine looks at an execution whose backend holds the deadline itself: the grace is over by then,
+/// and a backend that failed to stop it is told to.
+const HELD_SLACK: Duration = Duration::from_secs(15);
+
+/// A deadline that is looked at later than this after it came was missed by a server that stood still. Longer than any
+/// commit of a healthy database keeps a driver.
+const STOOD_STILL: Duration = Duration::from_secs(1);
+
+/// What the machine knows of the scheduler that its executions run on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SchedulerFacts {
+    /// In which incarnation what is intended now is started.
+    pub incarnation: u64,
+    /// It stops by itself what runs longer than its timeout.
+    pub deadlines: bool,
+}
+
 /// Something that happened to a run.
 #[derive(Debug, Clone)]
 pub enum Input {
     /// It was claimed: for the first time, or after a server was lost. What the scheduler knows is not known.
     Claimed,
     /// The scheduler says what an execution is. `NotFound` only after its start is known to have succeeded, or its stop.
-    Observed(TaskId, Attempt, ExecutionState),
+    Observed(TaskId, Attempt, Observation),
+    /// The same in answer to a question of that instant: what it says is at least as new, so it may confirm a deadline.
+    Answered(TaskId, Attempt, Observation, Timestamp),
     /// An execution that is to be started has waited a while for a place in flight; why.
     Waiting(TaskId, Attempt, String),
     /// An execution that may have waited has its place in flight, and goes to the scheduler.
@@ -85,6 +105,8 @@ pub enum Effect {
     Restart(TaskId, Attempt),
     /// Find out what became of an execution that was started.
     Observe(TaskId, Attempt),
+    /// A deadline of the execution has come: find out whether it still runs, or waits. The answer decides.
+    Confirm(TaskId, Attempt),
     /// Stop the execution.
     Stop(TaskId, Attempt, Duration),
     /// The attempt is over: its log can be archived.
@@ -106,17 +128,21 @@ pub struct Machine {
     timers: BTreeSet<(Timestamp, usize)>,
     /// Pending tasks whose last parent completed during the current step.
     ready: VecDeque<usize>,
-    /// Of the scheduler that starts what is intended now.
-    incarnation: u64,
+    scheduler: SchedulerFacts,
+    /// When this machine saw each task's current attempt running for the first time. The deadline of an attempt is counted
+    /// from then: not by the clock of its node, which may be wrong.
+    seen_running: Vec<Option<Timestamp>>,
+    /// Since when a server has watched the run without standing still.
+    watched_since: Timestamp,
 }
 
 impl Machine {
-    /// Indexes a snapshot, to be driven with a scheduler of this incarnation. Linear in tasks and edges.
+    /// Indexes a snapshot, to be driven with this scheduler. Linear in tasks and edges.
     ///
     /// # Panics
     /// When the snapshot lacks a task of its spec, which the journal's contract excludes.
     #[must_use]
-    pub fn new(snapshot: RunSnapshot, incarnation: u64) -> Self {
+    pub fn new(snapshot: RunSnapshot, scheduler: SchedulerFacts) -> Self {
         let RunSnapshot { run, spec, mut tasks } = snapshot;
         let index: HashMap<TaskId, usize> =
             spec.tasks.iter().enumerate().map(|(at, task)| (task.id.clone(), at)).collect();
@@ -136,6 +162,7 @@ impl Machine {
                 }
             }
         }
+        let seen_running = vec![None; tasks.len()];
         let incomplete = tasks.iter().filter(|task| !task.state.is_complete()).count();
         Self {
             run,
@@ -147,7 +174,9 @@ impl Machine {
             incomplete,
             timers: BTreeSet::new(),
             ready: VecDeque::new(),
-            incarnation,
+            scheduler,
+            seen_running,
+            watched_since: Timestamp(i64::MIN),
         }
     }
 
@@ -173,7 +202,7 @@ impl Machine {
     /// Whether the scheduler may have forgotten what was intended of this task: that was in another incarnation of it.
     #[must_use]
     pub fn may_be_forgotten(&self, id: &TaskId) -> bool {
-        self.task(id).is_some_and(|(task, _)| task.incarnation != self.incarnation)
+        self.task(id).is_some_and(|(task, _)| task.incarnation != self.scheduler.incarnation)
     }
 
     /// Every task run, in the spec's order.
@@ -196,9 +225,15 @@ impl Machine {
         }
         match input {
             Input::Claimed => self.claimed(now, &mut out),
-            Input::Observed(task, attempt, state) => {
+            Input::Observed(task, attempt, found) => {
                 if let Some(at) = self.active(&task, attempt) {
-                    self.observed(now, at, state, &mut out);
+                    self.observed(now, at, found, &mut out);
+                }
+            }
+            Input::Answered(task, attempt, found, asked_at) => {
+                if let Some(at) = self.active(&task, attempt) {
+                    self.observed(now, at, found, &mut out);
+                    self.confirm(now, at, asked_at, &mut out);
                 }
             }
             Input::Waiting(task, attempt, why) => {
@@ -213,7 +248,7 @@ impl Machine {
             }
             Input::Refused(task, attempt, reason) => {
                 if let Some(at) = self.active(&task, attempt) {
-                    self.ended(now, at, End::failed(reason), &mut out);
+                    self.ended(now, at, End::failed(reason), ExecutionTimes::default(), &mut out);
                 }
             }
             Input::CancelRun(request) => self.cancel_run(now, request, &mut out),
@@ -236,6 +271,7 @@ impl Machine {
     }
 
     fn claimed(&mut self, now: Timestamp, out: &mut Decision) {
+        self.watched_since = now;
         for at in 0..self.tasks.len() {
             let task = &self.tasks[at];
             let (id, attempt) = (task.task.clone(), task.attempt);
@@ -258,21 +294,25 @@ impl Machine {
         }
     }
 
-    fn observed(&mut self, now: Timestamp, at: usize, state: ExecutionState, out: &mut Decision) {
-        match state {
+    fn observed(&mut self, now: Timestamp, at: usize, found: Observation, out: &mut Decision) {
+        let times = found.times;
+        match found.state {
             ExecutionState::Queued { reason } => {
                 self.waits(now, at, Reason::new(ReasonKind::Queued, reason), out);
             }
-            ExecutionState::Running => self.running(now, at, out),
-            ExecutionState::Exited { code: 0, .. } => self.ended(now, at, End::successful(), out),
-            ExecutionState::Exited { code, oom, signal } => self.ended(now, at, End::exited(code, oom, signal), out),
-            ExecutionState::Failed { kind, message } => {
-                self.ended(now, at, End::failed(Reason::new(crate::reasons::of_failure(kind), message)), out);
+            ExecutionState::Running => self.running(now, at, times, out),
+            ExecutionState::Exited { code: 0, .. } => self.ended(now, at, End::successful(), times, out),
+            ExecutionState::Exited { code, oom, signal } => {
+                self.ended(now, at, End::exited(code, oom, signal), times, out);
             }
-            ExecutionState::Stopped => self.ended(now, at, End::stopped_outside(), out),
-            ExecutionState::Lost => self.ended(now, at, End::lost("the scheduler lost the execution"), out),
+            ExecutionState::Failed { kind, message } => {
+                let reason = Reason::new(crate::reasons::of_failure(kind), message);
+                self.ended(now, at, End::failed(reason), times, out);
+            }
+            ExecutionState::Stopped => self.ended(now, at, End::stopped_outside(), times, out),
+            ExecutionState::Lost => self.ended(now, at, End::lost("the scheduler lost the execution"), times, out),
             ExecutionState::NotFound => {
-                self.ended(now, at, End::lost("the scheduler no longer knows the execution"), out);
+                self.ended(now, at, End::lost("the scheduler no longer knows the execution"), times, out);
             }
         }
     }
@@ -300,13 +340,14 @@ impl Machine {
         }
     }
 
-    fn running(&mut self, now: Timestamp, at: usize, out: &mut Decision) {
+    fn running(&mut self, now: Timestamp, at: usize, times: ExecutionTimes, out: &mut Decision) {
         if self.tasks[at].state != TaskState::Starting {
             return;
         }
         let mut next = self.tasks[at].clone();
         next.state = TaskState::Running;
-        next.started_at = Some(now);
+        next.started_at = Some(self.began(now, at, times).unwrap_or(now));
+        self.seen_running[at] = Some(now);
         next.reason = None;
         self.change(at, next, out);
         self.record(now, Some(at), EventDetails::TaskRunRunning {}, out);
@@ -314,11 +355,14 @@ impl Machine {
     }
 
     /// The current attempt is over: schedules another, or completes the task.
-    fn ended(&mut self, now: Timestamp, at: usize, end: End, out: &mut Decision) {
-        let end = self.after_stop(at, end);
+    fn ended(&mut self, now: Timestamp, at: usize, end: End, times: ExecutionTimes, out: &mut Decision) {
+        let end = self.judged(at, end, times);
         let mut next = self.tasks[at].clone();
         // An end that overtakes the news of the start: the intent is the nearest known instant.
-        let started_at = next.started_at.or(if end.ran { next.intended_at } else { None });
+        let started_at = next.started_at.or_else(|| self.began(now, at, times));
+        let started_at = started_at.or(if end.ran { next.intended_at } else { None });
+        let earliest = started_at.or(next.intended_at).unwrap_or(now);
+        let ended_at = times.ended_at.map_or(now, |ended_at| within(ended_at, earliest, now));
         let record = gofer_core::run::AttemptRecord {
             attempt: next.attempt,
             status: end.status,
@@ -326,7 +370,7 @@ impl Machine {
             exit_code: end.exit_code,
             intended_at: next.intended_at.unwrap_or(now),
             started_at,
-            ended_at: now,
+            ended_at,
             log: gofer_core::run::LogState::Live,
         };
         out.effects.push(Effect::Archive(next.task.clone(), next.attempt));
@@ -353,28 +397,44 @@ impl Machine {
         }
     }
 
-    /// An attempt the engine itself stopped ends as the stop's cause says, whatever its exit code: a process that exits
-    /// with 0 because it was asked to end has not done its work.
-    fn after_stop(&self, at: usize, end: End) -> End {
-        let task = &self.tasks[at];
-        let Some(stop) = &task.stop else { return end };
-        let spec = &self.spec.tasks[at];
-        let (status, reason) = match stop.cause {
+    /// When the process began, by its own clock as far as that can be right: not before it was intended, and not later
+    /// than it was seen.
+    fn began(&self, now: Timestamp, at: usize, times: ExecutionTimes) -> Option<Timestamp> {
+        let earliest = self.tasks[at].intended_at.unwrap_or(now);
+        times.started_at.map(|started_at| within(started_at, earliest, now))
+    }
+
+    /// What an end means. It is dated by what ended, not by who saw it: a server that was away, or stood still, while a
+    /// process ended in time must not say that it ran too long, or that a stop which never reached it ended it.
+    ///
+    /// - One that ended by itself has its own result, unless it ran longer than its timeout.
+    /// - One that was stopped ends as the stop's cause says, whatever its exit code: a process that exits with 0 because it
+    ///   was asked to end has not done its work.
+    fn judged(&self, at: usize, end: End, times: ExecutionTimes) -> End {
+        let (task, spec) = (&self.tasks[at], &self.spec.tasks[at]);
+        let ran_to_timeout = times.run_time().zip(spec.timeout).map(|(ran, timeout)| ran.cmp(&timeout));
+        let cause = task.stop.as_ref().map(|stop| stop.cause);
+        let cause = match (end.kind, cause, ran_to_timeout) {
+            (EndKind::Own, _, Some(Ordering::Greater)) if end.ran => Some(StopCause::Timeout),
+            // Nobody knows how long it ran. It ran on when its deadline was looked at, so that was too long.
+            (EndKind::Own, Some(StopCause::Timeout), None) if end.ran => Some(StopCause::Timeout),
+            (EndKind::Own, _, _) => None,
+            // The backend held the deadline itself.
+            (EndKind::Stopped, None, Some(Ordering::Greater | Ordering::Equal)) => Some(StopCause::Timeout),
+            (EndKind::Stopped | EndKind::Unknown, cause, _) => cause,
+        };
+        let Some(cause) = cause else { return end };
+        let (status, reason) = match cause {
             StopCause::Cancel => (TaskStatus::Cancelled, self.cancel_reason(at)),
-            StopCause::Timeout => (
-                TaskStatus::TimedOut,
-                Reason::new(
-                    ReasonKind::Timeout,
-                    format!("ran longer than its timeout of {:?}", spec.timeout.unwrap_or_default()),
-                ),
-            ),
-            StopCause::StartTimeout => (
-                TaskStatus::TimedOut,
-                Reason::new(
-                    ReasonKind::StartTimeout,
-                    format!("waited longer than its start timeout of {:?}", spec.start_timeout.unwrap_or_default()),
-                ),
-            ),
+            StopCause::Timeout => {
+                let text = format!("ran longer than its timeout of {:?}", spec.timeout.unwrap_or_default());
+                (TaskStatus::TimedOut, Reason::new(ReasonKind::Timeout, text))
+            }
+            StopCause::StartTimeout => {
+                let limit = spec.start_timeout.unwrap_or_default();
+                let text = format!("waited longer than its start timeout of {limit:?}");
+                (TaskStatus::TimedOut, Reason::new(ReasonKind::StartTimeout, text))
+            }
         };
         End { status, reason: Some(reason), lost: false, ..end }
     }
@@ -439,14 +499,35 @@ impl Machine {
         while let Some(&(due, at)) = self.timers.first().filter(|(due, _)| *due <= now) {
             self.timers.remove(&(due, at));
             if self.deadline(at) != Some(due) {
+                // It may have been put off.
+                self.set_timer(at);
                 continue;
             }
             match self.tasks[at].state {
                 TaskState::Pending => self.ready.push_back(at),
-                TaskState::Starting => self.stop(now, at, StopCause::StartTimeout, Duration::ZERO, out),
-                TaskState::Running => self.stop(now, at, StopCause::Timeout, DEFAULT_GRACE, out),
+                // Nobody watched it wait, so nobody could have started it either: the time does not count.
+                TaskState::Starting if now > due.after(STOOD_STILL) => {
+                    self.watched_since = now;
+                    self.set_timer(at);
+                }
+                // Without asking first, a server that stood still would stop what has long ended in time.
+                TaskState::Starting | TaskState::Running => {
+                    let task = &self.tasks[at];
+                    out.effects.push(Effect::Confirm(task.task.clone(), task.attempt));
+                }
                 TaskState::Complete(_) => {}
             }
+        }
+    }
+
+    /// Stops an attempt that still ran, or waited, when the scheduler was asked at or after its deadline.
+    fn confirm(&mut self, now: Timestamp, at: usize, asked_at: Timestamp, out: &mut Decision) {
+        let overdue = self.deadline(at).is_some_and(|due| due <= asked_at);
+        match self.tasks[at].state {
+            TaskState::Starting if overdue => self.stop(now, at, StopCause::StartTimeout, Duration::ZERO, out),
+            TaskState::Running if overdue => self.stop(now, at, StopCause::Timeout, TIMEOUT_GRACE, out),
+            TaskState::Starting | TaskState::Running => self.set_timer(at),
+            TaskState::Pending | TaskState::Complete(_) => {}
         }
     }
 
@@ -455,8 +536,12 @@ impl Machine {
         match task.state {
             TaskState::Pending => task.not_before,
             _ if task.stop.is_some() => None,
-            TaskState::Starting => Some(task.intended_at?.after(spec.start_timeout?)),
-            TaskState::Running => Some(task.started_at?.after(spec.timeout?)),
+            TaskState::Starting => Some(task.intended_at?.max(self.watched_since).after(spec.start_timeout?)),
+            TaskState::Running => {
+                let since = self.seen_running[at].or(task.started_at)?;
+                let slack = if self.scheduler.deadlines { HELD_SLACK } else { Duration::ZERO };
+                Some(since.after(spec.timeout?).after(slack))
+            }
             TaskState::Complete(_) => None,
         }
     }
@@ -496,7 +581,8 @@ impl Machine {
         let mut next = self.tasks[at].clone();
         next.state = TaskState::Starting;
         next.intended_at = Some(now);
-        next.incarnation = self.incarnation;
+        self.seen_running[at] = None;
+        next.incarnation = self.scheduler.incarnation;
         next.not_before = None;
         next.reason = None;
         out.effects.push(Effect::Start(next.task.clone(), next.attempt));
@@ -544,7 +630,7 @@ impl Machine {
     ) {
         next.state = TaskState::Complete(status);
         next.reason.clone_from(&reason);
-        next.ended_at = Some(now);
+        next.ended_at = Some(ended.as_ref().map_or(now, |record| record.ended_at));
         next.not_before = None;
         let exit_code = next.exit_code;
         self.change_with(at, next, ended, out);
@@ -584,4 +670,10 @@ impl Machine {
         };
         out.events.push(NewEvent { at, actor: ACTOR.to_owned(), subject, details });
     }
+}
+
+/// The instant, or the nearest that is possible.
+fn within(at: Timestamp, earliest: Timestamp, latest: Timestamp) -> Timestamp {
+    // The engine's clock may have been set back since `earliest`.
+    at.min(latest).max(earliest)
 }

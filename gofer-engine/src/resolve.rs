@@ -70,6 +70,7 @@ pub(crate) async fn execution(
         env,
         resources: task.resources,
         registry_auth,
+        timeout: task.timeout,
     };
     Ok(Resolved { spec: execution, secrets: resolver.secrets })
 }

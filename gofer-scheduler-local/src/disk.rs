@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gofer_core::ExecutionId;
-use gofer_core::scheduler::ExecutionState;
+use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
@@ -112,23 +112,23 @@ fn make_dir(path: &Path) -> io::Result<()> {
 
 /// Records the end of an execution that never got a supervisor. Returns the state that counts, which is an older one if
 /// there is one.
-pub(crate) fn record_end(layout: &Layout, id: &ExecutionId, state: ExecutionState) -> io::Result<ExecutionState> {
+pub(crate) fn record_end(layout: &Layout, id: &ExecutionId, end: Observation) -> io::Result<Observation> {
     let dir = layout.execution(id);
     if let Some(known) = record::read(&dir)? {
         return Ok(known);
     }
     make_dir(dir.path())?;
-    record::write(&dir, &state)?;
-    Ok(state)
+    record::write(&dir, &end)?;
+    Ok(end)
 }
 
 /// What is certain about a launch.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
     /// It has ended.
-    Ended(ExecutionState),
-    /// Its supervisor lives.
-    Alive,
+    Ended(Observation),
+    /// Its supervisor lives, and what it says of its times.
+    Alive(ExecutionTimes),
     /// Nothing was started, and nothing can be any more.
     Void,
 }
@@ -160,7 +160,9 @@ pub(crate) fn settle(layout: &Layout, id: &ExecutionId, live: &LiveName, how: Se
             file_away(layout, id, live)?;
             return Ok(Settled::Ended(state));
         }
-        Probe::Held(_) => return Ok(Settled::Alive),
+        Probe::Held(record) => {
+            return Ok(Settled::Alive(record.map_or_else(ExecutionTimes::default, |record| record.times())));
+        }
         Probe::Free(record, lock) => (record, Some(lock)),
         Probe::Gone => (None, None),
     };
@@ -177,6 +179,7 @@ pub(crate) fn settle(layout: &Layout, id: &ExecutionId, live: &LiveName, how: Se
         }
         return Ok(Settled::Void);
     }
+    let times = record.as_ref().map_or_else(ExecutionTimes::default, LiveRecord::times);
     if let Some(task) = record.and_then(|record| record.task)
         && how != Settle::AfterReboot
     {
@@ -184,9 +187,9 @@ pub(crate) fn settle(layout: &Layout, id: &ExecutionId, live: &LiveName, how: Se
     }
     // Whoever asked it to stop got what they wanted; otherwise nobody can say how it ended.
     let state = if dir.stop().exists() { ExecutionState::Stopped } else { ExecutionState::Lost };
-    let state = record_end(layout, id, state)?;
+    let end = record_end(layout, id, Observation { state, times })?;
     forget(layout, live);
-    Ok(Settled::Ended(state))
+    Ok(Settled::Ended(end))
 }
 
 /// Moves the entry of an execution that has ended to its place as `exit`. Repeating it has no effect.

@@ -35,7 +35,7 @@ pub(crate) async fn open(
 ) -> Result<ExecSession, BackendError> {
     request.validate()?;
     let invalid = |message: String| BackendError::new(ErrorKind::Invalid, message);
-    match executions.state(id).await? {
+    match executions.state(id).await?.state {
         ExecutionState::Running => {}
         ExecutionState::NotFound => {
             return Err(BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`")));

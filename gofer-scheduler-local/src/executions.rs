@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gofer_core::pipeline::Resources;
-use gofer_core::scheduler::{ExecutionSpec, ExecutionState};
-use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use gofer_core::scheduler::{ExecutionSpec, ExecutionState, ExecutionTimes, Observation};
+use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use tokio::sync::Notify;
 
 use crate::cgroup::CgroupBase;
@@ -22,7 +22,7 @@ use crate::spec::{self, BaseEnv, Prepared};
 use crate::table::{Claimed, Phase, Table, started};
 use crate::warden::{Launched, Warden};
 use crate::watcher::{Happened, Watcher};
-use crate::wire::{Launch, MAX_BODY_BYTES, Outcome};
+use crate::wire::{Launch, MAX_BODY_BYTES, Outcome, Reply};
 
 /// How often a launch is tried when the warden dies under it.
 const LAUNCH_TRIES: u32 = 4;
@@ -156,7 +156,9 @@ impl Executions {
                 return Err(error);
             }
         };
-        if launched == Launched::Answer(Outcome::Running) && self.table.running(id, live) {
+        if let Launched::Answer(Reply { outcome: Outcome::Running, started_at, .. }) = launched
+            && self.table.running(id, live, ExecutionTimes::since(Timestamp(started_at)))
+        {
             return Ok(Decided::Yes);
         }
         match self.decide(id, live).await {
@@ -172,7 +174,9 @@ impl Executions {
     /// There is no answer, or one that says to look at the files.
     async fn decide(self: &Arc<Self>, id: &ExecutionId, live: &LiveName) -> Result<Decided, BackendError> {
         let mut settled = self.settle(id, live, Settle::Now).await?;
-        if settled == Settled::Alive && !self.table.running(id, live) {
+        if let Settled::Alive(times) = settled
+            && !self.table.running(id, live, times)
+        {
             settled = self.settle(id, live, Settle::AfterClose).await?;
         }
         Ok(if settled == Settled::Void { Decided::No } else { Decided::Yes })
@@ -209,6 +213,7 @@ impl Executions {
             working_dir: prepared.working_dir,
             service: prepared.service,
             max_log_bytes: self.config.max_log_bytes,
+            timeout: prepared.timeout,
             cgroup,
         };
         Ok(launch.encode(&prepared.argv, &prepared.env))
@@ -222,14 +227,14 @@ impl Executions {
         failure: ExecutionState,
     ) -> Result<Decided, BackendError> {
         let (this, owned, entry) = (self.clone(), id.clone(), live.clone());
-        let state = blocking(move || {
-            let state = disk::record_end(&this.layout, &owned, failure)
+        let end = blocking(move || {
+            let end = disk::record_end(&this.layout, &owned, failure.into())
                 .map_err(|error| io_error(format!("the end of `{owned}` could not be recorded"), error))?;
             disk::forget(&this.layout, &entry);
-            Ok(state)
+            Ok(end)
         })
         .await?;
-        self.table.ended(id, live, state);
+        self.table.ended(id, live, end);
         self.table.forget(id, live);
         Ok(Decided::Yes)
     }
@@ -243,18 +248,18 @@ impl Executions {
         })
         .await?;
         match &settled {
-            Settled::Ended(state) => {
-                self.table.ended(id, live, state.clone());
+            Settled::Ended(end) => {
+                self.table.ended(id, live, end.clone());
                 self.table.forget(id, live);
             }
             Settled::Void => self.table.forget(id, live),
-            Settled::Alive => {}
+            Settled::Alive(_) => {}
         }
         Ok(settled)
     }
 
     /// What is known of an execution.
-    pub(crate) async fn state(self: &Arc<Self>, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+    pub(crate) async fn state(self: &Arc<Self>, id: &ExecutionId) -> Result<Observation, BackendError> {
         // First the table and then the files: what is in neither by then has never been, or was removed.
         let Some(found) = self.table.find(id) else {
             let (layout, owned) = (self.layout.clone(), id.clone());
@@ -262,16 +267,16 @@ impl Executions {
                 record::read(&layout.execution(&owned))
                     .map_err(|error| io_error(format!("the state of `{owned}` could not be read"), error))
             });
-            return Ok(recorded.await?.unwrap_or(ExecutionState::NotFound));
+            return Ok(recorded.await?.unwrap_or(ExecutionState::NotFound.into()));
         };
         let phase = *found.phase.borrow();
         match (found.end, phase) {
-            (Some(state), _) => Ok(state),
-            (None, Phase::Starting) => Ok(ExecutionState::Queued { reason: "being started".to_owned() }),
+            (Some(end), _) => Ok(end),
+            (None, Phase::Starting) => Ok(ExecutionState::Queued { reason: "being started".to_owned() }.into()),
             (None, _) => Ok(match self.settle(id, &found.live, Settle::Now).await? {
-                Settled::Ended(state) => state,
-                Settled::Alive => ExecutionState::Running,
-                Settled::Void => ExecutionState::NotFound,
+                Settled::Ended(end) => end,
+                Settled::Alive(times) => Observation { state: ExecutionState::Running, times },
+                Settled::Void => ExecutionState::NotFound.into(),
             }),
         }
     }
@@ -301,8 +306,8 @@ impl Executions {
         if !self.table.knows(&id, &live) {
             return;
         }
-        if let Ok(Some(state)) = live::read_end(&self.layout.live(&live)) {
-            self.table.ended(&id, &live, state);
+        if let Ok(Some(end)) = live::read_end(&self.layout.live(&live)) {
+            self.table.ended(&id, &live, end);
             match disk::file_away(&self.layout, &id, &live) {
                 Ok(()) => self.table.forget(&id, &live),
                 // It stays known, and the next server files it.
@@ -370,7 +375,7 @@ fn recover(layout: &Layout) -> std::io::Result<Vec<(ExecutionId, LiveName)>> {
     for (id, live) in rest {
         if !live_ids.contains(&id) {
             match disk::settle(layout, &id, &live, how)? {
-                Settled::Alive => alive.push((id, live)),
+                Settled::Alive(_) => alive.push((id, live)),
                 Settled::Ended(_) | Settled::Void => {}
             }
         } else {

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! S <supervisor's pid>
-//! T <task's pid> <not before this tick> <not after this tick>
+//! T <task's pid> <not before this tick> <not after this tick> <when it began, in microseconds since 1970>
 //! X <record>
 //! ```
 
@@ -18,7 +18,8 @@ use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use gofer_core::scheduler::ExecutionState;
+use gofer_core::Timestamp;
+use gofer_core::scheduler::{ExecutionTimes, Observation};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -42,7 +43,7 @@ pub(crate) struct LiveRecord {
     /// The last process it started; its session and process group have the same number.
     pub(crate) task: Option<StartedTask>,
     /// How it ended.
-    pub(crate) end: Option<ExecutionState>,
+    pub(crate) end: Option<Observation>,
 }
 
 impl LiveRecord {
@@ -58,9 +59,17 @@ impl LiveRecord {
                 pid: pid(words.next())?,
                 earliest: number(words.next())?,
                 latest: number(words.next())?,
+                at: words.next().and_then(|at| at.parse().ok()).map(Timestamp),
             })
         });
         Some(Self { supervisor, task: tasks.last(), end: record::decode(text) })
+    }
+}
+
+impl LiveRecord {
+    /// What is known of its times while it runs.
+    pub(crate) fn times(&self) -> ExecutionTimes {
+        self.task.and_then(|task| task.at).map_or_else(ExecutionTimes::default, ExecutionTimes::since)
     }
 }
 
@@ -73,6 +82,8 @@ pub(crate) struct StartedTask {
     pub(crate) earliest: u64,
     /// Not after this tick.
     pub(crate) latest: u64,
+    /// By the wall clock; an older supervisor did not tell.
+    pub(crate) at: Option<Timestamp>,
 }
 
 /// The supervisor's side: the entry, locked.
@@ -106,19 +117,20 @@ impl Claim {
     /// Notes which process was started, between two ticks of [`ticks_since_boot`].
     pub(crate) fn note_task(&mut self, task: StartedTask) -> io::Result<()> {
         let mut line = String::new();
+        let at = task.at.map_or(String::new(), |at| format!(" {}", at.0));
         // Writing to a string cannot fail.
-        let _ = writeln!(line, "T {} {} {}", task.pid.as_raw_nonzero(), task.earliest, task.latest);
+        let _ = writeln!(line, "T {} {} {}{at}", task.pid.as_raw_nonzero(), task.earliest, task.latest);
         self.file.write_all(line.as_bytes())
     }
 
     /// Records the end. In one write, which a reader sees whole or not at all; a torn one counts as none.
-    pub(crate) fn record(&mut self, state: &ExecutionState) -> io::Result<()> {
-        self.file.write_all(record::encode(state).as_bytes())
+    pub(crate) fn record(&mut self, end: &Observation) -> io::Result<()> {
+        self.file.write_all(record::encode(end).as_bytes())
     }
 }
 
 /// How the execution ended, if its supervisor has recorded that.
-pub(crate) fn read_end(path: &Path) -> io::Result<Option<ExecutionState>> {
+pub(crate) fn read_end(path: &Path) -> io::Result<Option<Observation>> {
     match std::fs::read(path) {
         Ok(text) => Ok(record::decode(&String::from_utf8_lossy(&text))),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -175,6 +187,8 @@ pub(crate) fn ticks_since_boot() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use gofer_core::scheduler::ExecutionState;
+
     use super::*;
 
     #[test]
@@ -188,12 +202,12 @@ mod tests {
 
         let mut claim = Claim::take(&path).unwrap().expect("the first claim");
         assert!(Claim::take(&path).unwrap().is_none(), "taken while locked");
-        let task = StartedTask { pid: Pid::from_raw(77).unwrap(), earliest: 5, latest: 6 };
+        let task = StartedTask { pid: Pid::from_raw(77).unwrap(), earliest: 5, latest: 6, at: Some(Timestamp(7)) };
         claim.note_task(task).unwrap();
         let Probe::Held(Some(record)) = probe(&path).unwrap() else { panic!("not held") };
         assert_eq!(record, LiveRecord { supervisor: rustix::process::getpid(), task: Some(task), end: None });
 
-        let end = ExecutionState::Exited { code: 3, oom: false, signal: None };
+        let end = Observation::from(ExecutionState::Exited { code: 3, oom: false, signal: None });
         claim.record(&end).unwrap();
         assert_eq!(read_end(&path).unwrap(), Some(end));
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities,
+    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, Scheduler, SchedulerCapabilities,
     WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
@@ -70,6 +70,7 @@ impl Scheduler for LocalScheduler {
             host: true,
             resource_limits: self.executions().cgroup.is_some(),
             exec: true,
+            deadlines: true,
             workload_identity: false,
         }
     }
@@ -119,7 +120,7 @@ impl Scheduler for LocalScheduler {
         .await
     }
 
-    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+    async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
         self.executions().state(id).await
     }
 
@@ -165,7 +166,7 @@ impl Scheduler for LocalScheduler {
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
         // What the table does not know has ended, or was never there.
         if let Some(found) = self.executions().table.find(id) {
-            if !self.state(id).await?.is_final() {
+            if !self.state(id).await?.state.is_final() {
                 let message = format!("`{id}` has not finished: stop it first");
                 return Err(BackendError::new(ErrorKind::Invalid, message));
             }

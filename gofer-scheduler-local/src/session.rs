@@ -59,7 +59,7 @@ impl Begin {
         let (rows, columns) = (size()?, size()?);
         let command: Vec<&CStr> = strings.collect::<Result<_, _>>().ok()?;
         let begin = Self {
-            task: StartedTask { pid, earliest, latest },
+            task: StartedTask { pid, earliest, latest, at: None },
             cgroup: task.zip(home).map(|(task, home)| CgroupPair { task, home }),
             terminal: (rows > 0 && columns > 0).then_some(TerminalSize { rows, columns }),
         };
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn everything_round_trips() {
-        let task = StartedTask { pid: Pid::from_raw(77).unwrap(), earliest: 5, latest: 6 };
+        let task = StartedTask { pid: Pid::from_raw(77).unwrap(), earliest: 5, latest: 6, at: None };
         let cgroup = CgroupPair { task: "/c/t".into(), home: "/c/h".into() };
         let terminal = TerminalSize { rows: 24, columns: 80 };
         for (cgroup, terminal) in [(None, None), (Some(cgroup), Some(terminal))] {

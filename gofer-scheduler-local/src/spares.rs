@@ -73,7 +73,7 @@ impl Spares {
 /// Whether its own supervisor has seen the end, and so that of every process that was in the directory.
 fn ended_orderly(dir: &ExecutionDir) -> bool {
     let record = fs::read(dir.exit()).ok().and_then(|text| LiveRecord::parse(&String::from_utf8_lossy(&text)));
-    record.is_some_and(|record| matches!(record.end, Some(ExecutionState::Exited { .. })))
+    record.is_some_and(|record| record.end.is_some_and(|end| matches!(end.state, ExecutionState::Exited { .. })))
 }
 
 /// Makes the directory as it was at first, with an empty entry in it, if all that the task left is an untouched working directory.

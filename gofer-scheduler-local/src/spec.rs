@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use gofer_core::scheduler::{EnvValue, ExecutionKind, ExecutionSpec, ExecutionState, FailureKind};
 use secrecy::ExposeSecret;
@@ -47,6 +48,7 @@ pub(crate) struct Prepared {
     pub(crate) env: Vec<Zeroizing<Vec<u8>>>,
     pub(crate) working_dir: Option<PathBuf>,
     pub(crate) service: bool,
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// Checks the spec and joins it with the base environment. What cannot be run is a state, not an error: the execution
@@ -70,7 +72,9 @@ pub(crate) fn prepare(base: &BaseEnv, spec: &ExecutionSpec) -> Result<Prepared, 
         return Err(refused(format!("the working directory `{}` must be an absolute path", dir.display())));
     }
     let env = environment(base, spec)?;
-    Ok(Prepared { argv, env, working_dir, service: spec.kind == ExecutionKind::Service })
+    let service = spec.kind == ExecutionKind::Service;
+    let timeout = spec.timeout.filter(|_| !service);
+    Ok(Prepared { argv, env, working_dir, service, timeout })
 }
 
 fn environment(base: &BaseEnv, spec: &ExecutionSpec) -> Result<Vec<Zeroizing<Vec<u8>>>, ExecutionState> {
@@ -138,6 +142,7 @@ mod tests {
             env: std::collections::BTreeMap::new(),
             resources: gofer_core::pipeline::Resources::default(),
             registry_auth: None,
+            timeout: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::stream::{self, BoxStream, StreamExt};
-use gofer_core::scheduler::{ExecutionState, WatchEvent};
+use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation, WatchEvent};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast, watch};
@@ -31,7 +31,7 @@ struct Known {
     live: LiveName,
     phase: watch::Sender<Phase>,
     /// How it ended, until that is filed away.
-    end: Option<ExecutionState>,
+    end: Option<Observation>,
     /// Its supervisor died without a record before it answered.
     died: bool,
     died_notify: Arc<Notify>,
@@ -49,7 +49,7 @@ pub(crate) struct Found {
     pub(crate) live: LiveName,
     pub(crate) phase: watch::Receiver<Phase>,
     /// How it ended.
-    pub(crate) end: Option<ExecutionState>,
+    pub(crate) end: Option<Observation>,
 }
 
 /// The answer to a wish to start.
@@ -133,7 +133,7 @@ impl Table {
     }
 
     /// Its supervisor reported it running. `false` if that supervisor has died meanwhile without a record.
-    pub(crate) fn running(&self, id: &ExecutionId, live: &LiveName) -> bool {
+    pub(crate) fn running(&self, id: &ExecutionId, live: &LiveName, times: ExecutionTimes) -> bool {
         let mut known = self.lock();
         match known.get_mut(id) {
             Some(entry) if entry.live == *live => {
@@ -142,7 +142,7 @@ impl Table {
                 }
                 if entry.end.is_none() {
                     entry.phase.send_replace(Phase::Running);
-                    self.send(id, ExecutionState::Running);
+                    self.send(id, Observation { state: ExecutionState::Running, times });
                 }
                 true
             }
@@ -152,12 +152,12 @@ impl Table {
     }
 
     /// It has ended. Repeating it has no effect. It stays known until it is forgotten.
-    pub(crate) fn ended(&self, id: &ExecutionId, live: &LiveName, state: ExecutionState) {
+    pub(crate) fn ended(&self, id: &ExecutionId, live: &LiveName, end: Observation) {
         let mut known = self.lock();
         if let Some(entry) = known.get_mut(id).filter(|entry| entry.live == *live && entry.end.is_none()) {
-            entry.end = Some(state.clone());
+            entry.end = Some(end.clone());
             entry.phase.send_replace(Phase::Ended);
-            self.send(id, state);
+            self.send(id, end);
         }
     }
 
@@ -190,9 +190,9 @@ impl Table {
         self.lock().iter().map(|(id, entry)| (id.clone(), entry.live.clone(), *entry.phase.borrow())).collect()
     }
 
-    fn send(&self, id: &ExecutionId, state: ExecutionState) {
+    fn send(&self, id: &ExecutionId, Observation { state, times }: Observation) {
         // An error only says that nobody watches.
-        let _ = self.events.send(WatchEvent { id: id.clone(), state });
+        let _ = self.events.send(WatchEvent { id: id.clone(), state, times });
     }
 }
 
@@ -231,12 +231,12 @@ mod tests {
         let table = Table::new();
         let mut events = table.watch();
         assert!(matches!(table.claim(&id, &live), Claimed::New(_)));
-        table.ended(&id, &live, ExecutionState::Stopped);
-        table.ended(&id, &live, ExecutionState::Lost);
-        assert!(table.running(&id, &live));
+        table.ended(&id, &live, ExecutionState::Stopped.into());
+        table.ended(&id, &live, ExecutionState::Lost.into());
+        assert!(table.running(&id, &live, ExecutionTimes::default()));
         assert_eq!(events.next().await.unwrap().unwrap().state, ExecutionState::Stopped);
         assert!(events.next().now_or_never().is_none());
-        assert_eq!(table.find(&id).unwrap().end, Some(ExecutionState::Stopped));
+        assert_eq!(table.find(&id).unwrap().end, Some(ExecutionState::Stopped.into()));
         table.forget(&id, &live);
         assert!(table.find(&id).is_none());
     }
@@ -248,7 +248,7 @@ mod tests {
         let mut events = table.watch();
         for _ in 0..=EVENT_BUFFER {
             assert!(matches!(table.claim(&id, &live), Claimed::New(_)));
-            table.ended(&id, &live, ExecutionState::Stopped);
+            table.ended(&id, &live, ExecutionState::Stopped.into());
             table.forget(&id, &live);
         }
         let error = events.next().await.unwrap().unwrap_err();
@@ -266,6 +266,6 @@ mod tests {
         assert!(!started(phase).await);
         assert!(matches!(table.claim(&id, &live), Claimed::New(_)));
         assert_eq!(table.supervisor_died(&id, &live), Some(Phase::Starting));
-        assert!(!table.running(&id, &live), "reported running after its supervisor died");
+        assert!(!table.running(&id, &live, ExecutionTimes::default()), "reported running after its supervisor died");
     }
 }

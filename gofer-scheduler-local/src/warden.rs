@@ -22,7 +22,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::config::Launcher;
 use crate::error::io_error;
-use crate::wire::{self, Outcome, PACKET_BYTES, REPLY_BYTES, Reply};
+use crate::wire::{self, PACKET_BYTES, REPLY_BYTES, Reply};
 
 /// How long a launch may take. Far beyond any real one: a warden this late is stuck, and is replaced.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ pub(crate) struct Warden {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Launched {
     /// The supervisor's own answer.
-    Answer(Outcome),
+    Answer(Reply),
     /// No answer, and none will come; the files know more.
     Unknown,
 }
@@ -83,7 +83,7 @@ impl Warden {
             answer = self.call(&connection, body, LAUNCH_TIMEOUT) => answer,
             () = died.notified() => return Ok(Launched::Unknown),
         };
-        Ok(answer.map_or(Launched::Unknown, |reply| Launched::Answer(reply.outcome)))
+        Ok(answer.map_or(Launched::Unknown, Launched::Answer))
     }
 
     /// The process id of the warden, from itself.

@@ -2,11 +2,12 @@
 //!
 //! A request is one packet, so that of several who wait for one whoever receives it has it whole: a header (sequence number,
 //! length of the body) and the body. One that is too long for a packet is in a file in memory that comes with the header. The body is a list of strings, each ended by a NUL byte: nothing in it may contain one anyway, and the
-//! supervisor can hand the strings to `execve` where they lie. A reply is one packet of 13 bytes.
+//! supervisor can hand the strings to `execve` where they lie. A reply is one packet of 21 bytes.
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use secrecy::zeroize::Zeroizing;
 
@@ -30,6 +31,8 @@ pub(crate) struct Launch {
     pub(crate) service: bool,
     /// Bytes of output to keep.
     pub(crate) max_log_bytes: u64,
+    /// How long the process may run.
+    pub(crate) timeout: Option<Duration>,
     /// The cgroup to run in, and the one the supervisor belongs to.
     pub(crate) cgroup: Option<CgroupPair>,
 }
@@ -55,6 +58,7 @@ impl Launch {
             path(self.working_dir.as_deref()),
             flag(self.service).into(),
             self.max_log_bytes.to_string().into(),
+            self.timeout.map_or(String::new(), |timeout| timeout.as_micros().to_string()).into(),
             path(self.cgroup.as_ref().map(|pair| pair.task.as_path())),
             path(self.cgroup.as_ref().map(|pair| pair.home.as_path())),
             argv.len().to_string().into(),
@@ -95,6 +99,10 @@ impl<'a> Request<'a> {
         let working_dir = optional(next()?);
         let service = next()? == c"1";
         let max_log_bytes = next()?.to_str().ok()?.parse().ok()?;
+        let timeout = match next()?.to_str().ok()? {
+            "" => None,
+            micros => Some(Duration::from_micros(micros.parse().ok()?)),
+        };
         let (task, home) = (optional(next()?), optional(next()?));
         let cgroup = task.zip(home).map(|(task, home)| CgroupPair { task, home });
         let count: usize = next()?.to_str().ok()?.parse().ok()?;
@@ -103,7 +111,7 @@ impl<'a> Request<'a> {
         if argv.is_empty() {
             return None;
         }
-        let launch = Launch { live, dir, working_dir, service, max_log_bytes, cgroup };
+        let launch = Launch { live, dir, working_dir, service, max_log_bytes, timeout, cgroup };
         Some(Self { launch, argv: argv.to_vec(), env: env.to_vec() })
     }
 }
@@ -150,10 +158,12 @@ pub(crate) struct Reply {
     pub(crate) outcome: Outcome,
     /// The process id of who answers.
     pub(crate) pid: u32,
+    /// When the process began to run, in microseconds since 1970; 0 for one that does not.
+    pub(crate) started_at: i64,
 }
 
 /// Bytes of a reply.
-pub(crate) const REPLY_BYTES: usize = 13;
+pub(crate) const REPLY_BYTES: usize = 21;
 
 impl Reply {
     pub(crate) fn encode(self) -> [u8; REPLY_BYTES] {
@@ -165,7 +175,8 @@ impl Reply {
             Outcome::Ended => 2,
             Outcome::Void => 3,
         };
-        packet[9..].copy_from_slice(&self.pid.to_le_bytes());
+        packet[9..13].copy_from_slice(&self.pid.to_le_bytes());
+        packet[13..].copy_from_slice(&self.started_at.to_le_bytes());
         packet
     }
 
@@ -179,8 +190,9 @@ impl Reply {
             3 => Outcome::Void,
             _ => return None,
         };
-        let pid = u32::from_le_bytes(rest[1..].try_into().ok()?);
-        Some(Self { sequence: u64::from_le_bytes(*sequence), outcome, pid })
+        let pid = u32::from_le_bytes(rest[1..5].try_into().ok()?);
+        let started_at = i64::from_le_bytes(rest[5..].try_into().ok()?);
+        Some(Self { sequence: u64::from_le_bytes(*sequence), outcome, pid, started_at })
     }
 }
 
@@ -190,7 +202,8 @@ mod tests {
 
     fn launch(cgroup: Option<CgroupPair>, working_dir: Option<PathBuf>) -> Launch {
         let (live, dir) = ("/s/live/a~1".into(), "/s/x/a".into());
-        Launch { live, dir, working_dir, service: true, max_log_bytes: 7, cgroup }
+        let timeout = cgroup.is_some().then(|| Duration::from_millis(1_500));
+        Launch { live, dir, working_dir, service: true, max_log_bytes: 7, timeout, cgroup }
     }
 
     #[test]
@@ -210,7 +223,7 @@ mod tests {
 
     #[test]
     fn garbage_is_refused() {
-        for body in [&b""[..], b"x", b"a\0b\0\0\0", b"l\0d\0\x001\x001\x007\0\0\x009\0sh\0"] {
+        for body in [&b""[..], b"x", b"a\0b\0\0\0", b"l\0d\0\x001\x001\x007\0\0\0\x009\0sh\0"] {
             assert!(Request::decode(body).is_none(), "{body:?}");
         }
         assert!(parse_request_header(&request_header(1, MAX_BODY_BYTES + 1)).is_none());
@@ -220,7 +233,7 @@ mod tests {
     #[test]
     fn replies_round_trip() {
         for outcome in [Outcome::Pong, Outcome::Running, Outcome::Ended, Outcome::Void] {
-            let reply = Reply { sequence: u64::MAX - 1, outcome, pid: 4_000_000 };
+            let reply = Reply { sequence: u64::MAX - 1, outcome, pid: 4_000_000, started_at: 1_700_000_000_000_000 };
             assert_eq!(Reply::decode(&reply.encode()), Some(reply));
         }
     }

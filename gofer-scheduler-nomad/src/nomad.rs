@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, ReportedEnd, Scheduler,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Observation, ReportedEnd, Scheduler,
     SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
@@ -75,6 +75,7 @@ impl Scheduler for NomadScheduler {
             host: true,
             resource_limits,
             exec: true,
+            deadlines: false,
             workload_identity: config.identity,
         }
     }
@@ -112,8 +113,9 @@ impl Scheduler for NomadScheduler {
         Ok(())
     }
 
-    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
-        Ok(self.shared().inspect(id).await?.map_or(ExecutionState::NotFound, |inspected| inspected.view.state))
+    async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
+        let inspected = self.shared().inspect(id).await?;
+        Ok(inspected.map_or(ExecutionState::NotFound, |inspected| inspected.view.state).into())
     }
 
     async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {

@@ -11,10 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use gofer_core::scheduler::{
-    EnvValue, ExecutionKind, ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Scheduler,
-    SchedulerCapabilities, WatchEvent,
+    EnvValue, ExecutionKind, ExecutionSpec, ExecutionState, ExecutionTimes, LogChunk, LogCursor, LogStream,
+    Observation, Scheduler, SchedulerCapabilities, WatchEvent,
 };
-use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use secrecy::ExposeSecret as _;
 
 /// How often the files are looked at. A product that tells of changes by itself needs no such constant.
@@ -127,7 +127,7 @@ impl Scheduler for ProcessScheduler {
     }
     // ANCHOR_END: stop
 
-    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState> {
+    async fn state(&self, id: &ExecutionId) -> Result<Observation> {
         let folder = self.folder(id);
         blocking("cannot read what is known of an execution", move || folder.state()).await
     }
@@ -139,8 +139,11 @@ impl Scheduler for ProcessScheduler {
         let changes = stream::try_unfold((dir, known), |(dir, known)| async move {
             tokio::time::sleep(POLL).await;
             let now = look_at_all(dir.clone(), known.clone()).await?;
-            let new = now.iter().filter(|(id, state)| known.get(*id) != Some(*state));
-            let new: Vec<_> = new.map(|(id, state)| Ok(WatchEvent { id: id.clone(), state: state.clone() })).collect();
+            let new = now.iter().filter(|(id, found)| known.get(*id) != Some(*found));
+            let event = |(id, found): (&ExecutionId, &Observation)| {
+                Ok(WatchEvent { id: id.clone(), state: found.state.clone(), times: found.times })
+            };
+            let new: Vec<_> = new.map(event).collect();
             Ok::<_, BackendError>(Some((stream::iter(new), (dir, now))))
         });
         Ok(changes.try_flatten().boxed())
@@ -149,14 +152,14 @@ impl Scheduler for ProcessScheduler {
 
     // ANCHOR: logs
     async fn logs(&self, id: &ExecutionId, from: LogCursor, follow: bool) -> Result<Results<LogChunk>> {
-        if self.state(id).await? == ExecutionState::NotFound {
+        if self.state(id).await?.state == ExecutionState::NotFound {
             return Err(BackendError::new(ErrorKind::NotFound, format!("no execution `{id}`")));
         }
         let next = move |(folder, mut cursor): (Folder, LogCursor)| async move {
             loop {
                 let look = folder.clone();
                 // First whether more can come, then what there is: the other way round the last bytes get lost.
-                let read = move || Ok((look.state()?.is_final(), look.read_log(cursor)?));
+                let read = move || Ok((look.state()?.state.is_final(), look.read_log(cursor)?));
                 let (ended, chunk) = blocking("cannot read a log", read).await?;
                 if let Some(chunk) = chunk {
                     cursor.advance(&chunk);
@@ -173,7 +176,7 @@ impl Scheduler for ProcessScheduler {
 
     // ANCHOR: remove
     async fn remove(&self, id: &ExecutionId) -> Result<()> {
-        if !self.state(id).await?.is_final() {
+        if !self.state(id).await?.state.is_final() {
             return Err(BackendError::new(ErrorKind::Invalid, format!("`{id}` has not finished: stop it first")));
         }
         let (folder, staging) = (self.folder(id), self.config.dir.join("staging"));
@@ -202,7 +205,7 @@ fn supervisor(config: &ProcessesConfig, folder: &Folder, spec: &ExecutionSpec) -
     command
 }
 
-type States = HashMap<ExecutionId, ExecutionState>;
+type States = HashMap<ExecutionId, Observation>;
 
 /// The state of everything; an end that is known is not looked up again.
 async fn look_at_all(dir: PathBuf, known: States) -> Result<States> {
@@ -210,7 +213,7 @@ async fn look_at_all(dir: PathBuf, known: States) -> Result<States> {
         let entry = entry?;
         let id: ExecutionId =
             entry.file_name().to_string_lossy().replace('.', "/").parse().map_err(io::Error::other)?;
-        let end = known.get(&id).filter(|state| state.is_final()).cloned();
+        let end = known.get(&id).filter(|found| found.state.is_final()).cloned();
         Ok((id, end.map_or_else(|| Folder(entry.path()).state(), Ok)?))
     };
     blocking("cannot look for changes", move || fs::read_dir(dir)?.map(look).collect()).await
@@ -226,31 +229,47 @@ impl Folder {
     ///
     /// # Errors
     /// When the files cannot be read.
-    pub fn state(&self) -> io::Result<ExecutionState> {
+    pub fn state(&self) -> io::Result<Observation> {
         if let Some(end) = self.ended()? {
             return Ok(end);
         }
-        let Some(lock) = optional(File::open(self.0.join("lock")))? else { return Ok(ExecutionState::NotFound) };
+        let Some(lock) = optional(File::open(self.0.join("lock")))? else { return Ok(ExecutionState::NotFound.into()) };
         match lock.try_lock_shared() {
-            Err(TryLockError::WouldBlock) if self.0.join("running").exists() => Ok(ExecutionState::Running),
-            Err(TryLockError::WouldBlock) => Ok(ExecutionState::Queued { reason: String::new() }),
+            Err(TryLockError::WouldBlock) => Ok(match self.started_at() {
+                Some(at) => Observation { state: ExecutionState::Running, times: ExecutionTimes::since(at) },
+                None => ExecutionState::Queued { reason: String::new() }.into(),
+            }),
             Err(TryLockError::Error(error)) => Err(error),
             // Nobody is left who could write the end; it may have been written since it was looked for above.
-            Ok(()) => Ok(self.ended()?.unwrap_or(ExecutionState::Lost)),
+            Ok(()) => Ok(self.ended()?.unwrap_or(ExecutionState::Lost.into())),
         }
     }
     // ANCHOR_END: state
 
-    /// Writes how it ended, for good.
+    /// Notes that its process begins to run now.
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub fn end(&self, end: &ExecutionState) -> io::Result<()> {
-        fs::write(self.0.join("end.new"), serde_json::to_vec(end)?)?;
+    pub fn begin(&self) -> io::Result<()> {
+        fs::write(self.0.join("running.new"), Timestamp::now().0.to_string())?;
+        fs::rename(self.0.join("running.new"), self.0.join("running"))
+    }
+
+    fn started_at(&self) -> Option<Timestamp> {
+        Some(Timestamp(fs::read_to_string(self.0.join("running")).ok()?.parse().ok()?))
+    }
+
+    /// Writes how and when it ended, for good.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn end(&self, state: ExecutionState, ended_at: Timestamp) -> io::Result<()> {
+        let times = ExecutionTimes { started_at: self.started_at(), ended_at: Some(ended_at), ran: None };
+        fs::write(self.0.join("end.new"), serde_json::to_vec(&Observation { state, times })?)?;
         fs::rename(self.0.join("end.new"), self.0.join("end"))
     }
 
-    fn ended(&self) -> io::Result<Option<ExecutionState>> {
+    fn ended(&self) -> io::Result<Option<Observation>> {
         let text = optional(fs::read(self.0.join("end")))?;
         Ok(text.map(|text| serde_json::from_slice(&text)).transpose()?)
     }

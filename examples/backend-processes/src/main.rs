@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use backend_processes::{Folder, POLL, uptime_ms};
+use gofer_core::Timestamp;
 use gofer_core::scheduler::{ExecutionState, FailureKind};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, setsid, wait};
 
@@ -26,9 +27,11 @@ fn main() -> io::Result<()> {
         IoKind::NotFound | IoKind::PermissionDenied => failed(FailureKind::CommandNotFound, error),
         _ => failed(FailureKind::Setup, error),
     });
+    // The end is the command's, not that of whoever cleans up after it.
+    let ended_at = Timestamp::now();
     // Nothing of the tree may run or write on once the end is known.
     kill_the_tree()?;
-    folder.end(&end)
+    folder.end(end, ended_at)
 }
 
 fn supervise(folder: &Folder, service: bool, working_dir: &str, command: &[String]) -> io::Result<ExecutionState> {
@@ -42,7 +45,7 @@ fn supervise(folder: &Folder, service: bool, working_dir: &str, command: &[Strin
             return Ok(ExecutionState::Stopped);
         }
         let main = spawn(folder, command)?;
-        fs::write(folder.0.join("running"), "")?;
+        folder.begin()?;
         let Some(status) = until_its_end(folder, main)? else { return Ok(ExecutionState::Stopped) };
         if !service {
             let signal = status.terminating_signal();

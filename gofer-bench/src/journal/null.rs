@@ -11,7 +11,8 @@ use futures::channel::mpsc;
 use futures::stream::{self, BoxStream};
 use gofer_core::error::ErrorKind;
 use gofer_core::scheduler::{
-    ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecutionSpec, ExecutionState, ExecutionTimes, LogChunk, LogCursor, Observation, Scheduler, SchedulerCapabilities,
+    WatchEvent,
 };
 use gofer_core::{BackendError, ExecutionId};
 use tokio::process::Command;
@@ -37,7 +38,7 @@ impl NullScheduler {
             let watcher = watcher.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(watcher) = watcher.as_ref() {
                 // Whoever has gone away asks for the state when it comes back.
-                let _ = watcher.unbounded_send(WatchEvent { id: id.clone(), state });
+                let _ = watcher.unbounded_send(WatchEvent { id: id.clone(), state, times: ExecutionTimes::default() });
             }
         }
     }
@@ -51,6 +52,7 @@ impl Scheduler for NullScheduler {
             host: true,
             resource_limits: false,
             exec: false,
+            deadlines: false,
             workload_identity: false,
         }
     }
@@ -84,8 +86,8 @@ impl Scheduler for NullScheduler {
         Ok(())
     }
 
-    async fn state(&self, _: &ExecutionId) -> Result<ExecutionState, BackendError> {
-        Ok(DONE)
+    async fn state(&self, _: &ExecutionId) -> Result<Observation, BackendError> {
+        Ok(DONE.into())
     }
 
     async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {

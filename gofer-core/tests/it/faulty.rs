@@ -143,7 +143,7 @@ async fn latency_passes_in_virtual_time() {
 async fn the_memory_scheduler_is_driven_by_hand_in_virtual_time() {
     let scheduler = MemoryScheduler::new();
     let id = |attempt: u32| format!("ns/ci/1/build/{attempt}").parse().unwrap();
-    let state = async |attempt| scheduler.state(&id(attempt)).await.unwrap();
+    let state = async |attempt| scheduler.state(&id(attempt)).await.unwrap().state;
     let exited = ExecutionState::Exited { code: 3, oom: false, signal: None };
     let mut events = scheduler.watch().await.unwrap();
     for attempt in 1..=3 {

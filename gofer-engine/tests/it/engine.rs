@@ -194,7 +194,7 @@ async fn an_empty_log_is_not_lost_wherever_the_archiver_dies() {
         let engine = house.engine().await;
         house.log_becomes(&log, becomes).await;
         let known = house.scheduler.state(&log).await.unwrap();
-        assert_eq!(known, ExecutionState::NotFound, "it is forgotten in the end");
+        assert_eq!(known.state, ExecutionState::NotFound, "it is forgotten in the end");
         engine.shutdown().await;
     }
 }

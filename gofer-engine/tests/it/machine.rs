@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use gofer_core::pipeline::{Condition, PipelineSpec, RetryOn};
 use gofer_core::run::{CancelRequest, Reason, ReasonKind, RunState, RunStatus, TaskState, TaskStatus};
-use gofer_core::scheduler::ExecutionState;
+use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation};
 use gofer_core::{Attempt, Timestamp};
-use gofer_engine::machine::{Decision, Effect, Input, Machine};
+use gofer_engine::machine::{Decision, Effect, Input, Machine, SchedulerFacts};
 
 use crate::support::{id, pipeline, retried, snapshot, task};
 
@@ -21,7 +21,11 @@ struct Scene {
 
 impl Scene {
     fn begin(spec: PipelineSpec) -> Self {
-        let mut scene = Self { machine: Machine::new(snapshot(spec), 0), now: Timestamp(0), effects: Vec::new() };
+        let mut scene = Self {
+            machine: Machine::new(snapshot(spec), SchedulerFacts::default()),
+            now: Timestamp(0),
+            effects: Vec::new(),
+        };
         scene.input(Input::Claimed);
         scene
     }
@@ -34,7 +38,21 @@ impl Scene {
 
     fn observe(&mut self, task: &str, state: ExecutionState) {
         let attempt = self.attempt(task);
-        self.input(Input::Observed(id(task), Attempt(attempt), state));
+        self.input(Input::Observed(id(task), Attempt(attempt), state.into()));
+    }
+
+    /// What the scheduler says when it is asked at that second.
+    fn answer(&mut self, task: &str, asked_at: i64, state: ExecutionState) {
+        let attempt = Attempt(self.attempt(task));
+        self.input(Input::Answered(id(task), attempt, state.into(), Timestamp(asked_at * SECOND)));
+    }
+
+    /// It ended then, by its own clock, after it had run for so long.
+    fn ended_at(&mut self, task: &str, state: ExecutionState, seconds: i64, ran: Duration) {
+        let attempt = Attempt(self.attempt(task));
+        let ended_at = Timestamp(seconds * SECOND);
+        let times = ExecutionTimes { started_at: Some(ended_at.before(ran)), ended_at: Some(ended_at), ran: Some(ran) };
+        self.input(Input::Observed(id(task), attempt, Observation { state, times }));
     }
 
     fn exit(&mut self, task: &str, code: i32) {
@@ -226,12 +244,15 @@ fn a_timeout_stops_the_attempt_and_may_be_retried() {
         "counted from running, not from intent"
     );
     scene.at(6);
+    assert!(matches!(scene.effects.last(), Some(Effect::Confirm(_, Attempt(1)))), "{:?}", scene.effects);
+    scene.answer("a", 6, ExecutionState::Running);
     assert!(matches!(scene.effects.last(), Some(Effect::Stop(_, Attempt(1), _))), "{:?}", scene.effects);
-    scene.exit("a", 0);
-    assert_eq!(scene.attempt("a"), 2, "an exit code of 0 after the stop is no success");
+    scene.observe("a", ExecutionState::Stopped);
+    assert_eq!(scene.attempt("a"), 2);
     scene.at(7);
     scene.observe("a", ExecutionState::Running);
     scene.at(12);
+    scene.answer("a", 12, ExecutionState::Running);
     scene.observe("a", ExecutionState::Stopped);
     assert_eq!(scene.state("a"), TIMED_OUT);
     assert_eq!(scene.reason("a").message, "ran longer than its timeout of 5s");
@@ -246,6 +267,7 @@ fn a_start_timeout_counts_while_the_scheduler_queues() {
     scene.observe("a", ExecutionState::Queued { reason: "no node fits".to_owned() });
     assert_eq!(scene.reason("a").message, "no node fits");
     scene.at(5);
+    scene.answer("a", 5, ExecutionState::Queued { reason: "no node fits".to_owned() });
     scene.observe("a", ExecutionState::NotFound);
     assert_eq!((scene.state("a"), scene.reason("a").kind), (TIMED_OUT, ReasonKind::StartTimeout));
 }
@@ -265,7 +287,7 @@ fn cancelling_a_run_ends_the_pending_and_stops_the_running() {
     let stops = scene.effects.len();
     scene.input(Input::CancelRun(cancel(false)));
     assert_eq!(scene.effects.len(), stops, "a gentler wish changes nothing");
-    scene.exit("a", 0);
+    scene.observe("a", ExecutionState::Stopped);
     assert_eq!(scene.state("a"), CANCELLED);
     scene.ended(RunStatus::Cancelled);
     assert_eq!(scene.machine.run().reason.clone().unwrap().message, "cancelled by ann: wrong branch");
@@ -297,12 +319,12 @@ fn late_and_repeated_news_change_nothing() {
     let mut scene = Scene::begin(pipeline(vec![retried(task("a", &[]), 1), task("b", &[])]));
     scene.exit("a", 1);
     let late = ExecutionState::Exited { code: 0, oom: false, signal: None };
-    let decision = scene.input(Input::Observed(id("a"), Attempt(1), late.clone()));
+    let decision = scene.input(Input::Observed(id("a"), Attempt(1), late.clone().into()));
     assert!(decision.commits_nothing());
-    let decision = scene.input(Input::Observed(id("nobody"), Attempt(1), late));
+    let decision = scene.input(Input::Observed(id("nobody"), Attempt(1), late.into()));
     assert!(decision.commits_nothing());
     scene.observe("b", ExecutionState::Running);
-    assert!(scene.input(Input::Observed(id("b"), Attempt(1), ExecutionState::Running)).commits_nothing());
+    assert!(scene.input(Input::Observed(id("b"), Attempt(1), ExecutionState::Running.into())).commits_nothing());
     assert_eq!(scene.state("a"), TaskState::Pending);
 }
 
@@ -310,7 +332,7 @@ fn late_and_repeated_news_change_nothing() {
 fn a_reused_task_counts_as_successful() {
     let mut before = snapshot(pipeline(vec![task("a", &[]), task("b", &[("a", Condition::Success)])]));
     before.tasks.get_mut(&id("a")).unwrap().state = DONE;
-    let mut machine = Machine::new(before, 0);
+    let mut machine = Machine::new(before, SchedulerFacts::default());
     let decision = machine.step(Timestamp(0), Input::Claimed);
     assert_eq!(decision.effects, [Effect::Start(id("b"), Attempt(1))]);
 }
@@ -326,4 +348,94 @@ fn a_chain_of_ten_thousand_is_skipped_without_recursion() {
     scene.exit("t0", 1);
     assert_eq!(scene.state("t9999"), SKIPPED);
     scene.ended(RunStatus::Failed);
+}
+
+const EXITED: ExecutionState = ExecutionState::Exited { code: 0, oom: false, signal: None };
+const FIVE: Duration = Duration::from_secs(5);
+
+/// A task with a timeout of five seconds that runs since second 1.
+fn with_timeout() -> Scene {
+    let mut spec = task("a", &[]);
+    spec.timeout = Some(FIVE);
+    let mut scene = Scene::begin(pipeline(vec![spec]));
+    scene.now = Timestamp(SECOND);
+    scene.observe("a", ExecutionState::Running);
+    scene
+}
+
+#[test]
+fn an_end_in_time_counts_however_late_it_is_seen() {
+    let mut scene = with_timeout();
+    scene.at(60);
+    assert!(matches!(scene.effects.last(), Some(Effect::Confirm(..))), "{:?}", scene.effects);
+    scene.ended_at("a", EXITED, 5, Duration::from_secs(4));
+    assert_eq!(scene.state("a"), DONE);
+    let task = scene.machine.task(&id("a")).unwrap().0;
+    assert_eq!((task.started_at, task.ended_at), (Some(Timestamp(SECOND)), Some(Timestamp(5 * SECOND))));
+}
+
+#[test]
+fn an_end_in_time_counts_although_a_stop_was_asked_for() {
+    for cancelled in [false, true] {
+        let mut scene = with_timeout();
+        if cancelled {
+            scene.input(Input::CancelTask(id("a"), cancel(false)));
+        } else {
+            scene.at(6);
+            scene.answer("a", 6, ExecutionState::Running);
+        }
+        scene.ended_at("a", EXITED, 5, Duration::from_secs(4));
+        assert_eq!(scene.state("a"), DONE, "cancelled: {cancelled}");
+    }
+}
+
+#[test]
+fn an_end_that_was_not_in_time_timed_out_although_nobody_watched() {
+    for state in [EXITED, ExecutionState::Stopped] {
+        let mut scene = with_timeout();
+        scene.ended_at("a", state, 30, Duration::from_secs(29));
+        assert_eq!((scene.state("a"), scene.reason("a").kind), (TIMED_OUT, ReasonKind::Timeout));
+    }
+}
+
+#[test]
+fn a_lost_execution_is_not_one_that_ran_too_long() {
+    let mut scene = with_timeout();
+    scene.at(60);
+    scene.answer("a", 60, ExecutionState::Lost);
+    assert_eq!((scene.state("a"), scene.reason("a").kind), (TaskState::Pending, ReasonKind::Lost));
+}
+
+#[test]
+fn an_answer_from_before_the_deadline_confirms_nothing() {
+    let mut scene = with_timeout();
+    scene.at(6);
+    scene.effects.clear();
+    scene.observe("a", ExecutionState::Running);
+    scene.answer("a", 3, ExecutionState::Running);
+    assert_eq!(scene.effects, []);
+    scene.at(7);
+    assert!(matches!(scene.effects.last(), Some(Effect::Confirm(..))), "it is asked again: {:?}", scene.effects);
+}
+
+#[test]
+fn a_start_timeout_does_not_count_while_nobody_watches() {
+    let mut spec = task("a", &[]);
+    spec.start_timeout = Some(FIVE);
+    let mut scene = Scene::begin(pipeline(vec![spec]));
+    scene.at(60);
+    assert!(!scene.effects.iter().any(|effect| matches!(effect, Effect::Confirm(..))), "the server stood still");
+    scene.at(65);
+    scene.answer("a", 65, ExecutionState::Queued { reason: String::new() });
+    scene.observe("a", ExecutionState::NotFound);
+    assert_eq!((scene.state("a"), scene.reason("a").kind), (TIMED_OUT, ReasonKind::StartTimeout));
+}
+
+#[test]
+fn times_that_cannot_be_are_the_nearest_that_can() {
+    let mut scene = with_timeout();
+    scene.now = Timestamp(3 * SECOND);
+    scene.ended_at("a", EXITED, 1_000, Duration::from_secs(2));
+    let task = scene.machine.task(&id("a")).unwrap().0;
+    assert_eq!((task.started_at, task.ended_at), (Some(Timestamp(SECOND)), Some(Timestamp(3 * SECOND))));
 }

@@ -9,7 +9,7 @@ use gofer_core::reuse::reused_tasks;
 use gofer_core::run::{RunState, RunStatus, TaskRun, TaskState, TaskStatus};
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, TaskId, Timestamp};
-use gofer_engine::machine::{Decision, Effect, Input, Machine};
+use gofer_engine::machine::{Decision, Effect, Input, Machine, SchedulerFacts};
 use proptest::prelude::*;
 
 use crate::support::{id, pipeline, retried, snapshot, task};
@@ -107,7 +107,7 @@ impl World {
     }
 
     fn of(stored: RunSnapshot) -> Self {
-        let machine = Machine::new(stored.clone(), 0);
+        let machine = Machine::new(stored.clone(), SchedulerFacts::default());
         let mut world = Self { stored, machine, now: Timestamp(0), starts: BTreeMap::new(), running: BTreeSet::new() };
         world.input(Input::Claimed);
         world
@@ -169,7 +169,7 @@ impl World {
                     self.start(task, attempt);
                 }
                 Effect::Restart(..) | Effect::Observe(..) | Effect::Archive(..) => {}
-                Effect::Stop(..) => panic!("nobody asked for a stop"),
+                Effect::Stop(..) | Effect::Confirm(..) => panic!("nobody asked for a stop"),
             }
         }
     }
@@ -184,7 +184,7 @@ impl World {
 
     /// The server dies, after the commit and before or after the effects; another loads what is stored.
     fn crash(&mut self) {
-        self.machine = Machine::new(self.stored.clone(), 0);
+        self.machine = Machine::new(self.stored.clone(), SchedulerFacts::default());
         self.input(Input::Claimed);
     }
 
@@ -197,7 +197,7 @@ impl World {
         self.running.remove(&(task.clone(), attempt));
         let at: usize = task.as_str()[1..].parse().unwrap();
         let code = i32::from(!nodes[at].outcomes[attempt.0 as usize - 1]);
-        let input = Input::Observed(task, attempt, ExecutionState::Exited { code, oom: false, signal: None });
+        let input = Input::Observed(task, attempt, ExecutionState::Exited { code, oom: false, signal: None }.into());
         if crash_before_effects {
             let decision = self.machine.step(self.now, input);
             self.commit(&decision);

@@ -8,7 +8,7 @@ use gofer_core::pipeline::{Condition, PipelineSpec};
 use gofer_core::run::{AttemptRecord, CancelRequest, LogState, Reason, ReasonKind, RunState, RunStatus, TaskState};
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, RunNumber, TaskId, Timestamp};
-use gofer_engine::machine::{Input, Machine};
+use gofer_engine::machine::{Input, Machine, SchedulerFacts};
 use gofer_engine::timeline::{self, Phase, RunFacts, Span};
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ impl Book {
     fn begin(spec: PipelineSpec) -> Self {
         let mut stored = snapshot(spec);
         stored.run.started_at = Some(Timestamp(2 * SECOND));
-        let machine = Machine::new(stored.clone(), 0);
+        let machine = Machine::new(stored.clone(), SchedulerFacts::default());
         let mut book = Self { stored, machine, now: Timestamp(0), attempts: BTreeMap::new(), events: Vec::new() };
         book.at(2.5, Input::Claimed);
         book
@@ -60,7 +60,7 @@ impl Book {
 
     fn observe(&mut self, seconds: f64, task: &str, state: ExecutionState) {
         let attempt = self.stored.tasks[&id(task)].attempt;
-        self.at(seconds, Input::Observed(id(task), attempt, state));
+        self.at(seconds, Input::Observed(id(task), attempt, state.into()));
     }
 
     fn exit(&mut self, seconds: f64, task: &str, code: i32) {

@@ -7,7 +7,7 @@ use gofer_core::run::{LogState, RunState, RunStatus, TaskState};
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, ExecutionId, Timestamp};
 use gofer_engine::Engine;
-use gofer_engine::machine::{Input, Machine};
+use gofer_engine::machine::{Input, Machine, SchedulerFacts};
 
 use crate::engine::{House, first, read, steps};
 use crate::support::{id, pipeline};
@@ -22,9 +22,10 @@ async fn told(house: &House) -> (Engine, ExecutionId) {
     engine.shutdown().await;
     let now = Timestamp::now();
     let leases = house.journal.claim("gone", now, Duration::from_secs(60), 1.into()).await.unwrap();
-    let mut machine = Machine::new(house.journal.load(&run.key).await.unwrap(), 0);
+    let mut machine = Machine::new(house.journal.load(&run.key).await.unwrap(), SchedulerFacts::default());
     let exited = ExecutionState::Exited { code: 0, oom: false, signal: None };
-    let (commit, _) = machine.step(now, Input::Observed(id("a"), Attempt(1), exited)).into_commit(leases[0].clone());
+    let (commit, _) =
+        machine.step(now, Input::Observed(id("a"), Attempt(1), exited.into())).into_commit(leases[0].clone());
     assert_eq!(house.journal.commit(vec![commit]).await.unwrap(), [Committed::Done]);
     let complete = RunState::Complete(RunStatus::Successful);
     assert_eq!(house.journal.load(&run.key).await.unwrap().run.state, complete);

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gofer_core::ExecutionId;
-use gofer_core::scheduler::{ExecutionState, LogStream, ReportedEnd, WatchEvent};
+use gofer_core::scheduler::{
+    ExecutionState, ExecutionTimes, LogStream, Observation, ReportedEnd, TIMEOUT_GRACE, WatchEvent,
+};
+use gofer_core::{ExecutionId, Timestamp};
 
 use crate::behaviour::{Behaviour, End, Reports};
 use crate::world::MS;
@@ -19,6 +21,10 @@ pub(crate) struct Execution {
     pub(crate) ran_at: Option<i64>,
     /// The end of its process, of which the scheduler may learn later.
     pub(crate) ended_at: Option<i64>,
+    /// By how much its node's clock is wrong.
+    pub(crate) skew: i64,
+    /// The scheduler stops it itself after it ran for this long.
+    deadline_ms: Option<u64>,
     /// When a stop was first asked for, and when it is to be killed.
     stop: Option<(i64, i64)>,
     pub(crate) removed: bool,
@@ -26,9 +32,40 @@ pub(crate) struct Execution {
 }
 
 impl Execution {
+    /// What the scheduler says.
+    pub(crate) fn observed(&self) -> Observation {
+        let known = if self.state.is_final() {
+            self.times()
+        } else {
+            ExecutionTimes { ended_at: None, ran: None, ..self.times() }
+        };
+        Observation {
+            state: self.state.clone(),
+            times: if self.state == ExecutionState::Lost { ExecutionTimes::UNKNOWN } else { known },
+        }
+    }
+
+    /// What its node knows.
+    fn times(&self) -> ExecutionTimes {
+        let by_its_clock = |at: Option<i64>| at.map(|at| Timestamp(at + self.skew));
+        ExecutionTimes { started_at: by_its_clock(self.ran_at), ended_at: by_its_clock(self.ended_at), ran: self.ran() }
+    }
+
+    /// How long its process ran.
+    pub(crate) fn ran(&self) -> Option<Duration> {
+        Some(Timestamp(self.ended_at?).since(Timestamp(self.ran_at?)))
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.is_some()
     }
+}
+
+/// Where an execution runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Node {
+    pub(crate) skew: i64,
+    pub(crate) deadline_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +76,8 @@ enum Timer {
     Known,
     /// It ended because it was asked to, or was killed.
     Stopped,
+    /// It has run for as long as it may.
+    Due,
 }
 
 #[derive(Debug, Default)]
@@ -80,22 +119,24 @@ impl Cluster {
     }
 
     /// Starts it; returns whether the name was used for the first time.
-    pub(crate) fn start(&mut self, id: &ExecutionId, behaviour: Behaviour, by: &str) -> bool {
+    pub(crate) fn start(&mut self, id: &ExecutionId, behaviour: Behaviour, node: Node, by: &str) -> bool {
         let first = !self.executions.contains_key(id);
         let state = ExecutionState::Queued { reason: queue_reason(&behaviour) };
         self.after(behaviour.queue_ms, id, Timer::Run);
         let execution = Execution {
             behaviour,
-            state: state.clone(),
+            state,
             by: by.to_owned(),
             ran_at: None,
             ended_at: None,
+            skew: node.skew,
+            deadline_ms: node.deadline_ms,
             stop: None,
             removed: false,
             output: Vec::new(),
         };
         self.executions.insert(id.clone(), execution);
-        self.changes.push(WatchEvent { id: id.clone(), state });
+        self.tell(id);
         self.advance(self.now);
         first
     }
@@ -106,8 +147,14 @@ impl Cluster {
 
     pub(crate) fn stop(&mut self, id: &ExecutionId, grace: Duration) {
         let now = self.now;
+        self.stop_at(now, id, grace);
+        self.advance(now);
+    }
+
+    fn stop_at(&mut self, now: i64, id: &ExecutionId, grace: Duration) {
         let Some(execution) = self.executions.get_mut(id).filter(|execution| !execution.removed) else { return };
-        if execution.state.is_final() {
+        // What has ended cannot be asked to any more, though the scheduler may not know of it yet.
+        if execution.state.is_final() || execution.ended_at.is_some() {
             return;
         }
         let grace_ms = u64::try_from(grace.as_millis()).expect("short");
@@ -122,7 +169,6 @@ impl Cluster {
         }
         execution.stop = Some((asked, gone));
         self.at(gone, id, Timer::Stopped);
-        self.advance(now);
     }
 
     /// Forgets it, if it has ended; returns whether it may be forgotten.
@@ -135,6 +181,11 @@ impl Cluster {
     /// Executions that have not ended.
     pub(crate) fn alive(&self) -> impl Iterator<Item = (&ExecutionId, &Execution)> {
         self.executions.iter().filter(|(_, execution)| !execution.removed && execution.ended_at.is_none())
+    }
+
+    fn tell(&mut self, id: &ExecutionId) {
+        let Observation { state, times } = self.executions[id].observed();
+        self.changes.push(WatchEvent { id: id.clone(), state, times });
     }
 
     fn after(&mut self, ms: u64, id: &ExecutionId, timer: Timer) {
@@ -160,10 +211,14 @@ impl Cluster {
                 if reports.is_some() {
                     execution.output.pop();
                 }
+                if let Some(deadline_ms) = execution.deadline_ms {
+                    self.at(at + micros(deadline_ms), id, Timer::Due);
+                }
                 self.at(at + micros(run_ms), id, Timer::End);
                 ExecutionState::Running
             }
             (Timer::Run, _) => behaviour.last_state(),
+            (Timer::Due, _) => return self.stop_at(at, id, TIMEOUT_GRACE),
             (Timer::End, Some(reports)) if execution.stop.is_none() => {
                 execution.ended_at = Some(at);
                 return self.exits(at, id, reports);
@@ -184,8 +239,8 @@ impl Cluster {
                 execution.output = execution.behaviour.output.clone();
             }
         }
-        execution.state = state.clone();
-        self.changes.push(WatchEvent { id: id.clone(), state });
+        execution.state = state;
+        self.tell(id);
     }
 
     /// Its process is over, and only itself can tell.
@@ -194,7 +249,7 @@ impl Cluster {
         let ExecutionState::Exited { code, signal, .. } = self.executions[id].behaviour.last_state() else { return };
         if let Some(after_ms) = reports.after_ms {
             self.serial += 1;
-            let end = ReportedEnd { code, signal };
+            let end = ReportedEnd { code, signal, times: self.executions[id].times() };
             self.reports.insert((at + micros(after_ms), self.serial), (id.clone(), end));
         }
     }

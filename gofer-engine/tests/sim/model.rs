@@ -53,6 +53,8 @@ pub(crate) struct Intent {
     pub(crate) running_at: Option<Timestamp>,
     pub(crate) stop: Option<StopRequest>,
     pub(crate) ended: bool,
+    /// When its end was committed.
+    pub(crate) ended_at: Option<Timestamp>,
 }
 
 impl Model {
@@ -240,7 +242,7 @@ impl RunModel {
                 .any(|known| is_late(known, at, unaware));
             world.check(!late, || format!("`{key}/{id}` was started long after it was cancelled"));
         }
-        self.take(change);
+        self.take(change, world.now());
     }
 
     fn edges_respected(&self, world: &World, key: &RunKey, change: &TaskTransition) {
@@ -256,12 +258,12 @@ impl RunModel {
         });
     }
 
-    fn take(&mut self, change: &TaskTransition) {
+    fn take(&mut self, change: &TaskTransition, now: Timestamp) {
         let task = self.tasks.get_mut(&change.to.task).expect("it was found");
         let attempt = change.from_attempt;
         if change.to.state == TaskState::Starting && change.from == TaskState::Pending {
             let at = change.to.intended_at.unwrap_or_default();
-            task.intents.insert(attempt, Intent { at, running_at: None, stop: None, ended: false });
+            task.intents.insert(attempt, Intent { at, running_at: None, stop: None, ended: false, ended_at: None });
         }
         if let Some(intent) = task.intents.get_mut(&attempt) {
             if change.to.attempt == attempt {
@@ -272,6 +274,7 @@ impl RunModel {
                 }
             }
             intent.ended |= change.ended.is_some();
+            intent.ended_at = intent.ended_at.or(change.ended.is_some().then_some(now));
         }
         (task.state, task.attempt) = (change.to.state, change.to.attempt);
     }

@@ -1,5 +1,7 @@
 //! How everything must have ended: from the plan, what happened at the cluster, and the rules.
 
+use std::time::Duration;
+
 use gofer_core::journal::Journal;
 use gofer_core::pipeline::TaskSpec;
 use gofer_core::run::{AttemptRecord, ReasonKind, StopCause, TaskRun, TaskStatus};
@@ -7,6 +9,7 @@ use gofer_core::scheduler::ExecutionState;
 use gofer_core::{ExecutionId, RunKey};
 
 use crate::behaviour::{Behaviour, End};
+use crate::cluster::Execution;
 use crate::model::{Intent, RunModel};
 use crate::rules;
 use crate::server::Remains;
@@ -17,6 +20,9 @@ use crate::world::{SECOND, World, lock};
 const LATEST: i64 = 15 * SECOND;
 /// And for each commit that a decision about the whole run is cut into: it may have to wait for one, and be last in the next.
 const PER_PIECE: i64 = 2 * SECOND;
+
+/// By how much a server's clock may be wrong: it follows the journal's, which may take this long to answer.
+const CLOCK: i64 = 3 * SECOND;
 
 /// And where events are lost: until it is known that some were, and the scheduler is asked.
 const BLIND: i64 = 30 * SECOND;
@@ -124,39 +130,92 @@ impl Case<'_> {
             self.violate(|| "was started without its secret".to_owned());
         }
         let behaviour = Behaviour::of(self.remains.site.seed, &id, self.task);
-        let reason = record.reason.as_ref().map(|reason| reason.kind);
-        let right = if let Some(stop) = &intent.stop {
+        if let Some(stop) = &intent.stop {
             self.check_timeout(stop.cause, stop.at, intent);
-            record.status == if stop.cause == StopCause::Cancel { TaskStatus::Cancelled } else { TaskStatus::TimedOut }
-        } else {
-            match execution.map(|execution| &execution.state) {
-                None if missing => (record.status, reason) == (TaskStatus::Failed, Some(ReasonKind::MissingValue)),
-                None => {
-                    let refused = (TaskStatus::Failed, Some(ReasonKind::SchedulerRefused));
-                    behaviour.end == End::Refused && (record.status, reason) == refused
-                }
-                Some(ExecutionState::Exited { code: 0, .. }) => {
-                    (record.status, record.exit_code) == (TaskStatus::Successful, Some(0))
-                }
-                Some(ExecutionState::Exited { code, .. }) => {
-                    (record.status, record.exit_code) == (TaskStatus::Failed, Some(*code))
-                }
-                Some(ExecutionState::Failed { .. }) => record.status == TaskStatus::Failed && !rules::is_lost(record),
-                Some(ExecutionState::Stopped) => reason == Some(ReasonKind::StoppedOutside),
-                Some(ExecutionState::Lost) => record.status == TaskStatus::Failed && rules::is_lost(record),
-                Some(_) => false,
-            }
+        }
+        let reason = record.reason.as_ref().map(|reason| reason.kind);
+        let by_cause = |cause| match cause {
+            StopCause::Cancel => (TaskStatus::Cancelled, Some(ReasonKind::Cancelled)),
+            StopCause::Timeout => (TaskStatus::TimedOut, Some(ReasonKind::Timeout)),
+            StopCause::StartTimeout => (TaskStatus::TimedOut, Some(ReasonKind::StartTimeout)),
         };
-        let late = execution.and_then(|execution| execution.ended_at).map(|at| record.ended_at.0 - at);
+        let stopped = intent.stop.as_ref().map(|stop| by_cause(stop.cause));
+        let ran = execution.and_then(|execution| execution.ran()).zip(self.task.timeout);
+        let ran_too_long = ran.is_some_and(|(ran, timeout)| ran > timeout);
+        let ran_up = ran.is_some_and(|(ran, timeout)| ran >= timeout);
+        let end = (record.status, reason);
+        let right = match execution.map(|execution| &execution.state) {
+            None => {
+                let refused =
+                    behaviour.end == End::Refused && end == (TaskStatus::Failed, Some(ReasonKind::SchedulerRefused));
+                let missed = missing && end == (TaskStatus::Failed, Some(ReasonKind::MissingValue));
+                refused || missed || stopped == Some(end)
+            }
+            Some(ExecutionState::Exited { .. }) if ran_too_long => end == by_cause(StopCause::Timeout),
+            Some(ExecutionState::Exited { code: 0, .. }) => {
+                (record.status, record.exit_code) == (TaskStatus::Successful, Some(0))
+            }
+            Some(ExecutionState::Exited { code, .. }) => {
+                (record.status, record.exit_code) == (TaskStatus::Failed, Some(*code))
+            }
+            Some(ExecutionState::Failed { .. }) => record.status == TaskStatus::Failed && !rules::is_lost(record),
+            Some(ExecutionState::Stopped) => {
+                let outside = (TaskStatus::Failed, Some(ReasonKind::StoppedOutside));
+                let unasked = if ran_up { by_cause(StopCause::Timeout) } else { outside };
+                end == stopped.unwrap_or(unasked)
+            }
+            Some(ExecutionState::Lost) => {
+                stopped.map_or(record.status == TaskStatus::Failed && rules::is_lost(record), |stopped| end == stopped)
+            }
+            Some(_) => false,
+        };
+        let right = right && self.is_undisturbed(record, intent, &behaviour);
+        let seen_at = intent.ended_at.map_or(record.ended_at.0, |at| at.0);
+        let ended_at = execution.and_then(|execution| execution.ended_at);
+        let late = ended_at.map(|at| seen_at - at);
         let pieces = self.run.spec.tasks.len().div_ceil(self.world.max_changes);
         let blind = if self.world.faults.lost_events > 0 { BLIND } else { 0 };
         let latest = LATEST + blind + PER_PIECE * i64::try_from(pieces).expect("few");
         if self.world.steady && late.is_some_and(|late| late > latest) {
             self.violate(|| format!("attempt {} was seen to end {late:?} microseconds after it had", record.attempt));
         }
+        self.check_times(record, execution);
         if !right {
-            let state = execution.map(|execution| execution.state.clone());
+            let state = execution.map(|execution| (execution.state.clone(), execution.ran()));
             self.violate(|| format!("{record:?}, stop {:?}, and the execution {state:?}", intent.stop));
+        }
+    }
+
+    /// "The server is away, or stands still, for so long, anywhere: no status changes, whatever the timeouts." What nobody
+    /// cancels, and what did not wait too long to start, ends by what it would do alone.
+    fn is_undisturbed(&self, record: &AttemptRecord, intent: &Intent, behaviour: &Behaviour) -> bool {
+        let cancelled = self.run.cancel.is_some() || self.run.tasks[&self.task.id].cancel.is_some();
+        let waited = intent.stop.as_ref().is_some_and(|stop| stop.cause == StopCause::StartTimeout);
+        let (Some(timeout), End::Exits { .. }, false) = (self.task.timeout, &behaviour.end, cancelled || waited) else {
+            return true;
+        };
+        let missing = record.reason.as_ref().is_some_and(|reason| reason.kind == ReasonKind::MissingValue);
+        let in_time = Duration::from_millis(behaviour.run_ms) <= timeout;
+        missing || (record.status == TaskStatus::TimedOut) != in_time
+    }
+
+    /// What people see is when the execution ran, not when somebody noticed.
+    fn check_times(&self, record: &AttemptRecord, execution: Option<&Execution>) {
+        let began = record.started_at.unwrap_or(record.intended_at);
+        if record.intended_at > began || began > record.ended_at {
+            return self.violate(|| format!("{record:?}: its times are in no order"));
+        }
+        let Some(execution) =
+            execution.filter(|execution| self.world.steady && execution.observed().times.ran.is_some())
+        else {
+            return;
+        };
+        let truly = execution.ended_at.zip(execution.ran_at).filter(|_| execution.skew == 0);
+        if let Some((ended_at, ran_at)) = truly {
+            let off = (record.ended_at.0 - ended_at).abs().max((began.0 - ran_at).abs());
+            if off > CLOCK {
+                self.violate(|| format!("{record:?}: truly it ran from {ran_at} to {ended_at}"));
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use gofer_core::scheduler::{ExecutionState, ReportedEnd, WatchEvent};
+use gofer_core::scheduler::{ExecutionState, Observation, ReportedEnd, WatchEvent};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use gofer_engine::EngineError;
 use secrecy::{ExposeSecret, SecretString};
@@ -22,14 +22,14 @@ pub(crate) struct Told(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    ends: BTreeMap<ExecutionId, ExecutionState>,
+    ends: BTreeMap<ExecutionId, Observation>,
     /// In the order they came, for watchers.
     events: Vec<WatchEvent>,
 }
 
 impl Told {
     /// What was told of the execution.
-    pub(crate) fn of(&self, id: &ExecutionId) -> Option<ExecutionState> {
+    pub(crate) fn of(&self, id: &ExecutionId) -> Option<Observation> {
         lock(&self.0).ends.get(id).cloned()
     }
 
@@ -51,8 +51,8 @@ impl Told {
             return Err(BackendError::new(ErrorKind::Invalid, format!("`{id}` is {:?}", known.state)));
         }
         let mut inner = lock(&self.0);
-        inner.ends.insert(id.clone(), state.clone());
-        inner.events.push(WatchEvent { id: id.clone(), state });
+        inner.ends.insert(id.clone(), Observation { state: state.clone(), times: end.times });
+        inner.events.push(WatchEvent { id: id.clone(), state, times: end.times });
         Ok(())
     }
 }

@@ -8,19 +8,20 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use gofer_core::pipeline::TaskSpec;
 use gofer_core::scheduler::{
-    ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, ReportedEnd, Scheduler, SchedulerCapabilities,
-    WatchEvent,
+    ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Observation, ReportedEnd, Scheduler,
+    SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::SecretString;
 use tokio::sync::Notify;
 
 use crate::behaviour::{Behaviour, End};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Execution, Node};
 use crate::link::{Link, unavailable};
 use crate::model::Model;
 use crate::reports::{self, Told};
-use crate::world::{MS, Part, lock};
+use crate::rng::Rng;
+use crate::world::{MS, Part, SECOND, lock};
 
 /// What all servers share.
 #[derive(Debug)]
@@ -31,6 +32,23 @@ pub(crate) struct Site {
     pub(crate) model: Arc<Mutex<Model>>,
     /// Executions in flight of one server: in all, and of one pipeline.
     pub(crate) limits: (usize, Option<usize>),
+}
+
+impl Site {
+    /// Whether executions are stopped at their timeouts without a server.
+    pub(crate) fn holds_deadlines(&self) -> bool {
+        Rng::of(self.seed, "deadlines").chance(500)
+    }
+
+    /// Where the execution comes to run. Where servers hold the deadlines, nodes' clocks are right: what is taken over is
+    /// counted from what they say.
+    fn node(&self, id: &ExecutionId, task: &TaskSpec) -> Node {
+        let deadline_ms = task.timeout.map(|timeout| u64::try_from(timeout.as_millis()).expect("short"));
+        let deadline_ms = deadline_ms.filter(|_| self.holds_deadlines());
+        let mut rng = Rng::of(self.seed, &format!("node {id}"));
+        let skew = SECOND * rng.pick(&[0, 0, 0, -40, -3, 3, 40]);
+        Node { skew: if self.holds_deadlines() { skew } else { 0 }, deadline_ms }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -55,9 +73,9 @@ impl SimScheduler {
     }
 
     /// What is known of it: by the cluster, and by itself.
-    fn known(&self, id: &ExecutionId) -> ExecutionState {
-        let state = self.with(|cluster| cluster.known(id).map(|known| known.state.clone()));
-        state.map_or(ExecutionState::NotFound, |state| self.told.of(id).unwrap_or(state))
+    fn known(&self, id: &ExecutionId) -> Observation {
+        let found = self.with(|cluster| cluster.known(id).map(Execution::observed));
+        found.map_or(ExecutionState::NotFound.into(), |found| self.told.of(id).unwrap_or(found))
     }
 
     fn take_end(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
@@ -98,7 +116,8 @@ impl SimScheduler {
         }
         let by = |epoch: u64| format!("{}@{epoch}", self.link.name);
         let epoch = lock(&self.site.model).epoch(&id.run);
-        let first = self.with(|cluster| cluster.start(id, behaviour, &by(epoch)));
+        let node = self.site.node(id, &task);
+        let first = self.with(|cluster| cluster.start(id, behaviour, node, &by(epoch)));
         // A start makes timers that watchers wait for.
         self.site.changed.notify_waiters();
         world.check(first, || format!("`{id}` was started twice"));
@@ -137,6 +156,7 @@ impl Scheduler for SimScheduler {
             host: true,
             resource_limits: false,
             exec: false,
+            deadlines: self.site.holds_deadlines(),
             workload_identity: false,
         }
     }
@@ -158,11 +178,11 @@ impl Scheduler for SimScheduler {
         self.link.call(Part::Scheduler, &format!("stop {id} within {grace:?}"), effect).await
     }
 
-    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+    async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
         let effect = async {
-            let state = self.known(id);
-            self.link.trace(|| format!("state {id}: {state:?}"));
-            Ok(state)
+            let found = self.known(id);
+            self.link.trace(|| format!("state {id}: {found:?}"));
+            Ok(found)
         };
         self.link.call(Part::Scheduler, &format!("state {id}"), effect).await
     }

@@ -4293,8 +4293,8 @@ pub struct RetryRunRequest {
     /// The run to repeat, from 1; it must be COMPLETE.
     #[prost(uint64, tag = "3")]
     pub run: u64,
-    /// When true, tasks that were SUCCESSFUL are taken over with their run objects, and only the others are executed;
-    /// otherwise the whole run is repeated.
+    /// When true, tasks that were SUCCESSFUL are taken over with their run objects, if everything above them is taken over,
+    /// too (or was skipped and will be again); the others are executed. Otherwise the whole run is repeated.
     #[prost(bool, tag = "4")]
     pub from_failed: bool,
 }
@@ -8127,7 +8127,7 @@ pub mod event_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-/// How the process ended.
+/// How and when the process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportEndRequest {
     /// Its exit code, 0 to 255; 0 when a signal ended it.
@@ -8136,6 +8136,15 @@ pub struct ReportEndRequest {
     /// The signal that ended it, 1 to 64; 0 = none did.
     #[prost(int32, tag = "2")]
     pub signal: i32,
+    /// When the process began, by the clock of its machine; absent = not known.
+    #[prost(message, optional, tag = "3")]
+    pub started_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended, likewise.
+    #[prost(message, optional, tag = "4")]
+    pub ended_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// How long it ran, by a clock that nobody sets; absent = not known. It is what a timeout is compared with.
+    #[prost(message, optional, tag = "5")]
+    pub ran: ::core::option::Option<::prost_types::Duration>,
 }
 impl ::prost::Name for ReportEndRequest {
     const NAME: &'static str = "ReportEndRequest";

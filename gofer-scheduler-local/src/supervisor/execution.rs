@@ -4,9 +4,11 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use gofer_core::scheduler::ExecutionState;
+use gofer_core::Timestamp;
+use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation, TIMEOUT_GRACE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, chdir, kill_process_group, waitpid};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::Responder;
 use super::output::{Log, Pipes};
@@ -61,13 +63,14 @@ pub(super) fn run(request: &Request<'_>, responder: Responder<'_>, post: Post<'_
     let mut answer = Some(responder);
     let mut supervision = Supervision::new(request, &dir, claim, post);
     let state = supervision.until_end(&mut answer).unwrap_or_else(|failure| failure);
+    let end = Observation { state, times: supervision.times };
     let Supervision { mut claim, confined, .. } = supervision;
     let left = tree::reap();
     if left == Left::Some {
         // Best effort: on a full disk the directory is not as it was either.
         let _ = fs::write(dir.left(), "");
     }
-    record_end(&mut claim, &state);
+    record_end(&mut claim, &end);
     if let Some(responder) = answer.take() {
         responder.reply(Outcome::Ended);
     }
@@ -75,9 +78,9 @@ pub(super) fn run(request: &Request<'_>, responder: Responder<'_>, post: Post<'_
     Over { fit: !confined && left == Left::None, claim: Some(claim) }
 }
 
-fn record_end(claim: &mut Claim, state: &ExecutionState) {
+fn record_end(claim: &mut Claim, end: &Observation) {
     for _ in 0..RECORD_TRIES {
-        match claim.record(state) {
+        match claim.record(end) {
             Ok(()) => return,
             Err(_) => std::thread::sleep(Duration::from_secs(1)),
         }
@@ -95,6 +98,8 @@ struct Supervision<'a> {
     /// This process is still in it.
     confined: bool,
     stop: Stop,
+    /// Of the process, or of a service's last one.
+    times: ExecutionTimes,
 }
 
 /// A request to stop.
@@ -104,13 +109,52 @@ struct Stop {
     deadline: Option<Instant>,
     /// What the current process was last sent on this account.
     sent: Option<Signal>,
+    /// The current process was sent something while it ran: its end is not its own.
+    delivered: bool,
+}
+
+impl Stop {
+    /// The whole tree is to be gone after this grace. A later wish can only hasten.
+    fn within(&mut self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        if self.deadline.is_none_or(|current| deadline < current) {
+            self.deadline = Some(deadline);
+        }
+    }
+}
+
+/// The moment in which a process began, by three clocks.
+struct Began {
+    /// The one on the wall, which may be set.
+    at: Timestamp,
+    /// The one that runs while the machine is suspended.
+    boot: Timespec,
+    /// The one that does not.
+    running: Instant,
+}
+
+impl Began {
+    fn now() -> Self {
+        Self { at: Timestamp::now(), boot: clock_gettime(ClockId::Boottime), running: Instant::now() }
+    }
+
+    /// The times of a process that ends now. One that ended by itself did so within its timeout, however late this process
+    /// came to notice.
+    fn until_now(&self, timeout: Option<Duration>) -> ExecutionTimes {
+        let passed = clock_gettime(ClockId::Boottime) - self.boot;
+        let passed = Duration::try_from(passed).unwrap_or_default();
+        let ran = self.running.elapsed();
+        let ran = timeout.map_or(ran, |timeout| ran.min(timeout));
+        ExecutionTimes { started_at: Some(self.at), ended_at: Some(self.at.after(passed)), ran: Some(ran) }
+    }
 }
 
 impl<'a> Supervision<'a> {
     fn new(request: &'a Request<'a>, dir: &'a ExecutionDir, claim: Claim, post: Post<'a>) -> Self {
         let log = Log::new(dir.log(), request.launch.max_log_bytes);
         let cgroup = request.launch.cgroup.clone().map(TaskCgroup::new);
-        Self { request, dir, post, claim, log, cgroup, confined: false, stop: Stop::default() }
+        let (stop, times) = (Stop::default(), ExecutionTimes::default());
+        Self { request, dir, post, claim, log, cgroup, confined: false, stop, times }
     }
 
     /// Runs the process, a service's again and again, and says how it ended.
@@ -121,21 +165,23 @@ impl<'a> Supervision<'a> {
             if self.stop.deadline.is_some() {
                 return Ok(ExecutionState::Stopped);
             }
-            let began = Instant::now();
-            let (pid, mut pipes) = self.spawn()?;
+            let (pid, began, mut pipes) = self.spawn()?;
             if let Some(responder) = answer.take() {
-                responder.reply(Outcome::Running);
+                responder.running(began.at);
             }
-            let status = self.until_exit(pid, &mut pipes);
+            let status = self.until_exit(pid, &began, &mut pipes);
+            if !self.request.launch.service {
+                if self.stop.delivered {
+                    return Ok(ExecutionState::Stopped);
+                }
+                let oom = self.cgroup.as_ref().is_some_and(TaskCgroup::ran_out_of_memory);
+                return Ok(exited(status, oom));
+            }
             self.look_for_stop();
             if self.stop.deadline.is_some() {
                 return Ok(ExecutionState::Stopped);
             }
-            if !self.request.launch.service {
-                let oom = self.cgroup.as_ref().is_some_and(TaskCgroup::ran_out_of_memory);
-                return Ok(exited(status, oom));
-            }
-            if began.elapsed() >= SERVICE_PROVEN {
+            if began.running.elapsed() >= SERVICE_PROVEN {
                 backoff = SERVICE_BACKOFF;
             }
             self.log.note(&format!("the service {}; starting it again in {} s", describe(status), backoff.as_secs()));
@@ -144,7 +190,7 @@ impl<'a> Supervision<'a> {
         }
     }
 
-    fn spawn(&mut self) -> Result<(Pid, Pipes), ExecutionState> {
+    fn spawn(&mut self) -> Result<(Pid, Began, Pipes), ExecutionState> {
         let no_pipe = |error| program::setup(format!("no pipe could be made: {error}"));
         let (pipes, [out, err]) = Pipes::open().map_err(no_pipe)?;
         let work = self.dir.work();
@@ -160,13 +206,16 @@ impl<'a> Supervision<'a> {
             self.confined |= cgroup.leave().is_err();
         }
         let _ = chdir("/");
-        let (pid, task) = spawned?;
+        let (pid, began, ticks) = spawned?;
+        let task = StartedTask { pid, earliest: ticks.0, latest: ticks.1, at: Some(began.at) };
         // Only who cleans up after a killed supervisor misses it.
         let _ = self.claim.note_task(task);
-        Ok((pid, pipes))
+        self.times = ExecutionTimes::since(began.at);
+        Ok((pid, began, pipes))
     }
 
-    fn spawn_here(&self, stdio: [&OwnedFd; 3]) -> Result<(Pid, StartedTask), ExecutionState> {
+    /// The process, when it began, and between which ticks since boot that was.
+    fn spawn_here(&self, stdio: [&OwnedFd; 3]) -> Result<(Pid, Began, (u64, u64)), ExecutionState> {
         let program = program::find(self.request.argv[0], &self.request.env)?;
         let what = Spawn {
             program: &program,
@@ -174,17 +223,22 @@ impl<'a> Supervision<'a> {
             env: &self.request.env,
             stdio: Streams::Files(stdio.map(OwnedFd::as_fd)),
         };
-        let earliest = ticks_since_boot();
+        let (began, earliest) = (Began::now(), ticks_since_boot());
         let pid = sys::spawn(&what).map_err(|error| program::failure(&program, error))?;
-        Ok((pid, StartedTask { pid, earliest, latest: ticks_since_boot() }))
+        Ok((pid, began, (earliest, ticks_since_boot())))
     }
 
     /// Serves the process until it has exited and everything it left behind is gone.
-    fn until_exit(&mut self, main: Pid, pipes: &mut Pipes) -> Option<WaitStatus> {
-        self.stop.sent = None;
+    fn until_exit(&mut self, main: Pid, began: &Began, pipes: &mut Pipes) -> Option<WaitStatus> {
+        (self.stop.sent, self.stop.delivered) = (None, false);
+        // One too far away for the clock is none.
+        let due = self.request.launch.timeout.and_then(|timeout| began.running.checked_add(timeout));
         loop {
+            if due.is_some_and(|due| due <= Instant::now()) {
+                self.stop.within(TIMEOUT_GRACE);
+            }
             self.pursue_stop(main);
-            let signalled = self.poll(pipes);
+            let signalled = self.poll(pipes, due);
             pipes.pump(&mut self.log);
             if signalled {
                 self.look_for_stop();
@@ -193,6 +247,7 @@ impl<'a> Supervision<'a> {
                 }
             }
         }
+        self.times = began.until_now(self.request.launch.timeout.filter(|_| !self.stop.delivered));
         if self.stop.deadline.is_none() {
             // Before it is reaped, while its number still names its group.
             let _ = kill_process_group(main, Signal::KILL);
@@ -206,12 +261,13 @@ impl<'a> Supervision<'a> {
         status
     }
 
-    /// Waits for output, for a signal, or for the moment to kill; says whether there was a signal.
-    fn poll(&self, pipes: &Pipes) -> bool {
+    /// Waits for output, for a signal, or for the moment to ask or to kill; says whether there was a signal.
+    fn poll(&self, pipes: &Pipes, due: Option<Instant>) -> bool {
+        let until = |moment: Instant| timespec(moment.saturating_duration_since(Instant::now()));
         let timeout = match (self.stop.deadline, self.stop.sent) {
-            (None, _) => None,
+            (None, _) => due.map(until),
             (Some(_), Some(Signal::KILL)) => Some(KILL_AGAIN),
-            (Some(deadline), _) => Some(timespec(deadline.saturating_duration_since(Instant::now()))),
+            (Some(deadline), _) => Some(until(deadline)),
         };
         let mut fds = Vec::with_capacity(3);
         fds.push(PollFd::new(self.post.signals, PollFlags::IN));
@@ -227,6 +283,11 @@ impl<'a> Supervision<'a> {
     /// Asks or kills, whichever is due.
     fn pursue_stop(&mut self, main: Pid) {
         let Some(deadline) = self.stop.deadline else { return };
+        // What has ended before it was asked to has ended by itself; the signal that says so is on its way.
+        if !self.stop.delivered && tree::has_exited(main) {
+            return;
+        }
+        self.stop.delivered = true;
         if Instant::now() >= deadline {
             self.stop.sent = Some(Signal::KILL);
             let _ = kill_process_group(main, Signal::KILL);
@@ -248,7 +309,7 @@ impl<'a> Supervision<'a> {
                 self.stop.sent = Some(Signal::TERM);
                 tree::signal_descendants(Signal::TERM);
             }
-            self.poll(pipes);
+            self.poll(pipes, None);
             pipes.pump(&mut self.log);
             self.look_for_stop();
         }
@@ -264,11 +325,7 @@ impl<'a> Supervision<'a> {
     /// Reads the stop request, if there is one. A second one can only hasten.
     fn look_for_stop(&mut self) {
         let Ok(text) = fs::read_to_string(self.dir.stop()) else { return };
-        let grace = Duration::from_millis(text.trim().parse().unwrap_or(0));
-        let deadline = Instant::now() + grace;
-        if self.stop.deadline.is_none_or(|current| deadline < current) {
-            self.stop.deadline = Some(deadline);
-        }
+        self.stop.within(Duration::from_millis(text.trim().parse().unwrap_or(0)));
     }
 
     /// Waits between two lives of a service; a stop request ends the wait.

@@ -21,6 +21,7 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use gofer_core::Timestamp;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{SendFlags, send};
@@ -109,13 +110,13 @@ impl Helper {
                 return Ok(Some(job));
             }
             if job.body.is_empty() {
-                self.reply(job.sequence, Outcome::Pong);
+                self.reply(job.sequence, Outcome::Pong, None);
                 continue;
             }
             match sys::fork() {
                 Ok(Fork::Parent) => {}
                 Ok(Fork::Child) => return Ok(Some(job)),
-                Err(_) => self.reply(job.sequence, Outcome::Void),
+                Err(_) => self.reply(job.sequence, Outcome::Void, None),
             }
         }
     }
@@ -123,14 +124,14 @@ impl Helper {
     /// A supervisor's life: its job, and the next as long as one comes soon.
     fn supervise(&mut self, first: Job) {
         let signals = set_child_subreaper(Some(getpid())).and_then(|()| sys::supervisor_signals());
-        let Ok(signals) = signals else { return self.reply(first.sequence, Outcome::Void) };
+        let Ok(signals) = signals else { return self.reply(first.sequence, Outcome::Void, None) };
         let mut next = Some(first);
         while let Some(Job { sequence, body }) = next.take() {
             let mut over = Over { fit: true, claim: None };
             if body.is_empty() {
                 // Once the warden is gone, so is the connection: the answer is not ours to give.
                 if getppid().map(number) == Some(self.warden) {
-                    self.reply(sequence, Outcome::Pong);
+                    self.reply(sequence, Outcome::Pong, None);
                 }
             } else if let Some(request) = Request::decode(&body) {
                 let post = Post { signals: &signals, null: &self.null };
@@ -149,9 +150,10 @@ impl Helper {
     }
 
     /// Nobody may listen any more: then the server finds the same in the files.
-    fn reply(&self, sequence: u64, outcome: Outcome) {
+    fn reply(&self, sequence: u64, outcome: Outcome, began: Option<Timestamp>) {
         let pid = if outcome == Outcome::Pong { self.warden } else { own_pid() };
-        let packet = Reply { sequence, outcome, pid }.encode();
+        let started_at = began.unwrap_or_default().0;
+        let packet = Reply { sequence, outcome, pid, started_at }.encode();
         let _ = rustix::io::retry_on_intr(|| send(&self.socket, &packet, SendFlags::NOSIGNAL));
     }
 }
@@ -171,7 +173,12 @@ struct Responder<'a> {
 }
 
 impl Responder<'_> {
+    /// The process runs, since then.
+    fn running(self, began: Timestamp) {
+        self.helper.reply(self.sequence, Outcome::Running, Some(began));
+    }
+
     fn reply(self, outcome: Outcome) {
-        self.helper.reply(self.sequence, outcome);
+        self.helper.reply(self.sequence, outcome, None);
     }
 }

@@ -30,7 +30,7 @@ async fn a_wrong_launcher_is_named() {
     // Nothing was started, and the call may be repeated.
     let error = mute.start(&id("task"), &host_command(["true"])).await.expect_err("no warden");
     assert!(error.is_retryable(), "{error}");
-    assert_eq!(mute.state(&id("task")).await.expect("state"), ExecutionState::NotFound);
+    assert_eq!(state(&mute, &id("task")).await, ExecutionState::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use gofer_core::conformance::{Harness, eventually, within};
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Scheduler, WatchEvent};
 use gofer_core::{BackendError, ExecutionId};
 use gofer_scheduler_local::{Launcher, LocalScheduler, LocalSchedulerConfig};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 /// Runs the supervisor code in the small binary this crate brings for that. Cargo names it at run time; who runs the test
@@ -90,7 +91,7 @@ pub(crate) fn exited(code: i32) -> ExecutionState {
 }
 
 pub(crate) async fn state(scheduler: &LocalScheduler, id: &ExecutionId) -> ExecutionState {
-    scheduler.state(id).await.expect("state")
+    scheduler.state(id).await.expect("state").state
 }
 
 /// Waits for the end.
@@ -170,8 +171,12 @@ pub(crate) fn live_pids(config: &LocalSchedulerConfig) -> (i32, i32) {
 
 /// Ends a process the hard way.
 pub(crate) fn kill_hard(pid: i32) {
+    signal(pid, Signal::KILL);
+}
+
+pub(crate) fn signal(pid: i32, signal: Signal) {
     let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill");
+    rustix::process::kill_process(pid, signal).expect("signal");
 }
 
 /// Waits until there is no such process, or only its zombie.

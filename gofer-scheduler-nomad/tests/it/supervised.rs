@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream;
 use gofer_core::conformance::scheduler::{SchedulerHarness, Workloads};
 use gofer_core::conformance::{Harness, eventually};
-use gofer_core::scheduler::{EnvValue, ExecutionState, ReportedEnd, Scheduler};
+use gofer_core::scheduler::{EnvValue, ExecutionState, ExecutionTimes, ReportedEnd, Scheduler};
 use gofer_scheduler_nomad::NomadScheduler;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -176,8 +176,8 @@ fn decode(message: &[u8]) -> ReportedEnd {
         }
     }
     match signal {
-        0 => ReportedEnd { code, signal: None },
-        signal => ReportedEnd { code: 128 + signal, signal: Some(signal) },
+        0 => ReportedEnd { code, signal: None, times: ExecutionTimes::UNKNOWN },
+        signal => ReportedEnd { code: 128 + signal, signal: Some(signal), times: ExecutionTimes::UNKNOWN },
     }
 }
 

@@ -101,7 +101,7 @@ impl Setup {
     }
 
     pub(crate) async fn state(&self, id: &ExecutionId) -> ExecutionState {
-        self.scheduler().state(id).await.expect("state")
+        self.scheduler().state(id).await.expect("state").state
     }
 
     /// Waits for the end.
@@ -122,8 +122,8 @@ impl Setup {
         wanted: impl Fn(&ExecutionState) -> bool,
     ) -> ExecutionState {
         eventually(what, async || match self.scheduler().state(id).await {
-            Ok(state) if wanted(&state) => Ok(state),
-            Ok(state) => Err(format!("{state:?}")),
+            Ok(found) if wanted(&found.state) => Ok(found.state),
+            Ok(found) => Err(format!("{found:?}")),
             Err(error) => Err(error.to_string()),
         })
         .await

@@ -23,19 +23,19 @@ async fn without_its_supervisor_an_execution_is_lost() {
     let harness = processes().await;
     let (scheduler, id) = (harness.backend(), id("task"));
     scheduler.start(&id, &harness.workloads().until_stopped()).await.expect("start");
-    eventually("it runs", async || match scheduler.state(&id).await.expect("state") {
+    eventually("it runs", async || match scheduler.state(&id).await.expect("state").state {
         ExecutionState::Running => Ok(()),
         other => Err(format!("{other:?}")),
     })
     .await;
     kill_process(supervisor_of(&harness.config.dir), Signal::KILL).expect("kill the supervisor");
-    eventually("it is lost", async || match scheduler.state(&id).await.expect("state") {
+    eventually("it is lost", async || match scheduler.state(&id).await.expect("state").state {
         ExecutionState::Lost => Ok(()),
         other => Err(format!("{other:?}")),
     })
     .await;
     assert_eq!(scheduler.remove(&id).await.map_err(|error| error.kind), Ok(()));
-    assert_eq!(scheduler.state(&id).await.expect("state"), ExecutionState::NotFound);
+    assert_eq!(scheduler.state(&id).await.expect("state").state, ExecutionState::NotFound);
 }
 
 /// The one process with this directory in its command line.
@@ -63,7 +63,7 @@ async fn a_secret_is_never_written() {
     spec.env.insert("TOKEN".to_owned(), EnvValue::Secret(CANARY.into()));
     scheduler.start(&id, &spec).await.expect("start");
     let folder = harness.config.dir.join("executions/ns.pipe.1.task.1");
-    eventually("it has ended", async || match scheduler.state(&id).await.expect("state") {
+    eventually("it has ended", async || match scheduler.state(&id).await.expect("state").state {
         ExecutionState::Exited { code: 0, .. } => Ok(()),
         other => Err(format!("{other:?}")),
     })
@@ -83,7 +83,7 @@ async fn an_image_is_unsupported() {
     let mut spec = host_command(["true"]);
     spec.image = Some("busybox".to_owned());
     assert_eq!(scheduler.start(&id, &spec).await.expect_err("it has no images").kind, ErrorKind::Unsupported);
-    assert_eq!(scheduler.state(&id).await.expect("state"), ExecutionState::NotFound);
+    assert_eq!(scheduler.state(&id).await.expect("state").state, ExecutionState::NotFound);
 }
 
 /// A working directory that is not there is named; it does not look like a missing command.
@@ -94,7 +94,7 @@ async fn a_missing_working_directory_is_named() {
     let mut spec = host_command(["true"]);
     spec.working_dir = Some("/no/such/directory".to_owned());
     scheduler.start(&id, &spec).await.expect("start");
-    let message = eventually("it has failed", async || match scheduler.state(&id).await.expect("state") {
+    let message = eventually("it has failed", async || match scheduler.state(&id).await.expect("state").state {
         ExecutionState::Failed { kind: FailureKind::Setup, message } => Ok(message),
         other => Err(format!("{other:?}")),
     })

@@ -14,7 +14,7 @@ use gofer_core::object_store::{
 use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
 use gofer_core::run::{Initiator, Run, RunStatus};
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, ReportedEnd, Scheduler,
+    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd, Scheduler,
     SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::testing::{MemoryObjectStore, MemoryScheduler, MemorySecretStore};
@@ -270,7 +270,7 @@ impl Scheduler for Outliving {
         self.home.spawn(async move { scheduler.stop(&id, grace).await }).await.unwrap()
     }
 
-    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+    async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
         self.scheduler.state(id).await
     }
 

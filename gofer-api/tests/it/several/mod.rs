@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use gofer_core::Timestamp;
 use gofer_core::run::{CancelRequest, RunStatus};
-use gofer_core::scheduler::{LogCursor, ReportedEnd};
+use gofer_core::scheduler::{ExecutionTimes, LogCursor, ReportedEnd};
 use gofer_core::testing::MemoryScheduler;
 
 use crate::harness::{SOON, eventually};
@@ -132,14 +132,14 @@ async fn an_end_that_another_server_is_told_of_counts_at_once() {
         one.drives(1).await;
         assert_eq!(two.active_runs(), 0);
         let token = MemoryScheduler::token(&execution(&key, 0));
-        let end = ReportedEnd { code, signal: None };
+        let end = ReportedEnd { code, signal: None, times: ExecutionTimes::UNKNOWN };
         two.within(|engine, _| async move { engine.report_end(&token, end).await }).await.unwrap();
         let ended = tokio::time::timeout(PROMPTLY, one.ended(&key, status)).await;
         assert!(ended.is_ok(), "not over within {PROMPTLY:?}: {:?}", one.run(&key).await);
     }
     // Whom nobody drives, nobody hears of; and what is no token is refused.
     let token = secrecy::SecretString::from("memory.default/ci/9/t0/1.token");
-    let end = ReportedEnd { code: 0, signal: None };
+    let end = ReportedEnd { code: 0, signal: None, times: ExecutionTimes::UNKNOWN };
     let refused = two.within(|engine, _| async move { engine.report_end(&token, end).await }).await;
     assert!(refused.is_err());
     fleet.is_tidy().await;

@@ -6,6 +6,7 @@ pub mod lifecycle;
 pub mod logs;
 pub mod restart;
 pub mod stop;
+pub mod times;
 pub mod watch;
 mod workloads;
 
@@ -20,7 +21,7 @@ use futures::stream::BoxStream;
 use super::{Harness, eventually, within};
 use crate::error::BackendError;
 use crate::id::{Attempt, ExecutionId, NamespaceId, PipelineId, RunKey, RunNumber, TaskId};
-use crate::scheduler::{ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Scheduler};
+use crate::scheduler::{ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Observation, Scheduler};
 use crate::time::Timestamp;
 
 /// The scheduler under test, and what to let it execute.
@@ -63,6 +64,13 @@ macro_rules! scheduler_conformance {
                 stop_kills_the_whole_process_tree
                 stopping_what_is_finished_changes_nothing
                 stopping_what_is_unknown_succeeds
+            }
+            times {
+                an_end_has_its_own_times
+                what_runs_has_begun
+                what_never_ran_has_no_run_time
+                a_timeout_is_held_where_the_execution_runs
+                an_end_before_the_timeout_is_its_own
             }
             logs {
                 stdout_and_stderr_are_told_apart
@@ -110,6 +118,8 @@ macro_rules! scheduler_conformance {
                 start_after_a_restart_does_nothing
                 stop_works_after_a_restart
                 a_removed_execution_stays_removed_after_a_restart
+                times_stay_the_same_after_a_restart
+                a_timeout_is_held_over_a_restart
             }
         }
     };
@@ -145,7 +155,7 @@ async fn start(scheduler: &dyn Scheduler, spec: &ExecutionSpec) -> ExecutionId {
 
 /// The state now.
 async fn state(scheduler: &dyn Scheduler, id: &ExecutionId) -> ExecutionState {
-    scheduler.state(id).await.expect("state")
+    scheduler.state(id).await.expect("state").state
 }
 
 /// Waits for the end.
@@ -155,6 +165,12 @@ async fn ended(scheduler: &dyn Scheduler, id: &ExecutionId) -> ExecutionState {
         if now.is_final() { Ok(now) } else { Err(format!("{now:?}")) }
     })
     .await
+}
+
+/// What was observed of it once it had ended.
+async fn last(scheduler: &dyn Scheduler, id: &ExecutionId) -> Observation {
+    ended(scheduler, id).await;
+    scheduler.state(id).await.expect("state")
 }
 
 /// Waits until the execution runs and has written something.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{SchedulerHarness, ended, exited, followed, running, start, state};
+use super::{SchedulerHarness, ended, exited, followed, running, start, state, times};
 use crate::scheduler::ExecutionState;
 
 /// After a restart, the states and logs of what had ended still answer.
@@ -99,4 +99,14 @@ pub async fn a_removed_execution_stays_removed_after_a_restart(harness: &mut dyn
     drop(scheduler);
     harness.restart().await;
     assert_eq!(state(&*harness.backend(), &id).await, ExecutionState::NotFound);
+}
+
+/// What is known of times is known after a restart, and stays what it was.
+pub async fn times_stay_the_same_after_a_restart(harness: &mut dyn SchedulerHarness) {
+    times::stay_the_same(harness).await;
+}
+
+/// Where the capability says so, a timeout is held while no server runs.
+pub async fn a_timeout_is_held_over_a_restart(harness: &mut dyn SchedulerHarness) {
+    times::held_over_a_restart(harness).await;
 }

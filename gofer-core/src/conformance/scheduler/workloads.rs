@@ -73,6 +73,7 @@ pub fn host_command<W: Into<String>>(command: impl IntoIterator<Item = W>) -> Ex
         env: BTreeMap::new(),
         resources: Resources::default(),
         registry_auth: None,
+        timeout: None,
     }
 }
 

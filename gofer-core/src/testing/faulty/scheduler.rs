@@ -8,7 +8,7 @@ use super::Faulty;
 use crate::error::BackendError;
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, ReportedEnd, Scheduler,
+    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd, Scheduler,
     SchedulerCapabilities, WatchEvent,
 };
 
@@ -35,7 +35,7 @@ impl Scheduler for Faulty<dyn Scheduler> {
         self.call("stop", self.inner.stop(id, grace)).await
     }
 
-    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+    async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
         self.call("state", self.inner.state(id)).await
     }
 

@@ -1,5 +1,6 @@
 //! One execution of the memory scheduler: what is kept of it, and the task that plays its script.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,10 @@ use tokio::time::Instant;
 use super::Shared;
 use super::script::Step;
 use crate::id::ExecutionId;
-use crate::scheduler::{EnvValue, ExecutionKind, ExecutionSpec, ExecutionState, LogStream};
+use crate::scheduler::{
+    EnvValue, ExecutionKind, ExecutionSpec, ExecutionState, ExecutionTimes, LogStream, Observation, TIMEOUT_GRACE,
+};
+use crate::time::Timestamp;
 
 /// How long a service that ended waits before it is started again.
 const SERVICE_PAUSE: Duration = Duration::from_millis(100);
@@ -20,6 +24,9 @@ const SERVICE_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Execution {
     pub(super) spec: ExecutionSpec,
     pub(super) state: ExecutionState,
+    times: ExecutionTimes,
+    /// When it came to run, by tokio's clock, which a test may have paused.
+    pub(super) running_since: Option<Instant>,
     pub(super) stdout: Vec<u8>,
     pub(super) stderr: Vec<u8>,
     /// Told of every change of the fields above.
@@ -33,11 +40,35 @@ impl Execution {
         Self {
             spec,
             state: ExecutionState::Queued { reason: String::new() },
+            times: ExecutionTimes::default(),
+            running_since: None,
             stdout: Vec::new(),
             stderr: Vec::new(),
             changed: watch::Sender::new(()),
             kill_at: watch::Sender::new(None),
         }
+    }
+
+    pub(super) fn observed(&self) -> Observation {
+        Observation { state: self.state.clone(), times: self.times }
+    }
+
+    /// It becomes this now.
+    pub(super) fn enter(&mut self, state: ExecutionState, now: Timestamp) {
+        match state {
+            ExecutionState::Queued { .. } => (self.times.started_at, self.running_since) = (None, None),
+            ExecutionState::Running => {
+                self.times.started_at.get_or_insert(now);
+                self.running_since.get_or_insert_with(Instant::now);
+            }
+            _ => {}
+        }
+        if state.is_final() {
+            self.times.ran = self.running_since.map(|since| since.elapsed());
+            let ended_at = self.times.started_at.zip(self.times.ran).map(|(began, ran)| began.after(ran));
+            self.times.ended_at = ended_at.or(Some(now));
+        }
+        self.state = state;
     }
 
     pub(super) fn output(&self, stream: LogStream) -> &[u8] {
@@ -75,6 +106,7 @@ impl Player {
             let ended = tokio::select! {
                 biased;
                 () = kill_time(&mut killed) => ExecutionState::Stopped,
+                never = self.deadline() => match never {},
                 state = self.script() => state,
             };
             let stopped = self.kill_at.borrow().is_some();
@@ -86,6 +118,15 @@ impl Player {
             // Whichever comes first, the next round sees whether somebody asked that it stop.
             let _ = tokio::time::timeout(SERVICE_PAUSE, self.kill_at.changed()).await;
         }
+    }
+
+    /// Asks the execution to stop when it has run for longer than it may.
+    async fn deadline(&self) -> Infallible {
+        if let Some(timeout) = self.spec.timeout.filter(|_| self.spec.kind == ExecutionKind::Task) {
+            self.shared.run_out(&self.id, timeout).await;
+            self.shared.stop(&self.id, TIMEOUT_GRACE);
+        }
+        std::future::pending().await
     }
 
     /// Plays the steps once.

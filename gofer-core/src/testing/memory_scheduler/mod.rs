@@ -22,9 +22,10 @@ use super::lock;
 use crate::error::{BackendError, ErrorKind};
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream, ReportedEnd,
-    Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream, Observation,
+    ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent,
 };
+use crate::time::Timestamp;
 use execution::{Execution, Heard, Player};
 
 /// How many changes a watcher may lag behind before its stream breaks.
@@ -66,6 +67,8 @@ struct Shared {
     marks: Mutex<BTreeMap<String, usize>>,
     gates: watch::Sender<BTreeSet<String>>,
     watchers: Mutex<broadcast::Sender<WatchEvent>>,
+    /// The same moment by both clocks: a test may have paused tokio's, and times must go by that one.
+    made: (Timestamp, Instant),
 }
 
 impl Default for MemoryScheduler {
@@ -90,12 +93,14 @@ impl MemoryScheduler {
             marks: Mutex::default(),
             gates: watch::Sender::new(BTreeSet::new()),
             watchers: Mutex::new(broadcast::Sender::new(WATCH_BUFFER)),
+            made: (Timestamp::now(), Instant::now()),
         };
         let capabilities = SchedulerCapabilities {
             images: true,
             host: true,
             resource_limits: false,
             exec: false,
+            deadlines: true,
             workload_identity: false,
         };
         Self { shared: Arc::new(shared), capabilities }
@@ -205,7 +210,7 @@ impl Scheduler for MemoryScheduler {
             Err(word) => {
                 let message = format!("command `{word}` not found");
                 execution.state = ExecutionState::Failed { kind: FailureKind::CommandNotFound, message };
-                self.shared.tell(id, &execution.state);
+                self.shared.tell(id, &execution);
             }
         }
         executions.insert(id.clone(), execution);
@@ -213,15 +218,13 @@ impl Scheduler for MemoryScheduler {
     }
 
     async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError> {
-        if let Some(execution) = lock(&self.shared.executions).get(id) {
-            execution.stop(Instant::now() + grace);
-        }
+        self.shared.stop(id, grace);
         Ok(())
     }
 
-    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+    async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
         let executions = lock(&self.shared.executions);
-        Ok(executions.get(id).map_or(ExecutionState::NotFound, |execution| execution.state.clone()))
+        Ok(executions.get(id).map_or(ExecutionState::NotFound.into(), Execution::observed))
     }
 
     async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
@@ -297,10 +300,16 @@ fn unknown_token() -> BackendError {
 }
 
 impl Shared {
+    fn now(&self) -> Timestamp {
+        let (at, made) = self.made;
+        at.after(made.elapsed())
+    }
+
     /// Tells the watchers.
-    fn tell(&self, id: &ExecutionId, state: &ExecutionState) {
+    fn tell(&self, id: &ExecutionId, execution: &Execution) {
+        let Observation { state, times } = execution.observed();
         // Nobody may be watching.
-        let _ = lock(&self.watchers).send(WatchEvent { id: id.clone(), state: state.clone() });
+        let _ = lock(&self.watchers).send(WatchEvent { id: id.clone(), state, times });
     }
 
     /// Sets the state of an execution that has not ended.
@@ -310,9 +319,9 @@ impl Shared {
         if execution.state.is_final() || execution.state == state {
             return;
         }
-        execution.state = state;
+        execution.enter(state, self.now());
         execution.changed.send_replace(());
-        self.tell(id, &execution.state);
+        self.tell(id, execution);
     }
 
     /// Ends an execution that has not ended, and its player.
@@ -320,6 +329,28 @@ impl Shared {
         self.set_state(id, state);
         if let Some(execution) = lock(&self.executions).get(id) {
             execution.stop(Instant::now());
+        }
+    }
+
+    /// Asks an execution to stop.
+    fn stop(&self, id: &ExecutionId, grace: Duration) {
+        if let Some(execution) = lock(&self.executions).get(id) {
+            execution.stop(Instant::now() + grace);
+        }
+    }
+
+    /// Waits until the execution has run for that long.
+    async fn run_out(&self, id: &ExecutionId, timeout: Duration) {
+        let Some(mut changed) = lock(&self.executions).get(id).map(|execution| execution.changed.subscribe()) else {
+            return;
+        };
+        loop {
+            let since = lock(&self.executions).get(id).and_then(|execution| execution.running_since);
+            tokio::select! {
+                () = at(since.map(|since| since + timeout)) => return,
+                // An error means that the execution was removed.
+                changed = changed.changed() => if changed.is_err() { return },
+            }
         }
     }
 
@@ -356,6 +387,13 @@ impl Shared {
             executions.get(id).is_some_and(|execution| matches!(execution.state, ExecutionState::Queued { .. }))
         };
         while queued() && changed.changed().await.is_ok() {}
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

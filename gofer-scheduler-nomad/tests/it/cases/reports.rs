@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use gofer_core::conformance::eventually;
-use gofer_core::scheduler::{ExecutionState, FailureKind, LogCursor, ReportedEnd, Scheduler};
+use gofer_core::scheduler::{ExecutionState, ExecutionTimes, FailureKind, LogCursor, ReportedEnd, Scheduler};
 use gofer_core::{ErrorKind, ExecutionId};
 use tempfile::TempDir;
 
@@ -13,7 +13,7 @@ use crate::agent::Agent;
 use crate::fake::FakeNomad;
 use crate::support::{SHORT, Setup, exited, id, script};
 
-const OK: ReportedEnd = ReportedEnd { code: 0, signal: None };
+const OK: ReportedEnd = ReportedEnd { code: 0, signal: None, times: ExecutionTimes::UNKNOWN };
 
 /// A program that does what it is told after `supervise --`.
 fn supervisor() -> (TempDir, String) {
@@ -63,7 +63,8 @@ async fn an_end_counts_from_its_report_on(setup: Setup) {
     assert_eq!(setup.state(&task).await, exited(0));
     assert_eq!(watcher.end_of(&task).await, exited(0));
     report(OK).await.expect("the same again");
-    let other = report(ReportedEnd { code: 1, signal: None }).await.expect_err("another end");
+    let other =
+        report(ReportedEnd { code: 1, signal: None, times: ExecutionTimes::UNKNOWN }).await.expect_err("another end");
     assert_eq!(other.kind, ErrorKind::Invalid, "{}", other.message);
     setup.scheduler().stop(&task, SHORT).await.expect("what has ended need not be stopped");
     let early = setup.scheduler().remove(&task).await.expect_err("its log is not whole");
@@ -122,7 +123,10 @@ async fn an_end_that_another_server_passes_on_counts_alike() {
     assert_eq!((setup.state(&task).await, watcher.end_of(&task).await), (exited(0), exited(0)));
     setup.scheduler().reported(&task, OK).await.expect("the same again");
     let refused = async |id: &ExecutionId, end| setup.scheduler().reported(id, end).await.expect_err("refused").kind;
-    assert_eq!(refused(&task, ReportedEnd { code: 1, signal: None }).await, ErrorKind::Invalid);
+    assert_eq!(
+        refused(&task, ReportedEnd { code: 1, signal: None, times: ExecutionTimes::UNKNOWN }).await,
+        ErrorKind::Invalid
+    );
     assert_eq!(refused(&id("unknown"), OK).await, ErrorKind::NotFound);
     let (stopped, _) = running_with_token(&setup, "stopped").await;
     setup.scheduler().stop(&stopped, SHORT).await.expect("stop");
@@ -142,7 +146,11 @@ async fn only_a_supervised_task_may_tell_its_end() {
 async fn a_restart_forgets_a_report_and_nomads_word_comes() {
     let (mut setup, _dir) = fake().await;
     let (task, token) = running_with_token(&setup, "task").await;
-    setup.scheduler().report(&token.as_str().into(), ReportedEnd { code: 7, signal: None }).await.expect("report");
+    setup
+        .scheduler()
+        .report(&token.as_str().into(), ReportedEnd { code: 7, signal: None, times: ExecutionTimes::UNKNOWN })
+        .await
+        .expect("report");
     assert_eq!(setup.state(&task).await, exited(7));
     gofer_core::conformance::Harness::restart(&mut setup).await;
     assert_eq!(setup.state(&task).await, ExecutionState::Running);

@@ -98,7 +98,7 @@ async fn the_watcher_is_told_of_every_end_although_the_leader_is_killed() {
     let mut waiting: Vec<&ExecutionId> = ids.iter().collect();
     while !waiting.is_empty() {
         let next = within(&format!("the watcher is told of {waiting:?}"), stream.next()).await;
-        let WatchEvent { id, state } = next.expect("the stream goes on").expect("an event");
+        let WatchEvent { id, state, .. } = next.expect("the stream goes on").expect("an event");
         if state.is_final() {
             assert_eq!(state, exited(0), "`{id}`");
             waiting.retain(|waits| **waits != id);
