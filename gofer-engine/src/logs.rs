@@ -261,7 +261,25 @@ fn masked(source: Chunks, masker: Masker) -> Chunks {
 struct Unpacking {
     source: gofer_core::object_store::ByteStream,
     reader: archive::Reader,
-    ready: VecDeque<LogChunk>,
+}
+
+impl Unpacking {
+    async fn next(&mut self) -> Result<Option<LogChunk>, BackendError> {
+        loop {
+            if let Some(chunk) = self.reader.next()? {
+                // Without this, one piece from the store that stands for a gigabyte would have its thread for itself.
+                tokio::task::coop::consume_budget().await;
+                return Ok(Some(chunk));
+            }
+            match self.source.next().await.transpose()? {
+                Some(data) => self.reader.feed(data),
+                None => {
+                    self.reader.finish()?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
 }
 
 async fn archived(shared: &Shared, id: &ExecutionId) -> Result<Chunks, EngineError> {
@@ -272,17 +290,9 @@ async fn archived(shared: &Shared, id: &ExecutionId) -> Result<Chunks, EngineErr
     };
     let reader = archive::Reader::new()
         .map_err(|error| BackendError::new(ErrorKind::Internal, "cannot decompress").with_source(error))?;
-    let unpacking = Unpacking { source: body.stream, reader, ready: VecDeque::new() };
+    let unpacking = Unpacking { source: body.stream, reader };
     let chunks = stream::try_unfold(unpacking, |mut unpacking| async move {
-        loop {
-            if let Some(chunk) = unpacking.ready.pop_front() {
-                return Ok(Some((chunk, unpacking)));
-            }
-            match unpacking.source.next().await.transpose()? {
-                Some(data) => unpacking.ready.extend(unpacking.reader.push(&data)?),
-                None => return Ok(None),
-            }
-        }
+        Ok(unpacking.next().await?.map(|chunk| (chunk, unpacking)))
     });
     Ok(chunks.boxed())
 }

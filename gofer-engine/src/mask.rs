@@ -207,6 +207,24 @@ mod tests {
         assert_eq!(shown + masker.finish().len(), 100 * 3 * 1024);
     }
 
+    #[test]
+    fn what_is_held_back_is_never_longer_than_what_is_looked_for() {
+        let secret = format!("{}!", "s".repeat(64 * 1024 - 1));
+        let texts = [&secret[..1], "eyJ", "eyJhb.eyJz.", "s eyJhb.eyJz.s"];
+        for text in texts {
+            let mut masker = Masker::new(&[SecretString::from(secret.as_str())]).with_tokens(true);
+            for _ in 0..64 {
+                masker.push(&text.repeat(64 * 1024 / text.len()).into_bytes());
+                assert!(masker.held.len() < secret.len(), "{} bytes are held of `{text}`", masker.held.len());
+            }
+        }
+        let mut masker = Masker::new(&[]).with_tokens(true);
+        for _ in 0..64 {
+            masker.push(format!("eyJ.eyJ.{}", "s".repeat(64 * 1024)).as_bytes());
+            assert!(masker.held.len() <= jwt::MAX_BYTES, "{} bytes are held", masker.held.len());
+        }
+    }
+
     proptest! {
         #[test]
         fn cuts_of_tokens_do_not_matter(

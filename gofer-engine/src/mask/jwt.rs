@@ -8,7 +8,7 @@ const OBJECT: &[u8] = b"eyJ";
 /// The longest header. Real ones name an algorithm and a key.
 const MAX_HEADER_BYTES: usize = 1024;
 /// The longest token. Nomad's are of about 1 KiB.
-const MAX_BYTES: usize = 8 * 1024;
+pub(super) const MAX_BYTES: usize = 8 * 1024;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
