@@ -1,18 +1,21 @@
-//! The form of an archived log: zstd around `GOFERLOG1\n` and records of one byte for the output (1 stdout, 2 stderr),
-//! four for the length (little endian), and the bytes. Records keep the order in which the outputs were read.
+//! The form of an archived log: zstd around `GOFERLOG2\n` and records of one byte for the output (1 or 3 stdout, 2 or 4 stderr),
+//! four for the length (little endian), with 3 and 4 eight for the time (microseconds since 1970, little endian), and the bytes.
+//! Records keep the order in which the outputs were read. `GOFERLOG1\n` is the same from when no time was known.
 
 use std::io::Write;
 use std::ops::Range;
 
 use bytes::{Buf, Bytes};
-use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
-use gofer_core::{BackendError, ErrorKind};
+use gofer_core::scheduler::{LogChunk, LogCursor, LogStream, MAX_LOG_CHUNK_BYTES};
+use gofer_core::{BackendError, ErrorKind, Timestamp};
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
-const MAGIC: &[u8; 10] = b"GOFERLOG1\n";
+const MAGIC: &[u8; 10] = b"GOFERLOG2\n";
+/// What archives of versions before began with.
+const OLD_MAGIC: &[u8; 10] = b"GOFERLOG1\n";
 const HEADER_BYTES: usize = 5;
 /// Longest record: what one log chunk may hold.
-const MAX_RECORD_BYTES: usize = 64 * 1024;
+const MAX_RECORD_BYTES: usize = MAX_LOG_CHUNK_BYTES;
 /// Fast, and already several times smaller for text.
 const ZSTD_LEVEL: i32 = 1;
 /// How far back a compressed log refers, as a power of two: 512 KiB, what zstd takes at this level.
@@ -35,12 +38,21 @@ impl Writer {
         Ok(Self { encoder })
     }
 
-    /// Adds the bytes of an output; gives what is compressed by now, often nothing.
-    pub(crate) fn push(&mut self, stream: LogStream, data: &[u8]) -> std::io::Result<Vec<u8>> {
-        for piece in data.chunks(MAX_RECORD_BYTES) {
+    /// Adds a chunk; gives what is compressed by now, often nothing.
+    pub(crate) fn push(&mut self, chunk: &LogChunk) -> std::io::Result<Vec<u8>> {
+        let tag = match (chunk.stream, chunk.at) {
+            (LogStream::Stdout, None) => 1,
+            (LogStream::Stderr, None) => 2,
+            (LogStream::Stdout, Some(_)) => 3,
+            (LogStream::Stderr, Some(_)) => 4,
+        };
+        for piece in chunk.data.chunks(MAX_RECORD_BYTES) {
             let length = u32::try_from(piece.len()).expect("a record is at most 64 KiB").to_le_bytes();
-            self.encoder.write_all(&[if stream == LogStream::Stdout { 1 } else { 2 }])?;
+            self.encoder.write_all(&[tag])?;
             self.encoder.write_all(&length)?;
+            if let Some(at) = chunk.at {
+                self.encoder.write_all(&at.0.to_le_bytes())?;
+            }
             self.encoder.write_all(piece)?;
         }
         Ok(std::mem::take(self.encoder.get_mut()))
@@ -132,31 +144,37 @@ impl Reader {
             let Some(magic) = self.buffer[self.unread.clone()].first_chunk::<{ MAGIC.len() }>() else {
                 return Ok(None);
             };
-            if magic != MAGIC {
+            if magic != MAGIC && magic != OLD_MAGIC {
                 return Err(corrupt("does not start with its magic bytes"));
             }
             self.magic_seen = true;
             self.unread.start += MAGIC.len();
         }
 
-        let Some((header, rest)) = self.buffer[self.unread.clone()].split_first_chunk::<HEADER_BYTES>() else {
-            return Ok(None);
-        };
+        let buffer = &self.buffer[self.unread.clone()];
+        let Some((header, rest)) = buffer.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
         let [tag, length @ ..] = *header;
         let length = u32::from_le_bytes(length) as usize;
-        let stream = match tag {
-            1 => LogStream::Stdout,
-            2 => LogStream::Stderr,
+        let (stream, timed) = match tag {
+            1 => (LogStream::Stdout, false),
+            2 => (LogStream::Stderr, false),
+            3 => (LogStream::Stdout, true),
+            4 => (LogStream::Stderr, true),
             _ => return Err(corrupt("has a record of no known output")),
         };
         if length > MAX_RECORD_BYTES {
             return Err(corrupt("has a record that is too long"));
         }
+        let (at, rest) = match (timed, rest.split_first_chunk()) {
+            (false, _) => (None, rest),
+            (true, Some((micros, rest))) => (Some(Timestamp(i64::from_le_bytes(*micros))), rest),
+            (true, None) => return Ok(None),
+        };
         let Some(data) = rest.get(..length) else { return Ok(None) };
 
-        let chunk = LogChunk { stream, offset: self.position.of(stream), data: Bytes::copy_from_slice(data) };
+        let chunk = LogChunk { stream, offset: self.position.of(stream), data: Bytes::copy_from_slice(data), at };
+        self.unread.start += buffer.len() - rest.len() + length;
         self.position.advance(&chunk);
-        self.unread.start += HEADER_BYTES + length;
         Ok(Some(chunk))
     }
 }
@@ -171,11 +189,12 @@ mod tests {
 
     #[test]
     fn round_trips_any_bytes_cut_anywhere() {
-        let mut writer = Writer::new().unwrap();
-        let mut stored = writer.push(LogStream::Stdout, b"out \x00\xff\n").unwrap();
-        stored.extend(writer.push(LogStream::Stderr, &vec![b'e'; 3 * MAX_RECORD_BYTES]).unwrap());
-        stored.extend(writer.push(LogStream::Stdout, b"more").unwrap());
-        stored.extend(writer.finish().unwrap());
+        let long = vec![b'e'; 3 * MAX_RECORD_BYTES];
+        let stored = written(&[
+            chunk(LogStream::Stdout, b"out \x00\xff\n", Some(1)),
+            chunk(LogStream::Stderr, &long, Some(1_795_525_766_000_001)),
+            chunk(LogStream::Stdout, b"more", None),
+        ]);
         for size in [1, 7, stored.len()] {
             let (mut out, mut err) = (Vec::new(), Vec::new());
             for chunk in read(&stored, size).unwrap() {
@@ -184,15 +203,23 @@ mod tests {
                 seen.extend_from_slice(&chunk.data);
             }
             assert_eq!(out, b"out \x00\xff\nmore");
-            assert_eq!(err, vec![b'e'; 3 * MAX_RECORD_BYTES]);
+            assert_eq!(err, long);
+            let times: Vec<_> = read(&stored, size).unwrap().iter().map(|chunk| chunk.at).collect();
+            let late = Some(Timestamp(1_795_525_766_000_001));
+            assert_eq!(times, [Some(Timestamp(1)), late, late, late, None]);
         }
     }
 
     #[test]
+    fn archives_of_earlier_versions_are_read() {
+        let stored = zstd::encode_all(&b"GOFERLOG1\n\x01\x02\0\0\0a\n\x02\x01\0\0\0b"[..], ZSTD_LEVEL).unwrap();
+        let expected = [chunk(LogStream::Stdout, b"a\n", None), chunk(LogStream::Stderr, b"b", None)];
+        assert_eq!(read(&stored, 3).unwrap(), expected);
+    }
+
+    #[test]
     fn what_is_damaged_is_told() {
-        let mut writer = Writer::new().unwrap();
-        let mut stored = writer.push(LogStream::Stdout, b"a line\n").unwrap();
-        stored.extend(writer.finish().unwrap());
+        let stored = written(&[chunk(LogStream::Stdout, b"a line\n", Some(7))]);
         for cut in 0..stored.len() {
             let error = read(&stored[..cut], 7).unwrap_err();
             assert_eq!(error.to_string(), "the archived log ends early", "cut at {cut}");
@@ -201,7 +228,7 @@ mod tests {
         for (stored, what) in [
             (b"garbage that is no zstd frame".to_vec(), "is not zstd with a window of at most 1 MiB"),
             (packed(b"ANOTHERLOG"), "does not start with its magic bytes"),
-            (packed(b"GOFERLOG1\n\x03\x01\0\0\0x"), "has a record of no known output"),
+            (packed(b"GOFERLOG1\n\x05\x01\0\0\0x"), "has a record of no known output"),
             (packed(b"GOFERLOG1\n\x01\0\0\0\x01x"), "has a record that is too long"),
         ] {
             assert_eq!(read(&stored, 1024).unwrap_err().to_string(), format!("the archived log {what}"));
@@ -220,6 +247,17 @@ mod tests {
             let error = reader.next().unwrap_err().to_string();
             assert_eq!(!error.contains("window"), fits, "{window_log}: {error}");
         }
+    }
+
+    fn chunk(stream: LogStream, data: &[u8], at: Option<i64>) -> LogChunk {
+        LogChunk { stream, offset: 0, data: Bytes::copy_from_slice(data), at: at.map(Timestamp) }
+    }
+
+    fn written(chunks: &[LogChunk]) -> Vec<u8> {
+        let mut writer = Writer::new().unwrap();
+        let mut stored: Vec<u8> = chunks.iter().flat_map(|chunk| writer.push(chunk).unwrap()).collect();
+        stored.extend(writer.finish().unwrap());
+        stored
     }
 
     fn read(stored: &[u8], size: usize) -> Result<Vec<LogChunk>, BackendError> {

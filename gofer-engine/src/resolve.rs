@@ -70,6 +70,7 @@ pub(crate) async fn execution(
         env,
         resources: task.resources,
         registry_auth,
+        separate_output: custom.separate_output,
     };
     Ok(Resolved { spec: execution, secrets: resolver.secrets })
 }

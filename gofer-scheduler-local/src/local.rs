@@ -70,6 +70,7 @@ impl Scheduler for LocalScheduler {
             host: true,
             resource_limits: self.executions().cgroup.is_some(),
             exec: true,
+            merged_output: true,
             workload_identity: false,
         }
     }

@@ -47,6 +47,7 @@ pub(crate) struct Prepared {
     pub(crate) env: Vec<Zeroizing<Vec<u8>>>,
     pub(crate) working_dir: Option<PathBuf>,
     pub(crate) service: bool,
+    pub(crate) separate_output: bool,
 }
 
 /// Checks the spec and joins it with the base environment. What cannot be run is a state, not an error: the execution
@@ -70,7 +71,8 @@ pub(crate) fn prepare(base: &BaseEnv, spec: &ExecutionSpec) -> Result<Prepared, 
         return Err(refused(format!("the working directory `{}` must be an absolute path", dir.display())));
     }
     let env = environment(base, spec)?;
-    Ok(Prepared { argv, env, working_dir, service: spec.kind == ExecutionKind::Service })
+    let service = spec.kind == ExecutionKind::Service;
+    Ok(Prepared { argv, env, working_dir, service, separate_output: spec.separate_output })
 }
 
 fn environment(base: &BaseEnv, spec: &ExecutionSpec) -> Result<Vec<Zeroizing<Vec<u8>>>, ExecutionState> {
@@ -138,6 +140,7 @@ mod tests {
             env: std::collections::BTreeMap::new(),
             resources: gofer_core::pipeline::Resources::default(),
             registry_auth: None,
+            separate_output: false,
         }
     }
 

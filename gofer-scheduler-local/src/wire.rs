@@ -28,6 +28,8 @@ pub(crate) struct Launch {
     pub(crate) working_dir: Option<PathBuf>,
     /// Start it again when it ends.
     pub(crate) service: bool,
+    /// Stdout and stderr each get a pipe of their own.
+    pub(crate) separate_output: bool,
     /// Bytes of output to keep.
     pub(crate) max_log_bytes: u64,
     /// The cgroup to run in, and the one the supervisor belongs to.
@@ -54,6 +56,7 @@ impl Launch {
             path(Some(&self.dir)),
             path(self.working_dir.as_deref()),
             flag(self.service).into(),
+            flag(self.separate_output).into(),
             self.max_log_bytes.to_string().into(),
             path(self.cgroup.as_ref().map(|pair| pair.task.as_path())),
             path(self.cgroup.as_ref().map(|pair| pair.home.as_path())),
@@ -94,6 +97,7 @@ impl<'a> Request<'a> {
         let dir = path(next()?);
         let working_dir = optional(next()?);
         let service = next()? == c"1";
+        let separate_output = next()? == c"1";
         let max_log_bytes = next()?.to_str().ok()?.parse().ok()?;
         let (task, home) = (optional(next()?), optional(next()?));
         let cgroup = task.zip(home).map(|(task, home)| CgroupPair { task, home });
@@ -103,7 +107,7 @@ impl<'a> Request<'a> {
         if argv.is_empty() {
             return None;
         }
-        let launch = Launch { live, dir, working_dir, service, max_log_bytes, cgroup };
+        let launch = Launch { live, dir, working_dir, service, separate_output, max_log_bytes, cgroup };
         Some(Self { launch, argv: argv.to_vec(), env: env.to_vec() })
     }
 }
@@ -190,7 +194,7 @@ mod tests {
 
     fn launch(cgroup: Option<CgroupPair>, working_dir: Option<PathBuf>) -> Launch {
         let (live, dir) = ("/s/live/a~1".into(), "/s/x/a".into());
-        Launch { live, dir, working_dir, service: true, max_log_bytes: 7, cgroup }
+        Launch { live, dir, working_dir, service: true, separate_output: true, max_log_bytes: 7, cgroup }
     }
 
     #[test]

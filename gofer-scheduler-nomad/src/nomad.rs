@@ -75,6 +75,8 @@ impl Scheduler for NomadScheduler {
             host: true,
             resource_limits,
             exec: true,
+            // Nomad has a file for each output, and no image is sure to have a shell that could join them.
+            merged_output: false,
             workload_identity: config.identity,
         }
     }

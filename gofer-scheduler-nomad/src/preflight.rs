@@ -77,6 +77,7 @@ fn sample(config: &NomadConfig, template: &Value, name: &str, kind: ExecutionKin
         env: BTreeMap::new(),
         resources: Resources::default(),
         registry_auth: None,
+        separate_output: false,
     };
     Ok(jobspec::prepare(config, template, &ids::job_id(&config.job_prefix, &id), &id, &spec).job)
 }

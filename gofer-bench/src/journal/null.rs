@@ -51,6 +51,7 @@ impl Scheduler for NullScheduler {
             host: true,
             resource_limits: false,
             exec: false,
+            merged_output: false,
             workload_identity: false,
         }
     }

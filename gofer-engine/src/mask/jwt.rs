@@ -21,7 +21,7 @@ pub(super) enum Found {
 /// The first token. `at_end`: no bytes follow.
 pub(super) fn find(bytes: &[u8], at_end: bool) -> Found {
     let mut from = 0;
-    while let Some(offset) = bytes[from..].iter().position(|byte| *byte == OBJECT[0]) {
+    while let Some(offset) = memchr::memchr(OBJECT[0], &bytes[from..]) {
         let start = from + offset;
         match token(&bytes[start..], at_end) {
             Verdict::Token(length) => return Found::Token(start..start + length),

@@ -14,7 +14,7 @@ use gofer_core::scheduler::{
     ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore};
-use gofer_core::{Attempt, BackendError, ExecutionId, NamespaceId};
+use gofer_core::{Attempt, BackendError, ExecutionId, NamespaceId, Timestamp};
 use gofer_engine::{Backends, Engine, EngineConfig, StartRun};
 use peak_alloc::PeakAlloc;
 
@@ -73,7 +73,10 @@ impl Scheduler for Flood {
         drop(self.0.logs(id, from, follow).await?);
         let data = Bytes::from_static(&[0; CHUNK_BYTES]);
         let chunks = (0..LOG_BYTES as u64).step_by(CHUNK_BYTES);
-        let chunks = chunks.map(move |offset| Ok(LogChunk { stream: LogStream::Stdout, offset, data: data.clone() }));
+        let chunks = chunks.map(move |offset| {
+            let data = data.clone();
+            Ok(LogChunk { stream: LogStream::Stdout, offset, data, at: Some(Timestamp(1)) })
+        });
         Ok(stream::iter(chunks).boxed())
     }
 

@@ -137,6 +137,7 @@ impl Scheduler for SimScheduler {
             host: true,
             resource_limits: false,
             exec: false,
+            merged_output: false,
             workload_identity: false,
         }
     }
@@ -226,7 +227,7 @@ fn missing(id: &ExecutionId) -> BackendError {
 fn chunks(output: Vec<(LogStream, Vec<u8>)>) -> Vec<Result<LogChunk, BackendError>> {
     let mut at = LogCursor::default();
     let chunk = |(stream, data): (LogStream, Vec<u8>)| {
-        let chunk = LogChunk { stream, offset: at.of(stream), data: Bytes::from(data) };
+        let chunk = LogChunk { stream, offset: at.of(stream), data: Bytes::from(data), at: None };
         at.advance(&chunk);
         Ok(chunk)
     };

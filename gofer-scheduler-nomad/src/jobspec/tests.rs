@@ -19,6 +19,7 @@ fn spec(command: &[&str]) -> ExecutionSpec {
         env: BTreeMap::new(),
         resources: Resources::default(),
         registry_auth: None,
+        separate_output: false,
     }
 }
 

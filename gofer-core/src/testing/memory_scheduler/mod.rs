@@ -22,15 +22,15 @@ use super::lock;
 use crate::error::{BackendError, ErrorKind};
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream, ReportedEnd,
-    Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream,
+    MAX_LOG_CHUNK_BYTES, ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use execution::{Execution, Heard, Player};
 
 /// How many changes a watcher may lag behind before its stream breaks.
 const WATCH_BUFFER: usize = 1_024;
 /// Longest piece of a log.
-const CHUNK_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = MAX_LOG_CHUNK_BYTES;
 
 /// A scheduler whose executions are little scripts, played by tokio tasks in virtual time.
 ///
@@ -38,7 +38,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 ///
 /// | step | what it does |
 /// |---|---|
-/// | `print TEXT`, `eprint TEXT` | writes a line to stdout, to stderr |
+/// | `print TEXT`, `eprint TEXT` | writes a line to stdout, to stderr; both are stdout unless the spec wants them apart |
 /// | `print-hex HEX`, `eprint-hex HEX` | writes bytes |
 /// | `print-line N` | writes a line of N `x` |
 /// | `print-env NAME`, `print-working-dir` | writes a variable's value; the working directory as a line |
@@ -96,6 +96,7 @@ impl MemoryScheduler {
             host: true,
             resource_limits: false,
             exec: false,
+            merged_output: true,
             workload_identity: false,
         };
         Self { shared: Arc::new(shared), capabilities }
@@ -326,6 +327,7 @@ impl Shared {
     fn print(&self, id: &ExecutionId, stream: LogStream, bytes: &[u8]) {
         let mut executions = lock(&self.executions);
         let Some(execution) = executions.get_mut(id) else { return };
+        let stream = if execution.spec.separate_output { stream } else { LogStream::Stdout };
         match stream {
             LogStream::Stdout => execution.stdout.extend_from_slice(bytes),
             LogStream::Stderr => execution.stderr.extend_from_slice(bytes),
@@ -390,7 +392,7 @@ impl LogReader {
             let start = usize::try_from(self.at.of(stream)).unwrap_or(usize::MAX);
             if start < end {
                 let data = Bytes::copy_from_slice(&output[start..end.min(start + CHUNK_BYTES)]);
-                let chunk = LogChunk { stream, offset: start as u64, data };
+                let chunk = LogChunk { stream, offset: start as u64, data, at: None };
                 self.at.advance(&chunk);
                 return Some(Some(chunk));
             }
