@@ -16,6 +16,11 @@ pub(crate) fn clock(timestamp: jiff::Timestamp) -> String {
     timestamp.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string()
 }
 
+/// RFC 3339 in UTC, to the millisecond; empty when out of range.
+pub(crate) fn stamp(timestamp: &Timestamp) -> String {
+    instant(timestamp).map_or_else(String::new, |at| format!("{at:.3}"))
+}
+
 fn strftime(timestamp: Option<&Timestamp>, pattern: &str) -> String {
     timestamp
         .and_then(instant)
@@ -113,6 +118,13 @@ mod tests {
             [said(0), said(340), said(59_940), said(65_000), said(7_440_000)],
             ["0.0s", "0.3s", "59.9s", "1m05s", "2h04m"]
         );
+    }
+
+    #[test]
+    fn stamps_are_utc_to_the_millisecond() {
+        let at = |nanos| Timestamp { seconds: 1_795_525_766, nanos };
+        assert_eq!(stamp(&at(7_999_999)), "2026-11-24T13:09:26.007Z");
+        assert_eq!(stamp(&at(0)), "2026-11-24T13:09:26.000Z");
     }
 
     #[test]

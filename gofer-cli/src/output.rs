@@ -1,6 +1,9 @@
 //! What goes to stdout and stderr: tables for people, canonical proto JSON for programs, bytes as they are.
 
+use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
@@ -23,12 +26,14 @@ pub(crate) enum Format {
 pub(crate) struct Out {
     format: Format,
     quiet: bool,
+    /// Stdout and stderr are the same file, pipe or terminal.
+    one_file: bool,
     closed: AtomicBool,
 }
 
 impl Out {
     pub(crate) fn new(format: Format, quiet: bool) -> Self {
-        Self { format, quiet, closed: AtomicBool::new(false) }
+        Self { format, quiet, one_file: is_one_file().unwrap_or(false), closed: AtomicBool::new(false) }
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -65,9 +70,14 @@ impl Out {
         self.bytes(format!("{line}\n").as_bytes())
     }
 
-    /// Writes bytes to stderr; nobody can be told when that does not work.
+    /// Writes bytes to stderr; nobody can be told when that does not work. Where stdout is the same file, all goes to stdout in one
+    /// order: two descriptors of one file may each have a position of their own.
     pub(crate) fn error_bytes(&self, bytes: &[u8]) {
-        let _ = io::stderr().lock().write_all(bytes);
+        if self.one_file {
+            let _ = self.bytes(bytes);
+        } else {
+            let _ = io::stderr().lock().write_all(bytes);
+        }
     }
 
     /// Tells a person something that is not the result, on stderr, unless `--quiet`.
@@ -109,6 +119,14 @@ impl Out {
             (false, false) => self.line(&sentence(message)),
         }
     }
+}
+
+fn is_one_file() -> io::Result<bool> {
+    let what = |file: BorrowedFd<'_>| {
+        let meta = File::from(file.try_clone_to_owned()?).metadata()?;
+        io::Result::Ok((meta.dev(), meta.ino()))
+    };
+    Ok(what(io::stdout().as_fd())? == what(io::stderr().as_fd())?)
 }
 
 /// Columns with a header, without lines between them.

@@ -124,6 +124,9 @@ pub struct CustomTask {
     /// Who pulls the image.
     #[serde(default)]
     pub registry_auth: Option<RegistryAuth>,
+    /// Stdout and stderr are told apart, at the price of the order between them.
+    #[serde(default)]
+    pub separate_output: bool,
 }
 
 /// Credentials for a private image registry; the password is the name of a pipeline secret.

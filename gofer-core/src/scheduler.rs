@@ -73,7 +73,7 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
     /// When the stream cannot be opened.
     async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError>;
 
-    /// The bytes of stdout and stderr, in order per stream, from a position. Without `follow` the stream ends with what
+    /// The bytes of stdout and stderr, in order per stream, from a position. Where both are one stream, that is their order, too. Without `follow` the stream ends with what
     /// there is now; with it, it goes on and ends by itself after the execution did and everything was delivered. Lines
     /// of any length and any bytes survive. Logs of an execution that was never seen or was removed are `NotFound`.
     ///
@@ -167,6 +167,9 @@ pub struct SchedulerCapabilities {
     pub exec: bool,
     /// `ExecutionSpec::timeout` is held where the execution runs, also while no server does.
     pub deadlines: bool,
+    /// Both outputs of an execution are one stream, in the order in which they were written, unless it wants them apart.
+    /// Otherwise they are always apart, and of one with the other there is no order.
+    pub merged_output: bool,
     /// Each execution gets a token of its own as `GOFER_API_TOKEN`, which `identify` knows: nobody needs to hand it one.
     pub workload_identity: bool,
 }
@@ -193,6 +196,9 @@ pub struct ExecutionSpec {
     pub timeout: Option<Duration>,
     /// Credentials for pulling the image.
     pub registry_auth: Option<RegistryLogin>,
+    /// Stdout and stderr are told apart, at the price of the order between them. Otherwise all output is stdout, where the backend
+    /// can do that.
+    pub separate_output: bool,
 }
 
 /// The value of an environment variable.
@@ -345,6 +351,9 @@ pub enum LogStream {
     Stderr,
 }
 
+/// The longest piece of a log.
+pub const MAX_LOG_CHUNK_BYTES: usize = 64 * 1024;
+
 /// A piece of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogChunk {
@@ -352,8 +361,10 @@ pub struct LogChunk {
     pub stream: LogStream,
     /// Position of the first byte in that output.
     pub offset: u64,
-    /// At most 64 KiB, never empty; cut anywhere.
+    /// At most [`MAX_LOG_CHUNK_BYTES`], never empty; cut anywhere.
     pub data: Bytes,
+    /// When the first byte was read from the execution, where the backend knows; never goes back within a log.
+    pub at: Option<Timestamp>,
 }
 
 /// A position in a log: how many bytes of each output were seen.

@@ -289,7 +289,7 @@ async fn store_chunks(
                 let rest = writer.finish().map_err(compression)?;
                 return Ok(Some((Bytes::from(rest), (chunks, None))));
             };
-            let compressed = writer.push(chunk.stream, &chunk.data).map_err(compression)?;
+            let compressed = writer.push(&chunk).map_err(compression)?;
             if !compressed.is_empty() {
                 return Ok(Some((Bytes::from(compressed), (chunks, Some(writer)))));
             }

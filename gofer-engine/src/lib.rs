@@ -18,6 +18,7 @@ mod inbox;
 pub mod layout;
 mod lead;
 mod leases;
+mod lines;
 mod listen;
 mod logs;
 pub mod machine;

@@ -10,24 +10,22 @@ use futures::stream::{self, BoxStream};
 use gofer_core::journal::JournalError;
 use gofer_core::pipeline::{PipelineSpec, TaskKind};
 use gofer_core::run::{LogState, Run};
-use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
-use gofer_core::{BackendError, ErrorKind, ExecutionId};
+use gofer_core::scheduler::{LogChunk, LogCursor, LogStream, MAX_LOG_CHUNK_BYTES};
+use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::archive;
 use crate::engine::Shared;
 use crate::error::EngineError;
 use crate::layout;
+use crate::lines;
 use crate::mask::Masker;
 use crate::resolve;
-
-/// Longest data of a chunk, as the scheduler's contract has it; masking may lengthen one.
-const MAX_CHUNK_BYTES: usize = 64 * 1024;
 
 /// How long the rest of an ended attempt's log is waited for.
 const REST: Duration = Duration::from_secs(10);
 
-type Chunks = BoxStream<'static, Result<LogChunk, BackendError>>;
+pub(crate) type Chunks = BoxStream<'static, Result<LogChunk, BackendError>>;
 type Answer = BoxStream<'static, Result<LogChunk, EngineError>>;
 
 /// See [`crate::Engine::logs`]. Positions count masked bytes, so that they mean the same live and archived.
@@ -150,7 +148,7 @@ fn while_it_comes(shared: Arc<Shared>, id: ExecutionId, chunks: Chunks) -> Chunk
     stream::unfold((shared, id, chunks), next).boxed()
 }
 
-/// The scheduler's log, masked.
+/// The scheduler's log, masked, in whole lines.
 pub(crate) async fn live(
     shared: &Shared,
     id: &ExecutionId,
@@ -159,7 +157,7 @@ pub(crate) async fn live(
 ) -> Result<Chunks, BackendError> {
     let masker = origin.masker(shared, id).await?;
     let source = shared.scheduler.logs(id, LogCursor::default(), follow).await?;
-    Ok(masked(source, masker))
+    Ok(lines::whole(masked(source, masker), follow))
 }
 
 /// What an execution was made from: it tells what to mask in its log.
@@ -203,17 +201,56 @@ impl Origin {
 /// Where the reading of a masked log stands.
 struct Masking {
     source: Chunks,
-    stdout: Masker,
-    stderr: Masker,
+    stdout: MaskedOutput,
+    stderr: MaskedOutput,
     position: LogCursor,
     ready: VecDeque<LogChunk>,
     ended: bool,
 }
 
+/// One of the two outputs.
+struct MaskedOutput {
+    masker: Masker,
+    /// The time of the first byte that is held back.
+    held_at: Option<Timestamp>,
+}
+
 impl Masking {
-    fn take(&mut self, stream: LogStream, data: &[u8]) {
-        for piece in data.chunks(MAX_CHUNK_BYTES) {
-            let chunk = LogChunk { stream, offset: self.position.of(stream), data: Bytes::copy_from_slice(piece) };
+    fn output(&mut self, stream: LogStream) -> &mut MaskedOutput {
+        match stream {
+            LogStream::Stdout => &mut self.stdout,
+            LogStream::Stderr => &mut self.stderr,
+        }
+    }
+
+    /// What of the chunk can be shown, and before it what was held back. A piece has the time of its first byte.
+    fn take(&mut self, chunk: &LogChunk) {
+        let output = self.output(chunk.stream);
+        let (held, held_at) = (output.masker.held(), output.held_at);
+        let mut data = Bytes::from(output.masker.push(&chunk.data));
+        if output.masker.held() <= chunk.data.len() {
+            output.held_at = chunk.at;
+        }
+
+        if held > 0 {
+            let line = memchr::memchr(b'\n', &data).map_or(data.len(), |newline| newline + 1);
+            let begun = data.split_to(line);
+            self.emit(chunk.stream, begun, held_at);
+        }
+        self.emit(chunk.stream, data, chunk.at);
+    }
+
+    fn finish(&mut self, stream: LogStream) {
+        let output = self.output(stream);
+        let (rest, at) = (output.masker.finish(), output.held_at);
+        self.emit(stream, rest.into(), at);
+    }
+
+    /// In pieces, since masking may have lengthened it.
+    fn emit(&mut self, stream: LogStream, mut data: Bytes, at: Option<Timestamp>) {
+        while !data.is_empty() {
+            let piece = data.split_to(data.len().min(MAX_LOG_CHUNK_BYTES));
+            let chunk = LogChunk { stream, offset: self.position.of(stream), data: piece, at };
             self.position.advance(&chunk);
             self.ready.push_back(chunk);
         }
@@ -228,17 +265,12 @@ impl Masking {
                 return None;
             }
             match self.source.next().await {
-                Some(Ok(chunk)) => {
-                    let masker = if chunk.stream == LogStream::Stdout { &mut self.stdout } else { &mut self.stderr };
-                    let data = masker.push(&chunk.data);
-                    self.take(chunk.stream, &data);
-                }
+                Some(Ok(chunk)) => self.take(&chunk),
                 Some(Err(error)) => return Some(Err(error)),
                 None => {
                     self.ended = true;
-                    let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
-                    self.take(LogStream::Stdout, &stdout);
-                    self.take(LogStream::Stderr, &stderr);
+                    self.finish(LogStream::Stdout);
+                    self.finish(LogStream::Stderr);
                 }
             }
         }
@@ -248,8 +280,8 @@ impl Masking {
 fn masked(source: Chunks, masker: Masker) -> Chunks {
     let masking = Masking {
         source,
-        stdout: masker.clone(),
-        stderr: masker,
+        stdout: MaskedOutput { masker: masker.clone(), held_at: None },
+        stderr: MaskedOutput { masker, held_at: None },
         position: LogCursor::default(),
         ready: VecDeque::new(),
         ended: false,
@@ -261,7 +293,25 @@ fn masked(source: Chunks, masker: Masker) -> Chunks {
 struct Unpacking {
     source: gofer_core::object_store::ByteStream,
     reader: archive::Reader,
-    ready: VecDeque<LogChunk>,
+}
+
+impl Unpacking {
+    async fn next(&mut self) -> Result<Option<LogChunk>, BackendError> {
+        loop {
+            if let Some(chunk) = self.reader.next()? {
+                // Without this, one piece from the store that stands for a gigabyte would have its thread for itself.
+                tokio::task::coop::consume_budget().await;
+                return Ok(Some(chunk));
+            }
+            match self.source.next().await.transpose()? {
+                Some(data) => self.reader.feed(data),
+                None => {
+                    self.reader.finish()?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
 }
 
 async fn archived(shared: &Shared, id: &ExecutionId) -> Result<Chunks, EngineError> {
@@ -272,19 +322,12 @@ async fn archived(shared: &Shared, id: &ExecutionId) -> Result<Chunks, EngineErr
     };
     let reader = archive::Reader::new()
         .map_err(|error| BackendError::new(ErrorKind::Internal, "cannot decompress").with_source(error))?;
-    let unpacking = Unpacking { source: body.stream, reader, ready: VecDeque::new() };
+    let unpacking = Unpacking { source: body.stream, reader };
     let chunks = stream::try_unfold(unpacking, |mut unpacking| async move {
-        loop {
-            if let Some(chunk) = unpacking.ready.pop_front() {
-                return Ok(Some((chunk, unpacking)));
-            }
-            match unpacking.source.next().await.transpose()? {
-                Some(data) => unpacking.ready.extend(unpacking.reader.push(&data)?),
-                None => return Ok(None),
-            }
-        }
+        Ok(unpacking.next().await?.map(|chunk| (chunk, unpacking)))
     });
-    Ok(chunks.boxed())
+    // Of versions that did not see to whole lines.
+    Ok(lines::whole(chunks.boxed(), false))
 }
 
 /// Leaves out what the caller has seen.

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, Input, MatchKind};
 use secrecy::{ExposeSecret, SecretString};
 
 /// What stands in the log instead of a secret.
@@ -34,7 +34,7 @@ struct Patterns {
 }
 
 impl Patterns {
-    fn find(&self, text: &[u8]) -> Option<Range<usize>> {
+    fn find(&self, text: &[u8], from: usize) -> Option<Range<usize>> {
         if self.all.is_empty() {
             return None;
         }
@@ -44,7 +44,7 @@ impl Patterns {
                 .build(&self.all)
                 .expect("secrets are far below the automaton's limits")
         });
-        automaton.find(text).map(|found| found.range())
+        automaton.find(Input::new(text).range(from..)).map(|found| found.range())
     }
 }
 
@@ -89,6 +89,11 @@ impl Masker {
         self.emit(false)
     }
 
+    /// How many of the last bytes it was given are held back.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Gives the rest; the stream has ended.
     pub fn finish(&mut self) -> Vec<u8> {
         self.emit(true)
@@ -101,9 +106,11 @@ impl Masker {
         }
         let mut out = Vec::with_capacity(buffer.len());
         let mut from = 0;
+        let mut ahead = Ahead::new(self, &buffer, at_end);
         loop {
-            let (found, hold) = self.next(&buffer, from, at_end);
-            let Some(found) = found else {
+            ahead.move_to(from);
+            let Some(found) = ahead.first() else {
+                let hold = ahead.hold();
                 out.extend_from_slice(&buffer[from..hold]);
                 self.held = buffer[hold..].to_vec();
                 return out;
@@ -112,24 +119,6 @@ impl Masker {
             out.extend_from_slice(MASK);
             from = found.end;
         }
-    }
-
-    /// The first thing to mask, the longest of those that begin there; and the position from which more bytes decide.
-    fn next(&self, buffer: &[u8], from: usize, at_end: bool) -> (Option<Range<usize>>, usize) {
-        let mut hold = if at_end { buffer.len() } else { self.hold_position(buffer, from) };
-        let rest = &buffer[from..];
-        let secret = self.patterns.find(rest);
-        let mut token = None;
-        if self.tokens {
-            match jwt::find(rest, at_end) {
-                jwt::Found::Nothing => {}
-                jwt::Found::Token(found) => token = Some(found),
-                jwt::Found::Maybe(at) => hold = hold.min(from + at),
-            }
-        }
-        let found = secret.into_iter().chain(token).map(|found| from + found.start..from + found.end);
-        let found = found.filter(|found| found.start < hold).min_by_key(|found| (found.start, Reverse(found.end)));
-        (found, hold)
     }
 
     /// The first position from which the rest of the buffer may be the beginning of a longer secret.
@@ -141,6 +130,75 @@ impl Masker {
                 self.patterns.all.iter().any(|pattern| pattern.len() > tail.len() && pattern.starts_with(tail))
             })
             .unwrap_or(buffer.len())
+    }
+}
+
+/// What lies ahead in a buffer. Each is looked for again only once it was passed: a log may be full of one kind, and looking through
+/// the whole rest for another after each of them would take the square of the time.
+struct Ahead<'a> {
+    masker: &'a Masker,
+    buffer: &'a [u8],
+    at_end: bool,
+    secret: Option<Range<usize>>,
+    token: jwt::Found,
+    /// From here on, the rest may be the beginning of a longer secret.
+    begun: usize,
+}
+
+impl<'a> Ahead<'a> {
+    fn new(masker: &'a Masker, buffer: &'a [u8], at_end: bool) -> Self {
+        let mut ahead = Self { masker, buffer, at_end, secret: None, token: jwt::Found::Nothing, begun: buffer.len() };
+        ahead.secret = masker.patterns.find(buffer, 0);
+        ahead.find_token(0);
+        ahead.find_begun(0);
+        ahead
+    }
+
+    fn move_to(&mut self, from: usize) {
+        if self.secret.as_ref().is_some_and(|secret| secret.start < from) {
+            self.secret = self.masker.patterns.find(self.buffer, from);
+        }
+        let passed = match &self.token {
+            jwt::Found::Nothing => false,
+            jwt::Found::Token(token) => token.start < from,
+            jwt::Found::Maybe(at) => *at < from,
+        };
+        if passed {
+            self.find_token(from);
+        }
+        if self.begun < from {
+            self.find_begun(from);
+        }
+    }
+
+    fn find_token(&mut self, from: usize) {
+        self.token = match jwt::find(if self.masker.tokens { &self.buffer[from..] } else { &[] }, self.at_end) {
+            jwt::Found::Nothing => jwt::Found::Nothing,
+            jwt::Found::Token(token) => jwt::Found::Token(from + token.start..from + token.end),
+            jwt::Found::Maybe(at) => jwt::Found::Maybe(from + at),
+        };
+    }
+
+    fn find_begun(&mut self, from: usize) {
+        self.begun = if self.at_end { self.buffer.len() } else { self.masker.hold_position(self.buffer, from) };
+    }
+
+    /// The position from which more bytes decide.
+    fn hold(&self) -> usize {
+        match self.token {
+            jwt::Found::Maybe(at) => self.begun.min(at),
+            _ => self.begun,
+        }
+    }
+
+    /// The first thing to mask, the longest of those that begin there.
+    fn first(&self) -> Option<Range<usize>> {
+        let token = match &self.token {
+            jwt::Found::Token(token) => Some(token.clone()),
+            _ => None,
+        };
+        let found = self.secret.clone().into_iter().chain(token);
+        found.filter(|found| found.start < self.hold()).min_by_key(|found| (found.start, Reverse(found.end)))
     }
 }
 
@@ -205,6 +263,24 @@ mod tests {
         }
         assert!(shown > 99 * 3 * 1024, "{shown}");
         assert_eq!(shown + masker.finish().len(), 100 * 3 * 1024);
+    }
+
+    #[test]
+    fn what_is_held_back_is_never_longer_than_what_is_looked_for() {
+        let mut secret: String = (0..14_000).map(|number| format!("s{number}")).collect();
+        secret.truncate(64 * 1024);
+        for text in [&secret[..secret.len() - 1], "eyJ", "eyJhb.eyJz.", "s eyJhb.eyJz.s"] {
+            let mut masker = Masker::new(&[SecretString::from(secret.as_str())]).with_tokens(true);
+            for _ in 0..4 {
+                masker.push(&text.repeat(64 * 1024 / text.len()).into_bytes());
+                assert!(masker.held.len() < secret.len(), "{} bytes are held of `{text}`", masker.held.len());
+            }
+        }
+        let mut masker = Masker::new(&[]).with_tokens(true);
+        for _ in 0..4 {
+            masker.push(format!("eyJ.eyJ.{}", "s".repeat(64 * 1024)).as_bytes());
+            assert!(masker.held.len() <= jwt::MAX_BYTES, "{} bytes are held", masker.held.len());
+        }
     }
 
     proptest! {

@@ -71,6 +71,7 @@ pub(crate) async fn execution(
         resources: task.resources,
         registry_auth,
         timeout: task.timeout,
+        separate_output: custom.separate_output,
     };
     Ok(Resolved { spec: execution, secrets: resolver.secrets })
 }
@@ -181,14 +182,26 @@ impl Resolver<'_> {
 
     async fn object_text(&self, key: &ObjectKey, location: &ObjectKey) -> Result<String, Unresolved> {
         let body = self.shared.objects.get(location).await.map_err(|error| self.failed(error))?;
-        if body.meta.size_bytes > MAX_VARIABLE_BYTES as u64 {
-            let size = body.meta.size_bytes;
-            return Err(self.missing(&format!(
+        let too_long = |size: usize| {
+            self.missing(&format!(
                 "object `{key}` has {size} bytes, and a variable at most {MAX_VARIABLE_BYTES}; read it with `gofer object get`"
-            )));
+            ))
+        };
+        let size = usize::try_from(body.meta.size_bytes).unwrap_or(usize::MAX);
+        if size > MAX_VARIABLE_BYTES {
+            return Err(too_long(size));
         }
-        let pieces: Vec<bytes::Bytes> = body.stream.try_collect().await.map_err(|error| self.failed(error))?;
-        String::from_utf8(pieces.concat())
+
+        // Whatever size the store has told before.
+        let mut text = Vec::with_capacity(size);
+        let mut stream = body.stream;
+        while let Some(piece) = stream.try_next().await.map_err(|error| self.failed(error))? {
+            if text.len() + piece.len() > MAX_VARIABLE_BYTES {
+                return Err(too_long(text.len() + piece.len()));
+            }
+            text.extend_from_slice(&piece);
+        }
+        String::from_utf8(text)
             .map_err(|_| self.missing(&format!("object `{key}` is not UTF-8 text; read it with `gofer object get`")))
     }
 

@@ -212,6 +212,7 @@ impl Executions {
             dir: self.layout.execution(id).path().to_owned(),
             working_dir: prepared.working_dir,
             service: prepared.service,
+            separate_output: prepared.separate_output,
             max_log_bytes: self.config.max_log_bytes,
             timeout: prepared.timeout,
             cgroup,

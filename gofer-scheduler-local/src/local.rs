@@ -71,6 +71,7 @@ impl Scheduler for LocalScheduler {
             resource_limits: self.executions().cgroup.is_some(),
             exec: true,
             deadlines: true,
+            merged_output: true,
             workload_identity: false,
         }
     }

@@ -6,19 +6,22 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
-use gofer_core::{BackendError, ErrorKind};
+use gofer_core::{BackendError, ErrorKind, Timestamp};
 use tokio::sync::watch;
 
 use crate::error::{blocking, io_error};
-use crate::frame::{self, HEADER_BYTES, MAX_DATA_BYTES, Parsed};
+use crate::frame::{self, Frame, HEADER_BYTES, MAX_DATA_BYTES, Parsed};
 use crate::layout::ExecutionDir;
 use crate::table::{Phase, ended};
 use crate::watcher::{Follower, Watcher};
 
+/// Frames of one output that were read within so long are one chunk, with the time of the first.
+const ONE_CHUNK: Duration = Duration::from_millis(1);
 /// Bytes read at once: some whole frames.
 const READ_BYTES: usize = 4 * (HEADER_BYTES + MAX_DATA_BYTES);
 
@@ -133,18 +136,9 @@ impl Reader {
         let mut used = 0;
         loop {
             match frame::parse(&buffer[used..length]) {
-                Parsed::Frame(stream, data) => {
-                    used += HEADER_BYTES + data.len();
-                    let offset = self.seen.of(stream);
-                    let skipped = usize::try_from(self.from.of(stream).saturating_sub(offset)).unwrap_or(usize::MAX);
-                    if let Some(wanted) = data.get(skipped..).filter(|wanted| !wanted.is_empty()) {
-                        joiner.push(stream, offset + skipped as u64, wanted);
-                    }
-                    let end = offset + data.len() as u64;
-                    match stream {
-                        LogStream::Stdout => self.seen.stdout = end,
-                        LogStream::Stderr => self.seen.stderr = end,
-                    }
+                Parsed::Frame(frame) => {
+                    used += frame.length;
+                    self.take(&frame, &mut joiner);
                 }
                 Parsed::Incomplete => break,
                 Parsed::Corrupt => {
@@ -155,6 +149,21 @@ impl Reader {
         }
         self.position += used as u64;
         Ok(Batch { chunks: joiner.finish(), progressed: used > 0 })
+    }
+
+    /// Hands on what the caller wants of a frame.
+    fn take(&mut self, frame: &Frame<'_>, joiner: &mut Joiner) {
+        let Frame { stream, data, .. } = *frame;
+        let offset = self.seen.of(stream);
+        let skipped = usize::try_from(self.from.of(stream).saturating_sub(offset)).unwrap_or(usize::MAX);
+        if let Some(wanted) = data.get(skipped..).filter(|wanted| !wanted.is_empty()) {
+            joiner.push(&Frame { data: wanted, ..*frame }, offset + skipped as u64);
+        }
+        let end = offset + data.len() as u64;
+        match stream {
+            LogStream::Stdout => self.seen.stdout = end,
+            LogStream::Stderr => self.seen.stderr = end,
+        }
     }
 
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -179,25 +188,44 @@ impl Reader {
 #[derive(Default)]
 struct Joiner {
     done: VecDeque<LogChunk>,
-    open: Option<(LogStream, u64, Vec<u8>)>,
+    open: Option<Open>,
+}
+
+/// A chunk that may grow.
+struct Open {
+    stream: LogStream,
+    offset: u64,
+    at: Option<Timestamp>,
+    data: Vec<u8>,
+}
+
+impl Open {
+    /// Whether the frame goes on with the same line, or was read in the same moment.
+    fn goes_on_with(&self, frame: &Frame<'_>) -> bool {
+        let same_moment = match (self.at, frame.at) {
+            (Some(ours), Some(theirs)) => theirs.since(ours) < ONE_CHUNK,
+            (ours, theirs) => ours == theirs,
+        };
+        let fits = self.data.len() + frame.data.len() <= MAX_DATA_BYTES;
+        self.stream == frame.stream && fits && (same_moment || !self.data.ends_with(b"\n"))
+    }
 }
 
 impl Joiner {
-    fn push(&mut self, stream: LogStream, offset: u64, data: &[u8]) {
+    fn push(&mut self, frame: &Frame<'_>, offset: u64) {
         match &mut self.open {
-            Some((open, _, bytes)) if *open == stream && bytes.len() + data.len() <= MAX_DATA_BYTES => {
-                bytes.extend_from_slice(data);
-            }
+            Some(open) if open.goes_on_with(frame) => open.data.extend_from_slice(frame.data),
             _ => {
                 self.close();
-                self.open = Some((stream, offset, data.to_vec()));
+                let Frame { stream, at, data, .. } = *frame;
+                self.open = Some(Open { stream, offset, at, data: data.to_vec() });
             }
         }
     }
 
     fn close(&mut self) {
-        if let Some((stream, offset, data)) = self.open.take() {
-            self.done.push_back(LogChunk { stream, offset, data: Bytes::from(data) });
+        if let Some(Open { stream, offset, at, data }) = self.open.take() {
+            self.done.push_back(LogChunk { stream, offset, data: Bytes::from(data), at });
         }
     }
 

@@ -49,6 +49,7 @@ pub(crate) struct Prepared {
     pub(crate) working_dir: Option<PathBuf>,
     pub(crate) service: bool,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) separate_output: bool,
 }
 
 /// Checks the spec and joins it with the base environment. What cannot be run is a state, not an error: the execution
@@ -74,7 +75,7 @@ pub(crate) fn prepare(base: &BaseEnv, spec: &ExecutionSpec) -> Result<Prepared, 
     let env = environment(base, spec)?;
     let service = spec.kind == ExecutionKind::Service;
     let timeout = spec.timeout.filter(|_| !service);
-    Ok(Prepared { argv, env, working_dir, service, timeout })
+    Ok(Prepared { argv, env, working_dir, service, timeout, separate_output: spec.separate_output })
 }
 
 fn environment(base: &BaseEnv, spec: &ExecutionSpec) -> Result<Vec<Zeroizing<Vec<u8>>>, ExecutionState> {
@@ -143,6 +144,7 @@ mod tests {
             resources: gofer_core::pipeline::Resources::default(),
             registry_auth: None,
             timeout: None,
+            separate_output: false,
         }
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Launch {
     pub(crate) working_dir: Option<PathBuf>,
     /// Start it again when it ends.
     pub(crate) service: bool,
+    /// Stdout and stderr each get a pipe of their own.
+    pub(crate) separate_output: bool,
     /// Bytes of output to keep.
     pub(crate) max_log_bytes: u64,
     /// How long the process may run.
@@ -57,6 +59,7 @@ impl Launch {
             path(Some(&self.dir)),
             path(self.working_dir.as_deref()),
             flag(self.service).into(),
+            flag(self.separate_output).into(),
             self.max_log_bytes.to_string().into(),
             self.timeout.map_or(String::new(), |timeout| timeout.as_micros().to_string()).into(),
             path(self.cgroup.as_ref().map(|pair| pair.task.as_path())),
@@ -98,6 +101,7 @@ impl<'a> Request<'a> {
         let dir = path(next()?);
         let working_dir = optional(next()?);
         let service = next()? == c"1";
+        let separate_output = next()? == c"1";
         let max_log_bytes = next()?.to_str().ok()?.parse().ok()?;
         let timeout = match next()?.to_str().ok()? {
             "" => None,
@@ -111,7 +115,7 @@ impl<'a> Request<'a> {
         if argv.is_empty() {
             return None;
         }
-        let launch = Launch { live, dir, working_dir, service, max_log_bytes, timeout, cgroup };
+        let launch = Launch { live, dir, working_dir, service, separate_output, max_log_bytes, timeout, cgroup };
         Some(Self { launch, argv: argv.to_vec(), env: env.to_vec() })
     }
 }
@@ -203,7 +207,7 @@ mod tests {
     fn launch(cgroup: Option<CgroupPair>, working_dir: Option<PathBuf>) -> Launch {
         let (live, dir) = ("/s/live/a~1".into(), "/s/x/a".into());
         let timeout = cgroup.is_some().then(|| Duration::from_millis(1_500));
-        Launch { live, dir, working_dir, service: true, max_log_bytes: 7, timeout, cgroup }
+        Launch { live, dir, working_dir, service: true, separate_output: true, max_log_bytes: 7, timeout, cgroup }
     }
 
     #[test]

@@ -29,6 +29,8 @@ const MAX_ROUNDS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Entries per page of a list.
 const PAGE: &str = "1000";
+/// Longest list that is read to its end: ten jobs a second, kept for half a day.
+const MAX_LISTED: usize = 500_000;
 /// Larger answers are not read: no list that is asked for has pages of this size.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
@@ -145,6 +147,11 @@ impl Client {
             }
             let page = self.get::<Option<Vec<T>>>(path, &query).await?;
             all.extend(page.value.unwrap_or_default());
+            if all.len() > MAX_LISTED {
+                return Err(Failure::Unreadable(format!(
+                    "`{path}` lists more than {MAX_LISTED} entries; have nomad's garbage collection run more often"
+                )));
+            }
             match page.next {
                 Some(token) => next = Some(token),
                 None => return Ok(all),

@@ -36,6 +36,8 @@ const STARTING_PAUSE: Duration = Duration::from_millis(100);
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest text of what came instead of the beginning.
 const MAX_SHOWN: usize = 600;
+/// Output that is held until the word comes that the command runs: the word is the first that it says to stdout.
+const MAX_EARLY_BYTES: usize = 1024 * 1024;
 
 /// Kills whatever carries the mark, until nothing does. What looks carries none itself, and what is dead has no environment.
 /// One GNU `grep` reads a whole machine's; that of a small image stops at the first NUL, but there is not much to read there.
@@ -168,6 +170,13 @@ impl Session {
                     );
                     return error(ErrorKind::Invalid, message);
                 }
+            }
+            if seen.len() + stderr.len() > MAX_EARLY_BYTES {
+                let message = format!(
+                    "no command can be run in `{}`: its node sent more than {MAX_EARLY_BYTES} bytes and no word that it began",
+                    self.id
+                );
+                return error(ErrorKind::Unavailable, message);
             }
             let mark = self.mark.as_bytes();
             let Some(at) = seen.windows(mark.len()).position(|part| part == mark) else { continue };

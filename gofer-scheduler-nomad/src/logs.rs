@@ -339,7 +339,7 @@ impl Tail {
         let mut at = start + skip as u64;
         let mut chunks = Vec::new();
         for data in bytes[skip..].chunks(MAX_CHUNK) {
-            chunks.push(LogChunk { stream: self.stream, offset: at, data: Bytes::copy_from_slice(data) });
+            chunks.push(LogChunk { stream: self.stream, offset: at, data: Bytes::copy_from_slice(data), at: None });
             at += data.len() as u64;
         }
         chunks

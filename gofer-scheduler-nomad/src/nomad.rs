@@ -76,6 +76,8 @@ impl Scheduler for NomadScheduler {
             resource_limits,
             exec: true,
             deadlines: false,
+            // Nomad has a file for each output, and no image is sure to have a shell that could join them.
+            merged_output: false,
             workload_identity: config.identity,
         }
     }

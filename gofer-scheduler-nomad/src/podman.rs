@@ -58,11 +58,15 @@ impl Lines {
 
     /// The part of it that the reader wants, at its place.
     fn place(&mut self, stream: LogStream, data: Vec<u8>) -> Option<LogChunk> {
-        let chunk = LogChunk { stream, offset: self.seen.of(stream), data: Bytes::from(data) };
+        let chunk = LogChunk { stream, offset: self.seen.of(stream), data: Bytes::from(data), at: None };
         self.seen.advance(&chunk);
         let skipped = usize::try_from(self.from.of(stream).saturating_sub(chunk.offset)).unwrap_or(usize::MAX);
         let is_wanted = skipped < chunk.data.len();
-        is_wanted.then(|| LogChunk { stream, offset: chunk.offset + skipped as u64, data: chunk.data.slice(skipped..) })
+        is_wanted.then(|| LogChunk {
+            offset: chunk.offset + skipped as u64,
+            data: chunk.data.slice(skipped..),
+            ..chunk
+        })
     }
 }
 
@@ -107,7 +111,7 @@ mod tests {
         let mut streams = [String::new(), String::new()];
         let mut at = 0;
         for piece in text.as_bytes().chunks(size) {
-            let raw = LogChunk { stream: LogStream::Stdout, offset: at, data: Bytes::copy_from_slice(piece) };
+            let raw = LogChunk { stream: LogStream::Stdout, offset: at, data: Bytes::copy_from_slice(piece), at: None };
             at += piece.len() as u64;
             for chunk in lines.decode(&raw) {
                 let stream = &mut streams[usize::from(chunk.stream == LogStream::Stderr)];
@@ -139,7 +143,7 @@ mod tests {
     #[test]
     fn after_a_gap_a_line_begins_anew() {
         let mut lines = Lines::new(LogCursor::default());
-        let chunk = |offset, text: String| LogChunk { stream: LogStream::Stdout, offset, data: text.into() };
+        let chunk = |offset, text: String| LogChunk { stream: LogStream::Stdout, offset, data: text.into(), at: None };
         assert_eq!(lines.decode(&chunk(0, format!("{TIME} stdout F lost"))), []);
         let [next] = &lines.decode(&chunk(9000, format!("{TIME} stderr F kept\n")))[..] else { panic!("one chunk") };
         assert_eq!((next.stream, next.offset, &next.data[..]), (LogStream::Stderr, 0, &b"kept\n"[..]));

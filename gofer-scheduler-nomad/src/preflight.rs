@@ -78,6 +78,7 @@ fn sample(config: &NomadConfig, template: &Value, name: &str, kind: ExecutionKin
         resources: Resources::default(),
         registry_auth: None,
         timeout: None,
+        separate_output: false,
     };
     Ok(jobspec::prepare(config, template, &ids::job_id(&config.job_prefix, &id), &id, &spec).job)
 }

@@ -13,7 +13,7 @@ use reqwest::Upgraded;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::client::Query;
@@ -23,6 +23,8 @@ use crate::shared::{Place, Shared};
 
 /// Nomad's own client sends a message this often, so that nothing on the way takes the connection for dead.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Longest message of Nomad's: it reads some KiB of output at a time, and base64 makes a third more of them.
+const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// What Ctrl-D types.
 const END_OF_TRANSMISSION: &[u8] = &[4];
 
@@ -38,8 +40,13 @@ pub(crate) async fn connect(
     let query = Query::namespace(&place.namespace).with("task", MAIN).with("command", &command);
     let query = query.with("tty", if terminal { "true" } else { "false" });
     let socket = shared.client.open_websocket(&format!("/v1/client/allocation/{alloc}/exec"), &query).await?;
-    let (sink, stream) = WebSocketStream::from_raw_socket(socket, Role::Client, None).await.split();
+    let (sink, stream) = WebSocketStream::from_raw_socket(socket, Role::Client, Some(limits())).await.split();
     Ok((Sender { sink, terminal }, Receiver { stream }))
+}
+
+/// What a session holds of what comes: the library would take messages of 64 MiB.
+fn limits() -> WebSocketConfig {
+    WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE_BYTES)).max_frame_size(Some(MAX_MESSAGE_BYTES))
 }
 
 /// Where input goes.
@@ -168,6 +175,27 @@ fn read(text: &[u8]) -> Result<Option<Said>, BackendError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_message_beyond_the_limit_is_not_gathered() {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let mut agent = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        let mut session = WebSocketStream::from_raw_socket(ours, Role::Client, Some(limits())).await;
+        let sending = async {
+            agent.send(Message::text("s".repeat(MAX_MESSAGE_BYTES))).await.unwrap();
+            // Its end is never read.
+            let _ = agent.send(Message::text("s".repeat(MAX_MESSAGE_BYTES + 1))).await;
+        };
+        let reading = async {
+            assert_eq!(session.next().await.unwrap().unwrap().len(), MAX_MESSAGE_BYTES);
+            let error = session.next().await.unwrap().unwrap_err();
+            assert!(matches!(error, Error::Capacity(_)), "{error}");
+        };
+        tokio::select! {
+            () = reading => {}
+            () = async { sending.await; std::future::pending().await } => {}
+        }
+    }
 
     #[test]
     fn what_nomad_says_is_understood() {

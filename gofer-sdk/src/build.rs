@@ -144,9 +144,10 @@ fn task_spec(task: Task, ids: &mut Ids, found: &mut Vec<Violation>) -> TaskSpec 
         .collect();
     let kind = match task.common {
         Some(common) => TaskKind::Common(common),
-        None => {
-            TaskKind::Custom(custom(task.image, task.entrypoint, task.program, task.working_dir, task.registry_auth))
-        }
+        None => TaskKind::Custom(CustomTask {
+            separate_output: task.separate_output,
+            ..custom(task.image, task.entrypoint, task.program, task.working_dir, task.registry_auth)
+        }),
     };
     TaskSpec {
         id: ids.get(&task.id),
@@ -180,7 +181,7 @@ fn custom(
             vec![text]
         }
     };
-    CustomTask { image, entrypoint, command, working_dir, registry_auth }
+    CustomTask { image, entrypoint, command, working_dir, registry_auth, separate_output: false }
 }
 
 /// Settings that mean nothing without, or beside, another: only the builder can tell, the message cannot say them.
@@ -189,7 +190,8 @@ fn check_combinations(task: &Task, field: &str, found: &mut Vec<Violation>) {
         || task.program.is_some()
         || !task.entrypoint.is_empty()
         || task.working_dir.is_some()
-        || task.registry_auth.is_some();
+        || task.registry_auth.is_some()
+        || task.separate_output;
     if let Some(common) = &task.common
         && custom
     {

@@ -63,6 +63,7 @@ fn kind(kind: &core::TaskKind) -> v1::task_spec::Kind {
                 username: auth.username.clone(),
                 password_secret_key: auth.password_secret_key.clone(),
             }),
+            separate_output: custom.separate_output,
         }),
         core::TaskKind::Common(common) => v1::task_spec::Kind::Common(v1::CommonTaskUse {
             name: common.name.clone(),

@@ -23,6 +23,7 @@ pub struct Task {
     pub(crate) program: Option<Program>,
     pub(crate) working_dir: Option<String>,
     pub(crate) registry_auth: Option<RegistryAuth>,
+    pub(crate) separate_output: bool,
     pub(crate) common: Option<CommonTask>,
     pub(crate) parents: Vec<(String, Condition)>,
     pub(crate) variables: BTreeMap<String, String>,
@@ -54,6 +55,7 @@ impl Task {
             program: None,
             working_dir: None,
             registry_auth: None,
+            separate_output: false,
             common: None,
             parents: Vec::new(),
             variables: BTreeMap::new(),
@@ -121,6 +123,13 @@ impl Task {
     /// gets a fresh directory, removed afterwards.
     pub fn working_dir(mut self, path: impl AsRef<Path>) -> Self {
         self.working_dir = Some(path.as_ref().to_string_lossy().into_owned());
+        self
+    }
+
+    /// Tells stdout and stderr apart, at the price of the order between them. Otherwise both are one stream, in the order in which
+    /// they were written, on schedulers that can do that.
+    pub fn separate_output(mut self) -> Self {
+        self.separate_output = true;
         self
     }
 

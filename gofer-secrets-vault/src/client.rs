@@ -23,6 +23,8 @@ use crate::tls;
 const MAX_IN_FLIGHT: usize = 64;
 /// Longest answer: the list of one folder with some hundred thousand secrets.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// Memory that is set aside for an answer before it comes: a secret of 64 KiB in JSON, several times over.
+const MAX_ANNOUNCED_BYTES: usize = 1024 * 1024;
 /// A standby names the active server, which may just have changed.
 const MAX_REDIRECTS: usize = 4;
 /// Longest time to connect, when an answer may take longer than that.
@@ -198,7 +200,9 @@ struct GoneMetadata {
 
 async fn read(mut response: Response) -> Result<SecretSlice<u8>, Failure> {
     let expected = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
-    let mut body = Vec::with_capacity(expected.min(MAX_ANSWER_BYTES));
+    // Room for a whole secret from the beginning, since what a vector leaves behind when it grows is not wiped; but not for
+    // whatever length somebody announces.
+    let mut body = Vec::with_capacity(expected.min(MAX_ANNOUNCED_BYTES));
     while let Some(chunk) = response.chunk().await.map_err(Failure::from)? {
         if body.len() + chunk.len() > MAX_ANSWER_BYTES {
             return Err(Failure::Garbled("its answer is longer than 64 MiB"));

@@ -44,7 +44,11 @@ impl Probe<'_> {
         let answer = self.ask(Operation::Get, HeaderMap::new()).await;
         let mut answer = answer.map_err(|failure| self.error("read", failure))?;
         let response = answer.stream.take().ok_or_else(|| self.corrupt())?;
-        let bytes = response.bytes().await.map_err(|error| self.corrupt().with_source(error))?;
+        let bytes = self
+            .client
+            .text(response)
+            .await
+            .map_err(|cause| self.error("read", Failure { cause, attempts: answer.attempts }))?;
         if bytes != TEXT {
             return Err(self.corrupt());
         }

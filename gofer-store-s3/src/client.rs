@@ -122,13 +122,14 @@ impl Client {
         Cause::Refused(Box::new(Refusal::read(status, &headers, &text)))
     }
 
-    async fn text(&self, mut response: Response) -> Result<BytesMut, Cause> {
+    /// The whole body, which is text of at most [`crate::answer::MAX_TEXT_BYTES`].
+    pub(crate) async fn text(&self, mut response: Response) -> Result<BytesMut, Cause> {
         let mut text = BytesMut::new();
         loop {
             let piece = timeout(self.timeout, response.chunk()).await.map_err(|_| Cause::Silent(self.timeout))?;
             let Some(piece) = piece.map_err(Cause::Broken)? else { break };
             if !gather(&mut text, &piece) {
-                return Err(Cause::Nonsense("the answer does not end; does endpoint name an S3 service"));
+                return Err(Cause::Nonsense("the answer is longer than 8 MiB; does endpoint name an S3 service"));
             }
         }
         Ok(text)

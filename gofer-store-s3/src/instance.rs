@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gofer_core::time::Timestamp;
 use gofer_core::{BackendError, ErrorKind};
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Method, RequestBuilder, Response};
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -19,6 +19,8 @@ use crate::tls;
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Where the metadata service of every cloud that has one is.
 const DEFAULT_ENDPOINT: &str = "http://169.254.169.254";
+/// Longest answer that is read: names and keys have a few hundred bytes.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
 const ROLE_PATH: &str = "/latest/meta-data/iam/security-credentials/";
 
 /// The machine's metadata service.
@@ -75,11 +77,18 @@ impl Instance {
     }
 
     async fn text(&self, request: RequestBuilder, what: &str) -> Result<String, BackendError> {
-        let answer = async { request.send().await?.error_for_status()?.text().await };
-        answer.await.map_err(|error| {
-            let message = format!("credentials: instance metadata at `{}` does not give {what}", self.endpoint);
-            BackendError::new(ErrorKind::Unavailable, message).with_source(error)
-        })
+        let refused = || format!("credentials: instance metadata at `{}` does not give {what}", self.endpoint);
+        let failed = |error| BackendError::new(ErrorKind::Unavailable, refused()).with_source(error);
+        let mut response = request.send().await.and_then(Response::error_for_status).map_err(failed)?;
+        let mut text = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(failed)? {
+            if text.len() + piece.len() > MAX_ANSWER_BYTES {
+                let message = format!("{}, but more than {MAX_ANSWER_BYTES} bytes", refused());
+                return Err(BackendError::new(ErrorKind::Unavailable, message));
+            }
+            text.extend_from_slice(&piece);
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }
 

@@ -286,7 +286,7 @@ impl Folder {
             let length = File::open(self.0.join(name))?.read_at(&mut data, offset)?;
             data.truncate(length);
             if !data.is_empty() {
-                return Ok(Some(LogChunk { stream, offset, data: data.into() }));
+                return Ok(Some(LogChunk { stream, offset, data: data.into(), at: None }));
             }
         }
         Ok(None)

@@ -116,6 +116,7 @@ fn kind_to_wire(kind: &TaskKind) -> Kind {
                 username: auth.username.clone(),
                 password_secret_key: auth.password_secret_key.clone(),
             }),
+            separate_output: custom.separate_output,
         }),
         TaskKind::Common(common) => {
             Kind::Common(v1::CommonTaskUse { name: common.name.clone(), settings: common.settings.clone() })
@@ -235,6 +236,7 @@ fn custom_from_wire(custom: v1::CustomTask) -> CustomTask {
         registry_auth: custom
             .registry_auth
             .map(|auth| RegistryAuth { username: auth.username, password_secret_key: auth.password_secret_key }),
+        separate_output: custom.separate_output,
     }
 }
 

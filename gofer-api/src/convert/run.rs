@@ -195,5 +195,5 @@ pub(crate) fn log_chunk(chunk: LogChunk) -> v1::LogChunk {
         LogStream::Stdout => v1::LogStream::Stdout,
         LogStream::Stderr => v1::LogStream::Stderr,
     };
-    v1::LogChunk { stream: stream.into(), offset: chunk.offset, data: chunk.data }
+    v1::LogChunk { stream: stream.into(), offset: chunk.offset, data: chunk.data, at: chunk.at.map(timestamp) }
 }

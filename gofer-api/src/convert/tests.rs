@@ -14,6 +14,7 @@ fn full_spec() -> v1::PipelineSpec {
             command: vec!["-c".into(), "true".into()],
             working_dir: "/work".into(),
             registry_auth: Some(v1::RegistryAuth { username: "me".into(), password_secret_key: "key".into() }),
+            separate_output: true,
         })),
         depends_on: vec![v1::Dependency {
             task: "checkout".into(),

@@ -2,6 +2,7 @@
 
 use gofer_proto::v1;
 use gofer_proto::v1::run_update::Subject;
+use gofer_proto::v1::task_spec::Kind;
 use tonic::Code;
 
 use crate::harness::{
@@ -99,6 +100,13 @@ async fn a_follower_sees_every_task_end_and_the_run_last(server: TestServer) {
     assert_eq!(count, 4);
 }
 
+fn with_separate_output(mut task: v1::TaskSpec) -> v1::TaskSpec {
+    if let Some(Kind::Custom(custom)) = &mut task.kind {
+        custom.separate_output = true;
+    }
+    task
+}
+
 async fn log_of(clients: &Clients, request: v1::StreamLogsRequest) -> (String, String) {
     let mut stream = clients.task_runs().stream_logs(request).await.unwrap().into_inner();
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -114,7 +122,7 @@ async fn log_of(clients: &Clients, request: v1::StreamLogsRequest) -> (String, S
 async fn logs_are_read_whole_from_a_position_and_followed(server: TestServer) {
     let clients = server.anybody();
     let line = "echo one; echo two >&2; while ! test -e \"$GO\"; do sleep 0.01; done; echo three";
-    clients.register(pipeline("ci", vec![shell("talk", line)])).await;
+    clients.register(pipeline("ci", vec![with_separate_output(shell("talk", line))])).await;
     let go = server.dir().join("go");
     let mut request = start("ci");
     request.variables.insert("GO".into(), go.display().to_string());

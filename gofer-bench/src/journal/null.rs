@@ -53,6 +53,7 @@ impl Scheduler for NullScheduler {
             resource_limits: false,
             exec: false,
             deadlines: false,
+            merged_output: false,
             workload_identity: false,
         }
     }

@@ -53,7 +53,7 @@ pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Fail
     let launcher = server::launcher(&mut config)?;
     let server = Server::start(config, launcher).await.map_err(server::failure)?;
     let logs = if args.logs { LogMode::All } else { LogMode::Failed };
-    let options = Options { logs, states: true, on_interrupt: OnInterrupt::Cancel };
+    let options = Options { logs, states: true, timestamps: false, on_interrupt: OnInterrupt::Cancel };
     let result = async {
         let client = connect(&server).await?;
         let start = StartRunRequest {

@@ -67,6 +67,9 @@ Examples:
         /// Go on until the run is complete
         #[arg(long, short)]
         follow: bool,
+        /// Put before each line when it was written, in UTC
+        #[arg(long)]
+        timestamps: bool,
     },
 }
 
@@ -214,9 +217,9 @@ pub(crate) async fn run(args: RunArgs, context: &Context) -> Result<Exit, Failur
         }
         RunCommand::Cancel(args) => cancel(context, &client, args).await.map(|()| Exit::Ok),
         RunCommand::Retry(args) => retry(context, &client, args).await,
-        RunCommand::Logs { run, follow } => {
+        RunCommand::Logs { run, follow, timestamps } => {
             let key = resolve(context, &client, run.pipeline, run.run).await?;
-            super::task::run_logs(context, &client, key, follow).await.map(|()| Exit::Ok)
+            super::task::run_logs(context, &client, key, follow, timestamps).await.map(|()| Exit::Ok)
         }
     }
 }
@@ -286,7 +289,7 @@ async fn follow_new(context: &Context, client: &Client, run: &Run, logs: bool) -
 
 fn options(logs: bool) -> Options {
     let logs = if logs { LogMode::All } else { LogMode::Failed };
-    Options { logs, states: true, on_interrupt: OnInterrupt::Leave }
+    Options { logs, states: true, timestamps: false, on_interrupt: OnInterrupt::Leave }
 }
 
 async fn list(context: &Context, client: &Client, args: ListArgs) -> Result<(), Failure> {

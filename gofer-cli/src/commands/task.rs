@@ -3,8 +3,8 @@
 use clap::{Args, Subcommand};
 use gofer_proto::json::to_json;
 use gofer_proto::v1::{
-    Attempt, CancelTaskRunRequest, GetTaskRunRequest, ListTaskRunsRequest, ListTaskRunsResponse, LogStream, TaskRun,
-    TaskRunState,
+    Attempt, CancelTaskRunRequest, GetTaskRunRequest, ListTaskRunsRequest, ListTaskRunsResponse, LogChunk, LogStream,
+    TaskRun, TaskRunState,
 };
 
 use super::exec::{self, ExecArgs};
@@ -14,7 +14,8 @@ use crate::cli::Context;
 use crate::client::{Client, unary};
 use crate::errors::{Exit, Failure};
 use crate::follow::logs::{LogMode, LogReader};
-use crate::follow::{self, Lines, OnInterrupt, Options, RunKey};
+use crate::follow::{self, Lines, OnInterrupt, Options, RunKey, Stamps};
+use crate::output::Out;
 use crate::{format, output};
 
 /// Looks at the tasks of a run: states, attempts, logs
@@ -37,11 +38,11 @@ enum TaskCommand {
     /// Shows one task with all its attempts
     #[command(after_help = "Examples:\n  gofer task get ci 7 build\n  gofer task get ci latest build")]
     Get(TaskRef),
-    /// Writes what a task wrote: its stdout to stdout, its stderr to stderr
+    /// Writes what a task wrote, in that order; the stderr of a task with separate outputs to stderr
     #[command(after_help = "\
 Examples:
   gofer task logs ci 7 build
-  gofer task logs ci latest build --follow
+  gofer task logs ci latest build --follow --timestamps
   gofer task logs ci 7 build --attempt 1 2> stderr.txt")]
     Logs {
         #[command(flatten)]
@@ -52,6 +53,9 @@ Examples:
         /// Go on until the attempt has ended
         #[arg(long, short)]
         follow: bool,
+        /// Put before each line when it was written, in UTC
+        #[arg(long)]
+        timestamps: bool,
     },
     /// Runs a command in a running task, by default a shell; its exit code is the command's
     #[command(after_help = "\
@@ -99,9 +103,10 @@ pub(crate) async fn run(args: TaskArgs, context: &Context) -> Result<u8, Failure
             context.out.show(&response, |response| follow::task_table(response.task_runs.iter()))
         }
         TaskCommand::Get(task) => get(context, &client, task).await,
-        TaskCommand::Logs { task, attempt, follow } => {
+        TaskCommand::Logs { task, attempt, follow, timestamps } => {
             let key = resolve(context, &client, task.pipeline, task.run).await?;
-            task_logs(context, &client, &key, &task.task, attempt.unwrap_or(0), follow).await
+            let reader = LogReader::new(client, key.log_request(&task.task, attempt.unwrap_or(0), follow));
+            task_logs(context, reader, timestamps).await
         }
         TaskCommand::Cancel { task, force, reason } => cancel(context, &client, task, force, reason).await,
     };
@@ -138,36 +143,57 @@ async fn cancel(context: &Context, client: &Client, task: TaskRef, force: bool, 
     })
 }
 
-/// The bytes as they are, each stream to its own.
-async fn task_logs(
-    context: &Context,
-    client: &Client,
-    key: &RunKey,
-    task: &str,
-    attempt: u32,
-    follow: bool,
-) -> Result<(), Failure> {
+/// The bytes as they are, each stream to its own, and before each line its time if that is wanted.
+async fn task_logs(context: &Context, mut reader: LogReader, timestamps: bool) -> Result<(), Failure> {
     let out = &context.out;
-    let mut reader = LogReader::new(client.clone(), key.log_request(task, attempt, follow));
+    let mut stamps = timestamps.then(Stamps::default);
+    let mut timeless = Timeless::new(timestamps);
     while !out.closed()
         && let Some(piece) = reader.next().await?
     {
         if out.is_json() {
             out.json_line(&to_json(&piece))?;
         } else if let Some(chunk) = piece.chunk {
+            timeless.tell(out, &chunk);
+            let stamped = stamps.as_mut().map(|stamps| stamps.push(&chunk));
+            let data = stamped.as_deref().unwrap_or(&chunk.data);
             match chunk.stream() {
-                LogStream::Stderr => out.error_bytes(&chunk.data),
-                LogStream::Stdout | LogStream::Unspecified => out.bytes(&chunk.data)?,
+                LogStream::Stderr => out.error_bytes(data),
+                LogStream::Stdout | LogStream::Unspecified => out.bytes(data)?,
             }
         }
     }
     Ok(())
 }
 
+/// Says once that there are no times, where they were asked for.
+struct Timeless {
+    wanted: bool,
+}
+
+impl Timeless {
+    fn new(wanted: bool) -> Self {
+        Self { wanted }
+    }
+
+    fn tell(&mut self, out: &Out, chunk: &LogChunk) {
+        if self.wanted && chunk.at.is_none() {
+            self.wanted = false;
+            out.note("of this log it is not known when its lines were written");
+        }
+    }
+}
+
 /// The logs of all tasks of a run: one after the other, or, while following, as they come.
-pub(crate) async fn run_logs(context: &Context, client: &Client, key: RunKey, follow: bool) -> Result<(), Failure> {
+pub(crate) async fn run_logs(
+    context: &Context,
+    client: &Client,
+    key: RunKey,
+    follow: bool,
+    timestamps: bool,
+) -> Result<(), Failure> {
     if follow {
-        let options = Options { logs: LogMode::All, states: false, on_interrupt: OnInterrupt::Leave };
+        let options = Options { logs: LogMode::All, states: false, timestamps, on_interrupt: OnInterrupt::Leave };
         return follow::follow(client, &context.out, key, options).await.map(drop);
     }
     let (mut tasks, _) = list(client, &key, &PageArgs::everything()).await?;
@@ -175,7 +201,8 @@ pub(crate) async fn run_logs(context: &Context, client: &Client, key: RunKey, fo
     tasks.sort_by_key(|task| task.started_at.map(|at| (at.seconds, at.nanos)));
     let width = tasks.iter().map(|task| task.task.len()).max().unwrap_or(0);
     for task in &tasks {
-        let shown = prefixed_log(context, client, &key, &task.task, width).await;
+        let reader = LogReader::new(client.clone(), key.log_request(&task.task, 0, false));
+        let shown = prefixed_log(context, reader, (&task.task, width), timestamps).await;
         if let Err(failure) = shown {
             // One log that has expired does not hide the others.
             context.out.note(&format!("log of `{}`: {}", task.task, failure.render().trim_end()));
@@ -189,16 +216,15 @@ pub(crate) async fn run_logs(context: &Context, client: &Client, key: RunKey, fo
 
 async fn prefixed_log(
     context: &Context,
-    client: &Client,
-    key: &RunKey,
-    task: &str,
-    width: usize,
+    mut reader: LogReader,
+    (task, width): (&str, usize),
+    timestamps: bool,
 ) -> Result<(), Failure> {
     let out = &context.out;
     let prefix = format!("{task:width$} | ");
-    let mut lines = Lines::default();
+    let mut lines = Lines::stamped(timestamps);
+    let mut timeless = Timeless::new(timestamps);
     let mut last = 0;
-    let mut reader = LogReader::new(client.clone(), key.log_request(task, 0, false));
     while !out.closed()
         && let Some(piece) = reader.next().await?
     {
@@ -208,7 +234,8 @@ async fn prefixed_log(
             let log = serde_json::json!({"task": task, "attempt": last, "chunk": to_json(&chunk)});
             out.json_line(&serde_json::json!({ "log": log }))?;
         } else {
-            out.bytes(&lines.push((task, last, chunk.stream()), &prefix, &chunk.data))?;
+            timeless.tell(out, &chunk);
+            out.bytes(&lines.push((task, last), &prefix, &chunk))?;
         }
     }
     out.bytes(&lines.end(task, last, &prefix))

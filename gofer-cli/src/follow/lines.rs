@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use gofer_proto::v1::LogStream;
+use gofer_proto::v1::{LogChunk, LogStream};
+
+use crate::format;
 
 /// A line that is longer is shown in pieces, so that memory stays bounded.
 const MAX_LINE_BYTES: usize = 16 << 10;
@@ -13,24 +15,39 @@ type Source = (String, u32, LogStream);
 /// The unfinished last line of every log.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
-    unfinished: BTreeMap<Source, Vec<u8>>,
+    timestamps: bool,
+    unfinished: BTreeMap<Source, Line>,
+}
+
+/// A line as far as it has come.
+#[derive(Debug, Default)]
+struct Line {
+    /// When it began, and a blank; empty when that is not shown or not known.
+    stamp: String,
+    bytes: Vec<u8>,
 }
 
 impl Lines {
+    /// With the time of each line before it, after the prefix.
+    pub(crate) fn stamped(timestamps: bool) -> Self {
+        Self { timestamps, ..Self::default() }
+    }
+
     /// The complete lines that the log has with these bytes, each after `prefix`.
-    pub(crate) fn push(&mut self, source: (&str, u32, LogStream), prefix: &str, bytes: &[u8]) -> Vec<u8> {
-        let (task, attempt, stream) = source;
-        let unfinished = self.unfinished.entry((task.to_owned(), attempt, stream)).or_default();
-        let mut shown = Vec::with_capacity(bytes.len() + prefix.len());
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            unfinished.extend_from_slice(part);
-            if part.ends_with(b"\n") {
-                shown.extend_from_slice(prefix.as_bytes());
-                shown.append(unfinished);
+    pub(crate) fn push(&mut self, (task, attempt): (&str, u32), prefix: &str, chunk: &LogChunk) -> Vec<u8> {
+        let stamp = stamp(self.timestamps, chunk);
+        let line = self.unfinished.entry((task.to_owned(), attempt, chunk.stream())).or_default();
+        let mut shown = Vec::with_capacity(chunk.data.len() + prefix.len());
+        for part in chunk.data.split_inclusive(|byte| *byte == b'\n') {
+            if line.bytes.is_empty() {
+                line.stamp.clone_from(&stamp);
             }
-            while unfinished.len() > MAX_LINE_BYTES {
-                shown.extend_from_slice(prefix.as_bytes());
-                shown.extend(unfinished.drain(..MAX_LINE_BYTES));
+            line.bytes.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                line.show(prefix, line.bytes.len(), &mut shown);
+            }
+            while line.bytes.len() > MAX_LINE_BYTES {
+                line.show(prefix, MAX_LINE_BYTES, &mut shown);
                 shown.push(b'\n');
             }
         }
@@ -41,10 +58,9 @@ impl Lines {
     pub(crate) fn end(&mut self, task: &str, attempt: u32, prefix: &str) -> Vec<u8> {
         let mut shown = Vec::new();
         for stream in [LogStream::Stdout, LogStream::Stderr] {
-            let rest = self.unfinished.remove(&(task.to_owned(), attempt, stream)).unwrap_or_default();
-            if !rest.is_empty() {
-                shown.extend_from_slice(prefix.as_bytes());
-                shown.extend_from_slice(&rest);
+            let mut rest = self.unfinished.remove(&(task.to_owned(), attempt, stream)).unwrap_or_default();
+            if !rest.bytes.is_empty() {
+                rest.show(prefix, rest.bytes.len(), &mut shown);
                 shown.push(b'\n');
             }
         }
@@ -52,21 +68,85 @@ impl Lines {
     }
 }
 
+impl Line {
+    /// Takes the first bytes of the line.
+    fn show(&mut self, prefix: &str, length: usize, shown: &mut Vec<u8>) {
+        shown.extend_from_slice(prefix.as_bytes());
+        shown.extend_from_slice(self.stamp.as_bytes());
+        shown.extend(self.bytes.drain(..length));
+    }
+}
+
+/// Puts its time before each line of one log, whose bytes stay as they are otherwise.
+#[derive(Debug, Default)]
+pub(crate) struct Stamps {
+    /// Whether stdout and stderr are within a line.
+    within: BTreeMap<LogStream, bool>,
+}
+
+impl Stamps {
+    pub(crate) fn push(&mut self, chunk: &LogChunk) -> Vec<u8> {
+        let stamp = stamp(true, chunk);
+        let within = self.within.entry(chunk.stream()).or_default();
+        let mut shown = Vec::with_capacity(chunk.data.len() + stamp.len());
+        for part in chunk.data.split_inclusive(|byte| *byte == b'\n') {
+            if !*within {
+                shown.extend_from_slice(stamp.as_bytes());
+            }
+            shown.extend_from_slice(part);
+            *within = !part.ends_with(b"\n");
+        }
+        shown
+    }
+}
+
+fn stamp(wanted: bool, chunk: &LogChunk) -> String {
+    match &chunk.at {
+        Some(at) if wanted => format!("{} ", format::stamp(at)),
+        _ => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use prost_types::Timestamp;
+
     use super::*;
 
-    const OUT: (&str, u32, LogStream) = ("build", 1, LogStream::Stdout);
+    const BUILD: (&str, u32) = ("build", 1);
+
+    fn chunk(text: &[u8]) -> LogChunk {
+        chunk_at(text, 1_795_525_766)
+    }
+
+    fn chunk_at(text: &[u8], seconds: i64) -> LogChunk {
+        let at = Some(Timestamp { seconds, nanos: 0 });
+        LogChunk { stream: LogStream::Stdout.into(), data: text.to_vec().into(), at, ..LogChunk::default() }
+    }
 
     #[test]
     fn lines_are_prefixed_once_and_only_when_whole() {
         let mut lines = Lines::default();
-        assert_eq!(lines.push(OUT, "build | ", b"a\nb"), b"build | a\n");
-        assert_eq!(lines.push(("test", 1, LogStream::Stdout), "test | ", b"x\n"), b"test | x\n");
-        assert_eq!(lines.push(OUT, "build | ", b"c\n\n"), b"build | bc\nbuild | \n");
-        assert_eq!(lines.push(OUT, "build | ", b"end"), b"");
+        assert_eq!(lines.push(BUILD, "build | ", &chunk(b"a\nb")), b"build | a\n");
+        assert_eq!(lines.push(("test", 1), "test | ", &chunk(b"x\n")), b"test | x\n");
+        assert_eq!(lines.push(BUILD, "build | ", &chunk(b"c\n\n")), b"build | bc\nbuild | \n");
+        assert_eq!(lines.push(BUILD, "build | ", &chunk(b"end")), b"");
         assert_eq!(lines.end("build", 1, "build | "), b"build | end\n");
         assert_eq!(lines.end("build", 1, "build | "), b"");
+    }
+
+    #[test]
+    fn a_line_has_the_time_of_its_first_byte() {
+        let mut lines = Lines::stamped(true);
+        assert_eq!(lines.push(BUILD, "b | ", &chunk(b"a\nb")), b"b | 2026-11-24T13:09:26.000Z a\n");
+        let later = chunk_at(b"c\nd\n", 1_795_525_767);
+        let expected = b"b | 2026-11-24T13:09:26.000Z bc\nb | 2026-11-24T13:09:27.000Z d\n";
+        assert_eq!(lines.push(BUILD, "b | ", &later), expected);
+
+        let mut stamps = Stamps::default();
+        assert_eq!(stamps.push(&chunk(b"a\nb")), b"2026-11-24T13:09:26.000Z a\n2026-11-24T13:09:26.000Z b");
+        assert_eq!(stamps.push(&later), b"c\n2026-11-24T13:09:27.000Z d\n");
+        assert_eq!(stamps.push(&LogChunk { at: None, ..later }), b"c\nd\n", "nobody knows when");
     }
 
     #[test]
@@ -74,10 +154,10 @@ mod tests {
         let mut lines = Lines::default();
         let mut shown = 0;
         for _ in 0..100 {
-            shown += lines.push(OUT, "", &[b'x'; 10_000]).iter().filter(|byte| **byte == b'x').count();
+            shown += lines.push(BUILD, "", &chunk(&[b'x'; 10_000])).iter().filter(|byte| **byte == b'x').count();
         }
         shown += lines.end("build", 1, "").iter().filter(|byte| **byte == b'x').count();
         assert_eq!(shown, 1_000_000);
-        assert!(lines.unfinished.values().all(|rest| rest.len() <= MAX_LINE_BYTES));
+        assert!(lines.unfinished.values().all(|line| line.bytes.len() <= MAX_LINE_BYTES));
     }
 }

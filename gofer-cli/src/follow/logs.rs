@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn the_cursor_moves_past_what_has_arrived() {
         let mut request = StreamLogsRequest::default();
-        let chunk = LogChunk { stream: LogStream::Stderr.into(), offset: 5, data: "abc".into() };
+        let chunk = LogChunk { stream: LogStream::Stderr.into(), offset: 5, data: "abc".into(), at: None };
         advance(&mut request, &StreamLogsResponse { chunk: Some(chunk), attempt: 2 });
         assert_eq!(request.cursor, Some(LogCursor { stdout_offset: 0, stderr_offset: 8 }));
         assert_eq!(request.attempt, 2);

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-pub(crate) use self::lines::Lines;
+pub(crate) use self::lines::{Lines, Stamps};
 use self::logs::{LogMode, Logs};
 pub(crate) use self::people::task_table;
 use self::reconnect::Patience;
@@ -78,6 +78,8 @@ pub(crate) struct Options {
     pub(crate) logs: LogMode,
     /// Show states and a summary, not only logs.
     pub(crate) states: bool,
+    /// Show when each line of a log was written.
+    pub(crate) timestamps: bool,
     pub(crate) on_interrupt: OnInterrupt,
 }
 
@@ -111,7 +113,7 @@ enum Update {
 /// When the server refuses, or is gone for long.
 pub(crate) async fn follow(client: &Client, out: &Out, key: RunKey, options: Options) -> Result<Exit, Failure> {
     let mut interrupts = Interrupts::catch()?;
-    let mut view = view::choose(out, options.states);
+    let mut view = view::choose(out, options.states, options.timestamps);
     let mut logs = Logs::new(client.clone(), key.clone(), options.logs);
     let (sender, mut updates) = mpsc::channel(QUEUE);
     // Dropped, and with it the watcher, when the following ends.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 
-use gofer_proto::v1::{LogStream, Run, RunState, RunStatus, TaskRun, TaskRunState, TaskRunStatus};
+use gofer_proto::v1::{Run, RunState, RunStatus, TaskRun, TaskRunState, TaskRunStatus};
 
 use super::live::Live;
 use super::logs::{LogNews, News};
@@ -26,11 +26,12 @@ pub(super) struct PeopleView<'a> {
 }
 
 impl<'a> PeopleView<'a> {
-    pub(super) fn new(out: &'a Out, states: bool) -> Self {
+    pub(super) fn new(out: &'a Out, states: bool, timestamps: bool) -> Self {
         let terminal = std::io::stdout().is_terminal();
         let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let live = (states && terminal && std::io::stderr().is_terminal()).then(Live::new);
-        Self { out, states, live, colours, lines: Lines::default(), said: BTreeMap::new(), width: 0 }
+        let lines = Lines::stamped(timestamps);
+        Self { out, states, live, colours, lines, said: BTreeMap::new(), width: 0 }
     }
 
     /// Writes above the live view.
@@ -117,8 +118,7 @@ impl View for PeopleView<'_> {
         let prefix = self.prefix(&task);
         match what {
             News::Chunk(chunk) => {
-                let stream = LogStream::try_from(chunk.stream).unwrap_or_default();
-                let shown = self.lines.push((&task, attempt, stream), &prefix, &chunk.data);
+                let shown = self.lines.push((&task, attempt), &prefix, &chunk);
                 self.write(&shown)
             }
             News::LeftOut(bytes) => self.line(&format!("{prefix}… {} before this are not shown", format::size(bytes))),
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn a_line_says_state_time_and_reason() {
         let out = Out::new(Format::Table, false);
-        let view = PeopleView::new(&out, true);
+        let view = PeopleView::new(&out, true, false);
         let mut task = ended("build", TaskRunStatus::Failed, Some(20), 22);
         task.reason = Some(Reason { kind: "exit_code".into(), message: "exit code 1".into() });
         let line = view.task_line(&task);

@@ -30,10 +30,10 @@ pub(super) trait View {
 }
 
 /// JSON if it is asked for, otherwise lines for people, and on a terminal a live view below them.
-pub(super) fn choose(out: &Out, states: bool) -> Box<dyn View + '_> {
+pub(super) fn choose(out: &Out, states: bool, timestamps: bool) -> Box<dyn View + '_> {
     if out.is_json() {
         Box::new(JsonView::new(out, states))
     } else {
-        Box::new(PeopleView::new(out, states && !out.is_quiet()))
+        Box::new(PeopleView::new(out, states && !out.is_quiet(), timestamps))
     }
 }

@@ -14,6 +14,8 @@ mod local;
 #[cfg(feature = "server")]
 mod nomad;
 #[cfg(feature = "server")]
+mod order;
+#[cfg(feature = "server")]
 mod pipelines;
 #[cfg(feature = "server")]
 mod servers;

@@ -116,7 +116,9 @@ fn a_followed_run_as_json_is_one_object_per_line() {
 #[test]
 fn logs_are_bytes_and_the_streams_stay_apart() {
     let server = Serving::start();
-    server.up(&pipeline("ci", vec![script("build", "printf 'a\\001b'; printf err >&2", &[])]));
+    let mut build = script("build", "printf 'a\\001b'; printf err >&2", &[]);
+    build["custom"]["separateOutput"] = true.into();
+    server.up(&pipeline("ci", vec![build]));
     server.run(&["run", "start", "ci", "--follow", "-q"]).expect(0);
     let ended = server.run(&["task", "logs", "ci", "1", "build"]).expect(0);
     assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("a\u{1}b", "err"));

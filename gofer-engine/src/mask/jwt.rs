@@ -8,7 +8,7 @@ const OBJECT: &[u8] = b"eyJ";
 /// The longest header. Real ones name an algorithm and a key.
 const MAX_HEADER_BYTES: usize = 1024;
 /// The longest token. Nomad's are of about 1 KiB.
-const MAX_BYTES: usize = 8 * 1024;
+pub(super) const MAX_BYTES: usize = 8 * 1024;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
@@ -21,7 +21,7 @@ pub(super) enum Found {
 /// The first token. `at_end`: no bytes follow.
 pub(super) fn find(bytes: &[u8], at_end: bool) -> Found {
     let mut from = 0;
-    while let Some(offset) = bytes[from..].iter().position(|byte| *byte == OBJECT[0]) {
+    while let Some(offset) = memchr::memchr(OBJECT[0], &bytes[from..]) {
         let start = from + offset;
         match token(&bytes[start..], at_end) {
             Verdict::Token(length) => return Found::Token(start..start + length),

@@ -157,6 +157,7 @@ impl Scheduler for SimScheduler {
             resource_limits: false,
             exec: false,
             deadlines: self.site.holds_deadlines(),
+            merged_output: false,
             workload_identity: false,
         }
     }
@@ -246,7 +247,7 @@ fn missing(id: &ExecutionId) -> BackendError {
 fn chunks(output: Vec<(LogStream, Vec<u8>)>) -> Vec<Result<LogChunk, BackendError>> {
     let mut at = LogCursor::default();
     let chunk = |(stream, data): (LogStream, Vec<u8>)| {
-        let chunk = LogChunk { stream, offset: at.of(stream), data: Bytes::from(data) };
+        let chunk = LogChunk { stream, offset: at.of(stream), data: Bytes::from(data), at: None };
         at.advance(&chunk);
         Ok(chunk)
     };

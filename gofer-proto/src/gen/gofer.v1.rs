@@ -162,6 +162,10 @@ pub struct CustomTask {
     /// Credentials of the image's registry; absent = anonymous.
     #[prost(message, optional, tag = "5")]
     pub registry_auth: ::core::option::Option<RegistryAuth>,
+    /// When true, stdout and stderr are told apart, at the price of the order between them. Otherwise both are one stream, stdout,
+    /// in the order in which they were written, where the scheduler can do that: the local one can, Nomad cannot.
+    #[prost(bool, tag = "6")]
+    pub separate_output: bool,
 }
 impl ::prost::Name for CustomTask {
     const NAME: &'static str = "CustomTask";
@@ -2757,7 +2761,8 @@ impl ::prost::Name for LogCursor {
         "/gofer.v1.LogCursor".into()
     }
 }
-/// Consecutive bytes of one stream. Chunks end anywhere, also inside a line or a character.
+/// Consecutive bytes of one stream. Chunks end where lines do, except when a line is longer than 64 KiB, is the last one and has
+/// no end, or, while the log is followed, when nothing more has come for a moment.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogChunk {
     /// The stream the bytes belong to.
@@ -2769,6 +2774,10 @@ pub struct LogChunk {
     /// The bytes as the task wrote them, except that secret values are `***`; 1 byte to 64 KiB.
     #[prost(bytes = "bytes", tag = "3")]
     pub data: ::prost::bytes::Bytes,
+    /// When the first byte was read from the task, to the microsecond; never goes back within a log. Absent where the scheduler
+    /// does not know, and in logs that were archived by a version before this field.
+    #[prost(message, optional, tag = "4")]
+    pub at: ::core::option::Option<::prost_types::Timestamp>,
 }
 impl ::prost::Name for LogChunk {
     const NAME: &'static str = "LogChunk";
@@ -3285,7 +3294,7 @@ impl LogState {
 pub enum LogStream {
     /// Never sent.
     Unspecified = 0,
-    /// Standard output.
+    /// Standard output; and standard error, too, of a task without `separate_output`, where the scheduler can do that.
     Stdout = 1,
     /// Standard error.
     Stderr = 2,

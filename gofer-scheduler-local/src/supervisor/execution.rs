@@ -192,7 +192,7 @@ impl<'a> Supervision<'a> {
 
     fn spawn(&mut self) -> Result<(Pid, Began, Pipes), ExecutionState> {
         let no_pipe = |error| program::setup(format!("no pipe could be made: {error}"));
-        let (pipes, [out, err]) = Pipes::open().map_err(no_pipe)?;
+        let (pipes, [out, err]) = Pipes::open(self.request.launch.separate_output).map_err(no_pipe)?;
         let work = self.dir.work();
         let directory = self.request.launch.working_dir.as_deref().unwrap_or(&work);
         chdir(directory).map_err(|error| {

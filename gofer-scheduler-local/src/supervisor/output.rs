@@ -9,30 +9,44 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
+use gofer_core::Timestamp;
 use gofer_core::scheduler::LogStream;
 use rustix::buffer::spare_capacity;
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::frame::{self, HEADER_BYTES, MAX_DATA_BYTES};
 
-/// The reading ends of a task's two outputs.
+/// What is read of one pipe while the other has something, too: what a writer is sure to have written in one piece.
+const TURN_BYTES: usize = 4 * 1024;
+
+/// The reading ends of a task's outputs: of one pipe for both, in which all is in the order in which it was written, or of two.
+///
+/// Of two pipes nothing tells what was written to the one before something else was written to the other, so then they are read in
+/// small turns.
 pub(super) struct Pipes {
-    /// `None` once nobody can write to it any more.
+    /// `None` once nobody can write to it any more; the second is `None` from the beginning when there is one for both.
     ends: [Option<OwnedFd>; 2],
 }
 
 const STREAMS: [LogStream; 2] = [LogStream::Stdout, LogStream::Stderr];
 
 impl Pipes {
-    /// Makes the pipes; also returns the ends to write to.
-    pub(super) fn open() -> rustix::io::Result<(Self, [OwnedFd; 2])> {
+    /// Makes the pipes; also returns what stdout and stderr write to.
+    pub(super) fn open(separate: bool) -> rustix::io::Result<(Self, [OwnedFd; 2])> {
         let (out_read, out_write) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (err_read, err_write) = pipe_with(PipeFlags::CLOEXEC)?;
-        for end in [&out_read, &err_read] {
+        let (err_read, err_write) = if separate {
+            let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+            (Some(read), write)
+        } else {
+            (None, fcntl_dupfd_cloexec(&out_write, 0)?)
+        };
+
+        let ends = [Some(out_read), err_read];
+        for end in ends.iter().flatten() {
             rustix::io::ioctl_fionbio(end, true)?;
         }
-        Ok((Self { ends: [Some(out_read), Some(err_read)] }, [out_write, err_write]))
+        Ok((Self { ends }, [out_write, err_write]))
     }
 
     /// The open ends, to be polled.
@@ -42,10 +56,11 @@ impl Pipes {
 
     /// Moves one buffer from each pipe that has something; says whether any had.
     pub(super) fn pump(&mut self, log: &mut Log) -> bool {
+        let turn = if self.ends().count() == 2 && self.ends().all(has_something) { TURN_BYTES } else { MAX_DATA_BYTES };
         let mut moved = false;
         for (end, stream) in self.ends.iter_mut().zip(STREAMS) {
             if let Some(fd) = end {
-                match log.copy_from(fd, stream) {
+                match log.copy_from(fd, stream, turn) {
                     Ok(0) => *end = None,
                     Ok(_) => moved = true,
                     Err(Errno::AGAIN | Errno::INTR) => {}
@@ -62,6 +77,10 @@ impl Pipes {
     }
 }
 
+fn has_something(end: &OwnedFd) -> bool {
+    rustix::io::ioctl_fionread(end).is_ok_and(|bytes| bytes > 0)
+}
+
 /// The log file of an execution, written by its supervisor alone. It is made with its first frame: most short tasks say nothing.
 pub(super) struct Log {
     path: PathBuf,
@@ -74,6 +93,8 @@ pub(super) struct Log {
     limit: u64,
     /// Output is no longer kept.
     dropping: bool,
+    /// When the last frame was read.
+    at: Timestamp,
     /// A header's room and then the data, so that a frame is one write. Its memory is touched only as far as it is used: a
     /// page that stays untouched costs nothing in a process that lives for a millisecond.
     buffer: Vec<u8>,
@@ -82,7 +103,7 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn new(path: PathBuf, limit: u64) -> Self {
         let buffer = Vec::with_capacity(HEADER_BYTES + MAX_DATA_BYTES);
-        Self { path, file: None, length: 0, room: limit, limit, dropping: false, buffer }
+        Self { path, file: None, length: 0, room: limit, limit, dropping: false, at: Timestamp(0), buffer }
     }
 
     /// Appends a line of the supervisor's own to stderr.
@@ -98,10 +119,17 @@ impl Log {
         self.buffer.extend_from_slice(&[0; HEADER_BYTES]);
     }
 
-    /// Reads once and appends what came; 0 is the end.
-    fn copy_from(&mut self, from: impl AsFd, stream: LogStream) -> rustix::io::Result<usize> {
+    /// Reads once, at most so much, and appends what came; 0 is the end.
+    fn copy_from(&mut self, from: impl AsFd, stream: LogStream, most: usize) -> rustix::io::Result<usize> {
         self.begin_frame();
-        let count = rustix::io::read(from, spare_capacity(&mut self.buffer))?;
+        let count = if most == MAX_DATA_BYTES {
+            rustix::io::read(from, spare_capacity(&mut self.buffer))?
+        } else {
+            self.buffer.resize(HEADER_BYTES + most, 0);
+            let count = rustix::io::read(from, &mut self.buffer[HEADER_BYTES..])?;
+            self.buffer.truncate(HEADER_BYTES + count);
+            count
+        };
         if count > 0 && !self.dropping {
             let kept = usize::try_from(self.room).map_or(count, |room| room.min(count));
             if kept > 0 {
@@ -121,7 +149,9 @@ impl Log {
     /// the task goes on without it.
     fn append(&mut self, stream: LogStream) {
         let length = self.buffer.len() - HEADER_BYTES;
-        self.buffer[..HEADER_BYTES].copy_from_slice(&frame::header(stream, length));
+        // The machine's clock may be set back; the log's is not.
+        self.at = self.at.max(Timestamp::now());
+        self.buffer[..HEADER_BYTES].copy_from_slice(&frame::header(stream, self.at, length));
         match self.write() {
             Ok(()) => self.length += self.buffer.len() as u64,
             Err(_) => {
@@ -156,12 +186,49 @@ mod tests {
     fn frames(bytes: &[u8]) -> Vec<(LogStream, Vec<u8>)> {
         let mut rest = bytes;
         let mut all = Vec::new();
-        while let Parsed::Frame(stream, data) = frame::parse(rest) {
-            all.push((stream, data.to_vec()));
-            rest = &rest[HEADER_BYTES + data.len()..];
+        let mut last = Timestamp(1);
+        while let Parsed::Frame(frame) = frame::parse(rest) {
+            assert!(frame.at >= Some(last), "time goes back");
+            last = frame.at.unwrap();
+            all.push((frame.stream, frame.data.to_vec()));
+            rest = &rest[frame.length..];
         }
         assert!(rest.is_empty());
         all
+    }
+
+    #[test]
+    fn one_pipe_keeps_the_order_of_both() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("log");
+        let mut log = Log::new(path.clone(), u64::MAX);
+        let (mut pipes, [out, err]) = Pipes::open(false).unwrap();
+        for _ in 0..3 {
+            rustix::io::write(&err, b"+ echo\n").unwrap();
+            rustix::io::write(&out, b"said\n").unwrap();
+        }
+        drop((out, err));
+        pipes.drain(&mut log);
+        assert_eq!(pipes.ends().count(), 0);
+        assert_eq!(
+            frames(&std::fs::read(path).unwrap()),
+            [(LogStream::Stdout, b"+ echo\nsaid\n+ echo\nsaid\n+ echo\nsaid\n".to_vec())]
+        );
+    }
+
+    #[test]
+    fn two_pipes_are_read_in_turn() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("log");
+        let mut log = Log::new(path.clone(), u64::MAX);
+        let (mut pipes, [out, err]) = Pipes::open(true).unwrap();
+        rustix::io::write(&out, &[b'o'; 3 * TURN_BYTES]).unwrap();
+        rustix::io::write(&err, &[b'e'; 2 * TURN_BYTES]).unwrap();
+        pipes.drain(&mut log);
+        let turns: Vec<_> =
+            frames(&std::fs::read(path).unwrap()).iter().map(|(stream, data)| (*stream, data.len())).collect();
+        let (out, err) = ((LogStream::Stdout, TURN_BYTES), (LogStream::Stderr, TURN_BYTES));
+        assert_eq!(turns, [out, err, out, err, out]);
     }
 
     #[test]
@@ -169,7 +236,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("log");
         let mut log = Log::new(path.clone(), 10);
-        let (mut pipes, [out, err]) = Pipes::open().unwrap();
+        let (mut pipes, [out, err]) = Pipes::open(true).unwrap();
         assert!(!pipes.pump(&mut log));
         assert!(!path.exists());
         rustix::io::write(&err, b"1234").unwrap();

@@ -113,7 +113,7 @@ async fn a_directory_that_is_used_again_is_as_new() {
         assert_eq!(state(scheduler, &first).await, ExecutionState::NotFound);
         ended_with(scheduler, &second, look).await;
         let seen = output(scheduler, &second, false).await;
-        assert_eq!(seen, ("700\n".to_owned(), "this\n".to_owned()), "after `{leave}`");
+        assert_eq!(seen, ("700\nthis\n".to_owned(), String::new()), "after `{leave}`");
         scheduler.remove(&second).await.expect("remove");
     }
 }

@@ -20,6 +20,7 @@ fn spec(command: &[&str]) -> ExecutionSpec {
         resources: Resources::default(),
         registry_auth: None,
         timeout: None,
+        separate_output: false,
     }
 }
 

@@ -169,6 +169,10 @@ impl Workloads for Volume {
         (self.change)(self.shell.print(stdout, stderr))
     }
 
+    fn print_in_turn(&self, times: usize) -> ExecutionSpec {
+        (self.change)(self.shell.print_in_turn(times))
+    }
+
     fn print_line(&self, length: usize) -> ExecutionSpec {
         (self.change)(self.shell.print_line(length))
     }

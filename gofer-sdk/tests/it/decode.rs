@@ -63,6 +63,7 @@ fn kind(kind: &v1::task_spec::Kind) -> core::TaskKind {
                 username: auth.username.clone(),
                 password_secret_key: auth.password_secret_key.clone(),
             }),
+            separate_output: custom.separate_output,
         }),
         v1::task_spec::Kind::Common(common) => {
             core::TaskKind::Common(core::CommonTask { name: common.name.clone(), settings: common.settings.clone() })

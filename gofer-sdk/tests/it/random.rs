@@ -77,9 +77,9 @@ fn kind() -> impl Strategy<Value = TaskKind> {
     let auth = (any::<String>(), any::<String>())
         .prop_map(|(username, password_secret_key)| RegistryAuth { username, password_secret_key });
     let words = || vec(any::<String>(), 0..4);
-    let custom = (given(), words(), words(), given(), option::of(auth)).prop_map(
-        |(image, entrypoint, command, working_dir, registry_auth)| {
-            TaskKind::Custom(CustomTask { image, entrypoint, command, working_dir, registry_auth })
+    let custom = (given(), words(), words(), given(), option::of(auth), any::<bool>()).prop_map(
+        |(image, entrypoint, command, working_dir, registry_auth, separate_output)| {
+            TaskKind::Custom(CustomTask { image, entrypoint, command, working_dir, registry_auth, separate_output })
         },
     );
     let common =

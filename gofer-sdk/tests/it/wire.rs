@@ -80,6 +80,7 @@ fn every_setting_of_a_task() {
         .description("tests")
         .image("rust:1.95")
         .registry_auth("robot", "registry/password")
+        .separate_output()
         .script("cargo test")
         .depends_on("fmt")
         .depends_on_failure(["lint".to_owned()])
@@ -108,6 +109,7 @@ fn every_setting_of_a_task() {
                 username: "robot".into(),
                 password_secret_key: "registry/password".into(),
             }),
+            separate_output: true,
         })),
         depends_on: vec![
             edge("fmt", v1::DependencyCondition::Success),

@@ -99,6 +99,15 @@ async fn refused_keys_are_replaced_when_there_are_others() {
 }
 
 #[tokio::test]
+async fn an_answer_that_does_not_end_is_not_gathered() {
+    let role: &'static str = "r".repeat(1024 * 1024).leak();
+    let metadata = Metadata::start(HOUR, role).await;
+    let error = metadata.keyring().signer().await.unwrap_err();
+    let expected = "does not give the role, but more than 65536 bytes";
+    assert!(error.to_string().ends_with(expected), "{error}");
+}
+
+#[tokio::test]
 async fn a_machine_without_a_role_is_told_so() {
     let metadata = Metadata::start(HOUR, "").await;
     let error = metadata.keyring().signer().await.unwrap_err();

@@ -21,6 +21,23 @@ pub async fn stdout_and_stderr_are_told_apart(harness: &dyn SchedulerHarness) {
     assert_eq!(logs(&*scheduler, &id).await, expected, "without following, after the end");
 }
 
+/// With the capability `merged_output`, an execution that does not want its outputs apart has one, in which all is in the order in
+/// which it was written; without it, both come as they do to one that wants that.
+pub async fn both_outputs_are_one_in_the_order_of_writing(harness: &dyn SchedulerHarness) {
+    const TIMES: usize = 200;
+    let scheduler = harness.backend();
+    let id = start(&*scheduler, &harness.workloads().print_in_turn(TIMES)).await;
+    let lines = |name: &str| (1..=TIMES).map(|turn| format!("{name} {turn}\n")).collect::<String>().into_bytes();
+    let in_turn = (1..=TIMES).map(|turn| format!("out {turn}\nerr {turn}\n")).collect::<String>().into_bytes();
+    let expected = match scheduler.capabilities().merged_output {
+        true => Output { stdout: in_turn, stderr: Vec::new() },
+        false => Output { stdout: lines("out"), stderr: lines("err") },
+    };
+    assert_eq!(followed(&*scheduler, &id).await, expected);
+    ended(&*scheduler, &id).await;
+    assert_eq!(logs(&*scheduler, &id).await, expected, "without following, after the end");
+}
+
 /// Bytes that are no text, and a last line without an end, survive.
 pub async fn any_bytes_survive(harness: &dyn SchedulerHarness) {
     let scheduler = harness.backend();
@@ -75,7 +92,7 @@ pub async fn followed_logs_go_on_and_end_by_themselves(harness: &dyn SchedulerHa
     let (scheduler, workloads) = (harness.backend(), harness.workloads());
     let id = start(&*scheduler, &workloads.gated(b"before\n", "end", b"after\n")).await;
     let mut stream = scheduler.logs(&id, LogCursor::default(), true).await.expect("logs");
-    let mut reading = LogReading { at: LogCursor::default(), output: Output::default() };
+    let mut reading = LogReading::begin(LogCursor::default());
     while reading.output.stdout.len() < b"before\n".len() {
         assert!(within("a chunk arrives", reading.next(&mut stream)).await, "the stream ended while it ran");
     }

@@ -74,6 +74,7 @@ macro_rules! scheduler_conformance {
             }
             logs {
                 stdout_and_stderr_are_told_apart
+                both_outputs_are_one_in_the_order_of_writing
                 any_bytes_survive
                 a_line_of_nine_mebibytes_survives
                 logs_are_read_from_a_position
@@ -216,7 +217,7 @@ async fn followed(scheduler: &dyn Scheduler, id: &ExecutionId) -> Output {
 
 async fn logs_from(scheduler: &dyn Scheduler, id: &ExecutionId, from: LogCursor, follow: bool) -> Output {
     let mut stream = scheduler.logs(id, from, follow).await.expect("logs");
-    let mut reading = LogReading { at: from, output: Output::default() };
+    let mut reading = LogReading::begin(from);
     within(&format!("the logs of `{id}` end, follow: {follow}"), async { while reading.next(&mut stream).await {} })
         .await;
     reading.output
@@ -226,9 +227,15 @@ async fn logs_from(scheduler: &dyn Scheduler, id: &ExecutionId, from: LogCursor,
 struct LogReading {
     at: LogCursor,
     output: Output,
+    /// The time of the last chunk.
+    time: Option<Timestamp>,
 }
 
 impl LogReading {
+    fn begin(at: LogCursor) -> Self {
+        Self { at, output: Output::default(), time: None }
+    }
+
     /// Takes the next chunk; whether there was one.
     async fn next(&mut self, stream: &mut BoxStream<'static, Result<LogChunk, BackendError>>) -> bool {
         let Some(chunk) = stream.next().await else { return false };
@@ -236,6 +243,9 @@ impl LogReading {
         assert!((1..=64 * 1024).contains(&chunk.data.len()), "a chunk of {} bytes", chunk.data.len());
         assert_eq!(chunk.offset, self.at.of(chunk.stream), "a gap or a repeat in {:?}", chunk.stream);
         self.at.advance(&chunk);
+        assert!(chunk.at.is_none() || chunk.at >= self.time, "{:?} after {:?}: time goes back", chunk.at, self.time);
+        assert!(chunk.at <= Some(Timestamp::now()), "read at {:?}, which is yet to come", chunk.at);
+        self.time = chunk.at;
         match chunk.stream {
             LogStream::Stdout => self.output.stdout.extend_from_slice(&chunk.data),
             LogStream::Stderr => self.output.stderr.extend_from_slice(&chunk.data),

@@ -21,8 +21,11 @@ pub trait Workloads: Send + Sync {
     /// A program that does not exist.
     fn command_not_found(&self) -> ExecutionSpec;
 
-    /// Writes these bytes, at most 16 KiB each, and exits with 0.
+    /// Writes these bytes, at most 16 KiB each, and exits with 0. Its outputs are apart.
     fn print(&self, stdout: &[u8], stderr: &[u8]) -> ExecutionSpec;
+
+    /// Writes the lines `out 1`, `err 1`, `out 2`, `err 2` and so on in this order, to stdout and to stderr, and exits with 0.
+    fn print_in_turn(&self, times: usize) -> ExecutionSpec;
 
     /// Writes one line of `length` times `x`, with its newline, to stdout and exits with 0.
     fn print_line(&self, length: usize) -> ExecutionSpec;
@@ -74,6 +77,7 @@ pub fn host_command<W: Into<String>>(command: impl IntoIterator<Item = W>) -> Ex
         resources: Resources::default(),
         registry_auth: None,
         timeout: None,
+        separate_output: false,
     }
 }
 
@@ -92,10 +96,11 @@ impl ShellWorkloads {
         Self { dir: dir.into() }
     }
 
-    /// A script with arguments; `$0` is the directory.
+    /// A script with arguments; `$0` is the directory. Its outputs are apart: shells say on stderr which child a signal has ended.
     fn script<const N: usize>(&self, script: &str, arguments: [&str; N]) -> ExecutionSpec {
         let dir = text(&self.dir);
-        host_command(["/bin/sh", "-c", script, &dir].into_iter().chain(arguments))
+        let command = host_command(["/bin/sh", "-c", script, &dir].into_iter().chain(arguments));
+        ExecutionSpec { separate_output: true, ..command }
     }
 
     fn file(&self, kind: &str, name: &str) -> PathBuf {
@@ -122,6 +127,11 @@ impl Workloads for ShellWorkloads {
 
     fn print(&self, stdout: &[u8], stderr: &[u8]) -> ExecutionSpec {
         self.script(r#"printf "$1"; printf "$2" >&2"#, [&octal(stdout), &octal(stderr)])
+    }
+
+    fn print_in_turn(&self, times: usize) -> ExecutionSpec {
+        let script = r#"i=1; while [ "$i" -le "$1" ]; do echo "out $i"; echo "err $i" >&2; i=$((i + 1)); done"#;
+        ExecutionSpec { separate_output: false, ..self.script(script, [&times.to_string()]) }
     }
 
     fn print_line(&self, length: usize) -> ExecutionSpec {

@@ -22,8 +22,8 @@ use super::lock;
 use crate::error::{BackendError, ErrorKind};
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream, Observation,
-    ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream,
+    MAX_LOG_CHUNK_BYTES, Observation, ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use crate::time::Timestamp;
 use execution::{Execution, Heard, Player};
@@ -31,7 +31,7 @@ use execution::{Execution, Heard, Player};
 /// How many changes a watcher may lag behind before its stream breaks.
 const WATCH_BUFFER: usize = 1_024;
 /// Longest piece of a log.
-const CHUNK_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = MAX_LOG_CHUNK_BYTES;
 
 /// A scheduler whose executions are little scripts, played by tokio tasks in virtual time.
 ///
@@ -39,7 +39,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 ///
 /// | step | what it does |
 /// |---|---|
-/// | `print TEXT`, `eprint TEXT` | writes a line to stdout, to stderr |
+/// | `print TEXT`, `eprint TEXT` | writes a line to stdout, to stderr; both are stdout unless the spec wants them apart |
 /// | `print-hex HEX`, `eprint-hex HEX` | writes bytes |
 /// | `print-line N` | writes a line of N `x` |
 /// | `print-env NAME`, `print-working-dir` | writes a variable's value; the working directory as a line |
@@ -101,6 +101,7 @@ impl MemoryScheduler {
             resource_limits: false,
             exec: false,
             deadlines: true,
+            merged_output: true,
             workload_identity: false,
         };
         Self { shared: Arc::new(shared), capabilities }
@@ -357,6 +358,7 @@ impl Shared {
     fn print(&self, id: &ExecutionId, stream: LogStream, bytes: &[u8]) {
         let mut executions = lock(&self.executions);
         let Some(execution) = executions.get_mut(id) else { return };
+        let stream = if execution.spec.separate_output { stream } else { LogStream::Stdout };
         match stream {
             LogStream::Stdout => execution.stdout.extend_from_slice(bytes),
             LogStream::Stderr => execution.stderr.extend_from_slice(bytes),
@@ -428,7 +430,7 @@ impl LogReader {
             let start = usize::try_from(self.at.of(stream)).unwrap_or(usize::MAX);
             if start < end {
                 let data = Bytes::copy_from_slice(&output[start..end.min(start + CHUNK_BYTES)]);
-                let chunk = LogChunk { stream, offset: start as u64, data };
+                let chunk = LogChunk { stream, offset: start as u64, data, at: None };
                 self.at.advance(&chunk);
                 return Some(Some(chunk));
             }
