@@ -204,3 +204,35 @@ fn http_client(ca_file: Option<&Path>) -> Result<reqwest::Client, Failure> {
     }
     builder.build().map_err(|error| Failure::refused(format!("cannot set up HTTP: {}", innermost(&error))))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// What is wrong when the file is changed like this after its hash was taken.
+    async fn wrong(change: impl FnOnce(&mut std::fs::File)) -> Option<String> {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(&[b'x'; 200_000]).expect("written");
+        let mut source = Source::open(file.path(), "k").await.expect("opened");
+        let sha256 = source.sha256().await.expect("a sum");
+        change(file.as_file_mut());
+        let (broken, mut is_broken) = oneshot::channel();
+        let chunks = the_same_again(source, sha256, broken, Progress::new(None));
+        let _sent: Vec<_> = chunks.collect().await;
+        is_broken.try_recv().ok().map(|failure| failure.render())
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_between_its_hash_and_its_bytes_is_told_in_plain_words() {
+        use std::os::unix::fs::FileExt as _;
+
+        assert_eq!(wrong(|_| ()).await, None);
+        assert_eq!(wrong(|file| file.write_all(b"more").expect("written")).await, None, "it only grows");
+        let changed = wrong(|file| file.write_all_at(b"y", 150_000).expect("written")).await.expect("a failure");
+        assert!(changed.contains("changed while it was read"), "{changed}");
+        let shorter = wrong(|file| file.set_len(150_000).expect("a size")).await.expect("a failure");
+        assert!(shorter.contains("became shorter while it was read"), "{shorter}");
+    }
+}

@@ -134,8 +134,14 @@ impl From<Status> for Failure {
 fn violation_line(violation: &tonic_types::FieldViolation) -> String {
     match violation.field.as_str() {
         "" => violation.description.clone(),
-        field => format!("{field}: {}", violation.description),
+        field => format!("{}: {}", words(field), violation.description),
     }
+}
+
+/// A field as a person calls it. Those of a spec are the user's own; the others are named by the contract, which only programs know.
+fn words(field: &str) -> String {
+    let is_of_spec = field.starts_with("spec") || field.contains(['[', '.']) && !field.starts_with("header.");
+    if is_of_spec { field.to_owned() } else { field.trim_start_matches("header.").replace('_', " ") }
 }
 
 fn exit_of(code: Code) -> Exit {
@@ -225,6 +231,15 @@ mod tests {
             two,
             "error: the input breaks 2 rules; there may be more\n  tasks[0].id: `A B` has a space\n  name: is empty\n"
         );
+    }
+
+    #[test]
+    fn fields_of_the_contract_are_words() {
+        assert_eq!(words("header.size_bytes"), "size bytes");
+        assert_eq!(words("idempotency_key"), "idempotency key");
+        for of_spec in ["spec.tasks[0].depends_on", "tasks[0].depends_on"] {
+            assert_eq!(words(of_spec), of_spec);
+        }
     }
 
     #[test]

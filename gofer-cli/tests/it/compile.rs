@@ -9,8 +9,7 @@ use prost::Message as _;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::harness::{Ended, NOBODY, finish_with_stdin, gofer, run_with_stdin, text};
-use crate::harness::{SOON, signal, wait};
+use crate::harness::{Ended, NOBODY, eventually, finish_with_stdin, gofer, run_with_stdin, signal, text, wait};
 
 const JSON: &str = r#"{"name": "tiny", "tasks": [{"id": "one", "custom": {"command": ["true"]}}]}"#;
 
@@ -126,18 +125,15 @@ fn daemon(dir: &TempDir, rest: &str) -> (PathBuf, PathBuf) {
     (file(dir, "daemon", script.as_bytes(), 0o755), pid)
 }
 
+/// Whether the process of that number is there.
 fn is_alive(pid: &Path) -> bool {
     let pid = fs::read_to_string(pid).expect("a number");
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let since = std::time::Instant::now();
-    while !is_so() {
-        assert!(since.elapsed() < SOON, "not within {SOON:?}: {what}");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+fn is_killed(pid: &Path) {
+    eventually("it is killed", || if is_alive(pid) { Err("it lives".to_owned()) } else { Ok(()) });
 }
 
 #[test]
@@ -171,7 +167,7 @@ fn a_program_that_is_given_up_is_killed_with_what_it_started() {
     let dir = dir();
     let (program, pid) = daemon(&dir, "wait\n");
     up_with(&["--compile-timeout", "500ms"], &program).expect(2).says("500ms");
-    eventually("it is killed", || !is_alive(&pid));
+    is_killed(&pid);
 }
 
 #[test]
@@ -182,10 +178,10 @@ fn a_signal_ends_the_program_too() {
         let _ = fs::remove_file(&pid);
         let mut command = gofer(&["--addr", NOBODY, "up", text(&program)]);
         let mut child = command.stderr(std::process::Stdio::null()).spawn().expect("the binary starts");
-        eventually("the program runs", || pid.exists());
+        eventually("the program runs", || pid.exists().then_some(()).ok_or_else(|| "it does not".to_owned()));
         signal(&child, asked);
         assert_eq!(wait(&mut child).code(), Some(code));
-        eventually("it is killed", || !is_alive(&pid));
+        is_killed(&pid);
     }
 }
 

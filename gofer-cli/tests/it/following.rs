@@ -1,17 +1,18 @@
 //! Commands that follow lose nothing when their connection is cut, wherever that is; or they say so and end with a code that is
 //! not 0.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::sync::Mutex;
-use std::time::Instant;
 
+use gofer_proto::v1::LogChunk;
 use serde_json::{Value, json};
 
 use crate::cutter::{Cut, Cutter};
-use crate::harness::{Ended, gofer, text};
+use crate::harness::{Ended, eventually, gofer, text};
 use crate::pipelines::script;
-use crate::serving::{SOON, Serving, rest, wait, wait_for_line};
+use crate::serving::{Serving, rest, wait, wait_for_line};
 
 /// Cases at once: each mostly waits for its tasks.
 const AT_ONCE: usize = 8;
@@ -73,19 +74,19 @@ fn cut_everywhere(command: &[&str], answered: usize, shown: fn(&Ended) -> Vec<St
 }
 
 #[test]
-fn run_logs() {
+fn logs_of_a_run_survive_any_cut() {
     cut_everywhere(&["run", "logs", "fol", "RUN", "-f"], 1, logs);
 }
 
 #[test]
-fn task_logs() {
+fn logs_of_a_task_survive_any_cut() {
     let all = |ended: &Ended| vec![ended.stdout.clone()];
     cut_everywhere(&["task", "logs", "fol", "RUN", "loud", "-f"], 1, all);
     cut_everywhere(&["task", "logs", "fol", "RUN", "quiet", "-f"], 1, all);
 }
 
 #[test]
-fn run_follow() {
+fn a_followed_run_survives_any_cut() {
     let logs_and_end = |ended: &Ended| {
         assert!(ended.code != 0 || ended.stdout.contains("successful in"), "{ended:?}");
         logs(ended)
@@ -96,18 +97,24 @@ fn run_follow() {
 }
 
 #[test]
-fn run_follow_as_json() {
+fn a_run_followed_as_json_survives_any_cut() {
     let logs = |ended: &Ended| {
         let lines = ended.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-        let mut logs: Vec<_> = lines.filter(|line| !line["log"].is_null()).map(|line| line.to_string()).collect();
-        logs.sort();
-        logs
+        let mut logs = BTreeMap::<String, Vec<u8>>::new();
+        for log in lines.map(|line| line["log"].clone()).filter(|log| !log.is_null()) {
+            let chunk: LogChunk =
+                gofer_proto::json::from_json_slice(log["chunk"].to_string().as_bytes()).expect("a chunk");
+            let text = logs.entry(format!("{} {:?}", log["task"], chunk.stream())).or_default();
+            assert_eq!(text.len() as u64, chunk.offset, "{log}");
+            text.extend_from_slice(&chunk.data);
+        }
+        logs.into_iter().map(|(log, text)| format!("{log}: {}", String::from_utf8_lossy(&text))).collect()
     };
     cut_everywhere(&["-o", "json", "run", "follow", "fol", "RUN", "--logs"], 1, logs);
 }
 
 #[test]
-fn events() {
+fn followed_events_survive_any_cut() {
     let server = server();
     let follow = |cut: Cut| {
         let cutter = Cutter::to(&server.addr, cut);
@@ -184,11 +191,10 @@ fn over_a_restart(command: &[&str], answers: usize, kill: bool) -> (Option<i32>,
 }
 
 fn eventually_answered(cutter: &Cutter, answers: usize) {
-    let since = Instant::now();
-    while cutter.headers() < answers {
-        assert!(since.elapsed() < SOON, "{} of {answers} answers within {SOON:?}", cutter.headers());
-        std::thread::yield_now();
-    }
+    eventually("the streams are open", || match cutter.headers() {
+        begun if begun >= answers => Ok(()),
+        begun => Err(format!("{begun} of {answers} answers have begun")),
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -103,4 +103,14 @@ pub(crate) fn wait(child: &mut Child) -> std::process::ExitStatus {
             }
         }
     })
+}
+
+/// Waits until it is so; the error says how it is instead.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> Result<(), String>) {
+    let since = Instant::now();
+    while let Err(instead) = is_so() {
+        assert!(since.elapsed() < SOON, "{what}: not within {SOON:?}: {instead}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -4,15 +4,14 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::cutter::{Cut, Cutter};
-use crate::harness::{gofer, text};
+use crate::harness::{eventually, gofer, text};
 use crate::pipelines::script;
-use crate::serving::{SOON, Serving, signal, wait};
+use crate::serving::{Serving, signal, wait};
 
 fn server() -> Serving {
     let server = Serving::start();
@@ -66,11 +65,9 @@ fn an_interrupted_get_leaves_nothing_behind() {
         let mut command = gofer(&["--addr", &cutter.addr, "object", "get", "--pipeline", "ci", "big"]);
         command.arg(dir.path().join("big")).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
-        let since = Instant::now();
-        while files(dir.path()).is_empty() {
-            assert!(since.elapsed() < SOON, "nothing came within {SOON:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        eventually("it has begun", || {
+            if files(dir.path()).is_empty() { Err("there is no file".to_owned()) } else { Ok(()) }
+        });
         signal(&child, asked);
         assert_eq!(wait(&mut child).code(), Some(code));
         assert_eq!(files(dir.path()), [""; 0]);

@@ -2,15 +2,14 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::harness::{gofer, text};
+use crate::harness::{eventually, gofer, text};
 use crate::pipelines::script;
-use crate::serving::{SOON, rest, signal, wait, wait_for_line};
+use crate::serving::{rest, signal, wait, wait_for_line};
 use crate::terminal::Terminal;
 
 /// A command that runs one task, with a folder of its own for everything temporary, by which its processes are known.
@@ -38,15 +37,10 @@ const SLEEPS: &str = "setsid sleep 600 & echo begun; sleep 600";
 /// Waits until no process knows of the folder any more, and nothing is in it.
 fn nothing_is_left(dir: &TempDir) {
     let tmp = dir.path().join("tmp");
-    let since = Instant::now();
-    loop {
-        let (processes, files) = (processes_of(&tmp), left_in(&tmp));
-        if processes.is_empty() && files.is_empty() {
-            return;
-        }
-        assert!(since.elapsed() < SOON, "left after {SOON:?}: {processes:#?} {files:#?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    eventually("all is gone", || match (processes_of(&tmp), left_in(&tmp)) {
+        (processes, files) if processes.is_empty() && files.is_empty() => Ok(()),
+        left => Err(format!("{left:#?}")),
+    });
 }
 
 /// The processes that this one has started.
@@ -180,10 +174,9 @@ fn a_kept_folder_is_kept_whatever_happens() {
     signal(&child, Signal::KILL);
     wait(&mut child);
     let tmp = dir.path().join("tmp");
-    let since = Instant::now();
-    while !processes_of(&tmp).is_empty() {
-        assert!(since.elapsed() < SOON, "left after {SOON:?}: {:#?}", processes_of(&tmp));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    eventually("all processes are gone", || match processes_of(&tmp) {
+        processes if processes.is_empty() => Ok(()),
+        processes => Err(format!("{processes:#?}")),
+    });
     assert_eq!(left_in(&tmp).len(), 1);
 }
