@@ -15,8 +15,8 @@ use gofer_secrets_vault::VaultSecretStore;
 use gofer_store_local::LocalObjectStore;
 use gofer_store_s3::S3ObjectStore;
 
-/// What the program of a [`Launcher`] runs: the local scheduler's supervisors.
-pub use gofer_scheduler_local::supervisor;
+/// What the program of a [`Launcher`] runs: the local scheduler's supervisors. And whose end is theirs, too, if anybody's.
+pub use gofer_scheduler_local::{Owner, supervisor};
 
 use crate::config::{ObjectsBackend, SchedulerBackend, SecretsBackend, ServerConfig};
 use crate::server::Launcher;

@@ -20,7 +20,7 @@ mod status;
 mod transport;
 
 pub use check::{CheckLine, check, rotate_secrets_key};
-pub use compose::supervisor;
+pub use compose::{Owner, supervisor};
 pub use server::{Activity, Launcher, Server, ServerError};
 
 /// The version of Gofer this is.

@@ -309,8 +309,13 @@ fn api_addr(addr: SocketAddr, tls: bool) -> String {
     format!("{scheme}://{}", SocketAddr::new(ip, addr.port()))
 }
 
+/// Who calls a server that serves one command.
+const THROW_AWAY_TOKEN: &str = "gofer-local";
+
 async fn throw_away_token(db: &Db) -> Result<SecretString, DbError> {
-    let (token, secret) = new_token(TokenKind::Management, "of this command", "gofer");
+    let (mut token, secret) = new_token(TokenKind::Management, "of this command", "gofer");
+    // There is no other, and people read it: it is who starts and cancels the run.
+    THROW_AWAY_TOKEN.clone_into(&mut token.id);
     db.token_insert(&token, &run_token_hash(secret.expose_secret())).await?;
     Ok(secret)
 }

@@ -18,10 +18,15 @@ Examples:
   gofer run start hello --follow         start a run and watch it
 
 Environment:
-  GOFER_API_ADDR    the same as --addr
-  GOFER_API_TOKEN   the token, unless --token-file is given
-  GOFER_NAMESPACE   the same as --namespace
-  NO_COLOR          no colours when set
+  GOFER_API_ADDR        the same as --addr
+  GOFER_API_TOKEN       the token, unless --token-file is given
+  GOFER_API_TOKEN_FILE  the same as --token-file
+  GOFER_CA_FILE         the same as --ca-file
+  GOFER_INSECURE        the same as --insecure
+  GOFER_NAMESPACE       the same as --namespace
+  GOFER_OUTPUT          the same as --output
+  GOFER_QUIET           the same as --quiet
+  NO_COLOR              no colours when set
 
 Exit codes:
   0  everything asked for was done
@@ -29,7 +34,7 @@ Exit codes:
   2  wrong use: arguments, files, a pipeline that does not compile or is not valid
   3  the server is unreachable, cannot do it now (its disk is full), did not answer in time, or failed inside
   4  refused: not found, exists already, not permitted, not in this state, a limit reached
-  130  interrupted with Ctrl-C
+  130  interrupted with Ctrl-C; any other signal: 128 and its number, as shells have it
   `gofer task exec` ends with the exit code of the command it ran.";
 
 /// Runs pipelines: DAGs of short-lived jobs, written in a real programming language
@@ -53,10 +58,10 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "GOFER_API_ADDR", default_value = "http://127.0.0.1:8469", value_name = "URL")]
     addr: String,
     /// File that holds the token; without it the environment's GOFER_API_TOKEN is used
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "GOFER_API_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// PEM file with the certificates to trust instead of the system's
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "GOFER_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// Send the token to another machine also without TLS
     #[arg(long, global = true, env = "GOFER_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
@@ -65,10 +70,18 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, env = "GOFER_NAMESPACE", value_name = "NS")]
     namespace: Option<String>,
     /// Tables for people, or JSON for programs
-    #[arg(short, long, global = true, value_enum, default_value = "table", value_name = "FORMAT")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "GOFER_OUTPUT",
+        value_enum,
+        default_value = "table",
+        value_name = "FORMAT"
+    )]
     output: Format,
     /// Say less
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, env = "GOFER_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
     quiet: bool,
 }
 
@@ -97,15 +110,16 @@ pub(crate) struct Context {
     global: Global,
     pub(crate) out: Out,
     #[cfg(feature = "server")]
-    scratch: std::sync::OnceLock<tempfile::TempDir>,
+    scratch: std::sync::OnceLock<(tempfile::TempDir, gofer_api::Owner)>,
 }
 
 impl Context {
     /// Removes the folder when the command is over and nothing of it can write there any more.
     #[cfg(feature = "server")]
-    pub(crate) fn remove_at_the_end(&self, dir: tempfile::TempDir) {
+    pub(crate) fn remove_at_the_end(&self, dir: tempfile::TempDir, owner: gofer_api::Owner) {
+        // In this order: others look after the folder once the owner is gone.
         // One command has one such folder; a second one would be removed at once.
-        let _ = self.scratch.set(dir);
+        let _ = self.scratch.set((dir, owner));
     }
 
     /// Connects to the server that was named.
@@ -204,6 +218,14 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_global_option_has_a_variable() {
+        let command = Cli::command();
+        let lacks = command.get_arguments().filter(|argument| argument.is_global_set() && argument.get_env().is_none());
+        let lacks: Vec<_> = lacks.map(|argument| argument.get_id().as_str()).collect();
+        assert!(lacks.is_empty(), "{lacks:?}");
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use gofer_proto::v1::event_service_client::EventServiceClient;
@@ -14,8 +17,11 @@ use gofer_proto::v1::secret_service_client::SecretServiceClient;
 use gofer_proto::v1::system_service_client::SystemServiceClient;
 use gofer_proto::v1::task_run_service_client::TaskRunServiceClient;
 use gofer_proto::v1::token_service_client::TokenServiceClient;
+use http::StatusCode;
 use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
+use tonic::body::Body;
+use tonic::codegen::Service;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -50,10 +56,55 @@ pub(crate) struct Target {
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     transport: Transport,
+    contact: Contact,
 }
 
 /// The connection, which adds the token to every call.
-pub(crate) type Transport = InterceptedService<Channel, Authorization>;
+pub(crate) type Transport = InterceptedService<Contacted, Authorization>;
+
+/// Whether the server has answered a call of this command, whichever: then it is worth waiting for it. The beginning of an
+/// answer counts: a stream may have nothing to say for hours.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Contact(Arc<AtomicBool>);
+
+impl Contact {
+    pub(crate) fn is_made(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn make(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The connection, which notes when the server has answered.
+#[derive(Debug, Clone)]
+pub(crate) struct Contacted {
+    channel: Channel,
+    contact: Contact,
+}
+
+impl Service<http::Request<Body>> for Contacted {
+    type Response = http::Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = futures::future::BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.channel.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let (answer, contact) = (self.channel.call(request), self.contact.clone());
+        Box::pin(async move {
+            let answer = answer.await?;
+            // Any other is of something between here and the server: gRPC has its own codes.
+            if answer.status() == StatusCode::OK {
+                contact.make();
+            }
+            Ok(answer)
+        })
+    }
+}
 
 /// Adds `authorization: Bearer …`.
 #[derive(Debug, Clone)]
@@ -107,10 +158,36 @@ impl Client {
         }
         let authorization = Authorization(target.token.as_ref().map(bearer).transpose()?);
         let channel = endpoint(uri, target.ca_file.as_deref())?.connect().await.map_err(|error| {
-            Failure::unreachable(format!("no server answers at `{}`: {}", target.addr, innermost(&error)))
+            let failure =
+                Failure::unreachable(format!("no server answers at `{}`: {}", target.addr, innermost(&error)));
+            if is_about_a_certificate(&error) { failure.hint(CERTIFICATE_HINT) } else { failure }
         })?;
-        Ok(Self { transport: InterceptedService::new(channel, authorization) })
+        let contact = Contact::default();
+        let contacted = Contacted { channel, contact: contact.clone() };
+        Ok(Self { transport: InterceptedService::new(contacted, authorization), contact })
     }
+
+    /// Whether the server has answered.
+    pub(crate) fn contact(&self) -> &Contact {
+        &self.contact
+    }
+}
+
+const CERTIFICATE_HINT: &str = "name the authority that has signed the server's certificate with `--ca-file FILE` or \
+                                `GOFER_CA_FILE`, and the server by a name that the certificate has";
+
+/// Whether somebody is there, but not known to be the right one.
+fn is_about_a_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut error = Some(error);
+    while let Some(cause) = error {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let found = inner.map_or_else(|| cause.downcast_ref(), |inner| inner.downcast_ref::<rustls::Error>());
+        if matches!(found, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)) {
+            return true;
+        }
+        error = cause.source();
+    }
+    false
 }
 
 /// A request with one answer: given up when the answer takes too long.

@@ -6,6 +6,9 @@ use std::fmt::Write as _;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::interrupts::Interrupt;
+use crate::output::{printable, printable_lines};
+
 /// The exit codes; `--help` documents them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -19,8 +22,14 @@ pub(crate) enum Exit {
     Unreachable = 3,
     /// The server, or Gofer itself, refused.
     Refused = 4,
-    /// Interrupted by Ctrl-C, as shells count it.
+    /// Ended by SIGHUP, as shells count it: the terminal was closed.
+    HungUp = 129,
+    /// Ended by SIGINT: Ctrl-C.
     Interrupted = 130,
+    /// Ended by SIGQUIT.
+    Quit = 131,
+    /// Ended by SIGTERM.
+    Terminated = 143,
 }
 
 /// Why a command did not succeed.
@@ -53,6 +62,16 @@ impl Failure {
         Self::new(Exit::Refused, message)
     }
 
+    /// A signal ended the command.
+    pub(crate) fn interrupted(by: Interrupt) -> Self {
+        Self::new(by.exit(), by.reason())
+    }
+
+    /// Something is missing, and with what that ends.
+    pub(crate) fn incomplete(exit: Exit, message: impl Into<String>) -> Self {
+        Self::new(exit, message).hint("what is missing is said above; the same command may show it later")
+    }
+
     /// Adds a line of its own under the message.
     pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
         self.details.push(detail.into());
@@ -67,10 +86,11 @@ impl Failure {
 
     /// The text for stderr, with a trailing newline.
     pub(crate) fn render(&self) -> String {
-        let mut text = format!("error: {}\n", self.message);
+        // Much of it comes from the server, and all of it may go to a terminal.
+        let mut text = format!("error: {}\n", printable_lines(&self.message));
         for detail in &self.details {
             for line in detail.lines() {
-                let _ = writeln!(text, "  {line}");
+                let _ = writeln!(text, "  {}", printable(line));
             }
         }
         if let Some(hint) = &self.hint {
@@ -114,8 +134,14 @@ impl From<Status> for Failure {
 fn violation_line(violation: &tonic_types::FieldViolation) -> String {
     match violation.field.as_str() {
         "" => violation.description.clone(),
-        field => format!("{field}: {}", violation.description),
+        field => format!("{}: {}", words(field), violation.description),
     }
+}
+
+/// A field as a person calls it. Those of a spec are the user's own; the others are named by the contract, which only programs know.
+fn words(field: &str) -> String {
+    let is_of_spec = field.starts_with("spec") || field.contains(['[', '.']) && !field.starts_with("header.");
+    if is_of_spec { field.to_owned() } else { field.trim_start_matches("header.").replace('_', " ") }
 }
 
 fn exit_of(code: Code) -> Exit {
@@ -205,6 +231,15 @@ mod tests {
             two,
             "error: the input breaks 2 rules; there may be more\n  tasks[0].id: `A B` has a space\n  name: is empty\n"
         );
+    }
+
+    #[test]
+    fn fields_of_the_contract_are_words() {
+        assert_eq!(words("header.size_bytes"), "size bytes");
+        assert_eq!(words("idempotency_key"), "idempotency key");
+        for of_spec in ["spec.tasks[0].depends_on", "tasks[0].depends_on"] {
+            assert_eq!(words(of_spec), of_spec);
+        }
     }
 
     #[test]

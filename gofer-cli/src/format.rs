@@ -6,6 +6,8 @@ use gofer_proto::v1::{InitiatorKind, Reason, Run, RunState, RunStatus, TaskRun, 
 use jiff::tz::TimeZone;
 use prost_types::Timestamp;
 
+use crate::output::printable;
+
 /// Date and time in the local time zone; empty when absent.
 pub(crate) fn time(timestamp: Option<&Timestamp>) -> String {
     strftime(timestamp, "%Y-%m-%d %H:%M:%S")
@@ -99,7 +101,7 @@ pub(crate) fn initiator(initiator: Option<&gofer_proto::v1::Initiator>) -> Strin
 
 /// `default/ci #7`.
 pub(crate) fn run_name(run: &Run) -> String {
-    format!("{}/{} #{}", run.namespace, run.pipeline, run.run)
+    printable(&format!("{}/{} #{}", run.namespace, run.pipeline, run.run))
 }
 
 /// How long an attempt took; empty when it never ran.

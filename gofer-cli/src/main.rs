@@ -8,8 +8,11 @@ mod direct;
 mod errors;
 mod follow;
 mod format;
+mod interrupts;
 mod output;
+mod source;
 mod supervise;
+mod terminal;
 mod transfer;
 
 use std::io::Write as _;

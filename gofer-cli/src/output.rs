@@ -28,12 +28,20 @@ pub(crate) struct Out {
     quiet: bool,
     /// Stdout and stderr are the same file, pipe or terminal.
     one_file: bool,
+    /// Stdout is a terminal; or was, if it has been closed.
+    terminal: bool,
     closed: AtomicBool,
 }
 
 impl Out {
     pub(crate) fn new(format: Format, quiet: bool) -> Self {
-        Self { format, quiet, one_file: is_one_file().unwrap_or(false), closed: AtomicBool::new(false) }
+        Self {
+            format,
+            quiet,
+            one_file: is_one_file().unwrap_or(false),
+            terminal: io::stdout().is_terminal(),
+            closed: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -57,7 +65,10 @@ impl Out {
         let mut stdout = io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            // What reads a terminal is its window.
+            Err(error)
+                if error.kind() == io::ErrorKind::BrokenPipe || self.terminal && error.raw_os_error() == Some(EIO) =>
+            {
                 self.closed.store(true, Ordering::Relaxed);
                 Ok(())
             }
@@ -83,7 +94,7 @@ impl Out {
     /// Tells a person something that is not the result, on stderr, unless `--quiet`.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet {
-            let _ = writeln!(io::stderr().lock(), "{text}");
+            let _ = writeln!(io::stderr().lock(), "{}", printable_lines(text));
         }
     }
 
@@ -94,12 +105,13 @@ impl Out {
 
     /// See [`Out::json`].
     pub(crate) fn json_value(&self, value: &serde_json::Value) -> Result<(), Failure> {
-        if io::stdout().is_terminal() { self.line(&format!("{value:#}")) } else { self.json_line(value) }
+        if self.terminal { self.line(&escape_controls(format!("{value:#}"))) } else { self.json_line(value) }
     }
 
     /// An object of a stream: always one line.
     pub(crate) fn json_line(&self, value: &serde_json::Value) -> Result<(), Failure> {
-        self.line(&value.to_string())
+        let text = value.to_string();
+        self.line(&if self.terminal { escape_controls(text) } else { text })
     }
 
     /// The result of a command: the message as JSON, or what `table` makes of it.
@@ -116,7 +128,7 @@ impl Out {
         match (self.is_json(), self.quiet) {
             (true, _) => self.json(message),
             (false, true) => Ok(()),
-            (false, false) => self.line(&sentence(message)),
+            (false, false) => self.line(&printable_lines(&sentence(message))),
         }
     }
 }
@@ -165,6 +177,30 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// The same for a text of several lines.
+pub(crate) fn printable_lines(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
+/// The same JSON. Its writer escapes the controls below U+0020, and leaves those from U+007F on.
+fn escape_controls(json: String) -> String {
+    use std::fmt::Write as _;
+    if !json.contains(|c: char| c.is_control() && c != '\n') {
+        return json;
+    }
+    json.chars().fold(String::with_capacity(json.len()), |mut text, c| {
+        if c.is_control() && c != '\n' {
+            let _ = write!(text, "\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+        text
+    })
+}
+
+/// "Input/output error", the same number on every Unix: of a terminal that was closed.
+const EIO: i32 = 5;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,5 +214,10 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         assert_eq!(printable("a\u{1b}[31mb\nc"), "a [31mb c");
+        assert_eq!(printable_lines("a\u{9b}1Ab\nc\r"), "a 1Ab\nc ");
+        let json = serde_json::json!({"a": "\u{9b}1A\u{7f}"});
+        let escaped = escape_controls(json.to_string());
+        assert_eq!(escaped, "{\"a\":\"\\u009b1A\\u007f\"}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).expect("JSON"), json);
     }
 }

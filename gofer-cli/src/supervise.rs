@@ -137,7 +137,8 @@ async fn connect() -> Result<Client, Failure> {
         return Err(Failure::usage("nobody is to be told"));
     };
     let insecure = std::env::var("GOFER_INSECURE").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
-    Client::connect(&Target { addr, ca_file: None, insecure, token: Some(token.into()) }).await
+    let ca_file = std::env::var_os("GOFER_CA_FILE").map(PathBuf::from);
+    Client::connect(&Target { addr, ca_file, insecure, token: Some(token.into()) }).await
 }
 
 async fn report(connecting: JoinHandle<Result<Client, Failure>>, end: ReportEndRequest) {

@@ -1,22 +1,25 @@
 //! Objects on their way: streamed in both directions, so that memory stays small whatever their size.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use gofer_proto::v1::{
     GetObjectRequest, GetObjectResponse, Object, PutObjectHeader, PutObjectRequest, PutObjectResponse,
     get_object_response, put_object_request,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::io::AsyncRead;
 use tokio::sync::oneshot;
+use tokio_util::bytes::Bytes;
 use tokio_util::io::ReaderStream;
 
 use crate::client::Client;
 use crate::errors::Failure;
 use crate::output::Out;
+use crate::source::{Source, unreadable};
 
 /// A good size of a chunk, as the contract says.
 pub(crate) const CHUNK_BYTES: usize = 64 << 10;
@@ -30,46 +33,38 @@ pub(crate) async fn put(
     file: &Path,
 ) -> Result<PutObjectResponse, Failure> {
     if file == Path::new("-") {
-        return send(client, header, tokio::io::stdin(), "stdin").await;
+        let stdin = ReaderStream::with_capacity(tokio::io::stdin(), CHUNK_BYTES);
+        return send(client, header, stdin, "stdin").await;
     }
-    let name = format!("`{}`", file.display());
-    let wrong = |error: std::io::Error| Failure::usage(format!("cannot read {name}: {error}"));
-    let source = tokio::fs::File::open(file).await.map_err(wrong)?;
-    let meta = source.metadata().await.map_err(wrong)?;
-    if meta.is_dir() {
-        return Err(Failure::usage(format!("{name} is a folder")).hint(format!(
-            "pack it: `tar c {} | gofer object put {} -`",
-            file.display(),
-            header.key
-        )));
-    }
-    header.size_bytes = meta.is_file().then_some(meta.len());
-    send(client, header, source, &name).await
+    let source = Source::open(file, &header.key).await?;
+    let name = source.name().to_owned();
+    header.size_bytes = source.size_bytes();
+    send(client, header, source.chunks(), &name).await
 }
 
 async fn send(
     client: &Client,
     header: PutObjectHeader,
-    source: impl AsyncRead + Send + Unpin + 'static,
+    source: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     name: &str,
 ) -> Result<PutObjectResponse, Failure> {
     let progress = Progress::new(header.size_bytes);
     let (broken, mut is_broken) = oneshot::channel();
     let first = PutObjectRequest { part: Some(put_object_request::Part::Header(header)) };
-    let chunks = whole_or_never(ReaderStream::with_capacity(source, CHUNK_BYTES), broken, progress);
+    let chunks = whole_or_never(Box::pin(source), broken, progress);
     let mut service = client.objects();
     let call = service.put_object(futures::stream::once(async { first }).chain(chunks));
     tokio::select! {
         response = call => Ok(response?.into_inner()),
         // Dropping the call cuts the stream off, and the server keeps nothing of it.
-        Ok(error) = &mut is_broken => Err(Failure::usage(format!("cannot read {name}: {error}"))),
+        Ok(error) = &mut is_broken => Err(unreadable(name, &error)),
     }
 }
 
 /// The chunks. Closing the stream would mean "this is all", so after a read error it stays open and the error is told.
-fn whole_or_never<R: AsyncRead + Send + Unpin + 'static>(
-    source: ReaderStream<R>,
-    broken: oneshot::Sender<std::io::Error>,
+fn whole_or_never(
+    source: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
+    broken: oneshot::Sender<io::Error>,
     progress: Progress,
 ) -> impl futures::Stream<Item = PutObjectRequest> + Send + 'static {
     futures::stream::unfold((source, Some(broken), progress), async |(mut source, mut broken, mut progress)| {
@@ -191,6 +186,14 @@ impl Sink<'_> {
             .map(drop)
             .map_err(|error| Failure::usage(format!("cannot write `{}`: {}", file.display(), error.error)))
     }
+}
+
+/// Bytes as the contract writes a hash.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// A bar on stderr once a transfer takes long; nothing when stderr is no terminal.

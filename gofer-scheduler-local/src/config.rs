@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use gofer_core::{BackendError, ErrorKind};
 use serde::{Deserialize, Serialize};
 
+use crate::owner::Owner;
+
 /// Settings of the local scheduler, the table `[scheduler.local]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -22,6 +24,10 @@ pub struct LocalSchedulerConfig {
     /// Where limits of memory and cpu are set: `auto`, `off`, or the absolute path of a cgroup v2 directory that was
     /// delegated to Gofer.
     pub cgroup: Cgroup,
+    /// Whose end is the end of every execution, too. `None` is the rule for a server: executions outlive it, and the next server
+    /// finds them.
+    #[serde(skip)]
+    pub owner: Option<Owner>,
 }
 
 /// What tasks get from the server's environment unless the operator says otherwise.
@@ -39,6 +45,7 @@ impl Default for LocalSchedulerConfig {
             path_prepend: None,
             max_log_bytes: DEFAULT_MAX_LOG_BYTES,
             cgroup: Cgroup::Auto,
+            owner: None,
         }
     }
 }

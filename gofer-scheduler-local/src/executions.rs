@@ -80,11 +80,12 @@ impl Executions {
         }
         let incarnation = disk::boot().map_err(|error| io_error("the kernel's boot id cannot be read", error))?;
         let base_env = BaseEnv::capture(&config);
+        let warden = Warden::new(launcher, config.owner.clone());
         let executions = Self {
             config,
             layout,
             table,
-            warden: Warden::new(launcher),
+            warden,
             watcher,
             cgroup,
             stopping: Mutex::default(),

@@ -11,6 +11,7 @@ mod layout;
 mod live;
 mod local;
 mod logs;
+mod owner;
 mod process;
 mod record;
 mod session;
@@ -25,3 +26,4 @@ mod wire;
 
 pub use config::{Cgroup, Launcher, LocalSchedulerConfig};
 pub use local::LocalScheduler;
+pub use owner::Owner;

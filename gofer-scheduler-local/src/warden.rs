@@ -22,6 +22,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::config::Launcher;
 use crate::error::io_error;
+use crate::owner::{FOLDER_VARIABLE, Owner};
 use crate::wire::{self, PACKET_BYTES, REPLY_BYTES, Reply};
 
 /// How long a launch may take. Far beyond any real one: a warden this late is stuck, and is replaced.
@@ -33,6 +34,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Warden {
     launcher: Launcher,
+    owner: Option<Owner>,
     current: tokio::sync::Mutex<Option<Arc<Connection>>>,
     next_sequence: AtomicU64,
 }
@@ -47,8 +49,8 @@ pub(crate) enum Launched {
 }
 
 impl Warden {
-    pub(crate) fn new(launcher: Launcher) -> Self {
-        Self { launcher, current: tokio::sync::Mutex::default(), next_sequence: AtomicU64::new(1) }
+    pub(crate) fn new(launcher: Launcher, owner: Option<Owner>) -> Self {
+        Self { launcher, owner, current: tokio::sync::Mutex::default(), next_sequence: AtomicU64::new(1) }
     }
 
     /// Starts a process that is to be a session.
@@ -56,7 +58,8 @@ impl Warden {
     /// # Errors
     /// When the launcher's program cannot be executed.
     pub(crate) fn start_session(&self) -> Result<(AsyncFd<OwnedFd>, Child), BackendError> {
-        start(&self.launcher)
+        // It ends with its socket, so it needs no owner.
+        start(&self.launcher, None)
     }
 
     /// Starts the process if there is none.
@@ -68,7 +71,7 @@ impl Warden {
         if let Some(connection) = current.as_ref().filter(|connection| connection.is_open()) {
             return Ok(connection.clone());
         }
-        let connection = Connection::open(&self.launcher)?;
+        let connection = Connection::open(&self.launcher, self.owner.as_ref())?;
         *current = Some(connection.clone());
         Ok(connection)
     }
@@ -151,8 +154,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn open(launcher: &Launcher) -> Result<Arc<Self>, BackendError> {
-        let (socket, child) = start(launcher)?;
+    fn open(launcher: &Launcher, owner: Option<&Owner>) -> Result<Arc<Self>, BackendError> {
+        let (socket, child) = start(launcher, owner)?;
         let connection = Arc::new(Self { socket, waiting: Mutex::new(Some(HashMap::new())) });
         tokio::spawn(read_replies(connection.clone(), child));
         Ok(connection)
@@ -190,18 +193,20 @@ impl Connection {
 ///
 /// # Errors
 /// When the program cannot be executed.
-fn start(launcher: &Launcher) -> Result<(AsyncFd<OwnedFd>, Child), BackendError> {
+fn start(launcher: &Launcher, owner: Option<&Owner>) -> Result<(AsyncFd<OwnedFd>, Child), BackendError> {
     let failed =
         |error| io_error(format!("the supervisor process `{}` cannot be started", launcher.program.display()), error);
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|error| failed(error.into()))?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(|error| failed(error.into()))?;
+    let stdout = owner.map_or_else(|| Ok(Stdio::null()), Owner::stdio).map_err(failed)?;
     let child = Command::new(&launcher.program)
         .args(&launcher.args)
         // It needs none, and the server's may hold secrets.
         .env_clear()
+        .envs(owner.and_then(Owner::folder).map(|folder| (FOLDER_VARIABLE, folder)))
         .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
+        .stdout(stdout)
         .stderr(Stdio::null())
         .spawn()
         .map_err(failed)?;

@@ -102,16 +102,20 @@ async fn follow(args: ListArgs, namespace: String, context: &Context, client: &C
         run: args.run.unwrap_or(0),
         types: args.types,
     };
-    let mut patience = Patience::default();
+    if request.after_id.is_none() {
+        request.after_id = Some(newest(&request, client).await?);
+    }
+    let mut patience = Patience::new(client.contact());
     loop {
         let cut = match client.events().follow_events(request.clone()).await {
             Err(status) => Failure::from(status),
             Ok(stream) => {
                 let mut stream = stream.into_inner();
+                patience.opened();
                 loop {
                     match tokio::time::timeout(SILENCE, stream.message()).await {
                         Ok(Ok(Some(message))) => {
-                            patience.contact();
+                            patience.progress();
                             request.after_id = Some(message.cursor);
                             if let Some(event) = message.event {
                                 show(context, &event)?;
@@ -133,6 +137,15 @@ async fn follow(args: ListArgs, namespace: String, context: &Context, client: &C
         }
         tokio::time::sleep(pause.delay).await;
     }
+}
+
+/// The id of the newest event that would be shown. A stream that were to begin "now" would begin again later after a cut.
+async fn newest(request: &FollowEventsRequest, client: &Client) -> Result<u64, Failure> {
+    let FollowEventsRequest { namespace, pipeline, run, types, .. } = request.clone();
+    let newest =
+        ListEventsRequest { namespace, pipeline, run, types, reverse: true, page_size: 1, ..Default::default() };
+    let events = client.events().list_events(unary(newest)).await?.into_inner().events;
+    Ok(events.first().map_or(0, |event| event.id))
 }
 
 fn show(context: &Context, event: &Event) -> Result<(), Failure> {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gofer_api::Server;
 use gofer_api::config::ServerConfig;
+use gofer_api::{Owner, Server};
 use gofer_proto::v1::{CreateNamespaceRequest, PipelineSpec, StartRunRequest};
 use tempfile::TempDir;
 
@@ -16,11 +16,14 @@ use crate::compile::{self, Source};
 use crate::errors::{Exit, Failure};
 use crate::follow::logs::LogMode;
 use crate::follow::{self, OnInterrupt, Options, RunKey};
+use crate::interrupts::Interrupts;
 
 /// Runs a pipeline on this machine, without a server, and ends with 1 when it fails
 ///
 /// The pipeline's tasks run as processes. What the run leaves behind, its objects and logs, goes with the command
-/// unless --keep is given. Ctrl-C cancels the run; once more kills its tasks.
+/// unless --keep is given. Ctrl-C cancels the run; once more kills its tasks. SIGTERM, SIGQUIT and a terminal that is closed do
+/// the same (unless `nohup` says otherwise), and the exit code is then 128 and the signal's number. Whatever else ends the
+/// command, nothing that it started goes on.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -47,9 +50,14 @@ pub(crate) struct LocalArgs {
 pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Failure> {
     let secrets = args.secrets.read()?;
     let variables = args.variables.into_map()?;
-    let spec = compile::spec(&args.source).await?;
+    // From here on there is something to clean up.
+    let mut interrupts = Interrupts::catch_all()?;
+    let spec = compile::spec(&args.source, &mut interrupts).await?;
+
     let dir = data_dir()?;
+    let owner = owner(&dir, args.keep)?;
     let mut config = ServerConfig::throw_away(dir.path());
+    config.scheduler.local.owner = Some(owner.clone());
     let launcher = server::launcher(&mut config)?;
     let server = Server::start(config, launcher).await.map_err(server::failure)?;
     let logs = if args.logs { LogMode::All } else { LogMode::Failed };
@@ -65,9 +73,10 @@ pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Fail
         register(&client, &start.namespace, spec).await?;
         secrets.put(&client, &start.namespace, &start.pipeline).await?;
         let run = client.runs().start_run(unary(start)).await?.into_inner().run.unwrap_or_default();
-        follow::follow(&client, &context.out, RunKey::of(&run), options).await
+        follow::follow(&client, &context.out, RunKey::of(&run), options, &mut interrupts).await
     }
     .await;
+
     let ended = server.shutdown().await.map_err(server::failure);
     if args.keep {
         let path = dir.keep();
@@ -75,10 +84,17 @@ pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Fail
             .out
             .note(&format!("everything is kept in `{}`; look with `gofer server --data-dir` there", path.display()));
     } else {
-        context.remove_at_the_end(dir);
+        context.remove_at_the_end(dir, owner);
     }
     let exit = result?;
     ended.map(|()| exit)
+}
+
+/// This process as the owner of what it starts, and of the folder unless that is kept.
+fn owner(dir: &TempDir, keep: bool) -> Result<Owner, Failure> {
+    let failed = |error| Failure::refused(format!("cannot set up the end of the run: {error}"));
+    let folder = std::path::absolute(dir.path()).map_err(failed)?;
+    Owner::new((!keep).then_some(folder)).map_err(failed)
 }
 
 fn data_dir() -> Result<TempDir, Failure> {

@@ -12,6 +12,7 @@ pub(crate) mod object;
 mod paging;
 pub(crate) mod pipeline;
 pub(crate) mod run;
+mod run_logs;
 pub(crate) mod secret;
 #[cfg(feature = "server")]
 pub(crate) mod server;
@@ -56,29 +57,6 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it as `NAME=VALUE`".to_owned()),
-    }
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-pub(crate) struct Interrupts {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Interrupts {
-    /// From now on the signals no longer end the process.
-    pub(crate) fn catch() -> Result<Self, Failure> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let catch = |kind| signal(kind).map_err(|error| Failure::refused(format!("cannot catch signals: {error}")));
-        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
-    }
-
-    /// The next signal.
-    pub(crate) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
     }
 }
 

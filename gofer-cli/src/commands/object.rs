@@ -1,6 +1,6 @@
 //! `gofer object`: bytes under a key, of a pipeline or of one run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -13,6 +13,7 @@ use super::paging::{PageArgs, note_more};
 use crate::cli::Context;
 use crate::client::{Client, unary};
 use crate::errors::Failure;
+use crate::interrupts::Interrupts;
 use crate::{direct, format, output, transfer};
 
 /// Stores and reads objects: bytes under a key, of a pipeline or of one run
@@ -148,12 +149,13 @@ pub(crate) async fn run(args: ObjectArgs, context: &Context) -> Result<(), Failu
         ObjectCommand::Get { key, file, scope, direct: true } => {
             let run = scope.run();
             let request = GetObjectUrlRequest { namespace, pipeline: scope.pipeline, run, key, ttl: None };
-            direct::get(&client, request, &file, context.ca_file(), &context.out).await
+            let got = direct::get(&client, request, &file, context.ca_file(), &context.out);
+            unless_interrupted(&file, got).await
         }
         ObjectCommand::Get { key, file, scope, direct: false } => {
             let run = scope.run();
             let request = GetObjectRequest { namespace, pipeline: scope.pipeline, run, key };
-            transfer::get(&client, request, &file, &context.out).await
+            unless_interrupted(&file, transfer::get(&client, request, &file, &context.out)).await
         }
         ObjectCommand::Url { key, scope, ttl } => {
             let run = scope.run();
@@ -175,6 +177,15 @@ pub(crate) async fn run(args: ObjectArgs, context: &Context) -> Result<(), Failu
             })
         }
     }
+}
+
+/// A signal leaves nothing behind of a file that is not whole. What goes to stdout is there already, and a signal ends that at
+/// once, also while nobody reads.
+async fn unless_interrupted(file: &Path, got: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    if file == Path::new("-") {
+        return got.await;
+    }
+    Interrupts::catch_all()?.unless_interrupted(got).await
 }
 
 async fn list(

@@ -5,22 +5,29 @@ use std::str::FromStr;
 use clap::{Args, Subcommand, ValueEnum};
 use gofer_proto::v1::{
     CancelRunRequest, GetRunRequest, GetRunResponse, GetRunTimelineRequest, ListRunsRequest, ListRunsResponse,
-    RetryRunRequest, Run, RunState, RunStatus, StartRunRequest,
+    RetryRunRequest, Run, RunState, RunStatus, StartRunRequest, TaskRun,
 };
 
 use super::Variables;
 use super::paging::{PageArgs, note_more};
+use super::run_logs::Attempts;
 use crate::cli::Context;
 use crate::client::{Client, unary};
 use crate::errors::{Exit, Failure};
 use crate::follow::logs::LogMode;
 use crate::follow::{self, OnInterrupt, Options, RunKey};
+use crate::interrupts::Interrupts;
 use crate::{format, output};
 
 /// Tasks whose time a person is shown.
 const TIMELINE_TASKS: u32 = 50;
 /// Tasks whose time a program is given: one page of the contract.
 const JSON_TIMELINE_TASKS: u32 = 500;
+
+/// Tasks of a retry that are named.
+const NAMED_TASKS: usize = 20;
+/// The kind of the reason why a task of a retry is complete from the beginning.
+const REUSED: &str = "reused";
 
 /// Starts runs, looks at them, follows, cancels and repeats them
 #[derive(Debug, Args)]
@@ -60,10 +67,17 @@ Examples:
     #[command(after_help = "Examples:\n  gofer run retry ci 7\n  gofer run retry ci 7 --from-failed --follow")]
     Retry(RetryArgs),
     /// Shows the logs of all tasks of a run, each line with its task's name
-    #[command(after_help = "Examples:\n  gofer run logs ci\n  gofer run logs ci 7 --follow")]
+    #[command(after_help = "\
+Examples:
+  gofer run logs ci
+  gofer run logs ci 7 --follow
+  gofer run logs ci 7 --attempt all")]
     Logs {
         #[command(flatten)]
         run: RunRef,
+        /// The attempt of each task, or `all` [default: the latest; with --follow all]
+        #[arg(long, value_name = "N|all")]
+        attempt: Option<Attempts>,
         /// Go on until the run is complete
         #[arg(long, short)]
         follow: bool,
@@ -213,13 +227,13 @@ pub(crate) async fn run(args: RunArgs, context: &Context) -> Result<Exit, Failur
         RunCommand::Get(run) => get(context, &client, run).await.map(|()| Exit::Ok),
         RunCommand::Follow { run, logs } => {
             let key = resolve(context, &client, run.pipeline, run.run).await?;
-            follow::follow(&client, &context.out, key, options(logs)).await
+            follow::follow(&client, &context.out, key, options(logs), &mut Interrupts::catch()?).await
         }
         RunCommand::Cancel(args) => cancel(context, &client, args).await.map(|()| Exit::Ok),
         RunCommand::Retry(args) => retry(context, &client, args).await,
-        RunCommand::Logs { run, follow, timestamps } => {
+        RunCommand::Logs { run, attempt, follow, timestamps } => {
             let key = resolve(context, &client, run.pipeline, run.run).await?;
-            super::task::run_logs(context, &client, key, follow, timestamps).await.map(|()| Exit::Ok)
+            super::run_logs::show(context, &client, key, attempt, follow, timestamps).await
         }
     }
 }
@@ -262,7 +276,7 @@ async fn start(context: &Context, client: &Client, args: StartArgs) -> Result<Ex
     let response = client.runs().start_run(unary(request)).await?.into_inner();
     let run = response.run.clone().unwrap_or_default();
     if args.follow.follow {
-        return follow_new(context, client, &run, args.follow.logs).await;
+        return follow_new(context, client, &run, "", args.follow.logs).await;
     }
     context.out.done(&response, |_| format!("{} started", format::run_name(&run)))?;
     Ok(Exit::Ok)
@@ -273,18 +287,39 @@ async fn retry(context: &Context, client: &Client, args: RetryArgs) -> Result<Ex
     let request = RetryRunRequest { namespace, pipeline, run, from_failed: args.from_failed };
     let response = client.runs().retry_run(unary(request)).await?.into_inner();
     let run = response.run.clone().unwrap_or_default();
+    let speaks = !context.out.is_json() && !context.out.is_quiet();
+    let split = if args.from_failed && speaks { split(client, &run).await? } else { String::new() };
     if args.follow.follow {
-        return follow_new(context, client, &run, args.follow.logs).await;
+        follow_new(context, client, &run, &split, args.follow.logs).await
+    } else {
+        let sentence = || format!("{} started, a retry of #{}{split}", format::run_name(&run), run.retry_of);
+        context.out.done(&response, |_| sentence())?;
+        Ok(Exit::Ok)
     }
-    context.out.done(&response, |_| format!("{} started, a retry of #{}", format::run_name(&run), run.retry_of))?;
-    Ok(Exit::Ok)
 }
 
-async fn follow_new(context: &Context, client: &Client, run: &Run, logs: bool) -> Result<Exit, Failure> {
-    if !context.out.is_json() {
-        context.out.note(&format!("{} started", format::run_name(run)));
+/// Which tasks a retry executes and which it takes over, on lines of their own.
+async fn split(client: &Client, run: &Run) -> Result<String, Failure> {
+    let (tasks, _) = super::task::list(client, &RunKey::of(run), &PageArgs::everything()).await?;
+    let is_reused = |task: &&TaskRun| task.reason.as_ref().is_some_and(|reason| reason.kind == REUSED);
+    let (reused, executed): (Vec<_>, Vec<_>) = tasks.iter().partition(is_reused);
+    Ok(format!("\n  executed: {}\n  taken over: {}", names(&executed), names(&reused)))
+}
+
+fn names(tasks: &[&TaskRun]) -> String {
+    let named: Vec<_> = tasks.iter().take(NAMED_TASKS).map(|task| task.task.as_str()).collect();
+    match (tasks.len(), tasks.len().saturating_sub(NAMED_TASKS)) {
+        (0, _) => "none".to_owned(),
+        (_, 0) => named.join(", "),
+        (_, more) => format!("{} and {more} more", named.join(", ")),
     }
-    follow::follow(client, &context.out, RunKey::of(run), options(logs)).await
+}
+
+async fn follow_new(context: &Context, client: &Client, run: &Run, details: &str, logs: bool) -> Result<Exit, Failure> {
+    if !context.out.is_json() {
+        context.out.note(&format!("{} started{details}", format::run_name(run)));
+    }
+    follow::follow(client, &context.out, RunKey::of(run), options(logs), &mut Interrupts::catch()?).await
 }
 
 fn options(logs: bool) -> Options {

@@ -9,9 +9,9 @@ use gofer_api::{CheckLine, Launcher, Server, ServerError};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
-use super::Interrupts;
 use crate::cli::Context;
 use crate::errors::{Exit, Failure, causes};
+use crate::interrupts::Interrupts;
 use crate::output;
 
 /// Serves the API and executes runs, until Ctrl-C or SIGTERM; tasks that run then go on, and the next start finds them
@@ -72,11 +72,11 @@ pub(crate) async fn run(args: ServerArgs, context: &Context) -> Result<Exit, Fai
         interrupts.next().await;
         context.out.note("ending; tasks go on. Once more ends at once");
         let _ = stop.send(());
-        interrupts.next().await;
+        interrupts.next().await
     };
     tokio::select! {
         result = server.run_until(async { drop(stopped.await) }) => result.map(|()| Exit::Ok).map_err(failure),
-        () = signals => Ok(Exit::Interrupted),
+        interrupt = signals => Ok(interrupt.exit()),
     }
 }
 

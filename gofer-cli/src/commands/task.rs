@@ -1,10 +1,13 @@
 //! `gofer task`: one task inside one run.
 
+use std::borrow::Cow;
+use std::io::IsTerminal as _;
+
 use clap::{Args, Subcommand};
 use gofer_proto::json::to_json;
 use gofer_proto::v1::{
-    Attempt, CancelTaskRunRequest, GetTaskRunRequest, ListTaskRunsRequest, ListTaskRunsResponse, LogChunk, LogStream,
-    TaskRun, TaskRunState,
+    Attempt, CancelTaskRunRequest, GetTaskRunRequest, ListTaskRunsRequest, ListTaskRunsResponse, LogStream, TaskRun,
+    TaskRunState,
 };
 
 use super::exec::{self, ExecArgs};
@@ -13,10 +16,9 @@ use super::run::{Number, RunRef, resolve};
 use crate::cli::Context;
 use crate::client::{Client, unary};
 use crate::errors::{Exit, Failure};
-use crate::follow::logs::{LogMode, LogReader};
-use crate::follow::{self, Lines, OnInterrupt, Options, RunKey, Stamps};
-use crate::output::Out;
-use crate::{format, output};
+use crate::follow::logs::LogReader;
+use crate::follow::{self, RunKey, Stamps, Timeless};
+use crate::{format, output, terminal};
 
 /// Looks at the tasks of a run: states, attempts, logs
 #[derive(Debug, Args)]
@@ -43,7 +45,9 @@ enum TaskCommand {
 Examples:
   gofer task logs ci 7 build
   gofer task logs ci latest build --follow --timestamps
-  gofer task logs ci 7 build --attempt 1 2> stderr.txt")]
+  gofer task logs ci 7 build --attempt 1 2> stderr.txt
+
+At a terminal only text and colours are shown; files and programs get every byte.")]
     Logs {
         #[command(flatten)]
         task: TaskRef,
@@ -56,6 +60,9 @@ Examples:
         /// Put before each line when it was written, in UTC
         #[arg(long)]
         timestamps: bool,
+        /// Every byte as the task wrote it, also to a terminal, which may obey it
+        #[arg(long)]
+        raw: bool,
     },
     /// Runs a command in a running task, by default a shell; its exit code is the command's
     #[command(after_help = "\
@@ -103,17 +110,17 @@ pub(crate) async fn run(args: TaskArgs, context: &Context) -> Result<u8, Failure
             context.out.show(&response, |response| follow::task_table(response.task_runs.iter()))
         }
         TaskCommand::Get(task) => get(context, &client, task).await,
-        TaskCommand::Logs { task, attempt, follow, timestamps } => {
+        TaskCommand::Logs { task, attempt, follow, timestamps, raw } => {
             let key = resolve(context, &client, task.pipeline, task.run).await?;
-            let reader = LogReader::new(client, key.log_request(&task.task, attempt.unwrap_or(0), follow));
-            task_logs(context, reader, timestamps).await
+            let request = key.log_request(&task.task, attempt.unwrap_or(0), follow);
+            task_logs(context, LogReader::new(client, request), timestamps, raw).await
         }
         TaskCommand::Cancel { task, force, reason } => cancel(context, &client, task, force, reason).await,
     };
     done.map(|()| Exit::Ok as u8)
 }
 
-async fn list(client: &Client, key: &RunKey, page: &PageArgs) -> Result<(Vec<TaskRun>, String), Failure> {
+pub(crate) async fn list(client: &Client, key: &RunKey, page: &PageArgs) -> Result<(Vec<TaskRun>, String), Failure> {
     page.collect(async |page_size, page_token| {
         let RunKey { namespace, pipeline, run } = key.clone();
         let request = ListTaskRunsRequest { namespace, pipeline, run, page_size, page_token };
@@ -143,11 +150,15 @@ async fn cancel(context: &Context, client: &Client, task: TaskRef, force: bool, 
     })
 }
 
-/// The bytes as they are, each stream to its own, and before each line its time if that is wanted.
-async fn task_logs(context: &Context, mut reader: LogReader, timestamps: bool) -> Result<(), Failure> {
+/// Each stream to its own: the bytes as they are, but what a terminal would obey, and before each line its time if that
+/// is wanted.
+async fn task_logs(context: &Context, mut reader: LogReader, timestamps: bool, raw: bool) -> Result<(), Failure> {
     let out = &context.out;
     let mut stamps = timestamps.then(Stamps::default);
     let mut timeless = Timeless::new(timestamps);
+    let for_terminal = |is_terminal: bool| (is_terminal && !raw).then(terminal::Stream::default);
+    let mut stdout = for_terminal(std::io::stdout().is_terminal());
+    let mut stderr = for_terminal(std::io::stderr().is_terminal());
     while !out.closed()
         && let Some(piece) = reader.next().await?
     {
@@ -158,87 +169,18 @@ async fn task_logs(context: &Context, mut reader: LogReader, timestamps: bool) -
             let stamped = stamps.as_mut().map(|stamps| stamps.push(&chunk));
             let data = stamped.as_deref().unwrap_or(&chunk.data);
             match chunk.stream() {
-                LogStream::Stderr => out.error_bytes(data),
-                LogStream::Stdout | LogStream::Unspecified => out.bytes(data)?,
+                LogStream::Stderr => out.error_bytes(&shown(&mut stderr, data)),
+                LogStream::Stdout | LogStream::Unspecified => out.bytes(&shown(&mut stdout, data))?,
             }
         }
     }
+    out.bytes(&stdout.map_or_else(Vec::new, |mut stream| stream.end()))?;
+    out.error_bytes(&stderr.map_or_else(Vec::new, |mut stream| stream.end()));
     Ok(())
 }
 
-/// Says once that there are no times, where they were asked for.
-struct Timeless {
-    wanted: bool,
-}
-
-impl Timeless {
-    fn new(wanted: bool) -> Self {
-        Self { wanted }
-    }
-
-    fn tell(&mut self, out: &Out, chunk: &LogChunk) {
-        if self.wanted && chunk.at.is_none() {
-            self.wanted = false;
-            out.note("of this log it is not known when its lines were written");
-        }
-    }
-}
-
-/// The logs of all tasks of a run: one after the other, or, while following, as they come.
-pub(crate) async fn run_logs(
-    context: &Context,
-    client: &Client,
-    key: RunKey,
-    follow: bool,
-    timestamps: bool,
-) -> Result<(), Failure> {
-    if follow {
-        let options = Options { logs: LogMode::All, states: false, timestamps, on_interrupt: OnInterrupt::Leave };
-        return follow::follow(client, &context.out, key, options).await.map(drop);
-    }
-    let (mut tasks, _) = list(client, &key, &PageArgs::everything()).await?;
-    tasks.retain(|task| task.started_at.is_some());
-    tasks.sort_by_key(|task| task.started_at.map(|at| (at.seconds, at.nanos)));
-    let width = tasks.iter().map(|task| task.task.len()).max().unwrap_or(0);
-    for task in &tasks {
-        let reader = LogReader::new(client.clone(), key.log_request(&task.task, 0, false));
-        let shown = prefixed_log(context, reader, (&task.task, width), timestamps).await;
-        if let Err(failure) = shown {
-            // One log that has expired does not hide the others.
-            context.out.note(&format!("log of `{}`: {}", task.task, failure.render().trim_end()));
-        }
-        if context.out.closed() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-async fn prefixed_log(
-    context: &Context,
-    mut reader: LogReader,
-    (task, width): (&str, usize),
-    timestamps: bool,
-) -> Result<(), Failure> {
-    let out = &context.out;
-    let prefix = format!("{task:width$} | ");
-    let mut lines = Lines::stamped(timestamps);
-    let mut timeless = Timeless::new(timestamps);
-    let mut last = 0;
-    while !out.closed()
-        && let Some(piece) = reader.next().await?
-    {
-        last = piece.attempt;
-        let Some(chunk) = piece.chunk else { continue };
-        if out.is_json() {
-            let log = serde_json::json!({"task": task, "attempt": last, "chunk": to_json(&chunk)});
-            out.json_line(&serde_json::json!({ "log": log }))?;
-        } else {
-            timeless.tell(out, &chunk);
-            out.bytes(&lines.push((task, last), &prefix, &chunk))?;
-        }
-    }
-    out.bytes(&lines.end(task, last, &prefix))
+fn shown<'a>(terminal: &mut Option<terminal::Stream>, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+    terminal.as_mut().map_or(Cow::Borrowed(bytes), |terminal| Cow::Owned(terminal.push(bytes)))
 }
 
 fn describe(task: &TaskRun) -> String {

@@ -9,6 +9,7 @@ use crate::cli::Context;
 use crate::client::{Client, unary};
 use crate::compile::{self, Source};
 use crate::errors::Failure;
+use crate::interrupts::Interrupts;
 use crate::output::printable;
 
 /// Registers a pipeline: compiles it, shows what changes, and makes a new version of it
@@ -33,7 +34,7 @@ pub(crate) struct UpArgs {
 }
 
 pub(crate) async fn run(args: UpArgs, context: &Context) -> Result<(), Failure> {
-    let spec = compile::spec(&args.source).await?;
+    let spec = compile::spec(&args.source, &mut Interrupts::catch_all()?).await?;
     let name = spec.name.clone();
     let client = context.client().await?;
     let response = register(&client, context.namespace(), spec, args.plan, args.expect).await?;

@@ -3,13 +3,15 @@
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
+use super::foreign::Foreign;
 use crate::errors::Failure;
+
+/// Longest message of cargo: they hold a list of files, or what the compiler said of one place.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// What cargo says of one thing it has built; other messages have none of these fields.
 #[derive(Debug, Deserialize)]
@@ -37,31 +39,47 @@ pub(super) async fn build(dir: &Path, bin: Option<&str>) -> Result<PathBuf, Fail
     if !std::io::stderr().is_terminal() {
         command.arg("--quiet");
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| {
+    let running = Foreign::start(&mut command).map_err(|error| {
         Failure::usage(format!("cannot start `cargo` to compile `{}`: {error}", dir.display()))
             .hint("install Rust, or compile the pipeline elsewhere and name its program")
     })?;
-    let programs = artifacts(child.stdout.take().expect("stdout is piped")).await?;
-    let status = child.wait().await.map_err(|error| Failure::usage(format!("cannot wait for `cargo`: {error}")))?;
+    let mut messages = Messages::default();
+    let status = running.until_exit(|piece| messages.take(piece)).await?;
     if !status.success() {
         return Err(Failure::usage(format!("`{}` does not compile; what the compiler said is above", dir.display())));
     }
-    only(programs, dir)
+    only(messages.programs, dir)
 }
 
-async fn artifacts(stdout: tokio::process::ChildStdout) -> Result<Vec<(String, PathBuf)>, Failure> {
-    let mut lines = BufReader::new(stdout).lines();
-    let mut programs = Vec::new();
-    loop {
-        let line = lines.next_line().await.map_err(|error| Failure::usage(format!("cannot read `cargo`: {error}")))?;
-        let Some(line) = line else { return Ok(programs) };
-        let Ok(artifact) = serde_json::from_str::<Artifact>(&line) else { continue };
+/// What cargo prints: one JSON object per line.
+#[derive(Default)]
+struct Messages {
+    unfinished: Vec<u8>,
+    programs: Vec<(String, PathBuf)>,
+}
+
+impl Messages {
+    fn take(&mut self, piece: &[u8]) -> Result<(), Failure> {
+        for part in piece.split_inclusive(|byte| *byte == b'\n') {
+            self.unfinished.extend_from_slice(part);
+            if self.unfinished.len() > MAX_MESSAGE_BYTES {
+                return Err(Failure::usage("`cargo` printed a line of more than 16 MiB; is it the right program?"));
+            }
+            if part.ends_with(b"\n") {
+                self.message();
+            }
+        }
+        Ok(())
+    }
+
+    fn message(&mut self) {
+        let line = std::mem::take(&mut self.unfinished);
+        let Ok(artifact) = serde_json::from_slice::<Artifact>(&line) else { return };
         if let (Some(executable), Some(target), Some(_)) =
             (artifact.executable, artifact.target, artifact.manifest_path)
             && target.kind.iter().any(|kind| kind == "bin")
         {
-            programs.push((target.name, executable));
+            self.programs.push((target.name, executable));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod cargo;
 mod decode;
+mod foreign;
 mod program;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,6 +14,7 @@ use gofer_proto::v1::PipelineSpec;
 use tokio::io::AsyncReadExt as _;
 
 use crate::errors::Failure;
+use crate::interrupts::Interrupts;
 
 /// Most bytes a spec may have before it is even decoded; the contract's own limit (3 MiB encoded) is smaller, but JSON
 /// is longer than protobuf.
@@ -36,13 +38,17 @@ pub(crate) struct Source {
 /// Compiles and runs what is to be compiled and run, and decodes the spec.
 ///
 /// # Errors
-/// Wrong use, with the compiler's or the program's own output already on stderr.
-pub(crate) async fn spec(source: &Source) -> Result<PipelineSpec, Failure> {
+/// Wrong use, with the compiler's or the program's own output already on stderr; and a signal.
+pub(crate) async fn spec(source: &Source, interrupts: &mut Interrupts) -> Result<PipelineSpec, Failure> {
     let limit = source.compile_timeout;
-    tokio::time::timeout(limit, spec_bytes(source)).await.unwrap_or_else(|_| {
-        Err(Failure::usage(format!("the pipeline was not compiled within {}", humantime::format_duration(limit)))
-            .hint("allow more with `--compile-timeout`, for example `--compile-timeout 30m`"))
-    })
+    // Whichever comes first: dropped, the compiler or the program is killed.
+    let compiled = tokio::time::timeout(limit, spec_bytes(source));
+    interrupts.unless_interrupted(async { compiled.await.unwrap_or_else(|_| Err(too_slow(limit))) }).await
+}
+
+fn too_slow(limit: Duration) -> Failure {
+    Failure::usage(format!("the pipeline was not compiled within {}", humantime::format_duration(limit)))
+        .hint("allow more with `--compile-timeout`, for example `--compile-timeout 30m`")
 }
 
 async fn spec_bytes(source: &Source) -> Result<PipelineSpec, Failure> {
@@ -87,10 +93,11 @@ async fn read_bounded(reader: impl tokio::io::AsyncRead + Unpin, name: &str) -> 
     let mut bytes = Vec::new();
     let read = reader.take(MAX_SPEC_BYTES + 1).read_to_end(&mut bytes).await;
     read.map_err(|error| Failure::usage(format!("cannot read {name}: {error}")))?;
-    if bytes.len() as u64 > MAX_SPEC_BYTES {
-        return Err(Failure::usage(format!("{name} gave more than 16 MiB, which is no pipeline spec")));
-    }
-    Ok(bytes)
+    if bytes.len() as u64 > MAX_SPEC_BYTES { Err(too_long(name)) } else { Ok(bytes) }
+}
+
+fn too_long(name: &str) -> Failure {
+    Failure::usage(format!("{name} gave more than 16 MiB, which is no pipeline spec"))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

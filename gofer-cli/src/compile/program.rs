@@ -2,10 +2,12 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 
 use tokio::process::Command;
 
+use super::foreign::Foreign;
+use super::{MAX_SPEC_BYTES, too_long};
 use crate::errors::Failure;
 
 /// What the program writes to stdout; its stderr is the user's. `None` when the file is no program for this machine
@@ -17,15 +19,19 @@ pub(super) async fn stdout_of(program: &Path, dir: Option<&Path>) -> Result<Opti
         // As `cargo run` does.
         command.current_dir(dir).env("CARGO_MANIFEST_DIR", dir);
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
-    let mut child = match command.spawn() {
-        Ok(child) => child,
+    let running = match Foreign::start(&mut command) {
+        Ok(running) => running,
         Err(error) if error.raw_os_error() == Some(ENOEXEC) => return Ok(None),
         Err(error) => return Err(Failure::usage(format!("cannot start `{shown}`: {error}"))),
     };
-    let stdout = child.stdout.take().expect("stdout is piped");
-    let bytes = super::read_bounded(stdout, &format!("the program `{shown}`")).await?;
-    let status = child.wait().await.map_err(|error| Failure::usage(format!("cannot wait for `{shown}`: {error}")))?;
+    let mut bytes = Vec::new();
+    let status = running
+        .until_exit(|piece| {
+            bytes.extend_from_slice(piece);
+            let too_long = bytes.len() as u64 > MAX_SPEC_BYTES;
+            if too_long { Err(self::too_long(&format!("the program `{shown}`"))) } else { Ok(()) }
+        })
+        .await?;
     if !status.success() {
         return Err(Failure::usage(format!("the pipeline program `{shown}` {}", ending(status)))
             .hint("its own message, if any, is above; the program must print the pipeline and end with 0"));

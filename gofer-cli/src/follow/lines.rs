@@ -1,10 +1,12 @@
 //! Bytes of several logs at once, made into whole lines with a prefix.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 
 use gofer_proto::v1::{LogChunk, LogStream};
 
-use crate::format;
+use crate::output::Out;
+use crate::{format, terminal};
 
 /// A line that is longer is shown in pieces, so that memory stays bounded.
 const MAX_LINE_BYTES: usize = 16 << 10;
@@ -15,7 +17,10 @@ type Source = (String, u32, LogStream);
 /// The unfinished last line of every log.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
+    /// Each line has its time before it, after the prefix.
     timestamps: bool,
+    /// Lines are for a terminal: nothing in them may reach beyond them.
+    terminal: bool,
     unfinished: BTreeMap<Source, Line>,
 }
 
@@ -28,9 +33,9 @@ struct Line {
 }
 
 impl Lines {
-    /// With the time of each line before it, after the prefix.
-    pub(crate) fn stamped(timestamps: bool) -> Self {
-        Self { timestamps, ..Self::default() }
+    /// Lines that go to stdout; a file or a program gets the bytes as they are.
+    pub(crate) fn for_stdout(timestamps: bool) -> Self {
+        Self { timestamps, terminal: std::io::stdout().is_terminal(), ..Self::default() }
     }
 
     /// The complete lines that the log has with these bytes, each after `prefix`.
@@ -39,16 +44,16 @@ impl Lines {
         let line = self.unfinished.entry((task.to_owned(), attempt, chunk.stream())).or_default();
         let mut shown = Vec::with_capacity(chunk.data.len() + prefix.len());
         for part in chunk.data.split_inclusive(|byte| *byte == b'\n') {
+            let (text, is_whole) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
             if line.bytes.is_empty() {
                 line.stamp.clone_from(&stamp);
             }
-            line.bytes.extend_from_slice(part);
-            if part.ends_with(b"\n") {
-                line.show(prefix, line.bytes.len(), &mut shown);
-            }
+            line.bytes.extend_from_slice(text);
             while line.bytes.len() > MAX_LINE_BYTES {
-                line.show(prefix, MAX_LINE_BYTES, &mut shown);
-                shown.push(b'\n');
+                line.show(prefix, MAX_LINE_BYTES, self.terminal, &mut shown);
+            }
+            if is_whole {
+                line.show(prefix, line.bytes.len(), self.terminal, &mut shown);
             }
         }
         shown
@@ -60,8 +65,7 @@ impl Lines {
         for stream in [LogStream::Stdout, LogStream::Stderr] {
             let mut rest = self.unfinished.remove(&(task.to_owned(), attempt, stream)).unwrap_or_default();
             if !rest.bytes.is_empty() {
-                rest.show(prefix, rest.bytes.len(), &mut shown);
-                shown.push(b'\n');
+                rest.show(prefix, rest.bytes.len(), self.terminal, &mut shown);
             }
         }
         shown
@@ -69,11 +73,32 @@ impl Lines {
 }
 
 impl Line {
-    /// Takes the first bytes of the line.
-    fn show(&mut self, prefix: &str, length: usize, shown: &mut Vec<u8>) {
+    /// Takes the first bytes of the line, and shows them as one.
+    fn show(&mut self, prefix: &str, length: usize, terminal: bool, shown: &mut Vec<u8>) {
         shown.extend_from_slice(prefix.as_bytes());
         shown.extend_from_slice(self.stamp.as_bytes());
-        shown.extend(self.bytes.drain(..length));
+        let piece: Vec<u8> = self.bytes.drain(..length).collect();
+        shown.extend(if terminal { terminal::line(&piece) } else { piece });
+        shown.push(b'\n');
+    }
+}
+
+/// Says once that there are no times, where they were asked for.
+#[derive(Debug)]
+pub(crate) struct Timeless {
+    wanted: bool,
+}
+
+impl Timeless {
+    pub(crate) fn new(wanted: bool) -> Self {
+        Self { wanted }
+    }
+
+    pub(crate) fn tell(&mut self, out: &Out, chunk: &LogChunk) {
+        if self.wanted && chunk.at.is_none() {
+            self.wanted = false;
+            out.note("of this log it is not known when its lines were written");
+        }
     }
 }
 
@@ -137,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_line_has_the_time_of_its_first_byte() {
-        let mut lines = Lines::stamped(true);
+        let mut lines = Lines { timestamps: true, ..Lines::default() };
         assert_eq!(lines.push(BUILD, "b | ", &chunk(b"a\nb")), b"b | 2026-11-24T13:09:26.000Z a\n");
         let later = chunk_at(b"c\nd\n", 1_795_525_767);
         let expected = b"b | 2026-11-24T13:09:26.000Z bc\nb | 2026-11-24T13:09:27.000Z d\n";
@@ -147,6 +172,17 @@ mod tests {
         assert_eq!(stamps.push(&chunk(b"a\nb")), b"2026-11-24T13:09:26.000Z a\n2026-11-24T13:09:26.000Z b");
         assert_eq!(stamps.push(&later), b"c\n2026-11-24T13:09:27.000Z d\n");
         assert_eq!(stamps.push(&LogChunk { at: None, ..later }), b"c\nd\n", "nobody knows when");
+    }
+
+    #[test]
+    fn nothing_in_a_line_reaches_beyond_it_at_a_terminal() {
+        let forged = b"one\rtest | forged\x1b[1A\x1b[2K\x1b[31m\n";
+        let mut raw = Lines::default();
+        assert_eq!(raw.push(BUILD, "build | ", &chunk(forged)), [b"build | ", &forged[..]].concat());
+        let mut lines = Lines { terminal: true, ..Lines::default() };
+        assert_eq!(lines.push(BUILD, "build | ", &chunk(forged)), b"build | test | forged\x1b[31m\x1b[0m\n");
+        assert_eq!(lines.push(BUILD, "build | ", &chunk(b"two\x1b[?1049h")), b"");
+        assert_eq!(lines.end("build", 1, "build | "), b"build | two\n");
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! The part of the view that changes in place, on a terminal: the tasks that run now, and how far the run is.
 
 use gofer_proto::v1::{TaskRun, TaskRunState, TaskRunStatus};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Seen;
+use super::screen::Screen;
 use crate::format;
+use crate::output::printable;
 
 /// More tasks than fit are counted instead of shown.
 const MAX_ROWS: usize = 12;
+
+/// As often as a person sees.
+const DRAWN_PER_SECOND: u8 = 20;
 
 /// Rows at the bottom of the terminal.
 pub(super) struct Live {
@@ -17,7 +22,8 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new() -> Self {
-        Self { bars: MultiProgress::new(), rows: Vec::new() }
+        let target = ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), DRAWN_PER_SECOND);
+        Self { bars: MultiProgress::with_draw_target(target), rows: Vec::new() }
     }
 
     /// Takes the rows away while something else is written.
@@ -57,7 +63,7 @@ fn rows(seen: &Seen) -> Vec<String> {
     let width = active.iter().map(|task| task.task.len()).max().unwrap_or(0);
     let row = |task: &&TaskRun| {
         let since = format::took(task.started_at.as_ref(), None);
-        format!("{:width$}  {}  {since}", task.task, format::task_state(task)).trim_end().to_owned()
+        format!("{:width$}  {}  {since}", printable(&task.task), format::task_state(task)).trim_end().to_owned()
     };
     let mut texts: Vec<_> = active.iter().take(MAX_ROWS).map(row).collect();
     if active.len() > MAX_ROWS {

@@ -1,11 +1,12 @@
 //! The logs of a run that is being followed.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use gofer_proto::v1::{
     LogChunk, LogCursor, LogStream, StreamLogsRequest, StreamLogsResponse, TaskRun, TaskRunState, TaskRunStatus,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tonic::{Status, Streaming};
 
@@ -16,6 +17,8 @@ use crate::errors::Failure;
 
 /// How much of the end of a failed attempt's log is shown.
 const TAIL_BYTES: usize = 256 << 10;
+/// How many failed attempts' logs are read at once: of a run of thousands of tasks, all may fail.
+const TAILS_AT_ONCE: usize = 16;
 /// Pieces on their way to the view; at most 64 KiB each.
 const QUEUE: usize = 16;
 
@@ -26,6 +29,8 @@ pub(crate) enum LogMode {
     Failed,
     /// All, as they are written.
     All,
+    /// Those of one attempt of each task, as they are written.
+    Attempt(u32),
 }
 
 /// Something about the log of an attempt.
@@ -57,13 +62,16 @@ pub(crate) struct Logs {
     sender: Option<mpsc::Sender<LogNews>>,
     receiver: mpsc::Receiver<LogNews>,
     readers: JoinSet<()>,
+    /// Places for tails that are held in memory.
+    tails: Arc<Semaphore>,
 }
 
 impl Logs {
     pub(crate) fn new(client: Client, key: RunKey, mode: LogMode) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let sender = Some(sender);
-        Self { client, key, mode, asked: BTreeMap::new(), sender, receiver, readers: JoinSet::new() }
+        let tails = Arc::new(Semaphore::new(TAILS_AT_ONCE));
+        Self { client, key, mode, asked: BTreeMap::new(), sender, receiver, readers: JoinSet::new(), tails }
     }
 
     /// Asks for the logs that the task run's new state makes interesting.
@@ -71,10 +79,12 @@ impl Logs {
         let asked = self.asked.get(&task.task).copied().unwrap_or(0);
         let last = match self.mode {
             LogMode::Failed => last_failed(task),
-            LogMode::All => last_begun(task),
+            LogMode::All | LogMode::Attempt(_) => last_begun(task),
         };
         for attempt in asked + 1..=last {
-            self.read(&task.task, attempt);
+            if !matches!(self.mode, LogMode::Attempt(wanted) if wanted != attempt) {
+                self.read(&task.task, attempt);
+            }
         }
         if last > asked {
             self.asked.insert(task.task.clone(), last);
@@ -96,8 +106,8 @@ impl Logs {
         let reader = LogReader::new(self.client.clone(), self.key.log_request(task, attempt, true));
         let teller = Teller { sender, task: task.to_owned(), attempt };
         match self.mode {
-            LogMode::Failed => self.readers.spawn(tell_tail(reader, teller)),
-            LogMode::All => self.readers.spawn(tell_all(reader, teller)),
+            LogMode::Failed => self.readers.spawn(tell_tail(reader, teller, self.tails.clone())),
+            LogMode::All | LogMode::Attempt(_) => self.readers.spawn(tell_all(reader, teller)),
         };
     }
 }
@@ -132,7 +142,9 @@ async fn tell_all(mut reader: LogReader, teller: Teller) {
 
 /// Reads to the end and tells the last part, in one go, so that the logs of several failed tasks mix as little as may
 /// be.
-async fn tell_tail(mut reader: LogReader, teller: Teller) {
+async fn tell_tail(mut reader: LogReader, teller: Teller, tails: Arc<Semaphore>) {
+    // Nobody closes it.
+    let _place = tails.acquire().await;
     let mut tail = VecDeque::new();
     let (mut kept, mut left_out) = (0, 0);
     let end = loop {
@@ -186,7 +198,8 @@ pub(crate) struct LogReader {
 
 impl LogReader {
     pub(crate) fn new(client: Client, request: StreamLogsRequest) -> Self {
-        Self { client, request, stream: None, patience: Patience::default() }
+        let patience = Patience::new(client.contact());
+        Self { client, request, stream: None, patience }
     }
 
     /// The next piece; `None` after the last one.
@@ -197,7 +210,7 @@ impl LogReader {
         loop {
             match self.try_next().await {
                 Ok(piece) => {
-                    self.patience.contact();
+                    self.patience.progress();
                     if let Some(piece) = &piece {
                         advance(&mut self.request, piece);
                     }
@@ -215,7 +228,11 @@ impl LogReader {
     async fn try_next(&mut self) -> Result<Option<StreamLogsResponse>, Status> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
-            none => none.insert(self.client.task_runs().stream_logs(self.request.clone()).await?.into_inner()),
+            none => {
+                let stream = self.client.task_runs().stream_logs(self.request.clone()).await?.into_inner();
+                self.patience.opened();
+                none.insert(stream)
+            }
         };
         stream.message().await
     }

@@ -6,9 +6,10 @@ mod live;
 pub(crate) mod logs;
 mod people;
 pub(crate) mod reconnect;
+mod screen;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gofer_proto::v1::{
@@ -18,20 +19,22 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-pub(crate) use self::lines::{Lines, Stamps};
-use self::logs::{LogMode, Logs};
+pub(crate) use self::lines::{Lines, Stamps, Timeless};
+use self::logs::{LogMode, LogNews, Logs, News};
 pub(crate) use self::people::task_table;
 use self::reconnect::Patience;
 use self::view::View;
 use crate::client::{Client, unary};
-use crate::commands::Interrupts;
 use crate::errors::{Exit, Failure};
+use crate::interrupts::{Interrupt, Interrupts};
 use crate::output::Out;
 
 /// Heartbeats come at least every 30 seconds; a server that says nothing for longer has gone.
 pub(crate) const SILENCE: Duration = Duration::from_secs(75);
 /// Updates on their way to the view.
 const QUEUE: usize = 64;
+/// More are counted instead of named.
+const NAMED_TASKS: usize = 5;
 /// How often the live view is drawn again.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -61,13 +64,13 @@ impl RunKey {
         }
     }
 
-    fn cancel_request(&self, force: bool) -> CancelRunRequest {
+    fn cancel_request(&self, force: bool, why: Interrupt) -> CancelRunRequest {
         CancelRunRequest {
             namespace: self.namespace.clone(),
             pipeline: self.pipeline.clone(),
             run: self.run,
             force,
-            reason: "interrupted with Ctrl-C".to_owned(),
+            reason: why.reason().to_owned(),
         }
     }
 }
@@ -83,7 +86,7 @@ pub(crate) struct Options {
     pub(crate) on_interrupt: OnInterrupt,
 }
 
-/// What Ctrl-C does.
+/// What Ctrl-C does, and what else asks the command to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnInterrupt {
     /// Ends the following; the run goes on.
@@ -110,18 +113,25 @@ enum Update {
 /// Follows the run to its end.
 ///
 /// # Errors
-/// When the server refuses, or is gone for long.
-pub(crate) async fn follow(client: &Client, out: &Out, key: RunKey, options: Options) -> Result<Exit, Failure> {
-    let mut interrupts = Interrupts::catch()?;
+/// When the server refuses, or is gone for long; also when the run was successful, but a part of what was to be shown is missing.
+pub(crate) async fn follow(
+    client: &Client,
+    out: &Out,
+    key: RunKey,
+    options: Options,
+    interrupts: &mut Interrupts,
+) -> Result<Exit, Failure> {
     let mut view = view::choose(out, options.states, options.timestamps);
     let mut logs = Logs::new(client.clone(), key.clone(), options.logs);
     let (sender, mut updates) = mpsc::channel(QUEUE);
     // Dropped, and with it the watcher, when the following ends.
     let mut watcher = JoinSet::new();
     watcher.spawn(watch(client.clone(), key.clone(), sender));
+
     let mut ticks = tokio::time::interval_at(Instant::now() + TICK, TICK);
     let mut seen = Seen::default();
-    let mut cancels = 0;
+    let mut given_up = GivenUp::default();
+    let mut asked_to_end = AskedToEnd::default();
     let mut complete = false;
     loop {
         tokio::select! {
@@ -133,28 +143,100 @@ pub(crate) async fn follow(client: &Client, out: &Out, key: RunKey, options: Opt
                 }
             },
             news = logs.next() => match news {
-                Some(news) => view.log(news)?,
+                Some(news) => {
+                    given_up.note(&news);
+                    view.log(news)?;
+                }
                 None => break,
             },
             _ = ticks.tick(), if view.is_live() && !seen.tasks.is_empty() => view.tick(&seen),
-            () = interrupts.next() => {
-                cancels += 1;
-                if options.on_interrupt == OnInterrupt::Leave || cancels > 2 {
-                    view.leave(&key, options.on_interrupt)?;
-                    return Ok(Exit::Interrupted);
+            interrupt = interrupts.next() => {
+                if !asked_to_end.counts(interrupt) {
+                    continue;
                 }
-                cancel(client, &key, cancels > 1, view.as_mut()).await?;
+                if options.on_interrupt == OnInterrupt::Leave || asked_to_end.times > 2 {
+                    view.leave(&key, options.on_interrupt)?;
+                    return Ok(interrupt.exit());
+                }
+                cancel(client, &key, asked_to_end.times > 1, interrupt, view.as_mut()).await?;
             }
         }
     }
     view.finish(&seen)?;
-    Ok(if seen.run.status() == RunStatus::Successful { Exit::Ok } else { Exit::RunFailed })
+    let came_to = match (seen.run.status(), asked_to_end.first) {
+        (RunStatus::Successful, _) => Exit::Ok,
+        (RunStatus::Cancelled, Some(interrupt)) => interrupt.exit(),
+        _ => Exit::RunFailed,
+    };
+    // A run that has failed is what matters more, and the code says already that something is wrong.
+    match given_up.failure() {
+        Some(failure) if came_to == Exit::Ok || !options.states => Err(failure),
+        Some(failure) => {
+            view.note(failure.render().trim_end())?;
+            Ok(came_to)
+        }
+        None => Ok(came_to),
+    }
+}
+
+/// The signals so far.
+#[derive(Debug, Default)]
+struct AskedToEnd {
+    first: Option<Interrupt>,
+    times: u32,
+}
+
+impl AskedToEnd {
+    /// Whether this one asks for something new. A terminal that is closed is told by the kernel and by the shell.
+    fn counts(&mut self, interrupt: Interrupt) -> bool {
+        if interrupt == Interrupt::HangUp && self.times > 0 {
+            return false;
+        }
+        self.first.get_or_insert(interrupt);
+        self.times += 1;
+        true
+    }
+}
+
+/// Logs of which not everything could be shown.
+#[derive(Debug, Default)]
+pub(crate) struct GivenUp {
+    tasks: BTreeSet<String>,
+    exit: Option<Exit>,
+}
+
+impl GivenUp {
+    /// Why the log of a task ended early.
+    pub(crate) fn add(&mut self, task: &str, failure: &Failure) {
+        self.tasks.insert(task.to_owned());
+        self.exit.get_or_insert(failure.exit);
+    }
+
+    fn note(&mut self, news: &LogNews) {
+        if let News::End(Some(failure)) = &news.what {
+            self.add(&news.task, failure);
+        }
+    }
+
+    /// What the command ends with, if there are any.
+    pub(crate) fn failure(self) -> Option<Failure> {
+        let named: Vec<_> = self.tasks.iter().take(NAMED_TASKS).map(|task| format!("`{task}`")).collect();
+        let more = match self.tasks.len().saturating_sub(NAMED_TASKS) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let message = format!("the output is not complete: the logs of {}{more} were given up", named.join(", "));
+        self.exit.map(|exit| Failure::incomplete(exit, message))
+    }
 }
 
 fn apply(update: Update, seen: &mut Seen, logs: &mut Logs, view: &mut dyn View) -> Result<(), Failure> {
     match update {
         Update::Note(text) => view.note(&text),
         Update::Changed(subject) => match *subject {
+            // After a cut everything is said again.
+            Subject::Run(run) if run == seen.run => Ok(()),
+            Subject::TaskRun(task) if seen.tasks.get(&task.task) == Some(&task) => Ok(()),
             Subject::Run(run) => {
                 view.run(&run)?;
                 seen.run = run;
@@ -170,12 +252,18 @@ fn apply(update: Update, seen: &mut Seen, logs: &mut Logs, view: &mut dyn View) 
     }
 }
 
-async fn cancel(client: &Client, key: &RunKey, force: bool, view: &mut dyn View) -> Result<(), Failure> {
+async fn cancel(
+    client: &Client,
+    key: &RunKey,
+    force: bool,
+    why: Interrupt,
+    view: &mut dyn View,
+) -> Result<(), Failure> {
     view.note(match force {
         false => "cancelling the run; Ctrl-C again kills its tasks at once",
         true => "killing the run's tasks; Ctrl-C again does not wait for them",
     })?;
-    match client.runs().cancel_run(unary(key.cancel_request(force))).await {
+    match client.runs().cancel_run(unary(key.cancel_request(force, why))).await {
         Ok(_) => Ok(()),
         Err(status) => view.note(Failure::from(status).render().trim_end()),
     }
@@ -184,7 +272,7 @@ async fn cancel(client: &Client, key: &RunKey, force: bool, view: &mut dyn View)
 /// Sends every change of the run until it is complete, also over a server's restart.
 async fn watch(client: Client, key: RunKey, sender: mpsc::Sender<Result<Update, Failure>>) {
     let request = FollowRunRequest { namespace: key.namespace, pipeline: key.pipeline, run: key.run };
-    let mut patience = Patience::default();
+    let mut patience = Patience::new(client.contact());
     loop {
         let Some(cut) = watch_once(&client, &request, &sender, &mut patience).await else { return };
         match patience.after(cut) {
@@ -213,6 +301,7 @@ async fn watch_once(
         Ok(response) => response.into_inner(),
         Err(status) => return Some(Failure::from(status)),
     };
+    patience.opened();
     let mut complete = false;
     loop {
         let message = match tokio::time::timeout(SILENCE, stream.message()).await {
@@ -222,7 +311,7 @@ async fn watch_once(
             Ok(Ok(None)) => return Some(Failure::unreachable("the server ended the stream before the run ended")),
             Ok(Ok(Some(message))) => message,
         };
-        patience.contact();
+        patience.progress();
         if let Some(subject) = message.update.and_then(|update| update.subject) {
             complete |= matches!(&subject, Subject::Run(run) if run.state() == RunState::Complete);
             if sender.send(Ok(Update::Changed(Box::new(subject)))).await.is_err() {

@@ -30,7 +30,7 @@ impl<'a> PeopleView<'a> {
         let terminal = std::io::stdout().is_terminal();
         let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let live = (states && terminal && std::io::stderr().is_terminal()).then(Live::new);
-        let lines = Lines::stamped(timestamps);
+        let lines = Lines::for_stdout(timestamps);
         Self { out, states, live, colours, lines, said: BTreeMap::new(), width: 0 }
     }
 
@@ -55,7 +55,7 @@ impl<'a> PeopleView<'a> {
             TaskRunState::Complete => format::took(task.started_at.as_ref(), task.ended_at.as_ref()),
             _ => String::new(),
         };
-        let mut line = format!("{now}  {:width$}  {state}", task.task, width = self.width);
+        let mut line = format!("{now}  {:width$}  {state}", printable(&task.task), width = self.width);
         if !took.is_empty() {
             line += &format!(" ({took})");
         }
@@ -77,7 +77,7 @@ impl<'a> PeopleView<'a> {
     }
 
     fn prefix(&self, task: &str) -> String {
-        format!("{task:width$} | ", width = self.width)
+        format!("{:width$} | ", printable(task), width = self.width)
     }
 }
 
@@ -198,7 +198,8 @@ pub(crate) fn task_table<'a>(tasks: impl Iterator<Item = &'a TaskRun>) -> String
             vec![
                 task.task.clone(),
                 format::task_state(task),
-                if task.started_at.is_some() { task.attempt.to_string() } else { String::new() },
+                // One that could not be started was tried all the same, and again.
+                if task.started_at.is_some() || task.attempt > 1 { task.attempt.to_string() } else { String::new() },
                 format::took(task.started_at.as_ref(), task.ended_at.as_ref()),
                 format::reason(task.reason.as_ref()),
             ]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::client::Contact;
 use crate::errors::{Exit, Failure};
 
 /// A server that was restarted is back within seconds; one that is not back after this is gone.
@@ -9,10 +10,15 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LAST_DELAY: Duration = Duration::from_secs(2);
 
+/// A stream that was open for so long was not cut in vain: it is a new cut when it ends.
+const PROVEN_AFTER: Duration = Duration::from_secs(10);
+
 /// How long is still waited for a server that has answered before.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Patience {
-    contact: bool,
+    /// Shared by all streams of a command: one that has not been opened yet is cut like the others.
+    contact: Contact,
+    opened_at: Option<Instant>,
     cut_at: Option<Instant>,
     delay: Duration,
 }
@@ -27,9 +33,17 @@ pub(crate) struct Pause {
 }
 
 impl Patience {
-    /// The server has answered.
-    pub(crate) fn contact(&mut self) {
-        self.contact = true;
+    pub(crate) fn new(contact: &Contact) -> Self {
+        Self { contact: contact.clone(), opened_at: None, cut_at: None, delay: FIRST_DELAY }
+    }
+
+    /// The stream is open, though nothing has come yet.
+    pub(crate) fn opened(&mut self) {
+        self.opened_at = Some(Instant::now());
+    }
+
+    /// Something has come.
+    pub(crate) fn progress(&mut self) {
         self.cut_at = None;
     }
 
@@ -38,8 +52,11 @@ impl Patience {
     /// # Errors
     /// The cut's own failure when trying again is no use: the server refused, has never answered, or is gone for long.
     pub(crate) fn after(&mut self, cut: Failure) -> Result<Pause, Failure> {
-        if cut.exit != Exit::Unreachable || !self.contact {
+        if cut.exit != Exit::Unreachable || !self.contact.is_made() {
             return Err(cut);
+        }
+        if self.opened_at.take().is_some_and(|since| since.elapsed() > PROVEN_AFTER) {
+            self.cut_at = None;
         }
         match self.cut_at {
             None => {
@@ -61,25 +78,40 @@ impl Patience {
 mod tests {
     use super::*;
 
+    fn answered() -> Patience {
+        let contact = Contact::default();
+        contact.make();
+        Patience::new(&contact)
+    }
+
     #[test]
     fn a_server_that_never_answered_is_not_waited_for() {
-        assert!(Patience::default().after(Failure::unreachable("gone")).is_err());
+        let contact = Contact::default();
+        let mut patience = Patience::new(&contact);
+        assert!(patience.after(Failure::unreachable("gone")).is_err());
+        contact.make();
+        assert!(patience.after(Failure::unreachable("gone")).is_ok(), "it has answered another stream");
     }
 
     #[test]
     fn a_refusal_is_final() {
-        let mut patience = Patience::default();
-        patience.contact();
-        assert!(patience.after(Failure::refused("no")).is_err());
+        assert!(answered().after(Failure::refused("no")).is_err());
     }
 
     #[test]
     fn cuts_in_a_row_are_told_once_and_waits_grow() {
-        let mut patience = Patience::default();
-        patience.contact();
-        let pauses: Vec<_> = (0..7).map(|_| patience.after(Failure::unreachable("gone")).expect("a pause")).collect();
+        let mut patience = answered();
+        let pauses: Vec<_> = (0..7)
+            .map(|_| {
+                // As before a proxy whose server is gone.
+                patience.opened();
+                patience.after(Failure::unreachable("gone")).expect("a pause")
+            })
+            .collect();
         assert_eq!(pauses.iter().filter(|pause| pause.note.is_some()).count(), 1);
         assert!(pauses.windows(2).all(|pair| pair[0].delay <= pair[1].delay));
         assert_eq!(pauses[6].delay, LAST_DELAY);
+        patience.progress();
+        assert_eq!(patience.after(Failure::unreachable("gone")).expect("a pause").delay, FIRST_DELAY);
     }
 }

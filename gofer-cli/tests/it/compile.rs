@@ -6,11 +6,17 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use prost::Message as _;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::harness::{Ended, NOBODY, finish_with_stdin, gofer, run_with_stdin, text};
+use crate::harness::{Ended, NOBODY, eventually, finish_with_stdin, gofer, run_with_stdin, signal, text, wait};
 
 const JSON: &str = r#"{"name": "tiny", "tasks": [{"id": "one", "custom": {"command": ["true"]}}]}"#;
+
+/// A spec with a long argument.
+fn json(argument: &str) -> String {
+    JSON.replace("true", argument)
+}
 
 fn up(source: &Path) -> Ended {
     up_with(&[], source)
@@ -110,6 +116,73 @@ fn a_program_that_hangs_is_given_up() {
     let path = file(&dir, "hangs", b"#!/bin/sh\nexec sleep 600\n", 0o755);
     let ended = up_with(&["--compile-timeout", "200ms"], &path).expect(2);
     ended.says("200ms").says("--compile-timeout");
+}
+
+/// A script that leaves a process with its stdout behind, and that one's number in a file.
+fn daemon(dir: &TempDir, rest: &str) -> (PathBuf, PathBuf) {
+    let pid = dir.path().join("pid");
+    let script = format!("#!/bin/sh\nsleep 600 2> /dev/null &\necho $! > {0}.new; mv {0}.new {0}\n{rest}", text(&pid));
+    (file(dir, "daemon", script.as_bytes(), 0o755), pid)
+}
+
+/// Whether the process of that number is there.
+fn is_alive(pid: &Path) -> bool {
+    let pid = fs::read_to_string(pid).expect("a number");
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+fn is_killed(pid: &Path) {
+    eventually("it is killed", || if is_alive(pid) { Err("it lives".to_owned()) } else { Ok(()) });
+}
+
+#[test]
+fn what_a_program_leaves_running_is_not_waited_for() {
+    let dir = dir();
+    let (program, pid) = daemon(&dir, &format!("cat <<'EOF'\n{JSON}\nEOF\n"));
+    up_with(&["--compile-timeout", "10m"], &program).expect(3);
+    assert!(is_alive(&pid), "a daemon that starts on first use is the user's");
+    let number = fs::read_to_string(&pid).expect("a number").trim().parse().expect("a number");
+    let daemon = rustix::process::Pid::from_raw(number).expect("a process id");
+    rustix::process::kill_process(daemon, rustix::process::Signal::KILL).expect("it is there");
+}
+
+#[test]
+fn all_of_what_is_printed_before_the_end_counts() {
+    let dir = dir();
+    // More than a pipe holds, the last of it just before the exit.
+    let spec = json(&"x".repeat(1_000_000));
+    fs::write(dir.path().join("spec"), spec).expect("a file");
+    let (program, pid) = daemon(&dir, &format!("exec cat {}", text(&dir.path().join("spec"))));
+    for _ in 0..10 {
+        up(&program).expect(3);
+        let number = fs::read_to_string(&pid).expect("a number").trim().parse().expect("a number");
+        let daemon = rustix::process::Pid::from_raw(number).expect("a process id");
+        rustix::process::kill_process(daemon, rustix::process::Signal::KILL).expect("it is there");
+    }
+}
+
+#[test]
+fn a_program_that_is_given_up_is_killed_with_what_it_started() {
+    let dir = dir();
+    let (program, pid) = daemon(&dir, "wait\n");
+    up_with(&["--compile-timeout", "500ms"], &program).expect(2).says("500ms");
+    is_killed(&pid);
+}
+
+#[test]
+fn a_signal_ends_the_program_too() {
+    let dir = dir();
+    let (program, pid) = daemon(&dir, "wait\n");
+    for (asked, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let _ = fs::remove_file(&pid);
+        let mut command = gofer(&["--addr", NOBODY, "up", text(&program)]);
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().expect("the binary starts");
+        eventually("the program runs", || pid.exists().then_some(()).ok_or_else(|| "it does not".to_owned()));
+        signal(&child, asked);
+        assert_eq!(wait(&mut child).code(), Some(code));
+        is_killed(&pid);
+    }
 }
 
 #[test]

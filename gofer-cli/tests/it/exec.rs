@@ -1,20 +1,13 @@
 //! A command in a running task, through pipes and at a terminal.
 
-use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command};
-use std::sync::mpsc;
 use std::time::Instant;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::json;
 
 use crate::pipelines::script;
 use crate::serving::{SOON, Serving, signal, wait};
+use crate::terminal::Terminal;
 
 /// A server with a task that runs until it is ended.
 fn running() -> Serving {
@@ -52,7 +45,7 @@ fn a_shell_at_a_terminal_is_resized_and_leaves_the_terminal_as_it_was() {
     let server = running();
     let mut terminal = Terminal::open(30, 90);
     assert!(terminal.shows_what_is_typed());
-    let mut child = terminal.run(&server, &["task", "exec", "ci", "1", "t"]);
+    let mut child = terminal.run(&server.command(&["task", "exec", "ci", "1", "t"]));
     // What the shell echoes is not what it prints.
     terminal.types("stty size; echo rea''dy\n");
     terminal.reads("ready");
@@ -79,14 +72,14 @@ fn a_session_that_is_ended_from_outside_leaves_the_terminal_as_it_was() {
     let mut server = running();
     let mut terminal = Terminal::open(30, 90);
     let waiting = ["task", "exec", "ci", "1", "t", "--", "sh", "-c", "echo waiting $$.; exec cat"];
-    let mut child = terminal.run(&server, &waiting);
+    let mut child = terminal.run(&server.command(&waiting));
     terminal.reads("waiting");
     signal(&child, Signal::TERM);
     assert_eq!(wait(&mut child).code(), Some(143));
     assert!(terminal.shows_what_is_typed());
 
     let mut terminal = Terminal::open(30, 90);
-    let mut child = terminal.run(&server, &waiting);
+    let mut child = terminal.run(&server.command(&waiting));
     terminal.reads(".\r\n");
     let pid = terminal.seen.split([' ', '.']).nth(1).expect("a process id").to_owned();
     server.kill();
@@ -107,80 +100,5 @@ fn eventually_gone(pid: &str) {
         }
         assert!(Instant::now() < until, "process {pid} is there after {SOON:?}: {stat}");
         std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-}
-
-/// A terminal as a person's window is one.
-struct Terminal {
-    window: File,
-    device: OwnedFd,
-    pieces: mpsc::Receiver<Vec<u8>>,
-    seen: String,
-}
-
-impl Terminal {
-    fn open(rows: u16, columns: u16) -> Self {
-        let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
-        grantpt(&window).and_then(|()| unlockpt(&window)).expect("a terminal");
-        let path = ptsname(&window, Vec::new()).expect("its name");
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let device = rustix::fs::open(&path, flags, Mode::empty()).expect("its device");
-        let window = File::from(window);
-        let (sender, pieces) = mpsc::channel();
-        let mut reader = window.try_clone().expect("another descriptor");
-        std::thread::Builder::new()
-            .spawn(move || {
-                let mut buffer = [0; 4096];
-                while let Ok(count @ 1..) = reader.read(&mut buffer) {
-                    if sender.send(buffer[..count].to_vec()).is_err() {
-                        return;
-                    }
-                }
-            })
-            .expect("a thread");
-        let terminal = Self { window, device, pieces, seen: String::new() };
-        terminal.resize(rows, columns);
-        terminal
-    }
-
-    /// Starts a command of the client at this terminal.
-    fn run(&self, server: &Serving, args: &[&str]) -> Child {
-        let command = server.command(args);
-        let mut at_terminal = Command::new("setsid");
-        at_terminal.arg("--ctty").arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => at_terminal.env(name, value),
-                None => at_terminal.env_remove(name),
-            };
-        }
-        let device = || self.device.try_clone().expect("another descriptor");
-        at_terminal.stdin(device()).stdout(device()).stderr(device()).spawn().expect("setsid is there")
-    }
-
-    fn types(&mut self, text: &str) {
-        self.window.write_all(text.as_bytes()).expect("the terminal takes it");
-    }
-
-    /// Reads until the text is there.
-    fn reads(&mut self, text: &str) {
-        let until = Instant::now() + SOON;
-        while !self.seen.contains(text) {
-            match self.pieces.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
-                Err(_) => panic!("`{text}` was not shown within {SOON:?}: {:?}", self.seen),
-            }
-        }
-    }
-
-    fn resize(&self, rows: u16, columns: u16) {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&self.window, size).expect("a size");
-    }
-
-    /// Whether it is in the mode that a shell leaves it in: what is typed is shown, and read by lines.
-    fn shows_what_is_typed(&self) -> bool {
-        let modes = tcgetattr(&self.device).expect("the modes").local_modes;
-        modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
     }
 }

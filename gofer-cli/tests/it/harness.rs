@@ -2,7 +2,13 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything may take that takes moments.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// An address where nobody listens: port 1 needs a privilege that nobody uses.
 pub(crate) const NOBODY: &str = "http://127.0.0.1:1";
@@ -75,4 +81,36 @@ pub(crate) fn finish_with_stdin(mut command: Command, stdin: &[u8]) -> Ended {
 /// The path as text.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("the path is UTF-8")
+}
+
+/// Sends a signal to a command.
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_child(child);
+    kill_process(pid, signal).expect("the process is there");
+}
+
+/// Waits for a command's end, but not for ever.
+pub(crate) fn wait(child: &mut Child) -> std::process::ExitStatus {
+    let pid = Pid::from_child(child);
+    std::thread::scope(|scope| {
+        let (sender, ended) = std::sync::mpsc::channel();
+        scope.spawn(move || sender.send(child.wait()));
+        match ended.recv_timeout(SOON) {
+            Ok(status) => status.expect("the process can be waited for"),
+            Err(_) => {
+                let _ = kill_process(pid, Signal::KILL);
+                panic!("the command did not end within {SOON:?}");
+            }
+        }
+    })
+}
+
+/// Waits until it is so; the error says how it is instead.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> Result<(), String>) {
+    let since = Instant::now();
+    while let Err(instead) = is_so() {
+        assert!(since.elapsed() < SOON, "{what}: not within {SOON:?}: {instead}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

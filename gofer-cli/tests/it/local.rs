@@ -108,7 +108,7 @@ fn ctrl_c_cancels_the_run() {
     let mut child = begun(script("a", "echo begun; exec sleep 600", &[]));
     signal(&child, Signal::INT);
     let rest = crate::serving::rest(&mut child);
-    assert_eq!(wait(&mut child).code(), Some(1), "{rest}");
+    assert_eq!(wait(&mut child).code(), Some(130), "{rest}");
     assert!(rest.contains("default/ci #1 cancelled in"), "{rest}");
 }
 
@@ -123,7 +123,7 @@ fn a_second_ctrl_c_kills_what_does_not_listen() {
     assert!(note.contains("cancelling"), "{note}");
     signal(&child, Signal::INT);
     let rest = crate::serving::rest(&mut child);
-    assert_eq!(wait(&mut child).code(), Some(1), "{rest}");
+    assert_eq!(wait(&mut child).code(), Some(130), "{rest}");
     assert!(rest.contains("cancelled in"), "{rest}");
 }
 

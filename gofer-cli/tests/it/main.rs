@@ -7,14 +7,22 @@ mod compile;
 #[cfg(feature = "server")]
 mod crash;
 #[cfg(feature = "server")]
+mod cutter;
+#[cfg(feature = "server")]
 mod exec;
+#[cfg(feature = "server")]
+mod following;
 mod harness;
 #[cfg(feature = "server")]
 mod local;
 #[cfg(feature = "server")]
 mod nomad;
 #[cfg(feature = "server")]
+mod objects;
+#[cfg(feature = "server")]
 mod order;
+#[cfg(feature = "server")]
+mod owner;
 #[cfg(feature = "server")]
 mod pipelines;
 #[cfg(feature = "server")]
@@ -26,5 +34,9 @@ mod stack;
 #[cfg(feature = "server")]
 mod stores;
 mod supervise;
+#[cfg(feature = "server")]
+mod terminal;
+#[cfg(feature = "server")]
+mod terminals;
 #[cfg(feature = "server")]
 mod tls;

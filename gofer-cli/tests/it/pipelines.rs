@@ -168,6 +168,20 @@ fn a_run_can_be_cancelled_and_repeated_from_where_it_failed() {
     server.run(&["run", "follow", "ci", "2"]).expect(1);
     let first = server.json(&["task", "get", "ci", "2", "first"]);
     assert_eq!(first["taskRun"]["reason"]["kind"], "reused", "{first:#}");
+    let said = server.run(&["run", "retry", "ci", "2", "--from-failed"]).expect(0).stdout;
+    assert_eq!(said, "default/ci #3 started, a retry of #2\n  executed: long\n  taken over: first\n");
+    server.run(&["run", "cancel", "ci", "3", "--force"]).expect(0);
+}
+
+#[test]
+fn the_table_says_how_often_a_task_was_tried_that_could_not_be_started() {
+    let server = Serving::start();
+    let mut task = json!({"id": "missing", "custom": {"command": ["gofer-no-such-program"]}});
+    task["retries"] = json!({"attempts": 2, "backoff": "0.01s"});
+    server.up(&pipeline("ci", vec![task]));
+    let ended = server.run(&["run", "start", "ci", "--follow"]).expect(1);
+    let row = ended.stdout.lines().find(|line| line.starts_with("missing ")).expect("a row of the table");
+    assert_eq!(row.split_whitespace().take(3).collect::<Vec<_>>(), ["missing", "failed", "3"], "{}", ended.stdout);
 }
 
 #[test]

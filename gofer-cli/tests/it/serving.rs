@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::harness::{Ended, finish_with_stdin, gofer, text};
-
-/// How long anything may take that takes moments.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) use crate::harness::{SOON, signal, wait};
 
 /// A server and its folder; both go with the test.
 pub(crate) struct Serving {
@@ -187,28 +185,6 @@ fn threads(child: &Child) -> Vec<String> {
     let stats = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
     // After the name, which is in brackets and may hold anything.
     stats.filter_map(|stat| stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned())).collect()
-}
-
-/// Sends a signal to a command.
-pub(crate) fn signal(child: &Child, signal: Signal) {
-    let pid = Pid::from_child(child);
-    kill_process(pid, signal).expect("the process is there");
-}
-
-/// Waits for a command's end, but not for ever.
-pub(crate) fn wait(child: &mut Child) -> std::process::ExitStatus {
-    let pid = Pid::from_child(child);
-    std::thread::scope(|scope| {
-        let (sender, ended) = std::sync::mpsc::channel();
-        scope.spawn(move || sender.send(child.wait()));
-        match ended.recv_timeout(SOON) {
-            Ok(status) => status.expect("the process can be waited for"),
-            Err(_) => {
-                let _ = kill_process(pid, Signal::KILL);
-                panic!("the command did not end within {SOON:?}");
-            }
-        }
-    })
 }
 
 /// Reads lines of a command's stdout until one is as wanted, which comes or the command ends.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-use crate::harness::{run, text};
+use crate::harness::{finish_with_stdin, run, text};
 use crate::serving::Serving;
 
 /// Writes `ca.pem`, and `cert.pem` with `key.pem` for 127.0.0.1 signed by it.
@@ -36,7 +36,10 @@ fn only_a_client_that_trusts_the_authority_talks_to_it() {
     assert!(server.addr.starts_with("https://127.0.0.1:"), "{}", server.addr);
     server.run(&["--ca-file", &ca, "token", "bootstrap"]).expect(0);
     server.run(&["--ca-file", &ca, "run", "list"]).expect(4).says("token");
-    server.run(&["run", "list"]).expect(3).says("certificate");
+    server.run(&["run", "list"]).expect(3).says("certificate").says("`--ca-file FILE` or `GOFER_CA_FILE`");
+    let mut command = server.command(&["run", "list"]);
+    command.env("GOFER_CA_FILE", &ca);
+    finish_with_stdin(command, b"").expect(4).says("token");
     let plain = server.addr.replace("https://", "http://");
     run(&["--addr", &plain, "run", "list"]).expect(3);
 }

@@ -12,6 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::Responder;
 use super::output::{Log, Pipes};
+use super::owner::{self, Owner};
 use super::program;
 use super::tree::{self, Left};
 use crate::cgroup::TaskCgroup;
@@ -40,6 +41,8 @@ pub(super) struct Post<'a> {
     pub(super) signals: &'a OwnedFd,
     /// `/dev/null`.
     pub(super) null: &'a OwnedFd,
+    /// Who must not be outlived, if anybody.
+    pub(super) owner: Option<&'a Owner>,
 }
 
 /// An execution that is over.
@@ -111,6 +114,8 @@ struct Stop {
     sent: Option<Signal>,
     /// The current process was sent something while it ran: its end is not its own.
     delivered: bool,
+    /// The owner is gone, and the deadline says so.
+    owner_gone: bool,
 }
 
 impl Stop {
@@ -261,7 +266,8 @@ impl<'a> Supervision<'a> {
         status
     }
 
-    /// Waits for output, for a signal, or for the moment to ask or to kill; says whether there was a signal.
+    /// Waits for output, for a signal, or for the moment to ask or to kill; says whether there was a signal, or the end of the
+    /// owner.
     fn poll(&self, pipes: &Pipes, due: Option<Instant>) -> bool {
         let until = |moment: Instant| timespec(moment.saturating_duration_since(Instant::now()));
         let timeout = match (self.stop.deadline, self.stop.sent) {
@@ -269,15 +275,17 @@ impl<'a> Supervision<'a> {
             (Some(_), Some(Signal::KILL)) => Some(KILL_AGAIN),
             (Some(deadline), _) => Some(until(deadline)),
         };
-        let mut fds = Vec::with_capacity(3);
+        let mut fds = Vec::with_capacity(4);
         fds.push(PollFd::new(self.post.signals, PollFlags::IN));
         fds.extend(pipes.ends().map(|end| PollFd::new(end, PollFlags::IN)));
+        let others = fds.len();
+        fds.extend(self.owner_to_watch().map(Owner::life));
         let _ = poll(&mut fds, timeout.as_ref());
         let signalled = !fds[0].revents().is_empty();
         if signalled {
             sys::drain_signals(self.post.signals.as_fd());
         }
-        signalled
+        signalled || fds[others..].iter().any(|owner| !owner.revents().is_empty())
     }
 
     /// Asks or kills, whichever is due.
@@ -322,8 +330,17 @@ impl<'a> Supervision<'a> {
         tree::kill_descendants(self.post.signals);
     }
 
-    /// Reads the stop request, if there is one. A second one can only hasten.
+    /// The owner, as long as its end is no news.
+    fn owner_to_watch(&self) -> Option<&'a Owner> {
+        self.post.owner.filter(|_| !self.stop.owner_gone)
+    }
+
+    /// Reads the stop request, if there is one. A second one can only hasten. The end of the owner is one, too.
     fn look_for_stop(&mut self) {
+        if self.owner_to_watch().is_some_and(Owner::is_gone) {
+            self.stop.owner_gone = true;
+            self.stop.within(owner::GRACE);
+        }
         let Ok(text) = fs::read_to_string(self.dir.stop()) else { return };
         self.stop.within(Duration::from_millis(text.trim().parse().unwrap_or(0)));
     }
@@ -333,7 +350,9 @@ impl<'a> Supervision<'a> {
         let end = Instant::now() + duration;
         while self.stop.deadline.is_none() && Instant::now() < end {
             let left = timespec(end.saturating_duration_since(Instant::now()));
-            let _ = poll(&mut [PollFd::new(self.post.signals, PollFlags::IN)], Some(&left));
+            let mut fds = vec![PollFd::new(self.post.signals, PollFlags::IN)];
+            fds.extend(self.owner_to_watch().map(Owner::life));
+            let _ = poll(&mut fds, Some(&left));
             sys::drain_signals(self.post.signals.as_fd());
             self.look_for_stop();
         }

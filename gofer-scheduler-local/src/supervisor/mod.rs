@@ -11,6 +11,7 @@
 mod execution;
 mod idle;
 mod output;
+mod owner;
 mod program;
 mod receive;
 mod session;
@@ -31,6 +32,7 @@ use secrecy::zeroize::Zeroizing;
 
 use self::execution::{Over, Post};
 use self::idle::{Idle, Turn};
+use self::owner::Owner;
 use self::receive::{Packets, Received};
 use crate::sys::{self, Fork};
 use crate::wire::{self, Outcome, Reply, Request};
@@ -41,18 +43,19 @@ use crate::wire::{self, Outcome, Reply, Request};
 pub fn main() -> ExitCode {
     sys::close_inherited();
     let Ok(mut helper) = Helper::prepare() else { return ExitCode::FAILURE };
-    match helper.guard() {
-        Ok(None) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-        Ok(Some(job)) => {
-            if job.sequence == wire::SESSION {
-                session::run(&helper.socket, &job.body);
-            } else {
-                helper.supervise(job);
-            }
-            sys::exit_now(0);
-        }
+    let guarded = helper.guard();
+    let Ok(Some(job)) = guarded else {
+        // What it has forked may end first.
+        helper.outlive_owner();
+        return if guarded.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    };
+    if job.sequence == wire::SESSION {
+        session::run(&helper.socket, &job.body);
+    } else {
+        helper.supervise(job);
+        helper.leave();
     }
+    sys::exit_now(0);
 }
 
 /// How long a supervisor tries to answer a server that does not listen, before it goes on without.
@@ -62,6 +65,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 struct Helper {
     socket: OwnedFd,
     null: OwnedFd,
+    owner: Option<Owner>,
     warden: u32,
     idle: Idle,
     packets: Packets,
@@ -81,6 +85,7 @@ impl Helper {
         set_socket_timeout(&socket, Timeout::Recv, Some(idle::LINGER))?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null");
         let null: OwnedFd = null.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?.into();
+        let owner = Owner::inherited()?;
         stdio::dup2_stdin(&null)?;
         stdio::dup2_stdout(&null)?;
         stdio::dup2_stderr(&null)?;
@@ -89,7 +94,7 @@ impl Helper {
         // So that no file system stays busy on our account.
         chdir("/")?;
         sys::prepare_warden_signals();
-        Ok(Self { socket, null, warden: own_pid(), idle: Idle::new()?, packets: Packets::new() })
+        Ok(Self { socket, null, owner, warden: own_pid(), idle: Idle::new()?, packets: Packets::new() })
     }
 
     /// The warden's life: serves requests that no idle supervisor takes until the server has gone: `None`. In each new supervisor
@@ -134,7 +139,7 @@ impl Helper {
                     self.reply(sequence, Outcome::Pong, None);
                 }
             } else if let Some(request) = Request::decode(&body) {
-                let post = Post { signals: &signals, null: &self.null };
+                let post = Post { signals: &signals, null: &self.null, owner: self.owner.as_ref() };
                 over = execution::run(&request, Responder { helper: self, sequence }, post);
             }
             // Before the server learns of the end, so that the warden leaves what follows to this process.
@@ -146,6 +151,20 @@ impl Helper {
                 }
                 self.idle.leave();
             }
+        }
+    }
+
+    /// The warden's end: if there is an owner, that comes after the owner's.
+    fn outlive_owner(&mut self) {
+        if let Some(owner) = &self.owner {
+            owner.outlive();
+        }
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        if let Some(owner) = self.owner.take() {
+            owner.leave();
         }
     }
 

@@ -4,6 +4,7 @@ mod conformance;
 mod crash;
 mod figures;
 mod logs;
+mod owner;
 mod processes;
 mod server;
 mod stop;
