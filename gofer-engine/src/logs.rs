@@ -353,3 +353,27 @@ fn not_found(what: &'static str, id: &ExecutionId) -> EngineError {
 fn gone(id: &ExecutionId) -> EngineError {
     EngineError::NotFound { what: "log (it expired, or the scheduler no longer has it) of", key: id.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_masked_piece_has_the_time_of_its_first_byte() {
+        let mut offset = 0;
+        let pieces = [("pw hun", 1), ("ter2 one\ntwo hu", 2), ("n", 3), ("ger\nh", 4)].map(|(text, at)| {
+            let data = Bytes::from_static(text.as_bytes());
+            let chunk = LogChunk { stream: LogStream::Stdout, offset, data, at: Some(Timestamp(at)) };
+            offset += text.len() as u64;
+            Ok(chunk)
+        });
+        let masker = Masker::new(&[SecretString::from("hunter2")]);
+        let shown = masked(stream::iter(pieces).boxed(), masker).map(|chunk| {
+            let LogChunk { data, at, .. } = chunk.unwrap();
+            (String::from_utf8(data.to_vec()).unwrap(), at.unwrap().0)
+        });
+        let shown: Vec<_> = shown.collect().await;
+        let expected = [("pw ", 1), ("*** one\n", 1), ("two ", 2), ("hunger\n", 2), ("h", 4)];
+        assert_eq!(shown, expected.map(|(text, at)| (text.to_owned(), at)));
+    }
+}

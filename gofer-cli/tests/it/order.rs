@@ -94,6 +94,15 @@ fn outputs_that_are_apart_never_share_a_line() {
     check("followed", &["--follow"]);
     archived(&server, "torn");
     check("archived", &[]);
+
+    // A file that was opened twice (`> all 2> all`) has two positions.
+    let dir = tempfile::tempdir().expect("a folder");
+    let all = dir.path().join("all");
+    let mut logs = server.command(&["task", "logs", "ci", "1", "torn"]);
+    let open = || std::fs::File::create(&all).expect("a file");
+    assert!(logs.stdout(open()).stderr(open()).status().expect("the binary starts").success());
+    let written = std::fs::read_to_string(&all).expect("text");
+    assert_eq!(written.len(), out.len() + err.len(), "one overwrites the other: {written}");
 }
 
 #[test]
