@@ -5,7 +5,7 @@
 //! most tells whether they have grown. Nothing is held open, and an agent that restarts does not matter.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -15,10 +15,11 @@ use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use reqwest::Method;
 use tokio::sync::mpsc;
 
-use crate::answers::FileInfo;
-use crate::client::Query;
+use crate::answers::{FileInfo, Node};
+use crate::client::{Query, encoded};
 use crate::config::ImageDriver;
 use crate::error::Failure;
+use crate::history::History;
 use crate::jobspec::MAIN;
 use crate::podman;
 use crate::shared::{Inspected, Place, Shared};
@@ -37,6 +38,11 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// The log of an ended task has been written to the end when it has not grown for so long: the end is reported by another
 /// process than the one that writes the log.
 const SETTLED: Duration = Duration::from_millis(400);
+
+/// How often a client agent is asked again that says that it does not know an allocation.
+const RESTORING_TRIES: u32 = 20;
+/// The pause between two of these: reading hundreds of allocations from its disk takes an agent seconds.
+const RESTORING_PAUSE: Duration = Duration::from_millis(250);
 
 type Chunk = Result<LogChunk, BackendError>;
 
@@ -183,36 +189,83 @@ impl Reader {
         Ok(moved)
     }
 
-    async fn files(&self, alloc: &str) -> Result<Vec<FileInfo>, BackendError> {
+    async fn list(&self, alloc: &str) -> Result<Vec<FileInfo>, Failure> {
         let query = Query::namespace(&self.place.namespace).with("path", "alloc/logs");
-        match self.shared.client.get::<Option<Vec<FileInfo>>>(&format!("/v1/client/fs/ls/{alloc}"), &query).await {
-            Ok(answer) => Ok(answer.value.unwrap_or_default()),
-            Err(failure) if failure.is_not_found() => self.without_files(failure).await.map(|()| Vec::new()),
+        let answer =
+            self.shared.client.get::<Option<Vec<FileInfo>>>(&format!("/v1/client/fs/ls/{alloc}"), &query).await?;
+        Ok(answer.value.unwrap_or_default())
+    }
+
+    async fn files(&self, alloc: &str) -> Result<Vec<FileInfo>, BackendError> {
+        match self.list(alloc).await {
+            Ok(files) => Ok(files),
+            Err(failure) if failure.is_not_found() => self.without_files(failure).await,
+            Err(failure) if failure.is_out_of_reach() => Err(self.out_of_reach().await?),
             Err(failure) => Err(failure.backend(format!("the log of `{}` cannot be listed", self.id))),
         }
     }
 
-    /// There are no files to read: too early, never, no more, or out of reach.
-    async fn without_files(&self, failure: Failure) -> Result<(), BackendError> {
-        let Some(inspected) = self.shared.inspect(&self.id).await? else {
-            let message = format!(
-                "nomad has deleted `{}` and its log; have its garbage collection wait longer (`job_gc_threshold`)",
-                self.id
-            );
-            return Err(BackendError::new(ErrorKind::NotFound, message));
-        };
-        let Some(own) = inspected.own_alloc() else { return Ok(()) };
-        let ran = own.task_states.get(MAIN).is_some_and(|task| task.events.iter().any(|event| event.kind == "Started"));
-        if !ran || !inspected.view.state.is_final() {
-            return Ok(());
+    /// There are no files to read: too early, never, or no more.
+    async fn without_files(&self, mut failure: Failure) -> Result<Vec<FileInfo>, BackendError> {
+        let Some(inspected) = self.shared.inspect(&self.id).await? else { return Err(self.deleted()) };
+        let Some(own) = inspected.own_alloc() else { return Ok(Vec::new()) };
+        if !History::of(own).has_started() || !inspected.view.state.is_final() {
+            return Ok(Vec::new());
+        }
+        // A client agent that was just started answers before it has read what it is to know.
+        for _ in 0..RESTORING_TRIES {
+            if !failure.is_unknown_allocation() {
+                break;
+            }
+            tokio::time::sleep(RESTORING_PAUSE).await;
+            failure = match self.list(&own.id).await {
+                Ok(files) => return Ok(files),
+                Err(failure) if failure.is_out_of_reach() => return Err(self.out_of_reach().await?),
+                Err(failure) => failure,
+            };
         }
         let mut error = failure.backend(format!(
-            "the log of `{}` is not on node `{}` any more, or the node is gone; have the node's client keep more \
-             (`gc_max_allocs`)",
+            "the log of `{}` is not on node `{}` any more; have the node's client keep more (`gc_max_allocs`)",
             self.id, own.node_name
         ));
         error.kind = ErrorKind::NotFound;
         Err(error)
+    }
+
+    fn deleted(&self) -> BackendError {
+        let message = format!(
+            "nomad has deleted `{}` and its log; unless gofer did, have its garbage collection wait longer \
+             (`job_gc_threshold`)",
+            self.id
+        );
+        BackendError::new(ErrorKind::NotFound, message)
+    }
+
+    /// What it means that nobody has a connection to the node: nothing, until the node is gone from Nomad, or was away for so
+    /// long that nobody waits for it any more. Its agent may just be restarted.
+    async fn out_of_reach(&self) -> Result<BackendError, BackendError> {
+        let Some(inspected) = self.shared.inspect(&self.id).await? else { return Ok(self.deleted()) };
+        let Some(own) = inspected.own_alloc() else { return Ok(self.deleted()) };
+        let (id, name) = (&self.id, &own.node_name);
+        let gone = |why: String| {
+            let message = format!("the log of `{id}` went with node `{name}`, {why}");
+            BackendError::new(ErrorKind::NotFound, message)
+        };
+        let patience = self.shared.config.node_gone_after;
+        let path = format!("/v1/node/{}", encoded(&own.node_id));
+        let hint = match self.shared.client.get::<Node>(&path, &Query::default()).await {
+            Ok(answer) if is_away(&answer.value, patience) => {
+                let status = &answer.value.status;
+                return Ok(gone(format!("which is `{status}` for longer than `node_gone_after` ({patience:?})")));
+            }
+            Ok(answer) => format!("nomad says `{}`", answer.value.status),
+            Err(failure) if failure.is_not_found() => return Ok(gone("which nomad does not know any more".to_owned())),
+            Err(failure) if failure.is_denied() => "gofer's token lacks `node:read` to ask for how long".to_owned(),
+            Err(failure) => return Err(failure.backend(format!("node `{name}` cannot be asked for"))),
+        };
+        let message =
+            format!("node `{name}` of `{id}` is out of reach now ({hint}), and so is its log: try again later");
+        Ok(BackendError::new(ErrorKind::Unavailable, message))
     }
 
     async fn read(&self, alloc: &str, piece: &Piece) -> Result<Vec<u8>, Stop> {
@@ -230,9 +283,16 @@ impl Reader {
                 Ok(Vec::new())
             }
             Err(failure) if failure.is_not_found() => Ok(Vec::new()),
+            Err(failure) if failure.is_out_of_reach() => Err(self.out_of_reach().await?.into()),
             Err(failure) => Err(failure.backend(format!("the log of `{}` cannot be read", self.id)).into()),
         }
     }
+}
+
+/// Whether a node is away for longer than this. One that is ready, by its heartbeats, is not away at all.
+fn is_away(node: &Node, patience: Duration) -> bool {
+    let since = UNIX_EPOCH + Duration::from_secs(u64::try_from(node.status_updated_at).unwrap_or(0));
+    node.status != "ready" && SystemTime::now().duration_since(since).is_ok_and(|away| away > patience)
 }
 
 /// A file of one stream.
