@@ -25,6 +25,7 @@ pub mod mask;
 mod pieces;
 mod places;
 mod reasons;
+mod repeated;
 mod reports;
 mod resolve;
 mod retention;
