@@ -281,8 +281,9 @@ async fn settle(shared: &Shared, id: &ExecutionId, stored: Stored) -> Result<(),
 
 /// What became of the log of an execution that the scheduler does not know.
 async fn found_gone(shared: &Shared, id: &ExecutionId, why: &str) -> Result<Stored, BackendError> {
-    match shared.objects.head(&layout::log_location(id)).await {
-        Ok(meta) => Ok(Stored::Archived(meta.size_bytes)),
+    // What only asks for its metadata is answered without a text, which alone tells a missing object from a missing bucket.
+    match shared.objects.get(&layout::log_location(id)).await {
+        Ok(body) => Ok(Stored::Archived(body.meta.size_bytes)),
         Err(error) if error.kind == ErrorKind::NotFound => {
             let known = shared.journal.log_state(id).await.map_err(of_journal)?;
             if matches!(known, Some(LogState::Silent | LogState::Empty)) {
