@@ -135,6 +135,12 @@ impl Cluster {
         kill_all(&["cmdline", "environ"], &data);
     }
 
+    /// What a client has written to its disk to find its tasks again.
+    pub(crate) fn state_of_client(&self, index: usize) -> Vec<u8> {
+        let path = self.dir.path().join(&self.clients[index].name).join("data/client/state.db");
+        std::fs::read(path).expect("the client's state")
+    }
+
     /// Halts a client's agent, or lets it go on. What it runs goes on.
     pub(crate) fn halt_client(&self, index: usize, halt: bool) {
         let process = self.clients[index].process.as_ref().expect("it runs");

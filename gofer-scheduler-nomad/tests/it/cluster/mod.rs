@@ -8,7 +8,7 @@ use futures::StreamExt;
 use gofer_core::ExecutionId;
 use gofer_core::conformance::scheduler::Workloads;
 use gofer_core::conformance::{eventually, within};
-use gofer_core::scheduler::{ExecutionState, LogCursor, Scheduler, WatchEvent};
+use gofer_core::scheduler::{EnvValue, ExecutionState, LogCursor, Scheduler, WatchEvent};
 
 use crate::agent::Agent;
 use crate::support::{Setup, exited, id, script};
@@ -184,6 +184,29 @@ async fn the_log_on_a_node_whose_agent_is_away_is_read_when_it_is_back() {
     })
     .await;
     assert_eq!(log, b"only line");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_not_on_the_nodes_disk() {
+    let Some(cluster) = Cluster::start("a_secret_is_not_on_the_nodes_disk").await else { return };
+    let setup = setup(&cluster, Duration::from_secs(600)).await;
+    let task = id("task");
+    let mut spec = setup.workloads.until_stopped();
+    spec.env.insert("SECRET".to_owned(), EnvValue::Secret("canary-of-the-secret".into()));
+    spec.env.insert("PLAIN".to_owned(), EnvValue::Plain("canary-of-the-rest".to_owned()));
+    start(&setup, &task, &spec).await;
+    setup.running(&task).await;
+    let client = cluster.client(&place(&cluster, &setup, &task).await.0);
+    let shows = |state: &[u8], text: &str| state.windows(text.len()).any(|window| window == text.as_bytes());
+    let state = eventually("the client writes its task's environment", async || {
+        let state = cluster.state_of_client(client);
+        if shows(&state, "canary-of-the-rest") { Ok(state) } else { Err("it is not there".to_owned()) }
+    })
+    .await;
+    assert!(!shows(&state, "canary-of-the-secret"), "nomad keeps the environment that it gave the task itself");
+    setup.scheduler().stop(&task, Duration::ZERO).await.expect("stop");
+    setup.ended(&task).await;
+    assert!(!shows(&cluster.state_of_client(client), "canary-of-the-secret"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
