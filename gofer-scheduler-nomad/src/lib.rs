@@ -25,6 +25,7 @@ mod shared;
 mod state;
 mod stop;
 mod table;
+mod tail;
 mod template;
 mod tls;
 mod token;
