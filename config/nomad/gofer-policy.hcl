@@ -1,7 +1,7 @@
 # The least that Gofer's token must be allowed to, with `[scheduler.nomad]` as it is by default.
 #
 #   nomad acl policy apply -description "Gofer" gofer config/nomad/gofer-policy.hcl
-#   nomad acl token create -name gofer -policy gofer -type client
+#   nomad acl token create -name gofer -policy gofer -type client -t '{{ .SecretID }}' >/etc/gofer/nomad-token
 #
 # or, when Gofer itself runs as the job `config/nomad/gofer.nomad.hcl`, for that job's own identity, without any token:
 #
@@ -29,7 +29,8 @@ namespace "default" {
   }
 }
 
-# For `gofer server --check`: which drivers the nodes have, and Nomad's version. Gofer works without both.
+# For `gofer server --check`: which drivers the nodes have, and Nomad's version. And for logs on a node that is down: without
+# `node:read` Gofer cannot tell one that is gone, and waits for them until Nomad deletes the job.
 node {
   policy = "read"
 }

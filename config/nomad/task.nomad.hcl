@@ -42,6 +42,12 @@ job "template" {
       # For all tasks; the pipeline's own variables win.
       env {
         CI = "true"
+
+        # For tasks that call `gofer`: where the nodes, or the images, have it; and your own authority for the server's certificate.
+        # PATH          = "/opt/gofer/bin:/usr/local/bin:/usr/bin:/bin"
+        # GOFER_CA_FILE = "/etc/gofer/ca.pem"
+        # The same for all programs that use OpenSSL's variable.
+        # SSL_CERT_FILE = "/etc/gofer/ca.pem"
       }
     }
   }

@@ -2,13 +2,19 @@
 //!
 //! To Nomad it looks as the program itself would: the same output, exit code and signal. Whatever goes wrong between it and Gofer
 //! changes nothing of that, and is not written to the task's log; Nomad's own report comes a second later.
+//!
+//! Two things it does besides. A program that had begun in this allocation before is not started again: Nomad's client does that
+//! when it does not find its process after a restart. And it holds the task's deadline, if it is given one, where no server need be
+//! there to do so.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gofer_proto::v1::ReportEndRequest;
 use rustix::process::{Pid, Signal, kill_process};
@@ -38,6 +44,14 @@ const SIGNAL_BASE: i32 = 128;
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What is left in the allocation's directory, for what an exit code cannot say.
 const EXIT_FILE: &str = "gofer-exit.json";
+/// Is there once the program was started in this allocation; the shell that stands in for a supervisor makes the same.
+const BEGUN_FILE: &str = ".gofer-begun";
+/// What such a shell, too, ends with when the program had begun before.
+const BEGUN_BEFORE: u8 = 118;
+/// The task's deadline, in milliseconds after its start. No argument: an older supervisor has to understand the job, too.
+const TIMEOUT: &str = "GOFER_SUPERVISE_TIMEOUT_MS";
+/// How long a program has after its deadline.
+const GRACE: Duration = Duration::from_secs(10);
 /// Signals that are for the task. Others end, or stop, both.
 const FORWARDED: [(SignalKind, Signal); 6] = [
     (SignalKind::terminate(), Signal::TERM),
@@ -61,6 +75,10 @@ pub(crate) fn main() -> ExitCode {
         // Better the program without a supervisor than none.
         return become_program(&program, &arguments);
     };
+    if has_begun() {
+        leave(&json!({"again": true}));
+        return ExitCode::from(BEGUN_BEFORE);
+    }
     let ended = runtime.block_on(supervise(&program, &arguments));
     runtime.shutdown_background();
     match ended {
@@ -72,13 +90,29 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// Whether the program was started in this allocation before. If not, that it is now is on the disk when this returns, so that a
+/// power cut does not undo it. Where no file can be made, nothing is known.
+fn has_begun() -> bool {
+    let Some(dir) = std::env::var_os("NOMAD_ALLOC_DIR").map(PathBuf::from) else { return false };
+    match OpenOptions::new().write(true).create_new(true).open(dir.join(BEGUN_FILE)) {
+        Ok(file) => {
+            let _ = file.sync_all();
+            let _ = File::open(&dir).and_then(|dir| dir.sync_all());
+            false
+        }
+        Err(error) => error.kind() == ErrorKind::AlreadyExists,
+    }
+}
+
 /// Runs the program to its end, reports that, and returns it; the error says why the program could not be started.
 async fn supervise(program: &OsStr, arguments: &[OsString]) -> Result<ExitStatus, String> {
     // Before the program: what comes while it starts is for it, too.
     let mut signals = forwarded();
     let cannot = |error: std::io::Error| format!("`{}` cannot be started: {error}", program.display());
     let found = look_up(program).ok_or_else(|| format!("binary `{}` could not be found", program.display()))?;
-    let mut child = Command::new(found).args(arguments).spawn().map_err(cannot)?;
+    let limit = timeout();
+    let mut child = Command::new(found).args(arguments).env_remove(TIMEOUT).spawn().map_err(cannot)?;
+    let mut deadline = Deadline::new(limit);
     // Meanwhile, so that a report is one round trip.
     let connecting = tokio::spawn(connect());
     let mut asked_to_end = false;
@@ -90,14 +124,53 @@ async fn supervise(program: &OsStr, arguments: &[OsString]) -> Result<ExitStatus
                 asked_to_end |= matches!(number, Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT);
                 forward(&child, number);
             }
+            number = deadline.passes() => signal_all(&child, number),
         }
     };
-    leave(&json!({"exit_code": status.code(), "signal": status.signal()}));
+    leave(&json!({"exit_code": status.code(), "signal": status.signal(), "ran_ms": deadline.ran_ms()}));
     // What was asked to end is over when Nomad says so.
     if let Some(end) = told(status).filter(|_| !asked_to_end) {
         let _ = tokio::time::timeout(PATIENCE, report(connecting, end)).await;
     }
     Ok(status)
+}
+
+/// How long the task may run, if it may not for ever.
+fn timeout() -> Option<Duration> {
+    std::env::var(TIMEOUT).ok()?.parse().ok().filter(|limit| *limit > 0).map(Duration::from_millis)
+}
+
+/// When a program is asked to end, and when it is killed.
+struct Deadline {
+    begun: Instant,
+    limit: Option<Duration>,
+    /// Signals that were sent.
+    sent: u32,
+}
+
+impl Deadline {
+    fn new(limit: Option<Duration>) -> Self {
+        Self { begun: Instant::now(), limit, sent: 0 }
+    }
+
+    /// Waits until a signal is due; for ever, when there is none to come.
+    async fn passes(&mut self) -> Signal {
+        let (after, number) = match (self.limit, self.sent) {
+            (Some(limit), 0) => (limit, Signal::TERM),
+            (Some(limit), 1) => (limit + GRACE, Signal::KILL),
+            _ => return std::future::pending().await,
+        };
+        tokio::time::sleep_until((self.begun + after).into()).await;
+        self.sent += 1;
+        number
+    }
+
+    /// How long the program ran. One that ended by itself did so in time, however late this process was to see it.
+    fn ran_ms(&self) -> u64 {
+        let ran = self.begun.elapsed();
+        let ran = self.limit.filter(|_| self.sent == 0).map_or(ran, |limit| ran.min(limit));
+        u64::try_from(ran.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// The signals that are for the task, as they come.
@@ -118,6 +191,30 @@ fn forward(child: &Child, number: Signal) {
         // One that has just ended needs no signal.
         let _ = kill_process(pid, number);
     }
+}
+
+/// Signals the program and what it has started: all of this process's group but this one, if Nomad made the group for it.
+fn signal_all(child: &Child, number: Signal) {
+    let own = rustix::process::getpid();
+    if rustix::process::getpgrp() != own {
+        return forward(child, number);
+    }
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        let is_in_group =
+            std::fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| group_in(&stat) == Some(own));
+        if let Some(pid) = pid.filter(|pid| *pid != own && is_in_group) {
+            // One that has just ended needs no signal.
+            let _ = kill_process(pid, number);
+        }
+    }
+}
+
+/// The process group that a process's `stat` tells, after the name, which may hold anything, its state and its parent. The kernel's
+/// own processes have none.
+fn group_in(stat: &str) -> Option<Pid> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    Pid::from_raw(fields.split_whitespace().nth(2)?.parse().ok()?)
 }
 
 /// What is told of an end. Who was killed may have had no memory left, which Nomad knows and a supervisor does not.

@@ -2,7 +2,7 @@
 //! scheduler forget the executions. Each server does that for the attempts it saw end; what is left to do is in the journal,
 //! so that the leading server finds what others left, and a crash only makes somebody do a step again.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use crate::error::of_journal;
 use crate::layout;
 use crate::logs::{self, Origin};
 use crate::machine::ACTOR;
+use crate::repeated::Repeated;
 
 /// Logs archived at the same time: each is a stream of at most a few hundred KiB in memory.
 const AT_ONCE: usize = 8;
@@ -46,6 +47,8 @@ const LAST_MOMENTS: Duration = Duration::from_secs(2);
 pub(crate) struct Queue {
     attempts: mpsc::Sender<Finished>,
     sweep: Notify,
+    /// An outage of the object store makes every log fail, again and again.
+    warnings: Repeated,
 }
 
 /// An attempt that is over.
@@ -59,7 +62,7 @@ pub(crate) struct Finished {
 
 pub(crate) fn queue() -> (Queue, mpsc::Receiver<Finished>) {
     let (attempts, inbox) = mpsc::channel(QUEUE);
-    (Queue { attempts, sweep: Notify::new() }, inbox)
+    (Queue { attempts, sweep: Notify::new(), warnings: Repeated::default() }, inbox)
 }
 
 impl Queue {
@@ -185,7 +188,10 @@ async fn archive_all(shared: &Shared, batch: Vec<Finished>) -> Vec<Finished> {
             match result {
                 Ok(next) => batch.extend(next.map(|step| (finished, step))),
                 Err(error) => {
-                    tracing::warn!(execution = %finished.id, error = %error.chain(), "cannot archive the log yet, will retry");
+                    let error = error.chain();
+                    if let Some(times) = shared.archive.warnings.count(&error) {
+                        tracing::warn!(execution = %finished.id, times, error, "cannot archive logs yet, will retry");
+                    }
                     again.push(finished);
                 }
             }
@@ -234,11 +240,31 @@ async fn store(shared: &Shared, Finished { id, origin, left_behind }: &Finished)
         let message = format!("the scheduler has not seen the end of `{id}` yet");
         return Err(BackendError::new(ErrorKind::Unavailable, message));
     }
-    match logs::live(shared, id, origin, false).await {
-        Ok(chunks) => store_chunks(shared, id, chunks).await,
-        // Never started; or removed, and the server died before it could record what there was.
-        Err(error) if error.kind == ErrorKind::NotFound => found_gone(shared, id).await,
-        Err(error) => Err(error),
+    let gone = Arc::new(OnceLock::new());
+    let stored = match logs::live(shared, id, origin, false).await {
+        Ok(chunks) => {
+            let gone = gone.clone();
+            let chunks = chunks.inspect_err(move |error| note_gone(&gone, error));
+            store_chunks(shared, id, chunks.boxed()).await
+        }
+        Err(error) => {
+            note_gone(&gone, &error);
+            Err(error)
+        }
+    };
+    match (stored, gone.get()) {
+        // Never started; or removed, by somebody who was at the same log or died before it was recorded what there was.
+        (Err(_), Some(why)) => found_gone(shared, id, why).await,
+        (stored, _) => stored,
+    }
+}
+
+/// The scheduler does not know the execution, before its log was read or in the middle of it; the object store's own word that it
+/// does not know something is another thing.
+fn note_gone(gone: &OnceLock<String>, error: &BackendError) {
+    if error.kind == ErrorKind::NotFound {
+        // The first says why.
+        let _ = gone.set(error.chain());
     }
 }
 
@@ -254,13 +280,17 @@ async fn settle(shared: &Shared, id: &ExecutionId, stored: Stored) -> Result<(),
 }
 
 /// What became of the log of an execution that the scheduler does not know.
-async fn found_gone(shared: &Shared, id: &ExecutionId) -> Result<Stored, BackendError> {
-    match shared.objects.head(&layout::log_location(id)).await {
-        Ok(meta) => Ok(Stored::Archived(meta.size_bytes)),
+async fn found_gone(shared: &Shared, id: &ExecutionId, why: &str) -> Result<Stored, BackendError> {
+    // What only asks for its metadata is answered without a text, which alone tells a missing object from a missing bucket.
+    match shared.objects.get(&layout::log_location(id)).await {
+        Ok(body) => Ok(Stored::Archived(body.meta.size_bytes)),
         Err(error) if error.kind == ErrorKind::NotFound => {
             let known = shared.journal.log_state(id).await.map_err(of_journal)?;
-            let empty = matches!(known, Some(LogState::Silent | LogState::Empty));
-            Ok(Stored::Nothing(if empty { LogState::Empty } else { LogState::Lost }))
+            if matches!(known, Some(LogState::Silent | LogState::Empty)) {
+                return Ok(Stored::Nothing(LogState::Empty));
+            }
+            tracing::warn!(execution = %id, why, "a log is lost");
+            Ok(Stored::Nothing(LogState::Lost))
         }
         Err(error) => Err(error),
     }

@@ -26,6 +26,7 @@ pub mod mask;
 mod pieces;
 mod places;
 mod reasons;
+mod repeated;
 mod reports;
 mod resolve;
 mod retention;

@@ -58,6 +58,8 @@ pub(crate) struct Alloc {
     pub(crate) id: String,
     #[serde(rename = "JobID")]
     pub(crate) job_id: String,
+    #[serde(rename = "NodeID")]
+    pub(crate) node_id: String,
     pub(crate) node_name: String,
     pub(crate) desired_status: String,
     pub(crate) client_status: String,
@@ -86,6 +88,10 @@ pub(crate) struct DesiredTransition {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct TaskState {
+    /// When it was started last, by the node's clock.
+    pub(crate) started_at: Option<String>,
+    /// When it ended for good, by the node's clock.
+    pub(crate) finished_at: Option<String>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) events: Vec<TaskEvent>,
 }
@@ -96,6 +102,8 @@ pub(crate) struct TaskState {
 pub(crate) struct TaskEvent {
     #[serde(rename = "Type")]
     pub(crate) kind: String,
+    /// Nanoseconds since 1970, by the node's clock.
+    pub(crate) time: i64,
     #[serde(deserialize_with = "nullable")]
     pub(crate) display_message: String,
     #[serde(deserialize_with = "nullable")]
@@ -178,11 +186,13 @@ pub(crate) struct VariableMeta {
     pub(crate) modify_time: i64,
 }
 
-/// A node of the cluster, as far as the check tells of it.
+/// A node of the cluster.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct Node {
     pub(crate) status: String,
+    /// Seconds since 1970, by the server's clock: since when it has this status.
+    pub(crate) status_updated_at: i64,
     #[serde(deserialize_with = "nullable")]
     pub(crate) drivers: BTreeMap<String, Driver>,
 }

@@ -57,8 +57,8 @@ pub struct NomadConfig {
     /// The driver of tasks with an image.
     pub image_driver: ImageDriver,
     /// The shell that every image has, such as `/bin/sh`. Gofer puts it before tasks' programs, in place of an image's entrypoint
-    /// unless the task names its own: in docker always, so that nothing of their output is lost; in podman for secrets of more than
-    /// 64 KiB. `None` does so only for tasks whose program is a shell.
+    /// unless the task names its own: so that Nomad starts no program twice, secrets are not in its client's state, and nothing of
+    /// docker's output is lost. `None` does so only for tasks whose program is a shell.
     pub image_shell: Option<String>,
     /// Each task gets a token that Nomad signs for it, as its `GOFER_API_TOKEN`, in place of its run's token. Agents must be
     /// of version 1.7 or later.
@@ -73,6 +73,10 @@ pub struct NomadConfig {
     /// How long a node may be out of reach before what ran on it counts as lost.
     #[serde(with = "humantime_serde")]
     pub node_lost_after: Duration,
+    /// How long a node may be down before the logs on it that are not archived yet are given up. Those on a node that Nomad does
+    /// not know any more are, at once.
+    #[serde(with = "humantime_serde")]
+    pub node_gone_after: Duration,
     /// How long one call may take, its repetitions included.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
@@ -165,6 +169,7 @@ impl Default for NomadConfig {
             job_template: None,
             max_in_flight: 16,
             node_lost_after: Duration::from_secs(120),
+            node_gone_after: Duration::from_secs(24 * 3_600),
             request_timeout: Duration::from_secs(30),
             max_grace: Duration::from_secs(30),
             log: LogLimits::default(),

@@ -1,15 +1,16 @@
 //! Tasks in containers: the shell that stands before their program.
 //!
-//! It reads secrets that are too long for a line from their files; and in docker it takes the output past docker's log. Nomad
+//! It sees to it that the program is started once, and reads its secrets; and in docker it takes the output past docker's log. Nomad
 //! reads a container's output from there, and docker passes a line on when it has ended, replaces bytes that are no UTF-8, and tells
 //! followers of the end without its last words; and Nomad ends its reader as soon as the container has ended, whatever is still on
 //! the way. A shell can do better: it writes into the pipes that Nomad's log collector reads, which lie in the allocation's
 //! directory, as the tasks of `exec` do. It needs nothing that is not in the image.
 
-use gofer_core::scheduler::ExecutionSpec;
+use gofer_core::scheduler::{ExecutionKind, ExecutionSpec};
 
 use crate::config::{ImageDriver, NomadConfig};
-use crate::secrets::{self, Packed};
+use crate::guard;
+use crate::secrets::Packed;
 
 /// Shells by the name of their file.
 const SHELLS: [&str; 4] = ["sh", "ash", "bash", "dash"];
@@ -38,13 +39,10 @@ pub(crate) fn wrapped(
     packed: Option<&Packed>,
 ) -> (Vec<String>, Vec<String>) {
     let (mut entrypoint, mut command) = (spec.entrypoint.clone(), spec.command.clone());
-    let from_files = packed.map(|packed| packed.from_files.as_slice()).unwrap_or_default();
     // Podman's log has everything.
     let to_pipes = if config.image_driver == ImageDriver::Docker { TO_PIPES } else { "" };
-    let Some(shell) = shell(config, spec).filter(|_| !to_pipes.is_empty() || !from_files.is_empty()) else {
-        return (entrypoint, command);
-    };
-    let script = format!("{to_pipes}{}", secrets::shell_script(from_files));
+    let script = guard::of_container(packed, spec.kind == ExecutionKind::Task, to_pipes);
+    let (Some(shell), Some(script)) = (shell(config, spec), script) else { return (entrypoint, command) };
     let before = [shell, "-c", &script, "gofer"].map(str::to_owned);
     let by_the_image = entrypoint.is_empty() && command.first().is_some_and(|program| is_shell(program));
     let first = if by_the_image { &mut command } else { &mut entrypoint };

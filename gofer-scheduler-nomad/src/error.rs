@@ -29,6 +29,18 @@ impl Failure {
     /// Whether the same call may succeed at once elsewhere, or soon here.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self.kind(), ErrorKind::Unavailable | ErrorKind::RateLimited | ErrorKind::Timeout)
+            && !self.is_out_of_reach()
+    }
+
+    /// No server has a connection to the client agent that was asked for, now. Every server says so, and it says nothing of what
+    /// is there.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        matches!(self, Self::Refused { body, .. } if body.contains("No path to node"))
+    }
+
+    /// A server, or the client agent of its node, does not know the allocation.
+    pub(crate) fn is_unknown_allocation(&self) -> bool {
+        matches!(self, Self::Refused { body, .. } if body.contains("Unknown allocation"))
     }
 
     /// A create-only registration met a job of that id.
@@ -54,6 +66,12 @@ impl Failure {
     /// Nomad refuses the token or what it may do.
     pub(crate) fn is_denied(&self) -> bool {
         self.kind() == ErrorKind::Denied
+    }
+
+    /// Nomad does not know the token at all.
+    pub(crate) fn is_unknown_token(&self) -> bool {
+        let words = ["ACL token not found", "ACL token expired"];
+        matches!(self, Self::Refused { body, .. } if words.iter().any(|text| body.contains(text)))
     }
 
     /// How the caller should act on it.
@@ -99,7 +117,13 @@ fn kind_of(status: u16, body: &str) -> ErrorKind {
     if status == 429 {
         return ErrorKind::RateLimited;
     }
-    if says(&["No cluster leader", "Not ready to serve consistent reads", "No path to region", "leadership lost"]) {
+    if says(&[
+        "No cluster leader",
+        "Not ready to serve consistent reads",
+        "No path to region",
+        "No path to node",
+        "leadership lost",
+    ]) {
         return ErrorKind::Unavailable;
     }
     if says(&["error occurred:", "errors occurred:", "nonexistent namespace", "nonexistent node pool"]) {
@@ -108,11 +132,13 @@ fn kind_of(status: u16, body: &str) -> ErrorKind {
     if says(&["Enforcing job modify index"]) {
         return ErrorKind::AlreadyExists;
     }
-    if says(&["No path to node", "Unknown allocation", "not found on client", "No such file", "no such file"]) {
+    if says(&["Unknown allocation", "not found on client", "No such file", "no such file"]) {
         return ErrorKind::NotFound;
     }
     match status {
         400 | 405 | 413 => ErrorKind::Invalid,
+        // Something in front of the agents has no such page, which says nothing of Nomad.
+        404 if body.contains("page not found") || body.trim_start().starts_with('<') => ErrorKind::Unavailable,
         404 => ErrorKind::NotFound,
         409 => ErrorKind::AlreadyExists,
         // `rpc error`, `EOF`, a proxy in front of the agents, and whatever a later version says: worth another try.
@@ -146,6 +172,10 @@ mod tests {
             (500, "Not ready to serve consistent reads", ErrorKind::Unavailable),
             (500, "rpc error: EOF", ErrorKind::Unavailable),
             (500, "No path to region", ErrorKind::Unavailable),
+            (404, "No path to node", ErrorKind::Unavailable),
+            (404, "404 page not found", ErrorKind::Unavailable),
+            (404, "<html><title>Not Found</title></html>", ErrorKind::Unavailable),
+            (404, "open /alloc/logs: no such file or directory", ErrorKind::NotFound),
             (500, "Enforcing job modify index 0: job already exists", ErrorKind::AlreadyExists),
             (500, "1 error occurred:\n\t* Missing job datacenters\n", ErrorKind::Invalid),
             (500, "job \"x\" is in nonexistent namespace \"y\"", ErrorKind::Invalid),
@@ -161,6 +191,13 @@ mod tests {
         for (status, body, expected) in cases {
             assert_eq!(refused(status, body).kind(), expected, "{status} {body}");
         }
+    }
+
+    #[test]
+    fn a_node_out_of_reach_is_not_asked_again_at_once() {
+        let (node, leader) = (refused(404, "No path to node"), refused(500, "No cluster leader"));
+        assert_eq!((node.is_out_of_reach(), node.is_transient()), (true, false));
+        assert_eq!((leader.is_out_of_reach(), leader.is_transient()), (false, true));
     }
 
     #[test]

@@ -20,8 +20,9 @@ use gofer_core::scheduler::ExecutionState;
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use tokio::sync::{Notify, broadcast, mpsc};
 
+use crate::secrets;
 use crate::shared::{Change, Place, Shared};
-use crate::state;
+use crate::state::Marks;
 use crate::websocket::{self, Receiver, Said, Sender};
 
 /// How long a command may take to begin.
@@ -69,7 +70,7 @@ pub(crate) async fn open(
         alloc,
         id: id.clone(),
         mark: mark(),
-        in_container: state::is_in_container(&inspected.job),
+        in_container: Marks::of(&inspected.job).in_container,
         terminal: request.terminal.is_some(),
     };
     let (sender, receiver, first) = session.begin(request).await?;
@@ -254,7 +255,9 @@ fn script(mark: &str, request: &ExecRequest, in_container: bool) -> Vec<String> 
         let _ = writeln!(script, "stty rows {} cols {} 2>/dev/null; trap : INT QUIT", size.rows, size.columns);
         script.push_str("[ -n \"$TERM\" ] || { TERM=xterm; export TERM; }\n");
     }
-    script.push_str("printf %s+ \"$id\"\nenv GOFER_EXEC_SESSION=\"$id\" \"$@\"\ncode=$?\n");
+    // In a shell of its own: no secret has the name of a variable that is used here.
+    let load = secrets::LOAD_IF_THERE;
+    let _ = writeln!(script, "printf %s+ \"$id\"\n({load}; exec env GOFER_EXEC_SESSION=\"$0\" \"$@\")\ncode=$?");
     script.push_str("kill -9 $watcher; sweep\n");
     if in_container || request.terminal.is_none() {
         script.push_str("printf %s= \"$id\"\n");

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{HostDriver, ImageDriver, NomadConfig};
 use crate::container;
+use crate::guard;
 use crate::identity;
 use crate::secrets::{self, Packed, Shell};
 
@@ -28,15 +29,10 @@ pub(crate) const META_LOST: &str = "gofer_lost";
 pub(crate) const META_SECRETS: &str = "gofer_secrets";
 /// Job metadata: a supervisor runs the task, and may report its end.
 pub(crate) const META_SUPERVISED: &str = "gofer_supervised";
+/// Job metadata: a shell or a supervisor sees to it that the task's program is started once.
+pub(crate) const META_GUARDED: &str = "gofer_guarded";
 /// Job metadata: the task runs in a container, whose exit code is all that is told of a death by signal.
 pub(crate) const META_CONTAINER: &str = "gofer_container";
-
-/// Becomes the supervisor (`$0`) where the node has it, and else the program, found as Nomad finds it. Where there is no program,
-/// the file says what an exit code cannot.
-const SUPERVISE: &str = r#"[ -x "$0" ] && exec "$0" supervise -- "$@"
-p=$NOMAD_TASK_DIR/$1; [ -x "$p" ] && [ -f "$p" ] && { shift; exec "$p" "$@"; }
-command -v "$1" >/dev/null 2>&1 && exec "$@"
-printf 'not found: %s' "$1" >"$NOMAD_ALLOC_DIR/gofer-exit.json"; exit 127"#;
 
 /// The password of the image registry on its way through the task's environment into the driver's configuration.
 const REGISTRY_PASSWORD: &str = "GOFER_REGISTRY_PASSWORD";
@@ -93,6 +89,10 @@ fn runnable(
     if spec.image.is_some() {
         set_meta(&mut job, META_CONTAINER, "1");
     }
+    let has_shell = spec.image.is_none() || container::shell(config, spec).is_some();
+    if spec.kind == ExecutionKind::Task && has_shell {
+        set_meta(&mut job, META_GUARDED, "1");
+    }
 
     let mut groups = array(job.get("TaskGroups"));
     let mut group = if groups.is_empty() { Map::new() } else { object(&groups.remove(0)) };
@@ -101,7 +101,7 @@ fn runnable(
     let slot = place.map(|place| object(&tasks[place])).unwrap_or_default();
     let as_agent = config.host_driver == HostDriver::RawExec && slot.get("User").is_none_or(|user| user == "");
     let shell = match spec.image {
-        Some(_) if container::shell(config, spec).is_none() => Shell::None,
+        _ if !has_shell => Shell::None,
         None if as_agent => Shell::Same,
         _ => Shell::Other,
     };
@@ -295,12 +295,13 @@ fn driver_settings(
         if argv.first().is_none_or(String::is_empty) {
             return Err("there is no command: name a program in `command`".to_owned());
         }
-        if let Some(packed) = packed.filter(|packed| !packed.from_files.is_empty()) {
-            let shell = ["/bin/sh", "-c", &secrets::shell_script(&packed.from_files), "gofer"];
-            argv.splice(0..0, shell.map(str::to_owned));
-        }
-        if let Some(supervisor) = supervisor(config, spec) {
-            argv.splice(0..0, ["/bin/sh", "-c", SUPERVISE, supervisor].map(str::to_owned));
+        let supervisor = supervisor(config, spec);
+        let script = match spec.kind {
+            ExecutionKind::Task => Some(guard::of_task(packed, supervisor.is_some())),
+            ExecutionKind::Service => guard::of_service(packed),
+        };
+        if let Some(script) = script {
+            argv.splice(0..0, ["/bin/sh", "-c", &script, supervisor.unwrap_or("gofer")].map(str::to_owned));
         }
         settings.insert("command".into(), json!(config_literal(&argv[0])));
         settings.insert("args".into(), words(&argv[1..]));
@@ -330,13 +331,17 @@ fn pack_secrets(job_id: &str, spec: &ExecutionSpec, shell: Shell) -> Result<Opti
             values.push((name, value));
         }
     }
+    let mut drivers: Vec<(&str, &SecretString)> = Vec::new();
     if let Some(login) = spec.registry_auth.as_ref().filter(|_| spec.image.is_some()) {
         if spec.env.contains_key(REGISTRY_PASSWORD) {
             return Err(format!("variable `{REGISTRY_PASSWORD}` is needed for the image registry: name it otherwise"));
         }
-        values.push((REGISTRY_PASSWORD, &login.password));
+        drivers.push((REGISTRY_PASSWORD, &login.password));
     }
-    if values.is_empty() { Ok(None) } else { secrets::pack(job_id, &values, shell).map(Some) }
+    if values.is_empty() && drivers.is_empty() {
+        return Ok(None);
+    }
+    secrets::pack(job_id, &values, &drivers, shell).map(Some)
 }
 
 fn set_resources(config: &NomadConfig, resources: &mut Map<String, Value>, spec: &ExecutionSpec) {

@@ -5,9 +5,8 @@
 //! most tells whether they have grown. Nothing is held open, and an agent that restarts does not matter.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
@@ -15,19 +14,17 @@ use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use reqwest::Method;
 use tokio::sync::mpsc;
 
-use crate::answers::FileInfo;
-use crate::client::Query;
+use crate::answers::{FileInfo, Node};
+use crate::client::{Query, encoded};
 use crate::config::ImageDriver;
 use crate::error::Failure;
+use crate::history::History;
 use crate::jobspec::MAIN;
 use crate::podman;
 use crate::shared::{Inspected, Place, Shared};
 use crate::state;
+use crate::tail::{Piece, Tail, own_files};
 
-/// The largest piece handed out.
-pub(crate) const MAX_CHUNK: usize = 64 * 1024;
-/// Bytes read per call: what one reader holds in memory.
-const READ_BYTES: u64 = 1024 * 1024;
 /// Pieces that wait for a slow reader.
 const QUEUE: usize = 4;
 /// The first pause between two looks at a log that has not grown; each further one is twice as long.
@@ -37,6 +34,11 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// The log of an ended task has been written to the end when it has not grown for so long: the end is reported by another
 /// process than the one that writes the log.
 const SETTLED: Duration = Duration::from_millis(400);
+
+/// How often a client agent is asked again that says that it does not know an allocation.
+const RESTORING_TRIES: u32 = 20;
+/// The pause between two of these: reading hundreds of allocations from its disk takes an agent seconds.
+const RESTORING_PAUSE: Duration = Duration::from_millis(250);
 
 type Chunk = Result<LogChunk, BackendError>;
 
@@ -183,36 +185,83 @@ impl Reader {
         Ok(moved)
     }
 
-    async fn files(&self, alloc: &str) -> Result<Vec<FileInfo>, BackendError> {
+    async fn list(&self, alloc: &str) -> Result<Vec<FileInfo>, Failure> {
         let query = Query::namespace(&self.place.namespace).with("path", "alloc/logs");
-        match self.shared.client.get::<Option<Vec<FileInfo>>>(&format!("/v1/client/fs/ls/{alloc}"), &query).await {
-            Ok(answer) => Ok(answer.value.unwrap_or_default()),
-            Err(failure) if failure.is_not_found() => self.without_files(failure).await.map(|()| Vec::new()),
+        let answer =
+            self.shared.client.get::<Option<Vec<FileInfo>>>(&format!("/v1/client/fs/ls/{alloc}"), &query).await?;
+        Ok(answer.value.unwrap_or_default())
+    }
+
+    async fn files(&self, alloc: &str) -> Result<Vec<FileInfo>, BackendError> {
+        match self.list(alloc).await {
+            Ok(files) => Ok(files),
+            Err(failure) if failure.is_not_found() => self.without_files(failure).await,
+            Err(failure) if failure.is_out_of_reach() => Err(self.out_of_reach().await?),
             Err(failure) => Err(failure.backend(format!("the log of `{}` cannot be listed", self.id))),
         }
     }
 
-    /// There are no files to read: too early, never, no more, or out of reach.
-    async fn without_files(&self, failure: Failure) -> Result<(), BackendError> {
-        let Some(inspected) = self.shared.inspect(&self.id).await? else {
-            let message = format!(
-                "nomad has deleted `{}` and its log; have its garbage collection wait longer (`job_gc_threshold`)",
-                self.id
-            );
-            return Err(BackendError::new(ErrorKind::NotFound, message));
-        };
-        let Some(own) = inspected.own_alloc() else { return Ok(()) };
-        let ran = own.task_states.get(MAIN).is_some_and(|task| task.events.iter().any(|event| event.kind == "Started"));
-        if !ran || !inspected.view.state.is_final() {
-            return Ok(());
+    /// There are no files to read: too early, never, or no more.
+    async fn without_files(&self, mut failure: Failure) -> Result<Vec<FileInfo>, BackendError> {
+        let Some(inspected) = self.shared.inspect(&self.id).await? else { return Err(self.deleted()) };
+        let Some(own) = inspected.own_alloc() else { return Ok(Vec::new()) };
+        if !History::of(own).has_started() || !inspected.view.state.is_final() {
+            return Ok(Vec::new());
+        }
+        // A client agent that was just started answers before it has read what it is to know.
+        for _ in 0..RESTORING_TRIES {
+            if !failure.is_unknown_allocation() {
+                break;
+            }
+            tokio::time::sleep(RESTORING_PAUSE).await;
+            failure = match self.list(&own.id).await {
+                Ok(files) => return Ok(files),
+                Err(failure) if failure.is_out_of_reach() => return Err(self.out_of_reach().await?),
+                Err(failure) => failure,
+            };
         }
         let mut error = failure.backend(format!(
-            "the log of `{}` is not on node `{}` any more, or the node is gone; have the node's client keep more \
-             (`gc_max_allocs`)",
+            "the log of `{}` is not on node `{}` any more; have the node's client keep more (`gc_max_allocs`)",
             self.id, own.node_name
         ));
         error.kind = ErrorKind::NotFound;
         Err(error)
+    }
+
+    fn deleted(&self) -> BackendError {
+        let message = format!(
+            "nomad has deleted `{}` and its log; unless gofer did, have its garbage collection wait longer \
+             (`job_gc_threshold`)",
+            self.id
+        );
+        BackendError::new(ErrorKind::NotFound, message)
+    }
+
+    /// What it means that nobody has a connection to the node: nothing, until the node is gone from Nomad, or was away for so
+    /// long that nobody waits for it any more. Its agent may just be restarted.
+    async fn out_of_reach(&self) -> Result<BackendError, BackendError> {
+        let Some(inspected) = self.shared.inspect(&self.id).await? else { return Ok(self.deleted()) };
+        let Some(own) = inspected.own_alloc() else { return Ok(self.deleted()) };
+        let (id, name) = (&self.id, &own.node_name);
+        let gone = |why: String| {
+            let message = format!("the log of `{id}` went with node `{name}`, {why}");
+            BackendError::new(ErrorKind::NotFound, message)
+        };
+        let patience = self.shared.config.node_gone_after;
+        let path = format!("/v1/node/{}", encoded(&own.node_id));
+        let hint = match self.shared.client.get::<Node>(&path, &Query::default()).await {
+            Ok(answer) if is_away(&answer.value, patience) => {
+                let status = &answer.value.status;
+                return Ok(gone(format!("which is `{status}` for longer than `node_gone_after` ({patience:?})")));
+            }
+            Ok(answer) => format!("nomad says `{}`", answer.value.status),
+            Err(failure) if failure.is_not_found() => return Ok(gone("which nomad does not know any more".to_owned())),
+            Err(failure) if failure.is_denied() => "gofer's token lacks `node:read` to ask for how long".to_owned(),
+            Err(failure) => return Err(failure.backend(format!("node `{name}` cannot be asked for"))),
+        };
+        let message =
+            format!("node `{name}` of `{id}` is out of reach now ({hint}), and so is its log: try again later");
+        Ok(BackendError::new(ErrorKind::Unavailable, message))
     }
 
     async fn read(&self, alloc: &str, piece: &Piece) -> Result<Vec<u8>, Stop> {
@@ -230,183 +279,14 @@ impl Reader {
                 Ok(Vec::new())
             }
             Err(failure) if failure.is_not_found() => Ok(Vec::new()),
+            Err(failure) if failure.is_out_of_reach() => Err(self.out_of_reach().await?.into()),
             Err(failure) => Err(failure.backend(format!("the log of `{}` cannot be read", self.id)).into()),
         }
     }
 }
 
-/// A file of one stream.
-#[derive(Debug, PartialEq, Eq)]
-struct LogFile {
-    index: u64,
-    name: String,
-    size: u64,
-}
-
-fn own_files(files: &[FileInfo], stream: LogStream) -> Vec<LogFile> {
-    let kind = match stream {
-        LogStream::Stdout => "stdout",
-        LogStream::Stderr => "stderr",
-    };
-    let prefix = format!("{MAIN}.{kind}.");
-    let numbered = |file: &FileInfo| {
-        let index = file.name.strip_prefix(&prefix)?.parse().ok()?;
-        Some(LogFile { index, name: file.name.clone(), size: file.size })
-    };
-    let mut own: Vec<LogFile> = files.iter().filter_map(numbered).collect();
-    own.sort_by_key(|file| file.index);
-    own
-}
-
-/// What to read next.
-#[derive(Debug, PartialEq, Eq)]
-struct Piece {
-    file: String,
-    offset: u64,
-    limit: u64,
-}
-
-/// How far one stream was read.
-#[derive(Debug)]
-struct Tail {
-    stream: LogStream,
-    /// The file being read and the position in it, once there was one.
-    at: Option<(u64, u64)>,
-    /// The position in the whole stream.
-    position: u64,
-    /// Where the reader wants to begin.
-    from: u64,
-}
-
-impl Tail {
-    fn new(stream: LogStream, from: u64) -> Self {
-        Self { stream, at: None, position: 0, from }
-    }
-
-    /// Finds the place to read from: the first time, and when the file being read was deleted.
-    fn place(&mut self, files: &[LogFile], file_bytes: u64) {
-        let Some(first) = files.first() else { return };
-        match self.at {
-            Some((index, _)) if first.index <= index => {}
-            // What was in the files before is gone, and how much it was is known only roughly.
-            Some(_) => self.move_to(first.index, self.position.max(first.index * file_bytes)),
-            None => {
-                let mut start = first.index * file_bytes;
-                for file in files {
-                    self.move_to(file.index, start);
-                    if self.from < start + file.size {
-                        break;
-                    }
-                    start += file.size;
-                }
-                if let Some((index, offset)) = &mut self.at {
-                    // Within the file; beyond its end, what comes is skipped by position.
-                    let size = files.iter().find(|file| file.index == *index).map_or(0, |file| file.size);
-                    *offset = self.from.saturating_sub(self.position).min(size);
-                    self.position += *offset;
-                }
-            }
-        }
-    }
-
-    fn move_to(&mut self, index: u64, position: u64) {
-        self.at = Some((index, 0));
-        self.position = position;
-    }
-
-    /// The next piece that these files hold.
-    fn next(&mut self, files: &[LogFile]) -> Option<Piece> {
-        loop {
-            let (index, offset) = self.at?;
-            let file = files.iter().find(|file| file.index == index)?;
-            if offset < file.size {
-                let limit = (file.size - offset).min(READ_BYTES);
-                return Some(Piece { file: file.name.clone(), offset, limit });
-            }
-            let later = files.iter().find(|file| file.index > index)?;
-            self.at = Some((later.index, 0));
-        }
-    }
-
-    /// Counts what was read, and cuts it into chunks; what is before the place where the reader wants to begin is left out.
-    fn advance(&mut self, bytes: &[u8]) -> Vec<LogChunk> {
-        let start = self.position;
-        self.position += bytes.len() as u64;
-        if let Some((_, offset)) = &mut self.at {
-            *offset += bytes.len() as u64;
-        }
-        let skip = usize::try_from(self.from.saturating_sub(start)).unwrap_or(usize::MAX).min(bytes.len());
-        let mut at = start + skip as u64;
-        let mut chunks = Vec::new();
-        for data in bytes[skip..].chunks(MAX_CHUNK) {
-            chunks.push(LogChunk { stream: self.stream, offset: at, data: Bytes::copy_from_slice(data), at: None });
-            at += data.len() as u64;
-        }
-        chunks
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FILE_BYTES: u64 = 100;
-
-    fn files(sizes: &[(u64, u64)]) -> Vec<LogFile> {
-        sizes.iter().map(|(index, size)| LogFile { index: *index, name: format!("f{index}"), size: *size }).collect()
-    }
-
-    /// Reads everything, from files that hold their position in the stream modulo 251.
-    fn read(tail: &mut Tail, files: &[LogFile]) -> Vec<(u64, usize)> {
-        tail.place(files, FILE_BYTES);
-        let mut chunks = Vec::new();
-        while let Some(piece) = tail.next(files) {
-            let bytes = vec![b'x'; usize::try_from(piece.limit).unwrap()];
-            chunks.extend(tail.advance(&bytes).into_iter().map(|chunk| (chunk.offset, chunk.data.len())));
-        }
-        chunks
-    }
-
-    #[test]
-    fn positions_go_on_over_files() {
-        let mut tail = Tail::new(LogStream::Stdout, 0);
-        assert_eq!(read(&mut tail, &[]), []);
-        assert_eq!(read(&mut tail, &files(&[(0, 90)])), [(0, 90)]);
-        assert_eq!(read(&mut tail, &files(&[(0, 97), (1, 40)])), [(90, 7), (97, 40)]);
-        assert_eq!(read(&mut tail, &files(&[(0, 97), (1, 40)])), []);
-        assert_eq!(read(&mut tail, &files(&[(1, 95), (2, 10)])), [(137, 55), (192, 10)]);
-    }
-
-    #[test]
-    fn reading_begins_anywhere() {
-        let all = files(&[(0, 90), (1, 60), (2, 5)]);
-        for (from, expected) in [
-            (0, vec![(0, 90), (90, 60), (150, 5)]),
-            (30, vec![(30, 60), (90, 60), (150, 5)]),
-            (90, vec![(90, 60), (150, 5)]),
-            (151, vec![(151, 4)]),
-            (155, vec![]),
-        ] {
-            assert_eq!(read(&mut Tail::new(LogStream::Stdout, from), &all), expected, "from {from}");
-        }
-        let mut beyond = Tail::new(LogStream::Stdout, 160);
-        assert_eq!(read(&mut beyond, &all), []);
-        assert_eq!(read(&mut beyond, &files(&[(0, 90), (1, 60), (2, 20)])), [(160, 10)]);
-    }
-
-    #[test]
-    fn what_was_deleted_is_a_gap() {
-        assert_eq!(read(&mut Tail::new(LogStream::Stdout, 0), &files(&[(3, 50)])), [(300, 50)]);
-        let mut tail = Tail::new(LogStream::Stdout, 0);
-        read(&mut tail, &files(&[(0, 90)]));
-        assert_eq!(read(&mut tail, &files(&[(2, 50)])), [(200, 50)]);
-    }
-
-    #[test]
-    fn files_of_other_tasks_and_streams_are_not_taken() {
-        let info = |name: &str| FileInfo { name: name.into(), size: 1 };
-        let all = ["main.stdout.10", "main.stdout.2", "main.stderr.0", "proxy.stdout.0", ".main.stdout.fifo"].map(info);
-        let own = own_files(&all, LogStream::Stdout);
-        assert_eq!(own.iter().map(|file| file.index).collect::<Vec<_>>(), [2, 10]);
-    }
+/// Whether a node is away for longer than this. One that is ready, by its heartbeats, is not away at all.
+fn is_away(node: &Node, patience: Duration) -> bool {
+    let since = UNIX_EPOCH + Duration::from_secs(u64::try_from(node.status_updated_at).unwrap_or(0));
+    node.status != "ready" && SystemTime::now().duration_since(since).is_ok_and(|away| away > patience)
 }

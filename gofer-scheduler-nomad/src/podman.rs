@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
 
-use crate::logs::MAX_CHUNK;
+use crate::tail::MAX_CHUNK;
 
 /// Longest line that is waited for: podman cuts them far shorter.
 const MAX_LINE: usize = 1024 * 1024;

@@ -25,6 +25,10 @@ pub(crate) async fn load_templates(
     client: &Client,
 ) -> Result<BTreeMap<String, Value>, BackendError> {
     let mut templates = BTreeMap::new();
+    if config.job_template.is_some() || config.namespaces.values().any(|own| own.job_template.is_some()) {
+        // What is wrong with an address or a token is not the template's fault.
+        reach(config, client).await?;
+    }
     let named = config.namespaces.iter().filter_map(|(name, own)| Some((name.as_str(), own.job_template.as_deref()?)));
     for (name, path) in config.job_template.as_deref().map(|path| ("", path)).into_iter().chain(named) {
         let template = load(config, client, name, path).await?;
@@ -117,7 +121,7 @@ async fn validate(client: &Client, job: &Value) -> Result<Option<String>, Backen
 
 /// Looks at the cluster, and tries everything that the token must be allowed to.
 pub(crate) async fn check(shared: &Shared) -> Result<String, BackendError> {
-    let version = version(shared).await?;
+    let version = reach(&shared.config, &shared.client).await?;
     region(shared).await?;
     for namespace in shared.config.nomad_namespaces() {
         rights(shared, &namespace).await?;
@@ -129,20 +133,57 @@ pub(crate) async fn check(shared: &Shared) -> Result<String, BackendError> {
     Ok(format!("nomad {version} at {}, {drivers}", shared.client.address()))
 }
 
-async fn version(shared: &Shared) -> Result<String, BackendError> {
-    match shared.client.get::<Value>("/v1/agent/self", &Query::default()).await {
+/// Asks an agent for its version, which shows whether address, certificates and token are right.
+async fn reach(config: &NomadConfig, client: &Client) -> Result<String, BackendError> {
+    match client.get::<Value>("/v1/agent/self", &Query::default()).await {
         Ok(answer) => {
             let version = answer.value["config"]["Version"]["Version"].as_str();
             Ok(version.unwrap_or("of unknown version").to_owned())
         }
-        Err(failure) if failure.is_denied() => {
+        Err(failure) if failure.is_denied() && !failure.is_unknown_token() => {
             // The version is good to know, and no more.
-            let leader = shared.client.get::<String>("/v1/status/leader", &Query::default()).await;
+            let leader = client.get::<String>("/v1/status/leader", &Query::default()).await;
             leader.map_err(|failure| failure.backend("nomad has no leader"))?;
             Ok("of unknown version (the token lacks `agent:read`)".to_owned())
         }
-        Err(failure) => Err(failure.backend(format!("nomad at `{}` does not answer", shared.client.address()))),
+        Err(failure) => Err(blamed(config, client.address(), failure)),
     }
+}
+
+/// A failure to reach an agent, with the setting that is to blame.
+fn blamed(config: &NomadConfig, address: &str, failure: Failure) -> BackendError {
+    let invalid = |message: String| BackendError::new(ErrorKind::Invalid, message);
+    let is_plain = address.starts_with("http://");
+    let wants_tls =
+        matches!(&failure, Failure::Refused { status: 400, body } if body.is_empty() || body.contains("HTTPS server"));
+    if is_plain && wants_tls {
+        return invalid(format!("`addresses` names `{address}`, and the agent there speaks TLS: write `https://`"));
+    }
+    if failure.is_unknown_token() {
+        let key = if config.token_file.is_some() { "token_file" } else { "token" };
+        let mut error =
+            failure.backend(format!("nomad at `{address}` does not know the token in `{key}`, or it expired"));
+        error.kind = ErrorKind::Denied;
+        return error;
+    }
+    let error = failure.backend(format!("nomad at `{address}` does not answer"));
+    let text = error.chain();
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if !is_plain && says(&["InvalidContentType", "corrupt message"]) {
+        return invalid(format!(
+            "`addresses` names `{address}`, and what answers there speaks no TLS: write `http://`"
+        ));
+    }
+    let hint = if says(&["UnknownIssuer"]) {
+        "its certificate is not trusted; name the authority's PEM file in `ca_file`"
+    } else if says(&["NotValidForName"]) {
+        "its certificate is for another name; set `tls_server_name`"
+    } else if says(&["CertificateRequired", "certificate required"]) {
+        "it wants a certificate of gofer's; set `cert_file` and `key_file`"
+    } else {
+        return error;
+    };
+    BackendError { message: format!("{}: {hint}", error.message), ..error }
 }
 
 /// Whether the agents sign tokens for tasks, and tell how to verify them.
@@ -214,12 +255,15 @@ async fn drivers(shared: &Shared) -> Result<String, BackendError> {
         Err(failure) => return Err(failure.backend("nomad's nodes cannot be listed")),
     };
     let ready: Vec<&Node> = nodes.iter().filter(|node| node.status == "ready").collect();
-    let with = |driver: &str| {
-        let has = |node: &&&Node| node.drivers.get(driver).is_some_and(|driver| driver.healthy);
-        format!("{driver} on {} of {} nodes", ready.iter().filter(has).count(), ready.len())
+    let having = |driver: &str| {
+        ready.iter().filter(|node| node.drivers.get(driver).is_some_and(|driver| driver.healthy)).count()
     };
+    let with = |driver: &str| format!("{driver} on {} of {} nodes", having(driver), ready.len());
     let (host, image) = (shared.config.host_driver.as_str(), shared.config.image_driver.as_str());
-    Ok(format!("{}, {}", with(host), with(image)))
+    let note = |driver: &str, what: &str| {
+        if having(driver) == 0 { format!(" (tasks {what} an image wait until one has it)") } else { String::new() }
+    };
+    Ok(format!("{}{}, {}{}", with(host), note(host, "without"), with(image), note(image, "with")))
 }
 
 #[cfg(test)]

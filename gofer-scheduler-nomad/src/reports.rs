@@ -8,14 +8,12 @@ use std::time::Duration;
 use gofer_core::scheduler::{ExecutionState, ReportedEnd};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::SecretString;
-use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use crate::answers::Alloc;
-use crate::client::Query;
 use crate::identity;
 use crate::shared::{Inspected, Place, Shared};
-use crate::state::{self, Fence, View};
+use crate::state::{self, Fence, Marks, View};
 
 /// Reports that are held; each is forgotten when its execution is removed.
 const HELD: usize = 65_536;
@@ -27,10 +25,6 @@ const OVERDUE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long `remove` waits for the end of an allocation whose execution reported its own.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What the supervisor leaves in the allocation's directory.
-const EXIT_FILE: &str = "alloc/gofer-exit.json";
-/// Longer ones are not the supervisor's.
-const EXIT_FILE_BYTES: &str = "4096";
 
 /// What was reported, by job.
 #[derive(Debug, Default)]
@@ -97,7 +91,8 @@ impl Reports {
         };
         reported.confirmed = true;
         // Only tasks on the host are supervised.
-        let nomads = state::of_alloc(alloc, false, false);
+        let marks = Marks { guarded: true, supervised: true, in_container: false };
+        let nomads = state::of_alloc(alloc, false, marks);
         if nomads != reported.state {
             tracing::warn!(job = %place.job_id, reported = ?reported.state, ?nomads, "an execution ended otherwise than it reported");
         }
@@ -171,7 +166,7 @@ fn may_have_ended(inspected: &Inspected, own: &Alloc) -> bool {
     let job = &inspected.job;
     let undecided = inspected.view.fence.is_none() && !inspected.view.state.is_final() && !job.stop;
     undecided
-        && state::is_supervised(job)
+        && Marks::of(job).supervised
         && own.desired_status == "run"
         && matches!(own.client_status.as_str(), "pending" | "running")
 }
@@ -208,31 +203,4 @@ pub(crate) async fn settle(shared: &Shared, place: &Place) -> Result<(), Backend
         let message = format!("nomad has not seen the end of `{}` yet, which it reported: call again", place.job_id);
         Err(BackendError::new(ErrorKind::Unavailable, message))
     })
-}
-
-/// What a supervisor says that could not start its task's program.
-#[derive(Debug, Deserialize)]
-struct ExitFile {
-    failed: Option<String>,
-}
-
-/// Why a supervised task's program was never started; `None` when it was.
-pub(crate) async fn failure(shared: &Shared, place: &Place, own: &Alloc) -> Result<Option<String>, BackendError> {
-    let query = Query::namespace(&place.namespace).with("path", EXIT_FILE).with("offset", "0");
-    let path = format!("/v1/client/fs/readat/{}", own.id);
-    let query = query.with("limit", EXIT_FILE_BYTES);
-    match shared.client.bytes(reqwest::Method::GET, &path, &query, None).await {
-        Ok(answer) => Ok(said(&answer.value)),
-        // There is none, or nothing of the allocation is left: then its exit code is all that is known.
-        Err(failure) if !failure.is_transient() => Ok(None),
-        Err(failure) => Err(failure.backend(format!("the end of `{}` cannot be read", place.job_id))),
-    }
-}
-
-/// A supervisor writes JSON, and a shell, which cannot quote, a program's name.
-fn said(file: &[u8]) -> Option<String> {
-    if let Some(name) = file.strip_prefix(b"not found: ") {
-        return Some(format!("binary `{}` could not be found", String::from_utf8_lossy(name)));
-    }
-    serde_json::from_slice::<ExitFile>(file).ok().and_then(|file| file.failed)
 }

@@ -1,9 +1,10 @@
 //! How secret values reach a task without being in its job: through Nomad Variables that only this job may read.
 //!
-//! A template reads them into the environment. Nomad parses what it renders line by line, a line at most 64 KiB long and with
-//! JSON's escapes between double quotes, so the variable holds the value with these escapes already made: this way every value
-//! survives, whatever characters it has. A value too long for a line goes into a file of the task's own `secrets`
-//! directory, from where a shell puts it into the environment before it becomes the task's program.
+//! A template renders them into a file of the task's own `secrets` directory, from where the shell before the task's program takes
+//! them into the environment. Where no shell is before it, a template of Nomad's puts them there: Nomad then keeps them in its
+//! client's state, on the node's disk. It parses what it renders for that line by line, a line at most 64 KiB long and with JSON's
+//! escapes between double quotes. Either way the variable holds the value with the escapes already made, so that every value
+//! survives, whatever characters it has.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,8 @@ use crate::jobspec::{GROUP, MAIN};
 const VARIABLE_BYTES: usize = 65_000;
 /// The Go library that reads the rendered environment takes lines of less than 65,536 bytes.
 const LINE_BYTES: usize = 65_000;
+/// What the shell before a task's program reads, in the task's `secrets` directory.
+const FILE: &str = "gofer-secrets.sh";
 /// A task may read exactly these below `nomad/jobs/`: its job's, its group's and its own.
 const VARIABLES: usize = 3;
 
@@ -26,8 +29,8 @@ pub(crate) struct Packed {
     pub(crate) variables: Vec<(String, BTreeMap<String, SecretString>)>,
     /// Entries for the task's `Templates`.
     pub(crate) templates: Vec<Value>,
-    /// Variables that a shell reads from a file, and the file's name in the `secrets` directory.
-    pub(crate) from_files: Vec<(String, String)>,
+    /// There is a file for the shell before the program.
+    pub(crate) for_shell: bool,
 }
 
 impl fmt::Debug for Packed {
@@ -48,68 +51,87 @@ pub(crate) fn job_of(path: &str) -> Option<&str> {
     path.strip_prefix("nomad/jobs/").map(|rest| rest.split('/').next().unwrap_or(rest))
 }
 
-/// How a value that is too long for a line reaches the task.
+/// Who takes the values into the environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shell {
-    /// Not at all: nobody knows whether an image has a shell, unless the task's program is one.
+    /// Nomad: nobody knows whether an image has a shell, unless the task's program is one.
     None,
-    /// Through `/bin/sh`, which runs as the user that Nomad runs as, so that nobody else needs to read the file.
+    /// A shell that runs as the user that Nomad runs as, so that nobody else needs to read the file.
     Same,
-    /// Through `/bin/sh`, which runs as another user than Nomad.
+    /// A shell that runs as another user than Nomad.
     Other,
 }
 
-/// Packs the values.
+/// Packs the values for the task, and those that its driver takes from the environment.
 ///
 /// # Errors
 /// Why they cannot reach the task, for its user.
-pub(crate) fn pack(job_id: &str, values: &[(&str, &SecretString)], shell: Shell) -> Result<Packed, String> {
+pub(crate) fn pack(
+    job_id: &str,
+    values: &[(&str, &SecretString)],
+    drivers: &[(&str, &SecretString)],
+    shell: Shell,
+) -> Result<Packed, String> {
     let mut boxes = Boxes::new(job_id);
-    let (mut lines, mut templates, mut from_files) = (String::new(), Vec::new(), Vec::new());
+    let (mut exports, mut lines) = (String::new(), String::new());
     for (name, value) in values {
-        let value = value.expose_secret();
-        if value.contains('\0') {
-            return Err(format!("the value of variable `{name}` holds a NUL byte, which no program can be given"));
-        }
-        if !is_name(name) {
-            return Err(format!(
-                "variable `{name}` holds a secret, and nomad takes such a name only of letters, digits and `_`, not \
-                 beginning with a digit"
-            ));
-        }
-        let escaped = escaped(value);
-        if name.len() + escaped.expose_secret().len() < LINE_BYTES {
-            lines.push_str(&format!("{name}=\"{}\"\n", boxes.put(name, escaped.expose_secret())?));
-        } else if shell != Shell::None {
-            let file = format!("gofer-{}", from_files.len());
-            let perms = if shell == Shell::Same { "0600" } else { "0644" };
-            templates.push(template(&boxes.put(name, value)?, &format!("secrets/{file}"), false, perms));
-            from_files.push(((*name).to_owned(), file));
+        let value = checked(name, value)?;
+        if shell == Shell::None {
+            lines.push_str(&line(&mut boxes, name, value)?);
         } else {
-            return Err(format!(
-                "variable `{name}` holds a secret of {} bytes, and nomad gives a container secrets up to {LINE_BYTES} \
-                 bytes unless a shell is its program (or `image_shell` is set); put it into an object, or let the task read it itself",
-                value.len()
-            ));
+            exports.push_str(&format!("export {name}='{}'\n", boxes.put(name, &value.replace('\'', r"'\''"))?));
         }
+    }
+    for (name, value) in drivers {
+        lines.push_str(&line(&mut boxes, name, checked(name, value)?)?);
+    }
+    let mut templates = Vec::new();
+    if !exports.is_empty() {
+        let perms = if shell == Shell::Same { "0600" } else { "0644" };
+        templates.push(template(&exports, &format!("secrets/{FILE}"), false, perms));
     }
     if !lines.is_empty() {
         templates.push(template(&lines, "secrets/gofer.env", true, "0600"));
     }
-    Ok(Packed { variables: boxes.filled(), templates, from_files })
+    Ok(Packed { variables: boxes.filled(), templates, for_shell: !exports.is_empty() })
 }
 
-/// A script that reads the files into the environment and becomes the program in its arguments.
-pub(crate) fn shell_script(from_files: &[(String, String)]) -> String {
-    let mut script = String::new();
-    for (name, file) in from_files {
-        // The dot keeps the shell from cutting newlines off the end.
-        script.push_str(&format!(
-            "{name}=$(cat \"$NOMAD_SECRETS_DIR/{file}\"; echo .); {name}=${{{name}%.}}; export {name}; "
+/// What the shell does first.
+pub(crate) fn load(packed: Option<&Packed>) -> String {
+    let wanted = packed.is_some_and(|packed| packed.for_shell);
+    if wanted { format!(". \"$NOMAD_SECRETS_DIR/{FILE}\"\n") } else { String::new() }
+}
+
+/// What a command beside a task does first, of which Nomad knows only the environment that it gave the task itself.
+pub(crate) const LOAD_IF_THERE: &str =
+    "[ -r \"$NOMAD_SECRETS_DIR/gofer-secrets.sh\" ] && . \"$NOMAD_SECRETS_DIR/gofer-secrets.sh\"";
+
+/// The value, if a task can have it under this name.
+fn checked<'a>(name: &str, value: &'a SecretString) -> Result<&'a str, String> {
+    let value = value.expose_secret();
+    if value.contains('\0') {
+        return Err(format!("the value of variable `{name}` holds a NUL byte, which no program can be given"));
+    }
+    if !is_name(name) {
+        return Err(format!(
+            "variable `{name}` holds a secret, and nomad takes such a name only of letters, digits and `_`, not \
+             beginning with a digit"
         ));
     }
-    script.push_str("exec \"$@\"");
-    script
+    Ok(value)
+}
+
+/// A line of an environment that Nomad reads.
+fn line(boxes: &mut Boxes, name: &str, value: &str) -> Result<String, String> {
+    let escaped = escaped(value);
+    let length = escaped.expose_secret().len();
+    if name.len() + length < LINE_BYTES {
+        return Ok(format!("{name}=\"{}\"\n", boxes.put(name, escaped.expose_secret())?));
+    }
+    Err(format!(
+        "variable `{name}` holds a secret of {length} bytes, escapes included, and nomad itself gives a task up to \
+         {LINE_BYTES}: name a shell as its program, set `image_shell`, or put it into an object"
+    ))
 }
 
 fn is_name(name: &str) -> bool {
@@ -193,7 +215,7 @@ mod tests {
 
     fn packed(values: &[(&str, &str)], shell: Shell) -> Result<Packed, String> {
         let owned: Vec<(&str, SecretString)> = values.iter().map(|(name, value)| (*name, (*value).into())).collect();
-        pack("gofer-a", &owned.iter().map(|(name, value)| (*name, value)).collect::<Vec<_>>(), shell)
+        pack("gofer-a", &owned.iter().map(|(name, value)| (*name, value)).collect::<Vec<_>>(), &[], shell)
     }
 
     /// What a template would render.
@@ -221,19 +243,47 @@ mod tests {
 
     #[test]
     fn a_long_value_is_cut_over_variables_and_read_by_a_shell() {
-        let long = "é".repeat(40_000);
+        let long = "é'".repeat(25_000);
         let packed = packed(&[("A", &long), ("B", "short")], Shell::Same).unwrap();
-        assert_eq!(packed.variables.len(), 2);
+        assert_eq!(packed.variables.len(), 3);
         for (path, items) in &packed.variables {
             let size: usize = items.iter().map(|(key, piece)| key.len() + piece.expose_secret().len()).sum();
             assert!(size <= 65_536, "{path}: {size}");
         }
-        assert_eq!(rendered(&packed, &packed.templates[0]), long);
-        assert_eq!(packed.templates[0]["DestPath"], "secrets/gofer-0");
-        assert!(packed.templates.iter().all(|template| template["Perms"] == "0600"), "{:?}", packed.templates);
-        assert_eq!(packed.from_files, [("A".to_owned(), "gofer-0".to_owned())]);
-        let script = shell_script(&packed.from_files);
-        assert_eq!(script, "A=$(cat \"$NOMAD_SECRETS_DIR/gofer-0\"; echo .); A=${A%.}; export A; exec \"$@\"");
+        let [template] = &packed.templates[..] else { panic!("{:?}", packed.templates) };
+        assert_eq!(
+            rendered(&packed, template),
+            format!("export A='{}'\nexport B='short'\n", long.replace('\'', r"'\''"))
+        );
+        assert_eq!((&template["DestPath"], &template["Perms"]), (&json!("secrets/gofer-secrets.sh"), &json!("0600")));
+        assert_eq!(template["Envvars"], false, "nomad's client would keep it on its disk");
+        assert!(load(Some(&packed)).contains(FILE) && LOAD_IF_THERE.contains(FILE));
+    }
+
+    #[test]
+    fn a_shell_reads_every_value_back() {
+        let value = "-n 'one' \"two\" \\n $HOME `date` !x\n\ttab é \u{1}\n\n";
+        let packed = packed(&[("A", value), ("B", "")], Shell::Other).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), rendered(&packed, &packed.templates[0])).unwrap();
+        let script = format!("{}exec \"$@\"", load(Some(&packed)));
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell
+            .args(["-c", &script, "sh", "sh", "-c", "printf %s \"$A$B\""])
+            .env_clear()
+            .env("NOMAD_SECRETS_DIR", dir.path());
+        let output = shell.output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), value);
+        assert_eq!(packed.templates[0]["Perms"], "0644", "somebody else's shell");
+    }
+
+    #[test]
+    fn what_a_driver_takes_goes_through_nomad() {
+        let secret = SecretString::from("canary");
+        let packed = pack("gofer-a", &[("A", &secret)], &[("B", &secret)], Shell::Other).unwrap();
+        let envvars: Vec<bool> = packed.templates.iter().map(|one| one["Envvars"] == true).collect();
+        assert_eq!(envvars, [false, true]);
+        assert_eq!(rendered(&packed, &packed.templates[1]), "B=\"canary\"\n");
     }
 
     #[test]
@@ -241,7 +291,7 @@ mod tests {
         let long = "x".repeat(70_000);
         let (huge, nul) = ("x".repeat(200_000), "canary\0");
         for (name, value, shell, expected) in [
-            ("A", long.as_str(), Shell::None, "70000 bytes"),
+            ("A", long.as_str(), Shell::None, "70000 bytes, escapes included"),
             ("A", huge.as_str(), Shell::Other, "do not fit"),
             ("A", nul, Shell::Same, "NUL byte"),
             ("A-B", "canary", Shell::Same, "`A-B`"),

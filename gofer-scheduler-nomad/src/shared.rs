@@ -15,13 +15,15 @@ use crate::answers::{Alloc, Evaluation, Job, VariableMeta};
 use crate::client::{Client, Query, encoded};
 use crate::config::NomadConfig;
 use crate::error::Failure;
+use crate::exit_file::{self, Left};
+use crate::guard;
 use crate::heard::Heard;
 use crate::identity::Keys;
 use crate::ids;
 use crate::jobspec::{self, META_EXECUTION, META_INSTANCE, META_LOST, META_SECRETS};
-use crate::reports::{self, Reports};
+use crate::reports::Reports;
 use crate::secrets::{self, Packed};
-use crate::state::{self, Fence, View};
+use crate::state::{self, Fence, Marks, View};
 
 /// Changes that a slow watcher may be behind before its stream ends.
 const CHANGES: usize = 4_096;
@@ -231,10 +233,8 @@ impl Shared {
         let is_reported = reported.is_some();
         if let Some(reported) = reported {
             view = reported;
-        } else if let Some(own) = own.filter(|_| state::may_not_have_begun(state::is_supervised(&job), &view.state))
-            && let Some(message) = reports::failure(self, place, own).await?
-        {
-            view.state = ExecutionState::Failed { kind: FailureKind::CommandNotFound, message };
+        } else if let Some(own) = own.filter(|_| Marks::of(&job).are_unclear(&view.state)) {
+            view = clarified(view, exit_file::read(self, place, own).await?);
         }
         match view.fence {
             Some(Fence::Stop) => self.stop_job(place).await?,
@@ -350,6 +350,20 @@ impl Shared {
     pub(crate) async fn variables(&self, place: &Place, job_prefix: &str) -> Result<Vec<VariableMeta>, Failure> {
         let query = place.query().with("prefix", &format!("nomad/jobs/{job_prefix}"));
         self.client.pages("/v1/vars", &query).await
+    }
+}
+
+/// What an end means together with what was left beside the log.
+fn clarified(view: View, left: Left) -> View {
+    let begun_before = matches!(view.state, ExecutionState::Exited { code: guard::BEGUN_BEFORE, .. });
+    match left {
+        Left::BegunBefore => View::lost(state::BEGUN_TWICE),
+        // Which of the two it is cannot be known.
+        Left::OutOfReach if begun_before => View::lost(state::BEGUN_TWICE),
+        Left::NotStarted(message) => {
+            View { state: ExecutionState::Failed { kind: FailureKind::CommandNotFound, message }, ..view }
+        }
+        Left::Nothing | Left::OutOfReach => view,
     }
 }
 

@@ -5,15 +5,23 @@ use std::time::Duration;
 use gofer_core::scheduler::{ExecutionKind, ExecutionState, FailureKind};
 
 use crate::answers::{Alloc, Evaluation, Job, TaskEvent};
-use crate::jobspec::{MAIN, META_CONTAINER, META_KIND, META_LOST, META_REFUSED, META_SUPERVISED};
+use crate::guard;
+use crate::history::History;
+use crate::jobspec::{META_CONTAINER, META_GUARDED, META_KIND, META_LOST, META_REFUSED, META_SUPERVISED};
 use crate::reason;
 
 /// The signal that ends what has used up its grace; Nomad's own word for it in events.
 const SIGNALING: &str = "Signaling";
+/// How long the shell before a program that was started a second time may take to end.
+const KEEPING_OUT: Duration = Duration::from_secs(5);
 /// Where exit codes begin that stand for a signal, by the shells' convention.
 const SIGNAL_BASE: i32 = 128;
 /// The last signal there is.
 const LAST_SIGNAL: i32 = 64;
+
+/// Why an execution is lost that was started a second time.
+pub(crate) const BEGUN_TWICE: &str = "its node started it a second time: the client agent did not find its process again, \
+                                      or somebody asked for a restart";
 
 /// What is to be thought of an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +29,7 @@ pub(crate) struct View {
     pub(crate) state: ExecutionState,
     /// What must be done to the job before the state may be told: the execution is over in Gofer's eyes.
     pub(crate) fence: Option<Fence>,
-    /// When the state changes without an event: a node out of reach counts as lost then.
+    /// When the view changes without an event: a node out of reach counts as lost then, or what began again is stopped.
     pub(crate) lost_in: Option<Duration>,
 }
 
@@ -39,7 +47,7 @@ impl View {
         Self { state, fence: None, lost_in: None }
     }
 
-    fn lost(why: &'static str) -> Self {
+    pub(crate) fn lost(why: &'static str) -> Self {
         Self { state: ExecutionState::Lost, fence: Some(Fence::Lost(why)), lost_in: None }
     }
 }
@@ -86,20 +94,29 @@ pub(crate) fn own_alloc(kind: ExecutionKind, allocs: &[Alloc]) -> Option<&Alloc>
 /// What a shell, and the supervisor, exit with when there is no program to run.
 const NO_PROGRAM: std::ops::RangeInclusive<i32> = 126..=127;
 
-/// Whether an end may mean that a supervised task's program was never started.
-pub(crate) fn may_not_have_begun(supervised: bool, state: &ExecutionState) -> bool {
-    let no_program = matches!(state, ExecutionState::Exited { code, signal: None, .. } if NO_PROGRAM.contains(code));
-    supervised && no_program
+/// How a job's task is run, by the job's own metadata: the configuration may have changed since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Marks {
+    /// A shell or a supervisor sees to it that its program is started once.
+    pub(crate) guarded: bool,
+    /// A supervisor runs it, and may report its end.
+    pub(crate) supervised: bool,
+    /// It runs in a container.
+    pub(crate) in_container: bool,
 }
 
-/// Whether a supervisor runs the job's task.
-pub(crate) fn is_supervised(job: &Job) -> bool {
-    job.meta.contains_key(META_SUPERVISED)
-}
+impl Marks {
+    pub(crate) fn of(job: &Job) -> Self {
+        let has = |key: &str| job.meta.contains_key(key);
+        Self { guarded: has(META_GUARDED), supervised: has(META_SUPERVISED), in_container: has(META_CONTAINER) }
+    }
 
-/// Whether the job's task runs in a container.
-pub(crate) fn is_in_container(job: &Job) -> bool {
-    job.meta.contains_key(META_CONTAINER)
+    /// Whether an end is to be understood by what was left beside the log: the program was not found, or had begun before.
+    pub(crate) fn are_unclear(self, state: &ExecutionState) -> bool {
+        let ExecutionState::Exited { code, signal: None, .. } = state else { return false };
+        let no_program = !self.in_container && NO_PROGRAM.contains(code);
+        self.guarded && (no_program || *code == guard::BEGUN_BEFORE)
+    }
 }
 
 /// Whether nothing more will happen to an allocation.
@@ -128,7 +145,7 @@ fn service(job: &Job, allocs: &[Alloc]) -> ExecutionState {
 
 fn task(job: &Job, allocs: &[Alloc], node_lost_after: Duration, now_ns: i64) -> View {
     let Some(own) = own_alloc(ExecutionKind::Task, allocs) else { return View::of(unplaced(job, &[])) };
-    let state = of_alloc(own, job.stop, is_in_container(job));
+    let state = of_alloc(own, job.stop, Marks::of(job));
     let by_itself = matches!(state, ExecutionState::Exited { .. } | ExecutionState::Failed { .. });
     if allocs.len() > 1 {
         if !by_itself {
@@ -136,15 +153,28 @@ fn task(job: &Job, allocs: &[Alloc], node_lost_after: Duration, now_ns: i64) -> 
         }
         return View { fence: (!job.stop).then_some(Fence::Stop), ..View::of(state) };
     }
+    let silent = Duration::from_nanos(u64::try_from(now_ns - own.modify_time).unwrap_or(0));
     if own.client_status == "unknown" {
-        let silent = Duration::from_nanos(u64::try_from(now_ns - own.modify_time).unwrap_or(0));
         let left = node_lost_after.checked_sub(silent).filter(|left| !left.is_zero());
         return match left {
             Some(_) => View { lost_in: left, ..View::of(state) },
             None => View::lost("its node was out of reach for too long"),
         };
     }
-    if state == ExecutionState::Lost { View::lost("nomad gave its allocation up") } else { View::of(state) }
+    let begins_again = History::of(own).begins_again();
+    if begins_again && !state.is_final() {
+        // Stopped at once, a shell that is about to keep the program out could not say so.
+        let patience = if Marks::of(job).guarded { KEEPING_OUT } else { Duration::ZERO };
+        let left = patience.checked_sub(silent).filter(|left| !left.is_zero() && !job.stop);
+        // What runs then must not: it is lost when it is over, and not before, since until then it runs.
+        let fence = (!job.stop && left.is_none()).then_some(Fence::Stop);
+        return View { fence, lost_in: left, ..View::of(ExecutionState::Running) };
+    }
+    match state {
+        ExecutionState::Lost if begins_again => View::lost(BEGUN_TWICE),
+        ExecutionState::Lost => View::lost("nomad gave its allocation up"),
+        state => View::of(state),
+    }
 }
 
 /// Whether Nomad took the allocation's place from it, for a drain or for another job, before anybody stopped the job.
@@ -154,9 +184,9 @@ fn given_up(alloc: &Alloc) -> bool {
 
 /// The state of a task that is this allocation. Of a container only the exit code is known, and by docker's own convention one
 /// above 128 is a signal.
-pub(crate) fn of_alloc(alloc: &Alloc, stopped: bool, in_container: bool) -> ExecutionState {
-    match of_any_alloc(alloc, stopped) {
-        ExecutionState::Exited { code, oom: false, signal: None } if in_container => {
+pub(crate) fn of_alloc(alloc: &Alloc, stopped: bool, marks: Marks) -> ExecutionState {
+    match of_any_alloc(alloc, stopped, marks) {
+        ExecutionState::Exited { code, oom: false, signal: None } if marks.in_container => {
             let signal = Some(code - SIGNAL_BASE).filter(|signal| (1..=LAST_SIGNAL).contains(signal));
             ExecutionState::Exited { code, oom: false, signal }
         }
@@ -164,45 +194,44 @@ pub(crate) fn of_alloc(alloc: &Alloc, stopped: bool, in_container: bool) -> Exec
     }
 }
 
-fn of_any_alloc(alloc: &Alloc, stopped: bool) -> ExecutionState {
+fn of_any_alloc(alloc: &Alloc, stopped: bool, marks: Marks) -> ExecutionState {
     match alloc.client_status.as_str() {
         "pending" => ExecutionState::Queued { reason: reason::of_pending(alloc) },
         "lost" => ExecutionState::Lost,
-        "complete" | "failed" => ended(alloc, stopped),
+        "complete" | "failed" => match History::of(alloc).once(marks) {
+            Some(history) => ended(alloc, history, stopped),
+            None => ExecutionState::Lost,
+        },
         _ => ExecutionState::Running,
     }
 }
 
 /// What the end of an allocation means. "complete" means nothing by itself: what was drained, preempted or stopped is
 /// complete, too.
-fn ended(alloc: &Alloc, stopped: bool) -> ExecutionState {
-    let events = alloc.task_states.get(MAIN).map(|task| task.events.as_slice()).unwrap_or_default();
-    let first = |kinds: &[&str]| events.iter().position(|event| kinds.contains(&event.kind.as_str()));
-    let exit = events.iter().rposition(|event| event.kind == "Terminated");
-    let before_exit = |at: Option<usize>| at.is_some_and(|at| exit.is_none_or(|exit| at < exit));
-    if let Some(at) = first(&["Sibling Task Failed", "Leader Task Dead", "Disk Resources Exceeded"])
-        && before_exit(Some(at))
-    {
-        return failed(FailureKind::Setup, &events[at]);
+fn ended(alloc: &Alloc, history: History<'_>, stopped: bool) -> ExecutionState {
+    if let Some(event) = history.before_exit(&["Sibling Task Failed", "Leader Task Dead", "Disk Resources Exceeded"]) {
+        return failed(FailureKind::Setup, event);
     }
-    let killed = before_exit(first(&["Killing", "Killed"]));
-    if killed || (stopped && before_exit(first(&[SIGNALING]))) {
+    let exit = history.exit().map(|at| exited(&history.events()[at]));
+    // A stop that came when the process had ended changes nothing of its end.
+    let killed = history.before_exit(&["Killing", "Killed"]).is_some();
+    let by_gofer = stopped && exit.as_ref().is_some_and(is_kill) && history.before_exit(&[SIGNALING]).is_some();
+    if killed || by_gofer {
         // Who had it killed: the stopped job says that it was asked for; if not, the node was drained, or another job
         // took its place.
         let asked_for = stopped && !given_up(alloc);
         return if asked_for { ExecutionState::Stopped } else { ExecutionState::Lost };
     }
     if let Some(exit) = exit {
-        return exited(&events[exit]);
+        return exit;
     }
-    for event in events.iter().rev() {
+    for event in history.events().iter().rev() {
         match event.kind.as_str() {
             "Driver Failure" => return failed(driver_failure(event), event),
             "Failed Validation" => return failed(FailureKind::Refused, event),
             "Setup Failure" | "Task hook failed" | "Failed Artifact Download" => {
                 return failed(FailureKind::Setup, event);
             }
-            "Failed Restoring Task" => return ExecutionState::Lost,
             _ => {}
         }
     }
@@ -217,6 +246,11 @@ fn ended(alloc: &Alloc, stopped: bool) -> ExecutionState {
         return ExecutionState::Failed { kind: FailureKind::Setup, message };
     }
     ExecutionState::Lost
+}
+
+/// Whether SIGKILL ended it.
+fn is_kill(state: &ExecutionState) -> bool {
+    matches!(state, ExecutionState::Exited { code: 137, .. } | ExecutionState::Exited { signal: Some(9), .. })
 }
 
 fn exited(event: &TaskEvent) -> ExecutionState {

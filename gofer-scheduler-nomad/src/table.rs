@@ -6,9 +6,10 @@ use gofer_core::ExecutionId;
 use gofer_core::scheduler::{ExecutionKind, ExecutionState};
 
 use crate::answers::{Alloc, Evaluation, Job};
+use crate::history::History;
 use crate::jobspec::META_REFUSED;
 use crate::shared::{Inspected, secret_count};
-use crate::state;
+use crate::state::{self, Marks};
 
 /// What to do about something that was heard.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,8 +33,7 @@ struct Entry {
     id: ExecutionId,
     kind: ExecutionKind,
     stopped: bool,
-    supervised: bool,
-    in_container: bool,
+    marks: Marks,
     secrets: usize,
     /// The allocation that is the execution.
     own: Option<Own>,
@@ -76,8 +76,7 @@ impl Table {
             id,
             kind: state::kind(job),
             stopped: false,
-            supervised: state::is_supervised(job),
-            in_container: state::is_in_container(job),
+            marks: Marks::of(job),
             secrets: secret_count(job),
             own: None,
             told: None,
@@ -125,10 +124,10 @@ impl Table {
                 });
             }
         }
-        let now = state::of_alloc(alloc, entry.stopped, entry.in_container);
+        let now = state::of_alloc(alloc, entry.stopped, entry.marks);
         let by_itself = matches!(now, ExecutionState::Exited { .. } | ExecutionState::Failed { .. })
-            && !state::may_not_have_begun(entry.supervised, &now);
-        let certain = (by_itself && !entry.stopped) || !now.is_final();
+            && !entry.marks.are_unclear(&now);
+        let certain = (by_itself && !entry.stopped) || (!now.is_final() && !History::of(alloc).begins_again());
         if !certain || alloc.client_status == "unknown" { inspect() } else { self.tell(&alloc.job_id, now) }
     }
 
@@ -190,6 +189,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answers::TaskEvent;
     use serde_json::json;
 
     fn id() -> ExecutionId {
@@ -249,6 +249,10 @@ mod tests {
         assert_eq!(stopped.alloc(&alloc("1", "complete", 13)), inspect(), "an end after a stop");
         assert_eq!(table().alloc(&alloc("1", "unknown", 13)), inspect());
         assert_eq!(table().alloc(&alloc("1", "lost", 13)), inspect());
+        let mut again = alloc("1", "running", 11);
+        let failed: TaskEvent = serde_json::from_value(json!({"Type": "Failed Restoring Task"})).unwrap();
+        again.task_states.get_mut("main").unwrap().events.push(failed);
+        assert_eq!(table().alloc(&again), inspect(), "a second start");
     }
 
     #[test]

@@ -16,9 +16,22 @@ fn supervise(alloc: &Path, command: &[&str]) -> Command {
     supervise
 }
 
+/// What is left beside the log, without how long it ran.
 fn left_in(alloc: &Path) -> Value {
     let text = std::fs::read(alloc.join("gofer-exit.json")).expect("gofer-exit.json");
-    serde_json::from_slice(&text).expect("JSON")
+    let mut left: Value = serde_json::from_slice(&text).expect("JSON");
+    left.as_object_mut().expect("an object").remove("ran_ms");
+    left
+}
+
+fn ran_ms(alloc: &Path) -> u64 {
+    let text = std::fs::read(alloc.join("gofer-exit.json")).expect("gofer-exit.json");
+    serde_json::from_slice::<Value>(&text).expect("JSON")["ran_ms"].as_u64().expect("a number")
+}
+
+/// Lets another program begin in the same allocation.
+fn afresh(alloc: &Path) {
+    std::fs::remove_file(alloc.join(".gofer-begun")).expect("the mark of the one before");
 }
 
 fn signal(child: &Child, signal: Signal) {
@@ -32,6 +45,7 @@ fn it_ends_as_its_program_did() {
     let ended = supervise(alloc.path(), &["sh", "-c", "echo out; echo err >&2; exit 3"]).output().expect("it runs");
     assert_eq!((ended.status.code(), &*ended.stdout, &*ended.stderr), (Some(3), &b"out\n"[..], &b"err\n"[..]));
     assert_eq!(left_in(alloc.path()), json!({"exit_code": 3, "signal": null}));
+    afresh(alloc.path());
     let ended = supervise(alloc.path(), &["sh", "-c", "kill -TERM $$"]).output().expect("it runs");
     assert_eq!((ended.status.signal(), ended.status.core_dumped()), (Some(15), false), "{ended:?}");
     assert_eq!(left_in(alloc.path()), json!({"exit_code": null, "signal": 15}));
@@ -44,6 +58,7 @@ fn a_program_that_cannot_be_started_is_told_apart_from_one_that_exits_with_127()
     assert_eq!((ended.status.code(), &*ended.stderr), (Some(127), &b""[..]), "{ended:?}");
     let why = left_in(alloc.path())["failed"].as_str().expect("a reason").to_owned();
     assert!(why.contains("`gofer-no-such-program`"), "{why}");
+    afresh(alloc.path());
     let ended = supervise(alloc.path(), &["sh", "-c", "exit 127"]).output().expect("it runs");
     assert_eq!(ended.status.code(), Some(127));
     assert_eq!(left_in(alloc.path()), json!({"exit_code": 127, "signal": null}));
@@ -68,6 +83,53 @@ fn signals_are_its_programs() {
     assert_eq!(std::fs::read(&ready).expect("the pipe"), b"ready\n");
     signal(&child, Signal::TERM);
     assert_eq!(child.wait().expect("its end").code(), Some(9));
+}
+
+#[test]
+fn a_program_that_had_begun_is_not_started_again() {
+    let alloc = tempfile::tempdir().expect("a directory");
+    let mut again = supervise(alloc.path(), &["sh", "-c", "echo begun; exit 3"]);
+    let first = again.output().expect("it runs");
+    assert_eq!((first.status.code(), &*first.stdout), (Some(3), &b"begun\n"[..]));
+    let second = again.output().expect("it runs");
+    assert_eq!((second.status.code(), &*second.stdout, &*second.stderr), (Some(118), &b""[..], &b""[..]));
+    assert_eq!(left_in(alloc.path()), json!({"again": true}));
+}
+
+/// Runs it with a deadline, in a group of its own as Nomad does.
+fn with_deadline(alloc: &Path, timeout_ms: &str, script: &str) -> std::process::Output {
+    let mut command = supervise(alloc, &["sh", "-c", script]);
+    command.env("GOFER_SUPERVISE_TIMEOUT_MS", timeout_ms).process_group(0).output().expect("it runs")
+}
+
+#[test]
+fn at_its_deadline_a_program_and_its_children_are_asked_to_end() {
+    let alloc = tempfile::tempdir().expect("a directory");
+    // The output ends when its child has, too.
+    let script = "trap 'echo asked; kill -0 $child || echo gone; exit 9' TERM; sleep 1000 & child=$!; wait; wait";
+    let ended = with_deadline(alloc.path(), "300", script);
+    let stdout = String::from_utf8(ended.stdout).expect("text");
+    assert!(ended.status.code() == Some(9) && stdout.starts_with("asked\n"), "{:?} {stdout}", ended.status);
+    assert_eq!(left_in(alloc.path()), json!({"exit_code": 9, "signal": null}));
+    assert!(ran_ms(alloc.path()) >= 300);
+}
+
+#[test]
+fn what_does_not_end_is_killed_after_the_grace() {
+    let alloc = tempfile::tempdir().expect("a directory");
+    let ended = with_deadline(alloc.path(), "100", "trap '' TERM; sleep 1000; sleep 1000; sleep 1000");
+    assert_eq!(ended.status.signal(), Some(9), "{ended:?}");
+    assert!(ran_ms(alloc.path()) >= 10_100);
+}
+
+#[test]
+fn an_end_in_time_is_one() {
+    let alloc = tempfile::tempdir().expect("a directory");
+    let ended = with_deadline(alloc.path(), "60000", "echo \"<$GOFER_SUPERVISE_TIMEOUT_MS>\"; exit 4");
+    assert_eq!((ended.status.code(), &*ended.stdout), (Some(4), &b"<>\n"[..]), "the variable is the supervisor's");
+    assert!(ran_ms(alloc.path()) <= 60_000);
+    let none = tempfile::tempdir().expect("a directory");
+    assert_eq!(with_deadline(none.path(), "soon", "exit 5").status.code(), Some(5), "no deadline");
 }
 
 #[test]

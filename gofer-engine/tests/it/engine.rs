@@ -25,7 +25,7 @@ use crate::support::{id, pipeline, retried, task};
 pub(crate) struct House {
     pub(crate) journal: Arc<MemoryJournal>,
     pub(crate) scheduler: MemoryScheduler,
-    objects: Arc<MemoryObjectStore>,
+    pub(crate) objects: Arc<MemoryObjectStore>,
     secrets: Arc<MemorySecretStore>,
     namespace: NamespaceId,
 }
@@ -49,7 +49,7 @@ impl House {
         Engine::start(self.journal.clone(), self.backends(), config).await.unwrap()
     }
 
-    fn backends(&self) -> Backends {
+    pub(crate) fn backends(&self) -> Backends {
         Backends {
             scheduler: Arc::new(self.scheduler.clone()),
             objects: self.objects.clone(),

@@ -7,3 +7,4 @@ mod model;
 mod support;
 mod timeline;
 mod told;
+mod vanishing;

@@ -28,6 +28,10 @@ fn job(template: Value, spec: &ExecutionSpec) -> Value {
     prepare(&NomadConfig::default(), &template, "gofer-x", &id(), spec).job
 }
 
+fn words_of(job: &Value) -> Vec<&str> {
+    main_of(job)["Config"]["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect()
+}
+
 fn main_of(job: &Value) -> &Value {
     &job["TaskGroups"][0]["Tasks"][0]
 }
@@ -43,7 +47,9 @@ fn a_task_is_never_started_twice_by_nomad() {
     assert_eq!(group["ReschedulePolicy"], json!({"Attempts": 0, "Unlimited": false}));
     assert_eq!(group["Disconnect"]["Replace"], false);
     assert_eq!(main_of(&job)["Driver"], "exec");
-    assert_eq!(main_of(&job)["Config"], json!({"command": "echo", "args": ["hi"]}));
+    assert_eq!(main_of(&job)["Config"]["command"], "/bin/sh");
+    assert_eq!(words_of(&job), ["-c", &guard::of_task(None, false), "gofer", "echo", "hi"]);
+    assert_eq!(job["Meta"][META_GUARDED], "1");
     assert_eq!(main_of(&job)["KillSignal"], "SIGTERM");
     assert_eq!(main_of(&job)["KillTimeout"], 30_000_000_000_u64);
     assert_eq!(main_of(&job)["Resources"], json!({"CPU": 100, "MemoryMB": 256}));
@@ -58,6 +64,7 @@ fn a_service_is_kept_alive() {
     assert_eq!(job["TaskGroups"][0]["RestartPolicy"]["Mode"], "delay");
     assert_eq!(job["TaskGroups"][0]["ReschedulePolicy"]["Unlimited"], true);
     assert!(job["TaskGroups"][0]["Disconnect"].is_null());
+    assert_eq!((&main_of(&job)["Config"]["command"], &job["Meta"][META_GUARDED]), (&json!("serve"), &Value::Null));
 }
 
 #[test]
@@ -67,7 +74,7 @@ fn nothing_of_the_users_is_interpolated() {
     let job = job(json!({}), &odd);
     let (d, p) = ("${NOMAD_META_gofer_dollar}", "${NOMAD_META_gofer_percent}");
     assert_eq!(
-        main_of(&job)["Config"]["args"][0],
+        main_of(&job)["Config"]["args"][4],
         format!("{d}{{HOME}} {d}{d}{{x}} {p}{{if}} {d}{p}{{y}} $ {{z}} 100% $5 $")
     );
     assert_eq!(main_of(&job)["Env"]["A"], format!("{d}{{HOME}} %{{x}} $$"));
@@ -94,13 +101,20 @@ fn secrets_are_not_in_the_job() {
 }
 
 #[test]
-fn a_long_secret_goes_through_a_shell_on_the_host() {
-    let mut long = spec(&["env"]);
-    long.env.insert("A".into(), EnvValue::Secret("x".repeat(66_000).into()));
-    let job = job(json!({}), &long);
-    assert_eq!(main_of(&job)["Config"]["command"], "/bin/sh");
-    assert_eq!(main_of(&job)["Config"]["args"][2], "gofer");
-    assert_eq!(main_of(&job)["Config"]["args"][3], "env");
+fn a_secret_goes_through_a_shell_where_there_is_one() {
+    let with = |image: Option<&str>, kind: ExecutionKind, command: &[&str]| {
+        let mut spec = ExecutionSpec { image: image.map(str::to_owned), kind, ..spec(command) };
+        spec.env.insert("A".into(), EnvValue::Secret("canary".into()));
+        let job = job(json!({}), &spec);
+        let main = main_of(&job);
+        let loads = main["Config"].to_string().contains("gofer-secrets.sh");
+        (loads, main["Templates"][0]["Envvars"] == true)
+    };
+    for kind in [ExecutionKind::Task, ExecutionKind::Service] {
+        assert_eq!(with(None, kind, &["env"]), (true, false));
+        assert_eq!(with(Some("app:1"), kind, &["sh", "-c", "env"]), (true, false));
+        assert_eq!(with(Some("app:1"), kind, &["env"]), (false, true), "nobody knows its shell");
+    }
 }
 
 #[test]
@@ -147,7 +161,7 @@ fn the_template_is_kept_where_it_is_the_operators() {
     assert_eq!(group["EphemeralDisk"]["SizeMB"], 5_000);
     assert_eq!(group["Tasks"][0]["Name"], "proxy");
     let main = &group["Tasks"][1];
-    assert_eq!(main["Config"], json!({"pid_mode": "host", "command": "make", "args": []}));
+    assert_eq!((&main["Config"]["pid_mode"], &main["Config"]["args"][3]), (&json!("host"), &json!("make")));
     assert_eq!(main["Env"], json!({"A": "pipeline", "PROXY": "x"}));
     assert_eq!((&main["User"], &main["RestartPolicy"]), (&json!("ci"), &Value::Null));
     assert_eq!(main["Resources"], json!({"CPU": 700, "MemoryMB": 1_025}));
@@ -193,7 +207,7 @@ fn a_supervisor_is_for_tasks_without_an_image() {
     assert_eq!(settings["command"], "/bin/sh");
     let args: Vec<&str> = settings["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
     assert_eq!((args[0], &args[2..]), ("-c", &["/opt/gofer", "echo", "${NOMAD_META_gofer_dollar}{x}"][..]));
-    assert_eq!(args[1], SUPERVISE, "nothing of it is interpolated");
+    assert_eq!(args[1], guard::of_task(None, true), "nothing of it is interpolated");
     assert_eq!(host["Meta"][META_SUPERVISED], "1");
     let mut image = spec(&["echo"]);
     image.image = Some("alpine:3".to_owned());
@@ -241,12 +255,19 @@ fn a_shell_in_docker_writes_to_nomads_pipes_by_itself() {
         {"Name": "main", "Driver": "docker", "Config": {"init": false}}]}]});
     assert_eq!(main_of(&job(template, &script))["Config"]["init"], false, "the operator's word");
     for other in [with(&["make"], &["sh"]), with(&[], &["make"]), with(&[], &[])] {
-        let settings = main_of(&job(json!({}), &other))["Config"].to_string();
+        let job = job(json!({}), &other);
+        assert_eq!(job["Meta"][META_GUARDED], Value::Null);
+        let settings = main_of(&job)["Config"].to_string();
         assert!(!settings.contains("fifo") && !settings.contains("init"), "{settings}");
     }
     let podman = NomadConfig { image_driver: ImageDriver::Podman, ..NomadConfig::default() };
     let podman = prepare(&podman, &json!({}), "gofer-x", &id(), &script).job;
-    assert_eq!(main_of(&podman)["Config"]["entrypoint"], json!(["sh", "-euc"]));
+    let words = main_of(&podman)["Config"]["entrypoint"].as_array().unwrap();
+    assert!(!words[2].as_str().unwrap().contains("fifo"), "podman's log has everything: {words:?}");
+    assert_eq!(
+        (&words[3..], &podman["Meta"][META_GUARDED]),
+        (&json!(["gofer", "sh", "-euc"]).as_array().unwrap()[..], &json!("1"))
+    );
 }
 
 #[test]
@@ -272,7 +293,7 @@ fn the_shell_of_every_image_goes_before_any_program() {
     assert_eq!((&script["entrypoint"], &script["command"]), (&Value::Null, &json!("bash")), "a shell of the task's");
     let unknown = of(Some("app:1"), &[], &[]);
     assert_eq!((&unknown["entrypoint"], &unknown["init"]), (&Value::Null, &Value::Null), "the image's own command");
-    assert_eq!(of(None, &[], &["make"])["command"], "make", "no image");
+    assert_eq!(of(None, &[], &["make"])["args"][3], "make", "no image");
     let relative = NomadConfig { image_shell: Some("sh".to_owned()), ..NomadConfig::default() };
     assert!(relative.validate().unwrap_err().message.contains("`image_shell` is `sh`: must be an absolute path"));
 }
@@ -283,11 +304,11 @@ fn a_long_secret_goes_through_the_shell_of_an_image() {
     long.env.insert("A".into(), EnvValue::Secret("canary".repeat(11_000).into()));
     let job = job(json!({}), &long);
     let script = main_of(&job)["Config"]["args"][1].as_str().unwrap();
-    assert!(script.contains("gofer-0") && !job.to_string().contains("canary"), "{script}");
+    assert!(script.contains("gofer-secrets") && !job.to_string().contains("canary"), "{script}");
     let podman = NomadConfig { image_driver: ImageDriver::Podman, ..NomadConfig::default() };
     let podman = prepare(&podman, &json!({}), "gofer-x", &id(), &long).job;
     let settings = &main_of(&podman)["Config"];
     let script = settings["args"][1].as_str().unwrap();
-    assert!(script.contains("gofer-0") && !script.contains("fifo"), "podman's log has everything: {script}");
+    assert!(script.contains("gofer-secrets") && !script.contains("fifo"), "podman's log has everything: {script}");
     assert_eq!(settings["init"], Value::Null, "it needs a program on the node");
 }

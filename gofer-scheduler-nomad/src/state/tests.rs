@@ -216,3 +216,69 @@ fn what_was_given_up_stays_lost_whatever_its_node_says() {
     let ended = alloc("complete", &[terminated(0, 0, false)]);
     assert_eq!(view(&marked, &[ended], &[], LOST_AFTER, NOW).state, ExecutionState::Lost);
 }
+
+fn guarded(alloc: Alloc) -> View {
+    let job = Job { meta: [(META_GUARDED.to_owned(), "1".to_owned())].into(), ..job(false) };
+    view(&job, &[alloc], &[], LOST_AFTER, NOW)
+}
+
+#[test]
+fn a_second_start_is_a_loss_once_it_is_over() {
+    let (started, again) = (event("Started", json!({})), event("Failed Restoring Task", json!({})));
+    let signaled = event("Restart Signaled", json!({}));
+    let end = terminated(0, 0, false);
+    let kept_out = terminated(guard::BEGUN_BEFORE, 0, false);
+    for events in [
+        vec![started.clone(), again.clone(), started.clone(), end.clone()],
+        vec![started.clone(), again.clone(), started.clone(), kept_out.clone()],
+        vec![started.clone(), started.clone(), end.clone()],
+        vec![started.clone(), signaled.clone(), terminated(143, 15, false), started.clone(), end.clone()],
+        vec![started.clone(), signaled, terminated(143, 15, false), started.clone(), kept_out.clone()],
+        vec![started.clone(), again.clone(), event("Killing", json!({})), event("Killed", json!({}))],
+    ] {
+        assert_eq!(guarded(alloc("complete", &events)), View::lost(BEGUN_TWICE), "{events:?}");
+    }
+    for status in ["pending", "running"] {
+        let now = alloc(status, &[started.clone(), again.clone()]);
+        let stopped = View { fence: Some(Fence::Stop), ..View::of(ExecutionState::Running) };
+        assert_eq!(view(&job(false), std::slice::from_ref(&now), &[], LOST_AFTER, NOW), stopped, "{status}");
+        let waits = View { lost_in: Some(KEEPING_OUT), ..View::of(ExecutionState::Running) };
+        assert_eq!(guarded(now.clone()), waits, "its shell keeps it out");
+        let modify_time = NOW - i64::try_from(KEEPING_OUT.as_nanos()).unwrap();
+        assert_eq!(guarded(Alloc { modify_time, ..now }), stopped, "the mark did not survive");
+    }
+    let stopped = view(&job(true), &[alloc("running", &[started.clone(), again])], &[], LOST_AFTER, NOW);
+    assert_eq!(stopped, View::of(ExecutionState::Running), "it is being stopped");
+}
+
+/// Seen in the field: the agent was killed in the second in which the task ended.
+#[test]
+fn an_end_before_a_second_start_that_was_kept_out_is_the_end() {
+    let (started, again) = (event("Started", json!({})), event("Failed Restoring Task", json!({})));
+    let kept_out = [started.clone(), terminated(guard::BEGUN_BEFORE, 0, false)];
+    let stopped = [event("Killing", json!({})), event("Killed", json!({}))];
+    for second in [&kept_out[..], &stopped] {
+        let events = [&[started.clone(), terminated(3, 0, false), again.clone()][..], second].concat();
+        assert_eq!(guarded(alloc("failed", &events)), View::of(exited(3)), "{events:?}");
+    }
+    let twice = [started.clone(), terminated(0, 0, false), again, started, terminated(0, 0, false)];
+    assert_eq!(guarded(alloc("complete", &twice)), View::lost(BEGUN_TWICE), "both ran");
+}
+
+#[test]
+fn only_a_guarded_ends_code_may_be_another_things() {
+    let guarded = Marks { guarded: true, ..Marks::default() };
+    let container = Marks { in_container: true, ..guarded };
+    for (marks, code, expected) in [
+        (guarded, 118, true),
+        (guarded, 126, true),
+        (guarded, 127, true),
+        (guarded, 1, false),
+        (container, 118, true),
+        (container, 127, false),
+        (Marks::default(), 118, false),
+        (Marks::default(), 127, false),
+    ] {
+        assert_eq!(marks.are_unclear(&exited(code)), expected, "{marks:?} {code}");
+    }
+}

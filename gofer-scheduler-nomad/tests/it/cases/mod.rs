@@ -1,12 +1,15 @@
 //! The 18 cases that were known to go wrong with Nomad, by number; those that a real agent can show run there, too.
 
 mod access;
+mod again;
+mod blame;
 mod drivers;
 mod exec;
 pub(crate) mod identities;
 mod logs;
 mod nodes;
 mod outcomes;
+mod reach;
 mod registration;
 mod reports;
 mod spec;

@@ -128,6 +128,19 @@ impl Cluster {
         kill(&mut self.clients[index]);
     }
 
+    /// Kills a client's agent and all that it runs, as a power cut does.
+    pub(crate) fn crash_client(&mut self, index: usize) {
+        kill(&mut self.clients[index]);
+        let data = format!("{}/data/", self.dir.path().join(&self.clients[index].name).display());
+        kill_all(&["cmdline", "environ"], &data);
+    }
+
+    /// What a client has written to its disk to find its tasks again.
+    pub(crate) fn state_of_client(&self, index: usize) -> Vec<u8> {
+        let path = self.dir.path().join(&self.clients[index].name).join("data/client/state.db");
+        std::fs::read(path).expect("the client's state")
+    }
+
     /// Halts a client's agent, or lets it go on. What it runs goes on.
     pub(crate) fn halt_client(&self, index: usize, halt: bool) {
         let process = self.clients[index].process.as_ref().expect("it runs");
@@ -163,19 +176,26 @@ impl Drop for Cluster {
             kill(member);
         }
         // What the agents started has their environment, and with it the name of this directory, which nobody else has.
-        let mark = format!("HOME={}\0", self.dir.path().display());
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-            if environment.windows(mark.len()).any(|window| window == mark.as_bytes()) {
-                signal(pid, Signal::KILL);
-            }
-        }
+        kill_all(&["environ"], &format!("HOME={}\0", self.dir.path().display()));
         let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
         let inside =
             |line: &str| line.split(' ').nth(1).map(PathBuf::from).filter(|at| at.starts_with(self.dir.path()));
         for mount in mounts.lines().filter_map(inside).collect::<Vec<_>>().into_iter().rev() {
             let _ = Command::new("umount").arg(mount).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// Kills every process that has this text in one of its files in `/proc`.
+fn kill_all(files: &[&str], text: &str) {
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let has = |file: &&str| {
+            let content = std::fs::read(entry.path().join(file)).unwrap_or_default();
+            content.windows(text.len()).any(|window| window == text.as_bytes())
+        };
+        if files.iter().any(has) {
+            signal(pid, Signal::KILL);
         }
     }
 }

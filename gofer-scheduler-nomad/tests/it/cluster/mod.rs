@@ -8,10 +8,10 @@ use futures::StreamExt;
 use gofer_core::ExecutionId;
 use gofer_core::conformance::scheduler::Workloads;
 use gofer_core::conformance::{eventually, within};
-use gofer_core::scheduler::{ExecutionState, Scheduler, WatchEvent};
+use gofer_core::scheduler::{EnvValue, ExecutionState, LogCursor, Scheduler, WatchEvent};
 
 use crate::agent::Agent;
-use crate::support::{Setup, exited, id};
+use crate::support::{Setup, exited, id, script};
 use agents::Cluster;
 
 async fn setup(cluster: &Cluster, node_lost_after: Duration) -> Setup {
@@ -126,6 +126,87 @@ async fn a_client_that_is_killed_and_comes_back_finds_its_task_again() {
     assert_eq!(setup.ended(&task).await, exited(0));
     assert_eq!(setup.stdout(&task, true).await, b"before after");
     assert_eq!(allocations(&cluster, &setup, &task).await.len(), 1, "nothing ran twice");
+}
+
+/// A node that is there again before anybody misses it: its agent starts the task again in the same allocation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_power_fails_does_not_run_its_task_a_second_time() {
+    let Some(mut cluster) = Cluster::start("a_node_whose_power_fails").await else { return };
+    let setup = setup(&cluster, Duration::from_secs(600)).await;
+    let task = id("task");
+    let dir = tempfile::tempdir().expect("a directory");
+    let mark = dir.path().join("mark");
+    let text = "echo begin >>\"$1\"; while [ -d \"$2\" ]; do sleep 0.05; done";
+    let spec = script(text, [&mark, &dir.path().to_owned()].map(|path| path.to_str().expect("text")));
+    start(&setup, &task, &spec).await;
+    eventually("it begins", async || std::fs::read_to_string(&mark).map_err(|error| error.to_string())).await;
+    let client = cluster.client(&place(&cluster, &setup, &task).await.0);
+    cluster.crash_client(client);
+    cluster.start_client(client);
+    assert_eq!(setup.ended(&task).await, ExecutionState::Lost);
+    let allocs = allocations(&cluster, &setup, &task).await;
+    let events = &allocs[0]["TaskStates"]["main"]["Events"];
+    assert!(events.to_string().contains("Failed Restoring Task"), "nomad knows it by now: {events}");
+    assert_eq!(std::fs::read_to_string(&mark).expect("the mark"), "begin\n", "{events}");
+    setup.scheduler().remove(&task).await.expect("remove");
+}
+
+/// Whatever is on a node is there when its agent is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_on_a_node_whose_agent_is_away_is_read_when_it_is_back() {
+    let Some(mut cluster) = Cluster::start("the_log_on_a_node_whose_agent_is_away").await else { return };
+    let setup = setup(&cluster, Duration::from_secs(600)).await;
+    let task = id("task");
+    start(&setup, &task, &setup.workloads.print(b"only line", b"")).await;
+    assert_eq!(setup.ended(&task).await, exited(0));
+    let client = cluster.client(&place(&cluster, &setup, &task).await.0);
+    cluster.kill_client(client);
+    let read = async || {
+        let mut log = setup.scheduler().logs(&task, LogCursor::default(), false).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = log.next().await {
+            bytes.extend_from_slice(&chunk?.data);
+        }
+        Ok::<_, gofer_core::BackendError>(bytes)
+    };
+    let waits = eventually("the servers miss the agent", async || match read().await {
+        Ok(_) => Err("it is there".to_owned()),
+        Err(error) => Ok(error),
+    })
+    .await;
+    assert!(waits.is_retryable() && waits.message.contains("out of reach now"), "{waits}");
+    cluster.start_client(client);
+    let log = eventually("the log is read", async || {
+        read().await.map_err(|error| {
+            assert!(error.is_retryable(), "{error}");
+            error.to_string()
+        })
+    })
+    .await;
+    assert_eq!(log, b"only line");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_not_on_the_nodes_disk() {
+    let Some(cluster) = Cluster::start("a_secret_is_not_on_the_nodes_disk").await else { return };
+    let setup = setup(&cluster, Duration::from_secs(600)).await;
+    let task = id("task");
+    let mut spec = setup.workloads.until_stopped();
+    spec.env.insert("SECRET".to_owned(), EnvValue::Secret("canary-of-the-secret".into()));
+    spec.env.insert("PLAIN".to_owned(), EnvValue::Plain("canary-of-the-rest".to_owned()));
+    start(&setup, &task, &spec).await;
+    setup.running(&task).await;
+    let client = cluster.client(&place(&cluster, &setup, &task).await.0);
+    let shows = |state: &[u8], text: &str| state.windows(text.len()).any(|window| window == text.as_bytes());
+    let state = eventually("the client writes its task's environment", async || {
+        let state = cluster.state_of_client(client);
+        if shows(&state, "canary-of-the-rest") { Ok(state) } else { Err("it is not there".to_owned()) }
+    })
+    .await;
+    assert!(!shows(&state, "canary-of-the-secret"), "nomad keeps the environment that it gave the task itself");
+    setup.scheduler().stop(&task, Duration::ZERO).await.expect("stop");
+    setup.ended(&task).await;
+    assert!(!shows(&cluster.state_of_client(client), "canary-of-the-secret"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

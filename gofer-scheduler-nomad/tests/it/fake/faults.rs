@@ -57,6 +57,14 @@ pub(crate) struct Faults {
     pub(crate) hide_variables: bool,
     /// Whatever is finished is collected at once.
     pub(crate) collect_at_once: bool,
+    /// So many more processes end in the moment in which their client agent is killed, which starts them again.
+    pub(crate) restarts_after_end: usize,
+    /// A client agent that did not find its processes again does not start them yet.
+    pub(crate) holds_restarts: bool,
+    /// A client agent is killed before it has written down that it started a process.
+    pub(crate) forgets_starts: bool,
+    /// So many more requests for files are answered by a client agent that has not read yet what it is to know.
+    pub(crate) restoring: usize,
     /// Images that are not as they should be.
     pub(crate) images: BTreeMap<&'static str, Image>,
 }

@@ -65,6 +65,9 @@ pub(super) fn route(inner: &Arc<Inner>, call: &Call, what: &str, id: &str) -> Re
 
 /// Whether the agent of an allocation can be asked.
 pub(super) fn reachable(inner: &Inner, id: &str) -> Result<(), Failure> {
+    if inner.happens(|faults| &mut faults.restoring) {
+        return Err(Failure::new(404, &format!("Unknown allocation {id:?}")));
+    }
     inner.read(|state| match state.allocs.get(id) {
         None => Err(Failure::new(404, &format!("Unknown allocation {id:?}"))),
         Some(alloc) if !state.reaches(&alloc.value) => Err(Failure::new(404, "No path to node")),

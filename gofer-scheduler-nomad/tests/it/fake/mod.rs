@@ -21,7 +21,7 @@ mod tasks;
 mod template;
 mod variables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +38,7 @@ use faults::Faults;
 pub(crate) use faults::{Action, Image, When};
 pub(crate) use identity::Signer;
 pub(crate) use state::Token;
-use state::{Node, State, text, uuid};
+use state::{Node, State, now, text, uuid};
 
 /// A running fake agent; when it is dropped, so is everything it runs.
 pub(crate) struct FakeNomad {
@@ -60,6 +60,8 @@ struct Inner {
     faults: Mutex<Faults>,
     requests: Mutex<Vec<String>>,
     processes: Mutex<BTreeMap<String, i32>>,
+    /// Allocations whose processes went down with their node.
+    rebooted: Mutex<BTreeSet<String>>,
     dir: PathBuf,
     signer: Signer,
 }
@@ -81,6 +83,7 @@ impl FakeNomad {
             faults: Mutex::new(Faults::default()),
             requests: Mutex::new(Vec::new()),
             processes: Mutex::new(BTreeMap::new()),
+            rebooted: Mutex::new(BTreeSet::new()),
             dir: dir.path().to_owned(),
             signer: Signer::new(),
         });
@@ -116,8 +119,15 @@ impl FakeNomad {
     pub(crate) fn add_node(&self, name: &str, drivers: &[&str], memory_mb: u64) -> String {
         let drivers = drivers.iter().map(|&driver| driver.to_owned()).collect();
         let id = uuid();
-        let node =
-            Node { name: name.to_owned(), drivers, memory_mb, cpu_mhz: 100_000, connected: true, eligible: true };
+        let node = Node {
+            name: name.to_owned(),
+            drivers,
+            memory_mb,
+            cpu_mhz: 100_000,
+            connected: true,
+            eligible: true,
+            since: now(),
+        };
         self.inner.change(|state| state.nodes.insert(id.clone(), node));
         nodes::changed(&self.inner, &id);
         id
@@ -238,6 +248,21 @@ impl FakeNomad {
     /// The node is heard of again.
     pub(crate) fn node_up(&self, node: &str) {
         nodes::set_connected(&self.inner, node, true);
+    }
+
+    /// Every node's power fails and is there again before anybody misses them.
+    pub(crate) fn reboot(&self) {
+        let processes = self.inner.processes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut rebooted = self.inner.rebooted.lock().unwrap_or_else(PoisonError::into_inner);
+        for (alloc, pid) in processes {
+            rebooted.insert(alloc);
+            tasks::kill_group(pid);
+        }
+    }
+
+    /// The node is removed from the cluster's state.
+    pub(crate) fn forget_node(&self, node: &str) {
+        self.inner.change(|state| state.nodes.remove(node));
     }
 
     /// The time to wait for a disconnected node is over.

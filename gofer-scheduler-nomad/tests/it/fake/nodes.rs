@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::state::{Name, State, is_terminal, text};
+use super::state::{Name, State, is_terminal, now, text};
 use super::{Inner, placement, runner};
 
 /// Something about a node changed: what waits for a place may have one.
@@ -20,7 +20,10 @@ pub(super) fn changed(inner: &Arc<Inner>, node: &str) {
 
 /// A node's heartbeats stop, or come again.
 pub(super) fn set_connected(inner: &Arc<Inner>, node: &str, connected: bool) {
-    inner.change(|state| state.nodes.get_mut(node).expect("a known node").connected = connected);
+    inner.change(|state| {
+        let node = state.nodes.get_mut(node).expect("a known node");
+        (node.connected, node.since) = (connected, now());
+    });
     let ended = if connected { reconnect(inner, node) } else { Vec::new() };
     changed(inner, node);
     for name in inner.read(|state| jobs_on(state, node)) {
@@ -124,7 +127,7 @@ pub(super) fn stub(state: &State, id: &str) -> Value {
     let status = if node.connected { "ready" } else { "down" };
     json!({
         "ID": id, "Name": node.name, "Datacenter": "dc1", "NodePool": "default", "NodeClass": "", "Version": "2.0.5",
-        "Status": status, "StatusDescription": "", "Drain": false, "Drivers": drivers, "Address": "127.0.0.1",
+        "Status": status, "StatusUpdatedAt": node.since / 1_000_000_000, "StatusDescription": "", "Drain": false, "Drivers": drivers, "Address": "127.0.0.1",
         "SchedulingEligibility": if node.eligible { "eligible" } else { "ineligible" },
     })
 }

@@ -164,7 +164,16 @@ impl Client {
             view.state["StartedAt"] = json!(timestamp());
             view.event("Started", "Task started by client", json!({}));
             view.send();
-            let Some(succeeded) = self.wait(view, running).await else { return };
+            let Some(end) = self.wait(view, running).await else { return };
+            let succeeded = match end {
+                End::Process { succeeded } if !view.inner.happens(|faults| &mut faults.restarts_after_end) => succeeded,
+                _ => {
+                    if !self.restored(view).await {
+                        return;
+                    }
+                    continue;
+                }
+            };
             let Some(delay) = restarts.next(succeeded) else {
                 if !succeeded {
                     let reason = restarts.reason();
@@ -184,6 +193,29 @@ impl Client {
                 }
                 () = tokio::time::sleep(delay) => {}
             }
+        }
+    }
+
+    /// What an agent does that is started again and does not find its process; whether it is to start another.
+    async fn restored(&self, view: &mut View) -> bool {
+        if view.inner.fault(|faults| faults.forgets_starts) {
+            view.state["Events"].as_array_mut().expect("a list").retain(|event| event["Type"] != "Started");
+        } else {
+            let message = "failed to restore task; will not run until server is contacted";
+            view.event("Failed Restoring Task", message, json!({}));
+        }
+        (view.status, view.state["State"]) = ("pending", json!("pending"));
+        view.send();
+        let inner = view.inner.clone();
+        let let_go = inner.wait_for(|_| (!inner.fault(|faults| faults.holds_restarts)).then_some(()));
+        tokio::select! {
+            biased;
+            () = view.stop_wanted() => {
+                view.event("Killing", "Sent interrupt", json!({}));
+                view.event("Killed", "Task successfully killed", json!({}));
+                false
+            }
+            () = let_go => true,
         }
     }
 
@@ -229,8 +261,8 @@ impl Client {
         view.inner.fault(|faults| faults.images.get(image).cloned())
     }
 
-    /// Waits for the end of the process; whether it ended well, or nothing when it was ended.
-    async fn wait(&self, view: &mut View, mut running: Running) -> Option<bool> {
+    /// Waits for the end of the process; nothing when it was ended.
+    async fn wait(&self, view: &mut View, mut running: Running) -> Option<End> {
         let limit = self.group["MaxRunDuration"].as_u64().filter(|&limit| limit > 0).map(Duration::from_nanos);
         let ended = tokio::select! {
             ended = running.wait() => Some(ended),
@@ -242,8 +274,11 @@ impl Client {
         };
         if let Some(ended) = ended {
             self.gone(view, running).await;
+            if view.inner.rebooted.lock().expect("the rebooted").remove(&view.id) {
+                return Some(End::WithItsNode);
+            }
             self.terminated(view, ended);
-            return Some(ended.code == 0 && ended.signal == 0);
+            return Some(End::Process { succeeded: ended.code == 0 && ended.signal == 0 });
         }
         let timeout = self.task["KillTimeout"].as_u64().map_or(Duration::from_secs(5), Duration::from_nanos);
         let longest = Duration::from_millis(view.inner.read(|state| state.max_kill_timeout_ms));
@@ -286,6 +321,15 @@ impl Client {
         }
         view.event("Terminated", &message, details);
     }
+}
+
+/// How the process of a task ended.
+enum End {
+    Process {
+        succeeded: bool,
+    },
+    /// It was not seen to end.
+    WithItsNode,
 }
 
 /// The restart policy of a task.

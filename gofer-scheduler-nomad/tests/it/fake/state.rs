@@ -44,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) cpu_mhz: u64,
     /// Whether heartbeats reach the server.
     pub(crate) connected: bool,
+    /// Since when, in nanoseconds since 1970.
+    pub(crate) since: i64,
     pub(crate) eligible: bool,
 }
 

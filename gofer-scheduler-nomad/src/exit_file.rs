@@ -1,0 +1,83 @@
+//! What the shell, or the supervisor, before a task's program leaves beside the log for what an exit code cannot say.
+
+use gofer_core::BackendError;
+use reqwest::Method;
+use serde::Deserialize;
+
+use crate::answers::Alloc;
+use crate::client::Query;
+use crate::shared::{Place, Shared};
+
+const PATH: &str = "alloc/gofer-exit.json";
+/// Longer ones are nobody's of ours.
+const LIMIT_BYTES: &str = "4096";
+
+/// What it says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// The program was never started, for this reason.
+    NotStarted(String),
+    /// The program had begun before, and was not started again.
+    BegunBefore,
+    /// Nothing: the exit code is the program's own.
+    Nothing,
+    /// Its node is out of reach.
+    OutOfReach,
+}
+
+/// A supervisor writes JSON.
+#[derive(Debug, Deserialize)]
+struct ExitFile {
+    failed: Option<String>,
+    #[serde(default)]
+    again: bool,
+}
+
+/// Reads what was left in an allocation.
+pub(crate) async fn read(shared: &Shared, place: &Place, own: &Alloc) -> Result<Left, BackendError> {
+    let query = Query::namespace(&place.namespace).with("path", PATH).with("offset", "0").with("limit", LIMIT_BYTES);
+    let path = format!("/v1/client/fs/readat/{}", own.id);
+    match shared.client.bytes(Method::GET, &path, &query, None).await {
+        Ok(answer) => Ok(said(&answer.value)),
+        Err(failure) if failure.is_out_of_reach() => Ok(Left::OutOfReach),
+        Err(failure) if failure.is_transient() => {
+            Err(failure.backend(format!("the end of `{}` cannot be read", place.job_id)))
+        }
+        // There is none, or nothing of the allocation is left.
+        Err(_) => Ok(Left::Nothing),
+    }
+}
+
+/// A shell, which cannot quote, writes a word, or a program's name.
+fn said(file: &[u8]) -> Left {
+    if file == b"again" {
+        return Left::BegunBefore;
+    }
+    if let Some(name) = file.strip_prefix(b"not found: ") {
+        return Left::NotStarted(format!("binary `{}` could not be found", String::from_utf8_lossy(name)));
+    }
+    match serde_json::from_slice::<ExitFile>(file) {
+        Ok(ExitFile { again: true, .. }) => Left::BegunBefore,
+        Ok(ExitFile { failed: Some(why), .. }) => Left::NotStarted(why),
+        _ => Left::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_hands_are_read() {
+        for (file, expected) in [
+            ("again", Left::BegunBefore),
+            (r#"{"again":true}"#, Left::BegunBefore),
+            ("not found: x", Left::NotStarted("binary `x` could not be found".to_owned())),
+            (r#"{"failed":"why"}"#, Left::NotStarted("why".to_owned())),
+            (r#"{"exit_code":3,"signal":null}"#, Left::Nothing),
+            ("again?", Left::Nothing),
+        ] {
+            assert_eq!(said(file.as_bytes()), expected, "{file}");
+        }
+    }
+}
