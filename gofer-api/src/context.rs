@@ -8,7 +8,6 @@ use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
 use gofer_db::Db;
 use gofer_engine::Engine;
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,8 +29,6 @@ pub(crate) struct Context {
     /// Of this process; new at every start.
     pub(crate) server_id: String,
     pub(crate) started_at: Timestamp,
-    /// Held by the rare calls that change two stores, or look at one thing before they change another.
-    pub(crate) admin: Mutex<()>,
     /// Handlers and streams at work.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when the server ends: streams end with it.

@@ -1,8 +1,8 @@
 //! Why a call is not answered as the caller wished. `status.rs` turns it into what travels.
 
-use gofer_core::BackendError;
 use gofer_core::id::InvalidId;
 use gofer_core::validate::Violation;
+use gofer_core::{BackendError, Resource};
 use gofer_db::DbError;
 use gofer_engine::EngineError;
 
@@ -16,9 +16,11 @@ pub(crate) enum ApiError {
     #[error("{message}")]
     Forbidden { message: String },
     #[error("{what} `{key}` does not exist")]
-    NotFound { what: &'static str, key: String },
+    NotFound { what: Resource, key: String },
     #[error("{what} `{key}` exists already")]
-    AlreadyExists { what: &'static str, key: String },
+    AlreadyExists { what: Resource, key: String },
+    #[error("{what} `{key}` has a record, and its content is not in the store; put it again")]
+    ContentLost { what: Resource, key: String },
     #[error("{message}")]
     Precondition { reason: &'static str, message: String },
     #[error("the latest version is {latest}, not {expected}; look at what changed and register again")]
@@ -78,7 +80,7 @@ impl ApiError {
     }
 
     /// The named thing does not exist.
-    pub(crate) fn not_found(what: &'static str, key: impl ToString) -> Self {
+    pub(crate) fn not_found(what: Resource, key: impl ToString) -> Self {
         Self::NotFound { what, key: key.to_string() }
     }
 }

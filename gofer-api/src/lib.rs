@@ -12,6 +12,7 @@ mod cut;
 mod error;
 mod executions;
 mod health;
+mod operations;
 mod page;
 mod permissions;
 mod server;

@@ -12,7 +12,6 @@ use gofer_db::{Db, DbError};
 use gofer_engine::{Backends, Engine, EngineConfig, EngineError, run_token_hash};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -147,7 +146,6 @@ impl Server {
             dev_mode,
             server_id: server_id.clone(),
             started_at: Timestamp::now(),
-            admin: Mutex::new(()),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });

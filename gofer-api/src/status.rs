@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gofer_core::error::chain;
 use gofer_core::validate::Violation;
-use gofer_core::{BackendError, ErrorKind};
+use gofer_core::{BackendError, ErrorKind, Resource};
 use gofer_db::DbError;
 use gofer_engine::EngineError;
 use tonic::{Code, Status};
@@ -17,10 +17,21 @@ use crate::error::{ApiError, TokenProblem};
 
 /// Whose reasons these are, in `google.rpc.ErrorInfo.domain`.
 pub(crate) const DOMAIN: &str = "gofer";
-/// Longest message of a status: it travels in a header, and proxies allow about 8 KiB for all of them.
-const MAX_MESSAGE_BYTES: usize = 3 * 1024;
-/// Most violations of one status, for the same reason; the first ones are enough to go on with.
+/// Longest message of a status as it travels, percent-encoded in a header. Clients refuse more than 16 KiB of headers
+/// together, with an error of their own that says nothing of the reason; this and the details stay well below.
+const MAX_MESSAGE_BYTES: usize = 4 * 1024;
+/// Longest message inside the details, which repeat it.
+const MAX_DETAILS_MESSAGE_BYTES: usize = 1024;
+/// Most violations of one status; the first ones are enough to go on with.
 const MAX_VIOLATIONS: usize = 20;
+/// Longest field of a violation.
+const MAX_FIELD_BYTES: usize = 256;
+/// Longest rule of a violation, with the value that breaks it.
+const MAX_RULE_BYTES: usize = 1024;
+/// All violations of one status together. In a header they are base64, a third longer.
+const MAX_VIOLATIONS_BYTES: usize = 3 * 1024;
+/// How many violations a status has no room for, in `google.rpc.ErrorInfo.metadata`.
+const LEFT_OUT: &str = "violations_left_out";
 /// When to call again what is unavailable: a server that restarts, or a connection that broke, is back soon.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 /// When to call again what has no room: somebody or something has to make some first.
@@ -61,15 +72,29 @@ impl From<ApiError> for Status {
         log(&error);
         let shape = api(error);
         let mut details = ErrorDetails::new();
-        details.set_error_info(shape.reason, DOMAIN, HashMap::<String, String>::new());
-        if !shape.violations.is_empty() {
-            let fields: Vec<_> = shape.violations.into_iter().take(MAX_VIOLATIONS).map(field_violation).collect();
+        let mut metadata = HashMap::new();
+
+        let count = shape.violations.len();
+        let fields = that_fit(shape.violations);
+        let left_out = count - fields.len();
+        if left_out > 0 {
+            metadata.insert(LEFT_OUT.to_owned(), left_out.to_string());
+        }
+        details.set_error_info(shape.reason, DOMAIN, metadata);
+        if !fields.is_empty() {
             details.set_bad_request(fields);
         }
         if shape.retry_after.is_some() {
             details.set_retry_info(shape.retry_after);
         }
-        Self::with_error_details(shape.code, shorten(shape.message, MAX_MESSAGE_BYTES), details)
+
+        let message = shorten(&shape.message, MAX_MESSAGE_BYTES);
+        if message.len() < shape.message.len() {
+            tracing::warn!(reason = details.error_info().map(|info| info.reason.as_str()), message = %shape.message,
+                "an error's message is too long to be sent whole");
+        }
+        let inner = Self::with_error_details(shape.code, shorten(&message, MAX_DETAILS_MESSAGE_BYTES), details);
+        Self::with_details(shape.code, message, inner.details().to_vec().into())
     }
 }
 
@@ -79,8 +104,9 @@ fn api(error: ApiError) -> Shape {
         ApiError::Invalid(violations) => Shape::invalid(violations),
         ApiError::Unauthenticated(problem) => Shape::new(Code::Unauthenticated, token_reason(problem), message),
         ApiError::Forbidden { .. } => Shape::new(Code::PermissionDenied, "FORBIDDEN", message),
-        ApiError::NotFound { what, .. } => Shape::new(Code::NotFound, named(what, "NOT_FOUND"), message),
-        ApiError::AlreadyExists { what, .. } => Shape::new(Code::AlreadyExists, named(what, "ALREADY_EXISTS"), message),
+        ApiError::NotFound { what, .. } => Shape::new(Code::NotFound, not_found(what), message),
+        ApiError::AlreadyExists { what, .. } => Shape::new(Code::AlreadyExists, exists(what), message),
+        ApiError::ContentLost { .. } => Shape::new(Code::NotFound, "CONTENT_LOST", message),
         ApiError::Precondition { reason, .. } => Shape::new(Code::FailedPrecondition, reason, message),
         ApiError::VersionConflict { .. } => Shape::new(Code::Aborted, "VERSION_CONFLICT", message),
         ApiError::ObjectTooLarge { .. } => Shape::new(Code::ResourceExhausted, "OBJECT_TOO_LARGE", message),
@@ -100,9 +126,10 @@ fn api(error: ApiError) -> Shape {
 fn db(error: DbError) -> Shape {
     let message = error.to_string();
     match error {
-        DbError::NotFound { what, .. } => Shape::new(Code::NotFound, named(what, "NOT_FOUND"), message),
-        DbError::AlreadyExists { what, .. } => Shape::new(Code::AlreadyExists, named(what, "ALREADY_EXISTS"), message),
+        DbError::NotFound { what, .. } => Shape::new(Code::NotFound, not_found(what), message),
+        DbError::AlreadyExists { what, .. } => Shape::new(Code::AlreadyExists, exists(what), message),
         DbError::Disabled { .. } => Shape::new(Code::FailedPrecondition, "PIPELINE_DISABLED", message),
+        DbError::LastManagementToken { .. } => Shape::new(Code::FailedPrecondition, "LAST_MANAGEMENT_TOKEN", message),
         DbError::Conflict { .. } => Shape::new(Code::FailedPrecondition, "CONFLICT", message),
         DbError::Invalid { field, value, rule } => Shape::invalid(vec![Violation::new(field, value, rule)]),
         DbError::Config { .. } | DbError::Locked { .. } => Shape::new(Code::Internal, "DATABASE_CONFIG", message),
@@ -116,7 +143,8 @@ fn db(error: DbError) -> Shape {
 fn engine(error: EngineError) -> Shape {
     let message = error.to_string();
     match error {
-        EngineError::NotFound { what, .. } => Shape::new(Code::NotFound, named(what, "NOT_FOUND"), message),
+        EngineError::NotFound { what, .. } => Shape::new(Code::NotFound, not_found(what), message),
+        EngineError::LogGone { .. } => Shape::new(Code::NotFound, "LOG_GONE", message),
         EngineError::Disabled { .. } => Shape::new(Code::FailedPrecondition, "PIPELINE_DISABLED", message),
         EngineError::Invalid(violations) => Shape::invalid(violations),
         EngineError::NotComplete { .. } => Shape::new(Code::FailedPrecondition, "RUN_NOT_COMPLETE", message),
@@ -157,9 +185,24 @@ fn token_reason(problem: TokenProblem) -> &'static str {
     }
 }
 
-/// `task run` and `NOT_FOUND` are `TASK_RUN_NOT_FOUND`.
-fn named(what: &str, suffix: &str) -> String {
-    format!("{}_{suffix}", what.to_ascii_uppercase().replace([' ', '-'], "_"))
+fn not_found(what: Resource) -> String {
+    format!("{}_NOT_FOUND", what.code())
+}
+
+fn exists(what: Resource) -> String {
+    format!("{}_ALREADY_EXISTS", what.code())
+}
+
+/// The first violations, as many as a status has room for.
+fn that_fit(violations: Vec<Violation>) -> Vec<FieldViolation> {
+    let mut room = MAX_VIOLATIONS_BYTES;
+    let fits = |field: &FieldViolation| {
+        let needed = field.field.len() + field.description.len();
+        let fits = needed <= room;
+        room = room.saturating_sub(needed);
+        fits
+    };
+    violations.into_iter().take(MAX_VIOLATIONS).map(field_violation).take_while(fits).collect()
 }
 
 fn field_violation(violation: Violation) -> FieldViolation {
@@ -168,15 +211,36 @@ fn field_violation(violation: Violation) -> FieldViolation {
     } else {
         format!("{} (got `{}`)", violation.rule, violation.value)
     };
-    FieldViolation::new(violation.field, description)
+    FieldViolation::new(shorten(&violation.field, MAX_FIELD_BYTES), shorten(&description, MAX_RULE_BYTES))
 }
 
-fn shorten(mut message: String, max_bytes: usize) -> String {
-    if message.len() > max_bytes {
-        message.truncate(message.floor_char_boundary(max_bytes));
-        message.push('…');
+/// The text, or its beginning and `…`, in no more than so many bytes when it is percent-encoded.
+fn shorten(text: &str, max_bytes: usize) -> String {
+    const MORE: &str = "…";
+    if encoded_bytes(text) <= max_bytes {
+        return text.to_owned();
     }
-    message
+    let mut room = max_bytes - encoded_bytes(MORE);
+    let mut short = String::new();
+    for character in text.chars() {
+        let needed = encoded_bytes(character.encode_utf8(&mut [0; 4]));
+        if needed > room {
+            break;
+        }
+        room -= needed;
+        short.push(character);
+    }
+    short + MORE
+}
+
+/// What gRPC makes of a text in a header: a byte that is no plain character becomes three.
+fn encoded_bytes(text: &str) -> usize {
+    let bytes = |byte: u8| match byte {
+        b' ' | b'"' | b'#' | b'%' | b'<' | b'>' | b'`' | b'?' | b'{' | b'}' => 3,
+        _ if byte.is_ascii_graphic() => 1,
+        _ => 3,
+    };
+    text.bytes().map(bytes).sum()
 }
 
 /// Faults of the server are its operator's business, with every cause; the rest is the caller's.
@@ -188,6 +252,7 @@ fn log(error: &ApiError) {
                 | DbError::AlreadyExists { .. }
                 | DbError::Disabled { .. }
                 | DbError::Conflict { .. }
+                | DbError::LastManagementToken { .. }
                 | DbError::Invalid { .. }
         ),
         ApiError::Backend(error) | ApiError::Engine(EngineError::Backend(error)) => {
@@ -229,8 +294,12 @@ mod tests {
         check(ApiError::Unauthenticated(TokenProblem::Disabled), Code::Unauthenticated, "TOKEN_DISABLED");
         check(ApiError::Unauthenticated(TokenProblem::ForeignHost), Code::Unauthenticated, "FOREIGN_HOST");
         check(ApiError::Forbidden { message: message() }, Code::PermissionDenied, "FORBIDDEN");
-        check(ApiError::not_found("task run", "a/b/1/c"), Code::NotFound, "TASK_RUN_NOT_FOUND");
-        check(ApiError::AlreadyExists { what: "secret", key: key() }, Code::AlreadyExists, "SECRET_ALREADY_EXISTS");
+        check(ApiError::not_found(Resource::TaskRun, "a/b/1/c"), Code::NotFound, "TASK_RUN_NOT_FOUND");
+        check(
+            ApiError::AlreadyExists { what: Resource::Secret, key: key() },
+            Code::AlreadyExists,
+            "SECRET_ALREADY_EXISTS",
+        );
         check(ApiError::Precondition { reason: "WHY", message: message() }, Code::FailedPrecondition, "WHY");
         check(ApiError::VersionConflict { expected: 1, latest: 2 }, Code::Aborted, "VERSION_CONFLICT");
         let too_large = ApiError::ObjectTooLarge { limit_bytes: 1, at_least_bytes: 2 };
@@ -249,9 +318,9 @@ mod tests {
         let key = || "a/b".to_owned();
         let message = || "because".to_owned();
         let source = None;
-        check(DbError::NotFound { what: "run", key: key() }, Code::NotFound, "RUN_NOT_FOUND");
+        check(DbError::NotFound { what: Resource::Run, key: key() }, Code::NotFound, "RUN_NOT_FOUND");
         check(
-            DbError::AlreadyExists { what: "namespace", key: key() },
+            DbError::AlreadyExists { what: Resource::Namespace, key: key() },
             Code::AlreadyExists,
             "NAMESPACE_ALREADY_EXISTS",
         );
@@ -270,7 +339,7 @@ mod tests {
     fn every_engine_and_backend_error_has_its_code_and_reason() {
         let key = || "a/b/1".to_owned();
         let message = || "because".to_owned();
-        check(EngineError::NotFound { what: "run", key: key() }, Code::NotFound, "RUN_NOT_FOUND");
+        check(EngineError::NotFound { what: Resource::Run, key: key() }, Code::NotFound, "RUN_NOT_FOUND");
         check(EngineError::Disabled { key: key() }, Code::FailedPrecondition, "PIPELINE_DISABLED");
         check(EngineError::Invalid(vec![Violation::new("f", "v", "r")]), Code::InvalidArgument, "INVALID_INPUT");
         check(EngineError::NotComplete { key: key() }, Code::FailedPrecondition, "RUN_NOT_COMPLETE");
@@ -303,10 +372,108 @@ mod tests {
         assert!(status.message().ends_with("and 97 more"), "{}", status.message());
         let fields = status.get_details_bad_request().unwrap().field_violations;
         assert_eq!(fields.len(), MAX_VIOLATIONS);
+        assert_eq!(status.get_details_error_info().unwrap().metadata[LEFT_OUT], "80");
         assert_eq!(fields[0].field, "tasks[0].id");
         assert_eq!(fields[0].description, "a rule (got `A b`)");
-        assert!(status.details().len() < 4096);
-        let long = ApiError::Forbidden { message: "ä".repeat(10_000) };
-        assert!(Status::from(long).message().len() <= MAX_MESSAGE_BYTES + 3);
+    }
+
+    /// Every variant of every error that becomes a status, with this text wherever a text goes.
+    fn every_error(text: &str) -> Vec<ApiError> {
+        let key = || text.to_owned();
+        let message = || text.to_owned();
+        let id = || "a/b/1/c/1".parse().unwrap();
+        let mut all = vec![
+            ApiError::Invalid((0..3).map(|_| Violation { field: key(), value: key(), rule: key() }).collect()),
+            ApiError::Invalid((0..1000).map(|_| Violation::new("f", "v", "r")).collect()),
+            ApiError::Unauthenticated(TokenProblem::Missing),
+            ApiError::Unauthenticated(TokenProblem::Malformed),
+            ApiError::Unauthenticated(TokenProblem::Unknown),
+            ApiError::Unauthenticated(TokenProblem::Expired),
+            ApiError::Unauthenticated(TokenProblem::Disabled),
+            ApiError::Unauthenticated(TokenProblem::ForeignHost),
+            ApiError::Forbidden { message: message() },
+            ApiError::Precondition { reason: "UPLOAD_NOT_THERE", message: message() },
+            ApiError::VersionConflict { expected: 1, latest: 2 },
+            ApiError::ObjectTooLarge { limit_bytes: 1, at_least_bytes: 2 },
+            ApiError::NotInThisVersion { what: "triggers" },
+            ApiError::NoSuchMethod { path: key() },
+            ApiError::TooSlow { seconds: 1 },
+            ApiError::Idle { seconds: 1 },
+            ApiError::ShuttingDown,
+            ApiError::Broken,
+            ApiError::CutOff { message: message() },
+            DbError::Disabled { key: key() }.into(),
+            DbError::LastManagementToken { id: key() }.into(),
+            DbError::Conflict { message: message() }.into(),
+            DbError::Invalid { field: "f", value: key(), rule: "r" }.into(),
+            DbError::Config { message: message() }.into(),
+            DbError::Locked { database: key(), holder: key() }.into(),
+            DbError::Unavailable { message: message(), source: Some(text.into()) }.into(),
+            DbError::Exhausted { source: None }.into(),
+            DbError::Corrupt { message: message(), source: None }.into(),
+            DbError::Internal { message: message(), source: None }.into(),
+            EngineError::LogGone { id: id() }.into(),
+            EngineError::Disabled { key: key() }.into(),
+            EngineError::Invalid(vec![Violation { field: key(), value: key(), rule: key() }]).into(),
+            EngineError::NotComplete { key: key() }.into(),
+            EngineError::NotRunning { key: key(), state: "starting" }.into(),
+            EngineError::Unsupported { message: message() }.into(),
+            EngineError::Stopped.into(),
+        ];
+        for what in Resource::ALL {
+            all.push(ApiError::NotFound { what, key: key() });
+            all.push(ApiError::AlreadyExists { what, key: key() });
+            all.push(ApiError::ContentLost { what, key: key() });
+            all.push(DbError::NotFound { what, key: key() }.into());
+            all.push(DbError::AlreadyExists { what, key: key() }.into());
+            all.push(EngineError::NotFound { what, key: key() }.into());
+        }
+        for kind in [ErrorKind::NotFound, ErrorKind::Invalid, ErrorKind::Exhausted, ErrorKind::Internal] {
+            all.push(BackendError::new(kind, text).into());
+            all.push(EngineError::Backend(BackendError::new(kind, text)).into());
+        }
+        all
+    }
+
+    #[test]
+    fn every_reason_is_an_identifier() {
+        for error in every_error("text") {
+            let message = error.to_string();
+            let reason = Status::from(error).get_details_error_info().unwrap().reason;
+            // As `google.rpc.ErrorInfo` says: `[A-Z][A-Z0-9_]+[A-Z0-9]`, at most 63 characters.
+            let bytes = reason.as_bytes();
+            let ends = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit();
+            let legal = (3..=63).contains(&bytes.len())
+                && bytes[0].is_ascii_uppercase()
+                && ends(bytes[bytes.len() - 1])
+                && bytes.iter().all(|&byte| ends(byte) || byte == b'_');
+            assert!(legal, "`{reason}` of: {message}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_long_fits_into_headers() {
+        for text in ["x".repeat(1 << 20), "ä` ".repeat(1 << 18), "\u{0}\n".repeat(1 << 19)] {
+            for error in every_error(&text) {
+                let status = Status::from(error);
+                let reason = status.get_details_error_info().unwrap().reason;
+                let headers = status.to_http_headers_bytes();
+                assert!(headers <= 12 * 1024, "{reason}: {headers} bytes");
+                assert!(!status.message().is_empty(), "{reason}");
+            }
+        }
+    }
+
+    trait HeaderBytes {
+        fn to_http_headers_bytes(&self) -> usize;
+    }
+
+    impl HeaderBytes for Status {
+        /// As HTTP/2 counts them: name, value, and 32 bytes more of each.
+        fn to_http_headers_bytes(&self) -> usize {
+            let mut headers = http::HeaderMap::new();
+            self.add_header(&mut headers).unwrap();
+            headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+        }
     }
 }

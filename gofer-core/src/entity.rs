@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{NamespaceId, ObjectKey, PipelineId, RunNumber, Version};
+use crate::id::{NamespaceId, ObjectKey, PipelineId, RunNumber, SecretPath, Version};
 use crate::pipeline::PipelineSpec;
 use crate::time::Timestamp;
 
@@ -147,13 +147,16 @@ pub enum SecretScope {
     Global,
 }
 
-/// A secret as the database knows it: never its value.
+/// A secret as the database knows it: never its value. That lies in the secret store under `location`, a path used once:
+/// replacing a secret writes a new location, commits it, then deletes the old one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretRecord {
     /// Whose it is.
     pub scope: SecretScope,
     /// The user's key.
     pub key: String,
+    /// Where the value lies.
+    pub location: SecretPath,
     /// Namespaces that may read a global secret.
     pub allowed_namespaces: Vec<NamespaceId>,
     /// Who put it last.

@@ -9,11 +9,14 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::entity::{ObjectRecord, ObjectScope};
+use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::error::BackendError;
 use crate::event::{EventDetails, NewEvent};
-use crate::id::{Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, TaskId, Version};
+use crate::id::{
+    Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, SecretPath, TaskId, Version,
+};
 use crate::pipeline::PipelineSpec;
+use crate::resource::Resource;
 use crate::run::{AttemptRecord, CancelRequest, Initiator, LogState, Reason, Run, RunState, TaskRun, TaskState};
 use crate::scheduler::ReportedEnd;
 use crate::time::Timestamp;
@@ -109,8 +112,8 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// The record of an object.
     async fn object(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, JournalError>;
 
-    /// The namespaces that may read a global secret; `None` when there is no such secret.
-    async fn global_secret(&self, key: &str) -> Result<Option<Vec<NamespaceId>>, JournalError>;
+    /// The record of a secret. Whoever may read it, and where its value lies, belong together: both are of one put.
+    async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError>;
 
     /// What retention should delete now, at most `limit` items.
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError>;
@@ -125,8 +128,8 @@ pub enum JournalError {
     /// The named thing does not exist.
     #[error("{what} `{key}` does not exist")]
     NotFound {
-        /// Such as `pipeline`.
-        what: &'static str,
+        /// Of which kind.
+        what: Resource,
         /// Its name.
         key: String,
     },
@@ -363,6 +366,8 @@ pub struct Retention {
     pub run_objects_keep_runs: u64,
     /// Uploads by URL are forgotten whose URL ended before this.
     pub uploads_before: Timestamp,
+    /// Values of secrets that were written before this and that no record names are deleted.
+    pub secret_values_before: Timestamp,
 }
 
 /// Something retention should delete.
@@ -386,5 +391,13 @@ pub enum Expirable {
         /// Where bytes may lie that no record names or ever will; `None` while a record may. Without it, recording this
         /// ends an upload that is open, so that its bytes are named the next time, and forgets one whose object is there.
         location: Option<ObjectKey>,
+    },
+    /// The value of a secret that no record names.
+    SecretValue {
+        /// Where it lies.
+        location: SecretPath,
+        /// Whether a put may still be about to name it. If so, recording this refuses that put, so that the value is
+        /// named again the next time, to be deleted.
+        being_put: bool,
     },
 }

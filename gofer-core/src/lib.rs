@@ -10,6 +10,7 @@ pub mod id;
 pub mod journal;
 pub mod object_store;
 pub mod pipeline;
+mod resource;
 pub mod reuse;
 pub mod run;
 pub mod scheduler;
@@ -24,4 +25,5 @@ pub use error::{BackendError, ErrorKind};
 pub use id::{
     Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, SecretPath, TaskId, Version,
 };
+pub use resource::Resource;
 pub use time::Timestamp;

@@ -34,6 +34,8 @@ pub const MAX_IMAGE_BYTES: usize = 512;
 pub const MAX_SDK_BYTES: usize = 64;
 /// Most subscriptions of one pipeline.
 pub const MAX_SUBSCRIPTIONS: usize = 100;
+/// Tasks that are named at each end of a circle of dependencies: enough to find it, and short enough for an error.
+const CIRCLE_END_TASKS: usize = 5;
 /// Highest `parallelism`.
 pub const MAX_PARALLELISM: u32 = 10_000;
 
@@ -290,10 +292,22 @@ fn edges(spec: &PipelineSpec, found: &mut Vec<Violation>) {
     if found.len() == before
         && let Some(cycle) = find_cycle(spec)
     {
-        let path = cycle.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(" -> ");
+        let path = circle(&cycle);
         let rule = format!("tasks must not wait for each other in a circle: {path}");
         found.push(Violation::new(format!("tasks[{}].depends_on", cycle[0]), "", rule));
     }
+}
+
+/// The circle in words; of a long one its beginning and its end.
+fn circle(cycle: &[TaskId]) -> String {
+    let join = |tasks: &[TaskId]| tasks.iter().map(TaskId::as_str).collect::<Vec<_>>().join(" -> ");
+    let left_out = cycle.len().saturating_sub(2 * CIRCLE_END_TASKS);
+    // One name is no longer than what stands for it.
+    if left_out <= 1 {
+        return join(cycle);
+    }
+    let (first, rest) = cycle.split_at(CIRCLE_END_TASKS);
+    format!("{} -> … ({left_out} more) … -> {}", join(first), join(&rest[left_out..]))
 }
 
 /// A circle of dependencies, its first task repeated at its end; iterative, since a chain may be 10,000 long.
@@ -331,4 +345,21 @@ fn find_cycle(spec: &PipelineSpec) -> Option<Vec<TaskId>> {
 
 fn shorten(text: &str) -> String {
     text.chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_circle_is_told_by_its_ends() {
+        let tasks = |count: usize| -> Vec<TaskId> {
+            (0..count).chain([0]).map(|at| TaskId::new(format!("t{at}")).unwrap()).collect()
+        };
+        assert_eq!(circle(&tasks(2)), "t0 -> t1 -> t0");
+        let ten = "t0 -> t1 -> t2 -> t3 -> t4 -> t5 -> t6 -> t7 -> t8 -> t9 -> t0";
+        assert_eq!(circle(&tasks(10)), ten);
+        let thousand = "t0 -> t1 -> t2 -> t3 -> t4 -> … (991 more) … -> t996 -> t997 -> t998 -> t999 -> t0";
+        assert_eq!(circle(&tasks(1000)), thousand);
+    }
 }

@@ -4,7 +4,9 @@ use std::error::Error;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use gofer_core::journal::JournalError;
-use gofer_core::{BackendError, ErrorKind};
+use gofer_core::{BackendError, ErrorKind, Resource};
+
+use crate::postgres::sqlstate;
 
 type Source = Box<dyn Error + Send + Sync>;
 
@@ -14,16 +16,16 @@ pub enum DbError {
     /// The named thing does not exist.
     #[error("{what} `{key}` does not exist")]
     NotFound {
-        /// Such as `pipeline`.
-        what: &'static str,
+        /// Of which kind.
+        what: Resource,
         /// Its name.
         key: String,
     },
     /// It exists already.
     #[error("{what} `{key}` exists already")]
     AlreadyExists {
-        /// Such as `namespace`.
-        what: &'static str,
+        /// Of which kind.
+        what: Resource,
         /// Its name.
         key: String,
     },
@@ -32,6 +34,12 @@ pub enum DbError {
     Disabled {
         /// `namespace/pipeline`.
         key: String,
+    },
+    /// Nobody could make a token without this one.
+    #[error("token `{id}` is the last management token that works; create another one first")]
+    LastManagementToken {
+        /// Its id.
+        id: String,
     },
     /// Things are not as the call needs them; the message says what to do first.
     #[error("{message}")]
@@ -100,11 +108,11 @@ pub enum DbError {
 }
 
 impl DbError {
-    pub(crate) fn not_found(what: &'static str, key: impl ToString) -> Self {
+    pub(crate) fn not_found(what: Resource, key: impl ToString) -> Self {
         Self::NotFound { what, key: key.to_string() }
     }
 
-    pub(crate) fn exists(what: &'static str, key: impl ToString) -> Self {
+    pub(crate) fn exists(what: Resource, key: impl ToString) -> Self {
         Self::AlreadyExists { what, key: key.to_string() }
     }
 
@@ -147,61 +155,90 @@ impl DbError {
     }
 }
 
+const CONNECTION_LOST: &str = "the connection to the database was lost";
+const NO_WRITES: &str = "the database takes no writes now";
+const BUSY: &str = "the database is busy or restarting";
+const NO_FILES: &str = "the database cannot use its files";
+const DAMAGED: &str = "the database is damaged";
+const UNREADABLE: &str = "the database holds what cannot be read";
+const REFUSED: &str = "the database refused a statement";
+
+/// What an engine's error means.
+#[derive(Clone, Copy)]
+enum Meaning {
+    Unavailable(&'static str),
+    Exhausted,
+    Corrupt(&'static str),
+    Internal,
+}
+
 /// The one place where an engine's error gets its meaning.
 impl From<DieselError> for DbError {
     fn from(error: DieselError) -> Self {
-        let text = error.to_string();
-        let kind = match &error {
-            DieselError::DatabaseError(kind, _) => Some(kind),
-            _ => None,
+        let meaning = match &error {
+            DieselError::DeserializationError(_) => Meaning::Corrupt(UNREADABLE),
+            DieselError::BrokenTransactionManager | DieselError::AlreadyInTransaction => {
+                Meaning::Unavailable(CONNECTION_LOST)
+            }
+            DieselError::DatabaseError(kind, told) => match sqlstate::of(told.message()) {
+                Some(code) => of_sqlstate(code),
+                None => of_text(kind, told.message()),
+            },
+            _ => Meaning::Internal,
         };
-        let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
-        match (&error, kind) {
-            (DieselError::DeserializationError(_), _) => {
-                Self::Corrupt { message: "the database holds what cannot be read".into(), source: Some(error.into()) }
-            }
-            (_, Some(DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::SerializationFailure))
-            | (DieselError::BrokenTransactionManager | DieselError::AlreadyInTransaction, _) => {
-                Self::unavailable("the connection to the database was lost", error)
-            }
-            (_, Some(DatabaseErrorKind::ReadOnlyTransaction)) => {
-                Self::unavailable("the database takes no writes now", error)
-            }
-            // SQLite's file or its file system, after an error of the disk.
-            _ if says(&["attempt to write a readonly database"]) => {
-                Self::unavailable("the database takes no writes now", error)
-            }
-            // The driver's words for a socket that broke; its other errors of this kind are about values.
-            (_, Some(DatabaseErrorKind::UnableToSendCommand)) if says(&["error communicating with the server"]) => {
-                Self::unavailable("the connection to the database was lost", error)
-            }
-            _ if says(&[
-                "database or disk is full",
-                "No space left on device",
-                "could not extend file",
-                "Disk quota exceeded",
-            ]) =>
-            {
-                Self::Exhausted { source: Some(error.into()) }
-            }
-            _ if says(&["malformed", "file is not a database", "invalid page in block"]) => {
-                Self::Corrupt { message: "the database is damaged".into(), source: Some(error.into()) }
-            }
-            _ if says(&["database is locked", "deadlock detected", "lock timeout", "statement timeout"])
-                || says(&[
-                    "too many clients",
-                    "the database system is",
-                    "terminating connection",
-                    "connection closed",
-                ]) =>
-            {
-                Self::unavailable("the database is busy or restarting", error)
-            }
-            _ if says(&["disk I/O error", "unable to open database file"]) => {
-                Self::unavailable("the database file cannot be used", error)
-            }
-            _ => Self::internal("the database refused a statement", error),
+        match meaning {
+            Meaning::Unavailable(message) => Self::unavailable(message, error),
+            Meaning::Exhausted => Self::Exhausted { source: Some(error.into()) },
+            Meaning::Corrupt(message) => Self::Corrupt { message: message.into(), source: Some(error.into()) },
+            Meaning::Internal => Self::internal(REFUSED, error),
         }
+    }
+}
+
+/// PostgreSQL's errors, by the codes of its appendix A; their texts are in any language.
+fn of_sqlstate(code: &str) -> Meaning {
+    match code {
+        // A read-only transaction: the server is a standby, or was made read-only.
+        "25006" => Meaning::Unavailable(NO_WRITES),
+        // The session's own limit for a client that says nothing.
+        "25P03" => Meaning::Unavailable(CONNECTION_LOST),
+        "53100" => Meaning::Exhausted,
+        "XX001" | "XX002" => Meaning::Corrupt(DAMAGED),
+        // A lock was not given in time.
+        "55P03" => Meaning::Unavailable(BUSY),
+        // An error of reading or writing files.
+        "58030" => Meaning::Unavailable(NO_FILES),
+        _ => match &code[..2] {
+            // Broken connections.
+            "08" => Meaning::Unavailable(CONNECTION_LOST),
+            // Serialization failures and deadlocks; no room for memory or connections; cancelled, shutting down, starting.
+            "40" | "53" | "57" => Meaning::Unavailable(BUSY),
+            _ => Meaning::Internal,
+        },
+    }
+}
+
+/// SQLite's errors and those of PostgreSQL's driver, which have no code here. Their texts are English everywhere.
+fn of_text(kind: &DatabaseErrorKind, text: &str) -> Meaning {
+    let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+    match kind {
+        DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::SerializationFailure => {
+            Meaning::Unavailable(CONNECTION_LOST)
+        }
+        DatabaseErrorKind::ReadOnlyTransaction => Meaning::Unavailable(NO_WRITES),
+        // A socket that broke; the driver's other errors of this kind are about values.
+        DatabaseErrorKind::UnableToSendCommand
+            if says(&["error communicating with the server", "connection closed"]) =>
+        {
+            Meaning::Unavailable(CONNECTION_LOST)
+        }
+        // SQLite's file or its file system, after an error of the disk.
+        _ if says(&["attempt to write a readonly database"]) => Meaning::Unavailable(NO_WRITES),
+        _ if says(&["database or disk is full"]) => Meaning::Exhausted,
+        _ if says(&["malformed", "file is not a database"]) => Meaning::Corrupt(DAMAGED),
+        _ if says(&["database is locked"]) => Meaning::Unavailable(BUSY),
+        _ if says(&["disk I/O error", "unable to open database file"]) => Meaning::Unavailable(NO_FILES),
+        _ => Meaning::Internal,
     }
 }
 
@@ -212,6 +249,7 @@ impl From<DbError> for BackendError {
             DbError::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             DbError::Disabled { .. }
             | DbError::Conflict { .. }
+            | DbError::LastManagementToken { .. }
             | DbError::Invalid { .. }
             | DbError::Config { .. }
             | DbError::Locked { .. } => ErrorKind::Invalid,
@@ -261,12 +299,28 @@ mod tests {
             (said(DatabaseErrorKind::UnableToSendCommand, "error serializing parameter 0"), ErrorKind::Internal),
             (unknown("attempt to write a readonly database"), ErrorKind::Unavailable),
             (unknown("database is locked"), ErrorKind::Unavailable),
-            (unknown("deadlock detected"), ErrorKind::Unavailable),
-            (unknown("canceling statement due to statement timeout"), ErrorKind::Unavailable),
-            (unknown("terminating connection due to administrator command"), ErrorKind::Unavailable),
+            (unknown("SQLSTATE 40P01: Verklemmung entdeckt"), ErrorKind::Unavailable),
+            (unknown("SQLSTATE 57014: storniere Anfrage wegen Zeitüberschreitung der Anfrage"), ErrorKind::Unavailable),
+            (
+                unknown("SQLSTATE 57P01: breche Verbindung ab aufgrund von Anweisung des Administrators"),
+                ErrorKind::Unavailable,
+            ),
+            (
+                unknown("SQLSTATE 55P03: storniere Anfrage wegen Zeitüberschreitung einer Sperre"),
+                ErrorKind::Unavailable,
+            ),
+            (unknown("SQLSTATE 53300: tut mir leid, schon zu viele Verbindungen"), ErrorKind::Unavailable),
+            (unknown("SQLSTATE 25P03: Verbindung abgebrochen"), ErrorKind::Unavailable),
+            (unknown("SQLSTATE 25006: kann INSERT nicht ausführen"), ErrorKind::Unavailable),
+            (unknown("SQLSTATE 08006: Verbindung verloren"), ErrorKind::Unavailable),
+            (unknown("SQLSTATE 58030: Eingabe-/Ausgabefehler"), ErrorKind::Unavailable),
+            (said(DatabaseErrorKind::UniqueViolation, "SQLSTATE 23505: doppelter Schlüsselwert"), ErrorKind::Internal),
+            (said(DatabaseErrorKind::UnableToSendCommand, "connection closed"), ErrorKind::Unavailable),
             (unknown("database or disk is full"), ErrorKind::Exhausted),
-            (unknown("could not extend file \"base/1/2\": No space left on device"), ErrorKind::Exhausted),
-            (unknown("could not write to file \"base/pgsql_tmp\": Disk quota exceeded"), ErrorKind::Exhausted),
+            (unknown("SQLSTATE 53100: konnte Datei »base/1/2« nicht erweitern"), ErrorKind::Exhausted),
+            (unknown("SQLSTATE XX001: ungültige Seite in Block 1"), ErrorKind::Corrupt),
+            (unknown("SQLSTATE XX002: Index ist beschädigt"), ErrorKind::Corrupt),
+            (unknown("SQLSTATE 42601: Syntaxfehler"), ErrorKind::Internal),
             (unknown("database disk image is malformed"), ErrorKind::Corrupt),
             (unknown("file is not a database"), ErrorKind::Corrupt),
             (unknown("syntax error"), ErrorKind::Internal),

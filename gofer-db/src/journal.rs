@@ -6,14 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use gofer_core::entity::{ObjectRecord, ObjectScope};
+use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
     ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
     RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState};
-use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};
+use gofer_core::{ExecutionId, ObjectKey, RunKey, TaskId, Timestamp};
 
 use crate::db::{Db, Engine, query, transact};
 
@@ -137,9 +137,9 @@ impl Journal for Db {
         Ok(query!(self, objects::find(&scope, &key))?)
     }
 
-    async fn global_secret(&self, key: &str) -> Result<Option<Vec<NamespaceId>>, JournalError> {
-        let key = key.to_owned();
-        Ok(query!(self, secrets::global(&key))?)
+    async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
+        let (scope, key) = (scope.clone(), key.to_owned());
+        Ok(query!(self, secrets::find(&scope, &key))?)
     }
 
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {

@@ -22,5 +22,5 @@ pub use error::DbError;
 pub use types::{
     CompletedUpload, Counts, DeletedPipeline, EventFilter, LocalSecret, MAX_OPEN_UPLOADS, MAX_PAGE, ObjectPut,
     ObjectPutOutcome, ObjectUpload, Page, PipelineRoom, PipelineVersionSummary, Registered, Registration, RunFilter,
-    RunRecords, SomeTasks, UploadState, UploadedObject,
+    RunRecords, SecretPutOutcome, SomeTasks, UploadState, UploadedObject,
 };

@@ -161,10 +161,19 @@ diesel::table! {
     secrets (pipeline_id, key) {
         pipeline_id -> BigInt,
         key -> Text,
+        location -> Text,
         allowed_namespaces -> Text,
         updated_by -> Text,
         created_at -> BigInt,
         updated_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    secret_values (location) {
+        location -> Text,
+        state -> Text,
+        at -> BigInt,
     }
 }
 

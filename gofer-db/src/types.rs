@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gofer_core::entity::{ObjectRecord, ObjectScope, Pipeline, PipelineVersion, SecretRecord};
 use gofer_core::pipeline::PipelineSpec;
 use gofer_core::run::{AttemptRecord, Run, RunState, RunStatus, TaskRun};
-use gofer_core::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunNumber, TaskId, Timestamp, Version};
+use gofer_core::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunNumber, SecretPath, TaskId, Timestamp, Version};
 
 /// Most items of one page, whatever the caller asks for.
 pub const MAX_PAGE: usize = 1_000;
@@ -159,6 +159,15 @@ pub struct ObjectPutOutcome {
     pub replaced: Option<ObjectRecord>,
     /// The oldest objects, evicted because of [`ObjectPut::keep`].
     pub evicted: Vec<ObjectRecord>,
+}
+
+/// What a put of a secret did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretPutOutcome {
+    /// The record as it is now.
+    pub record: SecretRecord,
+    /// Where the value lies that had the key before; the caller deletes it there.
+    pub replaced: Option<SecretPath>,
 }
 
 /// Most uploads by URL that a pipeline may have open: each is a row until retention forgets it.

@@ -2,7 +2,7 @@
 
 use gofer_core::journal::JournalError;
 use gofer_core::validate::Violation;
-use gofer_core::{BackendError, ErrorKind};
+use gofer_core::{BackendError, ErrorKind, ExecutionId, Resource};
 
 /// Why the engine did not do what it was asked. `Display` names the thing and the next step.
 #[derive(Debug, thiserror::Error)]
@@ -10,10 +10,16 @@ pub enum EngineError {
     /// The named thing does not exist.
     #[error("{what} `{key}` does not exist")]
     NotFound {
-        /// Such as `run`.
-        what: &'static str,
+        /// Of which kind.
+        what: Resource,
         /// Its name.
         key: String,
+    },
+    /// Nobody has the log of an attempt that ended any more.
+    #[error("the log of `{id}` is gone: it expired, or the scheduler no longer had it when it was to be archived")]
+    LogGone {
+        /// The attempt.
+        id: ExecutionId,
     },
     /// The pipeline is disabled.
     #[error("pipeline `{key}` is disabled; enable it with `gofer pipeline enable`")]

@@ -1,7 +1,7 @@
 //! Commands in running tasks: where, and what may be recorded of them.
 
 use gofer_core::run::{TaskState, TaskStatus};
-use gofer_core::{ExecutionId, RunKey, TaskId};
+use gofer_core::{ExecutionId, Resource, RunKey, TaskId};
 
 use crate::engine::Shared;
 use crate::error::EngineError;
@@ -23,7 +23,8 @@ pub(crate) async fn target(
     }
     let snapshot = shared.journal.load(key).await?;
     let full = || format!("{key}/{task}");
-    let found = snapshot.tasks.get(task).ok_or_else(|| EngineError::NotFound { what: "task run", key: full() })?;
+    let found =
+        snapshot.tasks.get(task).ok_or_else(|| EngineError::NotFound { what: Resource::TaskRun, key: full() })?;
     if found.state != TaskState::Running {
         return Err(EngineError::NotRunning { key: full(), state: state_name(&found.state) });
     }

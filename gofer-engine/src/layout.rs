@@ -6,15 +6,20 @@ use gofer_core::id::{ExecutionId, InvalidId, ObjectKey, SecretPath};
 /// Every key below is made of validated ids and hexadecimal digits.
 const VALID: &str = "made of validated ids";
 
-/// Where a secret's value lies: `pipeline/<namespace>/<pipeline>/<key>` or `global/<key>`.
+/// A fresh place for a secret's value, never used before: `pipeline/<namespace>/<pipeline>/<key>/<random>` or
+/// `global/<key>/<random>`. Replacing a secret never touches the value that its record names. Secrets that were put before
+/// version 5 of the schema lie at the same path without the last segment, until they are put again.
 ///
 /// # Errors
 /// When the user's key is not a valid path.
-pub fn secret_path(scope: &SecretScope, key: &str) -> Result<SecretPath, InvalidId> {
+pub fn secret_location(scope: &SecretScope, key: &str) -> Result<SecretPath, InvalidId> {
     SecretPath::new(key)?;
+    let unique = u128::from_be_bytes(rand::random());
     match scope {
-        SecretScope::Pipeline(namespace, pipeline) => SecretPath::new(format!("pipeline/{namespace}/{pipeline}/{key}")),
-        SecretScope::Global => SecretPath::new(format!("global/{key}")),
+        SecretScope::Pipeline(namespace, pipeline) => {
+            SecretPath::new(format!("pipeline/{namespace}/{pipeline}/{key}/{unique:032x}"))
+        }
+        SecretScope::Global => SecretPath::new(format!("global/{key}/{unique:032x}")),
     }
 }
 

@@ -11,7 +11,7 @@ use gofer_core::journal::JournalError;
 use gofer_core::pipeline::{PipelineSpec, TaskKind};
 use gofer_core::run::{LogState, Run};
 use gofer_core::scheduler::{LogChunk, LogCursor, LogStream, MAX_LOG_CHUNK_BYTES};
-use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
+use gofer_core::{BackendError, ErrorKind, ExecutionId, Resource, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::archive;
@@ -40,7 +40,7 @@ pub(crate) async fn open(
         committed.borrow_and_update();
         let chunks = match shared.journal.log_state(&id).await? {
             Some(LogState::Empty | LogState::Silent) => Some(stream::empty().boxed()),
-            Some(LogState::Expired | LogState::Lost) => return Err(gone(&id)),
+            Some(LogState::Expired | LogState::Lost) => return Err(EngineError::LogGone { id }),
             Some(LogState::Archived) => Some(archived(&shared, &id).await?),
             Some(LogState::Live) => Some(ended(&shared, &id, follow).await?),
             None => unfinished(&shared, &id, follow).await?,
@@ -97,9 +97,10 @@ impl Reading {
 /// The log of an attempt that has not ended; `None` when it has not begun and the caller should wait.
 async fn unfinished(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<Option<Chunks>, EngineError> {
     let snapshot = shared.journal.load(&id.run).await?;
-    let task = snapshot.tasks.get(&id.task).ok_or_else(|| not_found("task", id))?;
+    let task =
+        snapshot.tasks.get(&id.task).ok_or_else(|| not_found(Resource::TaskRun, format!("{}/{}", id.run, id.task)))?;
     if task.attempt < id.attempt && (task.state.is_complete() || !follow) {
-        return Err(not_found("attempt", id));
+        return Err(not_found(Resource::Attempt, id));
     }
     if task.state.is_complete() {
         // It was skipped, cancelled before it began, or reused from another run.
@@ -317,7 +318,7 @@ impl Unpacking {
 async fn archived(shared: &Shared, id: &ExecutionId) -> Result<Chunks, EngineError> {
     let body = match shared.objects.get(&layout::log_location(id)).await {
         Ok(body) => body,
-        Err(error) if error.kind == ErrorKind::NotFound => return Err(gone(id)),
+        Err(error) if error.kind == ErrorKind::NotFound => return Err(EngineError::LogGone { id: id.clone() }),
         Err(error) => return Err(error.into()),
     };
     let reader = archive::Reader::new()
@@ -346,12 +347,8 @@ fn skip(chunks: Chunks, from: LogCursor) -> Chunks {
         .boxed()
 }
 
-fn not_found(what: &'static str, id: &ExecutionId) -> EngineError {
-    EngineError::NotFound { what, key: id.to_string() }
-}
-
-fn gone(id: &ExecutionId) -> EngineError {
-    EngineError::NotFound { what: "log (it expired, or the scheduler no longer has it) of", key: id.to_string() }
+fn not_found(what: Resource, key: impl ToString) -> EngineError {
+    EngineError::NotFound { what, key: key.to_string() }
 }
 
 #[cfg(test)]

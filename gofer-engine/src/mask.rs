@@ -15,6 +15,82 @@ pub const MASK: &[u8] = b"***";
 /// A line of a multi-line secret is masked by itself from this length on; shorter ones (`}`, `--`) are everywhere.
 const MIN_LINE_BYTES: usize = 4;
 
+/// A value of fewer characters occurs everywhere in ordinary text.
+const MIN_TELLING_CHARS: usize = 4;
+/// Words that programs print all the time.
+const COMMON_WORDS: &[&str] = &[
+    "admin",
+    "build",
+    "data",
+    "debug",
+    "default",
+    "docker",
+    "error",
+    "failed",
+    "false",
+    "file",
+    "gofer",
+    "host",
+    "http",
+    "https",
+    "info",
+    "latest",
+    "local",
+    "localhost",
+    "main",
+    "master",
+    "name",
+    "none",
+    "null",
+    "password",
+    "postgres",
+    "prod",
+    "production",
+    "public",
+    "release",
+    "root",
+    "running",
+    "secret",
+    "server",
+    "staging",
+    "start",
+    "success",
+    "task",
+    "test",
+    "token",
+    "true",
+    "undefined",
+    "user",
+    "version",
+    "warn",
+    "warning",
+    "1234",
+    "12345",
+    "123456",
+];
+
+/// Why masking this value in logs hides ordinary text, too; without the value.
+#[must_use]
+pub fn warning(value: &SecretString) -> Option<&'static str> {
+    let patterns = patterns(value.expose_secret());
+    let is_common = |pattern: &&str| COMMON_WORDS.contains(&pattern.to_lowercase().as_str());
+    if patterns.iter().any(|pattern| pattern.chars().count() < MIN_TELLING_CHARS) {
+        return Some(
+            "the value is short: logs will show `***` wherever these characters occur, in ordinary text as well",
+        );
+    }
+    if patterns.iter().any(is_common) {
+        return Some("the value, or a line of it, is a common word: logs will show `***` wherever it occurs");
+    }
+    None
+}
+
+/// What is masked because of a value: the whole, with and without the white space around it, and each longer line.
+fn patterns(value: &str) -> Vec<&str> {
+    let lines = value.lines().filter(|line| line.len() >= MIN_LINE_BYTES);
+    [value, value.trim()].into_iter().chain(lines).filter(|pattern| !pattern.is_empty()).collect()
+}
+
 /// Masks one output of one execution. What it emits depends on the bytes alone, not on how they are cut. Clones share what is
 /// costly to build, and where there is no output it is never built.
 #[derive(Clone)]
@@ -60,11 +136,8 @@ impl Masker {
     pub fn new(values: &[SecretString]) -> Self {
         let mut patterns: Vec<Vec<u8>> = Vec::new();
         for value in values {
-            let value = value.expose_secret();
-            let lines = value.lines().filter(|line| line.len() >= MIN_LINE_BYTES);
-            for pattern in [value, value.trim()].into_iter().chain(lines).filter(|pattern| !pattern.is_empty()) {
-                patterns.push(pattern.as_bytes().to_vec());
-            }
+            patterns
+                .extend(self::patterns(value.expose_secret()).into_iter().map(|pattern| pattern.as_bytes().to_vec()));
         }
         patterns.sort();
         patterns.dedup();
@@ -236,6 +309,22 @@ mod tests {
         assert_eq!(mask(&["abc", "abcdef"], &[b"xabc", b"defx abcx"]), "x***x ***x");
         assert_eq!(mask(&["line one\nline two"], &[b"> line two <"]), "> *** <");
         assert_eq!(mask(&[], &[b"as it is"]), "as it is");
+    }
+
+    #[test]
+    fn a_value_that_would_hide_ordinary_text_is_warned_of_without_showing_it() {
+        for value in ["a", "ab\n", "äöü", "7", " x "] {
+            let warning = warning(&value.into()).unwrap_or_else(|| panic!("{value}"));
+            assert!(warning.contains("short"), "{warning}");
+        }
+        for value in ["true", "Production\n", "-----BEGIN-----\nQm9iIGxpa2Vz\nerror\n-----END-----"] {
+            let warning = warning(&value.into()).unwrap_or_else(|| panic!("{value}"));
+            assert!(warning.contains("common word") && !warning.contains(value.trim()), "{warning}");
+        }
+        // Lines that are too short to be masked by themselves hide nothing.
+        for value in ["hunter2", "{\n\"key\": \"Zm9v\"\n}", "    ", "x1y2"] {
+            assert_eq!(warning(&value.into()), None, "{value}");
+        }
     }
 
     #[test]

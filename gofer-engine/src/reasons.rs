@@ -54,7 +54,7 @@ pub(crate) fn tasks_failed(tasks: &[&TaskRun]) -> Reason {
         .iter()
         .take(NAMED_TASKS)
         .map(|task| match &task.reason {
-            Some(reason) => format!("task `{}` {}", task.task, reason.message),
+            Some(reason) => format!("task `{}`{} {}", task.task, separator(reason.kind), reason.message),
             None => format!("task `{}` failed", task.task),
         })
         .collect();
@@ -62,6 +62,14 @@ pub(crate) fn tasks_failed(tasks: &[&TaskRun]) -> Reason {
         parts.push(format!("and {} more", tasks.len() - NAMED_TASKS));
     }
     Reason::new(ReasonKind::TasksFailed, parts.join("; "))
+}
+
+/// What some reasons say of the task is a sentence of its own; the others go on after its name.
+fn separator(kind: ReasonKind) -> &'static str {
+    match kind {
+        ReasonKind::MissingValue | ReasonKind::SchedulerRefused | ReasonKind::Unsupported => ":",
+        _ => "",
+    }
 }
 
 pub(crate) fn word(status: TaskStatus) -> &'static str {

@@ -15,7 +15,9 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::engine::Shared;
 use crate::error::of_journal;
-use crate::layout;
+
+/// How often a read begins anew because the secret was put again between looking it up and reading its value.
+const READ_ATTEMPTS: usize = 5;
 
 /// What came of resolving.
 pub(crate) struct Resolved {
@@ -55,7 +57,7 @@ pub(crate) async fn execution(
         let message = "common tasks cannot be run by this version of gofer";
         return Err(Unresolved::Refused(Reason::new(ReasonKind::Unsupported, message)));
     };
-    let mut resolver = Resolver { shared, run, task, secrets: Vec::new() };
+    let mut resolver = Resolver { shared, run, secrets: Vec::new() };
     let mut env = system_variables(shared, task, run, attempt);
     for (name, value) in variables(spec, task, run) {
         env.insert(name.to_owned(), resolver.value(name, value).await?);
@@ -98,7 +100,6 @@ fn system_variables(shared: &Shared, task: &TaskSpec, run: &Run, attempt: Attemp
 struct Resolver<'a> {
     shared: &'a Shared,
     run: &'a Run,
-    task: &'a TaskSpec,
     secrets: Vec<SecretString>,
 }
 
@@ -117,53 +118,56 @@ impl Resolver<'_> {
         }
         if text.len() > MAX_VARIABLE_BYTES || text.contains('\0') {
             let rule = format!("a variable's value has at most {MAX_VARIABLE_BYTES} bytes and no NUL character");
-            return Err(self.missing(&format!("variable `{name}` cannot be passed: {rule}")));
+            return Err(missing(&format!("variable `{name}` cannot be passed: {rule}")));
         }
         Ok(if secret { EnvValue::Secret(SecretString::from(text)) } else { EnvValue::Plain(text) })
     }
 
     async fn lookup(&mut self, source: Source, key: &str) -> Result<String, Unresolved> {
         match source {
-            Source::Secret => {
-                let scope = SecretScope::Pipeline(self.run.key.namespace.clone(), self.run.key.pipeline.clone());
-                self.secret(source, &scope, key).await
-            }
-            Source::GlobalSecret => {
-                let allowed = self.shared.journal.global_secret(key).await.map_err(later)?;
-                match allowed {
-                    Some(namespaces) if namespaces.contains(&self.run.key.namespace) => {
-                        self.secret(source, &SecretScope::Global, key).await
-                    }
-                    Some(_) => Err(self.missing(&format!(
-                        "global secret `{key}` may not be read by namespace `{}`; allow it with `gofer secret put --global --allow`",
-                        self.run.key.namespace
-                    ))),
-                    None => Err(self.missing(&format!("global secret `{key}` does not exist"))),
-                }
-            }
+            Source::Secret | Source::GlobalSecret => self.secret(source, key).await,
             Source::PipelineObject | Source::RunObject => self.object(source, key).await,
         }
     }
 
-    async fn secret(&mut self, source: Source, scope: &SecretScope, key: &str) -> Result<String, Unresolved> {
-        let path = layout::secret_path(scope, key).map_err(|error| self.missing(&error.to_string()))?;
-        match self.shared.secrets.get(&path).await {
-            Ok(value) => {
-                let text = value.expose_secret().to_owned();
-                self.secrets.push(value);
-                Ok(text)
+    /// The value that the record names. Who may read it is decided by the same record: they are of one put.
+    async fn secret(&mut self, source: Source, key: &str) -> Result<String, Unresolved> {
+        let (scope, name) = if source == Source::Secret {
+            (SecretScope::Pipeline(self.run.key.namespace.clone(), self.run.key.pipeline.clone()), "secret")
+        } else {
+            (SecretScope::Global, "global secret")
+        };
+
+        for _ in 0..READ_ATTEMPTS {
+            let Some(record) = self.shared.journal.secret(&scope, key).await.map_err(later)? else {
+                return Err(missing(&format!("{name} `{key}` does not exist; put it with `gofer secret put`")));
+            };
+            if scope == SecretScope::Global && !record.allowed_namespaces.contains(&self.run.key.namespace) {
+                return Err(missing(&format!(
+                    "global secret `{key}` may not be read by namespace `{}`; allow it with `gofer secret put --global --allow`",
+                    self.run.key.namespace
+                )));
             }
-            Err(error) if error.kind == ErrorKind::NotFound => {
-                let what = if source == Source::Secret { "secret" } else { "global secret" };
-                Err(self.missing(&format!("{what} `{key}` does not exist; put it with `gofer secret put`")))
+
+            match self.shared.secrets.get(&record.location).await {
+                Ok(value) => {
+                    let text = value.expose_secret().to_owned();
+                    self.secrets.push(value);
+                    return Ok(text);
+                }
+                // Put again since its record was read: the old value is deleted, and a newer record names the new one.
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(self.failed(error)),
             }
-            Err(error) => Err(self.failed(error)),
         }
+        Err(missing(&format!(
+            "the value of {name} `{key}` is not in the secret store; put it again with `gofer secret put`"
+        )))
     }
 
     /// A run's objects, or those of the run it repeats: the tasks that made them may have been reused.
     async fn object(&self, source: Source, key: &str) -> Result<String, Unresolved> {
-        let key = ObjectKey::new(key).map_err(|error| self.missing(&error.to_string()))?;
+        let key = ObjectKey::new(key).map_err(|error| missing(&error.to_string()))?;
         let runs = match source {
             Source::RunObject => vec![Some(self.run.key.run), self.run.retry_of],
             _ => vec![None],
@@ -177,13 +181,13 @@ impl Resolver<'_> {
             }
         }
         let what = if wants_run { "run object" } else { "pipeline object" };
-        Err(self.missing(&format!("{what} `{key}` does not exist")))
+        Err(missing(&format!("{what} `{key}` does not exist")))
     }
 
     async fn object_text(&self, key: &ObjectKey, location: &ObjectKey) -> Result<String, Unresolved> {
         let body = self.shared.objects.get(location).await.map_err(|error| self.failed(error))?;
         let too_long = |size: usize| {
-            self.missing(&format!(
+            missing(&format!(
                 "object `{key}` has {size} bytes, and a variable at most {MAX_VARIABLE_BYTES}; read it with `gofer object get`"
             ))
         };
@@ -202,7 +206,7 @@ impl Resolver<'_> {
             text.extend_from_slice(&piece);
         }
         String::from_utf8(text)
-            .map_err(|_| self.missing(&format!("object `{key}` is not UTF-8 text; read it with `gofer object get`")))
+            .map_err(|_| missing(&format!("object `{key}` is not UTF-8 text; read it with `gofer object get`")))
     }
 
     async fn registry_login(&mut self, custom: &CustomTask) -> Result<Option<RegistryLogin>, Unresolved> {
@@ -211,14 +215,14 @@ impl Resolver<'_> {
         Ok(Some(RegistryLogin { username: auth.username.clone(), password: SecretString::from(password) }))
     }
 
-    fn missing(&self, message: &str) -> Unresolved {
-        Unresolved::Refused(Reason::new(ReasonKind::MissingValue, format!("task `{}`: {message}", self.task.id)))
-    }
-
     /// A store's error: wait if it may pass, else say what it says.
     fn failed(&self, error: BackendError) -> Unresolved {
-        if error.is_retryable() { Unresolved::Later(error) } else { self.missing(&error.chain()) }
+        if error.is_retryable() { Unresolved::Later(error) } else { missing(&error.chain()) }
     }
+}
+
+fn missing(message: &str) -> Unresolved {
+    Unresolved::Refused(Reason::new(ReasonKind::MissingValue, message))
 }
 
 fn later(error: JournalError) -> Unresolved {

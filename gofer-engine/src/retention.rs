@@ -1,5 +1,5 @@
-//! Deletes what has been kept long enough: archived logs by age, run objects by the number of newer runs, and uploads
-//! that nobody completed.
+//! Deletes what has been kept long enough: archived logs by age, run objects by the number of newer runs, uploads
+//! that nobody completed, and values of secrets that no record names.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,8 @@ use crate::layout;
 /// Time between two walks. Retention counts in days and runs; minutes are early enough.
 const PERIOD: Duration = Duration::from_secs(600);
 const PAGE: usize = 100;
+/// A put of a secret that has taken longer was interrupted: a call has half a minute.
+const SECRET_PUT_TIMEOUT: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
@@ -30,6 +32,7 @@ async fn expire_all(shared: &Shared) -> Result<(), JournalError> {
             logs_before: shared.clock.now().before(shared.config.log_retention),
             run_objects_keep_runs: shared.config.run_objects_keep_runs,
             uploads_before: shared.clock.now().before(shared.config.upload_retention),
+            secret_values_before: shared.clock.now().before(SECRET_PUT_TIMEOUT),
         };
         let page = shared.journal.expirable(&policy, PAGE).await?;
         for what in &page {
@@ -37,7 +40,9 @@ async fn expire_all(shared: &Shared) -> Result<(), JournalError> {
             shared.journal.expired(what, shared.clock.now()).await?;
         }
         // What was just given up can be deleted now.
-        let more = page.iter().any(|what| matches!(what, Expirable::Upload { location: None, .. }));
+        let more = page.iter().any(|what| {
+            matches!(what, Expirable::Upload { location: None, .. } | Expirable::SecretValue { being_put: true, .. })
+        });
         if page.len() < PAGE && !more {
             return Ok(());
         }
@@ -50,6 +55,7 @@ async fn delete(shared: &Shared, what: &Expirable) -> Result<(), BackendError> {
         Expirable::RunObject { location, .. } | Expirable::Upload { location: Some(location), .. } => {
             shared.objects.delete(location).await
         }
-        Expirable::Upload { location: None, .. } => Ok(()),
+        Expirable::SecretValue { location, being_put: false } => shared.secrets.delete(location).await,
+        Expirable::Upload { location: None, .. } | Expirable::SecretValue { being_put: true, .. } => Ok(()),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::id::ObjectKey;
 use gofer_core::object_store::{Access, ObjectMeta, Presigned, UploadTerms};
-use gofer_core::{ErrorKind, Timestamp};
+use gofer_core::{ErrorKind, Resource, Timestamp};
 use gofer_db::{DbError, ObjectUpload, UploadState, UploadedObject};
 use gofer_engine::layout;
 use gofer_proto::v1;
@@ -94,7 +94,7 @@ pub(super) async fn complete_object_upload(
     match upload.state {
         UploadState::Open => {}
         UploadState::Complete(record, evicted_keys) => return Ok(completed(&record, evicted_keys)),
-        UploadState::GivenUp => return Err(ApiError::not_found("upload", id)),
+        UploadState::GivenUp => return Err(ApiError::not_found(Resource::Upload, id)),
     }
     let found = match call.objects.head(&upload.location).await {
         Err(error) if error.kind == ErrorKind::NotFound => return Err(not_there(&id)),

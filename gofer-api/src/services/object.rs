@@ -5,7 +5,7 @@ use futures::StreamExt;
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::id::{MAX_OBJECT_KEY_BYTES, ObjectKey};
 use gofer_core::object_store::{ByteStream, ObjectBody};
-use gofer_core::{ErrorKind, Timestamp};
+use gofer_core::{ErrorKind, Resource, Timestamp};
 use gofer_proto::v1;
 use gofer_proto::v1::get_object_response::Part;
 
@@ -81,7 +81,7 @@ async fn open(call: &Call, scope: &ObjectScope, key: &ObjectKey) -> Result<(Obje
             Err(error) => return Err(error.into()),
         }
     }
-    Err(ApiError::not_found("the bytes of object", key))
+    Err(ApiError::ContentLost { what: Resource::Object, key: key.to_string() })
 }
 
 fn pieces(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {

@@ -18,6 +18,7 @@ use crate::changes::{changes, digest};
 use crate::context::Context;
 use crate::convert;
 use crate::error::ApiError;
+use crate::operations::secrets;
 use crate::page::Page;
 
 /// Longest encoded spec.
@@ -250,7 +251,7 @@ async fn clear_stores(context: &Arc<Context>, left: DeletedPipeline) -> usize {
     let objects = objects.into_iter().map(|object| Leftover::Bytes(object.location));
     let logs = archived_logs.iter().map(|id| Leftover::Bytes(layout::log_location(id)));
     let executions = live_logs.into_iter().map(Leftover::Execution);
-    let values = secrets.iter().filter_map(|secret| layout::secret_path(&secret.scope, &secret.key).ok());
+    let values = secrets.into_iter().map(|secret| secret.location);
     let all: Vec<_> = objects.chain(logs).chain(executions).chain(values.map(Leftover::Value)).collect();
     let deletions = all.into_iter().map(|what| {
         let context = context.clone();
@@ -271,7 +272,7 @@ impl Leftover {
     async fn delete(&self, context: &Context) -> Result<(), BackendError> {
         match self {
             Self::Bytes(location) => context.objects.delete(location).await,
-            Self::Value(path) => context.secrets.delete(path).await,
+            Self::Value(location) => secrets::delete_value(&context.db, &*context.secrets, location).await,
             Self::Execution(id) => context.scheduler.remove(id).await,
         }
     }

@@ -1,12 +1,10 @@
 //! `SecretService`. Values lie in the secret store, everything else in the database.
 
+use gofer_core::Timestamp;
 use gofer_core::entity::{SecretRecord, SecretScope};
 use gofer_core::id::{NamespaceId, SecretPath};
-use gofer_core::object_store::PutOptions;
 use gofer_core::secret_store::MAX_SECRET_BYTES;
-use gofer_core::{ErrorKind, Timestamp};
-use gofer_db::DbError;
-use gofer_engine::layout;
+use gofer_engine::{layout, mask};
 use gofer_proto::v1;
 use gofer_proto::v1::secret_scope::Scope;
 use secrecy::{ExposeSecret, SecretString};
@@ -14,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::call::{About, Call, service};
 use crate::convert;
 use crate::error::ApiError;
+use crate::operations::secrets;
 use crate::page::Page;
 use crate::permissions::Target;
 
@@ -46,37 +45,40 @@ macro_rules! about_scope {
 
 about_scope!(PutSecretRequest, GetSecretRequest, ListSecretsRequest, DeleteSecretRequest);
 
-/// The scope and key of a request, and where the value lies.
-fn place(scope: Option<&v1::SecretScope>, key: &str) -> Result<(SecretScope, SecretPath), ApiError> {
+/// The scope of a request, once its key is known to be one.
+fn checked_scope(scope: Option<&v1::SecretScope>, key: &str) -> Result<SecretScope, ApiError> {
     let scope = convert::secret_scope(scope)?;
+    fresh_location(&scope, key)?;
+    Ok(scope)
+}
+
+/// Where a new value of the secret will lie.
+fn fresh_location(scope: &SecretScope, key: &str) -> Result<SecretPath, ApiError> {
     convert::text("key", key, MAX_KEY_BYTES)?;
-    let path = layout::secret_path(&scope, key).map_err(|error| ApiError::bad_id("key", &error))?;
-    Ok((scope, path))
+    layout::secret_location(scope, key).map_err(|error| ApiError::bad_id("key", &error))
 }
 
 async fn put_secret(call: Call, mut request: v1::PutSecretRequest) -> Result<v1::PutSecretResponse, ApiError> {
     let value = SecretString::from(std::mem::take(&mut request.value));
-    let (scope, path) = place(request.scope.as_ref(), &request.key)?;
+    let scope = convert::secret_scope(request.scope.as_ref())?;
+    let location = fresh_location(&scope, &request.key)?;
     check_value(&value)?;
     let allowed_namespaces = allowed_namespaces(&scope, &request.allowed_namespaces)?;
     check_pipeline(&call, &scope).await?;
+
     let now = Timestamp::now();
     let record = SecretRecord {
         scope,
         key: request.key,
+        location,
         allowed_namespaces,
         updated_by: call.identity.actor(),
         created_at: now,
         updated_at: now,
     };
-    // Value and record lie in two stores: one change at a time keeps them the same, and `if_absent` true for both.
-    let _one_at_a_time = call.admin.lock().await;
-    if request.if_absent && exists(&call, &record).await? {
-        return Err(ApiError::AlreadyExists { what: "secret", key: record.key });
-    }
-    call.secrets.put(&path, &value, PutOptions::default()).await?;
-    let record = call.db.secret_put_record(&record, request.if_absent).await?;
-    Ok(v1::PutSecretResponse { secret: Some(convert::secret(&record)) })
+    let record = secrets::put(&call.db, &*call.secrets, &record, &value, request.if_absent).await?;
+    let warning = mask::warning(&value).unwrap_or_default().to_owned();
+    Ok(v1::PutSecretResponse { secret: Some(convert::secret(&record)), warning })
 }
 
 /// The value itself is never repeated in an error.
@@ -87,6 +89,9 @@ fn check_value(value: &SecretString) -> Result<(), ApiError> {
     }
     if size_bytes > MAX_SECRET_BYTES {
         return Err(ApiError::invalid("value", format!("{size_bytes} bytes"), "1 byte to 64 KiB"));
+    }
+    if value.expose_secret().contains('\0') {
+        return Err(ApiError::invalid("value", "", "a value has no NUL character; no environment could hold it"));
     }
     Ok(())
 }
@@ -113,23 +118,9 @@ async fn check_pipeline(call: &Call, scope: &SecretScope) -> Result<(), ApiError
     Ok(())
 }
 
-async fn exists(call: &Call, record: &SecretRecord) -> Result<bool, ApiError> {
-    match call.db.secret_get(&record.scope, &record.key).await {
-        Ok(_) => Ok(true),
-        Err(DbError::NotFound { .. }) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
 async fn get_secret(call: Call, request: v1::GetSecretRequest) -> Result<v1::GetSecretResponse, ApiError> {
-    let (scope, path) = place(request.scope.as_ref(), &request.key)?;
-    let record = call.db.secret_get(&scope, &request.key).await?;
-    let value = match call.secrets.get(&path).await {
-        Err(error) if error.kind == ErrorKind::NotFound => {
-            return Err(ApiError::not_found("value of secret", &request.key));
-        }
-        value => value?,
-    };
+    let scope = checked_scope(request.scope.as_ref(), &request.key)?;
+    let (record, value) = secrets::get(&call.db, &*call.secrets, &scope, &request.key).await?;
     let value = value.expose_secret().to_owned();
     Ok(v1::GetSecretResponse { secret: Some(convert::secret(&record)), value })
 }
@@ -144,10 +135,8 @@ async fn list_secrets(call: Call, request: v1::ListSecretsRequest) -> Result<v1:
 }
 
 async fn delete_secret(call: Call, request: v1::DeleteSecretRequest) -> Result<v1::DeleteSecretResponse, ApiError> {
-    let (scope, path) = place(request.scope.as_ref(), &request.key)?;
-    let _one_at_a_time = call.admin.lock().await;
-    let removed = call.db.secret_delete(&scope, &request.key, &call.identity.actor(), Timestamp::now()).await?;
-    // Also without a record: an earlier call may have come only half of the way.
-    call.secrets.delete(&path).await?;
-    Ok(v1::DeleteSecretResponse { existed: removed.is_some() })
+    let scope = checked_scope(request.scope.as_ref(), &request.key)?;
+    let actor = call.identity.actor();
+    let existed = secrets::delete(&call.db, &*call.secrets, &scope, &request.key, &actor).await?;
+    Ok(v1::DeleteSecretResponse { existed })
 }

@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 use gofer_core::run::TaskRun;
-use gofer_core::{Attempt, ExecutionId};
+use gofer_core::{Attempt, ExecutionId, Resource};
 use gofer_proto::v1;
 
 use super::exec::exec;
@@ -38,7 +38,7 @@ fn execution(namespace: &str, pipeline: &str, run: u64, task: &str) -> Result<Ex
 
 async fn view(call: &Call, id: &ExecutionId) -> Result<v1::TaskRun, ApiError> {
     let snapshot = snapshot(&call.db, &id.run).await?;
-    let missing = || ApiError::not_found("task run", format!("{}/{}", id.run, id.task));
+    let missing = || ApiError::not_found(Resource::TaskRun, format!("{}/{}", id.run, id.task));
     let task = snapshot.tasks.get(&id.task).ok_or_else(missing)?;
     let views = task_runs(&call.db, &snapshot, &[task], Attempts::All).await?;
     views.into_iter().next().ok_or_else(missing)

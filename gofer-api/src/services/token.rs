@@ -7,7 +7,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gofer_core::Timestamp;
 use gofer_core::entity::{Token, TokenKind};
 use gofer_core::id::NamespaceId;
-use gofer_core::object_store::ListPage;
 use gofer_engine::run_token_hash;
 use gofer_proto::v1;
 use secrecy::{ExposeSecret, SecretString};
@@ -25,8 +24,6 @@ const MAX_NAMESPACES: usize = 1000;
 const MIN_LIFE: Duration = Duration::from_secs(60);
 /// Ten years, leap days included.
 const MAX_LIFE: Duration = Duration::from_secs(3653 * 24 * 3600);
-/// The newest management tokens that are looked through for another one that still works.
-const MANAGEMENT_TOKENS_SEEN: usize = 1000;
 
 service! {
     v1::token_service_server::TokenService {
@@ -130,8 +127,6 @@ async fn list_tokens(call: Call, request: v1::ListTokensRequest) -> Result<v1::L
 }
 
 async fn disable_token(call: Call, request: v1::DisableTokenRequest) -> Result<v1::DisableTokenResponse, ApiError> {
-    let _one_at_a_time = call.admin.lock().await;
-    keep_one_management_token(&call, &request.id).await?;
     let token = call.db.token_set_disabled(&request.id, true, &call.identity.actor(), Timestamp::now()).await?;
     Ok(v1::DisableTokenResponse { token: Some(convert::token(&token)) })
 }
@@ -142,26 +137,8 @@ async fn enable_token(call: Call, request: v1::EnableTokenRequest) -> Result<v1:
 }
 
 async fn delete_token(call: Call, request: v1::DeleteTokenRequest) -> Result<v1::DeleteTokenResponse, ApiError> {
-    let _one_at_a_time = call.admin.lock().await;
-    keep_one_management_token(&call, &request.id).await?;
     call.db.token_delete(&request.id, &call.identity.actor(), Timestamp::now()).await?;
     Ok(v1::DeleteTokenResponse {})
-}
-
-/// Without a management token nobody could ever make one again: bootstrap works once.
-async fn keep_one_management_token(call: &Call, leaving: &str) -> Result<(), ApiError> {
-    let works = |token: &Token| !token.disabled && token.expires_at.is_none_or(|end| end > Timestamp::now());
-    let token = call.db.token_get(leaving).await?;
-    if token.kind != TokenKind::Management || !works(&token) {
-        return Ok(());
-    }
-    let page = ListPage { after: None, limit: MANAGEMENT_TOKENS_SEEN };
-    let tokens = call.db.token_list(&[TokenKind::Management], &page).await?.items;
-    if tokens.iter().any(|other| other.id != leaving && works(other)) {
-        return Ok(());
-    }
-    let message = format!("token `{leaving}` is the last management token that works; create another one first");
-    Err(ApiError::Precondition { reason: "LAST_MANAGEMENT_TOKEN", message })
 }
 
 async fn who_am_i(call: Call, _: v1::WhoAmIRequest) -> Result<v1::WhoAmIResponse, ApiError> {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use gofer_core::entity::ObjectRecord;
 use gofer_core::object_store::{ByteStream, PutOptions};
-use gofer_core::{BackendError, ErrorKind, RunKey, Timestamp};
+use gofer_core::{BackendError, ErrorKind, Resource, RunKey, Timestamp};
 use gofer_db::{DbError, ObjectPut};
 use gofer_engine::layout;
 use gofer_proto::v1;
@@ -80,7 +80,7 @@ async fn receive(call: Call, header: v1::PutObjectHeader, parts: Parts) -> Resul
         call.db.run_get(&RunKey { namespace, pipeline, run }).await?;
     }
     if header.if_absent && call.db.object_get(&scope, &key).await.is_ok() {
-        return Err(ApiError::AlreadyExists { what: "object", key: key.to_string() });
+        return Err(ApiError::AlreadyExists { what: Resource::Object, key: key.to_string() });
     }
     let location = layout::object_location(&scope, &key);
     let arriving = Arc::new(Mutex::new(Arriving::new(&call, header.size_bytes)));

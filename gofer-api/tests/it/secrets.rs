@@ -9,6 +9,7 @@ use crate::harness::{Clients, TestServer, assert_invalid, assert_refused, on_eac
 on_each_database!(
     a_secret_is_put_read_listed_and_deleted,
     global_secrets_list_their_namespaces,
+    a_value_that_hides_ordinary_text_is_stored_with_a_warning,
     two_puts_if_absent_at_once_keep_one_value,
     bad_secrets_are_refused_without_repeating_them,
     a_task_gets_the_value_and_its_log_does_not,
@@ -74,6 +75,15 @@ async fn global_secrets_list_their_namespaces(server: TestServer) {
     assert_invalid(clients.secrets().put_secret(odd).await, &["allowed_namespaces[0]", "a*"]);
 }
 
+async fn a_value_that_hides_ordinary_text_is_stored_with_a_warning(server: TestServer) {
+    let clients = with_pipeline(&server).await;
+    for (value, warns) in [("hunter2", false), ("q7", true), ("true", true)] {
+        let response = clients.secrets().put_secret(put("k", value)).await.unwrap().into_inner();
+        assert_eq!(!response.warning.is_empty(), warns, "{}", response.warning);
+        assert_eq!(clients.secrets().get_secret(get("k")).await.unwrap().into_inner().value, value);
+    }
+}
+
 async fn two_puts_if_absent_at_once_keep_one_value(server: TestServer) {
     let clients = with_pipeline(&server).await;
     let puts = (0..6).map(|at| {
@@ -96,6 +106,7 @@ async fn bad_secrets_are_refused_without_repeating_them(server: TestServer) {
     let long = "k".repeat(257);
     assert_invalid(clients.secrets().put_secret(put(&long, "hunter2")).await, &["key", "257 bytes", "at most 256"]);
     assert_invalid(clients.secrets().put_secret(put("k", "")).await, &["value", "1 byte to 64 KiB"]);
+    assert_invalid(clients.secrets().put_secret(put("k", "hunter\0")).await, &["value", "no NUL character"]);
     let huge = "hunter2".repeat(10_000);
     let status = clients.secrets().put_secret(put("k", &huge)).await.unwrap_err();
     assert!(status.message().contains("70000 bytes") && !format!("{status:?}").contains("hunter2"), "{status:?}");

@@ -14,7 +14,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::harness::TestServer;
+use crate::harness::{TestServer, assert_invalid, assert_refused, pipeline, shell};
 
 /// One HTTP/1.1 request on a connection of its own, and the whole answer.
 async fn http(server: &TestServer, head: &str, body: &[u8]) -> (String, Vec<u8>) {
@@ -100,6 +100,43 @@ async fn health_and_reflection_answer_without_a_token() {
     let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
     for expected in ["gofer.v1.RunService", "gofer.v1.TriggerService", "grpc.health.v1.Health"] {
         assert!(names.contains(&expected), "{expected} is not in {names:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_knows_the_details_of_errors() {
+    let server = TestServer::start().await;
+    let mut reflection = ServerReflectionClient::new(server.channel());
+    for name in ["google.rpc.ErrorInfo", "google.rpc.BadRequest", "google.rpc.RetryInfo", "google.rpc.Status"] {
+        let message_request = Some(MessageRequest::FileContainingSymbol(name.to_owned()));
+        let request = ServerReflectionRequest { host: String::new(), message_request };
+        let mut answers =
+            reflection.server_reflection_info(futures::stream::iter([request])).await.unwrap().into_inner();
+        let answer = answers.message().await.unwrap().unwrap().message_response;
+        assert!(matches!(answer, Some(MessageResponse::FileDescriptorResponse(_))), "{name}: {answer:?}");
+    }
+}
+
+/// Headers that are too long end in an error of HTTP/2, which says nothing of the reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_arrives_however_long_it_is() {
+    let server = TestServer::start().await;
+    let clients = server.anybody();
+
+    let name = |at: usize| format!("{}-{at}", "a-task-with-a-long-name".repeat(2));
+    let mut tasks: Vec<_> = (0..1000).map(|at| shell(&name(at), "true")).collect();
+    for (at, task) in tasks.iter_mut().enumerate() {
+        task.depends_on.push(v1::Dependency { task: name((at + 999) % 1000), ..Default::default() });
+    }
+    let refused = clients.try_register(pipeline("c", tasks)).await;
+    assert_invalid(refused, &["in a circle", "more"]);
+
+    let tasks = (0..1000).map(|at| shell(&format!("{}-{at}", "`ä".repeat(100)), "")).collect();
+    assert_invalid(clients.try_register(pipeline("c", tasks)).await, &["tasks["]);
+
+    for id in ["x".repeat(1 << 20), "`ä ".repeat(1 << 18)] {
+        let refused = clients.tokens().disable_token(v1::DisableTokenRequest { id }).await;
+        assert_refused(refused, Code::NotFound, "TOKEN_NOT_FOUND");
     }
 }
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use gofer_core::entity::{ObjectRecord, ObjectScope};
+use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
     ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
     RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState, RunState, RunStatus, TaskState};
-use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};
+use gofer_core::{ExecutionId, ObjectKey, RunKey, TaskId, Timestamp};
 use tokio::sync::Semaphore;
 
 /// A journal whose commits are counted. Whoever waits for runs to end need not ask the database, which has enough to do.
@@ -176,8 +176,8 @@ impl Journal for Counted {
         self.journal.object(scope, key).await
     }
 
-    async fn global_secret(&self, key: &str) -> Result<Option<Vec<NamespaceId>>, JournalError> {
-        self.journal.global_secret(key).await
+    async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
+        self.journal.secret(scope, key).await
     }
 
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {

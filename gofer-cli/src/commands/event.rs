@@ -38,8 +38,8 @@ struct ListArgs {
     /// Only events with a greater id, or, with --reverse, a smaller one
     #[arg(long, value_name = "ID")]
     after: Option<u64>,
-    /// Only events of this type, for example run_completed; may be repeated
-    #[arg(long = "type", value_name = "TYPE")]
+    /// Only events of these types, for example run_completed,run_created; may be repeated
+    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
     types: Vec<String>,
     /// Only events of this pipeline
     #[arg(long, value_name = "NAME")]

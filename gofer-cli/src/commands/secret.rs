@@ -153,6 +153,9 @@ async fn put(
     let value = value.expose_secret().to_owned();
     let request = PutSecretRequest { scope: Some(scope), key: key.clone(), value, allowed_namespaces, if_absent };
     let response = client.secrets().put_secret(unary(request)).await?.into_inner();
+    if !response.warning.is_empty() {
+        context.out.note(&format!("warning: secret `{key}`: {}", response.warning));
+    }
     context.out.done(&response, |_| format!("secret `{key}` stored"))
 }
 

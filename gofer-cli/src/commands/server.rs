@@ -8,6 +8,7 @@ use gofer_api::config::{LogFormat, LogSection, ServerConfig};
 use gofer_api::{CheckLine, Launcher, Server, ServerError};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 
 use crate::cli::Context;
 use crate::errors::{Exit, Failure, causes};
@@ -117,7 +118,7 @@ pub(crate) const SUPERVISOR: &str = "__supervisor";
 
 /// The server's log goes to stderr.
 fn start_logging(log: &LogSection) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|error| {
+    let filter = log_filter(&log.level).map_err(|error| {
         Failure::usage(format!("log.level: `{}` is not a filter: {error}", log.level))
             .hint("write for example `info` or `gofer_engine=debug,info`")
     })?;
@@ -130,6 +131,20 @@ fn start_logging(log: &LogSection) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Libraries that write down each frame and each statement with its parameters: `debug` is about Gofer. Who names one of
+/// them gets what is asked for.
+const QUIET: &str =
+    "h2=info,hyper=info,hyper_util=info,reqwest=info,rustls=info,tokio_postgres=info,tonic=info,tower=info";
+
+fn log_filter(level: &str) -> Result<EnvFilter, ParseError> {
+    let asked_for = EnvFilter::try_new(level)?;
+    if asked_for.max_level_hint().is_none_or(|most| most > LevelFilter::INFO) {
+        // Of two directives for one target the later counts.
+        return EnvFilter::try_new(format!("{QUIET},{level}"));
+    }
+    Ok(asked_for)
 }
 
 /// What a server that does not start is to the command line.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use gofer_core::conformance::Harness;
 use gofer_core::conformance::journal::JournalFixture;
 use gofer_core::conformance::scheduler::{SchedulerHarness, Workloads};
-use gofer_core::entity::ObjectRecord;
+use gofer_core::entity::{ObjectRecord, SecretRecord};
 use gofer_core::event::Event;
 use gofer_core::journal::Journal;
 use gofer_core::object_store::ObjectStore;
@@ -98,8 +98,8 @@ impl JournalFixture for Memory<MemoryJournal> {
         self.0.put_object_record(record);
     }
 
-    async fn put_global_secret(&self, key: &str, allowed_namespaces: &[NamespaceId]) {
-        self.0.put_global_secret(key, allowed_namespaces);
+    async fn put_secret_record(&self, record: SecretRecord) {
+        self.0.put_secret_record(record);
     }
 
     async fn events(&self, after: u64) -> Vec<Event> {

@@ -1,6 +1,6 @@
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::object_store::ListPage;
-use gofer_core::{ObjectKey, Timestamp};
+use gofer_core::{ObjectKey, Resource, Timestamp};
 
 use crate::db::{Db, query, transact};
 use crate::error::DbError;
@@ -29,7 +29,7 @@ impl Db {
     pub async fn object_get(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<ObjectRecord, DbError> {
         let (scope, wanted) = (scope.clone(), key.clone());
         let found: Result<Option<ObjectRecord>, DbError> = query!(self, objects::find(&scope, &wanted));
-        found?.ok_or_else(|| DbError::not_found("object", key))
+        found?.ok_or_else(|| DbError::not_found(Resource::Object, key))
     }
 
     /// Objects of one scope whose key starts with `prefix`, by key, ascending.

@@ -56,7 +56,7 @@ impl Db {
     /// Refuses a token, or accepts it again. Setting what is set changes nothing and records nothing.
     ///
     /// # Errors
-    /// `NotFound`, or the database's.
+    /// `NotFound`; `LastManagementToken` instead of refusing the last one that works; or the database's.
     pub async fn token_set_disabled(
         &self,
         id: &str,
@@ -71,7 +71,7 @@ impl Db {
     /// Removes a token.
     ///
     /// # Errors
-    /// `NotFound`, or the database's.
+    /// `NotFound`; `LastManagementToken` instead of removing the last one that works; or the database's.
     pub async fn token_delete(&self, id: &str, actor: &str, at: Timestamp) -> Result<(), DbError> {
         let (id, actor) = (id.to_owned(), actor.to_owned());
         transact!(self, tokens::delete(&id, &actor, at))

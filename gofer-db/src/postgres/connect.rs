@@ -1,5 +1,6 @@
 //! How a connection is made: with TLS where it is asked for, and with limits on everything that could hang.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +10,17 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 use tokio_postgres::{AsyncMessage, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::TlsConfig;
 use crate::error::DbError;
+use crate::postgres::sqlstate::{Coded, Plain, WithCodes};
 
+const DEFAULT_PORT: u16 = 5432;
 /// Also for a server that accepts the connection and then says nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long sent data may stay unacknowledged before the connection counts as dead.
@@ -28,6 +32,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(super) struct Connector {
     config: tokio_postgres::Config,
+    /// The same, never with TLS.
+    plain: tokio_postgres::Config,
     tls: Option<MakeRustlsConnect>,
 }
 
@@ -40,7 +46,8 @@ impl Connector {
             config.ssl_mode(SslMode::Require);
             Some(MakeRustlsConnect::new(client_config(tls)?))
         } else {
-            config.ssl_mode(SslMode::Disable);
+            // Not for the driver: what it takes for TLS is `Plain`.
+            config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
             None
         };
         if config.get_connect_timeout().is_none() {
@@ -60,23 +67,44 @@ impl Connector {
         );
         config.options(options.trim());
         config.application_name(format!("gofer: {}", crate::db::this_process()));
-        Ok(Self { config, tls })
+        let mut plain = config.clone();
+        plain.ssl_mode(SslMode::Disable).ssl_negotiation(SslNegotiation::Postgres);
+        Ok(Self { config, plain, tls })
     }
 
     pub(super) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
         let connecting = async {
+            if let Some(Host::Unix(directory)) = self.config.get_hosts().first() {
+                return self.connect_locally(directory).await;
+            }
             match &self.tls {
                 Some(tls) => {
-                    let (client, connection) = self.config.connect(tls.clone()).await.map_err(bad_connection)?;
+                    let connecting = self.config.connect(WithCodes(tls.clone()));
+                    let (client, connection) = connecting.await.map_err(bad_connection)?;
                     AsyncPgConnection::try_from_client_and_connection(client, connection).await
                 }
                 None => {
-                    let (client, connection) = self.config.connect(NoTls).await.map_err(bad_connection)?;
+                    let connecting = self.config.connect(WithCodes(Plain));
+                    let (client, connection) = connecting.await.map_err(bad_connection)?;
                     AsyncPgConnection::try_from_client_and_connection(client, connection).await
                 }
             }
         };
         in_time(connecting).await
+    }
+
+    /// By a socket in the file system, where there is never TLS.
+    async fn connect_locally(&self, directory: &Path) -> ConnectionResult<AsyncPgConnection> {
+        let port = self.config.get_ports().first().copied().unwrap_or(DEFAULT_PORT);
+        let path = directory.join(format!(".s.PGSQL.{port}"));
+        let cannot = |error| ConnectionError::BadConnection(format!("`{}`: {error}", path.display()));
+        let stream = UnixStream::connect(&path).await.map_err(cannot)?;
+
+        let connecting = self.plain.connect_raw(Coded::new(stream), NoTls);
+        let (client, connection) = connecting.await.map_err(bad_connection)?;
+        // Ends with its client; what it ends with, the client is told.
+        tokio::spawn(connection);
+        AsyncPgConnection::try_from(client).await
     }
 
     /// A connection whose notifications' payloads go to `payloads`, which is closed when the connection ends.
@@ -89,7 +117,7 @@ impl Connector {
                     Ok(client)
                 }
                 None => {
-                    let (client, connection) = self.config.connect(NoTls).await.map_err(bad_connection)?;
+                    let (client, connection) = self.plain.connect(NoTls).await.map_err(bad_connection)?;
                     tokio::spawn(forward(connection, payloads));
                     Ok(client)
                 }

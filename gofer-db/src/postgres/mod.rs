@@ -6,6 +6,7 @@ mod lock;
 pub(crate) mod notices;
 #[path = "../queries/mod.rs"]
 pub(crate) mod queries;
+pub(crate) mod sqlstate;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::run::{CancelRequest, TaskRun};
-use gofer_core::{RunKey, TaskId};
+use gofer_core::{Resource, RunKey, TaskId};
 
 use super::engine::locked;
 use super::{RunQueryDsl, Tx, insert, pipelines as pipeline};
@@ -52,7 +52,7 @@ pub(crate) async fn task(
     // A commit takes the same lock: the row cannot appear or complete in between.
     let Locked { run: (id, state), version: (pipeline_id, version) } = lock(tx, key).await?;
     if !pipeline::spec(tx.c, pipeline_id, version, specs).await?.has(task) {
-        return Err(DbError::not_found("task run", format_args!("{key}/{task}")));
+        return Err(DbError::not_found(Resource::TaskRun, format_args!("{key}/{task}")));
     }
     if state == "complete" {
         return Ok(false);
@@ -107,6 +107,6 @@ async fn lock(tx: &mut Tx<'_>, key: &RunKey) -> Result<Locked, DbError> {
         .filter(runs::number.eq(signed(key.run.0)))
         .select(((runs::id, runs::state), (runs::pipeline_id, runs::version)));
     let found: Option<((i64, String), (i64, i64))> = locked!(query).get_result(tx.c).await.optional()?;
-    let (run, version) = found.ok_or_else(|| DbError::not_found("run", key))?;
+    let (run, version) = found.ok_or_else(|| DbError::not_found(Resource::Run, key))?;
     Ok(Locked { run, version })
 }

@@ -1,6 +1,6 @@
 use diesel::prelude::*;
-use gofer_core::SecretPath;
 use gofer_core::object_store::ListPage;
+use gofer_core::{Resource, SecretPath};
 
 use super::{Conn, RunQueryDsl, Tx};
 use crate::error::DbError;
@@ -21,7 +21,7 @@ pub(crate) async fn put(
     ));
     if if_absent {
         return match new.on_conflict_do_nothing().execute(tx.c).await? {
-            0 => Err(DbError::exists("secret", path)),
+            0 => Err(DbError::exists(Resource::Secret, path)),
             _ => Ok(()),
         };
     }
@@ -40,7 +40,7 @@ pub(crate) async fn get(c: &mut Conn, path: &SecretPath) -> Result<LocalSecret, 
         .get_result(c)
         .await
         .optional()?;
-    let (key_id, ciphertext) = found.ok_or_else(|| DbError::not_found("secret", path))?;
+    let (key_id, ciphertext) = found.ok_or_else(|| DbError::not_found(Resource::Secret, path))?;
     Ok(LocalSecret { key_id, ciphertext })
 }
 

@@ -21,6 +21,7 @@ pub(crate) mod removal;
 pub(crate) mod retention;
 pub(crate) mod running;
 pub(crate) mod runs;
+pub(crate) mod secret_values;
 pub(crate) mod secrets;
 pub(crate) mod tasks;
 pub(crate) mod timeline;

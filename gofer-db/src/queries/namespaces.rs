@@ -3,7 +3,7 @@ use diesel::prelude::*;
 use gofer_core::entity::Namespace;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
-use gofer_core::{NamespaceId, Timestamp};
+use gofer_core::{NamespaceId, Resource, Timestamp};
 
 use super::engine::locked;
 use super::{Conn, RunQueryDsl, Tx};
@@ -27,7 +27,7 @@ pub(crate) async fn create(
         NamespaceRow { id: id.to_string(), description: description.to_owned(), created_at: at.0, updated_at: at.0 };
     let inserted = diesel::insert_into(namespaces::table).values(row).on_conflict_do_nothing().execute(tx.c).await?;
     if inserted == 0 {
-        return Err(DbError::exists("namespace", id));
+        return Err(DbError::exists(Resource::Namespace, id));
     }
     record(tx, id, EventDetails::NamespaceCreated { description: description.to_owned() }, actor, at);
     get(tx.c, id).await
@@ -36,14 +36,14 @@ pub(crate) async fn create(
 pub(crate) async fn get(c: &mut Conn, id: &NamespaceId) -> Result<Namespace, DbError> {
     let row: Option<NamespaceRow> =
         namespaces::table.find(id.as_str()).select(NamespaceRow::as_select()).get_result(c).await.optional()?;
-    row.ok_or_else(|| DbError::not_found("namespace", id))?.try_into()
+    row.ok_or_else(|| DbError::not_found(Resource::Namespace, id))?.try_into()
 }
 
 /// Fails unless the namespace exists.
 pub(crate) async fn require(c: &mut Conn, id: &NamespaceId) -> Result<(), DbError> {
     let found: bool =
         diesel::select(exists(namespaces::table.filter(namespaces::id.eq(id.as_str())))).get_result(c).await?;
-    if found { Ok(()) } else { Err(DbError::not_found("namespace", id)) }
+    if found { Ok(()) } else { Err(DbError::not_found(Resource::Namespace, id)) }
 }
 
 /// Fails unless the namespace exists, and keeps it there until the end of the transaction.
@@ -53,7 +53,7 @@ pub(crate) async fn lock(tx: &mut Tx<'_>, id: &NamespaceId) -> Result<(), DbErro
             .get_result(tx.c)
             .await
             .optional()?;
-    found.map(drop).ok_or_else(|| DbError::not_found("namespace", id))
+    found.map(drop).ok_or_else(|| DbError::not_found(Resource::Namespace, id))
 }
 
 pub(crate) async fn list(
@@ -85,7 +85,7 @@ pub(crate) async fn update(
         .get_result(tx.c)
         .await
         .optional()?;
-    let row = row.ok_or_else(|| DbError::not_found("namespace", id))?;
+    let row = row.ok_or_else(|| DbError::not_found(Resource::Namespace, id))?;
     record(tx, id, EventDetails::NamespaceUpdated { description: description.to_owned() }, actor, at);
     row.try_into()
 }

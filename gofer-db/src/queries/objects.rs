@@ -2,7 +2,7 @@ use diesel::prelude::*;
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
-use gofer_core::{ObjectKey, RunKey, Timestamp};
+use gofer_core::{ObjectKey, Resource, RunKey, Timestamp};
 
 use super::{Conn, RunQueryDsl, Tx, is_true, pipelines as pipeline, runs as run};
 use crate::error::DbError;
@@ -22,7 +22,7 @@ pub(crate) async fn put(
     let pipeline = lock(tx, scope).await?;
     let replaced = find_row(tx.c, pipeline.id, scope, key).await?;
     if replaced.is_some() && put.if_absent {
-        return Err(DbError::exists("object", key));
+        return Err(DbError::exists(Resource::Object, key));
     }
     let row = ObjectRow::new(pipeline.id, record);
     if replaced.is_some() {

@@ -5,7 +5,7 @@ use gofer_core::entity::{Pipeline, PipelineVersion};
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
 use gofer_core::pipeline::PipelineSpec;
-use gofer_core::{NamespaceId, PipelineId, Timestamp, Version};
+use gofer_core::{NamespaceId, PipelineId, Resource, Timestamp, Version};
 
 use super::engine::locked;
 use super::{Conn, RunQueryDsl, Tx, namespaces};
@@ -129,7 +129,7 @@ pub(crate) async fn lock(tx: &mut Tx<'_>, namespace: &NamespaceId, name: &Pipeli
 
 fn living(row: Option<PipelineRow>, namespace: &NamespaceId, name: &PipelineId) -> Result<PipelineRow, DbError> {
     row.filter(|row| row.deleted_at.is_none())
-        .ok_or_else(|| DbError::not_found("pipeline", format_args!("{namespace}/{name}")))
+        .ok_or_else(|| DbError::not_found(Resource::Pipeline, format_args!("{namespace}/{name}")))
 }
 
 pub(crate) async fn get(c: &mut Conn, namespace: &NamespaceId, name: &PipelineId) -> Result<Pipeline, DbError> {
@@ -223,7 +223,7 @@ pub(crate) async fn version_get(
 }
 
 pub(crate) fn no_version(namespace: &NamespaceId, name: &PipelineId, version: i64) -> DbError {
-    DbError::not_found("pipeline version", format_args!("{namespace}/{name}/{version}"))
+    DbError::not_found(Resource::PipelineVersion, format_args!("{namespace}/{name}/{version}"))
 }
 
 pub(crate) async fn version_list(

@@ -6,7 +6,7 @@ use gofer_core::event::EventDetails;
 use gofer_core::run::LogState;
 use gofer_core::{Attempt, ExecutionId, NamespaceId, PipelineId, RunNumber, Timestamp};
 
-use super::{Conn, RunQueryDsl, Tx, UNFINISHED, is_true, pipelines as pipeline, uploads};
+use super::{Conn, RunQueryDsl, Tx, UNFINISHED, is_true, pipelines as pipeline, secret_values, uploads};
 use crate::error::DbError;
 use crate::rows::entity::{ObjectRow, SecretRow};
 use crate::rows::{id, small, unsigned};
@@ -42,6 +42,9 @@ pub(crate) async fn delete(
         objects: delete_objects(tx.c, namespace, name, row.id).await?,
         secrets: delete_secrets(tx.c, namespace, name, row.id).await?,
     };
+    for secret in &deleted.secrets {
+        secret_values::leave(tx, &secret.location, at).await?;
+    }
     uploads::give_up_all(tx.c, row.id).await?;
     // Task runs and attempts go with their runs.
     diesel::delete(runs::table.filter(runs::namespace.eq(namespace.as_str())).filter(runs::pipeline.eq(name.as_str())))

@@ -1,7 +1,7 @@
 use diesel::prelude::*;
 use gofer_core::object_store::ListPage;
 use gofer_core::run::{Run, RunState, RunStatus};
-use gofer_core::{NamespaceId, PipelineId, RunKey};
+use gofer_core::{NamespaceId, PipelineId, Resource, RunKey};
 
 use super::{Conn, PENDING, RUNNING, RunQueryDsl, UNFINISHED, is_true};
 use crate::cached::cached;
@@ -21,7 +21,7 @@ pub(crate) async fn find(c: &mut Conn, key: &RunKey) -> Result<RunRow, DbError> 
         .get_result(c)
         .await
         .optional()?;
-    row.ok_or_else(|| DbError::not_found("run", key))
+    row.ok_or_else(|| DbError::not_found(Resource::Run, key))
 }
 
 pub(crate) async fn get(c: &mut Conn, key: &RunKey) -> Result<Run, DbError> {
@@ -37,7 +37,7 @@ pub(crate) async fn latest(c: &mut Conn, namespace: &NamespaceId, pipeline: &Pip
         .first(c)
         .await
         .optional()?;
-    row.ok_or_else(|| DbError::not_found("run", format_args!("{namespace}/{pipeline}/latest")))?.try_into()
+    row.ok_or_else(|| DbError::not_found(Resource::Run, format_args!("{namespace}/{pipeline}/latest")))?.try_into()
 }
 
 /// Newest first is by id, which grows with every insert.

@@ -2,46 +2,83 @@ use diesel::prelude::*;
 use gofer_core::entity::{SecretRecord, SecretScope};
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
-use gofer_core::{NamespaceId, Timestamp};
+use gofer_core::{Resource, SecretPath, Timestamp};
 
-use super::{Conn, RunQueryDsl, Tx, pipelines as pipeline};
+use super::engine::locked;
+use super::{Conn, RunQueryDsl, Tx, pipelines as pipeline, secret_values as values};
 use crate::error::DbError;
 use crate::rows::entity::SecretRow;
-use crate::rows::{page, page_rows, parsed, prefix_end};
+use crate::rows::{id, page, page_rows, prefix_end};
 use crate::schema::secrets;
-use crate::types::Page;
+use crate::types::{Page, SecretPutOutcome};
 
 /// `pipeline_id` of global secrets.
 const GLOBAL: i64 = 0;
 
-pub(crate) async fn put(tx: &mut Tx<'_>, record: &SecretRecord, if_absent: bool) -> Result<SecretRecord, DbError> {
+/// Makes the value that was begun at the record's location the secret's.
+pub(crate) async fn put(tx: &mut Tx<'_>, record: &SecretRecord, if_absent: bool) -> Result<SecretPutOutcome, DbError> {
     let scope = match &record.scope {
         SecretScope::Global => GLOBAL,
         // Locked, so that the pipeline is not deleted meanwhile.
         SecretScope::Pipeline(namespace, name) => pipeline::lock(tx, namespace, name).await?.id,
     };
+
     let row = SecretRow::new(scope, record)?;
-    let insert = diesel::insert_into(secrets::table).values(&row);
-    let row: SecretRow = if if_absent {
-        let inserted = insert.on_conflict_do_nothing().returning(SecretRow::as_returning()).get_result(tx.c).await;
-        inserted.optional()?.ok_or_else(|| DbError::exists("secret", &record.key))?
-    } else {
-        insert
-            .on_conflict((secrets::pipeline_id, secrets::key))
-            .do_update()
-            .set((
-                secrets::allowed_namespaces.eq(&row.allowed_namespaces),
-                secrets::updated_by.eq(&row.updated_by),
-                secrets::updated_at.eq(row.updated_at),
-            ))
-            .returning(SecretRow::as_returning())
-            .get_result(tx.c)
-            .await?
-    };
+    let (row, replaced) = set(tx, row, if_absent).await?;
+
+    if !values::name(tx, &record.location).await? {
+        // Retention gave it up meanwhile; nothing of this transaction stays.
+        let message = format!("storing secret `{}` took too long and was given up; put it again", record.key);
+        return Err(DbError::Unavailable { message, source: None });
+    }
+    if let Some(replaced) = &replaced {
+        values::leave(tx, replaced, record.updated_at).await?;
+    }
+
     let details =
         EventDetails::SecretPut { key: record.key.clone(), allowed_namespaces: record.allowed_namespaces.clone() };
     self::record(tx, &record.scope, details, &record.updated_by, record.updated_at);
-    row.record(&record.scope)
+    Ok(SecretPutOutcome { record: row.record(&record.scope)?, replaced })
+}
+
+/// Inserts the row, or replaces one and returns where its value lies.
+///
+/// Of two puts at once one waits for the other at the row, and then replaces what the other has set. Without the lock both
+/// would believe that they replaced the same value, and one value would stay in the store for good.
+async fn set(tx: &mut Tx<'_>, row: SecretRow, if_absent: bool) -> Result<(SecretRow, Option<SecretPath>), DbError> {
+    loop {
+        let there = secrets::table.find((row.pipeline_id, &row.key)).select(secrets::location);
+        let replaced: Option<String> = locked!(there).get_result(tx.c).await.optional()?;
+
+        if let Some(replaced) = replaced {
+            if if_absent {
+                return Err(DbError::exists(Resource::Secret, &row.key));
+            }
+            let updated = diesel::update(secrets::table.find((row.pipeline_id, &row.key)))
+                .set((
+                    secrets::location.eq(&row.location),
+                    secrets::allowed_namespaces.eq(&row.allowed_namespaces),
+                    secrets::updated_by.eq(&row.updated_by),
+                    secrets::updated_at.eq(row.updated_at),
+                ))
+                .returning(SecretRow::as_returning())
+                .get_result(tx.c)
+                .await?;
+            return Ok((updated, Some(id(&replaced)?)));
+        }
+
+        let inserted = diesel::insert_into(secrets::table)
+            .values(&row)
+            .on_conflict_do_nothing()
+            .returning(SecretRow::as_returning())
+            .get_result(tx.c)
+            .await
+            .optional()?;
+        if let Some(inserted) = inserted {
+            return Ok((inserted, None));
+        }
+        // Another put has inserted one in between, which the next turn sees.
+    }
 }
 
 async fn scope_id(c: &mut Conn, scope: &SecretScope) -> Result<i64, DbError> {
@@ -52,16 +89,18 @@ async fn scope_id(c: &mut Conn, scope: &SecretScope) -> Result<i64, DbError> {
 }
 
 pub(crate) async fn get(c: &mut Conn, scope: &SecretScope, key: &str) -> Result<SecretRecord, DbError> {
-    let id = scope_id(c, scope).await?;
+    let scope_id = scope_id(c, scope).await?;
     let row: Option<SecretRow> =
-        secrets::table.find((id, key)).select(SecretRow::as_select()).get_result(c).await.optional()?;
-    row.ok_or_else(|| DbError::not_found("secret", key))?.record(scope)
+        secrets::table.find((scope_id, key)).select(SecretRow::as_select()).get_result(c).await.optional()?;
+    row.ok_or_else(|| DbError::not_found(Resource::Secret, key))?.record(scope)
 }
 
-pub(crate) async fn global(c: &mut Conn, key: &str) -> Result<Option<Vec<NamespaceId>>, DbError> {
-    let allowed: Option<String> =
-        secrets::table.find((GLOBAL, key)).select(secrets::allowed_namespaces).get_result(c).await.optional()?;
-    allowed.as_deref().map(parsed).transpose()
+/// The record; `None` also when there is no such pipeline.
+pub(crate) async fn find(c: &mut Conn, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, DbError> {
+    match get(c, scope, key).await {
+        Err(DbError::NotFound { .. }) => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 pub(crate) async fn list(
@@ -70,9 +109,9 @@ pub(crate) async fn list(
     prefix: &str,
     wanted: &ListPage,
 ) -> Result<Page<SecretRecord>, DbError> {
-    let id = scope_id(c, scope).await?;
+    let scope_id = scope_id(c, scope).await?;
     let rows = secrets::table
-        .filter(secrets::pipeline_id.eq(id))
+        .filter(secrets::pipeline_id.eq(scope_id))
         .filter(secrets::key.ge(prefix))
         .filter(secrets::key.lt(prefix_end(prefix)))
         .filter(secrets::key.gt(wanted.after.as_deref().unwrap_or_default()))
@@ -91,18 +130,20 @@ pub(crate) async fn delete(
     actor: &str,
     at: Timestamp,
 ) -> Result<Option<SecretRecord>, DbError> {
-    let id = match scope_id(tx.c, scope).await {
+    let scope_id = match scope_id(tx.c, scope).await {
         Err(DbError::NotFound { .. }) => return Ok(None),
         found => found?,
     };
-    let row: Option<SecretRow> = diesel::delete(secrets::table.find((id, key)))
+    let row: Option<SecretRow> = diesel::delete(secrets::table.find((scope_id, key)))
         .returning(SecretRow::as_returning())
         .get_result(tx.c)
         .await
         .optional()?;
     let Some(row) = row else { return Ok(None) };
+    let deleted = row.record(scope)?;
+    values::leave(tx, &deleted.location, at).await?;
     record(tx, scope, EventDetails::SecretDeleted { key: key.to_owned() }, actor, at);
-    row.record(scope).map(Some)
+    Ok(Some(deleted))
 }
 
 fn record(tx: &mut Tx<'_>, scope: &SecretScope, details: EventDetails, actor: &str, at: Timestamp) {

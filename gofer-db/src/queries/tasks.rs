@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use gofer_core::journal::RunSnapshot;
 use gofer_core::object_store::ListPage;
 use gofer_core::run::{AttemptRecord, Run, TaskRun, TaskState, TaskStatus};
-use gofer_core::{RunKey, TaskId};
+use gofer_core::{Resource, RunKey, TaskId};
 
 use super::{Conn, RunQueryDsl, padded, pipelines as pipeline, runs as run};
 use crate::cached::cached;
@@ -88,7 +88,7 @@ fn untouched(run: &Run, task: &TaskId) -> TaskRun {
 pub(crate) async fn get(c: &mut Conn, key: &RunKey, task: &TaskId, specs: &SpecCache) -> Result<TaskRun, DbError> {
     let row = run::find(c, key).await?;
     let (_, mut tasks) = of_run(c, row, std::slice::from_ref(task), specs).await?;
-    tasks.pop().ok_or_else(|| DbError::not_found("task run", format_args!("{key}/{task}")))
+    tasks.pop().ok_or_else(|| DbError::not_found(Resource::TaskRun, format_args!("{key}/{task}")))
 }
 
 pub(crate) async fn list(

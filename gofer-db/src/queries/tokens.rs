@@ -1,9 +1,10 @@
 use diesel::prelude::*;
-use gofer_core::Timestamp;
 use gofer_core::entity::{Token, TokenKind};
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
+use gofer_core::{Resource, Timestamp};
 
+use super::engine::locked;
 use super::{Conn, RunQueryDsl, Tx};
 use crate::error::DbError;
 use crate::rows::entity::TokenRow;
@@ -24,7 +25,7 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, token: &Token, hash: &[u8; 32]) -> R
         .execute(tx.c)
         .await?;
     if inserted == 0 {
-        return Err(DbError::exists("token", &token.id));
+        return Err(DbError::exists(Resource::Token, &token.id));
     }
     let details = EventDetails::TokenCreated {
         token_id: token.id.clone(),
@@ -66,7 +67,7 @@ pub(crate) async fn by_hash(c: &mut Conn, hash: &[u8; 32]) -> Result<Option<Toke
 
 pub(crate) async fn get(c: &mut Conn, id: &str) -> Result<Token, DbError> {
     let row: Option<TokenRow> = tokens::table.find(id).select(TokenRow::as_select()).get_result(c).await.optional()?;
-    row.ok_or_else(|| DbError::not_found("token", id))?.try_into()
+    row.ok_or_else(|| DbError::not_found(Resource::Token, id))?.try_into()
 }
 
 pub(crate) async fn list(c: &mut Conn, kinds: &[TokenKind], wanted: &ListPage) -> Result<Page<Token>, DbError> {
@@ -91,6 +92,9 @@ pub(crate) async fn set_disabled(
     actor: &str,
     at: Timestamp,
 ) -> Result<Token, DbError> {
+    if disabled {
+        keep_one_management_token(tx, id, at).await?;
+    }
     let row: Option<TokenRow> = diesel::update(tokens::table.find(id).filter(tokens::disabled.ne(disabled)))
         .set(tokens::disabled.eq(disabled))
         .returning(TokenRow::as_returning())
@@ -106,10 +110,34 @@ pub(crate) async fn set_disabled(
 }
 
 pub(crate) async fn delete(tx: &mut Tx<'_>, id: &str, actor: &str, at: Timestamp) -> Result<(), DbError> {
+    keep_one_management_token(tx, id, at).await?;
     if diesel::delete(tokens::table.find(id)).execute(tx.c).await? == 0 {
-        return Err(DbError::not_found("token", id));
+        return Err(DbError::not_found(Resource::Token, id));
     }
     record(tx, EventDetails::TokenDeleted { token_id: id.to_owned() }, actor, at);
+    Ok(())
+}
+
+/// Without a management token nobody could ever make one again: bootstrap works once.
+///
+/// Two servers may disable the last two tokens at once. Without the lock each would still see the other's token at work.
+/// The mark is set with the first management token, so there is a row to lock; what is read after it is locked is what the
+/// transaction before has left.
+async fn keep_one_management_token(tx: &mut Tx<'_>, leaving: &str, at: Timestamp) -> Result<(), DbError> {
+    let mark = markers::table.find(BOOTSTRAPPED).select(markers::at);
+    let _locked: Option<i64> = locked!(mark).get_result(tx.c).await.optional()?;
+
+    let working = || {
+        tokens::table
+            .filter(tokens::kind.eq(TokenKind::Management.as_str()))
+            .filter(tokens::disabled.eq(false))
+            .filter(tokens::expires_at.is_null().or(tokens::expires_at.gt(at.0)))
+    };
+    let is_working: i64 = working().filter(tokens::id.eq(leaving)).count().get_result(tx.c).await?;
+    let others: i64 = working().filter(tokens::id.ne(leaving)).count().get_result(tx.c).await?;
+    if is_working > 0 && others == 0 {
+        return Err(DbError::LastManagementToken { id: leaving.to_owned() });
+    }
     Ok(())
 }
 

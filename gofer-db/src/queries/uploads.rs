@@ -2,9 +2,9 @@
 //! bytes which a record names are never those of an upload that was given up.
 
 use diesel::prelude::*;
-use gofer_core::Timestamp;
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::journal::Expirable;
+use gofer_core::{Resource, Timestamp};
 
 use super::{Conn, RunQueryDsl, Tx, is_true, objects as object, pipelines as pipeline};
 use crate::error::DbError;
@@ -21,7 +21,7 @@ pub(crate) async fn begin(tx: &mut Tx<'_>, upload: &ObjectUpload) -> Result<(), 
     // The deletion of the pipeline takes the same lock, and gives up what is open.
     let pipeline = object::lock(tx, scope).await?;
     if upload.if_absent && object::find(tx.c, scope, key).await?.is_some() {
-        return Err(DbError::exists("object", key));
+        return Err(DbError::exists(Resource::Object, key));
     }
     let open: i64 = object_uploads::table
         .filter(object_uploads::pipeline_id.eq(pipeline.id))
@@ -51,7 +51,7 @@ pub(crate) async fn find(c: &mut Conn, scope: &ObjectScope, id: &str) -> Result<
         .get_result(c)
         .await
         .optional()?;
-    row.ok_or_else(|| DbError::not_found("upload", id))?.upload(scope)
+    row.ok_or_else(|| DbError::not_found(Resource::Upload, id))?.upload(scope)
 }
 
 /// Makes the bytes an object, exactly as a put does, in the transaction that completes the upload.
@@ -70,7 +70,7 @@ pub(crate) async fn complete(
         UploadState::Complete(record, evicted_keys) => {
             return Ok(CompletedUpload { record, evicted_keys, no_longer_named: Vec::new() });
         }
-        UploadState::GivenUp => return Err(DbError::not_found("upload", id)),
+        UploadState::GivenUp => return Err(DbError::not_found(Resource::Upload, id)),
     }
     let record = ObjectRecord {
         scope: scope.clone(),
@@ -92,7 +92,7 @@ pub(crate) async fn complete(
         .await?;
     if set == 0 {
         // Retention gave it up meanwhile; nothing of this transaction stays.
-        return Err(DbError::not_found("upload", id));
+        return Err(DbError::not_found(Resource::Upload, id));
     }
     let no_longer_named = outcome.replaced.into_iter().chain(outcome.evicted).collect();
     Ok(CompletedUpload { record, evicted_keys, no_longer_named })

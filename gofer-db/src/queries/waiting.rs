@@ -1,7 +1,7 @@
 //! Why runs wait.
 
 use diesel::prelude::*;
-use gofer_core::{NamespaceId, PipelineId, RunNumber};
+use gofer_core::{NamespaceId, PipelineId, Resource, RunNumber};
 
 use super::{Conn, RUNNING, RunQueryDsl, is_true, running};
 use crate::error::DbError;
@@ -22,7 +22,7 @@ pub(crate) async fn room(
         .await
         .optional()?;
     let (id, parallelism) =
-        row.ok_or_else(|| DbError::not_found("pipeline", format_args!("{namespace}/{pipeline}")))?;
+        row.ok_or_else(|| DbError::not_found(Resource::Pipeline, format_args!("{namespace}/{pipeline}")))?;
     let count = running::of_pipeline(c, id).await?;
     let oldest: Vec<i64> = runs::table
         .filter(is_true(RUNNING))

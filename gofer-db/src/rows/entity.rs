@@ -172,6 +172,7 @@ pub(crate) fn scope_run(scope: &ObjectScope) -> i64 {
 pub(crate) struct SecretRow {
     pub(crate) pipeline_id: i64,
     pub(crate) key: String,
+    pub(crate) location: String,
     pub(crate) allowed_namespaces: String,
     pub(crate) updated_by: String,
     pub(crate) created_at: i64,
@@ -183,6 +184,7 @@ impl SecretRow {
         Ok(Self {
             pipeline_id,
             key: record.key.clone(),
+            location: record.location.to_string(),
             allowed_namespaces: json(&record.allowed_namespaces)?,
             updated_by: record.updated_by.clone(),
             created_at: record.created_at.0,
@@ -195,6 +197,7 @@ impl SecretRow {
         Ok(SecretRecord {
             scope: scope.clone(),
             key: self.key,
+            location: id(&self.location)?,
             allowed_namespaces: parsed(&self.allowed_namespaces)?,
             updated_by: self.updated_by,
             created_at: Timestamp(self.created_at),

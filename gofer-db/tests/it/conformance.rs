@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use gofer_core::conformance::Harness;
 use gofer_core::conformance::journal::JournalFixture;
-use gofer_core::entity::{ObjectRecord, SecretRecord, SecretScope};
+use gofer_core::entity::{ObjectRecord, SecretRecord};
 use gofer_core::event::Event;
 use gofer_core::journal::Journal;
 use gofer_core::pipeline::PipelineSpec;
@@ -61,15 +61,8 @@ impl JournalFixture for Fixture {
         self.db.object_put_record(&record, ObjectPut::default(), "test").await.expect("put");
     }
 
-    async fn put_global_secret(&self, key: &str, allowed_namespaces: &[NamespaceId]) {
-        let record = SecretRecord {
-            scope: SecretScope::Global,
-            key: key.to_owned(),
-            allowed_namespaces: allowed_namespaces.to_vec(),
-            updated_by: "test".to_owned(),
-            created_at: NOW,
-            updated_at: NOW,
-        };
+    async fn put_secret_record(&self, record: SecretRecord) {
+        self.db.secret_put_begin(&record.location, record.updated_at).await.expect("begin");
         self.db.secret_put_record(&record, false).await.expect("put");
     }
 

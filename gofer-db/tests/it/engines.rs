@@ -51,6 +51,15 @@ impl Place {
         self.connect().await.expect("connect")
     }
 
+    /// Handles as of several servers, where several may share the database; else one.
+    pub(crate) async fn servers(&self) -> Vec<Db> {
+        if self.server.is_none() {
+            return vec![self.open().await];
+        }
+        let shared = || DbConfig { shared: true, ..self.config() };
+        vec![Db::connect(shared()).await.expect("connect"), Db::connect(shared()).await.expect("connect")]
+    }
+
     /// The PostgreSQL database's URL.
     pub(crate) fn url(&self) -> String {
         let server = self.server.as_ref().expect("on PostgreSQL");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
+use gofer_core::Resource;
 use gofer_db::{Db, DbConfig, DbError, TlsConfig};
 
 use crate::engines::{Place, administer, on_both_engines};
@@ -83,7 +84,7 @@ async fn what_was_committed_is_there_after_a_restart(place: Place) {
     db.close().await;
     let db = place.open().await;
     assert_eq!(db.run_get(&run.key).await.unwrap(), run);
-    missing(db.run_get(&gofer_core::RunKey { namespace: ns("x"), ..run.key }).await, "run");
+    missing(db.run_get(&gofer_core::RunKey { namespace: ns("x"), ..run.key }).await, Resource::Run);
 }
 
 #[tokio::test]

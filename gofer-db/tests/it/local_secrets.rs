@@ -1,5 +1,5 @@
 use futures::future::join_all;
-use gofer_core::SecretPath;
+use gofer_core::{Resource, SecretPath};
 use gofer_db::{DbError, LocalSecret};
 
 use crate::engines::{Place, on_both_engines};
@@ -21,7 +21,7 @@ fn secret(key_id: &str, byte: u8) -> LocalSecret {
 
 async fn a_ciphertext_lives_and_dies(place: Place) {
     let db = place.open().await;
-    missing(db.local_secret_get(&path("a/b")).await, "secret");
+    missing(db.local_secret_get(&path("a/b")).await, Resource::Secret);
     db.local_secret_put(&path("a/b"), &secret("k1", 1), true).await.unwrap();
     let taken = db.local_secret_put(&path("a/b"), &secret("k1", 2), true).await;
     assert!(matches!(taken, Err(DbError::AlreadyExists { .. })), "{taken:?}");

@@ -2,6 +2,7 @@ use crate::engines::{Place, on_both_engines};
 use crate::setup::{
     all, at, conflicting, default, last_event, missing, ns, pages, register, registration, spec, types_after,
 };
+use gofer_core::Resource;
 use gofer_db::DbError;
 
 on_both_engines! {
@@ -19,13 +20,13 @@ async fn a_namespace_lives_and_dies(place: Place) {
     assert_eq!((made.created_at, made.updated_at), (at(1), at(1)));
     assert_eq!(db.namespace_get(&team).await.unwrap(), made);
     let again = db.namespace_create(&team, "", "ada", at(2)).await;
-    assert!(matches!(again, Err(DbError::AlreadyExists { what: "namespace", .. })), "{again:?}");
+    assert!(matches!(again, Err(DbError::AlreadyExists { what: Resource::Namespace, .. })), "{again:?}");
     let changed = db.namespace_update(&team, "ours", "ada", at(3)).await.unwrap();
     assert_eq!((changed.description.as_str(), changed.updated_at), ("ours", at(3)));
     db.namespace_delete(&team, "ada", at(4)).await.unwrap();
-    missing(db.namespace_get(&team).await, "namespace");
-    missing(db.namespace_update(&team, "", "ada", at(5)).await, "namespace");
-    missing(db.namespace_delete(&team, "ada", at(5)).await, "namespace");
+    missing(db.namespace_get(&team).await, Resource::Namespace);
+    missing(db.namespace_update(&team, "", "ada", at(5)).await, Resource::Namespace);
+    missing(db.namespace_delete(&team, "ada", at(5)).await, Resource::Namespace);
     conflicting(db.namespace_delete(&default(), "ada", at(5)).await, "`default` cannot be deleted");
     assert_eq!(types_after(&db, 0).await, ["namespace_created", "namespace_updated", "namespace_deleted"]);
 }
@@ -59,7 +60,7 @@ async fn a_namespace_with_pipelines_stays(place: Place) {
     assert_eq!(last_event(&db), before);
     db.pipeline_delete(&team, &crate::setup::pl("ci"), "ada", at(4)).await.unwrap();
     db.namespace_delete(&team, "ada", at(5)).await.unwrap();
-    missing(db.pipeline_list(&team, &all()).await, "namespace");
+    missing(db.pipeline_list(&team, &all()).await, Resource::Namespace);
     register(&db, "ci", &["a"]).await;
 }
 
@@ -72,7 +73,7 @@ async fn of_a_registration_and_a_delete_at_once_one_wins(place: Place) {
         let (registered, deleted) = tokio::join!(registering, db.namespace_delete(&team, "ada", at(2)));
         match (registered, deleted) {
             (Ok(_), Err(DbError::Conflict { .. })) => assert!(db.namespace_get(&team).await.is_ok()),
-            (Err(DbError::NotFound { .. }), Ok(())) => missing(db.namespace_get(&team).await, "namespace"),
+            (Err(DbError::NotFound { .. }), Ok(())) => missing(db.namespace_get(&team).await, Resource::Namespace),
             other => panic!("{other:?}"),
         }
     }

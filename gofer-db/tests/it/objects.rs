@@ -1,4 +1,5 @@
 use futures::future::join_all;
+use gofer_core::Resource;
 use gofer_core::entity::ObjectRecord;
 use gofer_db::{Db, DbError, ObjectPut};
 
@@ -28,7 +29,7 @@ const ANY: ObjectPut = ObjectPut { if_absent: false, keep: None };
 
 async fn an_object_is_put_replaced_and_deleted(place: Place) {
     let db = place.open().await;
-    missing(db.object_put_record(&record(None, "x", 1), ANY, "ada").await, "pipeline");
+    missing(db.object_put_record(&record(None, "x", 1), ANY, "ada").await, Resource::Pipeline);
     register(&db, "ci", &["a"]).await;
     insert(&db, "ci", 1).await;
     let before = last_event(&db);
@@ -39,14 +40,14 @@ async fn an_object_is_put_replaced_and_deleted(place: Place) {
     }
     let second = record(None, "x", 3);
     let refused = db.object_put_record(&second, ObjectPut { if_absent: true, ..ANY }, "ada").await;
-    assert!(matches!(refused, Err(DbError::AlreadyExists { what: "object", .. })), "{refused:?}");
+    assert!(matches!(refused, Err(DbError::AlreadyExists { what: Resource::Object, .. })), "{refused:?}");
     let replaced = db.object_put_record(&second, ANY, "ada").await.unwrap();
     assert_eq!((replaced.replaced, replaced.evicted), (Some(first), vec![]));
     assert_eq!(db.object_delete(&second.scope, &second.key, "ada", at(4)).await.unwrap(), Some(second.clone()));
     assert_eq!(db.object_delete(&second.scope, &second.key, "ada", at(4)).await.unwrap(), None);
-    missing(db.object_get(&second.scope, &second.key).await, "object");
+    missing(db.object_get(&second.scope, &second.key).await, Resource::Object);
     assert_eq!(db.object_get(&of_run.scope, &of_run.key).await.unwrap(), of_run, "another scope is another object");
-    missing(db.object_put_record(&record(Some(2), "x", 1), ANY, "ada").await, "run");
+    missing(db.object_put_record(&record(Some(2), "x", 1), ANY, "ada").await, Resource::Run);
     assert_eq!(types_after(&db, before).await, ["object_put", "object_put", "object_put", "object_deleted"]);
 }
 
@@ -86,7 +87,7 @@ async fn the_oldest_objects_make_room(place: Place) {
 
 async fn objects_are_listed_by_prefix(place: Place) {
     let db = place.open().await;
-    missing(db.object_list(&scope(None), "", &all()).await, "pipeline");
+    missing(db.object_list(&scope(None), "", &all()).await, Resource::Pipeline);
     register(&db, "ci", &["a"]).await;
     for key in ["a", "dir/b", "dir/a", "dir-a", "dir.a", "e"] {
         db.object_put_record(&record(None, key, 1), ANY, "ada").await.unwrap();

@@ -4,13 +4,13 @@ use futures::future::join_all;
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::journal::Journal as _;
 use gofer_core::run::{LogState, RunStatus};
-use gofer_core::{ExecutionId, RunNumber, Version};
+use gofer_core::{ExecutionId, Resource, RunNumber, Version};
 use gofer_db::{DbError, ObjectPut, Registration};
 
 use crate::engines::{Place, on_both_engines};
 use crate::setup::{
-    all, at, claim_one, conflicting, default, finish, insert, last_event, missing, new_run, ns, object_key, pages, pl,
-    register, registration, spec, task, types_after, version,
+    all, at, claim_one, conflicting, default, finish, fresh_location, insert, last_event, missing, new_run, ns,
+    object_key, pages, pl, put_secret, register, registration, spec, task, types_after, version,
 };
 
 on_both_engines! {
@@ -36,11 +36,11 @@ async fn versions_count_up_and_stay(place: Place) {
     let old = db.pipeline_version_get(&default(), &pl("ci"), version(1)).await.unwrap();
     assert_eq!(old, first.version);
     assert_eq!(old.spec.tasks.len(), 1);
-    missing(db.pipeline_version_get(&default(), &pl("ci"), version(3)).await, "pipeline version");
-    missing(db.pipeline_version_get(&default(), &pl("no"), None).await, "pipeline");
-    missing(db.pipeline_get(&ns("no"), &pl("ci")).await, "pipeline");
+    missing(db.pipeline_version_get(&default(), &pl("ci"), version(3)).await, Resource::PipelineVersion);
+    missing(db.pipeline_version_get(&default(), &pl("no"), None).await, Resource::Pipeline);
+    missing(db.pipeline_get(&ns("no"), &pl("ci")).await, Resource::Pipeline);
     let nowhere = db.pipeline_register(registration(&ns("no"), spec("ci", &["a"]), "d"), "ada", at(1)).await;
-    missing(nowhere, "namespace");
+    missing(nowhere, Resource::Namespace);
     assert_eq!(types_after(&db, 0).await, ["pipeline_registered"; 2]);
 }
 
@@ -68,7 +68,7 @@ async fn a_stale_expectation_is_refused(place: Place) {
     };
     let early = db.pipeline_register(expecting("one", 1), "ada", at(1)).await;
     conflicting(early, "does not exist, and version 1 was expected");
-    missing(db.pipeline_get(&default(), &pl("ci")).await, "pipeline");
+    missing(db.pipeline_get(&default(), &pl("ci")).await, Resource::Pipeline);
     db.pipeline_register(expecting("one", 0), "ada", at(1)).await.unwrap();
     conflicting(db.pipeline_register(expecting("two", 0), "bob", at(2)).await, "exists already, at version 1");
     db.pipeline_register(expecting("two", 1), "ada", at(2)).await.unwrap();
@@ -112,7 +112,7 @@ async fn pipelines_and_versions_are_listed_by_page(place: Place) {
     assert_eq!(versions.iter().map(|version| version.version.0).collect::<Vec<_>>(), [3, 2, 1]);
     let nonsense = db.pipeline_version_list(&default(), &pl("b"), &crate::setup::page(Some("x"), 1)).await;
     assert!(matches!(nonsense, Err(DbError::Invalid { field: "after", .. })), "{nonsense:?}");
-    missing(db.pipeline_version_list(&default(), &pl("no"), &all()).await, "pipeline");
+    missing(db.pipeline_version_list(&default(), &pl("no"), &all()).await, Resource::Pipeline);
 }
 
 async fn enabling_records_only_changes(place: Place) {
@@ -123,7 +123,7 @@ async fn enabling_records_only_changes(place: Place) {
         let now = db.pipeline_set_enabled(&default(), &pl("ci"), enabled, "ada", at(seconds)).await.unwrap();
         assert_eq!(now.enabled, enabled);
     }
-    missing(db.pipeline_set_enabled(&default(), &pl("no"), true, "ada", at(5)).await, "pipeline");
+    missing(db.pipeline_set_enabled(&default(), &pl("no"), true, "ada", at(5)).await, Resource::Pipeline);
     assert_eq!(types_after(&db, before).await, ["pipeline_disabled", "pipeline_enabled"]);
     db.pipeline_set_enabled(&default(), &pl("ci"), false, "ada", at(5)).await.unwrap();
     register(&db, "ci", &["b"]).await;
@@ -162,21 +162,22 @@ async fn a_deleted_pipeline_leaves_nothing_but_its_counters(place: Place) {
     let secret = SecretRecord {
         scope: SecretScope::Pipeline(default(), pl("ci")),
         key: "password".to_owned(),
+        location: fresh_location(),
         allowed_namespaces: Vec::new(),
         updated_by: "ada".to_owned(),
         created_at: at(7),
         updated_at: at(7),
     };
-    db.secret_put_record(&secret, false).await.unwrap();
+    put_secret(&db, &secret, false).await.unwrap();
 
     let mut deleted = db.pipeline_delete(&default(), &pl("ci"), "ada", at(8)).await.unwrap();
     deleted.objects.sort_by_key(|record| record.scope.run);
     assert_eq!((deleted.objects, deleted.secrets), (objects, vec![secret.clone()]));
     assert_eq!((deleted.archived_logs, deleted.live_logs), (vec![execution(&archived)], vec![execution(&run)]));
-    missing(db.pipeline_get(&default(), &pl("ci")).await, "pipeline");
-    missing(db.pipeline_delete(&default(), &pl("ci"), "ada", at(9)).await, "pipeline");
-    missing(db.run_get(&run).await, "run");
-    missing(db.secret_get(&secret.scope, "password").await, "pipeline");
+    missing(db.pipeline_get(&default(), &pl("ci")).await, Resource::Pipeline);
+    missing(db.pipeline_delete(&default(), &pl("ci"), "ada", at(9)).await, Resource::Pipeline);
+    missing(db.run_get(&run).await, Resource::Run);
+    missing(db.secret_get(&secret.scope, "password").await, Resource::Pipeline);
     assert_eq!(db.live_logs(gofer_core::Timestamp(i64::MAX), None, 10).await.unwrap(), []);
     assert_eq!(db.pipeline_list(&default(), &all()).await.unwrap().items.len(), 1);
     assert!(db.insert_run(new_run(&default(), "ci", 10)).await.is_err());
@@ -188,8 +189,8 @@ async fn a_deleted_pipeline_leaves_nothing_but_its_counters(place: Place) {
     assert_eq!((again.version.version, again.pipeline.created_at), (Version(2), at(11)));
     assert!(again.pipeline.enabled);
     assert_eq!(insert(&db, "ci", 12).await.key.run, RunNumber(3), "no execution is ever named twice");
-    missing(db.pipeline_version_get(&default(), &pl("ci"), version(1)).await, "pipeline version");
-    missing(db.secret_get(&secret.scope, "password").await, "secret");
+    missing(db.pipeline_version_get(&default(), &pl("ci"), version(1)).await, Resource::PipelineVersion);
+    missing(db.secret_get(&secret.scope, "password").await, Resource::Secret);
 }
 
 async fn a_pipeline_with_active_runs_stays(place: Place) {

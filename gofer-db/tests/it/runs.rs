@@ -1,6 +1,6 @@
 use gofer_core::journal::{Commit, Journal as _};
 use gofer_core::run::{CancelRequest, RunState, RunStatus, TaskRun, TaskState, TaskStatus};
-use gofer_core::{RunKey, RunNumber};
+use gofer_core::{Resource, RunKey, RunNumber};
 use gofer_db::{DbError, RunFilter};
 
 use crate::engines::{Place, on_both_engines};
@@ -64,13 +64,13 @@ async fn runs_are_listed_newest_first_and_filtered(place: Place) {
 async fn the_latest_run_is_found(place: Place) {
     let db = place.open().await;
     register(&db, "ci", &["a"]).await;
-    missing(db.run_latest(&default(), &pl("ci")).await, "run");
+    missing(db.run_latest(&default(), &pl("ci")).await, Resource::Run);
     insert(&db, "ci", 1).await;
     let second = insert(&db, "ci", 2).await;
     assert_eq!(db.run_latest(&default(), &pl("ci")).await.unwrap(), second);
     assert_eq!(db.run_get(&second.key).await.unwrap(), second);
-    missing(db.run_get(&RunKey { run: RunNumber(3), ..second.key.clone() }).await, "run");
-    missing(db.run_get(&RunKey { run: RunNumber(u64::MAX), ..second.key }).await, "run");
+    missing(db.run_get(&RunKey { run: RunNumber(3), ..second.key.clone() }).await, Resource::Run);
+    missing(db.run_get(&RunKey { run: RunNumber(u64::MAX), ..second.key }).await, Resource::Run);
 }
 
 async fn a_run_token_counts_until_the_run_is_complete(place: Place) {
@@ -116,9 +116,9 @@ async fn task_runs_are_listed_by_id_with_or_without_rows(place: Place) {
     assert_eq!(some.run, db.run_get(&key).await.unwrap());
     assert_eq!(some.tasks, [listed[2].clone(), listed[0].clone()], "what the pipeline does not have is left out");
     assert_eq!(some.attempts, db.attempt_list(&key, Some(&wanted)).await.unwrap());
-    missing(db.run_with_tasks(&RunKey { run: RunNumber(9), ..key.clone() }, &[task("a")]).await, "run");
-    missing(db.task_run_get(&key, &task("e")).await, "task run");
-    missing(db.task_run_list(&RunKey { run: RunNumber(9), ..key }, &all()).await, "run");
+    missing(db.run_with_tasks(&RunKey { run: RunNumber(9), ..key.clone() }, &[task("a")]).await, Resource::Run);
+    missing(db.task_run_get(&key, &task("e")).await, Resource::TaskRun);
+    missing(db.task_run_list(&RunKey { run: RunNumber(9), ..key }, &all()).await, Resource::Run);
 }
 
 async fn attempts_are_listed(place: Place) {
@@ -135,7 +135,7 @@ async fn attempts_are_listed(place: Place) {
     assert_eq!(names, ["a", "b"]);
     assert_eq!((listed[0].1.status, listed[0].1.ended_at), (TaskStatus::Failed, at(4)));
     assert_eq!(db.attempt_list(&key, Some(&[task("b"), task("x")])).await.unwrap(), listed[1..]);
-    missing(db.attempt_list(&RunKey { run: RunNumber(9), ..key }, None).await, "run");
+    missing(db.attempt_list(&RunKey { run: RunNumber(9), ..key }, None).await, Resource::Run);
 }
 
 async fn counts_are_of_all_namespaces(place: Place) {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use gofer_core::entity::{ObjectScope, Token, TokenKind};
+use gofer_core::entity::{ObjectScope, SecretRecord, Token, TokenKind};
 use gofer_core::event::EventDetails;
 use gofer_core::journal::{Commit, Committed, Journal as _, Lease, NewRun, RunTransition, TaskTransition};
 use gofer_core::object_store::ListPage;
 use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
 use gofer_core::run::{AttemptRecord, Initiator, LogState, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus};
-use gofer_core::{NamespaceId, ObjectKey, PipelineId, RunNumber, TaskId, Timestamp, Version};
-use gofer_db::{Db, DbError, EventFilter, Registered, Registration};
+use gofer_core::{NamespaceId, ObjectKey, PipelineId, Resource, RunNumber, SecretPath, TaskId, Timestamp, Version};
+use gofer_db::{Db, DbError, EventFilter, Registered, Registration, SecretPutOutcome};
 
 pub(crate) const OWNER: &str = "server-1";
 pub(crate) const TTL: Duration = Duration::from_secs(30);
@@ -196,9 +196,21 @@ pub(crate) fn last_event(db: &Db) -> u64 {
     *db.event_watch().borrow()
 }
 
+/// Begins a put of a secret at the record's location, and names it.
+pub(crate) async fn put_secret(db: &Db, record: &SecretRecord, if_absent: bool) -> Result<SecretPutOutcome, DbError> {
+    db.secret_put_begin(&record.location, record.updated_at).await?;
+    db.secret_put_record(record, if_absent).await
+}
+
+/// A location that was never used.
+pub(crate) fn fresh_location() -> SecretPath {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    SecretPath::new(format!("test/{}", LAST.fetch_add(1, Ordering::Relaxed))).expect("a valid path")
+}
+
 /// Asserts `NotFound`.
 #[track_caller]
-pub(crate) fn missing<T: std::fmt::Debug>(result: Result<T, DbError>, wanted: &str) {
+pub(crate) fn missing<T: std::fmt::Debug>(result: Result<T, DbError>, wanted: Resource) {
     match result {
         Err(DbError::NotFound { what, .. }) => assert_eq!(what, wanted),
         other => panic!("expected that no {wanted} is found: {other:?}"),

@@ -1,15 +1,18 @@
 use futures::future::join_all;
-use gofer_core::entity::TokenKind;
+use gofer_core::Resource;
+use gofer_core::entity::{Token, TokenKind};
 use gofer_db::DbError;
 
 use crate::engines::{Place, on_both_engines};
-use crate::setup::{at, conflicting, hash, missing, page, pages, token, types_after};
+use crate::setup::{at, conflicting, hash, last_event, missing, page, pages, token, types_after};
 
 on_both_engines! {
     a_token_lives_and_dies
     the_first_management_token_is_made_once
     a_management_token_closes_the_door_for_good
     tokens_are_listed_newest_first
+    the_last_management_token_that_works_stays
+    of_concurrent_ends_of_management_tokens_one_token_stays
 }
 
 async fn a_token_lives_and_dies(place: Place) {
@@ -20,16 +23,16 @@ async fn a_token_lives_and_dies(place: Place) {
     assert_eq!(db.token_get("t1").await.unwrap(), made);
     assert_eq!(db.token_by_hash(&hash()).await.unwrap(), None);
     let again = db.token_insert(&made, &hash()).await;
-    assert!(matches!(again, Err(DbError::AlreadyExists { what: "token", .. })), "{again:?}");
+    assert!(matches!(again, Err(DbError::AlreadyExists { what: Resource::Token, .. })), "{again:?}");
     for (disabled, seconds) in [(false, 2), (true, 3), (true, 4), (false, 5)] {
         let now = db.token_set_disabled("t1", disabled, "ada", at(seconds)).await.unwrap();
         assert_eq!(now.disabled, disabled);
     }
     db.token_delete("t1", "ada", at(6)).await.unwrap();
     assert_eq!(db.token_by_hash(&hashed).await.unwrap(), None);
-    missing(db.token_get("t1").await, "token");
-    missing(db.token_delete("t1", "ada", at(7)).await, "token");
-    missing(db.token_set_disabled("t1", true, "ada", at(7)).await, "token");
+    missing(db.token_get("t1").await, Resource::Token);
+    missing(db.token_delete("t1", "ada", at(7)).await, Resource::Token);
+    missing(db.token_set_disabled("t1", true, "ada", at(7)).await, Resource::Token);
     assert_eq!(types_after(&db, 0).await, ["token_created", "token_disabled", "token_enabled", "token_deleted"]);
 }
 
@@ -48,6 +51,7 @@ async fn the_first_management_token_is_made_once(place: Place) {
     }
     let made = pages!(10, |page| db.token_list(&[TokenKind::Management], page));
     assert_eq!(made.len(), 1);
+    db.token_insert(&token("other", TokenKind::Management, 1), &hash()).await.unwrap();
     db.token_delete(&made[0].id, "ada", at(2)).await.unwrap();
     conflicting(db.token_bootstrap(&token("late", TokenKind::Management, 3), &hash()).await, "already");
 }
@@ -55,8 +59,59 @@ async fn the_first_management_token_is_made_once(place: Place) {
 async fn a_management_token_closes_the_door_for_good(place: Place) {
     let db = place.open().await;
     db.token_insert(&token("m", TokenKind::Management, 1), &hash()).await.unwrap();
-    db.token_delete("m", "ada", at(2)).await.unwrap();
     conflicting(db.token_bootstrap(&token("b", TokenKind::Management, 3), &hash()).await, "already");
+}
+
+#[track_caller]
+fn last<T: std::fmt::Debug>(result: Result<T, DbError>, wanted: &str) {
+    assert!(matches!(&result, Err(DbError::LastManagementToken { id }) if id == wanted), "{result:?}");
+}
+
+async fn the_last_management_token_that_works_stays(place: Place) {
+    let db = place.open().await;
+    for (id, kind) in [("a", TokenKind::Management), ("b", TokenKind::Management), ("c", TokenKind::Client)] {
+        db.token_insert(&token(id, kind, 1), &hash()).await.unwrap();
+    }
+    let expired = Token { expires_at: Some(at(3)), ..token("expired", TokenKind::Management, 1) };
+    db.token_insert(&expired, &hash()).await.unwrap();
+    let before = last_event(&db);
+    db.token_set_disabled("a", true, "ada", at(4)).await.unwrap();
+    last(db.token_set_disabled("b", true, "ada", at(4)).await, "b");
+    last(db.token_delete("b", "ada", at(4)).await, "b");
+    // Others, and those that do not work, may go.
+    db.token_set_disabled("a", true, "ada", at(4)).await.unwrap();
+    db.token_delete("a", "ada", at(4)).await.unwrap();
+    db.token_delete("expired", "ada", at(4)).await.unwrap();
+    db.token_delete("c", "ada", at(4)).await.unwrap();
+    assert!(!db.token_get("b").await.unwrap().disabled);
+    let events = types_after(&db, before).await;
+    assert_eq!(events, ["token_disabled", "token_deleted", "token_deleted", "token_deleted"]);
+}
+
+/// Each through a handle of its own where several may share the database, as several servers do.
+async fn of_concurrent_ends_of_management_tokens_one_token_stays(place: Place) {
+    let servers = place.servers().await;
+    let mut ids = Vec::new();
+    for round in 0..10 {
+        ids.extend((0..6).map(|number| format!("{round}-{number}")));
+        for id in &ids[ids.len() - 6..] {
+            servers[0].token_insert(&token(id, TokenKind::Management, 1), &hash()).await.unwrap();
+        }
+        let calls = ids.iter().enumerate().map(|(number, id)| {
+            let (db, id) = (servers[number % servers.len()].clone(), id.clone());
+            tokio::spawn(async move {
+                match number % 3 {
+                    0 => db.token_delete(&id, "ada", at(2)).await,
+                    _ => db.token_set_disabled(&id, true, "ada", at(2)).await.map(drop),
+                }
+            })
+        });
+        let results: Vec<_> = join_all(calls).await.into_iter().map(|joined| joined.unwrap()).collect();
+        let mut working = pages!(100, |page| servers[0].token_list(&[TokenKind::Management], page));
+        working.retain(|token| !token.disabled);
+        ids = working.into_iter().map(|token| token.id).collect();
+        assert_eq!(ids.len(), 1, "round {round}: {results:?}");
+    }
 }
 
 async fn tokens_are_listed_newest_first(place: Place) {

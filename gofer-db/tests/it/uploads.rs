@@ -1,6 +1,7 @@
 //! Uploads by URL: completed once, given up once, and forgotten by retention with their bytes.
 
 use futures::future::join_all;
+use gofer_core::Resource;
 use gofer_core::journal::{Expirable, Journal as _, Retention};
 use gofer_db::{Db, DbError, MAX_OPEN_UPLOADS, ObjectUpload, UploadState, UploadedObject};
 
@@ -46,7 +47,12 @@ async fn with_run(place: &Place) -> Db {
 
 /// What retention finds when what ended 100 seconds in is old.
 async fn due(db: &Db) -> Vec<Expirable> {
-    let policy = Retention { logs_before: at(0), run_objects_keep_runs: 1_000, uploads_before: at(100) };
+    let policy = Retention {
+        logs_before: at(0),
+        run_objects_keep_runs: 1_000,
+        uploads_before: at(100),
+        secret_values_before: at(0),
+    };
     db.expirable(&policy, 100).await.unwrap()
 }
 
@@ -62,9 +68,9 @@ async fn an_upload_becomes_an_object_once(place: Place) {
         db.upload_begin(new).await.unwrap();
         assert_eq!(db.upload_get(&new.scope, &new.id).await.unwrap(), *new);
     }
-    missing(db.object_get(&first.scope, &first.key).await, "object");
-    missing(db.upload_get(&scope(None), &first.id).await, "upload");
-    missing(db.upload_complete(&scope(None), &first.id, &found(None), "ada").await, "upload");
+    missing(db.object_get(&first.scope, &first.key).await, Resource::Object);
+    missing(db.upload_get(&scope(None), &first.id).await, Resource::Upload);
+    missing(db.upload_complete(&scope(None), &first.id, &found(None), "ada").await, Resource::Upload);
 
     let done = db.upload_complete(&first.scope, &first.id, &found(None), "ada").await.unwrap();
     assert_eq!((done.record.location.clone(), done.no_longer_named.len()), (first.location.clone(), 0));
@@ -91,9 +97,9 @@ async fn an_upload_that_was_given_up_stays_so(place: Place) {
     db.upload_begin(&upload).await.unwrap();
     assert!(db.upload_give_up(&upload.scope, &upload.id).await.unwrap());
     assert!(!db.upload_give_up(&upload.scope, &upload.id).await.unwrap());
-    missing(db.upload_complete(&upload.scope, &upload.id, &found(None), "ada").await, "upload");
-    missing(db.object_get(&upload.scope, &upload.key).await, "object");
-    missing(db.upload_give_up(&upload.scope, "another").await, "upload");
+    missing(db.upload_complete(&upload.scope, &upload.id, &found(None), "ada").await, Resource::Upload);
+    missing(db.object_get(&upload.scope, &upload.key).await, Resource::Object);
+    missing(db.upload_give_up(&upload.scope, "another").await, Resource::Upload);
 }
 
 async fn of_a_completion_and_giving_up_one_happens(place: Place) {
@@ -112,7 +118,7 @@ async fn of_a_completion_and_giving_up_one_happens(place: Place) {
 
 async fn an_upload_heeds_what_the_object_must_be(place: Place) {
     let db = with_run(&place).await;
-    missing(db.upload_begin(&upload(Some(9), "x", 9)).await, "run");
+    missing(db.upload_begin(&upload(Some(9), "x", 9)).await, Resource::Run);
     let absent = ObjectUpload { if_absent: true, ..upload(None, "x", 9) };
     let other = upload(None, "x", 9);
     for new in [&absent, &other] {
@@ -120,11 +126,11 @@ async fn an_upload_heeds_what_the_object_must_be(place: Place) {
     }
     db.upload_complete(&other.scope, &other.id, &found(None), "ada").await.unwrap();
     let refused = db.upload_complete(&absent.scope, &absent.id, &found(None), "ada").await;
-    assert!(matches!(refused, Err(DbError::AlreadyExists { what: "object", .. })), "{refused:?}");
+    assert!(matches!(refused, Err(DbError::AlreadyExists { what: Resource::Object, .. })), "{refused:?}");
     assert_eq!(db.upload_get(&absent.scope, &absent.id).await.unwrap().state, UploadState::Open);
     let late = ObjectUpload { if_absent: true, ..upload(None, "x", 9) };
     let refused = db.upload_begin(&late).await;
-    assert!(matches!(refused, Err(DbError::AlreadyExists { what: "object", .. })), "{refused:?}");
+    assert!(matches!(refused, Err(DbError::AlreadyExists { what: Resource::Object, .. })), "{refused:?}");
 
     let more = upload(None, "y", 9);
     db.upload_begin(&more).await.unwrap();
@@ -148,7 +154,7 @@ async fn retention_names_bytes_that_no_record_names(place: Place) {
     // What is open is not deleted yet: it is given up first, so that it cannot be completed while its bytes go.
     assert_eq!(due(&db).await, [named(&open, false), named(&complete, false), named(&replaced, true)]);
     db.expired(&named(&open, false), at(7)).await.unwrap();
-    missing(db.upload_complete(&open.scope, &open.id, &found(None), "ada").await, "upload");
+    missing(db.upload_complete(&open.scope, &open.id, &found(None), "ada").await, Resource::Upload);
     assert_eq!(due(&db).await, [named(&open, true), named(&complete, false), named(&replaced, true)]);
     for (what, bytes) in [(&open, true), (&complete, false), (&replaced, true)] {
         for _ in 0..2 {
@@ -157,7 +163,7 @@ async fn retention_names_bytes_that_no_record_names(place: Place) {
     }
     assert_eq!(due(&db).await, []);
     assert!(db.object_get(&complete.scope, &complete.key).await.is_ok(), "the object stays");
-    missing(db.upload_get(&complete.scope, &complete.id).await, "upload");
+    missing(db.upload_get(&complete.scope, &complete.id).await, Resource::Upload);
     // What retention saw as deletable and is open after all stays.
     db.expired(&named(&young, true), at(9)).await.unwrap();
     assert_eq!(db.upload_get(&young.scope, &young.id).await.unwrap().state, UploadState::Open);
@@ -169,9 +175,9 @@ async fn a_deleted_pipeline_completes_nothing(place: Place) {
     let upload = upload(None, "x", 9);
     db.upload_begin(&upload).await.unwrap();
     db.pipeline_delete(&default(), &pl("ci"), "ada", at(1)).await.unwrap();
-    missing(db.upload_complete(&upload.scope, &upload.id, &found(None), "ada").await, "pipeline");
+    missing(db.upload_complete(&upload.scope, &upload.id, &found(None), "ada").await, Resource::Pipeline);
     register(&db, "ci", &["a"]).await;
-    missing(db.upload_complete(&upload.scope, &upload.id, &found(None), "ada").await, "upload");
+    missing(db.upload_complete(&upload.scope, &upload.id, &found(None), "ada").await, Resource::Upload);
     assert_eq!(due(&db).await, [named(&upload, true)]);
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use gofer_core::entity::{ObjectRecord, ObjectScope, SecretScope};
+use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::journal::{Journal, RunSnapshot};
 use gofer_core::object_store::{ObjectStore, PutOptions};
 use gofer_core::pipeline::{Condition, Overlap, PipelineSpec, TaskKind, TaskSpec};
@@ -104,8 +104,18 @@ impl House {
 
     async fn put_secret(&self, key: &str, value: &str) {
         let scope = SecretScope::Pipeline(self.namespace.clone(), "p".parse().unwrap());
-        let path = layout::secret_path(&scope, key).unwrap();
-        self.secrets.put(&path, &SecretString::from(value), PutOptions::default()).await.unwrap();
+        let location = layout::secret_location(&scope, key).unwrap();
+        self.secrets.put(&location, &SecretString::from(value), PutOptions::default()).await.unwrap();
+        let at = Timestamp::now();
+        self.journal.put_secret_record(SecretRecord {
+            scope,
+            key: key.to_owned(),
+            location,
+            allowed_namespaces: Vec::new(),
+            updated_by: "test".to_owned(),
+            created_at: at,
+            updated_at: at,
+        });
     }
 }
 

@@ -9,7 +9,7 @@ use futures::stream::{self, BoxStream};
 use gofer_core::object_store::{ObjectStore, PutOptions};
 use gofer_core::run::LogState;
 use gofer_core::scheduler::{
-    ExecutionSpec, ExecutionState, LogChunk, LogCursor, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecutionSpec, LogChunk, LogCursor, Observation, Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use gofer_engine::{Backends, Engine, EngineConfig, layout};
@@ -38,7 +38,7 @@ impl Scheduler for Vanishing {
         self.0.stop(id, grace).await
     }
 
-    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+    async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
         self.0.state(id).await
     }
 

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use gofer_core::journal::Journal;
 use gofer_core::run::{Initiator, LogState};
 use gofer_core::scheduler::{
-    ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecutionSpec, LogChunk, LogCursor, LogStream, Observation, Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore};
 use gofer_core::{Attempt, BackendError, ExecutionId, NamespaceId, Timestamp};
@@ -55,7 +55,7 @@ impl Scheduler for Flood {
         self.0.stop(id, grace).await
     }
 
-    async fn state(&self, id: &ExecutionId) -> Result<ExecutionState, BackendError> {
+    async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
         self.0.state(id).await
     }
 

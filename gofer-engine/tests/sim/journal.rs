@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use gofer_core::entity::{ObjectRecord, ObjectScope};
+use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
     ClaimLimit, Commit, Committed, Expirable, FirstCommit, Hint, Inserted, Journal, JournalError, Lease, NewRun,
@@ -13,7 +13,7 @@ use gofer_core::journal::{
 };
 use gofer_core::run::{CancelRequest, LogState, RunState, TaskRun};
 use gofer_core::testing::MemoryJournal;
-use gofer_core::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId, Timestamp};
+use gofer_core::{ExecutionId, ObjectKey, RunKey, TaskId, Timestamp};
 
 use crate::hints::Hints;
 use crate::link::{Link, unavailable};
@@ -220,8 +220,8 @@ impl Journal for SimJournal {
         self.call("object", self.stored.object(scope, key), |_, _| {}).await
     }
 
-    async fn global_secret(&self, key: &str) -> Result<Option<Vec<NamespaceId>>, JournalError> {
-        self.call("global_secret", self.stored.global_secret(key), |_, _| {}).await
+    async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
+        self.call("secret", self.stored.secret(scope, key), |_, _| {}).await
     }
 
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {

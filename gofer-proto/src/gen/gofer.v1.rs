@@ -10825,6 +10825,10 @@ pub struct PutSecretResponse {
     /// What is known of the secret.
     #[prost(message, optional, tag = "1")]
     pub secret: ::core::option::Option<Secret>,
+    /// Set when masking the value in logs will hide ordinary text as well, because it is short or a common word. Never has the
+    /// value in it.
+    #[prost(string, tag = "2")]
+    pub warning: ::prost::alloc::string::String,
 }
 impl ::prost::Name for PutSecretResponse {
     const NAME: &'static str = "PutSecretResponse";

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::conformance::Harness;
-use crate::entity::ObjectRecord;
+use crate::entity::{ObjectRecord, SecretRecord};
 use crate::event::{Event, EventDetails, NewEvent, Subject};
 use crate::id::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Version};
 use crate::journal::{Commit, Committed, Journal, Lease, NewRun, RunSnapshot, RunTransition, TaskTransition};
@@ -32,8 +32,8 @@ pub trait JournalFixture: Harness<dyn Journal> {
     /// Puts the record of an object, replacing one of the same scope and key.
     async fn put_object_record(&self, record: ObjectRecord);
 
-    /// Puts the record of a global secret.
-    async fn put_global_secret(&self, key: &str, allowed_namespaces: &[NamespaceId]);
+    /// Puts the record of a secret, replacing one of the same scope and key.
+    async fn put_secret_record(&self, record: SecretRecord);
 
     /// Every event after this id, in order.
     async fn events(&self, after: u64) -> Vec<Event>;

@@ -105,7 +105,7 @@ macro_rules! journal_conformance {
             }
             records {
                 object_records_are_found_by_scope_and_key
-                global_secrets_list_their_namespaces
+                secret_records_are_found_by_scope_and_key
                 archived_logs_expire_by_age
                 objects_of_old_runs_expire
                 a_replaced_object_does_not_expire_with_its_old_location

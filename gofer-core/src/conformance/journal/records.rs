@@ -4,12 +4,13 @@ use super::JournalFixture;
 use super::fixture::{
     at, claim_one, finish, insert, last_event, namespace, new_events, pipeline_id, register, simple, spec,
 };
-use crate::entity::{ObjectRecord, ObjectScope};
+use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::EventDetails;
-use crate::id::{NamespaceId, ObjectKey, RunNumber};
+use crate::id::{NamespaceId, ObjectKey, RunNumber, SecretPath};
 use crate::journal::{Expirable, Journal, Retention};
 use crate::pipeline::Overlap;
 use crate::run::LogState;
+use crate::time::Timestamp;
 
 /// The record of an object is found by scope and key, and by nothing else.
 pub async fn object_records_are_found_by_scope_and_key(fixture: &dyn JournalFixture) {
@@ -36,22 +37,39 @@ pub async fn object_records_are_found_by_scope_and_key(fixture: &dyn JournalFixt
     assert_eq!(find(&*journal, &replaced.scope, "out/report.txt").await, Some(replaced));
 }
 
-/// A global secret's record lists the namespaces that may read it; there is none of an unknown secret.
-pub async fn global_secrets_list_their_namespaces(fixture: &dyn JournalFixture) {
+/// The record of a secret is found by scope and key, whole, and by nothing else.
+pub async fn secret_records_are_found_by_scope_and_key(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
     let namespaces = [namespace(), NamespaceId::new("other").expect("a valid namespace")];
     for namespace in &namespaces {
         fixture.add_namespace(namespace).await;
     }
-    fixture.put_global_secret("registry/password", &namespaces).await;
-    fixture.put_global_secret("nobody", &[]).await;
-    let mut allowed = journal.global_secret("registry/password").await.expect("global_secret").expect("it exists");
-    allowed.sort();
-    assert_eq!(allowed, namespaces);
-    assert_eq!(journal.global_secret("nobody").await.expect("global_secret"), Some(Vec::new()));
-    for unknown in ["registry", "unknown"] {
-        assert_eq!(journal.global_secret(unknown).await.expect("global_secret"), None);
+    simple(fixture, "ci", None, Overlap::Queue).await;
+    simple(fixture, "other", None, Overlap::Queue).await;
+    let of_pipeline = SecretScope::Pipeline(namespace(), pipeline_id("ci"));
+    let everywhere = secret(SecretScope::Global, "registry/password", &namespaces, "v/1");
+    let nowhere = secret(SecretScope::Global, "nobody", &[], "v/2");
+    let own = secret(of_pipeline.clone(), "registry/password", &[], "v/3");
+    for record in [&everywhere, &nowhere, &own] {
+        fixture.put_secret_record(record.clone()).await;
     }
+    for record in [&everywhere, &nowhere, &own] {
+        assert_eq!(journal.secret(&record.scope, &record.key).await.expect("secret").as_ref(), Some(record));
+    }
+    let other = SecretScope::Pipeline(namespace(), pipeline_id("other"));
+    let unknown = SecretScope::Pipeline(namespace(), pipeline_id("unknown"));
+    for (scope, key) in [
+        (&SecretScope::Global, "registry"),
+        (&SecretScope::Global, "unknown"),
+        (&of_pipeline, "nobody"),
+        (&other, "registry/password"),
+        (&unknown, "registry/password"),
+    ] {
+        assert_eq!(journal.secret(scope, key).await.expect("secret"), None, "{scope:?} {key}");
+    }
+    let replaced = secret(SecretScope::Global, "registry/password", &[], "v/4");
+    fixture.put_secret_record(replaced.clone()).await;
+    assert_eq!(journal.secret(&replaced.scope, &replaced.key).await.expect("secret"), Some(replaced));
 }
 
 /// Archived logs of attempts that ended before the given time are to be deleted; once that is recorded, they are not.
@@ -66,7 +84,7 @@ pub async fn archived_logs_expire_by_age(fixture: &dyn JournalFixture) {
         let (lease, _) = claim_one(&*journal, seconds + 1).await;
         attempts.extend(finish(&*journal, &lease, *log, seconds + 2).await);
     }
-    let policy = Retention { logs_before: at(32), run_objects_keep_runs: 100, uploads_before: at(0) };
+    let policy = retention(at(32), 100);
     let first = Expirable::Log(attempts[0].clone());
     let expected = [first.clone(), Expirable::Log(attempts[2].clone())];
     assert_eq!(sorted(journal.expirable(&policy, 10).await.expect("expirable")), expected);
@@ -108,7 +126,7 @@ pub async fn objects_of_old_runs_expire(fixture: &dyn JournalFixture) {
         let location = format!("objects/{pipeline}-{}-{name}", run.unwrap_or_default());
         fixture.put_object_record(record(pipeline, run, name, &location)).await;
     }
-    let policy = Retention { logs_before: at(0), run_objects_keep_runs: 2, uploads_before: at(0) };
+    let policy = retention(at(0), 2);
     let expected = [object(1, "x"), object(2, "x"), object(2, "y")];
     assert_eq!(sorted(journal.expirable(&policy, 10).await.expect("expirable")), expected);
     assert_eq!(journal.expirable(&policy, 2).await.expect("expirable").len(), 2, "at most as many as asked for");
@@ -135,7 +153,7 @@ pub async fn a_replaced_object_does_not_expire_with_its_old_location(fixture: &d
     let (lease, _) = claim_one(&*journal, 1).await;
     finish(&*journal, &lease, LogState::Lost, 2).await;
     fixture.put_object_record(record("ci", Some(1), "x", "objects/old")).await;
-    let policy = Retention { logs_before: at(0), run_objects_keep_runs: 0, uploads_before: at(0) };
+    let policy = retention(at(0), 0);
     let found = journal.expirable(&policy, 10).await.expect("expirable");
     let newer = record("ci", Some(1), "x", "objects/new");
     fixture.put_object_record(newer.clone()).await;
@@ -145,12 +163,28 @@ pub async fn a_replaced_object_does_not_expire_with_its_old_location(fixture: &d
     assert_eq!(last_event(fixture).await, before);
 }
 
+fn retention(logs_before: Timestamp, run_objects_keep_runs: u64) -> Retention {
+    Retention { logs_before, run_objects_keep_runs, uploads_before: at(0), secret_values_before: at(0) }
+}
+
 fn key(text: &str) -> ObjectKey {
     ObjectKey::new(text).expect("a valid key")
 }
 
 fn scope(pipeline: &str, run: Option<u64>) -> ObjectScope {
     ObjectScope { namespace: namespace(), pipeline: pipeline_id(pipeline), run: run.map(RunNumber) }
+}
+
+fn secret(scope: SecretScope, key: &str, allowed_namespaces: &[NamespaceId], location: &str) -> SecretRecord {
+    SecretRecord {
+        scope,
+        key: key.to_owned(),
+        location: SecretPath::new(location).expect("a valid path"),
+        allowed_namespaces: allowed_namespaces.to_vec(),
+        updated_by: "test".to_owned(),
+        created_at: at(3),
+        updated_at: at(3),
+    }
 }
 
 fn record(pipeline: &str, run: Option<u64>, name: &str, location: &str) -> ObjectRecord {
@@ -176,6 +210,7 @@ fn sorted(mut found: Vec<Expirable>) -> Vec<Expirable> {
         Expirable::Log(id) => (id.to_string(), String::new()),
         Expirable::RunObject { run, key, .. } => (run.to_string(), key.to_string()),
         Expirable::Upload { id, .. } => (id.clone(), String::new()),
+        Expirable::SecretValue { location, .. } => (location.to_string(), String::new()),
     };
     found.sort_by_key(id);
     found

@@ -6,9 +6,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::Faulty;
-use crate::entity::{ObjectRecord, ObjectScope};
+use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::NewEvent;
-use crate::id::{ExecutionId, NamespaceId, ObjectKey, RunKey, TaskId};
+use crate::id::{ExecutionId, ObjectKey, RunKey, TaskId};
 use crate::journal::{
     ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
     RunSnapshot,
@@ -104,8 +104,8 @@ impl Journal for Faulty<dyn Journal> {
         self.call("object", self.inner.object(scope, key)).await
     }
 
-    async fn global_secret(&self, key: &str) -> Result<Option<Vec<NamespaceId>>, JournalError> {
-        self.call("global_secret", self.inner.global_secret(key)).await
+    async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
+        self.call("secret", self.inner.secret(scope, key)).await
     }
 
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {

@@ -4,6 +4,7 @@ use super::state::{RunEntry, State};
 use crate::event::EventDetails;
 use crate::id::{RunKey, TaskId};
 use crate::journal::{Commit, Committed, JournalError, RunTransition, TaskTransition};
+use crate::resource::Resource;
 use crate::run::{CancelRequest, RunState, TaskState};
 
 impl State {
@@ -35,7 +36,7 @@ impl State {
         let (complete, wish) = match task {
             None => (entry.run.state.is_complete(), &mut entry.run.cancel),
             Some(task) => {
-                let missing = || JournalError::NotFound { what: "task run", key: format!("{key}/{task}") };
+                let missing = || JournalError::NotFound { what: Resource::TaskRun, key: format!("{key}/{task}") };
                 let task = entry.tasks.get_mut(task).ok_or_else(missing)?;
                 (task.state.is_complete(), &mut task.cancel)
             }

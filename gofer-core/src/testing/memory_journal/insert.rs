@@ -7,6 +7,7 @@ use crate::event::EventDetails;
 use crate::id::{RunKey, RunNumber, Version};
 use crate::journal::{Claim, Committed, Inserted, JournalError, NewRun};
 use crate::pipeline::{Overlap, PipelineSpec};
+use crate::resource::Resource;
 use crate::run::{
     CancelRequest, Initiator, Reason, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
 };
@@ -74,12 +75,12 @@ impl State {
     fn admit(&self, new: &NewRun) -> Result<(Version, Arc<PipelineSpec>), JournalError> {
         let name = format!("{}/{}", new.namespace, new.pipeline);
         let Some(pipeline) = self.pipelines.get(&(new.namespace.clone(), new.pipeline.clone())) else {
-            return Err(JournalError::NotFound { what: "pipeline", key: name });
+            return Err(JournalError::NotFound { what: Resource::Pipeline, key: name });
         };
         let version = new.version.unwrap_or(Version(pipeline.versions.len() as u64));
         let index = usize::try_from(version.0).unwrap_or(usize::MAX).wrapping_sub(1);
         let Some(spec) = pipeline.versions.get(index) else {
-            return Err(JournalError::NotFound { what: "pipeline version", key: format!("{name}@{version}") });
+            return Err(JournalError::NotFound { what: Resource::PipelineVersion, key: format!("{name}@{version}") });
         };
         if !pipeline.enabled {
             return Err(JournalError::Disabled { key: name });

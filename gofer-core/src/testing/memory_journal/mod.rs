@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use super::lock;
-use crate::entity::{ObjectRecord, ObjectScope};
+use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::{Event, NewEvent};
 use crate::id::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, TaskId, Version};
 use crate::journal::{
@@ -66,9 +66,9 @@ impl MemoryJournal {
         lock(&self.state).objects.insert(state::object_id(&record.scope, &record.key), record);
     }
 
-    /// Puts the record of a global secret.
-    pub fn put_global_secret(&self, key: &str, allowed_namespaces: &[NamespaceId]) {
-        lock(&self.state).global_secrets.insert(key.to_owned(), allowed_namespaces.to_vec());
+    /// Puts the record of a secret, replacing one of the same scope and key.
+    pub fn put_secret_record(&self, record: SecretRecord) {
+        lock(&self.state).secrets.insert((record.scope.clone(), record.key.clone()), record);
     }
 
     /// Every event.
@@ -188,8 +188,8 @@ impl Journal for MemoryJournal {
         Ok(lock(&self.state).objects.get(&state::object_id(scope, key)).cloned())
     }
 
-    async fn global_secret(&self, key: &str) -> Result<Option<Vec<NamespaceId>>, JournalError> {
-        Ok(lock(&self.state).global_secrets.get(key).cloned())
+    async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
+        Ok(lock(&self.state).secrets.get(&(scope.clone(), key.to_owned())).cloned())
     }
 
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {

@@ -43,8 +43,8 @@ impl State {
                     self.record_of_run(run, None, at, ENGINE, EventDetails::RunObjectsExpired { count: 1 });
                 }
             }
-            // Uploads are begun by the API, in a database; nothing begins one here.
-            Expirable::Upload { .. } => {}
+            // Uploads and puts of secrets are begun by the API, in a database; nothing begins one here.
+            Expirable::Upload { .. } | Expirable::SecretValue { .. } => {}
         }
     }
 }

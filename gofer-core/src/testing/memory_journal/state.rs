@@ -1,17 +1,18 @@
 //! What the memory journal keeps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::channel::mpsc;
 use futures::stream::BoxStream;
 
-use crate::entity::{ObjectRecord, ObjectScope};
+use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::{Event, EventDetails, NewEvent, Subject};
 use crate::id::{Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, TaskId, Version};
 use crate::journal::{Hint, JournalError, RunSnapshot};
 use crate::pipeline::PipelineSpec;
+use crate::resource::Resource;
 use crate::run::{AttemptRecord, Run, RunState, TaskRun};
 use crate::time::Timestamp;
 
@@ -23,7 +24,7 @@ pub(super) struct State {
     pub(super) pipelines: BTreeMap<(NamespaceId, PipelineId), PipelineEntry>,
     pub(super) runs: BTreeMap<RunKey, RunEntry>,
     pub(super) objects: BTreeMap<ObjectId, ObjectRecord>,
-    pub(super) global_secrets: BTreeMap<String, Vec<NamespaceId>>,
+    pub(super) secrets: HashMap<(SecretScope, String), SecretRecord>,
     pub(super) events: Vec<Event>,
     pub(super) lead: Option<Holder>,
     followers: Vec<mpsc::Sender<Hint>>,
@@ -87,11 +88,11 @@ impl State {
     }
 
     pub(super) fn run(&self, key: &RunKey) -> Result<&RunEntry, JournalError> {
-        self.runs.get(key).ok_or_else(|| JournalError::NotFound { what: "run", key: key.to_string() })
+        self.runs.get(key).ok_or_else(|| JournalError::NotFound { what: Resource::Run, key: key.to_string() })
     }
 
     pub(super) fn run_mut(&mut self, key: &RunKey) -> Result<&mut RunEntry, JournalError> {
-        self.runs.get_mut(key).ok_or_else(|| JournalError::NotFound { what: "run", key: key.to_string() })
+        self.runs.get_mut(key).ok_or_else(|| JournalError::NotFound { what: Resource::Run, key: key.to_string() })
     }
 
     pub(super) fn attempt_mut(&mut self, id: &ExecutionId) -> Option<&mut AttemptRecord> {

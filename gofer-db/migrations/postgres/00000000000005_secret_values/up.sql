@@ -1,0 +1,15 @@
+-- Where each secret's value lies in the secret store. Those that were put before lie where their scope and key say.
+ALTER TABLE secrets ADD COLUMN location TEXT COLLATE "C" NOT NULL DEFAULT '';
+UPDATE secrets SET location = 'global/' || key WHERE pipeline_id = 0;
+UPDATE secrets SET location = 'pipeline/' || pipelines.namespace || '/' || pipelines.name || '/' || secrets.key
+    FROM pipelines WHERE pipelines.id = secrets.pipeline_id;
+ALTER TABLE secrets ALTER COLUMN location DROP DEFAULT;
+
+-- Values that no row of `secrets` names: those that are being put, and those that are to be deleted.
+CREATE TABLE secret_values (
+    location TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    state TEXT NOT NULL CHECK (state IN ('being_put', 'unnamed')),
+    -- Since when it is so.
+    at BIGINT NOT NULL
+);
+CREATE INDEX secret_values_by_age ON secret_values (at);
