@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use gofer_proto::v1::ReportEndRequest;
 use rustix::process::{Pid, Signal, kill_process};
@@ -130,6 +130,7 @@ async fn supervise(program: &OsStr, arguments: &[OsString]) -> Result<ExitStatus
     leave(&json!({"exit_code": status.code(), "signal": status.signal(), "ran_ms": deadline.ran_ms()}));
     // What was asked to end is over when Nomad says so.
     if let Some(end) = told(status).filter(|_| !asked_to_end) {
+        let end = deadline.dated(end);
         let _ = tokio::time::timeout(PATIENCE, report(connecting, end)).await;
     }
     Ok(status)
@@ -143,6 +144,8 @@ fn timeout() -> Option<Duration> {
 /// When a program is asked to end, and when it is killed.
 struct Deadline {
     begun: Instant,
+    /// The same by the clock on the wall.
+    begun_at: SystemTime,
     limit: Option<Duration>,
     /// Signals that were sent.
     sent: u32,
@@ -150,7 +153,7 @@ struct Deadline {
 
 impl Deadline {
     fn new(limit: Option<Duration>) -> Self {
-        Self { begun: Instant::now(), limit, sent: 0 }
+        Self { begun: Instant::now(), begun_at: SystemTime::now(), limit, sent: 0 }
     }
 
     /// Waits until a signal is due; for ever, when there is none to come.
@@ -166,10 +169,23 @@ impl Deadline {
     }
 
     /// How long the program ran. One that ended by itself did so in time, however late this process was to see it.
-    fn ran_ms(&self) -> u64 {
+    fn ran(&self) -> Duration {
         let ran = self.begun.elapsed();
-        let ran = self.limit.filter(|_| self.sent == 0).map_or(ran, |limit| ran.min(limit));
-        u64::try_from(ran.as_millis()).unwrap_or(u64::MAX)
+        self.limit.filter(|_| self.sent == 0).map_or(ran, |limit| ran.min(limit))
+    }
+
+    fn ran_ms(&self) -> u64 {
+        u64::try_from(self.ran().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The end, and when it was.
+    fn dated(&self, end: ReportEndRequest) -> ReportEndRequest {
+        ReportEndRequest {
+            started_at: Some(self.begun_at.into()),
+            ended_at: Some((self.begun_at + self.begun.elapsed()).into()),
+            ran: self.ran().try_into().ok(),
+            ..end
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gofer_core::Timestamp;
+use gofer_core::scheduler::{ExecutionState, ExecutionTimes};
 
 use crate::answers::{Alloc, TaskEvent, TaskState};
 use crate::guard;
@@ -20,14 +21,6 @@ const AGAIN: [&str; 2] = ["Failed Restoring Task", "Restart Signaled"];
 pub(crate) struct History<'a> {
     task: Option<&'a TaskState>,
     events: &'a [TaskEvent],
-}
-
-/// When the execution's process ran, by its node's clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Times {
-    pub(crate) started_at: Option<Timestamp>,
-    pub(crate) ended_at: Option<Timestamp>,
-    pub(crate) ran: Option<Duration>,
 }
 
 impl<'a> History<'a> {
@@ -79,10 +72,20 @@ impl<'a> History<'a> {
         before.iter().find(|event| kinds.contains(&event.kind.as_str()))
     }
 
+    /// When an execution in this state ran.
+    pub(crate) fn times_of(self, state: &ExecutionState, marks: Marks) -> ExecutionTimes {
+        match state {
+            ExecutionState::Running => ExecutionTimes { ended_at: None, ran: None, ..self.times(marks) },
+            ExecutionState::Exited { .. } | ExecutionState::Stopped => self.times(marks),
+            _ => ExecutionTimes::UNKNOWN,
+        }
+    }
+
     /// When the process ran. Of one that was started twice, the first time.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a state of the scheduler's contract does not carry times yet"))]
-    pub(crate) fn times(self, marks: Marks) -> Times {
-        let at = |kind: &str| self.events.iter().find(|event| event.kind == kind).map(|event| event.time);
+    pub(crate) fn times(self, marks: Marks) -> ExecutionTimes {
+        let at = |kind: &str| {
+            self.events.iter().find(|event| event.kind == kind).map(|event| event.time).filter(|time| *time > 0)
+        };
         let told = |text: Option<&str>| text.and_then(nanos_of);
         let started = at(STARTED).or_else(|| told(self.task.and_then(|task| task.started_at.as_deref())));
         let ended = match self.once(marks) {
@@ -99,7 +102,7 @@ impl<'a> History<'a> {
             Duration::from_nanos(u64::try_from(ended.saturating_sub(started)).unwrap_or(0))
         });
         let timestamp = |nanos: i64| Timestamp(nanos / 1_000);
-        Times { started_at: started.map(timestamp), ended_at: ended.map(timestamp), ran }
+        ExecutionTimes { started_at: started.map(timestamp), ended_at: ended.map(timestamp), ran }
     }
 }
 

@@ -34,6 +34,9 @@ pub(crate) const META_GUARDED: &str = "gofer_guarded";
 /// Job metadata: the task runs in a container, whose exit code is all that is told of a death by signal.
 pub(crate) const META_CONTAINER: &str = "gofer_container";
 
+/// How long the supervisor lets the task run, in milliseconds. It takes the variable out of the task's environment.
+const SUPERVISE_TIMEOUT: &str = "GOFER_SUPERVISE_TIMEOUT_MS";
+
 /// The password of the image registry on its way through the task's environment into the driver's configuration.
 const REGISTRY_PASSWORD: &str = "GOFER_REGISTRY_PASSWORD";
 /// Metadata that holds the characters which Nomad would take for the beginning of an interpolation.
@@ -234,6 +237,9 @@ fn main_task(
     if config.identity {
         set_identity(config, &mut task)?;
         env.insert("GOFER_API_TOKEN".into(), json!(format!("${{{}}}", identity::VARIABLE)));
+    }
+    if let Some(timeout) = spec.timeout.filter(|_| supervisor(config, spec).is_some()) {
+        env.insert(SUPERVISE_TIMEOUT.into(), json!(timeout.as_millis().to_string()));
     }
     task.insert("Env".into(), Value::Object(env));
     let mut templates = array(task.get("Templates"));

@@ -117,7 +117,7 @@ impl Scheduler for NomadScheduler {
 
     async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
         let inspected = self.shared().inspect(id).await?;
-        Ok(inspected.map_or(ExecutionState::NotFound, |inspected| inspected.view.state).into())
+        Ok(inspected.map_or(ExecutionState::NotFound.into(), |inspected| inspected.observed()))
     }
 
     async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {

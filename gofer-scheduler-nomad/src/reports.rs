@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gofer_core::scheduler::{ExecutionState, ReportedEnd};
+use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation, ReportedEnd};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::SecretString;
 use tokio::sync::mpsc;
@@ -38,6 +38,7 @@ pub(crate) struct Reports {
 struct Reported {
     alloc: String,
     state: ExecutionState,
+    times: ExecutionTimes,
     /// Nomad has told of the end, too.
     confirmed: bool,
 }
@@ -60,11 +61,12 @@ impl Reports {
         let reported = held.get(place).filter(|reported| own.is_some_and(|own| own.id == reported.alloc))?;
         // Whatever Nomad placed in its stead is stopped; the execution itself is not lost.
         let fence = nomads.fence.map(|_| Fence::Stop);
-        Some(View { state: reported.state.clone(), fence, lost_in: None })
+        Some(View { state: reported.state.clone(), fence, reported: Some(reported.times), lost_in: None })
     }
 
     /// Holds a report.
-    fn hold(&self, place: &Place, alloc: &str, state: &ExecutionState) -> Result<(), BackendError> {
+    fn hold(&self, place: &Place, alloc: &str, end: &Observation) -> Result<(), BackendError> {
+        let Observation { state, times } = end;
         let mut held = self.held();
         if let Some(known) = held.get(place).filter(|known| known.alloc == alloc && known.state != *state) {
             return Err(contradicted(place, &known.state));
@@ -74,7 +76,7 @@ impl Reports {
                 format!("{HELD} executions reported their end and were not removed yet: nomad's word is waited for");
             return Err(BackendError::new(ErrorKind::Exhausted, message));
         }
-        let reported = Reported { alloc: alloc.to_owned(), state: state.clone(), confirmed: false };
+        let reported = Reported { alloc: alloc.to_owned(), state: state.clone(), times: *times, confirmed: false };
         held.insert(place.clone(), reported);
         Ok(())
     }
@@ -145,7 +147,7 @@ fn take(shared: &Arc<Shared>, mut inspected: Inspected, end: ReportedEnd) -> Res
     }
     let own = inspected.own_alloc().filter(|own| may_have_ended(&inspected, own)).map(|own| own.id.clone());
     let held = match own {
-        Some(own) => shared.reports.hold(&place, &own, &exited),
+        Some(own) => shared.reports.hold(&place, &own, &Observation { state: exited.clone(), times: end.times }),
         None => Err(contradicted(&place, &inspected.view.state)),
     };
     if let Err(error) = held {
@@ -153,7 +155,7 @@ fn take(shared: &Arc<Shared>, mut inspected: Inspected, end: ReportedEnd) -> Res
         return Err(error);
     }
     tracing::debug!(job = %place.job_id, ?end, "an execution reported its end");
-    inspected.view = View { state: exited, fence: None, lost_in: None };
+    inspected.view = View { state: exited, fence: None, reported: Some(end.times), lost_in: None };
     inspected.reported = true;
     shared.reports.tell(&place.namespace, inspected);
     let shared = shared.clone();

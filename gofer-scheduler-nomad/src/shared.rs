@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gofer_core::scheduler::{ExecutionSpec, ExecutionState, FailureKind, WatchEvent};
+use gofer_core::scheduler::{ExecutionSpec, ExecutionState, ExecutionTimes, FailureKind, Observation, WatchEvent};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use crate::error::Failure;
 use crate::exit_file::{self, Left};
 use crate::guard;
 use crate::heard::Heard;
+use crate::history::History;
 use crate::identity::Keys;
 use crate::ids;
 use crate::jobspec::{self, META_EXECUTION, META_INSTANCE, META_LOST, META_SECRETS};
@@ -89,6 +90,18 @@ pub(crate) struct Inspected {
 }
 
 impl Inspected {
+    /// What is known of the execution. Of one that reported its end it began when Nomad says so, as was told while it ran.
+    pub(crate) fn observed(&self) -> Observation {
+        let state = self.view.state.clone();
+        let marks = Marks::of(&self.job);
+        let nomads = self.own_alloc().map(|own| History::of(own).times_of(&state, marks)).unwrap_or_default();
+        let times = match self.view.reported {
+            Some(own) => ExecutionTimes { started_at: nomads.started_at.or(own.started_at), ..own },
+            None => nomads,
+        };
+        Observation { state, times }
+    }
+
     /// The allocation that is the execution.
     pub(crate) fn own_alloc(&self) -> Option<&Alloc> {
         state::own_alloc(state::kind(&self.job), &self.allocs)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gofer_core::scheduler::{ExecutionKind, ExecutionState, FailureKind};
+use gofer_core::scheduler::{ExecutionKind, ExecutionState, ExecutionTimes, FailureKind};
 
 use crate::answers::{Alloc, Evaluation, Job, TaskEvent};
 use crate::guard;
@@ -29,6 +29,8 @@ pub(crate) struct View {
     pub(crate) state: ExecutionState,
     /// What must be done to the job before the state may be told: the execution is over in Gofer's eyes.
     pub(crate) fence: Option<Fence>,
+    /// What the execution itself told of its times, if it reported its end.
+    pub(crate) reported: Option<ExecutionTimes>,
     /// When the view changes without an event: a node out of reach counts as lost then, or what began again is stopped.
     pub(crate) lost_in: Option<Duration>,
 }
@@ -44,11 +46,11 @@ pub(crate) enum Fence {
 
 impl View {
     fn of(state: ExecutionState) -> Self {
-        Self { state, fence: None, lost_in: None }
+        Self { state, fence: None, reported: None, lost_in: None }
     }
 
     pub(crate) fn lost(why: &'static str) -> Self {
-        Self { state: ExecutionState::Lost, fence: Some(Fence::Lost(why)), lost_in: None }
+        Self { state: ExecutionState::Lost, fence: Some(Fence::Lost(why)), reported: None, lost_in: None }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use gofer_core::ExecutionId;
-use gofer_core::scheduler::{ExecutionKind, ExecutionState};
+use gofer_core::scheduler::{ExecutionKind, ExecutionState, Observation};
 
 use crate::answers::{Alloc, Evaluation, Job};
 use crate::history::History;
@@ -17,7 +17,7 @@ pub(crate) enum Act {
     /// Nothing that matters.
     Nothing,
     /// Tell the watchers.
-    Emit(ExecutionId, ExecutionState),
+    Emit(ExecutionId, Observation),
     /// Ask Nomad for everything about this job: what was heard does not suffice to say what it means.
     Inspect(String),
 }
@@ -128,7 +128,11 @@ impl Table {
         let by_itself = matches!(now, ExecutionState::Exited { .. } | ExecutionState::Failed { .. })
             && !entry.marks.are_unclear(&now);
         let certain = (by_itself && !entry.stopped) || (!now.is_final() && !History::of(alloc).begins_again());
-        if !certain || alloc.client_status == "unknown" { inspect() } else { self.tell(&alloc.job_id, now) }
+        if !certain || alloc.client_status == "unknown" {
+            return inspect();
+        }
+        let times = History::of(alloc).times_of(&now, entry.marks);
+        self.tell(&alloc.job_id, Observation { state: now, times })
     }
 
     /// An evaluation of some job.
@@ -147,7 +151,7 @@ impl Table {
     pub(crate) fn inspected(&mut self, job_id: &str, inspected: Option<&Inspected>) -> Act {
         let Some(inspected) = inspected else {
             return match self.entries.remove(job_id) {
-                Some(entry) if !entry.is_over() => Act::Emit(entry.id, ExecutionState::NotFound),
+                Some(entry) if !entry.is_over() => Act::Emit(entry.id, ExecutionState::NotFound.into()),
                 _ => Act::Nothing,
             };
         };
@@ -161,7 +165,7 @@ impl Table {
                     Some(Own { id: own.id.clone(), create_index: own.create_index, modify_index: own.modify_index });
             }
         }
-        self.tell(job_id, inspected.view.state.clone())
+        self.tell(job_id, inspected.observed())
     }
 
     /// What is to be asked about after a list of all jobs, and what may be forgotten.
@@ -176,12 +180,12 @@ impl Table {
         self.entries.get(job_id).map_or(0, |entry| entry.secrets)
     }
 
-    fn tell(&mut self, job_id: &str, now: ExecutionState) -> Act {
+    fn tell(&mut self, job_id: &str, now: Observation) -> Act {
         let Some(entry) = self.entries.get_mut(job_id) else { return Act::Nothing };
-        if entry.is_over() || entry.told.as_ref() == Some(&now) {
+        if entry.is_over() || entry.told.as_ref() == Some(&now.state) {
             return Act::Nothing;
         }
-        entry.told = Some(now.clone());
+        entry.told = Some(now.state.clone());
         Act::Emit(entry.id.clone(), now)
     }
 }
@@ -220,7 +224,7 @@ mod tests {
     }
 
     fn emitted(state: ExecutionState) -> Act {
-        Act::Emit(id(), state)
+        Act::Emit(id(), state.into())
     }
 
     const EXITED: ExecutionState = ExecutionState::Exited { code: 0, oom: false, signal: None };

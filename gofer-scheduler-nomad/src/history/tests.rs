@@ -35,7 +35,7 @@ fn what_a_real_agent_told_is_understood() {
 #[test]
 fn a_real_agents_times_are_its_processs() {
     let seen = |text| {
-        let Times { started_at, ended_at, ran } = times(&told(text));
+        let ExecutionTimes { started_at, ended_at, ran } = times(&told(text));
         (started_at.map(|at| at.0), ended_at.map(|at| at.0), ran.map(|ran| ran.as_micros()))
     };
     assert_eq!(seen(EXITED), (Some(1_796_031_067_881_663), Some(1_796_031_068_873_743), Some(992_080)));
@@ -56,7 +56,7 @@ fn event(kind: &str, time: i64) -> String {
     format!(r#"{{"Type": "{kind}", "Time": {time}, "DisplayMessage": "", "Details": {{"exit_code": "0"}}}}"#)
 }
 
-fn times(alloc: &Alloc) -> Times {
+fn times(alloc: &Alloc) -> ExecutionTimes {
     History::of(alloc).times(Marks { guarded: true, ..Marks::default() })
 }
 
@@ -75,7 +75,7 @@ fn times_are_the_processs() {
 fn what_is_not_among_the_last_events_is_told_by_the_state() {
     let seen = times(&alloc("", r#""1970-01-01T00:00:11.5Z""#, r#""1970-01-01T00:00:20.000000001Z""#));
     assert_eq!((seen.started_at, seen.ended_at), (Some(Timestamp(11_500_000)), Some(Timestamp(20_000_000))));
-    assert_eq!(times(&alloc("", "null", r#""1970-01-01T00:00:20Z""#)), Times::default(), "it never ran");
+    assert_eq!(times(&alloc("", "null", r#""1970-01-01T00:00:20Z""#)), ExecutionTimes::UNKNOWN, "it never ran");
     let running = times(&alloc(&event("Started", 10 * SECOND), "null", "null"));
     assert_eq!((running.started_at, running.ended_at, running.ran), (Some(Timestamp(10_000_000)), None, None));
 }
