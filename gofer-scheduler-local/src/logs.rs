@@ -200,26 +200,34 @@ struct Open {
 }
 
 impl Open {
-    /// Whether the frame goes on with the same line, or was read in the same moment.
-    fn goes_on_with(&self, frame: &Frame<'_>) -> bool {
+    /// How much of the frame belongs to this chunk: all of one that was read in the same moment, and of another the rest of the line
+    /// that has begun.
+    fn share_of(&self, frame: &Frame<'_>) -> usize {
         let same_moment = match (self.at, frame.at) {
             (Some(ours), Some(theirs)) => theirs.since(ours) < ONE_CHUNK,
             (ours, theirs) => ours == theirs,
         };
-        let fits = self.data.len() + frame.data.len() <= MAX_DATA_BYTES;
-        self.stream == frame.stream && fits && (same_moment || !self.data.ends_with(b"\n"))
+        let share = match () {
+            () if self.stream != frame.stream => 0,
+            () if same_moment => frame.data.len(),
+            () if self.data.ends_with(b"\n") => 0,
+            () => frame.data.iter().position(|&byte| byte == b'\n').map_or(frame.data.len(), |newline| newline + 1),
+        };
+        if self.data.len() + share <= MAX_DATA_BYTES { share } else { 0 }
     }
 }
 
 impl Joiner {
     fn push(&mut self, frame: &Frame<'_>, offset: u64) {
-        match &mut self.open {
-            Some(open) if open.goes_on_with(frame) => open.data.extend_from_slice(frame.data),
-            _ => {
-                self.close();
-                let Frame { stream, at, data, .. } = *frame;
-                self.open = Some(Open { stream, offset, at, data: data.to_vec() });
-            }
+        let share = self.open.as_ref().map_or(0, |open| open.share_of(frame));
+        let (first, rest) = frame.data.split_at(share);
+        if let Some(open) = &mut self.open {
+            open.data.extend_from_slice(first);
+        }
+        if !rest.is_empty() {
+            self.close();
+            let Frame { stream, at, .. } = *frame;
+            self.open = Some(Open { stream, offset: offset + share as u64, at, data: rest.to_vec() });
         }
     }
 
@@ -232,5 +240,26 @@ impl Joiner {
     fn finish(mut self) -> VecDeque<LogChunk> {
         self.close();
         self.done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_time_of_its_first_byte_however_much_is_read_at_once() {
+        let mut joiner = Joiner::default();
+        let mut offset = 0;
+        for (text, at) in [("one\n", 0), ("same\n", 999), ("tw", 2_000), ("o\nthree\n", 9_000), ("four\n", 20_000)] {
+            let (data, at) = (text.as_bytes(), Some(Timestamp(at)));
+            joiner.push(&Frame { stream: LogStream::Stdout, at, data, length: 0 }, offset);
+            offset += data.len() as u64;
+        }
+        let chunks = joiner.finish();
+        let seen: Vec<_> = chunks.iter().map(|chunk| (&chunk.data[..], chunk.offset, chunk.at.unwrap().0)).collect();
+        let expected: [(&[u8], u64, i64); 4] =
+            [(b"one\nsame\n", 0, 0), (b"two\n", 9, 2_000), (b"three\n", 13, 9_000), (b"four\n", 19, 20_000)];
+        assert_eq!(seen, expected);
     }
 }

@@ -11,8 +11,9 @@ use crate::serving::{Serving, rest, wait};
 
 const TURNS: &str = "i=1; while [ $i -le 50 ]; do echo out $i; echo err $i >&2; i=$((i + 1)); done";
 const TRACE: &str = "set -x; for i in 1 2 3; do echo step $i; done";
-/// Whose outputs share every line, as far as a terminal is concerned.
-const TORN: &str = "i=1; while [ $i -le 50 ]; do printf 'out '; echo err $i >&2; echo $i; i=$((i + 1)); done";
+/// Whose outputs share every line, as far as a terminal is concerned. The pauses let each piece be read before the next.
+const TORN: &str =
+    "i=1; while [ $i -le 20 ]; do printf 'out '; sleep 0.01; echo err $i >&2; sleep 0.01; echo $i; i=$((i + 1)); done";
 
 /// What a command writes to a pipe that is both its outputs.
 fn joined(mut command: Command) -> String {
@@ -78,7 +79,7 @@ fn outputs_that_are_apart_never_share_a_line() {
     let server = Serving::start();
     server.up(&json!({ "name": "ci", "tasks": [apart("torn", TORN)] }));
     server.run(&["run", "start", "ci"]).expect(0);
-    let lines = |name: &str| (1..=50).map(|turn| format!("{name} {turn}\n")).collect::<String>();
+    let lines = |name: &str| (1..=20).map(|turn| format!("{name} {turn}\n")).collect::<String>();
     let (out, err) = (lines("out"), lines("err"));
 
     let check = |when: &str, more: &[&str]| {
