@@ -40,14 +40,14 @@ pub async fn check(config: ServerConfig, launcher: Launcher) -> Vec<CheckLine> {
         lines.push(CheckLine::new("data directory", Err(chain(&error))));
         return lines;
     }
-    let db = match Db::connect(config.resolved_database()).await {
-        Ok(db) => db,
-        Err(error) => {
-            lines.push(CheckLine::new("database", Err(chain(&error))));
-            return lines;
-        }
+    lines.extend(config.exposed_files.iter().map(|file| CheckLine::new("file", Ok(format!("note: {file}")))));
+    // One product after the other, whatever is wrong with the first: a company's own authority is missing in all of them.
+    let connected = Db::connect(config.resolved_database()).await;
+    let database = match &connected {
+        Ok(db) => db.check().await.map_err(|error| chain(&error)),
+        Err(error) => Err(chain(error)),
     };
-    lines.push(CheckLine::new("database", db.check().await.map_err(|error| chain(&error))));
+    lines.push(CheckLine::new("database", database));
     let scheduler = match compose::scheduler(&config, launcher).await {
         Ok(scheduler) => scheduler.check().await,
         Err(error) => Err(error),
@@ -58,12 +58,14 @@ pub async fn check(config: ServerConfig, launcher: Launcher) -> Vec<CheckLine> {
         Err(error) => Err(error),
     };
     lines.push(CheckLine::new("object store", objects.map_err(|error| error.chain())));
-    let secrets = match compose::secrets(&config, &db).await {
+    let secrets = match compose::secrets(&config, connected.as_ref().ok()).await {
         Ok(secrets) => secrets.check().await,
         Err(error) => Err(error),
     };
     lines.push(CheckLine::new("secret store", secrets.map_err(|error| error.chain())));
-    db.close().await;
+    if let Ok(db) = connected {
+        db.close().await;
+    }
     lines
 }
 

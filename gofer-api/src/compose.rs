@@ -99,10 +99,12 @@ pub(crate) async fn objects(config: &ServerConfig) -> Result<Arc<dyn ObjectStore
 }
 
 /// The secret store.
-pub(crate) async fn secrets(config: &ServerConfig, db: &Db) -> Result<Arc<dyn SecretStore>, BackendError> {
+pub(crate) async fn secrets(config: &ServerConfig, db: Option<&Db>) -> Result<Arc<dyn SecretStore>, BackendError> {
     match config.secrets.backend {
         SecretsBackend::Local => {
-            Ok(Arc::new(LocalSecretStore::connect(config.resolved_secrets_local(), db.clone()).await?))
+            let missing = || BackendError::new(ErrorKind::Unavailable, "it is in the database, which cannot be used");
+            let db = db.ok_or_else(missing)?.clone();
+            Ok(Arc::new(LocalSecretStore::connect(config.resolved_secrets_local(), db).await?))
         }
         SecretsBackend::Vault => Ok(Arc::new(VaultSecretStore::connect(config.secrets.vault.clone()).await?)),
     }

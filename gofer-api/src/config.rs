@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 mod backends;
 mod error;
+mod files;
 mod validate;
 
 pub use backends::{
@@ -47,6 +48,9 @@ pub struct ServerConfig {
     pub retention: RetentionSection,
     /// What it writes about itself.
     pub log: LogSection,
+    /// What is wrong with the modes of files that hold secrets, a sentence each.
+    #[serde(skip)]
+    pub exposed_files: Vec<String>,
 }
 
 /// `[server]`: where it listens and whom it believes.
@@ -190,8 +194,9 @@ impl ServerConfig {
             figment = figment.merge(Toml::string(&text));
         }
         let env = Env::prefixed(ENV_PREFIX).filter(|name| name.as_str().contains("__")).split("__");
-        let read = figment.merge(env).extract();
-        let mut config: Self = read.map_err(|error| ConfigError::from_figment(path, error))?;
+        let figment = figment.merge(env);
+        let mut config: Self = figment.extract().map_err(|error| ConfigError::from_figment(path, error))?;
+        config.exposed_files = files::exposed(&figment);
         flags(&mut config);
         config.validate()?;
         Ok(config)

@@ -103,6 +103,9 @@ impl Server {
     /// [`ServerError`]; what was started is ended again.
     pub async fn start(config: ServerConfig, launcher: Launcher) -> Result<Self, ServerError> {
         config.validate()?;
+        for file in &config.exposed_files {
+            tracing::warn!("{file}");
+        }
         make_data_dir(&config.data_dir())?;
         // First of all: who cannot listen should not take over runs.
         let wanted = config.server.listen;
@@ -262,7 +265,7 @@ async fn connect(config: &ServerConfig, launcher: Launcher, db: &Db) -> Result<B
     let problem = |what| move |source| ServerError::Backend { what, source };
     Ok(Backends {
         objects: compose::objects(config).await.map_err(problem("object store"))?,
-        secrets: compose::secrets(config, db).await.map_err(problem("secret store"))?,
+        secrets: compose::secrets(config, Some(db)).await.map_err(problem("secret store"))?,
         scheduler: compose::scheduler(config, launcher).await.map_err(problem("scheduler"))?,
     })
 }

@@ -9,14 +9,20 @@ use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 
 use crate::FILE_DESCRIPTOR_SET;
+use crate::unique_keys::UniqueKeys;
 
 /// Why a text or value is not the JSON of a message. `Display` names the field and, for texts, line and column.
 #[derive(Debug, thiserror::Error)]
-#[error("the JSON is not a `{message}`: {source}")]
+#[error("the JSON is not a `{message}`: {source}{hint}")]
 pub struct JsonError {
     message: String,
     source: serde_json::Error,
+    hint: &'static str,
 }
+
+/// What the parser says of a duration, and what it does not say.
+const BAD_DURATION: &str = "failed to parse duration";
+const DURATION_HINT: &str = "; a duration is a number of seconds with an `s`, such as \"300s\" or \"0.5s\"";
 
 /// Every message, field, enum and service of the contract, for reflection.
 ///
@@ -53,11 +59,13 @@ pub fn from_json<M: Message + Name + Default>(value: serde_json::Value) -> Resul
 /// The message a JSON text stands for; errors give line and column. Nothing but white space may follow.
 ///
 /// # Errors
-/// [`JsonError`] as for [`from_json`], and for a text that is not JSON.
+/// [`JsonError`] as for [`from_json`], for a text that is not JSON, and for an object that has a key twice: whoever wrote that
+/// does not know which one counts.
 ///
 /// # Panics
 /// When `M` is not a message of the contract.
 pub fn from_json_slice<M: Message + Name + Default>(text: &[u8]) -> Result<M, JsonError> {
+    serde_json::from_slice::<UniqueKeys>(text).map_err(error::<M>)?;
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let dynamic = DynamicMessage::deserialize(descriptor::<M>(), &mut deserializer).map_err(error::<M>)?;
     deserializer.end().map_err(error::<M>)?;
@@ -76,5 +84,6 @@ fn typed<M: Message + Default>(dynamic: &DynamicMessage) -> M {
 }
 
 fn error<M: Name>(source: serde_json::Error) -> JsonError {
-    JsonError { message: M::full_name(), source }
+    let hint = if source.to_string().contains(BAD_DURATION) { DURATION_HINT } else { "" };
+    JsonError { message: M::full_name(), source, hint }
 }

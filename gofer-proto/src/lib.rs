@@ -2,6 +2,8 @@
 
 #[cfg(feature = "json")]
 pub mod json;
+#[cfg(feature = "json")]
+mod unique_keys;
 
 /// The messages of package `gofer.v1`, with the features `client` and `server` also its services.
 pub mod v1 {

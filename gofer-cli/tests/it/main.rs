@@ -1,6 +1,8 @@
 //! The real binary, as a user runs it.
 
 #[cfg(feature = "server")]
+mod away;
+#[cfg(feature = "server")]
 mod campaign;
 mod command_line;
 mod compile;

@@ -100,3 +100,21 @@ fn bytes_are_base64() {
     let chunk = LogChunk { data: prost::bytes::Bytes::from_static(b"\0\xff"), ..Default::default() };
     assert_eq!(to_json(&chunk), json!({ "data": "AP8=" }));
 }
+
+#[test]
+fn a_key_that_is_there_twice_is_an_error_that_names_it() {
+    for text in [
+        r#"{"name": "a", "name": "b"}"#,
+        r#"{"name": "a", "tasks": [{"id": "t", "variables": {"A": "1", "name": "x", "name": "y"}}]}"#,
+    ] {
+        let error = from_json_slice::<PipelineSpec>(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("the key `name` is there twice at line 1 column"), "{error}");
+    }
+}
+
+#[test]
+fn a_duration_of_another_form_is_told_which() {
+    let text = br#"{"name": "a", "tasks": [{"id": "t", "timeout": "5m"}]}"#;
+    let error = from_json_slice::<PipelineSpec>(text).unwrap_err().to_string();
+    assert!(error.ends_with(r#"; a duration is a number of seconds with an `s`, such as "300s" or "0.5s""#), "{error}");
+}
