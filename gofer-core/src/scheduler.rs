@@ -240,6 +240,20 @@ pub struct Observation {
     pub times: ExecutionTimes,
 }
 
+impl Observation {
+    /// Of one that does not run yet, for this reason.
+    #[must_use]
+    pub fn queued(reason: impl Into<String>) -> Self {
+        ExecutionState::Queued { reason: reason.into() }.into()
+    }
+
+    /// Of one that began then and runs.
+    #[must_use]
+    pub fn running(since: Timestamp) -> Self {
+        Self { state: ExecutionState::Running, times: ExecutionTimes::since(since) }
+    }
+}
+
 impl From<ExecutionState> for Observation {
     /// Of an execution whose times are not known.
     fn from(state: ExecutionState) -> Self {
@@ -340,6 +354,14 @@ pub struct WatchEvent {
     pub state: ExecutionState,
     /// When, as far as is known by now.
     pub times: ExecutionTimes,
+}
+
+impl WatchEvent {
+    /// What was observed of an execution, as an event.
+    #[must_use]
+    pub fn new(id: ExecutionId, Observation { state, times }: Observation) -> Self {
+        Self { id, state, times }
+    }
 }
 
 /// One of a process's two outputs.

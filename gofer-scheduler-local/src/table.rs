@@ -190,9 +190,9 @@ impl Table {
         self.lock().iter().map(|(id, entry)| (id.clone(), entry.live.clone(), *entry.phase.borrow())).collect()
     }
 
-    fn send(&self, id: &ExecutionId, Observation { state, times }: Observation) {
+    fn send(&self, id: &ExecutionId, now: Observation) {
         // An error only says that nobody watches.
-        let _ = self.events.send(WatchEvent { id: id.clone(), state, times });
+        let _ = self.events.send(WatchEvent::new(id.clone(), now));
     }
 }
 

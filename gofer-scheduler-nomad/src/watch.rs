@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use gofer_core::scheduler::{Observation, WatchEvent};
+use gofer_core::scheduler::WatchEvent;
 use gofer_core::{BackendError, ErrorKind};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
@@ -238,7 +238,7 @@ impl Listener {
     fn act(&mut self, act: Act) {
         match act {
             Act::Nothing => {}
-            Act::Emit(id, Observation { state, times }) => self.emit(WatchEvent { id, state, times }),
+            Act::Emit(id, now) => self.emit(WatchEvent::new(id, now)),
             Act::Inspect(job_id) => self.ask(job_id),
         }
     }

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind as IoKind, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
@@ -14,7 +14,7 @@ use gofer_core::scheduler::{
     EnvValue, ExecutionKind, ExecutionSpec, ExecutionState, ExecutionTimes, LogChunk, LogCursor, LogStream,
     Observation, Scheduler, SchedulerCapabilities, WatchEvent,
 };
-use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
+use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::ExposeSecret as _;
 
 /// How often the files are looked at. A product that tells of changes by itself needs no such constant.
@@ -140,10 +140,7 @@ impl Scheduler for ProcessScheduler {
             tokio::time::sleep(POLL).await;
             let now = look_at_all(dir.clone(), known.clone()).await?;
             let new = now.iter().filter(|(id, found)| known.get(*id) != Some(*found));
-            let event = |(id, found): (&ExecutionId, &Observation)| {
-                Ok(WatchEvent { id: id.clone(), state: found.state.clone(), times: found.times })
-            };
-            let new: Vec<_> = new.map(event).collect();
+            let new: Vec<_> = new.map(|(id, found)| Ok(WatchEvent::new(id.clone(), found.clone()))).collect();
             Ok::<_, BackendError>(Some((stream::iter(new), (dir, now))))
         });
         Ok(changes.try_flatten().boxed())
@@ -211,8 +208,8 @@ type States = HashMap<ExecutionId, Observation>;
 async fn look_at_all(dir: PathBuf, known: States) -> Result<States> {
     let look = move |entry: io::Result<fs::DirEntry>| {
         let entry = entry?;
-        let id: ExecutionId =
-            entry.file_name().to_string_lossy().replace('.', "/").parse().map_err(io::Error::other)?;
+        let id =
+            entry.file_name().to_string_lossy().replace('.', "/").parse::<ExecutionId>().map_err(io::Error::other)?;
         let end = known.get(&id).filter(|found| found.state.is_final()).cloned();
         Ok((id, end.map_or_else(|| Folder(entry.path()).state(), Ok)?))
     };
@@ -234,11 +231,10 @@ impl Folder {
             return Ok(end);
         }
         let Some(lock) = optional(File::open(self.0.join("lock")))? else { return Ok(ExecutionState::NotFound.into()) };
+        let began = fs::metadata(self.0.join("running")).ok().and_then(|running| running.modified().ok());
+        let alive = began.map_or_else(|| Observation::queued(""), |at| Observation::running(at.into()));
         match lock.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => Ok(match self.started_at() {
-                Some(at) => Observation { state: ExecutionState::Running, times: ExecutionTimes::since(at) },
-                None => ExecutionState::Queued { reason: String::new() }.into(),
-            }),
+            Err(TryLockError::WouldBlock) => Ok(alive),
             Err(TryLockError::Error(error)) => Err(error),
             // Nobody is left who could write the end; it may have been written since it was looked for above.
             Ok(()) => Ok(self.ended()?.unwrap_or(ExecutionState::Lost.into())),
@@ -246,25 +242,12 @@ impl Folder {
     }
     // ANCHOR_END: state
 
-    /// Notes that its process begins to run now.
-    ///
-    /// # Errors
-    /// When the disk does not take it.
-    pub fn begin(&self) -> io::Result<()> {
-        fs::write(self.0.join("running.new"), Timestamp::now().0.to_string())?;
-        fs::rename(self.0.join("running.new"), self.0.join("running"))
-    }
-
-    fn started_at(&self) -> Option<Timestamp> {
-        Some(Timestamp(fs::read_to_string(self.0.join("running")).ok()?.parse().ok()?))
-    }
-
     /// Writes how and when it ended, for good.
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub fn end(&self, state: ExecutionState, ended_at: Timestamp) -> io::Result<()> {
-        let times = ExecutionTimes { started_at: self.started_at(), ended_at: Some(ended_at), ran: None };
+    pub fn end(&self, state: ExecutionState, ended_at: SystemTime) -> io::Result<()> {
+        let times = ExecutionTimes { ended_at: Some(ended_at.into()), ..self.state()?.times };
         fs::write(self.0.join("end.new"), serde_json::to_vec(&Observation { state, times })?)?;
         fs::rename(self.0.join("end.new"), self.0.join("end"))
     }
@@ -301,10 +284,7 @@ pub fn uptime_ms() -> u64 {
 
 /// `None` for what is not there.
 fn optional<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Err(error) if error.kind() == IoKind::NotFound => Ok(None),
-        result => result.map(Some),
-    }
+    result.map(Some).or_else(|error| if error.kind() == IoKind::NotFound { Ok(None) } else { Err(error) })
 }
 
 // ANCHOR: errors

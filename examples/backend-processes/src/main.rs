@@ -7,10 +7,9 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind as IoKind};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use backend_processes::{Folder, POLL, uptime_ms};
-use gofer_core::Timestamp;
 use gofer_core::scheduler::{ExecutionState, FailureKind};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, setsid, wait};
 
@@ -28,7 +27,7 @@ fn main() -> io::Result<()> {
         _ => failed(FailureKind::Setup, error),
     });
     // The end is the command's, not that of whoever cleans up after it.
-    let ended_at = Timestamp::now();
+    let ended_at = SystemTime::now();
     // Nothing of the tree may run or write on once the end is known.
     kill_the_tree()?;
     folder.end(end, ended_at)
@@ -45,7 +44,7 @@ fn supervise(folder: &Folder, service: bool, working_dir: &str, command: &[Strin
             return Ok(ExecutionState::Stopped);
         }
         let main = spawn(folder, command)?;
-        folder.begin()?;
+        fs::write(folder.0.join("running"), "")?;
         let Some(status) = until_its_end(folder, main)? else { return Ok(ExecutionState::Stopped) };
         if !service {
             let signal = status.terminating_signal();

@@ -184,8 +184,7 @@ impl Cluster {
     }
 
     fn tell(&mut self, id: &ExecutionId) {
-        let Observation { state, times } = self.executions[id].observed();
-        self.changes.push(WatchEvent { id: id.clone(), state, times });
+        self.changes.push(WatchEvent::new(id.clone(), self.executions[id].observed()));
     }
 
     fn after(&mut self, ms: u64, id: &ExecutionId, timer: Timer) {

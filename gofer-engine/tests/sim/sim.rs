@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::sync::{Arc, Mutex, Once};
 
 use futures::{FutureExt, TryStreamExt};
+use gofer_core::entity::{SecretRecord, SecretScope};
 use gofer_core::journal::Journal;
 use gofer_core::object_store::PutOptions;
 use gofer_core::scheduler::{LogCursor, LogStream};
 use gofer_core::secret_store::SecretStore;
 use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemorySecretStore};
-use gofer_core::{ExecutionId, SecretPath};
+use gofer_core::{ExecutionId, PipelineId, SecretPath, Timestamp};
 use gofer_engine::EngineConfig;
 use secrecy::SecretString;
 use tokio::sync::Notify;
@@ -108,7 +109,7 @@ impl Sim {
         };
         for pipeline in &plan.pipelines {
             remains.journal.add_pipeline(&namespace(), pipeline.clone(), true);
-            remains.put_secret(&format!("pipeline/n/{}/present", pipeline.name));
+            remains.put_secret(&pipeline.name);
         }
         let slot = |(at, lives): (usize, &Vec<Life>)| Slot {
             name: ["a", "b"][at].to_owned(),
@@ -334,11 +335,21 @@ fn by_stream(chunks: &[(LogStream, Vec<u8>)]) -> [Vec<u8>; 2] {
 }
 
 impl Remains {
-    fn put_secret(&self, path: &str) {
-        let path = SecretPath::new(path).expect("a valid path");
-        let put = SecretStore::put(&*self.secrets, &path, &SecretString::from("sesame"), PutOptions::default())
+    /// The secret `present` of a pipeline: value and record.
+    fn put_secret(&self, pipeline: &PipelineId) {
+        let location = SecretPath::new(format!("pipeline/n/{pipeline}/present")).expect("a valid path");
+        let put = SecretStore::put(&*self.secrets, &location, &SecretString::from("sesame"), PutOptions::default())
             .now_or_never();
         put.expect("it never waits").expect("it is put");
+        self.journal.put_secret_record(SecretRecord {
+            scope: SecretScope::Pipeline(namespace(), pipeline.clone()),
+            key: "present".to_owned(),
+            location,
+            allowed_namespaces: Vec::new(),
+            updated_by: "the simulation".to_owned(),
+            created_at: Timestamp(0),
+            updated_at: Timestamp(0),
+        });
     }
 }
 

@@ -209,6 +209,12 @@ fn a_supervisor_is_for_tasks_without_an_image() {
     assert_eq!((args[0], &args[2..]), ("-c", &["/opt/gofer", "echo", "${NOMAD_META_gofer_dollar}{x}"][..]));
     assert_eq!(args[1], guard::of_task(None, true), "nothing of it is interpolated");
     assert_eq!(host["Meta"][META_SUPERVISED], "1");
+    let mut limited = spec(&["echo"]);
+    limited.timeout = Some(std::time::Duration::from_millis(1_500));
+    assert_eq!(main_of(&with(&limited))["Env"]["GOFER_SUPERVISE_TIMEOUT_MS"], "1500");
+    let unsupervised = NomadConfig { supervisor: None, ..config.clone() };
+    let unsupervised = prepare(&unsupervised, &json!({}), "gofer-x", &id(), &limited).job;
+    assert!(main_of(&unsupervised)["Env"]["GOFER_SUPERVISE_TIMEOUT_MS"].is_null(), "nobody would take it away");
     let mut image = spec(&["echo"]);
     image.image = Some("alpine:3".to_owned());
     let mut service = spec(&["serve"]);

@@ -308,9 +308,8 @@ impl Shared {
 
     /// Tells the watchers.
     fn tell(&self, id: &ExecutionId, execution: &Execution) {
-        let Observation { state, times } = execution.observed();
         // Nobody may be watching.
-        let _ = lock(&self.watchers).send(WatchEvent { id: id.clone(), state, times });
+        let _ = lock(&self.watchers).send(WatchEvent::new(id.clone(), execution.observed()));
     }
 
     /// Sets the state of an execution that has not ended.
