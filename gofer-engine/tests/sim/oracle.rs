@@ -191,12 +191,15 @@ impl Case<'_> {
     fn is_undisturbed(&self, record: &AttemptRecord, intent: &Intent, behaviour: &Behaviour) -> bool {
         let cancelled = self.run.cancel.is_some() || self.run.tasks[&self.task.id].cancel.is_some();
         let waited = intent.stop.as_ref().is_some_and(|stop| stop.cause == StopCause::StartTimeout);
-        let (Some(timeout), End::Exits { .. }, false) = (self.task.timeout, &behaviour.end, cancelled || waited) else {
-            return true;
-        };
         let missing = record.reason.as_ref().is_some_and(|reason| reason.kind == ReasonKind::MissingValue);
+        let Some(timeout) = self.task.timeout.filter(|_| !cancelled && !waited && !missing) else { return true };
         let in_time = Duration::from_millis(behaviour.run_ms) <= timeout;
-        missing || (record.status == TaskStatus::TimedOut) != in_time
+        match behaviour.end {
+            End::Exits { .. } => (record.status == TaskStatus::TimedOut) != in_time,
+            // What was lost before its deadline did not run too long, whenever that is looked at.
+            End::Lost { running: true } if in_time => rules::is_lost(record),
+            _ => true,
+        }
     }
 
     /// What people see is when the execution ran, not when somebody noticed.
