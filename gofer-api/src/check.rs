@@ -1,7 +1,7 @@
 //! `gofer server --check`: tries everything a start needs, and says what it found.
 
 use gofer_core::error::chain;
-use gofer_db::Db;
+use gofer_db::{Db, DbError};
 
 use crate::compose;
 use crate::config::ServerConfig;
@@ -48,6 +48,10 @@ pub async fn check(config: ServerConfig, launcher: Launcher) -> Vec<CheckLine> {
         Err(error) => Err(chain(error)),
     };
     lines.push(CheckLine::new("database", database));
+    if matches!(connected, Err(DbError::Locked { .. })) {
+        // Beside a server that lives everything local is taken, and that says nothing.
+        return lines;
+    }
     let scheduler = match compose::scheduler(&config, launcher).await {
         Ok(scheduler) => scheduler.check().await,
         Err(error) => Err(error),
