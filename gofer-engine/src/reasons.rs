@@ -53,9 +53,14 @@ pub(crate) fn tasks_failed(tasks: &[&TaskRun]) -> Reason {
     let mut parts: Vec<String> = tasks
         .iter()
         .take(NAMED_TASKS)
-        .map(|task| match &task.reason {
-            Some(reason) => format!("task `{}`{} {}", task.task, separator(reason.kind), reason.message),
-            None => format!("task `{}` failed", task.task),
+        .map(|task| {
+            let name = format!("task `{}`", task.task);
+            match &task.reason {
+                // Some name the task themselves; once is enough.
+                Some(reason) if reason.message.starts_with(&name) => reason.message.clone(),
+                Some(reason) => format!("{name}{} {}", separator(reason.kind), reason.message),
+                None => format!("{name} failed"),
+            }
         })
         .collect();
     if tasks.len() > NAMED_TASKS {
@@ -67,7 +72,7 @@ pub(crate) fn tasks_failed(tasks: &[&TaskRun]) -> Reason {
 /// What some reasons say of the task is a sentence of its own; the others go on after its name.
 fn separator(kind: ReasonKind) -> &'static str {
     match kind {
-        ReasonKind::MissingValue | ReasonKind::SchedulerRefused | ReasonKind::Unsupported => ":",
+        ReasonKind::SchedulerRefused | ReasonKind::Unsupported => ":",
         _ => "",
     }
 }

@@ -45,8 +45,23 @@ pub(crate) fn names_secrets(spec: &PipelineSpec, task: &TaskSpec, run: &Run) -> 
     variables(spec, task, run).values().any(|value| template::references(value).any(|(source, _)| source.is_secret()))
 }
 
-/// Reads every secret and object the task names and builds its execution.
+/// Reads every secret and object the task names and builds its execution. What is missing is told with the task's name.
 pub(crate) async fn execution(
+    shared: &Shared,
+    spec: &PipelineSpec,
+    task: &TaskSpec,
+    run: &Run,
+    attempt: Attempt,
+) -> Result<Resolved, Unresolved> {
+    build(shared, spec, task, run, attempt).await.map_err(|unresolved| match unresolved {
+        Unresolved::Refused(Reason { kind, message }) if kind == ReasonKind::MissingValue => {
+            Unresolved::Refused(Reason::new(kind, format!("task `{}`: {message}", task.id)))
+        }
+        other => other,
+    })
+}
+
+async fn build(
     shared: &Shared,
     spec: &PipelineSpec,
     task: &TaskSpec,

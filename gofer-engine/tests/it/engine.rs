@@ -286,6 +286,8 @@ async fn a_missing_value_fails_the_task_by_name_before_anything_starts() {
     let reason = done.tasks[&id("a")].reason.clone().unwrap();
     assert_eq!(reason.kind, ReasonKind::MissingValue);
     assert!(reason.message.contains("task `a`") && reason.message.contains("`nope`"), "{reason}");
+    let of_run = done.run.reason.clone().unwrap();
+    assert_eq!(of_run.message.matches("task `a`").count(), 1, "{of_run}");
     assert_eq!(house.scheduler.starts(&first(&run.key, "a")), 0);
 }
 
