@@ -90,7 +90,7 @@ impl<'a> History<'a> {
         let started = at(STARTED).or_else(|| told(self.task.and_then(|task| task.started_at.as_deref())));
         let ended = match self.once(marks) {
             Some(once) => {
-                let exit = once.exit().map(|at| once.events[at].time);
+                let exit = once.exit().map(|at| once.events[at].time).filter(|time| *time > 0);
                 exit.or_else(|| {
                     told(self.task.and_then(|task| task.finished_at.as_deref())).filter(|_| started.is_some())
                 })
