@@ -42,6 +42,13 @@ held! {
         stopping_what_is_finished_changes_nothing
         stopping_what_is_unknown_succeeds
     }
+    times {
+        an_end_has_its_own_times
+        what_runs_has_begun
+        what_never_ran_has_no_run_time
+        a_timeout_is_held_where_the_execution_runs
+        an_end_before_the_timeout_is_its_own
+    }
     logs {
         logs_of_a_stopped_execution_are_kept
         logs_of_an_execution_that_never_ran_are_empty
@@ -70,6 +77,8 @@ held! {
     restart {
         stop_works_after_a_restart
         a_removed_execution_stays_removed_after_a_restart
+        times_stay_the_same_after_a_restart
+        a_timeout_is_held_over_a_restart
     }
 }
 
@@ -85,6 +94,7 @@ not_held! {
         many_executions_run_at_once
         stop_asks_before_it_kills
         stdout_and_stderr_are_told_apart
+        both_outputs_are_one_in_the_order_of_writing
         logs_are_read_from_a_position
         logs_without_follow_end_with_what_there_is
         followed_logs_go_on_and_end_by_themselves

@@ -39,8 +39,16 @@ held! {
         stopping_what_is_finished_changes_nothing
         stopping_what_is_unknown_succeeds
     }
+    times {
+        an_end_has_its_own_times
+        what_runs_has_begun
+        what_never_ran_has_no_run_time
+        a_timeout_is_held_where_the_execution_runs
+        an_end_before_the_timeout_is_its_own
+    }
     logs {
         stdout_and_stderr_are_told_apart
+        both_outputs_are_one_in_the_order_of_writing
         any_bytes_survive
         a_line_of_nine_mebibytes_survives
         logs_are_read_from_a_position
@@ -82,6 +90,8 @@ held! {
         start_after_a_restart_does_nothing
         stop_works_after_a_restart
         a_removed_execution_stays_removed_after_a_restart
+        times_stay_the_same_after_a_restart
+        a_timeout_is_held_over_a_restart
     }
 }
 
