@@ -4,9 +4,10 @@
 //! A step changes the machine in place and says what to commit and, after that, what to do. It costs the number of tasks
 //! it touches, not the size of the DAG.
 
+mod deadlines;
+mod ends;
 mod verdict;
 
-use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,27 +15,18 @@ use std::time::Duration;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::journal::{Commit, Lease, RunSnapshot, RunTransition, TaskTransition};
 use gofer_core::pipeline::{Condition, PipelineSpec, TaskSpec};
-use gofer_core::run::{
-    CancelRequest, Reason, ReasonKind, Run, RunState, StopCause, StopRequest, TaskRun, TaskState, TaskStatus,
-};
-use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation, TIMEOUT_GRACE};
+use gofer_core::run::{CancelRequest, Reason, ReasonKind, Run, RunState, StopCause, TaskRun, TaskState, TaskStatus};
+use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation};
 use gofer_core::{Attempt, TaskId, Timestamp};
 
-use crate::end::{End, EndKind};
+use self::ends::within;
+use crate::end::End;
 
 /// Who the engine is in events.
 pub const ACTOR: &str = "gofer";
 
 /// Time between asking an execution to end and killing it, when nobody forces it.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
-
-/// How long after a timeout the engine looks at an execution whose backend holds the deadline itself: the grace is over by then,
-/// and a backend that failed to stop it is told to.
-const HELD_SLACK: Duration = Duration::from_secs(15);
-
-/// A deadline that is looked at later than this after it came was missed by a server that stood still. Longer than any
-/// commit of a healthy database keeps a driver.
-const STOOD_STILL: Duration = Duration::from_secs(1);
 
 /// What the machine knows of the scheduler that its executions run on.
 #[derive(Debug, Clone, Copy, Default)]
@@ -397,48 +389,6 @@ impl Machine {
         }
     }
 
-    /// When the process began, by its own clock as far as that can be right: not before it was intended, and not later
-    /// than it was seen.
-    fn began(&self, now: Timestamp, at: usize, times: ExecutionTimes) -> Option<Timestamp> {
-        let earliest = self.tasks[at].intended_at.unwrap_or(now);
-        times.started_at.map(|started_at| within(started_at, earliest, now))
-    }
-
-    /// What an end means. It is dated by what ended, not by who saw it: a server that was away, or stood still, while a
-    /// process ended in time must not say that it ran too long, or that a stop which never reached it ended it.
-    ///
-    /// - One that ended by itself has its own result, unless it ran longer than its timeout.
-    /// - One that was stopped ends as the stop's cause says, whatever its exit code: a process that exits with 0 because it
-    ///   was asked to end has not done its work.
-    fn judged(&self, at: usize, end: End, times: ExecutionTimes) -> End {
-        let (task, spec) = (&self.tasks[at], &self.spec.tasks[at]);
-        let ran_to_timeout = times.run_time().zip(spec.timeout).map(|(ran, timeout)| ran.cmp(&timeout));
-        let cause = task.stop.as_ref().map(|stop| stop.cause);
-        let cause = match (end.kind, cause, ran_to_timeout) {
-            (EndKind::Own, _, Some(Ordering::Greater)) if end.ran => Some(StopCause::Timeout),
-            // Nobody knows how long it ran. It ran on when its deadline was looked at, so that was too long.
-            (EndKind::Own, Some(StopCause::Timeout), None) if end.ran => Some(StopCause::Timeout),
-            (EndKind::Own, _, _) => None,
-            // The backend held the deadline itself.
-            (EndKind::Stopped, None, Some(Ordering::Greater | Ordering::Equal)) => Some(StopCause::Timeout),
-            (EndKind::Stopped | EndKind::Unknown, cause, _) => cause,
-        };
-        let Some(cause) = cause else { return end };
-        let (status, reason) = match cause {
-            StopCause::Cancel => (TaskStatus::Cancelled, self.cancel_reason(at)),
-            StopCause::Timeout => {
-                let text = format!("ran longer than its timeout of {:?}", spec.timeout.unwrap_or_default());
-                (TaskStatus::TimedOut, Reason::new(ReasonKind::Timeout, text))
-            }
-            StopCause::StartTimeout => {
-                let limit = spec.start_timeout.unwrap_or_default();
-                let text = format!("waited longer than its start timeout of {limit:?}");
-                (TaskStatus::TimedOut, Reason::new(ReasonKind::StartTimeout, text))
-            }
-        };
-        End { status, reason: Some(reason), lost: false, ..end }
-    }
-
     fn cancel_reason(&self, at: usize) -> Reason {
         let request = self.run.cancel.as_ref().or(self.tasks[at].cancel.as_ref());
         crate::reasons::cancelled(request)
@@ -471,84 +421,6 @@ impl Machine {
                 self.stop(now, at, StopCause::Cancel, grace, out);
             }
             TaskState::Complete(_) => {}
-        }
-    }
-
-    /// Asks that the current attempt end. A second wish keeps the first one's cause and can only hasten it.
-    fn stop(&mut self, now: Timestamp, at: usize, cause: StopCause, grace: Duration, out: &mut Decision) {
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        if self.tasks[at].stop.as_ref().is_some_and(|stop| stop.grace_ms <= grace_ms) {
-            return;
-        }
-        let mut next = self.tasks[at].clone();
-        let first = next.stop.take();
-        let cause = first.as_ref().map_or(cause, |stop| stop.cause);
-        next.stop = Some(StopRequest { cause, at: first.map_or(now, |stop| stop.at), grace_ms });
-        let (id, attempt) = (next.task.clone(), next.attempt);
-        self.change(at, next, out);
-        let reason = match cause {
-            StopCause::Cancel => self.cancel_reason(at),
-            StopCause::Timeout => Reason::new(ReasonKind::Timeout, "runs longer than its timeout"),
-            StopCause::StartTimeout => Reason::new(ReasonKind::StartTimeout, "waits longer than its start timeout"),
-        };
-        self.record(now, Some(at), EventDetails::TaskRunStopRequested { reason }, out);
-        out.effects.push(Effect::Stop(id, attempt, grace));
-    }
-
-    fn tick(&mut self, now: Timestamp, out: &mut Decision) {
-        while let Some(&(due, at)) = self.timers.first().filter(|(due, _)| *due <= now) {
-            self.timers.remove(&(due, at));
-            if self.deadline(at) != Some(due) {
-                // It may have been put off.
-                self.set_timer(at);
-                continue;
-            }
-            match self.tasks[at].state {
-                TaskState::Pending => self.ready.push_back(at),
-                // Nobody watched it wait, so nobody could have started it either: the time does not count.
-                TaskState::Starting if now > due.after(STOOD_STILL) => {
-                    self.watched_since = now;
-                    self.set_timer(at);
-                }
-                // Without asking first, a server that stood still would stop what has long ended in time.
-                TaskState::Starting | TaskState::Running => {
-                    let task = &self.tasks[at];
-                    out.effects.push(Effect::Confirm(task.task.clone(), task.attempt));
-                }
-                TaskState::Complete(_) => {}
-            }
-        }
-    }
-
-    /// Stops an attempt that still ran, or waited, when the scheduler was asked at or after its deadline.
-    fn confirm(&mut self, now: Timestamp, at: usize, asked_at: Timestamp, out: &mut Decision) {
-        let overdue = self.deadline(at).is_some_and(|due| due <= asked_at);
-        match self.tasks[at].state {
-            TaskState::Starting if overdue => self.stop(now, at, StopCause::StartTimeout, Duration::ZERO, out),
-            TaskState::Running if overdue => self.stop(now, at, StopCause::Timeout, TIMEOUT_GRACE, out),
-            TaskState::Starting | TaskState::Running => self.set_timer(at),
-            TaskState::Pending | TaskState::Complete(_) => {}
-        }
-    }
-
-    fn deadline(&self, at: usize) -> Option<Timestamp> {
-        let (task, spec) = (&self.tasks[at], &self.spec.tasks[at]);
-        match task.state {
-            TaskState::Pending => task.not_before,
-            _ if task.stop.is_some() => None,
-            TaskState::Starting => Some(task.intended_at?.max(self.watched_since).after(spec.start_timeout?)),
-            TaskState::Running => {
-                let since = self.seen_running[at].or(task.started_at)?;
-                let slack = if self.scheduler.deadlines { HELD_SLACK } else { Duration::ZERO };
-                Some(since.after(spec.timeout?).after(slack))
-            }
-            TaskState::Complete(_) => None,
-        }
-    }
-
-    fn set_timer(&mut self, at: usize) {
-        if let Some(due) = self.deadline(at) {
-            self.timers.insert((due, at));
         }
     }
 
@@ -670,10 +542,4 @@ impl Machine {
         };
         out.events.push(NewEvent { at, actor: ACTOR.to_owned(), subject, details });
     }
-}
-
-/// The instant, or the nearest that is possible.
-fn within(at: Timestamp, earliest: Timestamp, latest: Timestamp) -> Timestamp {
-    // The engine's clock may have been set back since `earliest`.
-    at.min(latest).max(earliest)
 }

@@ -125,7 +125,7 @@ def spec() -> pipeline_pb2.PipelineSpec:
     """A greeting, and a task after it; written as the JSON that any language can print."""
     script = 'printf "hello %s\\n" "$WHO"; printf "not to be heard\\n" >&2'
     after = {"id": "after", "custom": {"command": ["true"]}, "dependsOn": [{"task": "hello"}]}
-    hello = {"id": "hello", "custom": {"command": ["sh", "-c", script]}, "variables": {"WHO": "nobody"}}
+    hello = {"id": "hello", "custom": {"command": ["sh", "-c", script], "separateOutput": True}, "variables": {"WHO": "nobody"}}
     return json_format.ParseDict({"name": PIPELINE, "tasks": [after, hello]}, pipeline_pb2.PipelineSpec())
 
 
