@@ -96,7 +96,12 @@ impl Inspected {
         let marks = Marks::of(&self.job);
         let nomads = self.own_alloc().map(|own| History::of(own).times_of(&state, marks)).unwrap_or_default();
         let times = match self.view.reported {
-            Some(own) => ExecutionTimes { started_at: nomads.started_at.or(own.started_at), ..own },
+            Some(own) => ExecutionTimes {
+                started_at: nomads.started_at.or(own.started_at),
+                // An older supervisor tells no times.
+                ended_at: own.ended_at.or(nomads.ended_at),
+                ran: own.ran.or(nomads.ran),
+            },
             None => nomads,
         };
         Observation { state, times }

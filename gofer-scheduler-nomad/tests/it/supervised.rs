@@ -4,11 +4,13 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::Engine as _;
 use bytes::Bytes;
 use futures::stream;
+use gofer_core::Timestamp;
 use gofer_core::conformance::scheduler::{SchedulerHarness, Workloads};
 use gofer_core::conformance::{Harness, eventually};
 use gofer_core::scheduler::{EnvValue, ExecutionState, ExecutionTimes, ReportedEnd, Scheduler};
@@ -156,29 +158,69 @@ fn allocation_of(token: &SecretString) -> String {
     claims["nomad_allocation_id"].as_str().expect("an ID").to_owned()
 }
 
-/// The two numbers of a `ReportEndRequest`, each below 256, after the five bytes before every message of gRPC.
+/// A `ReportEndRequest`, after the five bytes before every message of gRPC.
 fn decode(message: &[u8]) -> ReportedEnd {
-    let (mut code, mut signal) = (0, 0);
-    let mut bytes = message[5..].iter().copied();
-    while let Some(tag) = bytes.next() {
-        let mut value = 0_i32;
-        for shift in [0, 7] {
-            let byte = bytes.next().expect("a number");
-            value |= i32::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                break;
-            }
-        }
-        match tag {
-            0x08 => code = value,
-            0x10 => signal = value,
-            other => panic!("field {other:#x}"),
+    let (mut code, mut signal, mut times) = (0, 0, ExecutionTimes::UNKNOWN);
+    for (field, value) in fields(&message[5..]) {
+        match (field, value) {
+            (1, Value::Number(number)) => code = i32::try_from(number).expect("a code"),
+            (2, Value::Number(number)) => signal = i32::try_from(number).expect("a signal"),
+            (3, Value::Message(at)) => times.started_at = Some(Timestamp(0).after(span(&at))),
+            (4, Value::Message(at)) => times.ended_at = Some(Timestamp(0).after(span(&at))),
+            (5, Value::Message(ran)) => times.ran = Some(span(&ran)),
+            (field, value) => panic!("field {field}: {value:?}"),
         }
     }
     match signal {
-        0 => ReportedEnd { code, signal: None, times: ExecutionTimes::UNKNOWN },
-        signal => ReportedEnd { code: 128 + signal, signal: Some(signal), times: ExecutionTimes::UNKNOWN },
+        0 => ReportedEnd { code, signal: None, times },
+        signal => ReportedEnd { code: 128 + signal, signal: Some(signal), times },
     }
+}
+
+/// A `Duration`, or a `Timestamp` as the time since 1970.
+fn span(message: &[u8]) -> Duration {
+    let mut span = Duration::ZERO;
+    for (field, value) in fields(message) {
+        match (field, value) {
+            (1, Value::Number(seconds)) => span += Duration::from_secs(seconds),
+            (2, Value::Number(nanos)) => span += Duration::from_nanos(nanos),
+            (field, value) => panic!("field {field}: {value:?}"),
+        }
+    }
+    span
+}
+
+#[derive(Debug)]
+enum Value {
+    Number(u64),
+    Message(Vec<u8>),
+}
+
+/// The fields of a protobuf message that has numbers and messages only.
+fn fields(message: &[u8]) -> Vec<(u64, Value)> {
+    let mut bytes = message.iter().copied();
+    let mut found = Vec::new();
+    while let Some(tag) = number(&mut bytes) {
+        let value = number(&mut bytes).expect("a number, or a length");
+        let value = match tag & 7 {
+            0 => Value::Number(value),
+            _ => Value::Message(bytes.by_ref().take(usize::try_from(value).expect("short")).collect()),
+        };
+        found.push((tag >> 3, value));
+    }
+    found
+}
+
+fn number(bytes: &mut impl Iterator<Item = u8>) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = bytes.next()?;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 async fn listen(ear: Arc<Ear>) -> (SocketAddr, AbortHandle) {
