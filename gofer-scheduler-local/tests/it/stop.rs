@@ -107,7 +107,8 @@ async fn a_stop_that_came_after_the_end_does_not_count() {
 async fn a_timeout_that_came_after_the_end_does_not_count() {
     let local = Local::open().await;
     let task = id("ends");
-    let timeout = Duration::from_secs(1);
+    // Long enough for a loaded machine to stop the supervisor before it is over.
+    let timeout = Duration::from_secs(4);
     let mut spec = script(UNTIL_GO, []);
     spec.timeout = Some(timeout);
     let began = Instant::now();
