@@ -198,7 +198,7 @@ pub(crate) async fn observe(shared: &Shared, id: &ExecutionId, starts: u64, driv
 /// to start, as the scheduler's own queue does.
 pub(crate) async fn still_starting(shared: &Shared, id: &ExecutionId, starts: u64, driver: &Inbox) {
     let asked = Asked { at: shared.clock.now(), starts };
-    tell(id, ExecutionState::Queued { reason: String::new() }.into(), asked, driver).await;
+    tell(id, Observation::queued(""), asked, driver).await;
 }
 
 /// The state, asked for until there is an answer or nobody wants it any more.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{SchedulerHarness, ended, exited, last, running, start};
-use crate::scheduler::ExecutionState;
+use crate::scheduler::{ExecutionSpec, ExecutionState};
 use crate::time::Timestamp;
 
 /// A timeout that is soon over.
@@ -54,9 +54,7 @@ pub async fn a_timeout_is_held_where_the_execution_runs(harness: &dyn SchedulerH
     if !scheduler.capabilities().deadlines {
         return;
     }
-    let mut spec = harness.workloads().until_stopped();
-    spec.timeout = Some(SOON);
-    let id = start(&*scheduler, &spec).await;
+    let id = start(&*scheduler, &soon_over(harness)).await;
     let end = last(&*scheduler, &id).await;
     assert_eq!(end.state, ExecutionState::Stopped);
     assert!(end.times.run_time().is_some_and(|ran| ran > SOON), "{end:?}");
@@ -71,6 +69,11 @@ pub async fn an_end_before_the_timeout_is_its_own(harness: &dyn SchedulerHarness
     let end = last(&*scheduler, &id).await;
     assert_eq!(end.state, exited(3));
     assert!(end.times.run_time().is_some_and(|ran| ran <= LONG), "{end:?}");
+}
+
+/// Runs until it is stopped, which its timeout does soon.
+fn soon_over(harness: &dyn SchedulerHarness) -> ExecutionSpec {
+    ExecutionSpec { timeout: Some(SOON), ..harness.workloads().until_stopped() }
 }
 
 /// The times of an end do not depend on when, and by which server, it is asked for.
@@ -98,9 +101,7 @@ pub(super) async fn held_over_a_restart(harness: &mut dyn SchedulerHarness) {
     if !scheduler.capabilities().deadlines {
         return;
     }
-    let mut spec = harness.workloads().until_stopped();
-    spec.timeout = Some(SOON);
-    let id = start(&*scheduler, &spec).await;
+    let id = start(&*scheduler, &soon_over(harness)).await;
     drop(scheduler);
     harness.restart().await;
     assert_eq!(ended(&*harness.backend(), &id).await, ExecutionState::Stopped);
