@@ -2,15 +2,19 @@
 
 use std::env;
 
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, SqliteConnection};
 use gofer_core::conformance::skip;
 use gofer_db::{DatabaseUrl, Db, DbConfig, DbError};
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
+const SQLITE_FILE: &str = "gofer.db";
+
 /// A place for a database, empty at first, and gone with the value.
 pub(crate) struct Place {
     config: DbConfig,
-    _files: Option<TempDir>,
+    files: Option<TempDir>,
     server: Option<Server>,
 }
 
@@ -22,8 +26,8 @@ struct Server {
 impl Place {
     pub(crate) fn sqlite() -> Self {
         let files = tempfile::tempdir().expect("a temporary directory");
-        let config = DbConfig::sqlite(files.path().join("gofer.db"));
-        Self { config, _files: Some(files), server: None }
+        let config = DbConfig::sqlite(files.path().join(SQLITE_FILE));
+        Self { config, files: Some(files), server: None }
     }
 
     /// `None`, printed, when no server is named and none is required.
@@ -36,7 +40,7 @@ impl Place {
         administer(&base, &format!("CREATE DATABASE {database}")).await;
         let url = at_database(&base, &database);
         let config = DbConfig { url: Some(DatabaseUrl::new(url)), pool_size: 8, ..DbConfig::default() };
-        Some(Self { config, _files: None, server: Some(Server { url: base, database }) })
+        Some(Self { config, files: None, server: Some(Server { url: base, database }) })
     }
 
     pub(crate) fn config(&self) -> DbConfig {
@@ -58,6 +62,14 @@ impl Place {
         }
         let shared = || DbConfig { shared: true, ..self.config() };
         vec![Db::connect(shared()).await.expect("connect"), Db::connect(shared()).await.expect("connect")]
+    }
+
+    /// Runs statements past Gofer, while no server has the database.
+    pub(crate) async fn execute(&self, statements: &str) {
+        let Some(files) = &self.files else { return administer(&self.url(), statements).await };
+        let file = files.path().join(SQLITE_FILE).to_string_lossy().into_owned();
+        let mut connection = SqliteConnection::establish(&file).expect("a database");
+        connection.batch_execute(statements).expect("the statements are accepted");
     }
 
     /// The PostgreSQL database's URL.

@@ -16,6 +16,7 @@ on_both_engines! {
     of_concurrent_puts_if_absent_one_wins
     a_put_that_was_interrupted_is_found_and_refused
     values_without_a_record_are_found_until_they_are_deleted
+    secrets_of_before_lie_where_their_scope_says
 }
 
 fn pipeline() -> SecretScope {
@@ -180,4 +181,26 @@ async fn values_without_a_record_are_found_until_they_are_deleted(place: Place) 
     db.secret_value_forget(&first.location).await.unwrap();
     db.pipeline_delete(&default(), &pl("ci"), "ada", Timestamp(at(4).0)).await.unwrap();
     assert_eq!(unnamed(&db, 100).await, left(&[&second, &third]));
+}
+
+/// The schema as it was before the migration that gave secrets their locations.
+const BEFORE_LOCATIONS: &str = "ALTER TABLE secrets DROP COLUMN location; DROP TABLE secret_values; \
+                                DELETE FROM __diesel_schema_migrations WHERE version = '00000000000005'";
+
+async fn secrets_of_before_lie_where_their_scope_says(place: Place) {
+    let db = place.open().await;
+    register(&db, "ci", &["a"]).await;
+    for scope in [pipeline(), SecretScope::Global] {
+        put_secret(&db, &record(scope, "db/password", 1), false).await.unwrap();
+    }
+    db.close().await;
+    place.execute(BEFORE_LOCATIONS).await;
+
+    let db = place.open().await;
+    for (scope, location) in
+        [(pipeline(), "pipeline/default/ci/db/password"), (SecretScope::Global, "global/db/password")]
+    {
+        assert_eq!(db.secret_get(&scope, "db/password").await.unwrap().location.as_str(), location);
+    }
+    assert_eq!(unnamed(&db, 1_000).await, []);
 }
