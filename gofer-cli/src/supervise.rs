@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gofer_proto::v1::ReportEndRequest;
 use rustix::process::{Pid, Signal, kill_process};
@@ -127,10 +127,12 @@ async fn supervise(program: &OsStr, arguments: &[OsString]) -> Result<ExitStatus
             number = deadline.passes() => signal_all(&child, number),
         }
     };
-    leave(&json!({"exit_code": status.code(), "signal": status.signal(), "ran_ms": deadline.ran_ms()}));
+    let times = deadline.times();
+    leave(&times.with(json!({"exit_code": status.code(), "signal": status.signal()})));
+
     // What was asked to end is over when Nomad says so.
     if let Some(end) = told(status).filter(|_| !asked_to_end) {
-        let end = deadline.dated(end);
+        let end = times.of(end);
         let _ = tokio::time::timeout(PATIENCE, report(connecting, end)).await;
     }
     Ok(status)
@@ -174,16 +176,38 @@ impl Deadline {
         self.limit.filter(|_| self.sent == 0).map_or(ran, |limit| ran.min(limit))
     }
 
-    fn ran_ms(&self) -> u64 {
-        u64::try_from(self.ran().as_millis()).unwrap_or(u64::MAX)
+    /// The times of a program that has just ended.
+    fn times(&self) -> Times {
+        let micros = |time: Duration| Duration::from_micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        let started = self.begun_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Times { started: micros(started), ended: micros(started + self.begun.elapsed()), ran: micros(self.ran()) }
+    }
+}
+
+/// When a program began and ended, since 1970, and how long it ran. All in whole microseconds, so that the report and the file
+/// tell the same.
+struct Times {
+    started: Duration,
+    ended: Duration,
+    ran: Duration,
+}
+
+impl Times {
+    /// The file's content, with the times.
+    fn with(&self, mut content: serde_json::Value) -> serde_json::Value {
+        let times = [("started_us", self.started), ("ended_us", self.ended), ("ran_us", self.ran)];
+        for (name, time) in times {
+            content[name] = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).into();
+        }
+        content
     }
 
-    /// The end, and when it was.
-    fn dated(&self, end: ReportEndRequest) -> ReportEndRequest {
+    /// The report, with the times.
+    fn of(&self, end: ReportEndRequest) -> ReportEndRequest {
         ReportEndRequest {
-            started_at: Some(self.begun_at.into()),
-            ended_at: Some((self.begun_at + self.begun.elapsed()).into()),
-            ran: self.ran().try_into().ok(),
+            started_at: Some((UNIX_EPOCH + self.started).into()),
+            ended_at: Some((UNIX_EPOCH + self.ended).into()),
+            ran: self.ran.try_into().ok(),
             ..end
         }
     }

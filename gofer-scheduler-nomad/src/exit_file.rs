@@ -1,6 +1,9 @@
 //! What the shell, or the supervisor, before a task's program leaves beside the log for what an exit code cannot say.
 
-use gofer_core::BackendError;
+use std::time::Duration;
+
+use gofer_core::scheduler::ExecutionTimes;
+use gofer_core::{BackendError, Timestamp};
 use reqwest::Method;
 use serde::Deserialize;
 
@@ -19,8 +22,8 @@ pub(crate) enum Left {
     NotStarted(String),
     /// The program had begun before, and was not started again.
     BegunBefore,
-    /// Nothing: the exit code is the program's own.
-    Nothing,
+    /// The exit code is the program's own. A supervisor tells its times, too.
+    Ended(ExecutionTimes),
     /// Its node is out of reach.
     OutOfReach,
 }
@@ -31,6 +34,20 @@ struct ExitFile {
     failed: Option<String>,
     #[serde(default)]
     again: bool,
+    /// Since 1970.
+    started_us: Option<i64>,
+    ended_us: Option<i64>,
+    ran_us: Option<u64>,
+}
+
+impl ExitFile {
+    fn times(&self) -> ExecutionTimes {
+        ExecutionTimes {
+            started_at: self.started_us.map(Timestamp),
+            ended_at: self.ended_us.map(Timestamp),
+            ran: self.ran_us.map(Duration::from_micros),
+        }
+    }
 }
 
 /// Reads what was left in an allocation.
@@ -44,7 +61,7 @@ pub(crate) async fn read(shared: &Shared, place: &Place, own: &Alloc) -> Result<
             Err(failure.backend(format!("the end of `{}` cannot be read", place.job_id)))
         }
         // There is none, or nothing of the allocation is left.
-        Err(_) => Ok(Left::Nothing),
+        Err(_) => Ok(Left::Ended(ExecutionTimes::UNKNOWN)),
     }
 }
 
@@ -59,7 +76,8 @@ fn said(file: &[u8]) -> Left {
     match serde_json::from_slice::<ExitFile>(file) {
         Ok(ExitFile { again: true, .. }) => Left::BegunBefore,
         Ok(ExitFile { failed: Some(why), .. }) => Left::NotStarted(why),
-        _ => Left::Nothing,
+        Ok(ended) => Left::Ended(ended.times()),
+        Err(_) => Left::Ended(ExecutionTimes::UNKNOWN),
     }
 }
 
@@ -69,13 +87,16 @@ mod tests {
 
     #[test]
     fn both_hands_are_read() {
+        let at = |second: i64| Some(Timestamp(second * 1_000_000));
+        let times = ExecutionTimes { started_at: at(1), ended_at: at(3), ran: Some(Duration::from_millis(1_500)) };
         for (file, expected) in [
             ("again", Left::BegunBefore),
             (r#"{"again":true}"#, Left::BegunBefore),
             ("not found: x", Left::NotStarted("binary `x` could not be found".to_owned())),
             (r#"{"failed":"why"}"#, Left::NotStarted("why".to_owned())),
-            (r#"{"exit_code":3,"signal":null}"#, Left::Nothing),
-            ("again?", Left::Nothing),
+            (r#"{"exit_code":3,"signal":null}"#, Left::Ended(ExecutionTimes::UNKNOWN)),
+            (r#"{"exit_code":3,"started_us":1000000,"ended_us":3000000,"ran_us":1500000}"#, Left::Ended(times)),
+            ("again?", Left::Ended(ExecutionTimes::UNKNOWN)),
         ] {
             assert_eq!(said(file.as_bytes()), expected, "{file}");
         }

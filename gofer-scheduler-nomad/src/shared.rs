@@ -90,15 +90,16 @@ pub(crate) struct Inspected {
 }
 
 impl Inspected {
-    /// What is known of the execution. Of one that reported its end it began when Nomad says so, as was told while it ran.
+    /// What is known of the execution. The times of one that told them are its own, since Nomad may not know them yet, and would
+    /// tell others by a few milliseconds when it does.
     pub(crate) fn observed(&self) -> Observation {
         let state = self.view.state.clone();
         let marks = Marks::of(&self.job);
         let nomads = self.own_alloc().map(|own| History::of(own).times_of(&state, marks)).unwrap_or_default();
         let times = match self.view.reported {
+            // An older supervisor tells no times.
             Some(own) => ExecutionTimes {
-                started_at: nomads.started_at.or(own.started_at),
-                // An older supervisor tells no times.
+                started_at: own.started_at.or(nomads.started_at),
                 ended_at: own.ended_at.or(nomads.ended_at),
                 ran: own.ran.or(nomads.ran),
             },
@@ -251,7 +252,7 @@ impl Shared {
         let is_reported = reported.is_some();
         if let Some(reported) = reported {
             view = reported;
-        } else if let Some(own) = own.filter(|_| Marks::of(&job).are_unclear(&view.state)) {
+        } else if let Some(own) = own.filter(|_| Marks::of(&job).leave_word(&view.state)) {
             view = clarified(view, exit_file::read(self, place, own).await?);
         }
         match view.fence {
@@ -381,7 +382,8 @@ fn clarified(view: View, left: Left) -> View {
         Left::NotStarted(message) => {
             View { state: ExecutionState::Failed { kind: FailureKind::CommandNotFound, message }, ..view }
         }
-        Left::Nothing | Left::OutOfReach => view,
+        Left::Ended(times) if times != ExecutionTimes::UNKNOWN => View { reported: Some(times), ..view },
+        Left::Ended(_) | Left::OutOfReach => view,
     }
 }
 

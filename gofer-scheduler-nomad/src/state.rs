@@ -113,11 +113,13 @@ impl Marks {
         Self { guarded: has(META_GUARDED), supervised: has(META_SUPERVISED), in_container: has(META_CONTAINER) }
     }
 
-    /// Whether an end is to be understood by what was left beside the log: the program was not found, or had begun before.
-    pub(crate) fn are_unclear(self, state: &ExecutionState) -> bool {
-        let ExecutionState::Exited { code, signal: None, .. } = state else { return false };
+    /// Whether what was left beside the log says more of an end: that the program was not found, that it had begun before, or, of
+    /// a supervised one, its times.
+    pub(crate) fn leave_word(self, state: &ExecutionState) -> bool {
+        let ExecutionState::Exited { code, signal, .. } = state else { return false };
         let no_program = !self.in_container && NO_PROGRAM.contains(code);
-        self.guarded && (no_program || *code == guard::BEGUN_BEFORE)
+        let unclear = signal.is_none() && (no_program || *code == guard::BEGUN_BEFORE);
+        self.supervised || (self.guarded && unclear)
     }
 }
 

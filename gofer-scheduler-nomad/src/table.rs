@@ -126,7 +126,7 @@ impl Table {
         }
         let now = state::of_alloc(alloc, entry.stopped, entry.marks);
         let by_itself = matches!(now, ExecutionState::Exited { .. } | ExecutionState::Failed { .. })
-            && !entry.marks.are_unclear(&now);
+            && !entry.marks.leave_word(&now);
         let certain = (by_itself && !entry.stopped) || (!now.is_final() && !History::of(alloc).begins_again());
         if !certain || alloc.client_status == "unknown" {
             return inspect();

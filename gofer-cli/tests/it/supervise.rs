@@ -16,17 +16,19 @@ fn supervise(alloc: &Path, command: &[&str]) -> Command {
     supervise
 }
 
-/// What is left beside the log, without how long it ran.
+/// What is left beside the log, without its times.
 fn left_in(alloc: &Path) -> Value {
     let text = std::fs::read(alloc.join("gofer-exit.json")).expect("gofer-exit.json");
     let mut left: Value = serde_json::from_slice(&text).expect("JSON");
-    left.as_object_mut().expect("an object").remove("ran_ms");
+    for time in ["started_us", "ended_us", "ran_us"] {
+        left.as_object_mut().expect("an object").remove(time);
+    }
     left
 }
 
 fn ran_ms(alloc: &Path) -> u64 {
     let text = std::fs::read(alloc.join("gofer-exit.json")).expect("gofer-exit.json");
-    serde_json::from_slice::<Value>(&text).expect("JSON")["ran_ms"].as_u64().expect("a number")
+    serde_json::from_slice::<Value>(&text).expect("JSON")["ran_us"].as_u64().expect("a number") / 1_000
 }
 
 /// Lets another program begin in the same allocation.

@@ -266,9 +266,10 @@ fn an_end_before_a_second_start_that_was_kept_out_is_the_end() {
 }
 
 #[test]
-fn only_a_guarded_ends_code_may_be_another_things() {
+fn only_a_guarded_end_may_have_left_word() {
     let guarded = Marks { guarded: true, ..Marks::default() };
     let container = Marks { in_container: true, ..guarded };
+    let supervised = Marks { supervised: true, ..guarded };
     for (marks, code, expected) in [
         (guarded, 118, true),
         (guarded, 126, true),
@@ -278,7 +279,8 @@ fn only_a_guarded_ends_code_may_be_another_things() {
         (container, 127, false),
         (Marks::default(), 118, false),
         (Marks::default(), 127, false),
+        (supervised, 0, true),
     ] {
-        assert_eq!(marks.are_unclear(&exited(code)), expected, "{marks:?} {code}");
+        assert_eq!(marks.leave_word(&exited(code)), expected, "{marks:?} {code}");
     }
 }
