@@ -57,7 +57,12 @@ impl Policy {
         if kernel.scopes {
             words.push("signals, abstract sockets");
         }
-        words.push("memory of others");
+        if open.is_none() || !geteuid().is_root() {
+            words.push("memory of others");
+        }
+        if words.is_empty() {
+            return off("it would keep nothing from root's own tasks here");
+        }
         let mut description = format!("Landlock keeps from tasks: {}", words.join(", "));
         if let Some(why) = &open {
             description.push_str(&format!(" (not the data directory: {why})"));

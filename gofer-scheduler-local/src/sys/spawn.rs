@@ -56,7 +56,13 @@ pub(crate) struct Bounds<'a> {
     pub(crate) user: Option<&'a User>,
     /// The Landlock ruleset that it is under.
     pub(crate) ruleset: Option<BorrowedFd<'a>>,
+    /// Capabilities that it does not get back by an exec.
+    pub(crate) without: &'static [c_int],
 }
+
+/// Either lets root read the memory and the environment of every process, past what Landlock says (`may_access_mm` of Linux 6.18).
+/// The first is also what mounting takes, which Landlock forbids wherever it closes files.
+const READS_ALL_MEMORY: [c_int; 2] = [21, 38];
 
 impl<'a> Bounds<'a> {
     /// Those of an execution, with what was opened for it.
@@ -65,11 +71,13 @@ impl<'a> Bounds<'a> {
         cgroup: Option<&'a OwnedFd>,
         ruleset: Option<&'a OwnedFd>,
     ) -> Self {
+        let closes_files = confinement.landlock.as_ref().is_some_and(|landlock| !landlock.protected.is_empty());
         Self {
             limits: &confinement.limits,
             cgroup: cgroup.map(OwnedFd::as_fd),
             user: confinement.user.as_ref(),
             ruleset: ruleset.map(OwnedFd::as_fd),
+            without: if closes_files && confinement.user.is_none() { &READS_ALL_MEMORY } else { &[] },
         }
     }
 }
@@ -87,6 +95,8 @@ pub(crate) enum Step {
     Limits,
     /// Its cgroup.
     Cgroup,
+    /// The capabilities that it loses.
+    Capabilities,
     /// Its user.
     User,
     /// The working directory, as that user.
@@ -98,12 +108,13 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Clone,
         Self::Session,
         Self::Streams,
         Self::Limits,
         Self::Cgroup,
+        Self::Capabilities,
         Self::User,
         Self::Directory,
         Self::Landlock,
@@ -118,6 +129,7 @@ impl Step {
             Self::Streams => "its standard streams could not be opened",
             Self::Limits => "its limits could not be set",
             Self::Cgroup => "its cgroup could not be entered",
+            Self::Capabilities => "its capabilities could not be dropped",
             Self::User => "its user could not be taken on",
             Self::Directory => "the working directory may not be entered by its user",
             Self::Landlock => "Landlock did not take its rules",
@@ -215,6 +227,9 @@ impl Child<'_> {
             let written = unsafe { libc::write(procs.as_raw_fd(), b"0".as_ptr().cast(), 1) };
             check(Step::Cgroup, if written == 1 { 0 } else { -1 })?;
         }
+        for &capability in bounds.without {
+            drop_capability(capability)?;
+        }
         if let Some(user) = bounds.user {
             become_user(user)?;
         }
@@ -258,6 +273,17 @@ impl Child<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// A process that has not got it, and a kernel that does not know it, are as good.
+fn drop_capability(number: c_int) -> Attempt<()> {
+    // SAFETY: numbers only.
+    unsafe {
+        if libc::geteuid() != 0 || libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) != 1 {
+            return Ok(());
+        }
+        check(Step::Capabilities, libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0))
     }
 }
 
