@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gofer_core::pipeline::Resources;
@@ -80,12 +81,17 @@ impl CgroupBase {
         enable(dir);
         make(&own)?;
         let base = Self::enabled(own, max_processes);
-        // Proves that cgroups can be made, and killed.
+        // Proves that cgroups can be made, entered and killed: who finds out later that one cannot runs no task.
         let probe = base.dir.join("probe");
         make(&probe)?;
-        let killable = probe.join("cgroup.kill").exists();
+        let entered = Command::new("/bin/sh").args(["-c", "echo 0 > \"$0/cgroup.procs\""]).arg(&probe).status();
+        let usable = entered.is_ok_and(|status| status.success()) && probe.join("cgroup.kill").exists();
         fs::remove_dir(probe)?;
-        if killable { Ok(base) } else { Err(io::ErrorKind::Unsupported.into()) }
+        if !usable {
+            base.leave();
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(base)
     }
 
     fn enabled(dir: PathBuf, max_processes: u32) -> Self {

@@ -136,8 +136,11 @@ mod tests {
             Limit::new(Resource::Nproc, Rlimit { current: Some(4096), maximum: Some(4096) }),
         ];
         let user = Some(User { uid: 70_000, gid: 70_001, groups: vec![4, 5] });
-        let landlock =
-            Some(Landlock { scopes: true, protected: vec!["/a b".into(), "/c".into()], readable: vec!["/a b/bin".into()] });
+        let landlock = Some(Landlock {
+            scopes: true,
+            protected: vec!["/a b".into(), "/c".into()],
+            readable: vec!["/a b/bin".into()],
+        });
         let whole = Confinement { limits, user, landlock };
         for confinement in [Confinement::default(), whole.clone(), Confinement { landlock: None, ..whole }] {
             let fields: Vec<CString> =

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use gofer_core::ExecutionId;
 use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation};
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{PidfdFlags, Signal, geteuid, kill_process, pidfd_open, pidfd_send_signal};
 
 use crate::cgroup::CgroupBase;
 use crate::confinement::User;
@@ -325,8 +325,11 @@ pub(crate) fn sweep(layout: &Layout, alive: &HashSet<ExecutionDir>) {
 
 pub(crate) fn delete_tree(path: &Path) {
     let result = fs::remove_dir_all(path).or_else(|_| {
-        // Tasks leave directories without write permission (Go's module cache, for one).
-        make_writable(path);
+        // Tasks leave directories without write permission (Go's module cache, for one). Root needs none, and must not follow what
+        // another user may put in its way.
+        if !geteuid().is_root() {
+            make_writable(path);
+        }
         fs::remove_dir_all(path)
     });
     if let Err(error) = result {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use gofer_core::pipeline::Resources;
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState, ExecutionTimes, Observation};
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Resource, Rlimit, getrlimit};
 use tokio::sync::Notify;
 
 use crate::cgroup::CgroupBase;
@@ -82,7 +82,10 @@ impl Executions {
         let table = Table::new();
         let recovered = {
             let (layout, cgroup) = (layout.clone(), cgroup.clone());
-            blocking(move || recover(&layout, cgroup.as_ref()).map_err(|error| io_error("the running executions cannot be read", error)))
+            blocking(move || {
+                recover(&layout, cgroup.as_ref())
+                    .map_err(|error| io_error("the running executions cannot be read", error))
+            })
         };
         for (id, live) in recovered.await? {
             table.adopt(id, live);
@@ -227,7 +230,9 @@ impl Executions {
         let mut limits = limits_at_start().to_vec();
         let in_cgroup = self.cgroup.as_ref().is_some_and(|base| base.max_processes().is_some());
         if user.is_some() && !in_cgroup {
-            let most = Some(u64::from(self.config.max_processes));
+            // Not above this process's own, which it might not be allowed to raise.
+            let own = getrlimit(Resource::Nproc).maximum.unwrap_or(u64::MAX);
+            let most = Some(own.min(u64::from(self.config.max_processes)));
             limits.push(Limit::new(Resource::Nproc, Rlimit { current: most, maximum: most }));
         }
         Confinement { limits, user, landlock: self.policy.landlock.clone() }
@@ -388,7 +393,9 @@ async fn lock_server(layout: &Layout, passable: bool) -> Result<OwnedFd, Backend
         let (layout, dir) = (layout.clone(), layout.root().display().to_string());
         let failed = format!("`dir` is `{dir}`: must be a directory that this user may write");
         let attempt = blocking(move || {
-            disk::prepare(&layout, passable).and_then(|()| disk::lock_server(&layout)).map_err(|error| io_error(failed, error))
+            disk::prepare(&layout, passable)
+                .and_then(|()| disk::lock_server(&layout))
+                .map_err(|error| io_error(failed, error))
         });
         match attempt.await? {
             Ok(lock) => return Ok(lock),

@@ -11,7 +11,6 @@ use rustix::process::Pid;
 use crate::confinement::{Confinement, path_field};
 use crate::live::StartedTask;
 
-
 /// Longest packet: a tag and a piece.
 pub(crate) const PACKET_BYTES: usize = 1 + MAX_EXEC_CHUNK_BYTES;
 

@@ -78,11 +78,7 @@ pub(crate) struct Prepared {
 
 /// Checks the spec and joins it with the base environment. What cannot be run is a state, not an error: the execution
 /// exists and has failed.
-pub(crate) fn prepare(
-    base: &BaseEnv,
-    spec: &ExecutionSpec,
-    home: Option<&Home>,
-) -> Result<Prepared, ExecutionState> {
+pub(crate) fn prepare(base: &BaseEnv, spec: &ExecutionSpec, home: Option<&Home>) -> Result<Prepared, ExecutionState> {
     if let Some(image) = &spec.image {
         return Err(refused(format!(
             "image `{image}` needs a scheduler that runs images; the local one runs programs of this machine, so leave the \

@@ -76,7 +76,9 @@ impl fmt::Display for UidRange {
 impl UsersConfig {
     pub(crate) fn validate(&self) -> Result<(), BackendError> {
         if self.range.is_none() && self.namespaces.is_empty() {
-            return invalid("`users` is empty: must have a `range`, or name the user of at least one namespace".to_owned());
+            return invalid(
+                "`users` is empty: must have a `range`, or name the user of at least one namespace".to_owned(),
+            );
         }
         for name in self.namespaces.keys() {
             if let Err(error) = NamespaceId::new(name.as_str()) {
@@ -169,7 +171,9 @@ impl Users {
         let used = numbers_in_use().map_err(|error| format!("the users of this machine cannot be read: {error}"))?;
         let free = (range.first..=range.last).find(|uid| !taken(uid) && !used.contains(uid));
         let Some(uid) = free else {
-            return Err(format!("namespace `{name}` has no user: all of `scheduler.local.users.range` ({range}) are taken"));
+            return Err(format!(
+                "namespace `{name}` has no user: all of `scheduler.local.users.range` ({range}) are taken"
+            ));
         };
         let mut all = given.clone();
         all.insert(name.to_owned(), uid);

@@ -161,7 +161,8 @@ pub(crate) struct Connection {
 impl Connection {
     fn open(launcher: &Launcher, owner: Option<&Owner>) -> Result<Arc<Self>, BackendError> {
         let (socket, child) = start(launcher, owner)?;
-        let connection = Arc::new(Self { socket, waiting: Mutex::new(Some(HashMap::new())), stuck: AtomicBool::new(false) });
+        let connection =
+            Arc::new(Self { socket, waiting: Mutex::new(Some(HashMap::new())), stuck: AtomicBool::new(false) });
         tokio::spawn(read_replies(connection.clone(), child));
         Ok(connection)
     }

@@ -11,11 +11,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, chdir, kill_process_group, waitpid};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Responder, Tools};
 use super::output::{Log, Pipes};
 use super::owner::{self, Owner};
 use super::program;
 use super::tree::{self, Left};
+use super::{Responder, Tools};
 use crate::cgroup::TaskCgroup;
 use crate::disk;
 use crate::layout::ExecutionDir;
@@ -55,6 +55,9 @@ pub(super) struct Over {
     /// its end by then.
     #[expect(dead_code, reason = "held for its lock")]
     pub(super) claim: Option<Claim>,
+    /// Removed after the server was told, which need not wait for it.
+    #[expect(dead_code, reason = "held until it is dropped")]
+    pub(super) cgroup: Option<TaskCgroup>,
 }
 
 /// Runs the execution. When this returns, its process tree is gone and its end is recorded, or nothing was done
@@ -62,14 +65,14 @@ pub(super) struct Over {
 pub(super) fn run(request: &Request<'_>, responder: Responder<'_>, post: Post<'_>, tools: &mut Tools) -> Over {
     let Ok(Some(claim)) = Claim::take(&request.launch.live) else {
         responder.reply(Outcome::Void);
-        return Over { fit: true, claim: None };
+        return Over { fit: true, claim: None, cgroup: None };
     };
     let dir = ExecutionDir::at(request.launch.dir.clone());
     let mut answer = Some(responder);
     let mut supervision = Supervision::new(request, &dir, claim, post, tools);
     let state = supervision.until_end(&mut answer).unwrap_or_else(|failure| failure);
     let end = Observation { state, times: supervision.times };
-    let Supervision { mut claim, .. } = supervision;
+    let Supervision { mut claim, cgroup, .. } = supervision;
     let left = tree::reap();
     if left == Left::Some {
         // Best effort: on a full disk the directory is not as it was either.
@@ -80,7 +83,7 @@ pub(super) fn run(request: &Request<'_>, responder: Responder<'_>, post: Post<'_
         responder.reply(Outcome::Ended);
     }
     // What could not be killed must not become a part of what comes next.
-    Over { fit: left == Left::None, claim: Some(claim) }
+    Over { fit: left == Left::None, claim: Some(claim), cgroup }
 }
 
 fn record_end(claim: &mut Claim, end: &Observation) {
@@ -204,7 +207,12 @@ impl<'a> Supervision<'a> {
 
     fn spawn(&mut self) -> Result<(Pid, Began, Pipes), ExecutionState> {
         let no_pipe = |error| program::setup(format!("no pipe could be made: {error}"));
-        let (pipes, [out, err]) = Pipes::open(self.request.launch.separate_output).map_err(no_pipe)?;
+        let (pipes, ends) = Pipes::open(self.request.launch.separate_output).map_err(no_pipe)?;
+        if let Some(user) = &self.request.launch.confinement.user {
+            let given = Pipes::give(&ends, user);
+            given.map_err(|error| program::setup(format!("its output could not be made its user's: {error}")))?;
+        }
+        let [out, err] = ends;
         let work = self.dir.work();
         let directory = self.request.launch.working_dir.as_deref().unwrap_or(&work);
         chdir(directory).map_err(|error| {
@@ -221,11 +229,7 @@ impl<'a> Supervision<'a> {
     }
 
     /// The process, when it began, and between which ticks since boot that was.
-    fn spawn_here(
-        &mut self,
-        stdio: [&OwnedFd; 3],
-        work: &Path,
-    ) -> Result<(Pid, Began, (u64, u64)), ExecutionState> {
+    fn spawn_here(&mut self, stdio: [&OwnedFd; 3], work: &Path) -> Result<(Pid, Began, (u64, u64)), ExecutionState> {
         let program = program::find(self.request.argv[0], &self.request.env)?;
         let entrance = self.cgroup.as_ref().map(TaskCgroup::entrance).transpose();
         let entrance = entrance.map_err(|error| program::setup(format!("its cgroup could not be opened: {error}")))?;

@@ -167,7 +167,7 @@ impl Helper {
         let mut tools = Tools { spawner, sandbox: std::mem::take(&mut self.sandbox) };
         let mut next = Some(first);
         while let Some(Job { sequence, body }) = next.take() {
-            let mut over = Over { fit: true, claim: None };
+            let mut over = Over { fit: true, claim: None, cgroup: None };
             if body.is_empty() {
                 // Once the warden is gone, so is the connection: the answer is not ours to give.
                 if getppid().map(number) == Some(self.warden) {

@@ -95,7 +95,7 @@ impl<'a> Session<'a> {
         };
         let spawned = match begin.terminal {
             Some(size) => with_terminal(size, begin.confinement.user.as_ref(), spawn),
-            None => with_pipes(spawn),
+            None => with_pipes(begin.confinement.user.as_ref(), spawn),
         };
         // So that the directory can be removed.
         let _ = chdir("/");
@@ -267,12 +267,17 @@ struct Ends {
     outputs: [Option<OwnedFd>; 2],
 }
 
-fn with_pipes(spawn: impl FnOnce(Streams<'_>) -> Result<Pid, String>) -> Result<Ends, String> {
-    let open = || -> rustix::io::Result<_> {
+fn with_pipes(user: Option<&User>, spawn: impl FnOnce(Streams<'_>) -> Result<Pid, String>) -> Result<Ends, String> {
+    let open = || -> io::Result<_> {
         let (input, output, error) =
             (pipe_with(PipeFlags::CLOEXEC)?, pipe_with(PipeFlags::CLOEXEC)?, pipe_with(PipeFlags::CLOEXEC)?);
         for end in [&input.1, &output.0, &error.0] {
             rustix::io::ioctl_fionbio(end, true)?;
+        }
+        if let Some(user) = user {
+            for end in [&input.0, &output.1, &error.1] {
+                std::os::unix::fs::fchown(end, Some(user.uid), Some(user.gid))?;
+            }
         }
         Ok((input, output, error))
     };

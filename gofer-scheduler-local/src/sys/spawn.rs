@@ -66,11 +66,7 @@ const READS_ALL_MEMORY: [c_int; 2] = [21, 38];
 
 impl<'a> Bounds<'a> {
     /// Those of an execution, with what was opened for it.
-    pub(crate) fn of(
-        confinement: &'a Confinement,
-        cgroup: Option<&'a OwnedFd>,
-        ruleset: Option<&'a OwnedFd>,
-    ) -> Self {
+    pub(crate) fn of(confinement: &'a Confinement, cgroup: Option<&'a OwnedFd>, ruleset: Option<&'a OwnedFd>) -> Self {
         let closes_files = confinement.landlock.as_ref().is_some_and(|landlock| !landlock.protected.is_empty());
         Self {
             limits: &confinement.limits,

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gofer_core::scheduler::{ExecutionState, Scheduler};
+use gofer_core::scheduler::{ExecutionSpec, ExecutionState, Scheduler};
 use gofer_scheduler_local::{Cgroup, LandlockMode, LocalScheduler};
 
 use crate::crash::in_child;
-use crate::support::{Local, ended, exited, id, is_gone, launcher, output, run, script};
+use crate::support::{Local, ended, exited, id, is_gone, kill_hard, launcher, output, run, script, warden_pid};
 
 /// Leaves a process in its own session and one that escaped twice, kills its supervisor, and goes on.
 const ESCAPE: &str = r#"
@@ -17,17 +17,16 @@ while [ "$(wc -l < "$1")" -lt 3 ]; do sleep 0.01; done
 kill -9 $PPID
 exec sleep 1000"#;
 
-async fn escape(cgroup: Cgroup) {
-    // Landlock would not let it begin.
-    let local = Local::open_with(|config| (config.landlock, config.cgroup) = (LandlockMode::Off, cgroup)).await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let pids = dir.path().join("pids");
-    let scheduler = local.scheduler();
-    let escape = script(ESCAPE, [pids.to_str().expect("UTF-8")]);
-    assert_eq!(run(scheduler, &id("escape"), &escape).await, ExecutionState::Lost);
-    all_are_gone(&pids).await;
-    // The next one runs as if nothing had been.
-    assert_eq!(run(scheduler, &id("next"), &script("exit 4", [])).await, exited(4));
+/// The same, once it is let go.
+fn gated_escape(dir: &Path) -> (ExecutionSpec, PathBuf, PathBuf) {
+    let (pids, go) = (dir.join("pids"), dir.join("go"));
+    let text = format!("while [ ! -e \"$2\" ]; do sleep 0.01; done; {ESCAPE}");
+    (script(&text, [pids.to_str().expect("UTF-8"), go.to_str().expect("UTF-8")]), pids, go)
+}
+
+/// Landlock would not let it begin.
+async fn without_landlock(cgroup: Cgroup) -> Local {
+    Local::open_with(|config| (config.landlock, config.cgroup) = (LandlockMode::Off, cgroup)).await
 }
 
 async fn all_are_gone(pids: &Path) {
@@ -40,24 +39,44 @@ async fn all_are_gone(pids: &Path) {
 
 #[tokio::test]
 async fn what_escapes_from_a_killed_supervisor_falls_to_the_warden() {
-    escape(Cgroup::Off).await;
+    let local = without_landlock(Cgroup::Off).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let pids = dir.path().join("pids");
+    let scheduler = local.scheduler();
+    let escape = script(ESCAPE, [pids.to_str().expect("UTF-8")]);
+    assert_eq!(run(scheduler, &id("escape"), &escape).await, ExecutionState::Lost);
+    all_are_gone(&pids).await;
+    // The next one runs as if nothing had been.
+    assert_eq!(run(scheduler, &id("next"), &script("exit 4", [])).await, exited(4));
 }
 
 #[tokio::test]
-async fn what_escapes_from_a_killed_supervisor_is_killed_with_its_cgroup() {
-    escape(Cgroup::Auto).await;
+async fn what_escapes_from_a_killed_supervisor_and_warden_is_killed_with_its_cgroup() {
+    let local = without_landlock(Cgroup::Auto).await;
+    let scheduler = local.scheduler();
+    if scheduler.check().await.expect("check").contains("no cgroup each") {
+        return gofer_core::conformance::skip(
+            "cgroup",
+            "what_escapes_is_killed_with_its_cgroup",
+            "none can be had here",
+        );
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (escape, pids, go) = gated_escape(dir.path());
+    scheduler.start(&id("escape"), &escape).await.expect("start");
+    let warden = warden_pid(scheduler).await;
+    kill_hard(warden);
+    is_gone(warden).await;
+    std::fs::write(&go, "").expect("let it go");
+    assert_eq!(ended(scheduler, &id("escape")).await, ExecutionState::Lost);
+    all_are_gone(&pids).await;
 }
 
 #[tokio::test]
 async fn the_warden_outlives_its_server_for_what_its_supervisors_leave() {
-    let mut local = Local::open_with(|config| {
-        (config.landlock, config.cgroup) = (LandlockMode::Off, Cgroup::Off);
-    })
-    .await;
+    let mut local = without_landlock(Cgroup::Off).await;
     let dir = tempfile::tempdir().expect("a directory");
-    let (pids, go) = (dir.path().join("pids"), dir.path().join("go"));
-    let text = format!("while [ ! -e \"$2\" ]; do sleep 0.01; done; {ESCAPE}");
-    let escape = script(&text, [pids.to_str().expect("UTF-8"), go.to_str().expect("UTF-8")]);
+    let (escape, pids, go) = gated_escape(dir.path());
     local.scheduler().start(&id("escape"), &escape).await.expect("start");
     local.scheduler = None;
     std::fs::write(&go, "").expect("let it go");
@@ -105,7 +124,10 @@ async fn loose_process() {
 
     gofer_scheduler_local::close_process();
     // As a server does that needs many.
-    let raised = rustix::process::Rlimit { current: Some(444), maximum: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum };
+    let raised = rustix::process::Rlimit {
+        current: Some(444),
+        maximum: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum,
+    };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).expect("raise it");
     let mut local = Local::open().await;
     let limits = script("ulimit -Sn; ulimit -Sc; touch file; umask 077; echo x > private; exit 3", []);
@@ -129,7 +151,13 @@ async fn loose_process() {
             if dir.ends_with("work") {
                 continue;
             }
-            assert_eq!(found.permissions().mode() & 0o077, 0, "{} has mode {:o}", path.display(), found.permissions().mode());
+            assert_eq!(
+                found.permissions().mode() & 0o077,
+                0,
+                "{} has mode {:o}",
+                path.display(),
+                found.permissions().mode()
+            );
             if found.is_dir() {
                 dirs.push(path);
             }
