@@ -5,7 +5,8 @@ use gofer_db::{Db, DbError};
 
 use crate::compose;
 use crate::config::ServerConfig;
-use crate::server::{Launcher, make_data_dir};
+use crate::data_dir::make_data_dir;
+use crate::server::Launcher;
 
 /// What one step of [`check`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub async fn check(config: ServerConfig, launcher: Launcher) -> Vec<CheckLine> {
         return vec![CheckLine::new("configuration", Err(error.to_string()))];
     }
     let mut lines = vec![CheckLine::new("configuration", Ok(format!("data in `{}`", data_dir.display())))];
-    if let Err(error) = make_data_dir(&data_dir) {
+    if let Err(error) = make_data_dir(&config) {
         lines.push(CheckLine::new("data directory", Err(chain(&error))));
         return lines;
     }
@@ -81,7 +82,7 @@ pub async fn check(config: ServerConfig, launcher: Launcher) -> Vec<CheckLine> {
 /// What is wrong, for a person: the configuration, the database (another server has it), or the store.
 pub async fn rotate_secrets_key(config: ServerConfig) -> Result<u64, String> {
     config.validate().map_err(|error| error.to_string())?;
-    make_data_dir(&config.data_dir()).map_err(|error| chain(&error))?;
+    make_data_dir(&config).map_err(|error| chain(&error))?;
     let db = Db::connect(config.resolved_database()).await.map_err(|error| chain(&error))?;
     let rotated = compose::rotate_secrets_key(&config, &db).await.map_err(|error| error.chain());
     db.close().await;

@@ -16,8 +16,9 @@ use gofer_store_local::LocalObjectStore;
 use gofer_store_s3::S3ObjectStore;
 
 /// What the program of a [`Launcher`] runs: the local scheduler's supervisors. And whose end is theirs, too, if anybody's.
-pub use gofer_scheduler_local::{Owner, supervisor};
+pub use gofer_scheduler_local::{Owner, close_process, supervisor};
 
+use crate::boundary::Boundary;
 use crate::config::{ObjectsBackend, SchedulerBackend, SecretsBackend, ServerConfig};
 use crate::server::Launcher;
 
@@ -87,6 +88,26 @@ pub(crate) async fn scheduler(config: &ServerConfig, launcher: Launcher) -> Resu
             Ok(Arc::new(LocalScheduler::connect(config.resolved_scheduler_local(), launcher).await?))
         }
         SchedulerBackend::Nomad => Ok(Arc::new(NomadScheduler::connect(config.scheduler.nomad.clone()).await?)),
+    }
+}
+
+/// What namespaces are worth with this scheduler.
+pub(crate) fn boundary(config: &ServerConfig, scheduler: &dyn Scheduler) -> Boundary {
+    if scheduler.capabilities().isolates_namespaces {
+        return Boundary::Kept;
+    }
+    match config.scheduler.backend {
+        SchedulerBackend::Local if config.scheduler.local.trusted => Boundary::Trusted,
+        SchedulerBackend::Local => Boundary::Open {
+            ways_out: "give each namespace a user (`scheduler.local.users`), run tasks on Nomad (`scheduler.backend`), or say \
+                       that everybody is trusted (`scheduler.local.trusted = true`)",
+            refuses: true,
+        },
+        // Whoever allows `raw_exec` on a cluster has read what it is.
+        SchedulerBackend::Nomad => Boundary::Open {
+            ways_out: "set `scheduler.nomad.host_driver = \"exec\"`, or give tasks images",
+            refuses: false,
+        },
     }
 }
 

@@ -51,6 +51,9 @@ pub struct ServerConfig {
     /// What is wrong with the modes of files that hold secrets, a sentence each.
     #[serde(skip)]
     pub exposed_files: Vec<String>,
+    /// Files named in it that hold secrets.
+    #[serde(skip)]
+    pub secret_files: Vec<PathBuf>,
 }
 
 /// `[server]`: where it listens and whom it believes.
@@ -197,6 +200,7 @@ impl ServerConfig {
         let figment = figment.merge(env);
         let mut config: Self = figment.extract().map_err(|error| ConfigError::from_figment(path, error))?;
         config.exposed_files = files::exposed(&figment);
+        config.secret_files = files::secret(&figment);
         flags(&mut config);
         config.validate()?;
         Ok(config)

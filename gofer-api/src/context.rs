@@ -11,6 +11,7 @@ use gofer_engine::Engine;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::boundary::Boundary;
 use crate::config::Limits;
 use crate::health::Health;
 
@@ -24,6 +25,8 @@ pub(crate) struct Context {
     pub(crate) secrets: Arc<dyn SecretStore>,
     pub(crate) health: Health,
     pub(crate) limits: Limits,
+    /// What a namespace is worth here.
+    pub(crate) boundary: Boundary,
     /// Neither tokens nor TLS, on loopback only.
     pub(crate) dev_mode: bool,
     /// Of this process; new at every start.

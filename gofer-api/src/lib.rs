@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod auth;
+mod boundary;
 mod call;
 mod changes;
 mod check;
@@ -9,6 +10,7 @@ pub mod config;
 mod context;
 mod convert;
 mod cut;
+mod data_dir;
 mod error;
 mod executions;
 mod health;
@@ -21,7 +23,7 @@ mod status;
 mod transport;
 
 pub use check::{CheckLine, check, rotate_secrets_key};
-pub use compose::{Owner, supervisor};
+pub use compose::{Owner, close_process, supervisor};
 pub use server::{Activity, Launcher, Server, ServerError};
 
 /// The version of Gofer this is.

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use gofer_core::entity::TokenKind;
@@ -20,6 +20,7 @@ use crate::auth::Gate;
 use crate::compose;
 use crate::config::{ConfigError, ServerConfig};
 use crate::context::Context;
+use crate::data_dir::make_data_dir;
 use crate::executions::Executions;
 use crate::health::Health;
 use crate::services::new_token;
@@ -60,6 +61,9 @@ pub enum ServerError {
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// The data directory is open to others.
+    #[error("{0}")]
+    Exposed(String),
     /// The certificate and key are not what TLS needs.
     #[error("server.tls: the certificate and its key cannot be used together")]
     Tls(#[source] tonic::transport::Error),
@@ -106,7 +110,7 @@ impl Server {
         for file in &config.exposed_files {
             tracing::warn!("{file}");
         }
-        make_data_dir(&config.data_dir())?;
+        make_data_dir(&config)?;
         // First of all: who cannot listen should not take over runs.
         let wanted = config.server.listen;
         let listen_error = |source| ServerError::Listen { addr: wanted, source };
@@ -138,7 +142,10 @@ impl Server {
         let engine = start_engine(config, addr, &server_id, db, backends.clone()).await?;
         let demands_token = config.demands_token();
         let dev_mode = !demands_token && !config.serves_tls() && addr.ip().is_loopback();
+        let boundary = compose::boundary(config, &*backends.scheduler);
+        boundary.tell(db).await.map_err(ServerError::Database)?;
         let context = Arc::new(Context {
+            boundary,
             db: db.clone(),
             engine: engine.clone(),
             health: Health::new(db.clone(), &backends, compose::products(config)),
@@ -251,14 +258,6 @@ fn served(ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinEr
         Ok(Err(error)) => Err(ServerError::Serving(error)),
         Ok(Ok(())) | Err(_) => Ok(()),
     }
-}
-
-/// Makes the directory for everything local, for its owner only.
-pub(crate) fn make_data_dir(dir: &Path) -> Result<(), ServerError> {
-    use std::os::unix::fs::DirBuilderExt;
-
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|source| ServerError::File { path: dir.to_owned(), source })
 }
 
 async fn connect(config: &ServerConfig, launcher: Launcher, db: &Db) -> Result<Backends, ServerError> {

@@ -172,6 +172,9 @@ pub struct SchedulerCapabilities {
     pub merged_output: bool,
     /// Each execution gets a token of its own as `GOFER_API_TOKEN`, which `identify` knows: nobody needs to hand it one.
     pub workload_identity: bool,
+    /// An execution of one namespace can neither read what another namespace's executions or the server have (environment,
+    /// directories, memory, files) nor signal their processes, whatever its command does.
+    pub isolates_namespaces: bool,
 }
 
 /// What to execute.

@@ -1,41 +1,60 @@
-//! Limits of memory and cpu through cgroup v2, where a directory was delegated to us.
+//! A cgroup v2 per execution, where a directory for them can be had: it limits memory, cpu and processes as far as the kernel
+//! offers that there, and whatever a task makes of itself, it can be killed with everything that came of it.
 //!
-//! The server makes one cgroup per execution that asks for limits. The supervisor steps into it, starts the task, and
-//! steps out again, so that it never dies with the task.
+//! The server makes the cgroup, and the task's process enters it before it executes anything. Its supervisor stays outside, so
+//! that it never dies with the task.
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use gofer_core::pipeline::Resources;
 use gofer_core::{BackendError, ErrorKind};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::config::Cgroup;
-use crate::wire::CgroupPair;
+use crate::layout::LiveName;
 
-/// Where cgroup v2 is mounted on every distribution that mounts it alone.
-const MOUNT: &str = "/sys/fs/cgroup";
 /// The period of `cpu.max`, the kernel's default.
 const CPU_PERIOD_MICROS: u64 = 100_000;
 /// The kernel takes no smaller quota.
 const CPU_QUOTA_MIN_MICROS: u64 = 1_000;
+/// How long to wait for killed processes to be gone: as long as a supervisor waits.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Looks again this often, should the kernel not tell.
+const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// A delegated directory in which the kernel limits memory and cpu.
+/// A directory for the cgroups of one scheduler's executions.
 #[derive(Debug, Clone)]
 pub(crate) struct CgroupBase {
     dir: PathBuf,
-    home: PathBuf,
+    /// Memory and cpu are limited in it.
+    limits: bool,
+    /// The number of processes is, to this.
+    max_processes: Option<u32>,
+}
+
+/// Where this process is.
+struct OwnCgroup {
+    dir: PathBuf,
+    /// It is the root, as far as this process sees: a container's, or a machine's on which nobody manages cgroups.
+    is_root: bool,
 }
 
 impl CgroupBase {
-    /// Opens what the operator chose. `auto` gives `None` when there is nothing delegated.
-    pub(crate) fn open(choice: &Cgroup) -> Result<Option<Self>, BackendError> {
+    /// Opens what the operator chose, for the scheduler of a directory. `auto` gives `None` when there is none to be had.
+    pub(crate) fn open(choice: &Cgroup, scheduler: &Path, max_processes: u32) -> Result<Option<Self>, BackendError> {
         match choice {
             Cgroup::Off => Ok(None),
             Cgroup::Auto => {
-                let Some(home) = own_cgroup() else { return Ok(None) };
-                let delegated = home.parent().filter(|dir| is_delegated(dir)).map(Path::to_path_buf);
-                Ok(delegated.and_then(|dir| Self::enable(dir, home).ok()))
+                let Some(own) = own_cgroup() else { return Ok(None) };
+                let parent = own.dir.parent().filter(|dir| !own.is_root && is_delegated(dir));
+                let delegated = parent.or((own.is_root || is_delegated(&own.dir)).then_some(own.dir.as_path()));
+                Ok(delegated.and_then(|dir| Self::within(dir, scheduler, max_processes).ok()))
             }
             Cgroup::Path(dir) => {
                 let unusable = |error: io::Error| {
@@ -46,25 +65,50 @@ impl CgroupBase {
                     );
                     BackendError::new(ErrorKind::Invalid, message).with_source(error)
                 };
-                let home = own_cgroup().ok_or_else(|| unusable(io::ErrorKind::NotFound.into()))?;
-                Self::enable(dir.clone(), home).map(Some).map_err(unusable)
+                let base = Self::within(dir, scheduler, max_processes).map_err(unusable)?;
+                if !base.limits {
+                    return Err(unusable(io::Error::new(io::ErrorKind::Unsupported, "a controller is missing")));
+                }
+                Ok(Some(base))
             }
         }
     }
 
-    fn enable(dir: PathBuf, home: PathBuf) -> io::Result<Self> {
-        let offered = fs::read_to_string(dir.join("cgroup.controllers"))?;
-        if !["memory", "cpu"].iter().all(|wanted| offered.split_whitespace().any(|name| name == *wanted)) {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "a controller is missing"));
+    /// A directory of its own in this one, so that what is left in it is nobody else's.
+    fn within(dir: &Path, scheduler: &Path, max_processes: u32) -> io::Result<Self> {
+        let found = fs::metadata(scheduler)?;
+        let own = dir.join(format!("gofer-{:x}-{:x}", found.dev(), found.ino()));
+        enable(dir);
+        make(&own)?;
+        let base = Self::enabled(own, max_processes);
+        // Proves that cgroups can be made, entered and killed: who finds out later that one cannot runs no task.
+        let probe = base.dir.join("probe");
+        make(&probe)?;
+        let entered = Command::new("/bin/sh").args(["-c", "echo 0 > \"$0/cgroup.procs\""]).arg(&probe).status();
+        let usable = entered.is_ok_and(|status| status.success()) && probe.join("cgroup.kill").exists();
+        fs::remove_dir(probe)?;
+        if !usable {
+            base.leave();
+            return Err(io::ErrorKind::Unsupported.into());
         }
-        fs::write(dir.join("cgroup.subtree_control"), "+memory +cpu")?;
-        Ok(Self { dir, home })
+        Ok(base)
     }
 
-    /// The cgroup of one execution, if it has one of its own.
-    pub(crate) fn of(&self, name: &str) -> Option<CgroupPair> {
-        let task = self.dir.join(name);
-        task.is_dir().then(|| CgroupPair { task, home: self.home.clone() })
+    fn enabled(dir: PathBuf, max_processes: u32) -> Self {
+        let controllers = enable(&dir);
+        let limits = ["memory", "cpu"].iter().all(|name| controllers.contains(name));
+        let max_processes = controllers.contains(&"pids").then_some(max_processes);
+        Self { dir, limits, max_processes }
+    }
+
+    /// Whether memory and cpu are limited.
+    pub(crate) fn limits(&self) -> bool {
+        self.limits
+    }
+
+    /// The most processes of one execution, if that is limited.
+    pub(crate) fn max_processes(&self) -> Option<u32> {
+        self.max_processes
     }
 
     /// The directory, for people.
@@ -72,47 +116,91 @@ impl CgroupBase {
         &self.dir
     }
 
+    /// The cgroup of one execution, if it has one.
+    pub(crate) fn of(&self, live: &LiveName) -> Option<PathBuf> {
+        let task = self.dir.join(live.as_str());
+        task.is_dir().then_some(task)
+    }
+
     /// Makes the cgroup of one execution and sets its limits.
-    pub(crate) fn create(&self, name: &str, resources: &Resources) -> io::Result<CgroupPair> {
-        let task = self.dir.join(name);
-        match fs::create_dir(&task) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other?,
+    pub(crate) fn create(&self, live: &LiveName, resources: &Resources) -> io::Result<PathBuf> {
+        let task = self.dir.join(live.as_str());
+        make(&task)?;
+        if let Some(most) = self.max_processes {
+            fs::write(task.join("pids.max"), most.to_string())?;
         }
-        if let Some(bytes) = resources.memory_bytes {
+        if let Some(bytes) = resources.memory_bytes.filter(|_| self.limits) {
             fs::write(task.join("memory.max"), bytes.to_string())?;
             // A task that lost one of its processes is no use; and swapping would make the limit a suggestion.
             let _ = fs::write(task.join("memory.oom.group"), "1");
             let _ = fs::write(task.join("memory.swap.max"), "0");
         }
-        if let Some(millis) = resources.cpu_millis {
+        if let Some(millis) = resources.cpu_millis.filter(|_| self.limits) {
             let quota = (u64::from(millis) * CPU_PERIOD_MICROS / 1000).max(CPU_QUOTA_MIN_MICROS);
             fs::write(task.join("cpu.max"), format!("{quota} {CPU_PERIOD_MICROS}"))?;
         }
-        Ok(CgroupPair { task, home: self.home.clone() })
+        Ok(task)
+    }
+
+    /// Kills what a dead supervisor left of its execution, and removes the cgroup.
+    pub(crate) fn clear(&self, live: &LiveName) {
+        if let Some(task) = self.of(live) {
+            let task = TaskCgroup::new(task);
+            task.kill();
+            task.wait_until_empty();
+        }
+    }
+
+    /// Does that with all that are none of these.
+    pub(crate) fn sweep(&self, alive: &[&LiveName]) {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if let Some((_, live)) = name.to_str().and_then(LiveName::parse)
+                && !alive.contains(&&live)
+            {
+                self.clear(&live);
+            }
+        }
+    }
+
+    /// Removes the directory, if nothing is left in it.
+    pub(crate) fn leave(&self) {
+        let _ = fs::remove_dir(&self.dir);
     }
 }
 
-/// Moves this process into the task's cgroup.
-pub(crate) fn enter(pair: &CgroupPair) -> io::Result<()> {
-    fs::write(pair.task.join("cgroup.procs"), "0")
-}
-
-/// Moves this process back out.
-///
-/// # Errors
-/// Then it shares the task's limits, which is tight but not wrong.
-pub(crate) fn leave(pair: &CgroupPair) -> io::Result<()> {
-    fs::write(pair.home.join("cgroup.procs"), "0")
-}
-
-fn own_cgroup() -> Option<PathBuf> {
-    if !Path::new(MOUNT).join("cgroup.controllers").exists() {
-        return None;
+fn make(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
     }
+}
+
+/// Which controllers the cgroups below this one have now.
+fn enable(dir: &Path) -> Vec<&'static str> {
+    let offered = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+    let wanted = ["memory", "cpu", "pids"];
+    let wanted: Vec<_> =
+        wanted.into_iter().filter(|name| offered.split_whitespace().any(|offered| offered == *name)).collect();
+    let text = wanted.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ");
+    if wanted.is_empty() || fs::write(dir.join("cgroup.subtree_control"), text).is_err() { Vec::new() } else { wanted }
+}
+
+fn own_cgroup() -> Option<OwnCgroup> {
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(Path::new(MOUNT).join(path))
+    let mount = mount_point(&fs::read_to_string("/proc/self/mountinfo").ok()?)?;
+    Some(OwnCgroup { dir: if path.is_empty() { mount } else { mount.join(path) }, is_root: path.is_empty() })
+}
+
+/// Where cgroup v2 is mounted whole.
+fn mount_point(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, source) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        (source.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(point))
+    })
 }
 
 /// systemd marks the directory of a unit with `Delegate=yes`; with `DelegateSubgroup=` the server runs one level below.
@@ -123,42 +211,57 @@ fn is_delegated(dir: &Path) -> bool {
     })
 }
 
-/// The supervisor's view of its task's cgroup; dropping it removes the cgroup.
+/// One execution's cgroup; dropping it removes the cgroup.
 pub(crate) struct TaskCgroup {
-    pair: CgroupPair,
+    dir: PathBuf,
 }
 
 impl TaskCgroup {
-    pub(crate) fn new(pair: CgroupPair) -> Self {
-        Self { pair }
-    }
-
-    /// Moves this process in.
-    pub(crate) fn enter(&self) -> io::Result<()> {
-        enter(&self.pair)
-    }
-
-    /// Moves this process back out.
-    pub(crate) fn leave(&self) -> io::Result<()> {
-        leave(&self.pair)
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir }
     }
 
     /// Kills everything in it at once, whatever it forks meanwhile.
     pub(crate) fn kill(&self) {
-        let _ = fs::write(self.pair.task.join("cgroup.kill"), "1");
+        let _ = fs::write(self.dir.join("cgroup.kill"), "1");
     }
 
     /// Whether the kernel killed anything in it for want of memory.
     pub(crate) fn ran_out_of_memory(&self) -> bool {
-        let events = fs::read_to_string(self.pair.task.join("memory.events")).unwrap_or_default();
+        let events = fs::read_to_string(self.dir.join("memory.events")).unwrap_or_default();
         let kills = events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok());
         kills.is_some_and(|count| count > 0)
     }
+
+    /// Where a process writes `0` to enter it.
+    pub(crate) fn entrance(&self) -> io::Result<OwnedFd> {
+        entrance(&self.dir)
+    }
+
+    /// Waits for killed processes to be gone, for a while.
+    fn wait_until_empty(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let Ok(events) = fs::File::open(self.dir.join("cgroup.events")) else { return };
+        while Instant::now() < deadline {
+            let mut text = [0; 256];
+            let length = std::os::unix::fs::FileExt::read_at(&events, &mut text, 0).unwrap_or(0);
+            if !String::from_utf8_lossy(&text[..length]).contains("populated 1") {
+                return;
+            }
+            let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&LOOK_AGAIN));
+        }
+    }
+}
+
+/// Where a process writes `0` to enter this cgroup.
+pub(crate) fn entrance(dir: &Path) -> io::Result<OwnedFd> {
+    let options = fs::OpenOptions::new().write(true).custom_flags(libc::O_CLOEXEC).open(dir.join("cgroup.procs"));
+    options.map(OwnedFd::from)
 }
 
 impl Drop for TaskCgroup {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.pair.task);
+        let _ = fs::remove_dir(&self.dir);
     }
 }
 
@@ -166,32 +269,37 @@ impl Drop for TaskCgroup {
 mod tests {
     use super::*;
 
-    fn base() -> (tempfile::TempDir, CgroupBase) {
+    fn base(controllers: &str) -> (tempfile::TempDir, CgroupBase) {
         let root = tempfile::tempdir().unwrap();
-        fs::write(root.path().join("cgroup.controllers"), "cpuset cpu io memory\n").unwrap();
-        let base = CgroupBase::enable(root.path().into(), root.path().join("home")).unwrap();
+        fs::write(root.path().join("cgroup.controllers"), controllers).unwrap();
+        let base = CgroupBase::enabled(root.path().into(), 99);
         (root, base)
+    }
+
+    fn live(task: &str) -> LiveName {
+        LiveName::new(&format!("n/p/1/{task}/1").parse().unwrap(), 7)
     }
 
     #[test]
     fn limits_are_written_in_the_kernels_units() {
-        let (root, base) = base();
+        let (root, base) = base("cpuset cpu io memory pids\n");
         let resources = Resources { cpu_millis: Some(1500), memory_bytes: Some(64 << 20) };
-        let pair = base.create("task", &resources).unwrap();
-        let read = |name: &str| fs::read_to_string(pair.task.join(name)).unwrap();
+        let task = base.create(&live("task"), &resources).unwrap();
+        let read = |name: &str| fs::read_to_string(task.join(name)).unwrap();
         assert_eq!(read("memory.max"), "67108864");
         assert_eq!(read("cpu.max"), "150000 100000");
-        assert_eq!(fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap(), "+memory +cpu");
-        let tiny = base.create("tiny", &Resources { cpu_millis: Some(1), memory_bytes: None }).unwrap();
-        assert_eq!(fs::read_to_string(tiny.task.join("cpu.max")).unwrap(), "1000 100000");
+        assert_eq!(read("pids.max"), "99");
+        assert_eq!(fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap(), "+memory +cpu +pids");
+        let tiny = base.create(&live("tiny"), &Resources { cpu_millis: Some(1), memory_bytes: None }).unwrap();
+        assert_eq!(fs::read_to_string(tiny.join("cpu.max")).unwrap(), "1000 100000");
     }
 
     #[test]
     fn out_of_memory_is_read_from_the_events() {
-        let (_root, base) = base();
-        let task = TaskCgroup::new(base.create("task", &Resources::default()).unwrap());
+        let (_root, base) = base("cpu memory\n");
+        let task = TaskCgroup::new(base.create(&live("task"), &Resources::default()).unwrap());
         assert!(!task.ran_out_of_memory());
-        let events = task.pair.task.join("memory.events");
+        let events = task.dir.join("memory.events");
         fs::write(&events, "low 0\noom 1\noom_kill 0\n").unwrap();
         assert!(!task.ran_out_of_memory());
         fs::write(&events, "low 0\noom 1\noom_kill 2\n").unwrap();
@@ -199,10 +307,23 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_without_the_controllers_is_refused() {
-        let root = tempfile::tempdir().unwrap();
-        fs::write(root.path().join("cgroup.controllers"), "hugetlb\n").unwrap();
-        assert!(CgroupBase::enable(root.path().into(), "/".into()).is_err());
-        assert!(CgroupBase::open(&Cgroup::Off).unwrap().is_none());
+    fn without_controllers_nothing_is_limited() {
+        let (root, base) = base("hugetlb\n");
+        assert!(!base.limits() && base.max_processes().is_none());
+        let all = Resources { cpu_millis: Some(1), memory_bytes: Some(1) };
+        let task = base.create(&live("task"), &all).unwrap();
+        assert_eq!(fs::read_dir(task).unwrap().count(), 0);
+        let named = CgroupBase::open(&Cgroup::Path(root.path().into()), root.path(), 1).unwrap_err();
+        assert!(named.message.contains("must be a cgroup v2 directory"), "{named}");
+        assert!(CgroupBase::open(&Cgroup::Off, root.path(), 1).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_mount_is_found_where_both_versions_are() {
+        let mountinfo = "25 20 0:23 / /sys/fs/cgroup rw shared:9 - tmpfs tmpfs rw\n\
+                         26 25 0:24 /inner /elsewhere rw - cgroup2 cgroup2 rw\n\
+                         27 25 0:24 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(mount_point(mountinfo), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(mount_point("25 20 0:23 / /sys/fs/cgroup rw - cgroup cgroup rw,memory"), None);
     }
 }

@@ -7,6 +7,7 @@ use gofer_core::{BackendError, ErrorKind};
 use serde::{Deserialize, Serialize};
 
 use crate::owner::Owner;
+use crate::users::UsersConfig;
 
 /// Settings of the local scheduler, the table `[scheduler.local]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +22,20 @@ pub struct LocalSchedulerConfig {
     pub path_prepend: Option<PathBuf>,
     /// Bytes of output kept per execution, both streams together. What comes after is dropped, and one line says so.
     pub max_log_bytes: u64,
-    /// Where limits of memory and cpu are set: `auto`, `off`, or the absolute path of a cgroup v2 directory that was
-    /// delegated to Gofer.
+    /// Where each execution has a cgroup: `auto`, `off`, or the absolute path of a cgroup v2 directory that was delegated to
+    /// Gofer.
     pub cgroup: Cgroup,
+    /// Most processes and threads of one execution, where a cgroup limits them, or of one namespace's user.
+    pub max_processes: u32,
+    /// Whether Landlock binds tasks that run as the server's own user.
+    pub landlock: LandlockMode,
+    /// A user per namespace, for a server that may become any.
+    pub users: Option<UsersConfig>,
+    /// Everybody who may register a pipeline is trusted with all that the server's user may: namespaces are no boundary.
+    pub trusted: bool,
+    /// Files and directories that are no task's business, beside `dir`.
+    #[serde(skip)]
+    pub protected: Vec<PathBuf>,
     /// Whose end is the end of every execution, too. `None` is the rule for a server: executions outlive it, and the next server
     /// finds them.
     #[serde(skip)]
@@ -37,6 +49,9 @@ const DEFAULT_PASS_ENV: [&str; 10] =
 /// Enough for any log a person reads, small enough that a task in a loop does not fill the disk.
 const DEFAULT_MAX_LOG_BYTES: u64 = 1 << 30;
 
+/// Enough for a parallel build on a large machine, and a small part of what a kernel has.
+const DEFAULT_MAX_PROCESSES: u32 = 4096;
+
 impl Default for LocalSchedulerConfig {
     fn default() -> Self {
         Self {
@@ -45,6 +60,11 @@ impl Default for LocalSchedulerConfig {
             path_prepend: None,
             max_log_bytes: DEFAULT_MAX_LOG_BYTES,
             cgroup: Cgroup::Auto,
+            max_processes: DEFAULT_MAX_PROCESSES,
+            landlock: LandlockMode::Auto,
+            users: None,
+            trusted: false,
+            protected: Vec::new(),
             owner: None,
         }
     }
@@ -69,15 +89,31 @@ impl LocalSchedulerConfig {
                 return invalid(format!("`pass_env` names `{name}`: must be the name of an environment variable"));
             }
         }
-        Ok(())
+        if self.max_processes == 0 {
+            return invalid("`max_processes` is `0`: must be at least 1, for the task's own process".to_owned());
+        }
+        self.users.as_ref().map_or(Ok(()), UsersConfig::validate)
     }
+}
+
+/// Whether Landlock binds tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LandlockMode {
+    /// Where the kernel has it, tasks are not trusted and have no user of their own; files only where tasks would not miss them.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Always, files included; a server on a kernel without it does not start.
+    Require,
 }
 
 /// Where limits of memory and cpu are set.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Cgroup {
-    /// In the server's own cgroup if its owner delegated it (systemd: `Delegate=yes`), else nowhere.
+    /// In the server's own cgroup if that was delegated (systemd: `Delegate=yes`) or is the root of a container, else nowhere.
     #[default]
     Auto,
     /// Nowhere.

@@ -12,29 +12,45 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use gofer_core::ExecutionId;
 use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation};
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{PidfdFlags, Signal, geteuid, kill_process, pidfd_open, pidfd_send_signal};
 
+use crate::cgroup::CgroupBase;
+use crate::confinement::User;
 use crate::layout::{ExecutionDir, Layout, LiveName};
 use crate::live::{self, LiveRecord, Probe, StartedTask};
 use crate::spares::Spares;
 use crate::{process, record};
 
-/// Makes the directories.
-pub(crate) fn prepare(layout: &Layout) -> io::Result<()> {
-    for dir in [layout.root().to_path_buf(), layout.live_dir(), layout.executions()] {
-        make_dirs(&dir)?;
+/// Nobody else's.
+const PRIVATE: u32 = 0o700;
+/// Others may pass, and see nothing.
+const PASSABLE: u32 = 0o711;
+
+/// Makes the directories, and gives those that exist the modes they need: with `passable`, other users reach theirs.
+pub(crate) fn prepare(layout: &Layout, passable: bool) -> io::Result<()> {
+    let outer = if passable { PASSABLE } else { PRIVATE };
+    let dirs = [(layout.root().to_path_buf(), outer), (layout.live_dir(), PRIVATE), (layout.executions(), outer)];
+    for (dir, mode) in dirs {
+        fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(&dir)?;
+        set_mode(&dir, mode)?;
     }
     Ok(())
 }
 
-fn make_dirs(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+/// Sets the mode, unless it is that. Whatever the umask.
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.permissions().mode() & 0o7777 == mode {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Takes the lock that says a server uses the directory; `Err` with who has it.
 pub(crate) fn lock_server(layout: &Layout) -> io::Result<Result<OwnedFd, String>> {
     let path = layout.server_lock();
     let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+    // One of an earlier version, or of a restored backup.
+    set_mode(&path, 0o600)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Err(fs::read_to_string(&path)?.trim().to_owned())),
         other => other?,
@@ -54,9 +70,7 @@ pub(crate) fn has_rebooted(layout: &Layout) -> io::Result<bool> {
 
 /// Notes the current boot, durably.
 pub(crate) fn note_boot(layout: &Layout) -> io::Result<()> {
-    replace(&layout.boot(), &boot_id()?)?;
-    fs::File::open(layout.boot())?.sync_all()?;
-    fs::File::open(layout.root())?.sync_all()
+    replace_durably(&layout.boot(), &boot_id()?)
 }
 
 /// The current boot as a number; never 0, which is the number of what never forgets.
@@ -80,17 +94,26 @@ pub(crate) enum Begun {
 
 /// Makes the live entry and the directory of an execution this server does not know. Nothing of it can be running, for
 /// then it would be known: whatever lies there is left from a launch that came to nothing.
-pub(crate) fn begin(layout: &Layout, spares: &Spares, id: &ExecutionId, live: &LiveName) -> io::Result<Begun> {
+pub(crate) fn begin(
+    layout: &Layout,
+    spares: &Spares,
+    id: &ExecutionId,
+    live: &LiveName,
+    user: Option<&User>,
+) -> io::Result<Begun> {
     let dir = layout.execution(id);
     if record::read(&dir)?.is_some() {
         return Ok(Begun::Ended);
     }
     let entry = layout.live(live);
-    if spares.use_for(&dir, &entry) {
+    if user.is_none() && spares.use_for(&dir, &entry) {
         return Ok(Begun::Ready);
     }
     live::create(&entry)?;
-    let made = make_execution_dir(&dir);
+    let made = match user {
+        None => make_execution_dir(&dir),
+        Some(user) => make_users_dir(&dir, user),
+    };
     if made.is_err() {
         let _ = fs::remove_file(entry);
     }
@@ -102,9 +125,20 @@ pub(crate) fn make_execution_dir(dir: &ExecutionDir) -> io::Result<()> {
     make_dir(dir.path()).and_then(|()| make_dir(&dir.work()))
 }
 
+/// The same for a process of another user: what is the server's stays closed to it, and `work` and `tmp` are its own.
+fn make_users_dir(dir: &ExecutionDir, user: &User) -> io::Result<()> {
+    make_dir(dir.path())?;
+    set_mode(dir.path(), PASSABLE)?;
+    for own in [dir.work(), dir.tmp()] {
+        make_dir(&own)?;
+        std::os::unix::fs::lchown(&own, Some(user.uid), Some(user.gid))?;
+    }
+    Ok(())
+}
+
 /// Makes a directory in one that exists, unless it is there.
 fn make_dir(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
+    match fs::DirBuilder::new().mode(PRIVATE).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
@@ -146,7 +180,13 @@ pub(crate) enum Settle {
 
 /// Finds out what became of a launch, and makes that final: files an end away, declares the launch void, or records the
 /// execution as lost.
-pub(crate) fn settle(layout: &Layout, id: &ExecutionId, live: &LiveName, how: Settle) -> io::Result<Settled> {
+pub(crate) fn settle(
+    layout: &Layout,
+    cgroups: Option<&CgroupBase>,
+    id: &ExecutionId,
+    live: &LiveName,
+    how: Settle,
+) -> io::Result<Settled> {
     let dir = layout.execution(id);
     if let Some(state) = record::read(&dir)? {
         forget(layout, live);
@@ -180,10 +220,13 @@ pub(crate) fn settle(layout: &Layout, id: &ExecutionId, live: &LiveName, how: Se
         return Ok(Settled::Void);
     }
     let times = record.as_ref().map_or_else(ExecutionTimes::default, LiveRecord::times);
-    if let Some(task) = record.and_then(|record| record.task)
-        && how != Settle::AfterReboot
-    {
-        kill_session(task);
+    if how != Settle::AfterReboot {
+        if let Some(cgroups) = cgroups {
+            cgroups.clear(live);
+        }
+        if let Some(task) = record.and_then(|record| record.task) {
+            kill_session(task);
+        }
     }
     // Whoever asked it to stop got what they wanted; otherwise nobody can say how it ended.
     let state = if dir.stop().exists() { ExecutionState::Stopped } else { ExecutionState::Lost };
@@ -209,7 +252,8 @@ pub(crate) fn forget(layout: &Layout, live: &LiveName) {
     }
 }
 
-/// Kills what a dead supervisor's task left in its session. What detached itself into a session of its own escapes.
+/// Kills what a dead supervisor's task left in its session. What detached itself into one of its own is in the execution's cgroup,
+/// and falls to the warden.
 fn kill_session(task: StartedTask) {
     // Ticks are cut to hundredths of a second on both sides.
     let plausible = task.earliest.saturating_sub(1)..=task.latest + 1;
@@ -281,8 +325,11 @@ pub(crate) fn sweep(layout: &Layout, alive: &HashSet<ExecutionDir>) {
 
 pub(crate) fn delete_tree(path: &Path) {
     let result = fs::remove_dir_all(path).or_else(|_| {
-        // Tasks leave directories without write permission (Go's module cache, for one).
-        make_writable(path);
+        // Tasks leave directories without write permission (Go's module cache, for one). Root needs none, and must not follow what
+        // another user may put in its way.
+        if !geteuid().is_root() {
+            make_writable(path);
+        }
         fs::remove_dir_all(path)
     });
     if let Err(error) = result {
@@ -317,7 +364,7 @@ pub(crate) fn is_held(layout: &Layout, live: &LiveName) -> io::Result<bool> {
 /// Proves that the directory can be written.
 pub(crate) fn probe_write(layout: &Layout) -> io::Result<()> {
     let path = layout.root().join("check.tmp");
-    fs::write(&path, "gofer\n")?;
+    write_private(&path, "gofer\n")?;
     fs::remove_file(path)
 }
 
@@ -336,7 +383,21 @@ pub(crate) fn nonce() -> u64 {
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     // A name of its own, so that two callers do not write into one file.
     let temporary = path.with_extension(format!("{:x}.tmp", nonce()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
+    write_private(&temporary, text)?;
     fs::rename(&temporary, path)
+}
+
+/// The same, so that a power failure leaves the old text or the new one.
+pub(crate) fn replace_durably(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension(format!("{:x}.tmp", nonce()));
+    write_private(&temporary, text)?.sync_all()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
+}
+
+/// Writes a file that only its owner may read.
+pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<fs::File> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    Ok(file)
 }

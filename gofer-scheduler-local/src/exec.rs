@@ -46,9 +46,12 @@ pub(crate) async fn open(
         _ => return Err(invalid(format!("`{id}` has ended"))),
     }
     let Some(found) = executions.table.find(id) else { return Err(invalid(format!("`{id}` has ended"))) };
+    let account = executions.account(id).await.map_err(invalid)?;
     let begin = Begin {
         task: task(executions, id, &found).await?,
-        cgroup: executions.cgroup.as_ref().and_then(|base| base.of(found.live.as_str())),
+        cgroup: executions.cgroup.as_ref().and_then(|base| base.of(&found.live)),
+        work: executions.layout.execution(id).work(),
+        confinement: executions.confinement(account.map(|account| account.user)),
         terminal: request.terminal,
     };
     let (socket, child) = executions.warden.start_session()?;

@@ -8,18 +8,23 @@ use std::time::Duration;
 use gofer_core::pipeline::Resources;
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState, ExecutionTimes, Observation};
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
+use rustix::process::{Resource, Rlimit, getrlimit};
 use tokio::sync::Notify;
 
 use crate::cgroup::CgroupBase;
 use crate::config::{Launcher, LocalSchedulerConfig};
+use crate::confinement::{Confinement, Limit, User};
 use crate::disk::{self, Begun, Settle, Settled};
 use crate::error::{blocking, io_error};
+use crate::hardening::limits_at_start;
 use crate::layout::{Layout, LiveName};
 use crate::live;
+use crate::policy::Policy;
 use crate::record;
 use crate::spares::Spares;
-use crate::spec::{self, BaseEnv, Prepared};
+use crate::spec::{self, BaseEnv, Home, Prepared};
 use crate::table::{Claimed, Phase, Table, started};
+use crate::users::{Account, Users};
 use crate::warden::{Launched, Warden};
 use crate::watcher::{Happened, Watcher};
 use crate::wire::{Launch, MAX_BODY_BYTES, Outcome, Reply};
@@ -46,6 +51,8 @@ pub(crate) struct Executions {
     /// Held while a stop request is compared and written, so that of two the shorter one stays.
     pub(crate) stopping: Mutex<()>,
     pub(crate) spares: Spares,
+    pub(crate) policy: Policy,
+    pub(crate) users: Option<Users>,
     base_env: BaseEnv,
     /// The kernel's boot: what had not ended is forgotten by the next.
     pub(crate) incarnation: u64,
@@ -65,15 +72,20 @@ impl Executions {
         launcher: Launcher,
     ) -> Result<(Self, ServerLock), BackendError> {
         let layout = Layout::new(config.dir.clone());
-        let cgroup = CgroupBase::open(&config.cgroup)?;
-        let lock = lock_server(&layout).await?;
+        let policy = Policy::decide(&config)?;
+        let lock = lock_server(&layout, config.users.is_some()).await?;
+        let users = config.users.as_ref().map(|users| Users::open(users, &config.dir)).transpose()?;
+        let cgroup = cgroup_base(&config)?;
         let failed = |error| io_error("the local scheduler cannot watch its directory", error);
         // Before looking at what lives, so that no end falls between.
         let watcher = Arc::new(Watcher::open(&layout.live_dir()).map_err(failed)?);
         let table = Table::new();
         let recovered = {
-            let layout = layout.clone();
-            blocking(move || recover(&layout).map_err(|error| io_error("the running executions cannot be read", error)))
+            let (layout, cgroup) = (layout.clone(), cgroup.clone());
+            blocking(move || {
+                recover(&layout, cgroup.as_ref())
+                    .map_err(|error| io_error("the running executions cannot be read", error))
+            })
         };
         for (id, live) in recovered.await? {
             table.adopt(id, live);
@@ -90,6 +102,8 @@ impl Executions {
             cgroup,
             stopping: Mutex::default(),
             spares: Spares::default(),
+            policy,
+            users,
             base_env,
             incarnation,
         };
@@ -131,15 +145,21 @@ impl Executions {
         spec: &ExecutionSpec,
         died: &Notify,
     ) -> Result<Decided, BackendError> {
-        let prepared = match spec::prepare(&self.base_env, spec) {
+        let account = match self.account(id).await {
+            Ok(account) => account,
+            Err(refusal) => return self.record_failure(id, live, spec::refused(refusal)).await,
+        };
+        let home = account.as_ref().map(|account| self.home(id, account));
+        let prepared = match spec::prepare(&self.base_env, spec, home.as_ref()) {
             Ok(prepared) => prepared,
             Err(refusal) => return self.record_failure(id, live, refusal).await,
         };
-        if let Begun::Ended = self.begin(id, live)? {
+        let user = account.map(|account| account.user);
+        if let Begun::Ended = self.begin(id, live, user.as_ref())? {
             self.table.forget(id, live);
             return Ok(Decided::Yes);
         }
-        let body = match self.body(id, live, prepared, &spec.resources).await {
+        let body = match self.body(id, live, prepared, &spec.resources, user) {
             Ok(body) if body.len() <= MAX_BODY_BYTES => body,
             Ok(_) => {
                 let message = format!(
@@ -184,30 +204,51 @@ impl Executions {
     }
 
     /// In place: a few entries in directories that are in memory take less time than to wake another thread.
-    fn begin(&self, id: &ExecutionId, live: &LiveName) -> Result<Begun, BackendError> {
-        disk::begin(&self.layout, &self.spares, id, live)
+    fn begin(&self, id: &ExecutionId, live: &LiveName, user: Option<&User>) -> Result<Begun, BackendError> {
+        disk::begin(&self.layout, &self.spares, id, live, user)
             .map_err(|error| io_error(format!("the directory of `{id}` could not be made"), error))
     }
 
-    /// The request for the warden; with the cgroup it names.
-    async fn body(
+    /// Whom the execution runs as, unless that is this server's user; or why it cannot.
+    pub(crate) async fn account(self: &Arc<Self>, id: &ExecutionId) -> Result<Option<Account>, String> {
+        if self.users.is_none() {
+            return Ok(None);
+        }
+        let (this, namespace) = (self.clone(), id.run.namespace.clone());
+        // The first time it is written down.
+        let found = blocking(move || Ok(this.users.as_ref().map(|users| users.of(&namespace)).transpose()));
+        found.await.map_err(|error| error.chain())?
+    }
+
+    fn home(&self, id: &ExecutionId, account: &Account) -> Home {
+        let dir = self.layout.execution(id);
+        Home { dir: dir.work(), tmp: dir.tmp(), user: account.name.clone() }
+    }
+
+    /// What binds the execution's processes.
+    pub(crate) fn confinement(&self, user: Option<User>) -> Confinement {
+        let mut limits = limits_at_start().to_vec();
+        let in_cgroup = self.cgroup.as_ref().is_some_and(|base| base.max_processes().is_some());
+        if user.is_some() && !in_cgroup {
+            // Not above this process's own, which it might not be allowed to raise.
+            let own = getrlimit(Resource::Nproc).maximum.unwrap_or(u64::MAX);
+            let most = Some(own.min(u64::from(self.config.max_processes)));
+            limits.push(Limit::new(Resource::Nproc, Rlimit { current: most, maximum: most }));
+        }
+        Confinement { limits, user, landlock: self.policy.landlock.clone() }
+    }
+
+    /// The request for the warden; with the cgroup it names, made in place: it is in memory, too.
+    fn body(
         &self,
         id: &ExecutionId,
         live: &LiveName,
         prepared: Prepared,
         resources: &Resources,
+        user: Option<User>,
     ) -> Result<secrecy::zeroize::Zeroizing<Vec<u8>>, ExecutionState> {
-        let limited = resources.memory_bytes.is_some() || resources.cpu_millis.is_some();
-        let cgroup = match &self.cgroup {
-            Some(base) if limited => {
-                let (base, name, resources) = (base.clone(), live.as_str().to_owned(), *resources);
-                let made = blocking(move || {
-                    base.create(&name, &resources).map_err(|error| io_error("the cgroup could not be made", error))
-                });
-                Some(made.await.map_err(|error| spec::setup(error.chain()))?)
-            }
-            _ => None,
-        };
+        let cgroup = self.cgroup.as_ref().map(|base| base.create(live, resources)).transpose();
+        let cgroup = cgroup.map_err(|error| spec::setup(format!("its cgroup could not be made: {error}")))?;
         let launch = Launch {
             live: self.layout.live(live),
             dir: self.layout.execution(id).path().to_owned(),
@@ -217,6 +258,7 @@ impl Executions {
             max_log_bytes: self.config.max_log_bytes,
             timeout: prepared.timeout,
             cgroup,
+            confinement: self.confinement(user),
         };
         Ok(launch.encode(&prepared.argv, &prepared.env))
     }
@@ -245,7 +287,7 @@ impl Executions {
     async fn settle(self: &Arc<Self>, id: &ExecutionId, live: &LiveName, how: Settle) -> Result<Settled, BackendError> {
         let (this, owned, entry) = (self.clone(), id.clone(), live.clone());
         let settled = blocking(move || {
-            disk::settle(&this.layout, &owned, &entry, how)
+            disk::settle(&this.layout, this.cgroup.as_ref(), &owned, &entry, how)
                 .map_err(|error| io_error(format!("the state of `{owned}` could not be read"), error))
         })
         .await?;
@@ -337,13 +379,23 @@ impl Executions {
     }
 }
 
-async fn lock_server(layout: &Layout) -> Result<OwnedFd, BackendError> {
+/// One command's own tasks end with it in any case, so they get a cgroup for limits alone.
+fn cgroup_base(config: &LocalSchedulerConfig) -> Result<Option<CgroupBase>, BackendError> {
+    let base = CgroupBase::open(&config.cgroup, &config.dir, config.max_processes)?;
+    let (wanted, rest) = base.into_iter().partition::<Vec<_>, _>(|base| config.owner.is_none() || base.limits());
+    rest.iter().for_each(CgroupBase::leave);
+    Ok(wanted.into_iter().next())
+}
+
+async fn lock_server(layout: &Layout, passable: bool) -> Result<OwnedFd, BackendError> {
     let deadline = tokio::time::Instant::now() + LOCK_TIMEOUT;
     loop {
         let (layout, dir) = (layout.clone(), layout.root().display().to_string());
         let failed = format!("`dir` is `{dir}`: must be a directory that this user may write");
         let attempt = blocking(move || {
-            disk::prepare(&layout).and_then(|()| disk::lock_server(&layout)).map_err(|error| io_error(failed, error))
+            disk::prepare(&layout, passable)
+                .and_then(|()| disk::lock_server(&layout))
+                .map_err(|error| io_error(failed, error))
         });
         match attempt.await? {
             Ok(lock) => return Ok(lock),
@@ -359,7 +411,7 @@ async fn lock_server(layout: &Layout) -> Result<OwnedFd, BackendError> {
 }
 
 /// Settles every live entry, and returns those whose supervisor lives.
-fn recover(layout: &Layout) -> std::io::Result<Vec<(ExecutionId, LiveName)>> {
+fn recover(layout: &Layout, cgroups: Option<&CgroupBase>) -> std::io::Result<Vec<(ExecutionId, LiveName)>> {
     let rebooted = disk::has_rebooted(layout)?;
     let mut alive = Vec::new();
     let mut rest = Vec::new();
@@ -376,7 +428,7 @@ fn recover(layout: &Layout) -> std::io::Result<Vec<(ExecutionId, LiveName)>> {
     let how = if rebooted { Settle::AfterReboot } else { Settle::Now };
     for (id, live) in rest {
         if !live_ids.contains(&id) {
-            match disk::settle(layout, &id, &live, how)? {
+            match disk::settle(layout, cgroups, &id, &live, how)? {
                 Settled::Alive(_) => alive.push((id, live)),
                 Settled::Ended(_) | Settled::Void => {}
             }
@@ -385,6 +437,9 @@ fn recover(layout: &Layout) -> std::io::Result<Vec<(ExecutionId, LiveName)>> {
         }
     }
     disk::note_boot(layout)?;
+    if let Some(cgroups) = cgroups {
+        cgroups.sweep(&alive.iter().map(|(_, live)| live).collect::<Vec<_>>());
+    }
     disk::sweep(layout, &alive.iter().map(|(id, _)| layout.execution(id)).collect());
     Ok(alive)
 }

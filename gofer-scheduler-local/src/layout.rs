@@ -3,11 +3,13 @@
 //! ```text
 //! <dir>/server.lock             held by the server that uses the directory
 //! <dir>/boot                    the kernel's boot id when a server last came up
+//! <dir>/users                   with `users.range`: the number of each namespace's user
 //! <dir>/live/<id>~<nonce>       one per execution that has not ended; its supervisor holds a lock on it while it lives,
 //!                               and last writes into it how it ended (see `live`)
 //! <dir>/x/<id>/
 //!     log                       stdout and stderr in frames (see `frame`), once there is some
 //!     work/                     the working directory, unless the spec names one
+//!     tmp/                      with `users` alone: the task's directory for temporary files
 //!     stop                      a stop was asked for; the grace in milliseconds
 //!     exit                      how it ended (see `record`): the live entry, moved here by the server. Without this and
 //!                               without a live entry the directory is on its way out
@@ -97,6 +99,10 @@ impl ExecutionDir {
 
     pub(crate) fn work(&self) -> PathBuf {
         self.path.join("work")
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.path.join("tmp")
     }
 
     pub(crate) fn stop(&self) -> PathBuf {

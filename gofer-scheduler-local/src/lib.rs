@@ -1,17 +1,22 @@
 #![doc = include_str!("../README.md")]
 
+mod accounts;
 mod cgroup;
 mod config;
+mod confinement;
 mod disk;
 mod error;
 mod exec;
 mod executions;
 mod frame;
+mod hardening;
+
 mod layout;
 mod live;
 mod local;
 mod logs;
 mod owner;
+mod policy;
 mod process;
 mod record;
 mod session;
@@ -20,10 +25,13 @@ mod spec;
 pub mod supervisor;
 mod sys;
 mod table;
+mod users;
 mod warden;
 mod watcher;
 mod wire;
 
-pub use config::{Cgroup, Launcher, LocalSchedulerConfig};
+pub use config::{Cgroup, LandlockMode, Launcher, LocalSchedulerConfig};
+pub use hardening::close_process;
 pub use local::LocalScheduler;
 pub use owner::Owner;
+pub use users::{UidRange, UsersConfig};

@@ -12,6 +12,7 @@ use gofer_core::scheduler::{
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use tokio::task::AbortHandle;
 
+use crate::cgroup::CgroupBase;
 use crate::config::{Launcher, LocalSchedulerConfig};
 use crate::disk;
 use crate::error::{blocking, io_error};
@@ -37,6 +38,9 @@ struct Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         self.watching.abort();
+        if let Some(base) = &self.executions.cgroup {
+            base.leave();
+        }
     }
 }
 
@@ -68,11 +72,12 @@ impl Scheduler for LocalScheduler {
         SchedulerCapabilities {
             images: false,
             host: true,
-            resource_limits: self.executions().cgroup.is_some(),
+            resource_limits: self.executions().cgroup.as_ref().is_some_and(CgroupBase::limits),
             exec: true,
             deadlines: true,
             merged_output: true,
             workload_identity: false,
+            isolates_namespaces: self.executions().users.is_some(),
         }
     }
 
@@ -88,10 +93,19 @@ impl Scheduler for LocalScheduler {
         blocking(move || disk::probe_write(&layout).map_err(|error| io_error(failed, error))).await?;
         let pid = executions.warden.ping().await?;
         let limits = match &executions.cgroup {
-            Some(base) => format!("limits of memory and cpu in `{}`", base.dir().display()),
-            None => "limits of memory and cpu not enforced (no delegated cgroup)".to_owned(),
+            Some(base) if base.limits() => format!("limits of memory and cpu in `{}`", base.dir().display()),
+            _ => "limits of memory and cpu not enforced (no delegated cgroup)".to_owned(),
         };
-        Ok(format!("local processes in `{dir}`, supervisor process {pid}, {limits}"))
+        let whole = match &executions.cgroup {
+            Some(base) => match base.max_processes() {
+                Some(most) => format!("a cgroup each, of {most} processes at most"),
+                None => "a cgroup each".to_owned(),
+            },
+            None => "no cgroup each".to_owned(),
+        };
+        let users = if executions.users.is_some() { "a user per namespace" } else { "one user for all namespaces" };
+        let landlock = &executions.policy.description;
+        Ok(format!("local processes in `{dir}`, supervisor process {pid}, {limits}, {whole}, {users}; {landlock}"))
     }
 
     async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {

@@ -2,14 +2,14 @@
 //! wait in the socket until they are taken, so neither side holds more than one.
 
 use std::ffi::{CStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use gofer_core::exec::{ExecInput, ExecOutput, MAX_EXEC_CHUNK_BYTES, TerminalSize};
 use rustix::process::Pid;
 
+use crate::confinement::{Confinement, path_field};
 use crate::live::StartedTask;
-use crate::wire::CgroupPair;
 
 /// Longest packet: a tag and a piece.
 pub(crate) const PACKET_BYTES: usize = 1 + MAX_EXEC_CHUNK_BYTES;
@@ -19,8 +19,12 @@ pub(crate) const PACKET_BYTES: usize = 1 + MAX_EXEC_CHUNK_BYTES;
 pub(crate) struct Begin {
     /// The task's process.
     pub(crate) task: StartedTask,
-    /// The cgroup to run in, and the one the session's process belongs to.
-    pub(crate) cgroup: Option<CgroupPair>,
+    /// The cgroup to run in.
+    pub(crate) cgroup: Option<PathBuf>,
+    /// The task's working directory, which its sessions share.
+    pub(crate) work: PathBuf,
+    /// What binds the task.
+    pub(crate) confinement: Confinement,
     /// The terminal's size; `None` is pipes.
     pub(crate) terminal: Option<TerminalSize>,
 }
@@ -29,18 +33,16 @@ impl Begin {
     /// The body of a request: strings, each ended by a NUL byte, as those of a launch.
     pub(crate) fn encode(&self, command: &[String]) -> Vec<u8> {
         let (rows, columns) = self.terminal.map_or((0, 0), |size| (size.rows, size.columns));
-        let path = |path: fn(&CgroupPair) -> &PathBuf| {
-            self.cgroup.as_ref().map_or(Vec::new(), |pair| path(pair).as_os_str().as_bytes().to_vec())
-        };
-        let fields = [
+        let mut fields = vec![
             self.task.pid.as_raw_nonzero().to_string().into_bytes(),
             self.task.earliest.to_string().into(),
             self.task.latest.to_string().into(),
-            path(|pair| &pair.task),
-            path(|pair| &pair.home),
+            path_field(self.cgroup.as_deref()),
+            path_field(Some(&self.work)),
             rows.to_string().into(),
             columns.to_string().into(),
         ];
+        fields.extend(self.confinement.encode());
         let strings = fields.iter().map(Vec::as_slice).chain(command.iter().map(String::as_bytes));
         strings.flat_map(|text| [text, b"\0"].concat()).collect()
     }
@@ -54,13 +56,16 @@ impl Begin {
         let (earliest, latest) = (number()?, number()?);
         let path =
             |text: &CStr| (!text.is_empty()).then(|| PathBuf::from(OsString::from_vec(text.to_bytes().to_vec())));
-        let (task, home) = (path(next()?), path(next()?));
+        let (cgroup, work) = (path(next()?), path(next()?)?);
         let mut size = || next()?.to_str().ok()?.parse::<u16>().ok();
         let (rows, columns) = (size()?, size()?);
+        let confinement = Confinement::decode(&mut next)?;
         let command: Vec<&CStr> = strings.collect::<Result<_, _>>().ok()?;
         let begin = Self {
             task: StartedTask { pid, earliest, latest, at: None },
-            cgroup: task.zip(home).map(|(task, home)| CgroupPair { task, home }),
+            cgroup,
+            work,
+            confinement,
             terminal: (rows > 0 && columns > 0).then_some(TerminalSize { rows, columns }),
         };
         (!command.is_empty()).then_some((begin, command))
@@ -138,14 +143,14 @@ mod tests {
     #[test]
     fn everything_round_trips() {
         let task = StartedTask { pid: Pid::from_raw(77).unwrap(), earliest: 5, latest: 6, at: None };
-        let cgroup = CgroupPair { task: "/c/t".into(), home: "/c/h".into() };
+        let cgroup = PathBuf::from("/c/t");
         let terminal = TerminalSize { rows: 24, columns: 80 };
         for (cgroup, terminal) in [(None, None), (Some(cgroup), Some(terminal))] {
-            let begin = Begin { task, cgroup, terminal };
+            let begin = Begin { task, cgroup, work: "/x/work".into(), confinement: Confinement::default(), terminal };
             let body = begin.encode(&["sh".to_owned(), String::new()]);
             assert_eq!(Begin::decode(&body), Some((begin, vec![c"sh", c""])));
         }
-        assert_eq!(Begin::decode(b"77\x005\x006\0\0\x000\x000\0"), None, "there is no command");
+        assert_eq!(Begin::decode(b"77\x005\x006\0\0/w\x000\x000\0\0\0\0"), None, "there is no command");
         for said in [
             Said::Began,
             Said::Refused("why".into()),

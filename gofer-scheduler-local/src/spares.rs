@@ -117,7 +117,7 @@ mod tests {
     fn left(end: &str, touch: impl Fn(&ExecutionDir)) -> bool {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::new(root.path().to_owned());
-        disk::prepare(&layout).unwrap();
+        disk::prepare(&layout, false).unwrap();
         let dir = |number: u64| layout.execution(&format!("default/ci/{number}/build/1").parse().unwrap());
         disk::make_execution_dir(&dir(1)).unwrap();
         fs::write(dir(1).log(), "text").unwrap();
@@ -160,7 +160,7 @@ mod tests {
     fn one_that_lies_in_the_way_stays() {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::new(root.path().to_owned());
-        disk::prepare(&layout).unwrap();
+        disk::prepare(&layout, false).unwrap();
         let dir = |number: u64| layout.execution(&format!("default/ci/{number}/build/1").parse().unwrap());
         let spares = Spares::default();
         for number in [1, 2] {

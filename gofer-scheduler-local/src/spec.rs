@@ -14,6 +14,30 @@ use crate::config::LocalSchedulerConfig;
 /// Where programs are looked for when neither the server nor the task has a `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
+/// What is the server's user's, and of no use to another.
+const USERS: [&str; 4] = ["HOME", "TMPDIR", "USER", "LOGNAME"];
+
+/// Where a task of another user is at home: directories of its execution alone.
+pub(crate) struct Home {
+    pub(crate) dir: PathBuf,
+    pub(crate) tmp: PathBuf,
+    /// The user's name.
+    pub(crate) user: Option<String>,
+}
+
+impl Home {
+    fn variables(&self) -> Vec<(&'static str, OsString)> {
+        let user = self.user.as_ref().map(OsString::from);
+        let all = [
+            ("HOME", Some(self.dir.clone().into_os_string())),
+            ("TMPDIR", Some(self.tmp.clone().into_os_string())),
+            ("USER", user.clone()),
+            ("LOGNAME", user),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+}
+
 /// What every task gets of the server's environment.
 #[derive(Debug, Clone)]
 pub(crate) struct BaseEnv {
@@ -54,7 +78,7 @@ pub(crate) struct Prepared {
 
 /// Checks the spec and joins it with the base environment. What cannot be run is a state, not an error: the execution
 /// exists and has failed.
-pub(crate) fn prepare(base: &BaseEnv, spec: &ExecutionSpec) -> Result<Prepared, ExecutionState> {
+pub(crate) fn prepare(base: &BaseEnv, spec: &ExecutionSpec, home: Option<&Home>) -> Result<Prepared, ExecutionState> {
     if let Some(image) = &spec.image {
         return Err(refused(format!(
             "image `{image}` needs a scheduler that runs images; the local one runs programs of this machine, so leave the \
@@ -72,19 +96,27 @@ pub(crate) fn prepare(base: &BaseEnv, spec: &ExecutionSpec) -> Result<Prepared, 
     if let Some(dir) = working_dir.as_ref().filter(|dir| !dir.is_absolute()) {
         return Err(refused(format!("the working directory `{}` must be an absolute path", dir.display())));
     }
-    let env = environment(base, spec)?;
+    let env = environment(base, spec, home)?;
     let service = spec.kind == ExecutionKind::Service;
     let timeout = spec.timeout.filter(|_| !service);
     Ok(Prepared { argv, env, working_dir, service, timeout, separate_output: spec.separate_output })
 }
 
-fn environment(base: &BaseEnv, spec: &ExecutionSpec) -> Result<Vec<Zeroizing<Vec<u8>>>, ExecutionState> {
-    let mut env = Vec::with_capacity(base.passed.len() + spec.env.len() + 1);
+fn environment(
+    base: &BaseEnv,
+    spec: &ExecutionSpec,
+    home: Option<&Home>,
+) -> Result<Vec<Zeroizing<Vec<u8>>>, ExecutionState> {
+    let mut env = Vec::with_capacity(base.passed.len() + spec.env.len() + 5);
+    let own = home.map_or(Vec::new(), Home::variables);
+    for (name, value) in own.iter().filter(|(name, _)| !spec.env.contains_key(*name)) {
+        env.push(assignment(name, value.as_bytes()));
+    }
     let mut path = None;
     for (name, value) in &base.passed {
         if name == "PATH" {
             path = Some(value.clone());
-        } else if !spec.env.contains_key(name) {
+        } else if !spec.env.contains_key(name) && !(home.is_some() && USERS.contains(&name.as_str())) {
             env.push(assignment(name, value.as_bytes()));
         }
     }
@@ -154,7 +186,7 @@ mod tests {
     }
 
     fn env_of(spec: &ExecutionSpec) -> Vec<String> {
-        let prepared = prepare(&base(), spec).ok().unwrap();
+        let prepared = prepare(&base(), spec, None).ok().unwrap();
         prepared.env.iter().map(|text| String::from_utf8(text.to_vec()).unwrap()).collect()
     }
 
@@ -165,6 +197,16 @@ mod tests {
         own.env.insert("HOME".into(), EnvValue::Secret("/h".into()));
         own.env.insert("PATH".into(), EnvValue::Plain("/p".into()));
         assert_eq!(env_of(&own), ["HOME=/h", "PATH=/opt/gofer:/p"]);
+    }
+
+    #[test]
+    fn another_users_home_is_its_executions() {
+        let home = Home { dir: "/x/work".into(), tmp: "/x/tmp".into(), user: Some("ci".into()) };
+        let mut spec = spec(&["true"]);
+        spec.env.insert("TMPDIR".into(), EnvValue::Plain("/own".into()));
+        let prepared = prepare(&base(), &spec, Some(&home)).ok().unwrap();
+        let env: Vec<_> = prepared.env.iter().map(|text| String::from_utf8(text.to_vec()).unwrap()).collect();
+        assert_eq!(env, ["HOME=/x/work", "USER=ci", "LOGNAME=ci", "TMPDIR=/own", "PATH=/opt/gofer:/usr/bin:/bin"]);
     }
 
     #[test]
@@ -186,7 +228,7 @@ mod tests {
             (nul, "variable `A` holds a NUL byte"),
         ];
         for (spec, expected) in cases {
-            match prepare(&base(), &spec).err() {
+            match prepare(&base(), &spec, None).err() {
                 Some(ExecutionState::Failed { kind: FailureKind::Refused, message }) => {
                     assert!(message.contains(expected), "{message}");
                     assert!(!message.contains("hidden"), "{message}");

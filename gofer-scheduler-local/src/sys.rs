@@ -1,22 +1,27 @@
-//! The few system calls that no safe library offers: fork, posix_spawn, signal masks, shared memory and a look at exited
-//! children.
+//! The few system calls that no safe library offers: fork, clone, signal masks, shared memory, another user's name for a moment,
+//! and a look at exited children.
 //!
 //! This is the crate's only module with `unsafe`. All but [`async_fd`] runs in the warden and its supervisors, which are
 //! single-threaded by construction: [`crate::supervisor::main`] starts no thread and uses nothing that does.
 #![expect(
     unsafe_code,
-    reason = "fork, posix_spawn, sigaction, waitid, mmap and AsyncFd::register have no safe wrapper"
+    reason = "fork, clone, sigaction, waitid, mmap, setfsuid and AsyncFd::register have no safe wrapper"
 )]
 
-use std::ffi::CStr;
+mod spawn;
+
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::AtomicU32;
 
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
+
+use crate::confinement::User;
+
+pub(crate) use spawn::{Bounds, Spawn, SpawnError, Spawner, Step, Streams};
 
 /// Signals a supervisor receives through its signalfd instead of a handler.
 const SUPERVISED: [i32; 2] = [libc::SIGCHLD, libc::SIGUSR1];
@@ -32,8 +37,8 @@ pub(crate) fn async_fd(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
 
 /// Which side of a fork this is.
 pub(crate) enum Fork {
-    /// The process that called.
-    Parent,
+    /// The process that called, and the new one's number.
+    Parent(Pid),
     /// The new one.
     Child,
 }
@@ -44,7 +49,7 @@ pub(crate) fn fork() -> Result<Fork> {
     match unsafe { libc::fork() } {
         -1 => Err(last_error()),
         0 => Ok(Fork::Child),
-        _ => Ok(Fork::Parent),
+        pid => Pid::from_raw(pid).map(Fork::Parent).ok_or(Errno::CHILD),
     }
 }
 
@@ -62,20 +67,19 @@ pub(crate) fn close_inherited() {
 }
 
 /// The warden's signals: what supervisors wait for is blocked from the start, so that none is lost between fork and
-/// signalfd; supervisors that end are reaped by the kernel.
+/// signalfd.
 pub(crate) fn prepare_warden_signals() {
     for signal in IGNORED {
         set_disposition(signal, libc::SIG_IGN);
     }
-    set_disposition(libc::SIGCHLD, libc::SIG_IGN);
+    set_disposition(libc::SIGCHLD, libc::SIG_DFL);
     let set = signal_set(&SUPERVISED);
     // SAFETY: `set` is initialized; the old mask is not asked for.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut()) };
 }
 
-/// The supervisor's signals: children are waited for again, and arrive with stop requests on the descriptor returned.
-pub(crate) fn supervisor_signals() -> Result<OwnedFd> {
-    set_disposition(libc::SIGCHLD, libc::SIG_DFL);
+/// Where the signals of [`prepare_warden_signals`] arrive: the ends of children, and requests to stop.
+pub(crate) fn blocked_signals() -> Result<OwnedFd> {
     let set = signal_set(&SUPERVISED);
     // SAFETY: `set` is initialized; -1 asks for a new descriptor, which is then owned here alone.
     unsafe {
@@ -91,6 +95,20 @@ pub(crate) fn shared_counter() -> Result<&'static AtomicU32> {
     unsafe {
         let address = libc::mmap(ptr::null_mut(), size_of::<AtomicU32>(), protection, flags, -1, 0);
         if address == libc::MAP_FAILED { Err(last_error()) } else { Ok(&*address.cast::<AtomicU32>()) }
+    }
+}
+
+/// Does something with another user's rights to files and processes, and no more than these. The caller has the right to become
+/// that user, and is single-threaded.
+pub(crate) fn as_user<T>(user: Option<&User>, work: impl FnOnce() -> T) -> T {
+    let Some(user) = user else { return work() };
+    // SAFETY: numbers only. The group first, and last: setting it takes the rights that the other call gives up.
+    unsafe {
+        let (gid, uid) = (libc::setfsgid(user.gid), libc::setfsuid(user.uid));
+        let done = work();
+        libc::setfsuid(uid.cast_unsigned());
+        libc::setfsgid(gid.cast_unsigned());
+        done
     }
 }
 
@@ -114,82 +132,6 @@ pub(crate) fn peek_exited_child() -> Result<Option<Pid>> {
     }
 }
 
-/// What a new process gets.
-pub(crate) struct Spawn<'a> {
-    /// The file to execute.
-    pub(crate) program: &'a CStr,
-    /// Its arguments, with its own name first.
-    pub(crate) argv: &'a [&'a CStr],
-    /// Its environment, as `NAME=value`.
-    pub(crate) env: &'a [&'a CStr],
-    /// Where its three standard streams lead.
-    pub(crate) stdio: Streams<'a>,
-}
-
-/// Where three standard streams lead.
-pub(crate) enum Streams<'a> {
-    /// To these descriptors.
-    Files([BorrowedFd<'a>; 3]),
-    /// All to this terminal, which becomes the session's own.
-    Terminal(&'a CStr),
-}
-
-/// Starts a process in a new session (and so a new process group), with every signal at its default and none blocked.
-/// Every other descriptor of ours is CLOEXEC. The error is that of the exec itself: the call returns after it.
-///
-/// posix_spawn and not fork: the C library shares the address space until the exec, which is several times faster.
-pub(crate) fn spawn(what: &Spawn<'_>) -> Result<Pid> {
-    let argv = null_terminated(what.argv);
-    let env = null_terminated(what.env);
-    let mut pid: libc::pid_t = 0;
-    // SAFETY: both attribute objects are initialized before use and destroyed after; the arrays end with a null pointer
-    // and their strings outlive the call.
-    let code = unsafe {
-        let mut attributes = MaybeUninit::<libc::posix_spawnattr_t>::uninit();
-        let mut actions = MaybeUninit::<libc::posix_spawn_file_actions_t>::uninit();
-        check(libc::posix_spawnattr_init(attributes.as_mut_ptr()))?;
-        check(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
-        let flags = libc::POSIX_SPAWN_SETSID
-            | libc::POSIX_SPAWN_SETSIGMASK as libc::c_short
-            | libc::POSIX_SPAWN_SETSIGDEF as libc::c_short;
-        let all = full_signal_set();
-        let none = signal_set(&[]);
-        libc::posix_spawnattr_setflags(attributes.as_mut_ptr(), flags);
-        libc::posix_spawnattr_setsigdefault(attributes.as_mut_ptr(), &raw const all);
-        libc::posix_spawnattr_setsigmask(attributes.as_mut_ptr(), &raw const none);
-        match &what.stdio {
-            Streams::Files(files) => {
-                for (target, source) in (0..).zip(files) {
-                    libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), source.as_raw_fd(), target);
-                }
-            }
-            // The leader of a session without a terminal gets the first one it opens. The session is made before this.
-            Streams::Terminal(path) => {
-                libc::posix_spawn_file_actions_addopen(actions.as_mut_ptr(), 0, path.as_ptr(), libc::O_RDWR, 0);
-                libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), 0, 1);
-                libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), 0, 2);
-            }
-        }
-        let code = libc::posix_spawn(
-            &raw mut pid,
-            what.program.as_ptr(),
-            actions.as_ptr(),
-            attributes.as_ptr(),
-            argv.as_ptr(),
-            env.as_ptr(),
-        );
-        libc::posix_spawn_file_actions_destroy(actions.as_mut_ptr());
-        libc::posix_spawnattr_destroy(attributes.as_mut_ptr());
-        code
-    };
-    check(code)?;
-    Pid::from_raw(pid).ok_or(Errno::CHILD)
-}
-
-fn null_terminated(strings: &[&CStr]) -> Vec<*mut libc::c_char> {
-    strings.iter().map(|text| text.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
-}
-
 fn signal_set(signals: &[i32]) -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset initializes the set; the numbers are valid signals.
@@ -202,22 +144,9 @@ fn signal_set(signals: &[i32]) -> libc::sigset_t {
     }
 }
 
-fn full_signal_set() -> libc::sigset_t {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: sigfillset initializes the set.
-    unsafe {
-        libc::sigfillset(set.as_mut_ptr());
-        set.assume_init()
-    }
-}
-
 fn set_disposition(signal: i32, disposition: libc::sighandler_t) {
     // SAFETY: only SIG_IGN and SIG_DFL are passed, so no handler of ours ever runs.
     unsafe { libc::signal(signal, disposition) };
-}
-
-fn check(code: i32) -> Result<()> {
-    if code == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(code)) }
 }
 
 fn last_error() -> Errno {

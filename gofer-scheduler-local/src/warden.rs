@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -121,6 +121,9 @@ impl Warden {
         })
         .await;
         let result = result.unwrap_or(Err(NoReply::Late));
+        if result == Err(NoReply::Late) {
+            connection.stuck.store(true, Ordering::Relaxed);
+        }
         if result.is_err() {
             connection.close();
         }
@@ -151,12 +154,15 @@ pub(crate) struct Connection {
     socket: AsyncFd<OwnedFd>,
     /// Requests without an answer yet; `None` once the connection is closed.
     waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
+    /// It does not do what it should.
+    stuck: AtomicBool,
 }
 
 impl Connection {
     fn open(launcher: &Launcher, owner: Option<&Owner>) -> Result<Arc<Self>, BackendError> {
         let (socket, child) = start(launcher, owner)?;
-        let connection = Arc::new(Self { socket, waiting: Mutex::new(Some(HashMap::new())) });
+        let connection =
+            Arc::new(Self { socket, waiting: Mutex::new(Some(HashMap::new())), stuck: AtomicBool::new(false) });
         tokio::spawn(read_replies(connection.clone(), child));
         Ok(connection)
     }
@@ -263,7 +269,10 @@ async fn read_replies(connection: Arc<Connection>, mut child: Child) {
         _ = child.wait() => {}
     }
     connection.close();
-    let _ = child.start_kill();
+    if connection.stuck.load(Ordering::Relaxed) {
+        let _ = child.start_kill();
+    }
+    // It stays for as long as its supervisors do: what one of them leaves falls to it.
     let _ = child.wait().await;
 }
 
@@ -275,7 +284,8 @@ async fn hand_out(connection: &Connection) {
         match received {
             Ok(Ok((count, _))) => match Reply::decode(&packet[..count]) {
                 Some(reply) => connection.answer(reply),
-                None => return,
+                // The end, or what no warden says.
+                None => return connection.stuck.store(count > 0, Ordering::Relaxed),
             },
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Ok(Err(_)) => return,

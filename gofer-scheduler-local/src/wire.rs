@@ -4,12 +4,14 @@
 //! length of the body) and the body. One that is too long for a packet is in a file in memory that comes with the header. The body is a list of strings, each ended by a NUL byte: nothing in it may contain one anyway, and the
 //! supervisor can hand the strings to `execve` where they lie. A reply is one packet of 21 bytes.
 
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{CStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::zeroize::Zeroizing;
+
+use crate::confinement::{Confinement, path_field};
 
 /// Bytes of the header in front of a request.
 pub(crate) const HEADER_BYTES: usize = 16;
@@ -35,17 +37,10 @@ pub(crate) struct Launch {
     pub(crate) max_log_bytes: u64,
     /// How long the process may run.
     pub(crate) timeout: Option<Duration>,
-    /// The cgroup to run in, and the one the supervisor belongs to.
-    pub(crate) cgroup: Option<CgroupPair>,
-}
-
-/// The cgroup of a task, made by the server, and the one its supervisor returns to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CgroupPair {
-    /// The task's.
-    pub(crate) task: PathBuf,
-    /// The supervisor's.
-    pub(crate) home: PathBuf,
+    /// The cgroup to run in, made by the server.
+    pub(crate) cgroup: Option<PathBuf>,
+    /// What it does not get.
+    pub(crate) confinement: Confinement,
 }
 
 impl Launch {
@@ -53,19 +48,18 @@ impl Launch {
     /// secrets, so it is wiped when dropped.
     pub(crate) fn encode(&self, argv: &[OsString], env: &[Zeroizing<Vec<u8>>]) -> Zeroizing<Vec<u8>> {
         let flag = |set: bool| if set { "1" } else { "0" };
-        let path = |path: Option<&Path>| path.map_or(OsStr::new(""), Path::as_os_str).as_bytes().to_vec();
-        let fields = [
-            path(Some(&self.live)),
-            path(Some(&self.dir)),
-            path(self.working_dir.as_deref()),
+        let mut fields = vec![
+            path_field(Some(&self.live)),
+            path_field(Some(&self.dir)),
+            path_field(self.working_dir.as_deref()),
             flag(self.service).into(),
             flag(self.separate_output).into(),
             self.max_log_bytes.to_string().into(),
             self.timeout.map_or(String::new(), |timeout| timeout.as_micros().to_string()).into(),
-            path(self.cgroup.as_ref().map(|pair| pair.task.as_path())),
-            path(self.cgroup.as_ref().map(|pair| pair.home.as_path())),
-            argv.len().to_string().into(),
+            path_field(self.cgroup.as_deref()),
         ];
+        fields.extend(self.confinement.encode());
+        fields.push(argv.len().to_string().into());
         let strings = fields.iter().map(Vec::as_slice);
         let strings =
             strings.chain(argv.iter().map(|text| text.as_bytes())).chain(env.iter().map(|text| text.as_slice()));
@@ -107,15 +101,16 @@ impl<'a> Request<'a> {
             "" => None,
             micros => Some(Duration::from_micros(micros.parse().ok()?)),
         };
-        let (task, home) = (optional(next()?), optional(next()?));
-        let cgroup = task.zip(home).map(|(task, home)| CgroupPair { task, home });
+        let cgroup = optional(next()?);
+        let confinement = Confinement::decode(&mut next)?;
         let count: usize = next()?.to_str().ok()?.parse().ok()?;
         let rest: Vec<&CStr> = strings.collect::<Result<_, _>>().ok()?;
         let (argv, env) = rest.split_at_checked(count)?;
         if argv.is_empty() {
             return None;
         }
-        let launch = Launch { live, dir, working_dir, service, separate_output, max_log_bytes, timeout, cgroup };
+        let launch =
+            Launch { live, dir, working_dir, service, separate_output, max_log_bytes, timeout, cgroup, confinement };
         Some(Self { launch, argv: argv.to_vec(), env: env.to_vec() })
     }
 }
@@ -204,16 +199,23 @@ impl Reply {
 mod tests {
     use super::*;
 
-    fn launch(cgroup: Option<CgroupPair>, working_dir: Option<PathBuf>) -> Launch {
-        let (live, dir) = ("/s/live/a~1".into(), "/s/x/a".into());
-        let timeout = cgroup.is_some().then(|| Duration::from_millis(1_500));
-        Launch { live, dir, working_dir, service: true, separate_output: true, max_log_bytes: 7, timeout, cgroup }
+    fn launch(cgroup: Option<PathBuf>, working_dir: Option<PathBuf>) -> Launch {
+        Launch {
+            live: "/s/live/a~1".into(),
+            dir: "/s/x/a".into(),
+            working_dir,
+            service: true,
+            separate_output: true,
+            max_log_bytes: 7,
+            timeout: cgroup.is_some().then(|| Duration::from_millis(1_500)),
+            cgroup,
+            confinement: Confinement::default(),
+        }
     }
 
     #[test]
     fn requests_round_trip() {
-        let pair = CgroupPair { task: "/c/t".into(), home: "/c/h".into() };
-        for launch in [launch(None, None), launch(Some(pair), Some("/w".into()))] {
+        for launch in [launch(None, None), launch(Some("/c/t".into()), Some("/w".into()))] {
             let body = launch.encode(
                 &["sh".into(), String::new().into(), "a b".into()],
                 &[Zeroizing::new(b"A=1".to_vec()), Zeroizing::new(b"B=\xff".to_vec())],
@@ -227,7 +229,7 @@ mod tests {
 
     #[test]
     fn garbage_is_refused() {
-        for body in [&b""[..], b"x", b"a\0b\0\0\0", b"l\0d\0\x001\x001\x007\0\0\0\x009\0sh\0"] {
+        for body in [&b""[..], b"x", b"a\0b\0\0\0", b"l\0d\0\x001\x001\x007\0\0\0\0\0\x009\0sh\0"] {
             assert!(Request::decode(body).is_none(), "{body:?}");
         }
         assert!(parse_request_header(&request_header(1, MAX_BODY_BYTES + 1)).is_none());

@@ -439,6 +439,11 @@ impl HostDriver {
     pub(crate) fn enforces_limits(self) -> bool {
         self == Self::Exec
     }
+
+    /// Whether a task is kept from the node's other tasks and files: `raw_exec` has the agent's own rights.
+    pub(crate) fn isolates(self) -> bool {
+        self == Self::Exec
+    }
 }
 
 #[cfg(test)]

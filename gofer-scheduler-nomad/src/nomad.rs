@@ -79,6 +79,7 @@ impl Scheduler for NomadScheduler {
             // Nomad has a file for each output, and no image is sure to have a shell that could join them.
             merged_output: false,
             workload_identity: config.identity,
+            isolates_namespaces: config.host_driver.isolates(),
         }
     }
 

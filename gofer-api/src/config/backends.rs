@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gofer_db::DbConfig;
+use gofer_db::{DbConfig, Target};
 use gofer_scheduler_local::LocalSchedulerConfig;
 use gofer_scheduler_nomad::NomadConfig;
 use gofer_secrets_local::LocalSecretsConfig;
@@ -155,7 +155,30 @@ impl ServerConfig {
         if local.dir.as_os_str().is_empty() {
             local.dir = self.in_data_dir(Path::new("executions"));
         }
+        local.protected = self.not_for_tasks();
         local
+    }
+
+    /// What of this machine is the server's alone: whoever reads or writes one of these is more than a client.
+    fn not_for_tasks(&self) -> Vec<PathBuf> {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let mut paths = vec![self.in_data_dir(Path::new(""))];
+        if let Ok(Target::Sqlite(database)) = self.resolved_database().target() {
+            // What SQLite keeps beside it.
+            for suffix in ["", "-wal", "-shm", "-journal", ".lock"] {
+                let mut name = absolute(&database).into_os_string();
+                name.push(suffix);
+                paths.push(name.into());
+            }
+        }
+        if self.objects.backend == ObjectsBackend::Local {
+            paths.push(absolute(&self.resolved_objects_local().dir));
+        }
+        if self.secrets.backend == SecretsBackend::Local {
+            paths.push(absolute(&self.resolved_secrets_local().key_file));
+        }
+        paths.extend(self.secret_files.iter().map(|path| absolute(path)));
+        paths
     }
 
     /// The local object store's settings.

@@ -1,7 +1,7 @@
 //! Files that hold secrets, and who may read them.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::value::{Dict, Value};
@@ -17,17 +17,27 @@ const OTHERS: u32 = 0o077;
 pub(super) fn exposed(figment: &Figment) -> Vec<String> {
     let mut found = Vec::new();
     if let Ok(tables) = figment.extract::<Dict>() {
-        walk("", &tables, &mut found);
+        walk("", &tables, &mut |key, path| found.extend(complaint(key, path)));
     }
     found
 }
 
-fn walk(prefix: &str, table: &Dict, found: &mut Vec<String>) {
+/// The files of the configuration that hold secrets.
+pub(super) fn secret(figment: &Figment) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    if let Ok(tables) = figment.extract::<Dict>() {
+        walk("", &tables, &mut |_, path| found.push(path.to_owned()));
+    }
+    found
+}
+
+/// Every key that names a file with a secret, and the file.
+fn walk(prefix: &str, table: &Dict, found: &mut dyn FnMut(&str, &Path)) {
     for (key, value) in table {
         match value {
             Value::Dict(_, inner) => walk(&format!("{prefix}{key}."), inner, found),
             Value::String(_, path) if key.ends_with(FILE) && !PUBLIC.contains(&key.as_str()) => {
-                found.extend(complaint(&format!("{prefix}{key}"), Path::new(path)));
+                found(&format!("{prefix}{key}"), Path::new(path));
             }
             _ => {}
         }
@@ -72,5 +82,10 @@ mod tests {
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].starts_with(&format!("scheduler.nomad.token_file: `{token}`")), "{told:?}");
         assert!(told[0].contains("has mode 0644"), "{told:?}");
+        let mut named = secret(&Figment::new().merge(Toml::string(&text)));
+        named.sort();
+        let mut all = [token, key, "/nowhere/at/all".to_owned()].map(PathBuf::from);
+        all.sort();
+        assert_eq!(named, all);
     }
 }

@@ -32,5 +32,6 @@ async fn get_system_info(call: Call, request: v1::GetSystemInfoRequest) -> Resul
         pending_runs: counts.pending_runs,
         executions_in_flight: stats.executions as u64,
         last_event_id: counts.last_event_id,
+        isolates_namespaces: call.scheduler.capabilities().isolates_namespaces,
     })
 }

@@ -73,9 +73,10 @@ async fn create_token(call: Call, request: v1::CreateTokenRequest) -> Result<v1:
     let (mut token, secret) = new_token(kind, &request.description, &call.identity.actor());
     token.namespaces = namespaces;
     token.expires_at = life.map(|life| token.created_at.after(life));
+    call.boundary.admit(&call.db, &token).await?;
     call.db.token_insert(&token, &run_token_hash(secret.expose_secret())).await?;
     let secret = secret.expose_secret().to_owned();
-    Ok(v1::CreateTokenResponse { token: Some(convert::token(&token)), secret })
+    Ok(v1::CreateTokenResponse { token: Some(convert::token(&token)), secret, warnings: call.boundary.warnings(kind) })
 }
 
 fn token_kind(field: &str, value: i32) -> Result<TokenKind, ApiError> {
@@ -132,6 +133,10 @@ async fn disable_token(call: Call, request: v1::DisableTokenRequest) -> Result<v
 }
 
 async fn enable_token(call: Call, request: v1::EnableTokenRequest) -> Result<v1::EnableTokenResponse, ApiError> {
+    let known = call.db.token_get(&request.id).await?;
+    if known.disabled {
+        call.boundary.admit(&call.db, &known).await?;
+    }
     let token = call.db.token_set_disabled(&request.id, false, &call.identity.actor(), Timestamp::now()).await?;
     Ok(v1::EnableTokenResponse { token: Some(convert::token(&token)) })
 }

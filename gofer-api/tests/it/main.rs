@@ -1,6 +1,7 @@
 //! The server as its callers see it: started in this process on port 0, called over the wire.
 
 mod admin;
+mod boundary;
 mod config;
 mod database;
 mod direct;

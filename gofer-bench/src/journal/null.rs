@@ -55,6 +55,7 @@ impl Scheduler for NullScheduler {
             deadlines: false,
             merged_output: false,
             workload_identity: false,
+            isolates_namespaces: false,
         }
     }
 

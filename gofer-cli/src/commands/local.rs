@@ -1,5 +1,6 @@
 //! `gofer local`: one run on this machine, by a server that lives as long as the command.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -48,6 +49,8 @@ pub(crate) struct LocalArgs {
 }
 
 pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Failure> {
+    // Before it holds any secret.
+    gofer_api::close_process();
     let secrets = args.secrets.read()?;
     let variables = args.variables.into_map()?;
     // From here on there is something to clean up.
@@ -98,7 +101,8 @@ fn owner(dir: &TempDir, keep: bool) -> Result<Owner, Failure> {
 }
 
 fn data_dir() -> Result<TempDir, Failure> {
-    let made = tempfile::Builder::new().prefix("gofer-local-").tempdir();
+    let private = std::fs::Permissions::from_mode(0o700);
+    let made = tempfile::Builder::new().prefix("gofer-local-").permissions(private).tempdir();
     made.map_err(|error| {
         let parent: PathBuf = std::env::temp_dir();
         Failure::usage(format!("cannot make a folder in `{}`: {error}", parent.display()))

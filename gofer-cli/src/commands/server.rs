@@ -48,6 +48,8 @@ pub(crate) struct ServerArgs {
 }
 
 pub(crate) async fn run(args: ServerArgs, context: &Context) -> Result<Exit, Failure> {
+    // Before it holds any secret.
+    gofer_api::close_process();
     let mut config = ServerConfig::load(args.config.as_deref()).map_err(|error| config_failure(&error.problems))?;
     if let Some(listen) = args.listen {
         config.server.listen = listen;
@@ -153,7 +155,7 @@ pub(crate) fn failure(error: ServerError) -> Failure {
         ServerError::Config(config) => config_failure(&config.problems),
         ServerError::Listen { addr, source } => Failure::refused(format!("cannot listen on `{addr}`: {source}"))
             .hint("choose another port with `--listen`; port 0 takes any free one"),
-        ServerError::File { .. } | ServerError::Tls(_) => Failure::usage(causes(&error)),
+        ServerError::File { .. } | ServerError::Exposed(_) | ServerError::Tls(_) => Failure::usage(causes(&error)),
         _ => Failure::refused(causes(&error)),
     }
 }

@@ -46,6 +46,10 @@ fn describe(info: &GetSystemInfoResponse) -> String {
         ("pending runs", info.pending_runs.to_string()),
         ("executions", info.executions_in_flight.to_string()),
         ("last event", info.last_event_id.to_string()),
+        (
+            "namespaces",
+            if info.isolates_namespaces { "isolated by the scheduler" } else { "no boundary here" }.to_owned(),
+        ),
     ]);
     text.push('\n');
     text + &output::table(

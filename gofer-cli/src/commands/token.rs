@@ -162,7 +162,11 @@ async fn create(context: &Context, client: &Client, args: CreateArgs) -> Result<
         expires_after: expires_after.map_err(|error| Failure::usage(format!("`--expires` is too long: {error}")))?,
     };
     let response = client.tokens().create_token(unary(request)).await?.into_inner();
-    hand_over(context, &response, &response.secret, response.token.as_ref(), place)
+    hand_over(context, &response, &response.secret, response.token.as_ref(), place)?;
+    for warning in &response.warnings {
+        context.out.note(&format!("warning: {warning}"));
+    }
+    Ok(())
 }
 
 async fn list(context: &Context, client: &Client, kinds: &[Kind], page: &PageArgs) -> Result<(), Failure> {

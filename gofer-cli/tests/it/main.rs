@@ -4,6 +4,8 @@
 mod away;
 #[cfg(feature = "server")]
 mod campaign;
+#[cfg(feature = "server")]
+mod closed;
 mod command_line;
 mod compile;
 #[cfg(feature = "server")]

@@ -1,10 +1,14 @@
 //! One server per database: an operating system lock on a file beside it, which ends with the process.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::error::DbError;
+
+/// For the database's owner, whatever the umask.
+const MODE: u32 = 0o600;
 
 pub(super) struct Lock {
     _file: File,
@@ -16,7 +20,12 @@ impl Lock {
         let lock_path = beside(path);
         let cannot =
             |error: std::io::Error| DbError::unavailable(format!("cannot lock `{}`", lock_path.display()), error);
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&lock_path).map_err(cannot)?;
+        // Whoever may open the file may hold its lock, and keep the server from starting.
+        let options = OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(&lock_path);
+        let mut file = options.map_err(cannot)?;
+        if file.metadata().map_err(cannot)?.permissions().mode() & 0o777 != MODE {
+            file.set_permissions(Permissions::from_mode(MODE)).map_err(cannot)?;
+        }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -41,4 +50,22 @@ fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_may_hold_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("gofer.db");
+        let mode = || beside(&database).metadata().unwrap().permissions().mode() & 0o777;
+        drop(Lock::take(&database).unwrap());
+        assert_eq!(mode(), 0o600);
+        // As an earlier version left it.
+        std::fs::set_permissions(beside(&database), Permissions::from_mode(0o666)).unwrap();
+        drop(Lock::take(&database).unwrap());
+        assert_eq!(mode(), 0o600);
+    }
 }

@@ -159,6 +159,7 @@ impl Scheduler for SimScheduler {
             deadlines: self.site.holds_deadlines(),
             merged_output: false,
             workload_identity: false,
+            isolates_namespaces: false,
         }
     }
 

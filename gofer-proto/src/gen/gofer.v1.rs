@@ -5541,6 +5541,10 @@ pub struct CreateTokenResponse {
     /// The secret, shown this once. Redacted wherever the message is printed.
     #[prost(string, tag = "2")]
     pub secret: ::prost::alloc::string::String,
+    /// What the token is worth beyond its namespaces, a sentence each, for whoever makes it: where the scheduler does not isolate
+    /// namespaces, a client token is as good as a management token.
+    #[prost(string, repeated, tag = "3")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for CreateTokenResponse {
     const NAME: &'static str = "CreateTokenResponse";
@@ -5883,7 +5887,8 @@ pub mod token_service_client {
                 .insert(GrpcMethod::new("gofer.v1.TokenService", "BootstrapToken"));
             self.inner.unary(req, path, codec).await
         }
-        /// Makes a token. Management tokens only.
+        /// Makes a token. Management tokens only. FAILED_PRECONDITION with reason NAMESPACES_NOT_ISOLATED for a client token of a second
+        /// namespace where tasks of one can get at the other's.
         pub async fn create_token(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateTokenRequest>,
@@ -6054,7 +6059,8 @@ pub mod token_service_server {
             tonic::Response<super::BootstrapTokenResponse>,
             tonic::Status,
         >;
-        /// Makes a token. Management tokens only.
+        /// Makes a token. Management tokens only. FAILED_PRECONDITION with reason NAMESPACES_NOT_ISOLATED for a client token of a second
+        /// namespace where tasks of one can get at the other's.
         async fn create_token(
             &self,
             request: tonic::Request<super::CreateTokenRequest>,
@@ -11553,6 +11559,9 @@ pub struct GetSystemInfoResponse {
     /// Id of the newest event; 0 = none.
     #[prost(uint64, tag = "10")]
     pub last_event_id: u64,
+    /// Whether the scheduler keeps a task from the server and from other namespaces' tasks, whatever its command does.
+    #[prost(bool, tag = "11")]
+    pub isolates_namespaces: bool,
 }
 impl ::prost::Name for GetSystemInfoResponse {
     const NAME: &'static str = "GetSystemInfoResponse";

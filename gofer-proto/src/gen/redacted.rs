@@ -14,6 +14,7 @@ impl ::core::fmt::Debug for CreateTokenResponse {
         f.debug_struct("CreateTokenResponse")
             .field("token", &self.token)
             .field("secret", &format_args!("<redacted>"))
+            .field("warnings", &self.warnings)
             .finish()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gofer_core::Timestamp;
@@ -10,15 +11,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, chdir, kill_process_group, waitpid};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::Responder;
 use super::output::{Log, Pipes};
 use super::owner::{self, Owner};
 use super::program;
 use super::tree::{self, Left};
+use super::{Responder, Tools};
 use crate::cgroup::TaskCgroup;
+use crate::disk;
 use crate::layout::ExecutionDir;
 use crate::live::{Claim, StartedTask, ticks_since_boot};
-use crate::sys::{self, Spawn, Streams};
+use crate::sys::{self, Bounds, Spawn, Streams};
 use crate::wire::{Outcome, Request};
 
 /// A service that ran at least this long is started again after the shortest wait.
@@ -53,32 +55,35 @@ pub(super) struct Over {
     /// its end by then.
     #[expect(dead_code, reason = "held for its lock")]
     pub(super) claim: Option<Claim>,
+    /// Removed after the server was told, which need not wait for it.
+    #[expect(dead_code, reason = "held until it is dropped")]
+    pub(super) cgroup: Option<TaskCgroup>,
 }
 
 /// Runs the execution. When this returns, its process tree is gone and its end is recorded, or nothing was done
 /// because this launch is void.
-pub(super) fn run(request: &Request<'_>, responder: Responder<'_>, post: Post<'_>) -> Over {
+pub(super) fn run(request: &Request<'_>, responder: Responder<'_>, post: Post<'_>, tools: &mut Tools) -> Over {
     let Ok(Some(claim)) = Claim::take(&request.launch.live) else {
         responder.reply(Outcome::Void);
-        return Over { fit: true, claim: None };
+        return Over { fit: true, claim: None, cgroup: None };
     };
     let dir = ExecutionDir::at(request.launch.dir.clone());
     let mut answer = Some(responder);
-    let mut supervision = Supervision::new(request, &dir, claim, post);
+    let mut supervision = Supervision::new(request, &dir, claim, post, tools);
     let state = supervision.until_end(&mut answer).unwrap_or_else(|failure| failure);
     let end = Observation { state, times: supervision.times };
-    let Supervision { mut claim, confined, .. } = supervision;
+    let Supervision { mut claim, cgroup, .. } = supervision;
     let left = tree::reap();
     if left == Left::Some {
         // Best effort: on a full disk the directory is not as it was either.
-        let _ = fs::write(dir.left(), "");
+        let _ = disk::write_private(&dir.left(), "");
     }
     record_end(&mut claim, &end);
     if let Some(responder) = answer.take() {
         responder.reply(Outcome::Ended);
     }
-    // What could not be killed, or a cgroup that could not be left, must not become a part of what comes next.
-    Over { fit: !confined && left == Left::None, claim: Some(claim) }
+    // What could not be killed must not become a part of what comes next.
+    Over { fit: left == Left::None, claim: Some(claim), cgroup }
 }
 
 fn record_end(claim: &mut Claim, end: &Observation) {
@@ -95,11 +100,10 @@ struct Supervision<'a> {
     request: &'a Request<'a>,
     dir: &'a ExecutionDir,
     post: Post<'a>,
+    tools: &'a mut Tools,
     claim: Claim,
     log: Log,
     cgroup: Option<TaskCgroup>,
-    /// This process is still in it.
-    confined: bool,
     stop: Stop,
     /// Of the process, or of a service's last one.
     times: ExecutionTimes,
@@ -155,11 +159,17 @@ impl Began {
 }
 
 impl<'a> Supervision<'a> {
-    fn new(request: &'a Request<'a>, dir: &'a ExecutionDir, claim: Claim, post: Post<'a>) -> Self {
+    fn new(
+        request: &'a Request<'a>,
+        dir: &'a ExecutionDir,
+        claim: Claim,
+        post: Post<'a>,
+        tools: &'a mut Tools,
+    ) -> Self {
         let log = Log::new(dir.log(), request.launch.max_log_bytes);
         let cgroup = request.launch.cgroup.clone().map(TaskCgroup::new);
         let (stop, times) = (Stop::default(), ExecutionTimes::default());
-        Self { request, dir, post, claim, log, cgroup, confined: false, stop, times }
+        Self { request, dir, post, tools, claim, log, cgroup, stop, times }
     }
 
     /// Runs the process, a service's again and again, and says how it ended.
@@ -197,19 +207,18 @@ impl<'a> Supervision<'a> {
 
     fn spawn(&mut self) -> Result<(Pid, Began, Pipes), ExecutionState> {
         let no_pipe = |error| program::setup(format!("no pipe could be made: {error}"));
-        let (pipes, [out, err]) = Pipes::open(self.request.launch.separate_output).map_err(no_pipe)?;
+        let (pipes, ends) = Pipes::open(self.request.launch.separate_output).map_err(no_pipe)?;
+        if let Some(user) = &self.request.launch.confinement.user {
+            let given = Pipes::give(&ends, user);
+            given.map_err(|error| program::setup(format!("its output could not be made its user's: {error}")))?;
+        }
+        let [out, err] = ends;
         let work = self.dir.work();
         let directory = self.request.launch.working_dir.as_deref().unwrap_or(&work);
         chdir(directory).map_err(|error| {
             program::setup(format!("the working directory `{}` cannot be entered: {error}", directory.display()))
         })?;
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.enter().map_err(|error| program::setup(format!("the cgroup cannot be entered: {error}")))?;
-        }
-        let spawned = self.spawn_here([self.post.null, &out, &err]);
-        if let Some(cgroup) = &self.cgroup {
-            self.confined |= cgroup.leave().is_err();
-        }
+        let spawned = self.spawn_here([self.post.null, &out, &err], &work);
         let _ = chdir("/");
         let (pid, began, ticks) = spawned?;
         let task = StartedTask { pid, earliest: ticks.0, latest: ticks.1, at: Some(began.at) };
@@ -220,16 +229,25 @@ impl<'a> Supervision<'a> {
     }
 
     /// The process, when it began, and between which ticks since boot that was.
-    fn spawn_here(&self, stdio: [&OwnedFd; 3]) -> Result<(Pid, Began, (u64, u64)), ExecutionState> {
+    fn spawn_here(&mut self, stdio: [&OwnedFd; 3], work: &Path) -> Result<(Pid, Began, (u64, u64)), ExecutionState> {
         let program = program::find(self.request.argv[0], &self.request.env)?;
+        let entrance = self.cgroup.as_ref().map(TaskCgroup::entrance).transpose();
+        let entrance = entrance.map_err(|error| program::setup(format!("its cgroup could not be opened: {error}")))?;
+        let confinement = &self.request.launch.confinement;
+        let ruleset = match &confinement.landlock {
+            Some(landlock) => self.tools.sandbox.ruleset(landlock, &[work]).map_err(program::setup)?,
+            None => None,
+        };
+
         let what = Spawn {
             program: &program,
             argv: &self.request.argv,
             env: &self.request.env,
             stdio: Streams::Files(stdio.map(OwnedFd::as_fd)),
+            bounds: Bounds::of(confinement, entrance.as_ref(), ruleset.as_ref()),
         };
         let (began, earliest) = (Began::now(), ticks_since_boot());
-        let pid = sys::spawn(&what).map_err(|error| program::failure(&program, error))?;
+        let pid = self.tools.spawner.spawn(&what).map_err(|error| program::failure(&program, error))?;
         Ok((pid, began, (earliest, ticks_since_boot())))
     }
 

@@ -8,7 +8,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -27,18 +27,22 @@ pub(super) enum Turn {
     Nobody,
     /// Whoever is has had time enough for whatever is there.
     Overdue,
+    /// Not for the socket: a child has ended.
+    Child,
 }
 
 pub(super) struct Idle {
     count: &'static AtomicU32,
     /// Tells the warden that nobody is idle any more.
     none_left: OwnedFd,
+    /// Since when the warden leaves the socket to them, however often it is called away.
+    left_to_them: Option<Instant>,
 }
 
 impl Idle {
     pub(super) fn new() -> rustix::io::Result<Self> {
         let none_left = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { count: sys::shared_counter()?, none_left })
+        Ok(Self { count: sys::shared_counter()?, none_left, left_to_them: None })
     }
 
     /// A supervisor is about to wait for a request. `false` when enough do.
@@ -56,24 +60,38 @@ impl Idle {
         }
     }
 
-    /// The warden: waits until it has to look at the socket.
-    pub(super) fn wait_for_turn(&self, socket: &OwnedFd) -> Turn {
-        let linger = Timespec { tv_sec: LINGER.as_secs().cast_signed(), tv_nsec: 0 };
+    /// The warden: waits until it has to look at the socket, or at its children.
+    pub(super) fn wait_for_turn(&mut self, socket: &OwnedFd, children: &OwnedFd) -> Turn {
         loop {
             while self.count.load(Ordering::SeqCst) == 0 {
-                let _ = poll(&mut [PollFd::new(socket, PollFlags::IN)], None);
+                self.left_to_them = None;
+                let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(children, PollFlags::IN)];
+                let _ = poll(&mut fds, None);
+                if !fds[1].revents().is_empty() {
+                    return Turn::Child;
+                }
                 // Somebody may have become idle meanwhile, and is on the way to it.
                 if self.count.load(Ordering::SeqCst) == 0 {
                     return Turn::Nobody;
                 }
             }
+            let since = *self.left_to_them.get_or_insert_with(Instant::now);
+            let rest = Timespec::try_from(LINGER.saturating_sub(since.elapsed())).unwrap_or_default();
             // Of the socket only its end, which need not be asked for.
-            let mut fds = [PollFd::new(&self.none_left, PollFlags::IN), PollFd::new(socket, PollFlags::empty())];
-            let happened = poll(&mut fds, Some(&linger));
-            let gone = !fds[1].revents().is_empty();
+            let mut fds = [
+                PollFd::new(&self.none_left, PollFlags::IN),
+                PollFd::new(socket, PollFlags::empty()),
+                PollFd::new(children, PollFlags::IN),
+            ];
+            let happened = poll(&mut fds, Some(&rest));
+            let (gone, child) = (!fds[1].revents().is_empty(), !fds[2].revents().is_empty());
             let _ = rustix::io::read(&self.none_left, &mut [0_u8; 8]);
             if gone || happened == Ok(0) {
+                self.left_to_them = None;
                 return Turn::Overdue;
+            }
+            if child {
+                return Turn::Child;
             }
         }
     }

@@ -3,17 +3,19 @@
 //! The **warden** is a small single-threaded process connected to the server by a socket. For each request it forks a
 //! **supervisor**, which costs a fraction of executing the server's binary again. A supervisor whose execution is over waits a
 //! moment for the next request, which it then takes from the socket itself; a task that follows another costs no fork.
-//! The warden ends when the server does; a supervisor ends when its execution did, and depends on neither: it holds the exit
+//! The warden ends when the server and the last of its supervisors have; a supervisor ends when its execution did, and depends on neither: it holds the exit
 //! code, the log, the stop timer and the whole process tree of the task.
 //!
 //! A **session** is a third kind: a command beside a task, for as long as somebody is connected to it.
 
 mod execution;
 mod idle;
+mod orphans;
 mod output;
 mod owner;
 mod program;
 mod receive;
+mod sandbox;
 mod session;
 mod tree;
 
@@ -23,6 +25,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use gofer_core::Timestamp;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{SendFlags, send};
@@ -32,9 +35,12 @@ use secrecy::zeroize::Zeroizing;
 
 use self::execution::{Over, Post};
 use self::idle::{Idle, Turn};
+use self::orphans::Children;
 use self::owner::Owner;
 use self::receive::{Packets, Received};
-use crate::sys::{self, Fork};
+use self::sandbox::Sandbox;
+use crate::hardening::close_process;
+use crate::sys::{self, Fork, Spawner};
 use crate::wire::{self, Outcome, Reply, Request};
 
 /// The entry point of the warden: a process whose standard input is the socket to the server. Call it before anything
@@ -42,11 +48,12 @@ use crate::wire::{self, Outcome, Reply, Request};
 #[must_use]
 pub fn main() -> ExitCode {
     sys::close_inherited();
+    close_process();
     let Ok(mut helper) = Helper::prepare() else { return ExitCode::FAILURE };
     let guarded = helper.guard();
     let Ok(Some(job)) = guarded else {
-        // What it has forked may end first.
-        helper.outlive_owner();
+        // What it has forked may end first, and may leave something.
+        helper.outlive();
         return if guarded.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     };
     if job.sequence == wire::SESSION {
@@ -69,6 +76,14 @@ struct Helper {
     warden: u32,
     idle: Idle,
     packets: Packets,
+    children: Children,
+    sandbox: Sandbox,
+}
+
+/// What a supervisor starts processes with.
+struct Tools {
+    spawner: Spawner,
+    sandbox: Sandbox,
 }
 
 /// A request with something to do.
@@ -94,7 +109,18 @@ impl Helper {
         // So that no file system stays busy on our account.
         chdir("/")?;
         sys::prepare_warden_signals();
-        Ok(Self { socket, null, owner, warden: own_pid(), idle: Idle::new()?, packets: Packets::new() })
+        // What falls to it comes of supervisors that were killed.
+        set_child_subreaper(Some(getpid()))?;
+        Ok(Self {
+            socket,
+            null,
+            owner,
+            warden: own_pid(),
+            idle: Idle::new()?,
+            packets: Packets::new(),
+            children: Children::new()?,
+            sandbox: Sandbox::default(),
+        })
     }
 
     /// The warden's life: serves requests that no idle supervisor takes until the server has gone: `None`. In each new supervisor
@@ -102,7 +128,11 @@ impl Helper {
     /// for that.
     fn guard(&mut self) -> rustix::io::Result<Option<Job>> {
         loop {
-            let turn = self.idle.wait_for_turn(&self.socket);
+            let turn = self.idle.wait_for_turn(&self.socket, self.children.signals());
+            if turn == Turn::Child {
+                self.children.look();
+                continue;
+            }
             let job = match self.packets.receive_now(&self.socket)? {
                 Received::Gone => return Ok(None),
                 Received::Nothing => continue,
@@ -118,8 +148,12 @@ impl Helper {
                 self.reply(job.sequence, Outcome::Pong, None);
                 continue;
             }
+            // Once for all that are forked from here on.
+            if let Some(landlock) = Request::decode(&job.body).and_then(|request| request.launch.confinement.landlock) {
+                self.sandbox.refresh(&landlock);
+            }
             match sys::fork() {
-                Ok(Fork::Parent) => {}
+                Ok(Fork::Parent(pid)) => self.children.add(pid),
                 Ok(Fork::Child) => return Ok(Some(job)),
                 Err(_) => self.reply(job.sequence, Outcome::Void, None),
             }
@@ -128,19 +162,21 @@ impl Helper {
 
     /// A supervisor's life: its job, and the next as long as one comes soon.
     fn supervise(&mut self, first: Job) {
-        let signals = set_child_subreaper(Some(getpid())).and_then(|()| sys::supervisor_signals());
-        let Ok(signals) = signals else { return self.reply(first.sequence, Outcome::Void, None) };
+        let spawner = set_child_subreaper(Some(getpid())).and_then(|()| Spawner::new());
+        let Ok(spawner) = spawner else { return self.reply(first.sequence, Outcome::Void, None) };
+        let mut tools = Tools { spawner, sandbox: std::mem::take(&mut self.sandbox) };
         let mut next = Some(first);
         while let Some(Job { sequence, body }) = next.take() {
-            let mut over = Over { fit: true, claim: None };
+            let mut over = Over { fit: true, claim: None, cgroup: None };
             if body.is_empty() {
                 // Once the warden is gone, so is the connection: the answer is not ours to give.
                 if getppid().map(number) == Some(self.warden) {
                     self.reply(sequence, Outcome::Pong, None);
                 }
             } else if let Some(request) = Request::decode(&body) {
-                let post = Post { signals: &signals, null: &self.null, owner: self.owner.as_ref() };
-                over = execution::run(&request, Responder { helper: self, sequence }, post);
+                // The warden's own descriptor tells each process of its own signals.
+                let post = Post { signals: self.children.signals(), null: &self.null, owner: self.owner.as_ref() };
+                over = execution::run(&request, Responder { helper: self, sequence }, post, &mut tools);
             }
             // Before the server learns of the end, so that the warden leaves what follows to this process.
             let waits = over.fit && self.idle.enter();
@@ -154,10 +190,17 @@ impl Helper {
         }
     }
 
-    /// The warden's end: if there is an owner, that comes after the owner's.
-    fn outlive_owner(&mut self) {
-        if let Some(owner) = &self.owner {
-            owner.outlive();
+    /// The warden's end comes after the owner's, if there is one, and its children's.
+    fn outlive(&mut self) {
+        loop {
+            self.children.look();
+            let owner = self.owner.as_ref().filter(|owner| !owner.is_gone());
+            if owner.is_none() && !self.children.any() {
+                break;
+            }
+            let mut fds = vec![PollFd::new(self.children.signals(), PollFlags::IN)];
+            fds.extend(owner.map(Owner::life));
+            let _ = poll(&mut fds, None);
         }
         self.leave();
     }

@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, fchown};
 use std::path::PathBuf;
 
 use gofer_core::Timestamp;
@@ -15,6 +15,7 @@ use rustix::buffer::spare_capacity;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::confinement::User;
 use crate::frame::{self, HEADER_BYTES, MAX_DATA_BYTES};
 
 /// What is read of one pipe while the other has something, too: what a writer is sure to have written in one piece.
@@ -47,6 +48,11 @@ impl Pipes {
             rustix::io::ioctl_fionbio(end, true)?;
         }
         Ok((Self { ends }, [out_write, err_write]))
+    }
+
+    /// Lets another user open them by name, as `/dev/stdout`.
+    pub(super) fn give(ends: &[OwnedFd; 2], user: &User) -> io::Result<()> {
+        ends.iter().try_for_each(|end| fchown(end, Some(user.uid), Some(user.gid)))
     }
 
     /// The open ends, to be polled.

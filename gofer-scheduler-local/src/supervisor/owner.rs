@@ -52,11 +52,6 @@ impl Owner {
         has_ended(&self.life, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
     }
 
-    /// Waits for the owner's end.
-    pub(super) fn outlive(&self) {
-        while !has_ended(&self.life, None) {}
-    }
-
     /// This process is about to end. With the owner gone, the last one takes the owner's folder along.
     ///
     /// Two that leave at the same moment may both be the last, and then both remove what is left. A process that is killed

@@ -8,6 +8,8 @@ use gofer_core::scheduler::{ExecutionState, FailureKind};
 use rustix::fs::{Access, FileType, access, stat};
 use rustix::io::Errno;
 
+use crate::sys::{SpawnError, Step};
+
 /// Finds the program as a shell would: a name with `/` is a path from the working directory (which must be the current
 /// one), any other is looked for in the task's own `PATH`.
 pub(super) fn find(name: &CStr, env: &[&CStr]) -> Result<CString, ExecutionState> {
@@ -44,10 +46,13 @@ pub(super) fn find(name: &CStr, env: &[&CStr]) -> Result<CString, ExecutionState
     }))
 }
 
-/// What a failed exec means for the user.
-pub(super) fn failure(program: &CStr, error: Errno) -> ExecutionState {
+/// What a failed start means for the user.
+pub(super) fn failure(program: &CStr, SpawnError { step, errno }: SpawnError) -> ExecutionState {
     let shown = program.to_string_lossy();
-    match error {
+    if step != Step::Exec {
+        return setup(format!("command `{shown}` could not be started: {}: {errno}", step.describe()));
+    }
+    match errno {
         Errno::NOENT if Path::new(std::ffi::OsStr::from_bytes(program.to_bytes())).exists() => {
             not_found(format!("command `{shown}` cannot be executed: the interpreter it names does not exist"))
         }
@@ -96,10 +101,16 @@ mod tests {
         assert!(message(&find(c"passwd", &[c"PATH=/etc"]).unwrap_err()).contains("`/etc/passwd` may not be executed"));
     }
 
+    fn failed(program: &CStr, errno: Errno) -> ExecutionState {
+        failure(program, SpawnError { step: Step::Exec, errno })
+    }
+
     #[test]
     fn errors_say_what_to_do() {
-        assert!(message(&failure(c"/no/such", Errno::NOENT)).contains("no such file"));
-        assert!(message(&failure(c"/bin/sh", Errno::NOENT)).contains("interpreter"));
-        assert!(matches!(failure(c"/bin/sh", Errno::TOOBIG), ExecutionState::Failed { kind: FailureKind::Setup, .. }));
+        let directory = failure(c"/bin/sh", SpawnError { step: Step::Directory, errno: Errno::ACCESS });
+        assert!(matches!(directory, ExecutionState::Failed { kind: FailureKind::Setup, .. }), "{directory:?}");
+        assert!(message(&failed(c"/no/such", Errno::NOENT)).contains("no such file"));
+        assert!(message(&failed(c"/bin/sh", Errno::NOENT)).contains("interpreter"));
+        assert!(matches!(failed(c"/bin/sh", Errno::TOOBIG), ExecutionState::Failed { kind: FailureKind::Setup, .. }));
     }
 }

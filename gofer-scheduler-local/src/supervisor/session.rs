@@ -6,6 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use gofer_core::exec::{ExecInput, ExecOutput, MAX_EXEC_CHUNK_BYTES, TerminalSize};
 use gofer_core::scheduler::ExecutionState;
@@ -18,11 +19,13 @@ use rustix::process::{Pid, Signal, WaitOptions, chdir, getpid, kill_process_grou
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use super::sandbox::Sandbox;
 use super::{program, tree};
 use crate::cgroup;
+use crate::confinement::User;
 use crate::process;
 use crate::session::{Begin, PACKET_BYTES, Said, decode_input};
-use crate::sys::{self, Spawn, Streams};
+use crate::sys::{self, Bounds, Spawn, Spawner, Streams};
 
 /// What Ctrl-D types.
 const END_OF_TRANSMISSION: u8 = 4;
@@ -70,7 +73,7 @@ impl<'a> Session<'a> {
     fn begin(socket: &'a OwnedFd, begin: &Begin, command: &[&CStr]) -> Result<Self, String> {
         let failed = |error: io::Error| format!("the session could not be set up: {error}");
         rustix::io::ioctl_fionbio(socket, true).map_err(|error| failed(error.into()))?;
-        let signals = sys::supervisor_signals().map_err(|error| failed(error.into()))?;
+        let signals = sys::blocked_signals().map_err(|error| failed(error.into()))?;
         set_child_subreaper(Some(getpid())).map_err(|error| failed(error.into()))?;
         let environment = environment(begin)?;
         let mut env: Vec<&CStr> = environment.iter().map(CString::as_c_str).collect();
@@ -78,21 +81,22 @@ impl<'a> Session<'a> {
             env.push(TERM);
         }
         let found = program::find(command[0], &env).map_err(message)?;
+        let mut spawner = Spawner::new().map_err(|error| failed(error.into()))?;
+        let entrance = begin.cgroup.as_deref().map(cgroup::entrance).transpose();
+        let entrance = entrance.map_err(|error| format!("the task's cgroup cannot be entered: {error}"))?;
+        let ruleset = match &begin.confinement.landlock {
+            Some(landlock) => Sandbox::default().ruleset(landlock, &[&begin.work])?,
+            None => None,
+        };
         let spawn = |stdio: Streams<'_>| {
-            let what = Spawn { program: &found, argv: command, env: &env, stdio };
-            sys::spawn(&what).map_err(|error| message(program::failure(&found, error)))
+            let bounds = Bounds::of(&begin.confinement, entrance.as_ref(), ruleset.as_ref());
+            let what = Spawn { program: &found, argv: command, env: &env, stdio, bounds };
+            spawner.spawn(&what).map_err(|error| message(program::failure(&found, error)))
         };
-        if let Some(pair) = &begin.cgroup {
-            cgroup::enter(pair).map_err(|error| format!("the task's cgroup cannot be entered: {error}"))?;
-        }
         let spawned = match begin.terminal {
-            Some(size) => with_terminal(size, spawn),
-            None => with_pipes(spawn),
+            Some(size) => with_terminal(size, begin.confinement.user.as_ref(), spawn),
+            None => with_pipes(begin.confinement.user.as_ref(), spawn),
         };
-        if let Some(pair) = &begin.cgroup {
-            // Failing that it shares the task's limits, which is tight but not wrong.
-            let _ = cgroup::leave(pair);
-        }
         // So that the directory can be removed.
         let _ = chdir("/");
         let Ends { main, stdin, outputs } = spawned?;
@@ -263,12 +267,17 @@ struct Ends {
     outputs: [Option<OwnedFd>; 2],
 }
 
-fn with_pipes(spawn: impl FnOnce(Streams<'_>) -> Result<Pid, String>) -> Result<Ends, String> {
-    let open = || -> rustix::io::Result<_> {
+fn with_pipes(user: Option<&User>, spawn: impl FnOnce(Streams<'_>) -> Result<Pid, String>) -> Result<Ends, String> {
+    let open = || -> io::Result<_> {
         let (input, output, error) =
             (pipe_with(PipeFlags::CLOEXEC)?, pipe_with(PipeFlags::CLOEXEC)?, pipe_with(PipeFlags::CLOEXEC)?);
         for end in [&input.1, &output.0, &error.0] {
             rustix::io::ioctl_fionbio(end, true)?;
+        }
+        if let Some(user) = user {
+            for end in [&input.0, &output.1, &error.1] {
+                std::os::unix::fs::fchown(end, Some(user.uid), Some(user.gid))?;
+            }
         }
         Ok((input, output, error))
     };
@@ -277,7 +286,11 @@ fn with_pipes(spawn: impl FnOnce(Streams<'_>) -> Result<Pid, String>) -> Result<
     Ok(Ends { main, stdin: input.1, outputs: [Some(output.0), Some(error.0)] })
 }
 
-fn with_terminal(size: TerminalSize, spawn: impl FnOnce(Streams<'_>) -> Result<Pid, String>) -> Result<Ends, String> {
+fn with_terminal(
+    size: TerminalSize,
+    user: Option<&User>,
+    spawn: impl FnOnce(Streams<'_>) -> Result<Pid, String>,
+) -> Result<Ends, String> {
     let open = || -> io::Result<_> {
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&ours)?;
@@ -285,6 +298,10 @@ fn with_terminal(size: TerminalSize, spawn: impl FnOnce(Streams<'_>) -> Result<P
         tcsetwinsize(&ours, window(size))?;
         rustix::io::ioctl_fionbio(&ours, true)?;
         let theirs = ptsname(&ours, Vec::new())?;
+        if let Some(user) = user {
+            // Its programs open it by name, such as `/dev/tty` and what asks for a password.
+            std::os::unix::fs::chown(std::ffi::OsStr::from_bytes(theirs.as_bytes()), Some(user.uid), None)?;
+        }
         Ok((ours.try_clone()?, ours, theirs))
     };
     let (stdin, ours, theirs) = open().map_err(|error| format!("no terminal could be made: {error}"))?;
@@ -305,10 +322,14 @@ fn environment(begin: &Begin) -> Result<Vec<CString>, String> {
     if !is_it() {
         return Err(gone());
     }
-    let text = std::fs::read(format!("/proc/{pid}/environ"))
-        .map_err(|error| format!("the environment of the task's process {pid} cannot be read: {error}"))?;
-    chdir(format!("/proc/{pid}/cwd"))
-        .map_err(|error| format!("the directory of the task's process {pid} cannot be entered: {error}"))?;
+    // Another user's process shows itself to that user.
+    let text = sys::as_user(begin.confinement.user.as_ref(), || {
+        let text = std::fs::read(format!("/proc/{pid}/environ"))
+            .map_err(|error| format!("the environment of the task's process {pid} cannot be read: {error}"))?;
+        chdir(format!("/proc/{pid}/cwd"))
+            .map_err(|error| format!("the directory of the task's process {pid} cannot be entered: {error}"))?;
+        Ok::<_, String>(text)
+    })?;
     if !is_it() {
         return Err(gone());
     }

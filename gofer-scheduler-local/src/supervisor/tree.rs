@@ -73,12 +73,25 @@ pub(super) fn has_exited(main: Pid) -> bool {
     }
 }
 
+/// Kills every child of this process that is none of these, with its descendants. Each death is a signal to look again.
+pub(super) fn kill_strangers(known: &[Pid]) {
+    for pid in descendants_but(getpid(), known) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
 fn descendants(root: Pid) -> Vec<Pid> {
+    descendants_but(root, &[])
+}
+
+/// Without these of its children, and theirs.
+fn descendants_but(root: Pid, known: &[Pid]) -> Vec<Pid> {
     let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
     for stat in process::all() {
         children.entry(stat.parent).or_default().push(stat.pid);
     }
     let mut found = children.remove(&root).unwrap_or_default();
+    found.retain(|pid| !known.contains(pid));
     let mut next = 0;
     while let Some(pid) = found.get(next) {
         let more = children.remove(pid).unwrap_or_default();

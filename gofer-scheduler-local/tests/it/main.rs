@@ -3,7 +3,9 @@
 mod conformance;
 mod crash;
 mod figures;
+mod isolation;
 mod logs;
+mod orphans;
 mod owner;
 mod processes;
 mod server;

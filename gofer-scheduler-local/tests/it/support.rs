@@ -1,5 +1,6 @@
 //! What the tests share.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use gofer_core::conformance::scheduler::{SchedulerHarness, ShellWorkloads, Workl
 use gofer_core::conformance::{Harness, eventually, within};
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Scheduler, WatchEvent};
 use gofer_core::{BackendError, ExecutionId};
-use gofer_scheduler_local::{Launcher, LocalScheduler, LocalSchedulerConfig};
+use gofer_scheduler_local::{Launcher, LocalScheduler, LocalSchedulerConfig, UsersConfig};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -50,6 +51,21 @@ impl Local {
         let shared = dir.path().join("workloads");
         std::fs::create_dir(&shared).expect("a directory for the workloads");
         Self { scheduler: Some(scheduler), config, workloads: ShellWorkloads::new(&shared), _dir: dir }
+    }
+
+    /// With a user per namespace, each of whom gets to what is its own.
+    pub(crate) async fn open_for_users() -> Self {
+        let mut local = Self::open_with(|config| {
+            let above = config.dir.parent().expect("a directory above");
+            std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o711)).expect("let others pass");
+            let range = "3000000000-3000000099".to_owned().try_into().expect("a range");
+            config.users = Some(UsersConfig { range: Some(range), ..UsersConfig::default() });
+        })
+        .await;
+        let shared = local._dir.path().join("workloads");
+        std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o777)).expect("let others write");
+        local.workloads = ShellWorkloads::new(&shared).with_probes();
+        local
     }
 
     pub(crate) fn scheduler(&self) -> &LocalScheduler {

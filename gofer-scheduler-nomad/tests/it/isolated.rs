@@ -220,4 +220,8 @@ impl Workloads for Volume {
     async fn marks(&self, mark: &str) -> usize {
         self.shell.marks(mark).await
     }
+
+    fn probe(&self, script: &str, arguments: &[String]) -> Option<ExecutionSpec> {
+        self.shell.probe(script, arguments).map(&self.change)
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod environment;
 pub mod exec;
+pub mod isolation;
 pub mod lifecycle;
 pub mod logs;
 pub mod restart;
@@ -111,6 +112,9 @@ macro_rules! scheduler_conformance {
                 the_end_of_the_execution_ends_its_sessions
                 a_terminal_is_one
                 without_the_capability_exec_is_unsupported
+            }
+            isolation {
+                an_execution_cannot_reach_another_namespaces
             }
             restart {
                 a_finished_execution_is_known_after_a_restart

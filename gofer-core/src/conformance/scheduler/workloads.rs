@@ -63,6 +63,10 @@ pub trait Workloads: Send + Sync {
 
     /// How many such marks were made.
     async fn marks(&self, mark: &str) -> usize;
+
+    /// This POSIX shell script with arguments, `$1` the first. `None` without a shell, and where processes that a fake runs are
+    /// the test's own.
+    fn probe(&self, script: &str, arguments: &[String]) -> Option<ExecutionSpec>;
 }
 
 /// A task without an image, with this command and nothing else.
@@ -88,12 +92,19 @@ pub fn host_command<W: Into<String>>(command: impl IntoIterator<Item = W>) -> Ex
 #[derive(Debug)]
 pub struct ShellWorkloads {
     dir: PathBuf,
+    probes: bool,
 }
 
 impl ShellWorkloads {
     /// Workloads that keep their gates and marks in `dir`, which exists.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), probes: false }
+    }
+
+    /// The same for a scheduler that keeps executions from each other, and shows it.
+    #[must_use]
+    pub fn with_probes(self) -> Self {
+        Self { probes: true, ..self }
     }
 
     /// A script with arguments; `$0` is the directory. Its outputs are apart: shells say on stderr which child a signal has ended.
@@ -184,6 +195,12 @@ impl Workloads for ShellWorkloads {
 
     async fn marks(&self, mark: &str) -> usize {
         std::fs::read(self.file("mark", mark)).map_or(0, |marks| marks.len())
+    }
+
+    fn probe(&self, script: &str, arguments: &[String]) -> Option<ExecutionSpec> {
+        let words = ["/bin/sh", "-c", script, "sh"].map(str::to_owned);
+        let command = host_command(words.into_iter().chain(arguments.iter().cloned()));
+        self.probes.then_some(ExecutionSpec { separate_output: true, ..command })
     }
 }
 

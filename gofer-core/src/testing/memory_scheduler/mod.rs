@@ -103,6 +103,7 @@ impl MemoryScheduler {
             deadlines: true,
             merged_output: true,
             workload_identity: false,
+            isolates_namespaces: false,
         };
         Self { shared: Arc::new(shared), capabilities }
     }

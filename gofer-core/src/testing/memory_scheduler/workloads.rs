@@ -89,4 +89,8 @@ impl Workloads for MemoryWorkloads {
     async fn marks(&self, mark: &str) -> usize {
         self.0.marks(mark)
     }
+
+    fn probe(&self, _: &str, _: &[String]) -> Option<ExecutionSpec> {
+        None
+    }
 }
