@@ -20,6 +20,7 @@ pub use gofer_scheduler_local::{Owner, supervisor};
 
 use crate::config::{ObjectsBackend, SchedulerBackend, SecretsBackend, ServerConfig};
 use crate::server::Launcher;
+use crate::transport::OpenFiles;
 
 /// Which products are behind the backends.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +83,9 @@ pub(crate) fn shares_database(config: &ServerConfig) -> bool {
 pub(crate) async fn scheduler(config: &ServerConfig, launcher: Launcher) -> Result<Arc<dyn Scheduler>, BackendError> {
     match config.scheduler.backend {
         SchedulerBackend::Local => {
-            let (program, args) = launcher;
+            let (program, mut args) = launcher;
+            // Tasks get the limit that this server was started with, not the one it gave itself for its connections.
+            args.push(gofer_scheduler_local::open_files::argument(OpenFiles::raise().original));
             let launcher = gofer_scheduler_local::Launcher { program, args };
             Ok(Arc::new(LocalScheduler::connect(config.resolved_scheduler_local(), launcher).await?))
         }

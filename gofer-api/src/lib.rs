@@ -12,9 +12,11 @@ mod cut;
 mod error;
 mod executions;
 mod health;
+mod intake;
 mod operations;
 mod page;
 mod permissions;
+mod reload;
 mod server;
 mod services;
 mod status;
@@ -23,6 +25,7 @@ mod transport;
 pub use check::{CheckLine, check, rotate_secrets_key};
 pub use compose::{Owner, supervisor};
 pub use server::{Activity, Launcher, Server, ServerError};
+pub use transport::TlsError;
 
 /// The version of Gofer this is.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

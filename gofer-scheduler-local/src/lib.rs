@@ -11,6 +11,7 @@ mod layout;
 mod live;
 mod local;
 mod logs;
+pub mod open_files;
 mod owner;
 mod process;
 mod record;

@@ -1,13 +1,17 @@
 //! The server as its callers see it: started in this process on port 0, called over the wire.
 
 mod admin;
+mod certificates;
 mod config;
 mod database;
 mod direct;
 mod events;
 mod exec;
+mod garbage;
 mod harness;
+mod http2;
 mod lifecycle;
+mod limits;
 mod objects;
 mod permissions;
 mod pipelines;

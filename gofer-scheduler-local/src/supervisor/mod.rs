@@ -42,6 +42,7 @@ use crate::wire::{self, Outcome, Reply, Request};
 #[must_use]
 pub fn main() -> ExitCode {
     sys::close_inherited();
+    crate::open_files::restore();
     let Ok(mut helper) = Helper::prepare() else { return ExitCode::FAILURE };
     let guarded = helper.guard();
     let Ok(Some(job)) = guarded else {
