@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use prost::Message;
 use tonic::{Extensions, Request, Response, Status};
 
 use crate::auth::{Caller, Identity};
 use crate::context::Context;
 use crate::error::{ApiError, TokenProblem};
+use crate::intake::{Account, Charge, Held};
 use crate::permissions::{self, Target};
 
 /// What a stream of answers looks like to tonic.
@@ -26,6 +28,8 @@ pub(crate) struct Call {
     context: Arc<Context>,
     /// Who makes it.
     pub(crate) identity: Identity,
+    /// What its answers may hold in memory before they are read.
+    pub(crate) answers: Account,
 }
 
 impl Call {
@@ -59,14 +63,26 @@ pub(crate) async fn unary<Q, R, F>(
 where
     Q: About,
     F: Future<Output = Result<R, ApiError>> + Send + 'static,
-    R: Send + 'static,
+    R: Message + 'static,
 {
     let (_, extensions, message) = request.into_parts();
     let call = authorize(context, &extensions, message.about())?;
-    let work = context.tasks.spawn(handler(call, message));
+    let answers = call.answers.clone();
+    let (work, held) = (handler(call, message), extensions.get::<Held>().cloned());
+    let work = context.tasks.spawn(async move {
+        // The request's memory is in use for as long as its handler is at work, also when nobody waits any more.
+        let _held = held;
+        work.await
+    });
     let limit = context.limits.call_timeout;
     let answer = finish(work, limit).await?;
-    Ok(Response::new(answer))
+
+    // As itself, and as what travels.
+    let mut charge = Charge::default();
+    answers.raise(&mut charge, 2 * answer.encoded_len()).await?;
+    let mut response = Response::new(answer);
+    response.extensions_mut().insert(Arc::new(charge));
+    Ok(response)
 }
 
 /// Answers a call with a stream, which ends with the server at the latest.
@@ -104,7 +120,8 @@ pub(crate) fn authorize(context: &Arc<Context>, extensions: &Extensions, target:
         return Err(ApiError::Unauthenticated(TokenProblem::Missing));
     };
     permissions::check(*rule, identity, target)?;
-    Ok(Call { context: context.clone(), identity: identity.clone() })
+    let Some(answers) = extensions.get::<Account>().cloned() else { return Err(ApiError::Broken) };
+    Ok(Call { context: context.clone(), identity: identity.clone(), answers })
 }
 
 /// Waits for a handler's task.

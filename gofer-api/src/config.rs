@@ -99,6 +99,8 @@ pub struct TlsSection {
     pub cert_file: Option<PathBuf>,
     /// PEM file with the private key.
     pub key_file: Option<PathBuf>,
+    /// PEM file with the authorities of clients' certificates. With it, callers without such a certificate are refused.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// `[limits]`: what the server accepts at most.
@@ -111,10 +113,19 @@ pub struct Limits {
     pub pipeline_objects: u64,
     /// Calls at work at once, streams included, on one connection; more wait.
     pub calls_per_connection: usize,
+    /// Connections at once; `None` is what the limit of open files leaves room for, at most 10,000.
+    pub connections: Option<usize>,
+    /// The same from one address; `None` is half of all.
+    pub connections_per_address: Option<usize>,
+    /// How old a connection may become before its caller is asked to make a new one; calls under way may end.
+    #[serde(with = "humantime_serde")]
+    pub connection_age: Duration,
+    /// Bytes of memory for all requests that are being read and handled.
+    pub request_memory: usize,
     /// How long a call that is not a stream may take.
     #[serde(with = "humantime_serde")]
     pub call_timeout: Duration,
-    /// How long a stream of bytes may stand still before it is given up.
+    /// How long a stream may stand still before it is given up: an upload, half a message, an answer that is not read.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// How long calls may go on after the server was told to end.
@@ -164,6 +175,10 @@ impl Default for Limits {
             object_max_bytes: 5 * 1024 * 1024 * 1024,
             pipeline_objects: 100,
             calls_per_connection: 256,
+            connections: None,
+            connections_per_address: None,
+            connection_age: Duration::from_secs(3600),
+            request_memory: 256 * 1024 * 1024,
             call_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(10),

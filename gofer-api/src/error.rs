@@ -35,6 +35,22 @@ pub(crate) enum ApiError {
     NoSuchMethod { path: String },
     #[error("no answer within {seconds} s; whether the call took effect is not known")]
     TooSlow { seconds: u64 },
+    #[error("a request has at most {limit} {what}; this one has {found} or more")]
+    TooLarge { what: String, found: u64, limit: u64 },
+    #[error("the request cannot be read: {problem}")]
+    Malformed { problem: String },
+    #[error("the request was not complete in time; nothing was done")]
+    RequestIncomplete,
+    #[error(
+        "this caller's requests and answers have all of the {limit_bytes} bytes of memory that one may have; let some end"
+    )]
+    ShareSpent { limit_bytes: u64 },
+    #[error(
+        "the requests that are being handled have all memory that the server has for them (`limits.request_memory`)"
+    )]
+    NoMemory,
+    #[error("there are {limit} calls without a token on this connection already; wait for one to end")]
+    TooManyCalls { limit: usize },
     #[error("nothing arrived for {seconds} s; the stream is given up")]
     Idle { seconds: u64 },
     #[error("the server is shutting down; call again")]

@@ -14,9 +14,11 @@ mod data_dir;
 mod error;
 mod executions;
 mod health;
+mod intake;
 mod operations;
 mod page;
 mod permissions;
+mod reload;
 mod server;
 mod services;
 mod status;
@@ -25,6 +27,7 @@ mod transport;
 pub use check::{CheckLine, check, rotate_secrets_key};
 pub use compose::{Owner, close_process, supervisor};
 pub use server::{Activity, Launcher, Server, ServerError};
+pub use transport::TlsError;
 
 /// The version of Gofer this is.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -23,8 +23,9 @@ use crate::context::Context;
 use crate::data_dir::make_data_dir;
 use crate::executions::Executions;
 use crate::health::Health;
+use crate::reload::{Reload, Reloads};
 use crate::services::new_token;
-use crate::transport;
+use crate::transport::{self, Certificates, TlsError};
 
 /// The program and leading arguments that become the supervisor of local executions: the running binary itself and its
 /// hidden command.
@@ -36,7 +37,8 @@ pub struct Server {
     addr: SocketAddr,
     management_token: Option<SecretString>,
     context: Arc<Context>,
-    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    serving: JoinHandle<()>,
+    reloads: Arc<Reloads>,
 }
 
 /// Why a server does not start, or ended.
@@ -65,8 +67,8 @@ pub enum ServerError {
     #[error("{0}")]
     Exposed(String),
     /// The certificate and key are not what TLS needs.
-    #[error("server.tls: the certificate and its key cannot be used together")]
-    Tls(#[source] tonic::transport::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The contract's descriptors are damaged.
     #[error("the wire contract cannot be served by reflection")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -86,7 +88,7 @@ pub enum ServerError {
     Engine(#[source] EngineError),
     /// Serving ended by itself.
     #[error("serving failed")]
-    Serving(#[source] tonic::transport::Error),
+    Serving(#[source] tokio::task::JoinError),
 }
 
 /// What a server is busy with.
@@ -111,13 +113,17 @@ impl Server {
             tracing::warn!("{file}");
         }
         make_data_dir(&config)?;
+        let certificates = Certificates::load(&config.server.tls)?.map(Arc::new);
+        // Tasks get the limits that this process was started with, not those that it gives itself.
+        gofer_scheduler_local::note_limits();
+        transport::raise_open_files();
         // First of all: who cannot listen should not take over runs.
         let wanted = config.server.listen;
         let listen_error = |source| ServerError::Listen { addr: wanted, source };
         let listener = TcpListener::bind(wanted).await.map_err(listen_error)?;
         let addr = listener.local_addr().map_err(listen_error)?;
         let db = Db::connect(config.resolved_database()).await.map_err(ServerError::Database)?;
-        match Self::start_on(&config, launcher, listener, addr, &db).await {
+        match Self::start_on(&config, launcher, listener, addr, &db, certificates).await {
             Ok(server) => Ok(server),
             Err(error) => {
                 db.close().await;
@@ -132,6 +138,7 @@ impl Server {
         listener: TcpListener,
         addr: SocketAddr,
         db: &Db,
+        certificates: Option<Arc<Certificates>>,
     ) -> Result<Self, ServerError> {
         let backends = connect(config, launcher, db).await?;
         let management_token = match config.server.throw_away {
@@ -166,14 +173,17 @@ impl Server {
             demands_token,
             local_hosts_only: dev_mode,
         });
-        let serving = match transport::serve(config, context.clone(), gate, listener).await {
+        let reloads = Arc::new(Reloads::new(certificates.iter().map(|one| one.clone() as Arc<dyn Reload>).collect()));
+        let serving = match transport::serve(config, context.clone(), gate, listener, certificates).await {
             Ok(serving) => serving,
             Err(error) => {
                 engine.shutdown().await;
                 return Err(error);
             }
         };
-        let server = Self { addr, management_token, context, serving };
+        let (stop, reloading) = (context.stop.clone(), reloads.clone());
+        tokio::spawn(async move { stop.run_until_cancelled_owned(reloading.run()).await });
+        let server = Self { addr, management_token, context, serving, reloads };
         if let Err(error) = db.server_started(&server_id, crate::VERSION, Timestamp::now()).await {
             server.shutdown().await?;
             return Err(ServerError::Database(error));
@@ -199,6 +209,13 @@ impl Server {
     pub fn activity(&self) -> Activity {
         let stats = self.context.engine.stats();
         Activity { calls: self.context.tasks.len(), active_runs: stats.active_runs, executions: stats.executions }
+    }
+
+    /// Reads again what can be read again while it serves: the certificate. What is wrong with it is in the log, and the old
+    /// one stays in use.
+    pub fn reload(&self) -> impl Fn() + Send + use<> {
+        let reloads = self.reloads.clone();
+        move || reloads.request()
     }
 
     /// Serves until `shutdown` is ready, then ends in an orderly way. Executions go on.
@@ -253,10 +270,10 @@ impl Drop for Server {
     }
 }
 
-fn served(ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>) -> Result<(), ServerError> {
+fn served(ended: Result<(), tokio::task::JoinError>) -> Result<(), ServerError> {
     match ended {
-        Ok(Err(error)) => Err(ServerError::Serving(error)),
-        Ok(Ok(())) | Err(_) => Ok(()),
+        Err(error) if error.is_panic() => Err(ServerError::Serving(error)),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

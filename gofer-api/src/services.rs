@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use gofer_proto::v1;
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
@@ -12,6 +13,7 @@ use tonic::service::Routes;
 use crate::call::Replies;
 use crate::context::Context;
 use crate::error::ApiError;
+use crate::intake::{Account, Charge, MAX_MESSAGE_BYTES};
 
 mod common_task;
 mod direct;
@@ -34,48 +36,43 @@ mod waiting;
 
 pub(crate) use token::new_token;
 
-/// Longest request with maps in it. The limits of `gofer_core::validate` are far below; the room above lets a caller
-/// who exceeds them hear which field it was.
-const MAX_SPEC_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
-/// Longest of all other requests.
-const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Replies that may wait for a slow reader of a stream.
 const STREAM_QUEUE: usize = 16;
 
 /// Every service of the contract.
 pub(crate) fn routes(context: &Arc<Context>) -> Routes {
     macro_rules! routes {
-        ($($module:ident: $server_module:ident :: $server:ident, $limit:ident;)+) => {
+        ($($module:ident: $server_module:ident :: $server:ident;)+) => {
             Routes::default()$(.add_service(
-                v1::$server_module::$server::new($module::Service(context.clone())).max_decoding_message_size($limit),
+                v1::$server_module::$server::new($module::Service(context.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES),
             ))+
         };
     }
     routes! {
-        common_task: common_task_service_server::CommonTaskServiceServer, MAX_MESSAGE_BYTES;
-        event: event_service_server::EventServiceServer, MAX_MESSAGE_BYTES;
-        execution: execution_service_server::ExecutionServiceServer, MAX_MESSAGE_BYTES;
-        namespace: namespace_service_server::NamespaceServiceServer, MAX_MESSAGE_BYTES;
-        object: object_service_server::ObjectServiceServer, MAX_MESSAGE_BYTES;
-        pipeline: pipeline_service_server::PipelineServiceServer, MAX_SPEC_MESSAGE_BYTES;
-        run: run_service_server::RunServiceServer, MAX_SPEC_MESSAGE_BYTES;
-        secret: secret_service_server::SecretServiceServer, MAX_MESSAGE_BYTES;
-        system: system_service_server::SystemServiceServer, MAX_MESSAGE_BYTES;
-        task_run: task_run_service_server::TaskRunServiceServer, MAX_MESSAGE_BYTES;
-        token: token_service_server::TokenServiceServer, MAX_MESSAGE_BYTES;
-        trigger: trigger_service_server::TriggerServiceServer, MAX_MESSAGE_BYTES;
+        common_task: common_task_service_server::CommonTaskServiceServer;
+        event: event_service_server::EventServiceServer;
+        execution: execution_service_server::ExecutionServiceServer;
+        namespace: namespace_service_server::NamespaceServiceServer;
+        object: object_service_server::ObjectServiceServer;
+        pipeline: pipeline_service_server::PipelineServiceServer;
+        run: run_service_server::RunServiceServer;
+        secret: secret_service_server::SecretServiceServer;
+        system: system_service_server::SystemServiceServer;
+        task_run: task_run_service_server::TaskRunServiceServer;
+        token: token_service_server::TokenServiceServer;
+        trigger: trigger_service_server::TriggerServiceServer;
     }
 }
 
 /// A stream of replies that a task of its own produces; the task ends when nobody reads any more, or with the server.
-fn produce<R, F>(context: &Arc<Context>, work: impl FnOnce(Outlet<R>) -> F) -> Replies<R>
+fn produce<R, F>(context: &Arc<Context>, answers: Account, work: impl FnOnce(Outlet<R>) -> F) -> Replies<R>
 where
-    R: Send + 'static,
+    R: Message + 'static,
     F: Future<Output = Result<(), Stop>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
     let stop = context.stop.clone();
-    let work = work(Outlet(sender.clone()));
+    let work = work(Outlet { sender: sender.clone(), answers });
     context.tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -87,15 +84,34 @@ where
             }
         }
     });
-    ReceiverStream::new(receiver).boxed()
+    // A reply that is taken from the queue is encoded at once: its memory is the connection's from then on.
+    ReceiverStream::new(receiver).map(|reply: Queued<R>| reply.map(|(reply, _)| reply)).boxed()
 }
 
-/// Where a producer puts its replies; waits for a slow reader.
-struct Outlet<R>(mpsc::Sender<Result<R, ApiError>>);
+/// A reply in the queue, with its memory.
+type Queued<R> = Result<(R, Arc<Charge>), ApiError>;
 
-impl<R> Outlet<R> {
+/// Where a producer puts its replies; waits for a slow reader, and for memory.
+struct Outlet<R> {
+    sender: mpsc::Sender<Queued<R>>,
+    answers: Account,
+}
+
+impl<R: Message> Outlet<R> {
+    /// Queues a reply.
     async fn send(&self, reply: R) -> Result<(), Stop> {
-        self.0.send(Ok(reply)).await.map_err(|_| Stop::NobodyReads)
+        let memory = self.reserve(reply.encoded_len()).await;
+        self.send_reserved(reply, memory).await
+    }
+
+    /// Memory for replies, before they are made.
+    async fn reserve(&self, bytes: usize) -> Arc<Charge> {
+        Arc::new(self.answers.take(bytes).await)
+    }
+
+    /// Queues a reply that has its memory.
+    async fn send_reserved(&self, reply: R, memory: Arc<Charge>) -> Result<(), Stop> {
+        self.sender.send(Ok((reply, memory))).await.map_err(|_| Stop::NobodyReads)
     }
 }
 

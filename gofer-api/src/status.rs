@@ -113,6 +113,14 @@ fn api(error: ApiError) -> Shape {
         ApiError::NotInThisVersion { .. } => Shape::new(Code::Unimplemented, "NOT_IN_THIS_VERSION", message),
         ApiError::NoSuchMethod { .. } => Shape::new(Code::Unimplemented, "METHOD_NOT_FOUND", message),
         ApiError::TooSlow { .. } => Shape::new(Code::DeadlineExceeded, "TIMEOUT", message),
+        ApiError::TooLarge { .. } => Shape::new(Code::ResourceExhausted, "REQUEST_TOO_LARGE", message),
+        ApiError::Malformed { .. } => Shape::new(Code::InvalidArgument, "REQUEST_MALFORMED", message),
+        ApiError::RequestIncomplete => Shape::new(Code::DeadlineExceeded, "REQUEST_INCOMPLETE", message),
+        ApiError::ShareSpent { .. } => {
+            Shape { retry_after: Some(RETRY_SOON), ..Shape::new(Code::ResourceExhausted, "SHARE_SPENT", message) }
+        }
+        ApiError::NoMemory => Shape::new(Code::Unavailable, "REQUEST_MEMORY_FULL", message),
+        ApiError::TooManyCalls { .. } => Shape::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message),
         ApiError::Idle { .. } => Shape::new(Code::DeadlineExceeded, "STREAM_IDLE", message),
         ApiError::ShuttingDown => Shape::new(Code::Unavailable, "SHUTTING_DOWN", message),
         ApiError::Broken => Shape::new(Code::Internal, "INTERNAL", message),
@@ -398,6 +406,12 @@ mod tests {
             ApiError::NotInThisVersion { what: "triggers" },
             ApiError::NoSuchMethod { path: key() },
             ApiError::TooSlow { seconds: 1 },
+            ApiError::TooLarge { what: key(), found: 2, limit: 1 },
+            ApiError::Malformed { problem: key() },
+            ApiError::RequestIncomplete,
+            ApiError::ShareSpent { limit_bytes: 1 },
+            ApiError::NoMemory,
+            ApiError::TooManyCalls { limit: 1 },
             ApiError::Idle { seconds: 1 },
             ApiError::ShuttingDown,
             ApiError::Broken,

@@ -22,6 +22,8 @@ Environment:
   GOFER_API_TOKEN       the token, unless --token-file is given
   GOFER_API_TOKEN_FILE  the same as --token-file
   GOFER_CA_FILE         the same as --ca-file
+  GOFER_CLIENT_CERT_FILE, GOFER_CLIENT_KEY_FILE
+                        the same as --client-cert and --client-key
   GOFER_INSECURE        the same as --insecure
   GOFER_NAMESPACE       the same as --namespace
   GOFER_OUTPUT          the same as --output
@@ -63,6 +65,12 @@ pub(crate) struct Global {
     /// PEM file with the certificates to trust instead of the system's
     #[arg(long, global = true, env = "GOFER_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// PEM file with this client's own certificate, for a server that asks for one
+    #[arg(long, global = true, env = "GOFER_CLIENT_CERT_FILE", value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// PEM file with the private key of `--client-cert`
+    #[arg(long, global = true, env = "GOFER_CLIENT_KEY_FILE", value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
     /// Send the token to another machine also without TLS
     #[arg(long, global = true, env = "GOFER_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
     insecure: bool,
@@ -125,8 +133,9 @@ impl Context {
     /// Connects to the server that was named.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let token = client::token(self.global.token_file.as_deref())?;
-        let Global { addr, ca_file, insecure, .. } = &self.global;
-        let target = Target { addr: addr.clone(), ca_file: ca_file.clone(), insecure: *insecure, token };
+        let Global { addr, ca_file, client_cert, client_key, insecure, .. } = &self.global;
+        let client_files = client_cert.clone().zip(client_key.clone());
+        let target = Target { addr: addr.clone(), ca_file: ca_file.clone(), client_files, insecure: *insecure, token };
         Client::connect(&target).await
     }
 

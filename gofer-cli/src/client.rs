@@ -25,7 +25,7 @@ use tonic::codegen::Service;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
 use crate::errors::{Failure, innermost};
@@ -47,6 +47,8 @@ pub(crate) struct Target {
     pub(crate) addr: String,
     /// Trusted instead of the system's roots.
     pub(crate) ca_file: Option<PathBuf>,
+    /// This client's own certificate and its key, for a server that asks for one.
+    pub(crate) client_files: Option<(PathBuf, PathBuf)>,
     /// Send the token to other machines also without TLS.
     pub(crate) insecure: bool,
     pub(crate) token: Option<SecretString>,
@@ -157,10 +159,13 @@ impl Client {
                 .hint("use an `https://` address, or `--insecure` when nobody can listen on the way"));
         }
         let authorization = Authorization(target.token.as_ref().map(bearer).transpose()?);
-        let channel = endpoint(uri, target.ca_file.as_deref())?.connect().await.map_err(|error| {
+        let channel = endpoint(uri, target)?.connect().await.map_err(|error| {
             let failure =
                 Failure::unreachable(format!("no server answers at `{}`: {}", target.addr, innermost(&error)));
-            if is_about_a_certificate(&error) { failure.hint(CERTIFICATE_HINT) } else { failure }
+            match certificate_problem(&error) {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            }
         })?;
         let contact = Contact::default();
         let contacted = Contacted { channel, contact: contact.clone() };
@@ -176,18 +181,39 @@ impl Client {
 const CERTIFICATE_HINT: &str = "name the authority that has signed the server's certificate with `--ca-file FILE` or \
                                 `GOFER_CA_FILE`, and the server by a name that the certificate has";
 
-/// Whether somebody is there, but not known to be the right one.
-fn is_about_a_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+const CLIENT_CERTIFICATE_HINT: &str = "this server asks its clients for a certificate: name yours with `--client-cert FILE` and \
+                                       `--client-key FILE`";
+
+/// What to do when somebody is there, but one of the two does not know the other.
+fn certificate_problem(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     let mut error = Some(error);
     while let Some(cause) = error {
         let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         let found = inner.map_or_else(|| cause.downcast_ref(), |inner| inner.downcast_ref::<rustls::Error>());
-        if matches!(found, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)) {
-            return true;
+        match found {
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+                return Some(CERTIFICATE_HINT);
+            }
+            Some(rustls::Error::AlertReceived(alert)) if is_about_the_client(*alert) => {
+                return Some(CLIENT_CERTIFICATE_HINT);
+            }
+            _ => error = cause.source(),
         }
-        error = cause.source();
     }
-    false
+    None
+}
+
+fn is_about_the_client(alert: rustls::AlertDescription) -> bool {
+    use rustls::AlertDescription as Alert;
+
+    matches!(
+        alert,
+        Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnknownCA
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+    )
 }
 
 /// A request with one answer: given up when the answer takes too long.
@@ -248,7 +274,7 @@ fn is_loopback(uri: &Uri) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn endpoint(uri: Uri, ca_file: Option<&Path>) -> Result<Endpoint, Failure> {
+fn endpoint(uri: Uri, target: &Target) -> Result<Endpoint, Failure> {
     let encrypted = uri.scheme_str() == Some("https");
     let endpoint = Endpoint::from(uri)
         .user_agent(concat!("gofer/", env!("CARGO_PKG_VERSION")))
@@ -260,11 +286,18 @@ fn endpoint(uri: Uri, ca_file: Option<&Path>) -> Result<Endpoint, Failure> {
     if !encrypted {
         return Ok(endpoint);
     }
-    let tls = match ca_file {
+    let mut tls = match &target.ca_file {
         Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read_ca(path)?)),
         None => ClientTlsConfig::new().with_native_roots(),
     };
+    if let Some((certificate, key)) = &target.client_files {
+        tls = tls.identity(Identity::from_pem(read_file(certificate)?, read_file(key)?));
+    }
     endpoint.tls_config(tls).map_err(|error| Failure::usage(format!("cannot set up TLS: {}", innermost(&error))))
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read the file `{}`: {error}", path.display())))
 }
 
 fn read_ca(path: &Path) -> Result<Vec<u8>, Failure> {

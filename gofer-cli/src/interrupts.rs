@@ -57,6 +57,39 @@ impl Interrupt {
     }
 }
 
+/// SIGHUP as a server takes it: a wish to read its files again, or the end of the terminal that it was started from.
+pub(crate) struct HangUps {
+    signal: Signal,
+    /// Whether there was a terminal, whose end is meant for this process.
+    has_terminal: bool,
+}
+
+impl HangUps {
+    pub(crate) fn catch() -> Result<Self, Failure> {
+        let has_terminal = has_terminal() && !Interrupt::HangUp.is_ignored();
+        let signal = signal(SignalKind::hangup());
+        let signal = signal.map_err(|error| Failure::refused(format!("cannot catch signals: {error}")))?;
+        Ok(Self { signal, has_terminal })
+    }
+
+    /// Asks for the files to be read again whenever it comes, until the terminal is gone.
+    pub(crate) async fn reload_until_closed(&mut self, reload: impl Fn()) -> Interrupt {
+        loop {
+            // The stream of a signal has no end.
+            let _ = self.signal.recv().await;
+            if self.has_terminal && !has_terminal() {
+                return Interrupt::HangUp;
+            }
+            reload();
+        }
+    }
+}
+
+/// Whether the process has a terminal that controls it.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
 /// Waits for them.
 pub(crate) struct Interrupts {
     caught: Vec<(Interrupt, Signal)>,

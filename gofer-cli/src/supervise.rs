@@ -274,8 +274,10 @@ async fn connect() -> Result<Client, Failure> {
         return Err(Failure::usage("nobody is to be told"));
     };
     let insecure = std::env::var("GOFER_INSECURE").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
-    let ca_file = std::env::var_os("GOFER_CA_FILE").map(PathBuf::from);
-    Client::connect(&Target { addr, ca_file, insecure, token: Some(token.into()) }).await
+    let file = |name| std::env::var_os(name).map(PathBuf::from);
+    let client_files = file("GOFER_CLIENT_CERT_FILE").zip(file("GOFER_CLIENT_KEY_FILE"));
+    let ca_file = file("GOFER_CA_FILE");
+    Client::connect(&Target { addr, ca_file, client_files, insecure, token: Some(token.into()) }).await
 }
 
 async fn report(connecting: JoinHandle<Result<Client, Failure>>, end: ReportEndRequest) {

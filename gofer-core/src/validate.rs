@@ -34,6 +34,9 @@ pub const MAX_IMAGE_BYTES: usize = 512;
 pub const MAX_SDK_BYTES: usize = 64;
 /// Most subscriptions of one pipeline.
 pub const MAX_SUBSCRIPTIONS: usize = 100;
+/// Most broken rules that are told at once. What is wrong more often than that is wrong in the same way, and a request that
+/// is refused costs no more than one that is not.
+pub const MAX_VIOLATIONS: usize = 100;
 /// Tasks that are named at each end of a circle of dependencies: enough to find it, and short enough for an error.
 const CIRCLE_END_TASKS: usize = 5;
 /// Highest `parallelism`.
@@ -67,7 +70,13 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Every rule a pipeline breaks; empty when it can be registered.
+/// Whether enough is known to be wrong.
+#[must_use]
+pub fn is_enough(found: &[Violation]) -> bool {
+    found.len() >= MAX_VIOLATIONS
+}
+
+/// The rules a pipeline breaks, at most [`MAX_VIOLATIONS`]; empty when it can be registered.
 #[must_use]
 pub fn pipeline(spec: &PipelineSpec) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -87,16 +96,23 @@ pub fn pipeline(spec: &PipelineSpec) -> Vec<Violation> {
     parallelism(spec, &mut found);
     subscriptions(spec, &mut found);
     for task in &spec.tasks {
+        if is_enough(&found) {
+            break;
+        }
         check_task(task, &mut found);
     }
-    edges(spec, &mut found);
+    if !is_enough(&found) {
+        edges(spec, &mut found);
+    }
+    found.truncate(MAX_VIOLATIONS);
     found
 }
 
-/// Every rule a set of variables breaks; `field` names the set in the messages.
+/// The rules a set of variables breaks; `field` names the set in the messages. Of too many variables only that is told.
 pub fn variables(field: &str, variables: &BTreeMap<String, String>, found: &mut Vec<Violation>) {
     if variables.len() > MAX_VARIABLES {
         found.push(Violation::new(field, variables.len().to_string(), format!("at most {MAX_VARIABLES} variables")));
+        return;
     }
     let total: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
     if total > MAX_VARIABLES_TOTAL_BYTES {
@@ -106,6 +122,9 @@ pub fn variables(field: &str, variables: &BTreeMap<String, String>, found: &mut 
         found.push(Violation::new(field, format!("{total} bytes"), rule));
     }
     for (name, value) in variables {
+        if is_enough(found) {
+            return;
+        }
         variable(&format!("{field}[{}]", shorten(name)), name, value, found);
     }
 }
@@ -127,6 +146,9 @@ fn variable(field: &str, name: &str, value: &str, found: &mut Vec<Violation>) {
         found.push(Violation::new(field, "", "a value has no NUL character"));
     } else {
         for (source, key) in template::references(value) {
+            if is_enough(found) {
+                return;
+            }
             reference(field, source, key, found);
         }
     }
@@ -167,6 +189,7 @@ fn subscriptions(spec: &PipelineSpec, found: &mut Vec<Violation>) {
     if spec.subscriptions.len() > MAX_SUBSCRIPTIONS {
         let rule = format!("at most {MAX_SUBSCRIPTIONS} subscriptions");
         found.push(Violation::new("subscriptions", spec.subscriptions.len().to_string(), rule));
+        return;
     }
     let mut names = HashSet::new();
     for (at, subscription) in spec.subscriptions.iter().enumerate() {
@@ -235,8 +258,12 @@ fn check_custom(field: &str, custom: &CustomTask, found: &mut Vec<Violation>) {
     if words.clone().count() > MAX_COMMAND_WORDS {
         let rule = format!("at most {MAX_COMMAND_WORDS} words");
         found.push(Violation::new(format!("{field}.custom.command"), words.clone().count().to_string(), rule));
+        return;
     }
     for word in words {
+        if is_enough(found) {
+            return;
+        }
         if word.len() > MAX_COMMAND_WORD_BYTES || word.contains('\0') {
             let rule = format!("each word has at most {MAX_COMMAND_WORD_BYTES} bytes and no NUL character");
             found.push(Violation::new(format!("{field}.custom.command"), word, rule));
@@ -268,6 +295,9 @@ fn check_custom(field: &str, custom: &CustomTask, found: &mut Vec<Violation>) {
 fn edges(spec: &PipelineSpec, found: &mut Vec<Violation>) {
     let mut ids = HashSet::new();
     for task in &spec.tasks {
+        if is_enough(found) {
+            return;
+        }
         if !ids.insert(&task.id) {
             found.push(Violation::new(
                 format!("tasks[{}].id", task.id),
@@ -280,6 +310,9 @@ fn edges(spec: &PipelineSpec, found: &mut Vec<Violation>) {
     for task in &spec.tasks {
         let mut parents = HashSet::new();
         for (at, dependency) in task.depends_on.iter().enumerate() {
+            if is_enough(found) {
+                return;
+            }
             let field = format!("tasks[{}].depends_on[{at}].task", task.id);
             if !ids.contains(&dependency.task) {
                 let rule = "names no task of this pipeline; add the task or remove the dependency";

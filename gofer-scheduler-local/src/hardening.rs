@@ -16,13 +16,18 @@ static AT_START: OnceLock<Vec<Limit>> = OnceLock::new();
 ///
 /// An exec undoes the first half. Where the kernel refuses, the process goes on as open as it was.
 pub fn close_process() {
-    limits_at_start();
+    note_limits();
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let maximum = getrlimit(Resource::Core).maximum;
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum });
 }
 
-/// The limits that this process had when [`close_process`] was called, or, if it was not, has now.
+/// Notes the limits that tasks get, unless they are noted already: call it before the process changes its own.
+pub fn note_limits() {
+    limits_at_start();
+}
+
+/// The limits that this process had when they were noted, or, if they were not, has now.
 pub(crate) fn limits_at_start() -> &'static [Limit] {
     AT_START.get_or_init(|| INHERITED.map(|resource| Limit::new(resource, getrlimit(resource))).to_vec())
 }

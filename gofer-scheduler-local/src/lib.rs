@@ -10,7 +10,6 @@ mod exec;
 mod executions;
 mod frame;
 mod hardening;
-
 mod layout;
 mod live;
 mod local;
@@ -31,7 +30,7 @@ mod watcher;
 mod wire;
 
 pub use config::{Cgroup, LandlockMode, Launcher, LocalSchedulerConfig};
-pub use hardening::close_process;
+pub use hardening::{close_process, note_limits};
 pub use local::LocalScheduler;
 pub use owner::Owner;
 pub use users::{UidRange, UsersConfig};

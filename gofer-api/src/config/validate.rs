@@ -8,6 +8,10 @@ use super::{AuthMode, ConfigError, ServerConfig};
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Shortest lease: it is renewed three times as often, with a write to the database each time.
 const MIN_LEASE: Duration = Duration::from_secs(1);
+/// Youngest connection that is asked to end: a new one costs a handshake.
+const MIN_CONNECTION_AGE: Duration = Duration::from_secs(10);
+/// Least memory for requests: one caller has a quarter of it, which must hold the largest request.
+const MIN_REQUEST_MEMORY: usize = 128 * 1024 * 1024;
 
 impl ServerConfig {
     /// Every broken rule, or nothing.
@@ -27,6 +31,9 @@ impl ServerConfig {
         let (listen, loopback) = (server.listen, server.listen.ip().is_loopback());
         if server.tls.cert_file.is_some() != server.tls.key_file.is_some() {
             problems.push("server.tls: `cert_file` and `key_file` are set together or not at all".to_owned());
+        }
+        if server.tls.client_ca_file.is_some() && !self.serves_tls() {
+            problems.push("server.tls: `client_ca_file` needs `cert_file` and `key_file`".to_owned());
         }
         if !loopback && !self.serves_tls() && !server.allow_insecure_listen {
             problems.push(format!(
@@ -55,6 +62,8 @@ impl ServerConfig {
             ("limits.object_max_bytes", limits.object_max_bytes),
             ("limits.pipeline_objects", limits.pipeline_objects),
             ("limits.calls_per_connection", limits.calls_per_connection as u64),
+            ("limits.connections", limits.connections.map_or(1, |count| count as u64)),
+            ("limits.connections_per_address", limits.connections_per_address.map_or(1, |count| count as u64)),
         ];
         for (key, value) in counts {
             if value == 0 {
@@ -66,6 +75,14 @@ impl ServerConfig {
             ("limits.idle_timeout", limits.idle_timeout),
             ("limits.shutdown_grace", limits.shutdown_grace),
         ];
+        let memory = limits.request_memory;
+        if memory < MIN_REQUEST_MEMORY {
+            problems.push(format!("limits.request_memory: `{memory}` is not possible; at least {MIN_REQUEST_MEMORY}"));
+        }
+        if limits.connection_age < MIN_CONNECTION_AGE {
+            let age = limits.connection_age;
+            problems.push(format!("limits.connection_age: `{age:?}` is not possible; at least {MIN_CONNECTION_AGE:?}"));
+        }
         for (key, value) in timeouts {
             if value.is_zero() || value > MAX_TIMEOUT {
                 problems.push(format!("{key}: `{value:?}` is not possible; more than 0 and at most 1 hour"));

@@ -6,7 +6,7 @@ use gofer_core::pipeline::{
     CommonTask, Condition, CustomTask, Dependency, Overlap, PipelineSpec, RegistryAuth, Resources, RetryOn,
     RetryPolicy, Subscription, TaskKind, TaskSpec,
 };
-use gofer_core::validate::Violation;
+use gofer_core::validate::{MAX_TASKS, MAX_VIOLATIONS, Violation, is_enough};
 use gofer_db::PipelineVersionSummary;
 use gofer_proto::v1;
 use gofer_proto::v1::task_spec::Kind;
@@ -145,7 +145,7 @@ fn retry_on_to_wire(on: RetryOn) -> v1::RetryOn {
 /// A spec from the wire, its identifiers and enumerations checked; the other rules are `gofer_core::validate`'s.
 ///
 /// # Errors
-/// Every field that has no meaning in the domain.
+/// The fields that have no meaning in the domain, at most [`MAX_VIOLATIONS`].
 pub(crate) fn pipeline_spec_from_wire(spec: v1::PipelineSpec) -> Result<PipelineSpec, Vec<Violation>> {
     let mut found = Vec::new();
     let name =
@@ -159,12 +159,18 @@ pub(crate) fn pipeline_spec_from_wire(spec: v1::PipelineSpec) -> Result<Pipeline
             Overlap::Queue
         }
     };
-    let tasks: Vec<_> = spec
-        .tasks
-        .into_iter()
-        .enumerate()
-        .filter_map(|(at, task)| task_from_wire(&format!("tasks[{at}]"), task, &mut found))
-        .collect();
+    if spec.tasks.len() > MAX_TASKS {
+        found.push(Violation::new("tasks", spec.tasks.len().to_string(), format!("at most {MAX_TASKS} tasks")));
+        return Err(found);
+    }
+    let mut tasks = Vec::with_capacity(spec.tasks.len());
+    for (at, task) in spec.tasks.into_iter().enumerate() {
+        if is_enough(&found) {
+            found.truncate(MAX_VIOLATIONS);
+            return Err(found);
+        }
+        tasks.extend(task_from_wire(&format!("tasks[{at}]"), task, &mut found));
+    }
     let subscriptions = spec.subscriptions.into_iter().map(subscription_from_wire).collect();
     match name {
         Some(name) if found.is_empty() => Ok(PipelineSpec {
@@ -200,12 +206,13 @@ fn task_from_wire(field: &str, task: v1::TaskSpec, found: &mut Vec<Violation>) -
             None
         }
     };
-    let depends_on = task
-        .depends_on
-        .into_iter()
-        .enumerate()
-        .filter_map(|(at, edge)| dependency_from_wire(&format!("{field}.depends_on[{at}]"), &edge, found))
-        .collect();
+    let mut depends_on = Vec::with_capacity(task.depends_on.len());
+    for (at, edge) in task.depends_on.into_iter().enumerate() {
+        if is_enough(found) {
+            return None;
+        }
+        depends_on.extend(dependency_from_wire(&format!("{field}.depends_on[{at}]"), &edge, found));
+    }
     let timeout = optional_duration(&format!("{field}.timeout"), task.timeout.as_ref(), found);
     let start_timeout = optional_duration(&format!("{field}.start_timeout"), task.start_timeout.as_ref(), found);
     let retries = retries_from_wire(&format!("{field}.retries"), task.retries, found);
@@ -263,6 +270,9 @@ fn retries_from_wire(field: &str, retries: Option<v1::RetryPolicy>, found: &mut 
     let Some(retries) = retries else { return RetryPolicy::default() };
     let mut on = Vec::new();
     for value in retries.on {
+        if is_enough(found) {
+            break;
+        }
         let known = match v1::RetryOn::try_from(value) {
             Ok(v1::RetryOn::Failed) => RetryOn::Failed,
             Ok(v1::RetryOn::TimedOut) => RetryOn::TimedOut,

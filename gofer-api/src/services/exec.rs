@@ -51,7 +51,7 @@ pub(super) async fn exec(
         other => other.into(),
     })?;
     let attempt = id.attempt.0;
-    Ok(produce(context, async move |outlet| serve(session, inputs, outlet, attempt).await))
+    Ok(produce(context, call.answers, async move |outlet| serve(session, inputs, outlet, attempt).await))
 }
 
 fn request(command: Vec<String>, terminal: Option<v1::TerminalSize>) -> Result<ExecRequest, ApiError> {

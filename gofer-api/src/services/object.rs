@@ -21,6 +21,8 @@ use crate::page::Page;
 /// Most bytes of one message to the caller. As many as `STREAM_QUEUE` of them are read ahead, so that store and caller need
 /// not wait for each other: 4 MiB of a transfer.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// What a chunk takes while it waits: as it was read, and encoded.
+const CHUNK_MEMORY_BYTES: usize = 2 * CHUNK_BYTES;
 /// How often a read begins anew because the object was replaced between looking it up and opening it.
 const READ_ATTEMPTS: usize = 5;
 
@@ -55,7 +57,7 @@ async fn get_object(call: Call, request: v1::GetObjectRequest) -> Result<Replies
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
     let (record, body) = open(&call, &scope, &key(&request.key)?).await?;
     let head = v1::GetObjectResponse { part: Some(Part::Object(convert::object(&record))) };
-    Ok(produce(&call.context(), async move |outlet| send(head, body.stream, outlet).await))
+    Ok(produce(&call.context(), call.answers.clone(), async move |outlet| send(head, body.stream, outlet).await))
 }
 
 async fn send(
@@ -64,12 +66,15 @@ async fn send(
     outlet: Outlet<v1::GetObjectResponse>,
 ) -> Result<(), Stop> {
     outlet.send(head).await?;
-    while let Some(chunk) = bytes.next().await {
+    loop {
+        // Before the read: of many transfers that nobody takes in, most have not read anything.
+        let memory = outlet.reserve(CHUNK_MEMORY_BYTES).await;
+        let Some(chunk) = bytes.next().await else { return Ok(()) };
         for piece in pieces(chunk?) {
-            outlet.send(v1::GetObjectResponse { part: Some(Part::Chunk(piece)) }).await?;
+            let reply = v1::GetObjectResponse { part: Some(Part::Chunk(piece)) };
+            outlet.send_reserved(reply, memory.clone()).await?;
         }
     }
-    Ok(())
 }
 
 async fn open(call: &Call, scope: &ObjectScope, key: &ObjectKey) -> Result<(ObjectRecord, ObjectBody), ApiError> {

@@ -124,7 +124,7 @@ async fn follow_run(call: Call, request: v1::FollowRunRequest) -> Result<Replies
     let key = convert::run_key(&request.namespace, &request.pipeline, request.run)?;
     call.db.run_get(&key).await?;
     let context = call.context();
-    Ok(produce(&context, move |outlet| Follower::new(call, key, outlet).follow()))
+    Ok(produce(&context, call.answers.clone(), move |outlet| Follower::new(call, key, outlet).follow()))
 }
 
 /// Finished attempts and whose they are.

@@ -2,13 +2,17 @@
 
 mod admin;
 mod boundary;
+mod certificates;
 mod config;
 mod database;
 mod direct;
 mod events;
 mod exec;
+mod garbage;
 mod harness;
+mod http2;
 mod lifecycle;
+mod limits;
 mod objects;
 mod permissions;
 mod pipelines;

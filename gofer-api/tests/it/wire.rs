@@ -152,7 +152,8 @@ async fn a_message_beyond_every_limit_is_refused() {
     let server = TestServer::start().await;
     let request = v1::CreateNamespaceRequest { id: "x".into(), description: "x".repeat(5 * 1024 * 1024) };
     let status = server.anybody().namespaces().create_namespace(request).await.unwrap_err();
-    assert!(status.message().contains("too large"), "{status:?}");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("at most 4194304 bytes"), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

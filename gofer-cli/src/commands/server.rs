@@ -12,13 +12,13 @@ use tracing_subscriber::filter::{LevelFilter, ParseError};
 
 use crate::cli::Context;
 use crate::errors::{Exit, Failure, causes};
-use crate::interrupts::Interrupts;
+use crate::interrupts::{HangUps, Interrupts};
 use crate::output;
 
 /// Serves the API and executes runs, until Ctrl-C or SIGTERM; tasks that run then go on, and the next start finds them
 ///
 /// Without a configuration it is a development server: this machine only, no token, no TLS, everything in one folder.
-/// Its first line on stdout is `listening on http://ADDRESS:PORT`; its log goes to stderr.
+/// Its first line on stdout is `listening on http://ADDRESS:PORT`; its log goes to stderr. SIGHUP makes it read its certificate again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -67,12 +67,16 @@ pub(crate) async fn run(args: ServerArgs, context: &Context) -> Result<Exit, Fai
     start_logging(&config.log)?;
     let scheme = if config.serves_tls() { "https" } else { "http" };
     // Before the start, so that a signal during it is not lost.
-    let mut interrupts = Interrupts::catch()?;
+    let (mut interrupts, mut hang_ups) = (Interrupts::catch()?, HangUps::catch()?);
     let server = Server::start(config, launcher).await.map_err(failure)?;
     context.out.line(&format!("listening on {scheme}://{}", server.addr()))?;
     let (stop, stopped) = oneshot::channel();
+    let reload = server.reload();
     let signals = async {
-        interrupts.next().await;
+        tokio::select! {
+            _ = interrupts.next() => {}
+            _ = hang_ups.reload_until_closed(reload) => {}
+        }
         context.out.note("ending; tasks go on. Once more ends at once");
         let _ = stop.send(());
         interrupts.next().await

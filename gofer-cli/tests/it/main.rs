@@ -18,6 +18,8 @@ mod exec;
 mod following;
 mod harness;
 #[cfg(feature = "server")]
+mod limits;
+#[cfg(feature = "server")]
 mod local;
 #[cfg(feature = "server")]
 mod nomad;

@@ -102,6 +102,16 @@ impl Serving {
         self.token_file = Some(file.to_owned());
     }
 
+    /// The server's process.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process id")
+    }
+
+    /// Sends the server a signal.
+    pub(crate) fn signal(&self, wanted: Signal) {
+        signal(&self.child, wanted);
+    }
+
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir
     }

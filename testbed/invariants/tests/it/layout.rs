@@ -10,7 +10,8 @@ const COMPOSITION_ROOT: &str = "gofer-api/src/compose.rs";
 /// Where a backend's table in the configuration gets its type; it may name `…Config` of a backend, and nothing else.
 const CONFIGURATION: &str = "gofer-api/src/config/backends.rs";
 /// Test binaries beside `it`: one that runs for long, from a seed of its own, and those whose allocator counts for the process.
-const MORE_TESTS: [&str; 3] = ["gofer-engine/tests/sim", "gofer-engine/tests/memory", "gofer-store-s3/tests/memory"];
+const MORE_TESTS: [&str; 4] =
+    ["gofer-api/tests/memory", "gofer-engine/tests/sim", "gofer-engine/tests/memory", "gofer-store-s3/tests/memory"];
 const README_LINES: std::ops::RangeInclusive<usize> = 5..=100;
 
 #[test]

@@ -1,0 +1,141 @@
+//! Accepts connections, within limits, and never spins when the machine has none to give.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::server::conn::auto;
+use rustix::io::Errno;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Stack;
+use super::connection::serve;
+use super::connections::Connections;
+use super::stall::Streams;
+use super::tls::Certificates;
+use crate::config::Limits;
+
+/// How long nothing is accepted after the machine refused to give a descriptor or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A condition that lasts is one line of the log per minute.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What connections are served with.
+#[derive(Clone)]
+pub(super) struct Acceptor {
+    pub(super) connections: Arc<Connections>,
+    /// Without any it serves plain text.
+    pub(super) certificates: Option<Arc<Certificates>>,
+    pub(super) stack: Stack,
+    pub(super) protocol: auto::Builder<Streams>,
+    pub(super) limits: Limits,
+    pub(super) tasks: TaskTracker,
+    /// Ends idle connections, and the others once their calls are over.
+    pub(super) stop: CancellationToken,
+    /// Ends every connection at once.
+    pub(super) cut: CancellationToken,
+}
+
+impl Acceptor {
+    /// Accepts until it is stopped, then waits for the end of every connection. Dropped, it cuts them off.
+    pub(super) async fn run(self, listener: TcpListener) {
+        let _cut = self.cut.clone().drop_guard();
+        let stop = self.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.accept(&listener) => {}
+        }
+        // New callers hear at once that nobody listens.
+        drop(listener);
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn accept(&self, listener: &TcpListener) {
+        let (mut exhausted, mut full) = (Complaint::default(), Complaint::default());
+        loop {
+            self.connections.until_few_are_ending().await;
+            match listener.accept().await {
+                Ok((socket, address)) => match self.connections.admit(address.ip()) {
+                    Some(place) => {
+                        let acceptor = self.clone();
+                        self.tasks.spawn(async move { serve(socket, place.connection.clone(), &acceptor).await });
+                    }
+                    None => full.say(|left_out| {
+                        tracing::warn!(
+                            %address,
+                            left_out,
+                            "a connection was refused: all of `limits.connections` or `connections_per_address` are in use"
+                        );
+                    }),
+                },
+                // The caller was gone before it was accepted.
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    self.connections.close_some();
+                    exhausted.say(|left_out| {
+                        tracing::error!(
+                            %error,
+                            left_out,
+                            "no connection can be accepted; raise the limit of open files (`ulimit -n`, `LimitNOFILE=`) \
+                             or lower `limits.connections`"
+                        );
+                    });
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    let errors = [
+        Errno::CONNABORTED,
+        Errno::CONNRESET,
+        Errno::INTR,
+        Errno::PROTO,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::PERM,
+    ];
+    Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
+}
+
+/// Something that is logged seldom, with how often it happened in between.
+#[derive(Debug, Default)]
+struct Complaint {
+    last: Option<Instant>,
+    left_out: u64,
+}
+
+impl Complaint {
+    fn say(&mut self, line: impl FnOnce(u64)) {
+        if self.last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
+            self.left_out += 1;
+            return;
+        }
+        line(std::mem::take(&mut self.left_out));
+        self.last = Some(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lasts_is_said_once_a_minute() {
+        let mut complaint = Complaint::default();
+        let mut said = Vec::new();
+        for _ in 0..150 {
+            complaint.say(|left_out| said.push(left_out));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(said, [0, 59, 59]);
+    }
+}
