@@ -16,7 +16,8 @@ const MAX_CHANGES: usize = 1_000;
 /// Longest value of a difference.
 const MAX_VALUE_BYTES: usize = 1024;
 /// Lists whose entries have a name: they are compared entry by entry, and order means nothing.
-const NAMED_LISTS: [(&str, &str); 3] = [("tasks", "id"), ("subscriptions", "name"), ("depends_on", "task")];
+const NAMED_LISTS: [(&str, &str); 4] =
+    [("tasks", "id"), ("subscriptions", "name"), ("run_variables", "name"), ("depends_on", "task")];
 /// Maps from names to values: an entry that is new or gone is a difference of its own.
 const MAPS: [&str; 2] = ["variables", "settings"];
 
@@ -36,6 +37,7 @@ fn canonical(spec: &PipelineSpec) -> v1::PipelineSpec {
     spec.sdk.clear();
     spec.tasks.sort_by(|a, b| a.id.cmp(&b.id));
     spec.subscriptions.sort_by(|a, b| a.name.cmp(&b.name));
+    spec.run_variables.sort_by(|a, b| a.name.cmp(&b.name));
     for task in &mut spec.tasks {
         task.depends_on.sort_by(|a, b| a.task.cmp(&b.task));
     }

@@ -111,6 +111,9 @@ pub struct Limits {
     pub object_max_bytes: u64,
     /// Most objects kept with one pipeline; a further one evicts the oldest.
     pub pipeline_objects: u64,
+    /// How long a URL to an object may be good; for a run's token no more than an hour.
+    #[serde(with = "humantime_serde")]
+    pub url_ttl: Duration,
     /// Calls at work at once, streams included, on one connection; more wait.
     pub calls_per_connection: usize,
     /// Connections at once; `None` is what the limit of open files leaves room for, at most 10,000.
@@ -174,6 +177,7 @@ impl Default for Limits {
         Self {
             object_max_bytes: 5 * 1024 * 1024 * 1024,
             pipeline_objects: 100,
+            url_ttl: Duration::from_secs(24 * 3600),
             calls_per_connection: 256,
             connections: None,
             connections_per_address: None,
@@ -217,6 +221,17 @@ impl ServerConfig {
         config.exposed_files = files::exposed(&figment);
         config.secret_files = files::secret(&figment);
         flags(&mut config);
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// What a file says, and nothing else.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names each key that is wrong, its value and the rule.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        let config = Figment::new().merge(Toml::string(text)).extract::<Self>();
+        let config = config.map_err(|error| ConfigError::from_figment(None, error))?;
         config.validate()?;
         Ok(config)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gofer_core::Timestamp;
 use gofer_core::id::{InvalidId, NamespaceId, PipelineId, RunKey, RunNumber, TaskId};
 use gofer_core::run::Reason;
-use gofer_core::validate::Violation;
+use gofer_core::validate::{self, Violation};
 use gofer_proto::v1;
 
 use crate::error::ApiError;
@@ -74,6 +74,13 @@ pub(crate) fn text(field: &str, value: &str, max_bytes: usize) -> Result<(), Api
         return Ok(());
     }
     Err(ApiError::invalid(field, format!("{} bytes", value.len()), format!("at most {max_bytes} bytes")))
+}
+
+/// A text for people, of a limited length: nothing in it commands the terminal that shows it.
+pub(crate) fn free_text(field: &str, value: &str, max_bytes: usize) -> Result<(), ApiError> {
+    let mut found = Vec::new();
+    validate::free_text(field, value, max_bytes, &mut found);
+    if found.is_empty() { Ok(()) } else { Err(ApiError::Invalid(found)) }
 }
 
 /// All broken rules of several fields in one error.

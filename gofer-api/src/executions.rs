@@ -83,6 +83,7 @@ mod tests {
     async fn start_run(db: &Db, key: &RunKey) {
         let (namespace, pipeline, at) = (key.namespace.clone(), key.pipeline.clone(), Timestamp::now());
         let spec = PipelineSpec {
+            run_variables: Vec::new(),
             name: pipeline.clone(),
             description: String::new(),
             tasks: Vec::new(),

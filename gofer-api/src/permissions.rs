@@ -24,11 +24,15 @@ pub(crate) enum Rule {
     Visible,
     /// As `Namespace`, and a run's own token for its pipeline and, at run level, for itself.
     NamespaceOrOwn,
+    /// A run's own token, about itself; nobody else.
+    OwnRun,
     /// An execution, about itself, with the token that its scheduler gave it; nobody else.
     Execution,
 }
 
-use Rule::{AnyToken, Client, Execution, Management, Namespace, NamespaceOrOwn, NamespaceOrRun, Public, Visible};
+use Rule::{
+    AnyToken, Client, Execution, Management, Namespace, NamespaceOrOwn, NamespaceOrRun, OwnRun, Public, Visible,
+};
 
 /// The table. Sorted by service, in the order of the contract.
 ///
@@ -84,6 +88,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("/gofer.v1.SecretService/GetSecret", Management),
     ("/gofer.v1.SecretService/ListSecrets", Namespace),
     ("/gofer.v1.SecretService/DeleteSecret", Namespace),
+    ("/gofer.v1.SecretService/MaskValue", OwnRun),
     ("/gofer.v1.SystemService/GetSystemInfo", Client),
     ("/gofer.v1.TaskRunService/GetTaskRun", NamespaceOrRun),
     ("/gofer.v1.TaskRunService/ListTaskRuns", NamespaceOrRun),
@@ -148,6 +153,7 @@ pub(crate) fn check(rule: Rule, identity: &Identity, target: Target<'_>) -> Resu
     let allowed = match (rule, identity) {
         (Execution, identity) => matches!(identity, Identity::Execution(_)),
         (_, Identity::Execution(_)) => false,
+        (OwnRun, identity) => matches!(identity, Identity::Run(_)),
         (Public, _) | (_, Identity::Dev | Identity::Management(_)) => true,
         (_, Identity::Anonymous) => false,
         (AnyToken, _) => true,
@@ -181,6 +187,7 @@ fn refusal(rule: Rule, identity: &Identity, target: Target<'_>) -> String {
         _ if rule == Execution => {
             "this call is for an execution about itself, with the token that its scheduler gave it".to_owned()
         }
+        _ if rule == OwnRun => "this call is for the token of a run, about itself".to_owned(),
         _ if rule == Management || target == Target::Installation => {
             "this call is for management tokens only".to_owned()
         }

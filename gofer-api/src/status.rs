@@ -137,6 +137,8 @@ fn db(error: DbError) -> Shape {
         DbError::NotFound { what, .. } => Shape::new(Code::NotFound, not_found(what), message),
         DbError::AlreadyExists { what, .. } => Shape::new(Code::AlreadyExists, exists(what), message),
         DbError::Disabled { .. } => Shape::new(Code::FailedPrecondition, "PIPELINE_DISABLED", message),
+        DbError::Variables(violations) => Shape::invalid(violations),
+        DbError::TooManyMasks { .. } => Shape::new(Code::ResourceExhausted, "TOO_MANY_MASKS", message),
         DbError::LastManagementToken { .. } => Shape::new(Code::FailedPrecondition, "LAST_MANAGEMENT_TOKEN", message),
         DbError::Conflict { .. } => Shape::new(Code::FailedPrecondition, "CONFLICT", message),
         DbError::Invalid { field, value, rule } => Shape::invalid(vec![Violation::new(field, value, rule)]),
@@ -157,6 +159,7 @@ fn engine(error: EngineError) -> Shape {
         EngineError::Invalid(violations) => Shape::invalid(violations),
         EngineError::NotComplete { .. } => Shape::new(Code::FailedPrecondition, "RUN_NOT_COMPLETE", message),
         EngineError::NotRunning { .. } => Shape::new(Code::FailedPrecondition, "TASK_RUN_NOT_RUNNING", message),
+        EngineError::TooManyMasks(_) => Shape::new(Code::ResourceExhausted, "TOO_MANY_MASKS", message),
         EngineError::Unsupported { .. } => Shape::new(Code::FailedPrecondition, "UNSUPPORTED", message),
         EngineError::Backend(error) => backend(&error),
         EngineError::Stopped => Shape::new(Code::Unavailable, "SHUTTING_DOWN", message),
@@ -261,6 +264,8 @@ fn log(error: &ApiError) {
                 | DbError::Disabled { .. }
                 | DbError::Conflict { .. }
                 | DbError::LastManagementToken { .. }
+                | DbError::Variables(_)
+                | DbError::TooManyMasks { .. }
                 | DbError::Invalid { .. }
         ),
         ApiError::Backend(error) | ApiError::Engine(EngineError::Backend(error)) => {
@@ -277,6 +282,7 @@ fn log(error: &ApiError) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gofer_core::journal::JournalError;
 
     fn check(error: impl Into<ApiError>, code: Code, reason: &str) {
         let error = error.into();
@@ -418,6 +424,9 @@ mod tests {
             ApiError::CutOff { message: message() },
             DbError::Disabled { key: key() }.into(),
             DbError::LastManagementToken { id: key() }.into(),
+            DbError::TooManyMasks { key: key() }.into(),
+            EngineError::TooManyMasks(JournalError::TooManyMasks { key: key() }).into(),
+            DbError::Variables(vec![Violation { field: key(), value: key(), rule: key() }]).into(),
             DbError::Conflict { message: message() }.into(),
             DbError::Invalid { field: "f", value: key(), rule: "r" }.into(),
             DbError::Config { message: message() }.into(),

@@ -143,6 +143,7 @@ impl Dag {
             description: String::new(),
             tasks: self.parents.iter().enumerate().map(task).collect::<Result<_>>()?,
             variables: Default::default(),
+            run_variables: Vec::new(),
             parallelism: None,
             overlap: Default::default(),
             subscriptions: Vec::new(),

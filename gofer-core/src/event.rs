@@ -154,9 +154,15 @@ pub enum EventDetails {
     ObjectEvicted {
         key: String,
     },
+    ObjectUrlIssued {
+        key: String,
+        upload: bool,
+        expires_at: Timestamp,
+    },
     RunObjectsExpired {
         count: u64,
     },
+    ValueMasked {},
     SecretPut {
         key: String,
         allowed_namespaces: Vec<NamespaceId>,
@@ -211,6 +217,8 @@ impl EventDetails {
             Self::ObjectPut { .. } => "object_put",
             Self::ObjectDeleted { .. } => "object_deleted",
             Self::ObjectEvicted { .. } => "object_evicted",
+            Self::ObjectUrlIssued { .. } => "object_url_issued",
+            Self::ValueMasked {} => "value_masked",
             Self::RunObjectsExpired { .. } => "run_objects_expired",
             Self::SecretPut { .. } => "secret_put",
             Self::SecretDeleted { .. } => "secret_deleted",

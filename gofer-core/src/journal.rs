@@ -20,6 +20,7 @@ use crate::resource::Resource;
 use crate::run::{AttemptRecord, CancelRequest, Initiator, LogState, Reason, Run, RunState, TaskRun, TaskState};
 use crate::scheduler::ReportedEnd;
 use crate::time::Timestamp;
+use crate::validate::Violation;
 
 /// Durable storage of runs.
 ///
@@ -33,6 +34,9 @@ pub trait Journal: Debug + Send + Sync + 'static {
     ///
     /// With `overlap: skip` and no room the run is inserted complete (cancelled, `overlap_skipped`) with both events. With
     /// `cancel_running` the oldest active runs get a cancel request, and are returned.
+    ///
+    /// Variables that [`run_variables::check`](crate::run_variables::check) refuses for the version are refused here, where no newer
+    /// version can come between.
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError>;
 
     /// Takes leases on unfinished runs whose lease nobody holds at `now`, and returns them oldest first. Each lease has a
@@ -115,11 +119,39 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// The record of a secret. Whoever may read it, and where its value lies, belong together: both are of one put.
     async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError>;
 
+    /// Records where a value lies that an unfinished run wants masked in its logs, with its event. A location that is known changes
+    /// nothing; `NotFound` when there is no such run, or it is complete; `TooManyMasks` beyond [`MAX_RUN_MASKS`] and
+    /// [`MAX_RUN_MASK_BYTES`], also of several at once.
+    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError>;
+
+    /// Where the values lie that a run has added to what is masked.
+    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError>;
+
     /// What retention should delete now, at most `limit` items.
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError>;
 
     /// Records that the thing was deleted, with its event.
     async fn expired(&self, what: &Expirable, at: Timestamp) -> Result<(), JournalError>;
+}
+
+/// Most values that a run may add to what is masked in its logs.
+pub const MAX_RUN_MASKS: usize = 100;
+/// Most bytes of them together: each reader of a log holds them in memory.
+pub const MAX_RUN_MASK_BYTES: u64 = 256 * 1024;
+
+/// A value that a run adds to what is masked in its logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunMask {
+    /// Whose logs.
+    pub run: RunKey,
+    /// Where the value lies, or is about to.
+    pub location: SecretPath,
+    /// Its length.
+    pub size_bytes: u64,
+    /// Who wants it.
+    pub actor: String,
+    /// Now.
+    pub at: Timestamp,
 }
 
 /// Why the journal did not do what it was asked.
@@ -137,6 +169,17 @@ pub enum JournalError {
     #[error("pipeline `{key}` is disabled; enable it with `gofer pipeline enable`")]
     Disabled {
         /// `namespace/pipeline`.
+        key: String,
+    },
+    /// The run's variables are not what its pipeline's version takes.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Variables(Vec<Violation>),
+    /// The run masks as many values as a run may.
+    #[error(
+        "run `{key}` has {MAX_RUN_MASKS} values to mask, or {MAX_RUN_MASK_BYTES} bytes of them, and may have no more; put secrets into `gofer secret put`"
+    )]
+    TooManyMasks {
+        /// `namespace/pipeline/run`.
         key: String,
     },
     /// The storage's own error.
@@ -267,6 +310,8 @@ pub enum Hint {
     Claimable,
     /// A wish to cancel this run, or a task of it, was recorded.
     Cancel(RunKey),
+    /// A run added a value to what is masked in its logs. No event tells that, since the value comes after the event.
+    Masked(RunKey),
     /// Something was committed with events.
     Committed,
     /// An execution told its own end to a server that does not drive its run. A report is not the truth, and is not stored.
@@ -391,6 +436,11 @@ pub enum Expirable {
         /// Where bytes may lie that no record names or ever will; `None` while a record may. Without it, recording this
         /// ends an upload that is open, so that its bytes are named the next time, and forgets one whose object is there.
         location: Option<ObjectKey>,
+    },
+    /// A value that was masked in the logs of a run, all of which are archived.
+    RunMask {
+        /// Where it lies.
+        location: SecretPath,
     },
     /// The value of a secret that no record names.
     SecretValue {

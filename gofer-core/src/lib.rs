@@ -13,6 +13,7 @@ pub mod pipeline;
 mod resource;
 pub mod reuse;
 pub mod run;
+pub mod run_variables;
 pub mod scheduler;
 pub mod secret_store;
 pub mod template;

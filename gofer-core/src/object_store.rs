@@ -136,6 +136,8 @@ pub enum Access {
 pub struct UploadTerms {
     /// Only while the key is free, so that the URL writes one object and never replaces it.
     pub if_absent: bool,
+    /// The request must announce this length, which is signed, so that the store refuses any other.
+    pub size_bytes: Option<u64>,
     /// The bytes must have this SHA-256, in stores that compute it; [`ObjectMeta::sha256`] tells whether it did.
     pub sha256: Option<[u8; 32]>,
 }
@@ -145,7 +147,8 @@ pub struct UploadTerms {
 pub struct Presigned {
     /// The URL.
     pub url: SecretString,
-    /// Headers that the request must carry as they are, because they are signed, too.
+    /// Headers that the request must carry as they are, because they are signed, too. `Content-Length` is not among them, though it
+    /// may be signed: every client sets it itself.
     pub headers: Vec<(String, String)>,
     /// How long it is good from now; shorter than asked for when the credentials behind it end sooner.
     pub good_for: Duration,

@@ -21,6 +21,9 @@ pub struct PipelineSpec {
     /// Variables every task gets; a task's own win.
     #[serde(default)]
     pub variables: BTreeMap<String, String>,
+    /// The variables a run may set; when empty, any but those that [`run_variables`](crate::run_variables) guards.
+    #[serde(default)]
+    pub run_variables: Vec<RunVariable>,
     /// How many runs may be active at once; `None` is no limit.
     #[serde(default)]
     pub parallelism: Option<u32>,
@@ -33,6 +36,16 @@ pub struct PipelineSpec {
     /// The SDK that wrote this, such as `rust/0.1.0`; for people.
     #[serde(default)]
     pub sdk: String,
+}
+
+/// A variable that a run may set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunVariable {
+    /// Its name.
+    pub name: String,
+    /// Whether the run's value is a template, as the pipeline's own are. Otherwise it is plain text.
+    #[serde(default)]
+    pub template: bool,
 }
 
 /// What becomes of a new run when as many runs as `parallelism` allows are active.

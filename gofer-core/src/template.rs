@@ -54,18 +54,21 @@ pub enum Piece<'a> {
 const SOURCES: [Source; 4] = [Source::GlobalSecret, Source::PipelineObject, Source::RunObject, Source::Secret];
 
 /// Splits a variable's value. A `word{{` without `}}` is plain text: scripts contain all sorts of braces.
+///
+/// Each byte is looked at a fixed number of times. The word is asked for first, so a bare `{{` costs no search for its `}}`; a
+/// search that finds none is the last one.
 #[must_use]
 pub fn parse(value: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let mut text_start = 0;
     let mut search_from = 0;
     while let Some(open) = value[search_from..].find("{{").map(|at| at + search_from) {
-        let source = SOURCES.into_iter().find(|source| value[text_start..open].ends_with(source.word()));
-        let close = value[open + 2..].find("}}").map(|at| at + open + 2);
-        let (Some(source), Some(close)) = (source, close) else {
+        let Some(source) = SOURCES.into_iter().find(|source| value[text_start..open].ends_with(source.word())) else {
             search_from = open + 2;
             continue;
         };
+        let Some(close) = value[open + 2..].find("}}").map(|at| at + open + 2) else { break };
+
         let word_start = open - source.word().len();
         if word_start > text_start {
             pieces.push(Piece::Text(&value[text_start..word_start]));
@@ -108,5 +111,24 @@ mod tests {
         assert_eq!(parse("global_secret{{k}}"), [Piece::Value(Source::GlobalSecret, "k")]);
         assert_eq!(parse("${{ github }} secret{{open"), [Piece::Text("${{ github }} secret{{open")]);
         assert_eq!(references("a{{b}}secret{{c}}").collect::<Vec<_>>(), [(Source::Secret, "c")]);
+        assert_eq!(references("secret{{{{a}}}}").collect::<Vec<_>>(), [(Source::Secret, "{{a")]);
+    }
+
+    /// The square of eight times the text would be sixty-four times the work.
+    #[test]
+    fn the_work_grows_with_the_text_and_no_faster() {
+        for unit in ["{{", "secret{{", "{{}}", "secret{{}}", "secret{{a}", "global_secret{{ "] {
+            let took = |bytes: usize| {
+                let text = unit.repeat(bytes / unit.len());
+                let once = || {
+                    let begun = std::time::Instant::now();
+                    std::hint::black_box(parse(&text));
+                    begun.elapsed()
+                };
+                (0..5).map(|_| once()).min().unwrap()
+            };
+            let (short, long) = (took(16 << 10), took(128 << 10));
+            assert!(long < short * 24 + std::time::Duration::from_millis(50), "`{unit}`: {short:?}, 8 times: {long:?}");
+        }
     }
 }

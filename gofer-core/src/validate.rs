@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::id::{ObjectKey, SecretPath, TaskId};
 use crate::pipeline::{CustomTask, Overlap, PipelineSpec, TaskKind, TaskSpec};
+use crate::run_variables;
 use crate::template::{self, Source};
 
 /// Most tasks of one pipeline: a run's snapshot lives in memory while it is active.
@@ -30,6 +31,8 @@ pub const MAX_RETRIES: u32 = 100;
 pub const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Longest image reference.
 pub const MAX_IMAGE_BYTES: usize = 512;
+/// Longest name of a user at a registry.
+pub const MAX_USERNAME_BYTES: usize = 256;
 /// Longest name of an SDK.
 pub const MAX_SDK_BYTES: usize = 64;
 /// Most subscriptions of one pipeline.
@@ -90,9 +93,8 @@ pub fn pipeline(spec: &PipelineSpec) -> Vec<Violation> {
     }
     description("description", &spec.description, &mut found);
     variables("variables", &spec.variables, &mut found);
-    if spec.sdk.len() > MAX_SDK_BYTES {
-        found.push(Violation::new("sdk", &spec.sdk, format!("at most {MAX_SDK_BYTES} bytes")));
-    }
+    run_variables::check_list(&spec.run_variables, &mut found);
+    free_text("sdk", &spec.sdk, MAX_SDK_BYTES, &mut found);
     parallelism(spec, &mut found);
     subscriptions(spec, &mut found);
     for task in &spec.tasks {
@@ -108,8 +110,20 @@ pub fn pipeline(spec: &PipelineSpec) -> Vec<Violation> {
     found
 }
 
-/// The rules a set of variables breaks; `field` names the set in the messages. Of too many variables only that is told.
+/// The rules a set of variables breaks, whose values are templates; `field` names the set in the messages. Of too many variables
+/// only that is told.
 pub fn variables(field: &str, variables: &BTreeMap<String, String>, found: &mut Vec<Violation>) {
+    plain_variables(field, variables, found);
+    for (name, value) in variables.iter().take(MAX_VARIABLES) {
+        if is_enough(found) {
+            return;
+        }
+        references(&format!("{field}[{}]", shorten(name)), value, found);
+    }
+}
+
+/// Every rule a set of variables breaks, whose values are plain text.
+pub fn plain_variables(field: &str, variables: &BTreeMap<String, String>, found: &mut Vec<Violation>) {
     if variables.len() > MAX_VARIABLES {
         found.push(Violation::new(field, variables.len().to_string(), format!("at most {MAX_VARIABLES} variables")));
         return;
@@ -129,7 +143,8 @@ pub fn variables(field: &str, variables: &BTreeMap<String, String>, found: &mut 
     }
 }
 
-fn variable(field: &str, name: &str, value: &str, found: &mut Vec<Violation>) {
+/// Every rule that the name of a variable breaks.
+pub(crate) fn variable_name(field: &str, name: &str, found: &mut Vec<Violation>) {
     let first_ok = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
     let all_ok = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if !first_ok || !all_ok || name.len() > MAX_VARIABLE_NAME_BYTES {
@@ -139,12 +154,21 @@ fn variable(field: &str, name: &str, value: &str, found: &mut Vec<Violation>) {
     if name.to_ascii_uppercase().starts_with("GOFER_") {
         found.push(Violation::new(field, name, "names that start with `GOFER_` are set by Gofer"));
     }
+}
+
+fn variable(field: &str, name: &str, value: &str, found: &mut Vec<Violation>) {
+    variable_name(field, name, found);
     if value.len() > MAX_VARIABLE_BYTES {
         let rule = format!("a value has at most {MAX_VARIABLE_BYTES} bytes; put large values into an object");
         found.push(Violation::new(field, format!("{} bytes", value.len()), rule));
     } else if value.contains('\0') {
         found.push(Violation::new(field, "", "a value has no NUL character"));
-    } else {
+    }
+}
+
+/// Every rule that the references of a template break.
+pub(crate) fn references(field: &str, value: &str, found: &mut Vec<Violation>) {
+    if value.len() <= MAX_VARIABLE_BYTES {
         for (source, key) in template::references(value) {
             if is_enough(found) {
                 return;
@@ -164,11 +188,25 @@ fn reference(field: &str, source: Source, key: &str, found: &mut Vec<Violation>)
     }
 }
 
-fn description(field: &str, text: &str, found: &mut Vec<Violation>) {
-    if text.len() > MAX_DESCRIPTION_BYTES {
-        let rule = format!("at most {MAX_DESCRIPTION_BYTES} bytes");
-        found.push(Violation::new(field, format!("{} bytes", text.len()), rule));
+/// Every rule that a text for people breaks.
+pub fn free_text(field: &str, text: &str, max_bytes: usize, found: &mut Vec<Violation>) {
+    if text.len() > max_bytes {
+        found.push(Violation::new(field, format!("{} bytes", text.len()), format!("at most {max_bytes} bytes")));
+    } else if let Some(control) = text.chars().find(|character| is_control(*character)) {
+        let rule = "no control characters but line breaks and tabs: they change what a terminal shows";
+        found.push(Violation::new(field, format!("U+{:04X}", u32::from(control)), rule));
     }
+}
+
+/// Whether a character moves the cursor, colours, rings, or turns the direction of what follows. ESC begins the terminal's own
+/// commands; the marks for direction make a text look like another one.
+fn is_control(character: char) -> bool {
+    let turns = matches!(character, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    turns || (character.is_control() && !matches!(character, '\n' | '\t'))
+}
+
+fn description(field: &str, text: &str, found: &mut Vec<Violation>) {
+    free_text(field, text, MAX_DESCRIPTION_BYTES, found);
 }
 
 fn parallelism(spec: &PipelineSpec, found: &mut Vec<Violation>) {
@@ -279,6 +317,7 @@ fn check_custom(field: &str, custom: &CustomTask, found: &mut Vec<Violation>) {
             let rule = "only tasks with an image pull from a registry; set `image`, too";
             found.push(Violation::new(format!("{field}.custom.registry_auth"), &auth.username, rule));
         }
+        free_text(&format!("{field}.custom.registry_auth.username"), &auth.username, MAX_USERNAME_BYTES, found);
         if let Err(invalid) = SecretPath::new(&auth.password_secret_key) {
             let field = format!("{field}.custom.registry_auth.password_secret_key");
             found.push(Violation::new(field, &auth.password_secret_key, invalid.rule));
@@ -383,6 +422,25 @@ fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_for_people_commands_no_terminal() {
+        let rules = |text: &str| {
+            let mut found = Vec::new();
+            free_text("description", text, 100, &mut found);
+            found
+        };
+        for text in ["", "two\nlines\tand a tab", "ünï çødé 👩\u{200d}🚀", &"x".repeat(100)] {
+            assert_eq!(rules(text), [], "{text}");
+        }
+        for (text, shown) in
+            [("\x1b[2J", "U+001B"), ("a\rb", "U+000D"), ("\u{9b}31m", "U+009B"), ("\u{202e}x", "U+202E")]
+        {
+            let found = rules(text);
+            assert!(found.len() == 1 && found[0].value == shown && found[0].rule.contains("control"), "{found:?}");
+        }
+        assert_eq!(rules(&"x".repeat(101))[0].rule, "at most 100 bytes");
+    }
 
     #[test]
     fn a_long_circle_is_told_by_its_ends() {

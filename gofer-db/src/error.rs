@@ -3,7 +3,8 @@
 use std::error::Error;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use gofer_core::journal::JournalError;
+use gofer_core::journal::{JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS};
+use gofer_core::validate::Violation;
 use gofer_core::{BackendError, ErrorKind, Resource};
 
 use crate::postgres::sqlstate;
@@ -33,6 +34,17 @@ pub enum DbError {
     #[error("pipeline `{key}` is disabled; enable it with `gofer pipeline enable`")]
     Disabled {
         /// `namespace/pipeline`.
+        key: String,
+    },
+    /// The run's variables are not what its pipeline's version takes.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Variables(Vec<Violation>),
+    /// The run masks as many values as a run may.
+    #[error(
+        "run `{key}` has {MAX_RUN_MASKS} values to mask, or {MAX_RUN_MASK_BYTES} bytes of them, and may have no more; put secrets into `gofer secret put`"
+    )]
+    TooManyMasks {
+        /// `namespace/pipeline/run`.
         key: String,
     },
     /// Nobody could make a token without this one.
@@ -250,6 +262,8 @@ impl From<DbError> for BackendError {
             DbError::Disabled { .. }
             | DbError::Conflict { .. }
             | DbError::LastManagementToken { .. }
+            | DbError::Variables(_)
+            | DbError::TooManyMasks { .. }
             | DbError::Invalid { .. }
             | DbError::Config { .. }
             | DbError::Locked { .. } => ErrorKind::Invalid,
@@ -275,6 +289,8 @@ impl From<DbError> for JournalError {
         match error {
             DbError::NotFound { what, key } => Self::NotFound { what, key },
             DbError::Disabled { key } => Self::Disabled { key },
+            DbError::Variables(refused) => Self::Variables(refused),
+            DbError::TooManyMasks { key } => Self::TooManyMasks { key },
             other => Self::Backend(other.into()),
         }
     }

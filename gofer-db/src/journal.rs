@@ -9,11 +9,11 @@ use futures::stream::{self, BoxStream};
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
     RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState};
-use gofer_core::{ExecutionId, ObjectKey, RunKey, TaskId, Timestamp};
+use gofer_core::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId, Timestamp};
 
 use crate::db::{Db, Engine, query, transact};
 
@@ -140,6 +140,15 @@ impl Journal for Db {
     async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
         let (scope, key) = (scope.clone(), key.to_owned());
         Ok(query!(self, secrets::find(&scope, &key))?)
+    }
+
+    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
+        Ok(transact!(self, run_masks::add(&mask))?)
+    }
+
+    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
+        let key = key.clone();
+        Ok(query!(self, run_masks::list(&key))?)
     }
 
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {

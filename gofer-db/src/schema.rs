@@ -170,6 +170,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    run_masks (location) {
+        location -> Text,
+        namespace -> Text,
+        pipeline -> Text,
+        run -> BigInt,
+        size_bytes -> BigInt,
+        at -> BigInt,
+    }
+}
+
+diesel::table! {
     secret_values (location) {
         location -> Text,
         state -> Text,
@@ -220,6 +231,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     objects,
     pipeline_versions,
     pipelines,
+    run_masks,
     runs,
     secrets,
     task_runs,

@@ -20,7 +20,7 @@ use crate::backoff::Backoff;
 use crate::engine::Shared;
 use crate::error::of_journal;
 use crate::layout;
-use crate::logs::{self, Origin};
+use crate::logs::{self, Kept, Origin};
 use crate::machine::ACTOR;
 use crate::repeated::Repeated;
 
@@ -241,7 +241,7 @@ async fn store(shared: &Shared, Finished { id, origin, left_behind }: &Finished)
         return Err(BackendError::new(ErrorKind::Unavailable, message));
     }
     let gone = Arc::new(OnceLock::new());
-    let stored = match logs::live(shared, id, origin, false).await {
+    let stored = match logs::live(shared, id, origin, false, None).await {
         Ok(chunks) => {
             let gone = gone.clone();
             let chunks = chunks.inspect_err(move |error| note_gone(&gone, error));
@@ -339,7 +339,10 @@ async fn forget(shared: &Shared, Finished { id, origin, .. }: &Finished) -> Resu
         }
         Err(error) => return Err(error),
     }
-    if origin.keeps_masks(id) { shared.secrets.delete(&layout::mask_path(id)).await } else { Ok(()) }
+    match origin.keeps_masks(id) {
+        Kept::Yes | Kept::Perhaps => shared.secrets.delete(&layout::mask_path(id)).await,
+        Kept::No => Ok(()),
+    }
 }
 
 async fn record(

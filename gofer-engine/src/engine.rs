@@ -30,7 +30,7 @@ use crate::machine::Input;
 use crate::places::Places;
 use crate::token::{RunTokens, run_token_hash};
 use crate::writer::Writer;
-use crate::{archiver, exec, lead, leases, listen, lock, logs, reports};
+use crate::{added, archiver, exec, lead, leases, listen, lock, logs, reports};
 
 /// Longest wait for drivers to come to rest.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -136,6 +136,8 @@ pub(crate) struct Shared {
     pub(crate) archive: archiver::Queue,
     /// Changes after each transaction of the writer, and when another server committed something.
     pub(crate) commits: watch::Sender<()>,
+    /// Changes when a run has added a value to mask, here or on another server.
+    pub(crate) masked: watch::Sender<()>,
     pub(crate) stop: CancellationToken,
     pub(crate) claim_wanted: Notify,
     /// A call that may take leases was answered with an error: some may be held that nobody knows of.
@@ -184,6 +186,7 @@ impl Engine {
             config,
             archive,
             commits,
+            masked: watch::Sender::new(()),
             stop: CancellationToken::new(),
             claim_wanted: Notify::new(),
             leases_doubtful: AtomicBool::new(false),
@@ -207,7 +210,7 @@ impl Engine {
     /// `Invalid` for bad variables, `NotFound`, `Disabled`, or the database's own.
     pub async fn start_run(&self, request: StartRun) -> Result<Run, EngineError> {
         let mut violations = Vec::new();
-        validate::variables("variables", &request.variables, &mut violations);
+        validate::plain_variables("variables", &request.variables, &mut violations);
         if !violations.is_empty() {
             return Err(EngineError::Invalid(violations));
         }
@@ -295,6 +298,15 @@ impl Engine {
     /// The scheduler's own, see [`gofer_core::scheduler::Scheduler::report`].
     pub async fn report_end(&self, token: &SecretString, end: ReportedEnd) -> Result<(), EngineError> {
         reports::take(&self.shared, token, end).await
+    }
+
+    /// Masks a value in the logs of a run that is not complete, on every server: in what is read from now on, and in all of each log
+    /// that is not archived yet. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// `NotFound`, `TooManyMasks`, or a backend's own.
+    pub async fn mask_value(&self, run: &RunKey, value: &SecretString, actor: String) -> Result<(), EngineError> {
+        added::add(&self.shared, run, value, actor).await
     }
 
     /// What the engine is busy with.

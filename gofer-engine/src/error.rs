@@ -44,6 +44,9 @@ pub enum EngineError {
         /// The state it is in, as in `starting`.
         state: &'static str,
     },
+    /// The run masks as many values as a run may.
+    #[error(transparent)]
+    TooManyMasks(JournalError),
     /// This engine, or its backends as configured, cannot do that.
     #[error("{message}")]
     Unsupported {
@@ -71,6 +74,8 @@ impl From<JournalError> for EngineError {
         match error {
             JournalError::NotFound { what, key } => Self::NotFound { what, key },
             JournalError::Disabled { key } => Self::Disabled { key },
+            JournalError::Variables(refused) => Self::Invalid(refused),
+            full @ JournalError::TooManyMasks { .. } => Self::TooManyMasks(full),
             JournalError::Backend(error) => Self::Backend(error),
         }
     }

@@ -1,7 +1,7 @@
 //! Where things lie in the object store and the secret store.
 
 use gofer_core::entity::{ObjectScope, SecretScope};
-use gofer_core::id::{ExecutionId, InvalidId, ObjectKey, SecretPath};
+use gofer_core::id::{ExecutionId, InvalidId, ObjectKey, RunKey, SecretPath};
 
 /// Every key below is made of validated ids and hexadecimal digits.
 const VALID: &str = "made of validated ids";
@@ -49,6 +49,11 @@ pub fn log_location(id: &ExecutionId) -> ObjectKey {
 /// Where the values to mask in an execution's log lie, from before its start until its log is archived.
 pub(crate) fn mask_path(id: &ExecutionId) -> SecretPath {
     SecretPath::new(format!("internal/masks/{id}")).expect(VALID)
+}
+
+/// Where a value lies that a run has added to what is masked.
+pub(crate) fn run_mask_path(run: &RunKey, fingerprint: &str) -> SecretPath {
+    SecretPath::new(format!("internal/run-masks/{run}/{fingerprint}")).expect(VALID)
 }
 
 /// Where the key that run tokens are derived with lies.

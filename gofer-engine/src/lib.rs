@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod added;
 mod archive;
 mod archiver;
 mod backoff;

@@ -61,6 +61,7 @@ pub(crate) async fn servers(shared: Arc<Shared>) {
             Ok(mut hints) => {
                 shared.reload(|_| true).await;
                 shared.commits.send_replace(());
+                shared.masked.send_replace(());
                 while let Some(hint) = hints.next().await {
                     backoff.reset();
                     match hint {
@@ -68,6 +69,9 @@ pub(crate) async fn servers(shared: Arc<Shared>) {
                         Hint::Cancel(key) => shared.tell(&key, Message::Reload).await,
                         Hint::Committed => {
                             shared.commits.send_replace(());
+                        }
+                        Hint::Masked(_) => {
+                            shared.masked.send_replace(());
                         }
                         Hint::Reported(id, end) => reports::hear(&shared, id, end),
                     }

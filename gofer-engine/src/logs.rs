@@ -14,6 +14,7 @@ use gofer_core::scheduler::{LogChunk, LogCursor, LogStream, MAX_LOG_CHUNK_BYTES}
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Resource, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::added::{self, Additions};
 use crate::archive;
 use crate::engine::Shared;
 use crate::error::EngineError;
@@ -95,7 +96,7 @@ impl Reading {
 }
 
 /// The log of an attempt that has not ended; `None` when it has not begun and the caller should wait.
-async fn unfinished(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<Option<Chunks>, EngineError> {
+async fn unfinished(shared: &Arc<Shared>, id: &ExecutionId, follow: bool) -> Result<Option<Chunks>, EngineError> {
     let snapshot = shared.journal.load(&id.run).await?;
     let task =
         snapshot.tasks.get(&id.task).ok_or_else(|| not_found(Resource::TaskRun, format!("{}/{}", id.run, id.task)))?;
@@ -107,7 +108,7 @@ async fn unfinished(shared: &Shared, id: &ExecutionId, follow: bool) -> Result<O
         return empty_unless_ended(shared, id).await;
     }
     let origin = Origin { spec: snapshot.spec, run: snapshot.run };
-    match live(shared, id, &origin, follow).await {
+    match reading(shared, id, &origin, follow).await {
         Ok(chunks) => Ok(Some(chunks)),
         Err(error) if error.kind == ErrorKind::NotFound && follow => Ok(None),
         Err(error) if error.kind == ErrorKind::NotFound => empty_unless_ended(shared, id).await,
@@ -126,7 +127,7 @@ async fn empty_unless_ended(shared: &Shared, id: &ExecutionId) -> Result<Option<
 async fn ended(shared: &Arc<Shared>, id: &ExecutionId, follow: bool) -> Result<Chunks, EngineError> {
     let origin = Origin::load(shared, id).await?;
     // The scheduler may not know of the end yet, which the attempt told itself: the rest of its log is on its way.
-    match live(shared, id, &origin, true).await {
+    match reading(shared, id, &origin, true).await {
         Ok(chunks) if follow => Ok(chunks),
         Ok(chunks) => Ok(while_it_comes(shared.clone(), id.clone(), chunks)),
         Err(error) if error.kind == ErrorKind::NotFound => archived(shared, id).await,
@@ -149,16 +150,28 @@ fn while_it_comes(shared: Arc<Shared>, id: ExecutionId, chunks: Chunks) -> Chunk
     stream::unfold((shared, id, chunks), next).boxed()
 }
 
-/// The scheduler's log, masked, in whole lines.
+/// The scheduler's log, all of it masked by what is known now, in whole lines.
 pub(crate) async fn live(
     shared: &Shared,
     id: &ExecutionId,
     origin: &Origin,
     follow: bool,
+    additions: Option<Additions>,
 ) -> Result<Chunks, BackendError> {
     let masker = origin.masker(shared, id).await?;
     let source = shared.scheduler.logs(id, LogCursor::default(), follow).await?;
-    Ok(lines::whole(masked(source, masker), follow))
+    Ok(lines::whole(masked(source, masker, additions), follow))
+}
+
+/// The same, and what the run adds meanwhile is masked in what has not been read yet.
+async fn reading(
+    shared: &Arc<Shared>,
+    id: &ExecutionId,
+    origin: &Origin,
+    follow: bool,
+) -> Result<Chunks, BackendError> {
+    let additions = Additions::new(shared, id, origin);
+    live(shared, id, origin, follow, Some(additions)).await
 }
 
 /// What an execution was made from: it tells what to mask in its log.
@@ -178,25 +191,46 @@ impl Origin {
     }
 
     /// Whether values to mask were left in the secret store when the execution was started.
-    pub(crate) fn keeps_masks(&self, id: &ExecutionId) -> bool {
-        let Some(task) = self.spec.task(&id.task) else { return false };
+    pub(crate) fn keeps_masks(&self, id: &ExecutionId) -> Kept {
+        let Some(task) = self.spec.task(&id.task) else { return Kept::No };
         let has_login = matches!(&task.kind, TaskKind::Custom(custom) if custom.registry_auth.is_some());
-        has_login || resolve::names_secrets(&self.spec, task, &self.run)
+        if has_login || resolve::names_secrets(&self.spec, task, &self.run) {
+            return Kept::Yes;
+        }
+        if resolve::run_mentions_secrets(&self.run) { Kept::Perhaps } else { Kept::No }
     }
 
-    /// Masks the run's token, what the execution was started with, and tokens that the scheduler may have given to it.
+    /// Masks the run's token, what the execution was started with, what the run has added since, and tokens that the scheduler may
+    /// have given to it.
     pub(crate) async fn masker(&self, shared: &Shared, id: &ExecutionId) -> Result<Masker, BackendError> {
         let mut masks = vec![shared.tokens.token(&self.run.token_nonce)];
-        if self.keeps_masks(id) {
-            // Missing: the execution was never started, so it has no log either.
-            let stored = shared.secrets.get(&layout::mask_path(id)).await?;
-            let values: Vec<String> = serde_json::from_str(stored.expose_secret()).map_err(|_| {
-                BackendError::new(ErrorKind::Corrupt, format!("the values to mask for `{id}` are damaged"))
-            })?;
-            masks.extend(values.into_iter().map(SecretString::from));
+        let kept = self.keeps_masks(id);
+        if kept != Kept::No {
+            match shared.secrets.get(&layout::mask_path(id)).await {
+                Ok(stored) => masks.extend(kept_values(id, &stored)?),
+                Err(error) if error.kind == ErrorKind::NotFound && kept == Kept::Perhaps => {}
+                // Missing: the execution was never started, so it has no log either.
+                Err(error) => return Err(error),
+            }
         }
+        masks.extend(added::of_run(shared, &self.run.key).await?);
         Ok(Masker::new(&masks).with_tokens(shared.scheduler.capabilities().workload_identity))
     }
+}
+
+/// Whether there are values to mask in the secret store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Yes,
+    /// A run's value reads like a template. It was one in versions before, and an execution of then may still have a log.
+    Perhaps,
+    No,
+}
+
+fn kept_values(id: &ExecutionId, stored: &SecretString) -> Result<impl Iterator<Item = SecretString>, BackendError> {
+    let values: Vec<String> = serde_json::from_str(stored.expose_secret())
+        .map_err(|_| BackendError::new(ErrorKind::Corrupt, format!("the values to mask for `{id}` are damaged")))?;
+    Ok(values.into_iter().map(SecretString::from))
 }
 
 /// Where the reading of a masked log stands.
@@ -207,6 +241,7 @@ struct Masking {
     position: LogCursor,
     ready: VecDeque<LogChunk>,
     ended: bool,
+    additions: Option<Additions>,
 }
 
 /// One of the two outputs.
@@ -241,6 +276,17 @@ impl Masking {
         self.emit(chunk.stream, data, chunk.at);
     }
 
+    /// Takes over what the run has added to mask. What cannot be masked is not shown.
+    async fn add(&mut self) -> Result<(), BackendError> {
+        if let Some(additions) = &mut self.additions
+            && let Some(masker) = additions.next().await?
+        {
+            self.stdout.masker.go_on_as(&masker);
+            self.stderr.masker.go_on_as(&masker);
+        }
+        Ok(())
+    }
+
     fn finish(&mut self, stream: LogStream) {
         let output = self.output(stream);
         let (rest, at) = (output.masker.finish(), output.held_at);
@@ -265,7 +311,11 @@ impl Masking {
             if self.ended {
                 return None;
             }
-            match self.source.next().await {
+            let next = self.source.next().await;
+            if let Err(error) = self.add().await {
+                return Some(Err(error));
+            }
+            match next {
                 Some(Ok(chunk)) => self.take(&chunk),
                 Some(Err(error)) => return Some(Err(error)),
                 None => {
@@ -278,7 +328,7 @@ impl Masking {
     }
 }
 
-fn masked(source: Chunks, masker: Masker) -> Chunks {
+fn masked(source: Chunks, masker: Masker, additions: Option<Additions>) -> Chunks {
     let masking = Masking {
         source,
         stdout: MaskedOutput { masker: masker.clone(), held_at: None },
@@ -286,6 +336,7 @@ fn masked(source: Chunks, masker: Masker) -> Chunks {
         position: LogCursor::default(),
         ready: VecDeque::new(),
         ended: false,
+        additions,
     };
     stream::unfold(masking, |mut masking| async move { masking.next().await.map(|chunk| (chunk, masking)) }).boxed()
 }
@@ -365,7 +416,7 @@ mod tests {
             Ok(chunk)
         });
         let masker = Masker::new(&[SecretString::from("hunter2")]);
-        let shown = masked(stream::iter(pieces).boxed(), masker).map(|chunk| {
+        let shown = masked(stream::iter(pieces).boxed(), masker, None).map(|chunk| {
             let LogChunk { data, at, .. } = chunk.unwrap();
             (String::from_utf8(data.to_vec()).unwrap(), at.unwrap().0)
         });

@@ -1,19 +1,29 @@
-//! Replaces secret values in a stream of bytes by `***`, also where a value spans two reads.
+//! Replaces secret values in a stream of bytes by `***`, also where a value spans two reads, and in its usual encodings.
+//!
+//! Every byte that belongs to a match is hidden, also where matches overlap: those become one `***`. Which match comes first, or is
+//! longer, decides nothing, so a value cannot be shown by half because another one begins before it.
 
+mod automaton;
+mod encodings;
 mod jwt;
 
-use std::cmp::Reverse;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use aho_corasick::{AhoCorasick, Input, MatchKind};
 use secrecy::{ExposeSecret, SecretString};
+
+use self::automaton::{Automaton, ROOT};
 
 /// What stands in the log instead of a secret.
 pub const MASK: &[u8] = b"***";
 
 /// A line of a multi-line secret is masked by itself from this length on; shorter ones (`}`, `--`) are everywhere.
 const MIN_LINE_BYTES: usize = 4;
+/// Longest value whose encodings are masked, too. Keys and certificates are shorter; each encoding is a text as long as the value.
+const MAX_ENCODED_BYTES: usize = 8 * 1024;
+/// All encodings of one log together: what they take is memory of each reader.
+const MAX_ENCODINGS_BYTES: usize = 512 * 1024;
 
 /// A value of fewer characters occurs everywhere in ordinary text.
 const MIN_TELLING_CHARS: usize = 4;
@@ -72,7 +82,7 @@ const COMMON_WORDS: &[&str] = &[
 /// Why masking this value in logs hides ordinary text, too; without the value.
 #[must_use]
 pub fn warning(value: &SecretString) -> Option<&'static str> {
-    let patterns = patterns(value.expose_secret());
+    let patterns = literals(value.expose_secret());
     let is_common = |pattern: &&str| COMMON_WORDS.contains(&pattern.to_lowercase().as_str());
     if patterns.iter().any(|pattern| pattern.chars().count() < MIN_TELLING_CHARS) {
         return Some(
@@ -86,7 +96,7 @@ pub fn warning(value: &SecretString) -> Option<&'static str> {
 }
 
 /// What is masked because of a value: the whole, with and without the white space around it, and each longer line.
-fn patterns(value: &str) -> Vec<&str> {
+fn literals(value: &str) -> Vec<&str> {
     let lines = value.lines().filter(|line| line.len() >= MIN_LINE_BYTES);
     [value, value.trim()].into_iter().chain(lines).filter(|pattern| !pattern.is_empty()).collect()
 }
@@ -98,52 +108,71 @@ pub struct Masker {
     patterns: Arc<Patterns>,
     /// Whether JSON Web Tokens are masked as well.
     tokens: bool,
-    /// The end of what was seen, when it may be the beginning of a secret.
+    /// The end of what was seen, when it may be the beginning of a secret, from `begin` on. What stands before it was shown, and goes
+    /// when there is more of it than of the rest. All positions below are in here.
     held: Vec<u8>,
+    begin: usize,
+    /// Where the automaton stands after what it has seen.
+    node: u32,
+    seen: usize,
+    /// The end of the last match that was shown as a mask.
+    hidden: usize,
+    /// Matches that are not shown yet, in order, since more bytes may lengthen them at their front.
+    matches: VecDeque<Range<usize>>,
+    /// From where tokens are to be looked for.
+    tokens_from: usize,
 }
 
 /// What to mask.
 struct Patterns {
-    all: Vec<Vec<u8>>,
-    longest: usize,
-    automaton: OnceLock<AhoCorasick>,
+    texts: Vec<Vec<u8>>,
+    automaton: OnceLock<Automaton>,
 }
 
 impl Patterns {
-    fn find(&self, text: &[u8], from: usize) -> Option<Range<usize>> {
-        if self.all.is_empty() {
-            return None;
+    fn new(values: &[SecretString]) -> Self {
+        let values: BTreeSet<&str> = values.iter().map(ExposeSecret::expose_secret).collect();
+        let literals = values.iter().flat_map(|value| literals(value));
+        let mut texts: BTreeSet<Vec<u8>> = literals.map(|text| text.as_bytes().to_vec()).collect();
+
+        let mut room = MAX_ENCODINGS_BYTES;
+        for value in values.into_iter().map(str::trim).filter(|value| value.len() <= MAX_ENCODED_BYTES) {
+            for text in encodings::all(value) {
+                room = room.saturating_sub(text.len());
+                if room > 0 {
+                    texts.insert(text);
+                }
+            }
         }
-        let automaton = self.automaton.get_or_init(|| {
-            AhoCorasick::builder()
-                .match_kind(MatchKind::LeftmostLongest)
-                .build(&self.all)
-                .expect("secrets are far below the automaton's limits")
-        });
-        automaton.find(Input::new(text).range(from..)).map(|found| found.range())
+        Self { texts: texts.into_iter().collect(), automaton: OnceLock::new() }
+    }
+
+    fn automaton(&self) -> &Automaton {
+        self.automaton.get_or_init(|| Automaton::new(&self.texts))
     }
 }
 
 impl std::fmt::Debug for Masker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Masker").field("patterns", &self.patterns.all.len()).finish_non_exhaustive()
+        f.debug_struct("Masker").field("patterns", &self.patterns.texts.len()).finish_non_exhaustive()
     }
 }
 
 impl Masker {
-    /// Masks each value, and each longer line of a value of several lines.
+    /// Masks each value, each longer line of a value of several lines, and the usual encodings.
     #[must_use]
     pub fn new(values: &[SecretString]) -> Self {
-        let mut patterns: Vec<Vec<u8>> = Vec::new();
-        for value in values {
-            patterns
-                .extend(self::patterns(value.expose_secret()).into_iter().map(|pattern| pattern.as_bytes().to_vec()));
+        Self {
+            patterns: Arc::new(Patterns::new(values)),
+            tokens: false,
+            held: Vec::new(),
+            begin: 0,
+            node: ROOT,
+            seen: 0,
+            hidden: 0,
+            matches: VecDeque::new(),
+            tokens_from: 0,
         }
-        patterns.sort();
-        patterns.dedup();
-        let longest = patterns.iter().map(Vec::len).max().unwrap_or(0);
-        let patterns = Patterns { all: patterns, longest, automaton: OnceLock::new() };
-        Self { patterns: Arc::new(patterns), tokens: false, held: Vec::new() }
     }
 
     /// Masks every JSON Web Token too: where executions get theirs from the scheduler, nobody here knows its value.
@@ -153,10 +182,16 @@ impl Masker {
         self
     }
 
+    /// Goes on with what another masks, from the first byte that was not shown yet.
+    pub(crate) fn go_on_as(&mut self, other: &Self) {
+        self.patterns = Arc::clone(&other.patterns);
+        self.node = ROOT;
+        self.seen = self.begin;
+        self.tokens_from = self.begin;
+        self.matches.clear();
+    }
+
     /// Takes the next bytes and gives what can be shown by now.
-    ///
-    /// # Panics
-    /// Never for values within the limits of a secret store.
     pub fn push(&mut self, data: &[u8]) -> Vec<u8> {
         self.held.extend_from_slice(data);
         self.emit(false)
@@ -164,7 +199,7 @@ impl Masker {
 
     /// How many of the last bytes it was given are held back.
     pub(crate) fn held(&self) -> usize {
-        self.held.len()
+        self.held.len() - self.begin
     }
 
     /// Gives the rest; the stream has ended.
@@ -173,105 +208,86 @@ impl Masker {
     }
 
     fn emit(&mut self, at_end: bool) -> Vec<u8> {
-        let buffer = std::mem::take(&mut self.held);
-        if buffer.is_empty() || (self.patterns.all.is_empty() && !self.tokens) {
-            return buffer;
+        let mut decided = self.look_for_secrets(at_end);
+        if self.tokens {
+            decided = decided.min(self.look_for_tokens(at_end));
         }
-        let mut out = Vec::with_capacity(buffer.len());
-        let mut from = 0;
-        let mut ahead = Ahead::new(self, &buffer, at_end);
+        let out = self.show(decided);
+        self.forget_shown();
+        out
+    }
+
+    /// Looks at the bytes that are new; returns the position from which more bytes decide.
+    fn look_for_secrets(&mut self, at_end: bool) -> usize {
+        let (automaton, matches) = (self.patterns.automaton(), &mut self.matches);
+        self.node = automaton.scan(self.node, &self.held, self.seen, |found| {
+            // Each ends after those before it.
+            while matches.pop_back_if(|last| last.start >= found.start).is_some() {}
+            match matches.back_mut() {
+                Some(last) if last.end > found.start => last.end = found.end,
+                _ => matches.push_back(found),
+            }
+        });
+        self.seen = self.held.len();
+        self.held.len() - if at_end { 0 } else { automaton.open(self.node) }
+    }
+
+    fn look_for_tokens(&mut self, at_end: bool) -> usize {
         loop {
-            ahead.move_to(from);
-            let Some(found) = ahead.first() else {
-                let hold = ahead.hold();
-                out.extend_from_slice(&buffer[from..hold]);
-                self.held = buffer[hold..].to_vec();
-                return out;
-            };
-            out.extend_from_slice(&buffer[from..found.start]);
-            out.extend_from_slice(MASK);
-            from = found.end;
+            let from = self.tokens_from;
+            match jwt::find(&self.held[from..], at_end) {
+                jwt::Found::Token(token) => {
+                    let token = from + token.start..from + token.end;
+                    self.tokens_from = token.end;
+                    let place = self.matches.partition_point(|found| found.start < token.start);
+                    self.matches.insert(place, token);
+                }
+                jwt::Found::Maybe(at) => {
+                    self.tokens_from = from + at;
+                    return self.tokens_from;
+                }
+                jwt::Found::Nothing => {
+                    self.tokens_from = self.held.len();
+                    return self.tokens_from;
+                }
+            }
         }
     }
 
-    /// The first position from which the rest of the buffer may be the beginning of a longer secret.
-    fn hold_position(&self, buffer: &[u8], from: usize) -> usize {
-        let first = from.max(buffer.len().saturating_sub(self.patterns.longest.saturating_sub(1)));
-        (first..buffer.len())
-            .find(|&at| {
-                let tail = &buffer[at..];
-                self.patterns.all.iter().any(|pattern| pattern.len() > tail.len() && pattern.starts_with(tail))
-            })
-            .unwrap_or(buffer.len())
-    }
-}
-
-/// What lies ahead in a buffer. Each is looked for again only once it was passed: a log may be full of one kind, and looking through
-/// the whole rest for another after each of them would take the square of the time.
-struct Ahead<'a> {
-    masker: &'a Masker,
-    buffer: &'a [u8],
-    at_end: bool,
-    secret: Option<Range<usize>>,
-    token: jwt::Found,
-    /// From here on, the rest may be the beginning of a longer secret.
-    begun: usize,
-}
-
-impl<'a> Ahead<'a> {
-    fn new(masker: &'a Masker, buffer: &'a [u8], at_end: bool) -> Self {
-        let mut ahead = Self { masker, buffer, at_end, secret: None, token: jwt::Found::Nothing, begun: buffer.len() };
-        ahead.secret = masker.patterns.find(buffer, 0);
-        ahead.find_token(0);
-        ahead.find_begun(0);
-        ahead
-    }
-
-    fn move_to(&mut self, from: usize) {
-        if self.secret.as_ref().is_some_and(|secret| secret.start < from) {
-            self.secret = self.masker.patterns.find(self.buffer, from);
+    /// Gives what stands before this position, masked.
+    fn show(&mut self, decided: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(decided - self.begin);
+        let mut shown = self.hidden.max(self.begin);
+        while let Some(found) = self.matches.pop_front_if(|found| found.start < decided) {
+            // One that overlaps with the one before is hidden by the same mask.
+            if found.start >= shown {
+                out.extend_from_slice(&self.held[shown..found.start]);
+                out.extend_from_slice(MASK);
+            }
+            self.hidden = self.hidden.max(found.end);
+            shown = shown.max(found.end);
         }
-        let passed = match &self.token {
-            jwt::Found::Nothing => false,
-            jwt::Found::Token(token) => token.start < from,
-            jwt::Found::Maybe(at) => *at < from,
-        };
-        if passed {
-            self.find_token(from);
+        if shown < decided {
+            out.extend_from_slice(&self.held[shown..decided]);
         }
-        if self.begun < from {
-            self.find_begun(from);
+        self.begin = decided;
+        out
+    }
+
+    /// Only when that moves fewer bytes than it frees: a stream may hold tens of kilobytes back for ever, and come in small pieces.
+    fn forget_shown(&mut self) {
+        let shown = self.begin;
+        if shown * 2 < self.held.len() {
+            return;
         }
-    }
-
-    fn find_token(&mut self, from: usize) {
-        self.token = match jwt::find(if self.masker.tokens { &self.buffer[from..] } else { &[] }, self.at_end) {
-            jwt::Found::Nothing => jwt::Found::Nothing,
-            jwt::Found::Token(token) => jwt::Found::Token(from + token.start..from + token.end),
-            jwt::Found::Maybe(at) => jwt::Found::Maybe(from + at),
-        };
-    }
-
-    fn find_begun(&mut self, from: usize) {
-        self.begun = if self.at_end { self.buffer.len() } else { self.masker.hold_position(self.buffer, from) };
-    }
-
-    /// The position from which more bytes decide.
-    fn hold(&self) -> usize {
-        match self.token {
-            jwt::Found::Maybe(at) => self.begun.min(at),
-            _ => self.begun,
+        self.held.drain(..shown);
+        self.begin = 0;
+        self.seen -= shown;
+        self.hidden = self.hidden.saturating_sub(shown);
+        self.tokens_from = self.tokens_from.saturating_sub(shown);
+        for found in &mut self.matches {
+            *found = found.start - shown..found.end - shown;
         }
-    }
-
-    /// The first thing to mask, the longest of those that begin there.
-    fn first(&self) -> Option<Range<usize>> {
-        let token = match &self.token {
-            jwt::Found::Token(token) => Some(token.clone()),
-            _ => None,
-        };
-        let found = self.secret.clone().into_iter().chain(token);
-        found.filter(|found| found.start < self.hold()).min_by_key(|found| (found.start, Reverse(found.end)))
     }
 }
 
@@ -309,6 +325,48 @@ mod tests {
         assert_eq!(mask(&["abc", "abcdef"], &[b"xabc", b"defx abcx"]), "x***x ***x");
         assert_eq!(mask(&["line one\nline two"], &[b"> line two <"]), "> *** <");
         assert_eq!(mask(&[], &[b"as it is"]), "as it is");
+    }
+
+    #[test]
+    fn where_values_overlap_nothing_of_either_is_shown() {
+        assert_eq!(mask(&["abc", "cde"], &[b"abcde"]), "***");
+        assert_eq!(mask(&["abc", "cde"], &[b"ab", b"c", b"de-abccde"]), "***-******");
+        assert_eq!(mask(&["bc", "abcd"], &[b"abc", b"e abcd"]), "a***e ***");
+        assert_eq!(mask_tokens(&["sig tail"], &[b"eyJhb.eyJz.si", b"g tail."]), "***.");
+    }
+
+    #[test]
+    fn another_masker_takes_over_what_was_not_shown_yet() {
+        let mut masker = Masker::new(&values(&["hunter2"]));
+        assert_eq!(masker.push(b"zebra hun"), b"zebra ");
+        masker.go_on_as(&Masker::new(&values(&["hunter2", "zebra"])));
+        assert_eq!(masker.push(b"ter2 zebra"), b"*** ***");
+    }
+
+    /// A secret of sixty times the length would be sixty times the work, if each byte of a log like it were the beginning of another
+    /// search.
+    #[test]
+    fn the_work_follows_the_stream_whatever_is_looked_for() {
+        let repeated = |length: usize| vec!["a".repeat(length)];
+        let also_short = |length: usize| vec!["a".to_owned(), format!("{}b", "a".repeat(length))];
+        let by_lines = |length: usize| vec!["a".repeat(length), (4..60).map(|at| "a".repeat(at) + "\n").collect()];
+        let kinds: [fn(usize) -> Vec<String>; 3] = [repeated, also_short, by_lines];
+        for (at, secrets) in kinds.into_iter().enumerate() {
+            let took = |length: usize| {
+                let secrets: Vec<SecretString> = secrets(length).into_iter().map(SecretString::from).collect();
+                let masker = Masker::new(&secrets);
+                masker.clone().push(b"a");
+                let once = || {
+                    let (begun, mut masker) = (std::time::Instant::now(), masker.clone());
+                    b"a".repeat(128 << 10).chunks(512).for_each(|piece| drop(masker.push(piece)));
+                    masker.finish();
+                    begun.elapsed()
+                };
+                (0..5).map(|_| once()).min().unwrap()
+            };
+            let (short, long) = (took(1 << 10), took(60 << 10));
+            assert!(long < short * 16 + std::time::Duration::from_millis(100), "{at}: {short:?}, {long:?}");
+        }
     }
 
     #[test]
@@ -362,17 +420,49 @@ mod tests {
             let mut masker = Masker::new(&[SecretString::from(secret.as_str())]).with_tokens(true);
             for _ in 0..4 {
                 masker.push(&text.repeat(64 * 1024 / text.len()).into_bytes());
-                assert!(masker.held.len() < secret.len(), "{} bytes are held of `{text}`", masker.held.len());
+                assert!(masker.held() < secret.len(), "{} bytes are held of `{text}`", masker.held());
             }
         }
         let mut masker = Masker::new(&[]).with_tokens(true);
         for _ in 0..4 {
             masker.push(format!("eyJ.eyJ.{}", "s".repeat(64 * 1024)).as_bytes());
-            assert!(masker.held.len() <= jwt::MAX_BYTES, "{} bytes are held", masker.held.len());
+            assert!(masker.held() <= jwt::MAX_BYTES, "{} bytes are held", masker.held());
         }
     }
 
+    /// What the rule says, without an automaton.
+    fn by_the_rule(texts: &[Vec<u8>], bytes: &[u8]) -> Vec<u8> {
+        let mut found: Vec<Range<usize>> = Vec::new();
+        for text in texts {
+            let begins = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(text));
+            found.extend(begins.map(|at| at..at + text.len()));
+        }
+        found.sort_by_key(|range| (range.start, range.end));
+        let (mut out, mut shown) = (Vec::new(), 0);
+        for range in found {
+            if range.start >= shown {
+                out.extend_from_slice(&bytes[shown..range.start]);
+                out.extend_from_slice(MASK);
+            }
+            shown = shown.max(range.end);
+        }
+        out.extend_from_slice(&bytes[shown..]);
+        out
+    }
+
     proptest! {
+        #[test]
+        fn every_byte_of_every_match_is_hidden(
+            text in "[abc]{0,60}",
+            secrets in prop::collection::vec("[abc]{1,6}", 0..5),
+            size in 1usize..9,
+        ) {
+            let masker = Masker::new(&secrets.iter().map(|secret| SecretString::from(secret.as_str())).collect::<Vec<_>>());
+            let expected = by_the_rule(&masker.patterns.texts, text.as_bytes());
+            let pieces: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
+            prop_assert_eq!(run(masker, &pieces).into_bytes(), expected);
+        }
+
         #[test]
         fn cuts_of_tokens_do_not_matter(
             text in "(eyJ|[eyJa. ]){0,24}",

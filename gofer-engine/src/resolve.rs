@@ -1,12 +1,13 @@
 //! From a task's spec to what the scheduler executes: the environment with every interpolation replaced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures::TryStreamExt;
 use gofer_core::entity::{ObjectScope, SecretScope};
 use gofer_core::journal::JournalError;
 use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
 use gofer_core::run::{Reason, ReasonKind, Run};
+use gofer_core::run_variables;
 use gofer_core::scheduler::{EnvValue, ExecutionKind, ExecutionSpec, RegistryLogin};
 use gofer_core::template::{self, Piece, Source};
 use gofer_core::validate::MAX_VARIABLE_BYTES;
@@ -18,6 +19,8 @@ use crate::error::of_journal;
 
 /// How often a read begins anew because the secret was put again between looking it up and reading its value.
 const READ_ATTEMPTS: usize = 5;
+/// Most bytes of all secrets of a task: what masks them in its log is held in memory by each of its readers.
+const MAX_SECRETS_BYTES: usize = 512 * 1024;
 
 /// What came of resolving.
 pub(crate) struct Resolved {
@@ -34,15 +37,45 @@ pub(crate) enum Unresolved {
     Later(BackendError),
 }
 
+/// The value of a variable as it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written<'a> {
+    /// By the pipeline, or by a run where the pipeline takes templates.
+    Template(&'a str),
+    /// By a run: text, whatever it looks like.
+    Plain(&'a str),
+}
+
 /// The variables of a task by name, later winning: pipeline, task, then trigger and run.
-pub(crate) fn variables<'a>(spec: &'a PipelineSpec, task: &'a TaskSpec, run: &'a Run) -> BTreeMap<&'a str, &'a str> {
-    let levels = [&spec.variables, &task.variables, &run.variables];
-    levels.into_iter().flatten().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+pub(crate) fn variables<'a>(
+    spec: &'a PipelineSpec,
+    task: &'a TaskSpec,
+    run: &'a Run,
+) -> BTreeMap<&'a str, Written<'a>> {
+    let templates: HashSet<&str> = run_variables::templates(spec).collect();
+    let own = spec.variables.iter().chain(&task.variables);
+    let own = own.map(|(name, value)| (name.as_str(), Written::Template(value)));
+    let given = run.variables.iter().map(|(name, value)| {
+        let is_template = templates.contains(name.as_str());
+        (name.as_str(), if is_template { Written::Template(value) } else { Written::Plain(value) })
+    });
+    own.chain(given).collect()
 }
 
 /// Whether any variable of the task names a secret.
 pub(crate) fn names_secrets(spec: &PipelineSpec, task: &TaskSpec, run: &Run) -> bool {
-    variables(spec, task, run).values().any(|value| template::references(value).any(|(source, _)| source.is_secret()))
+    variables(spec, task, run)
+        .values()
+        .any(|value| matches!(value, Written::Template(template) if mentions_secrets(template)))
+}
+
+/// Whether a value of the run looks as if it named a secret. Versions before interpolated it then.
+pub(crate) fn run_mentions_secrets(run: &Run) -> bool {
+    run.variables.values().any(|value| mentions_secrets(value))
+}
+
+fn mentions_secrets(template: &str) -> bool {
+    template::references(template).any(|(source, _)| source.is_secret())
 }
 
 /// Reads every secret and object the task names and builds its execution. What is missing is told with the task's name.
@@ -72,10 +105,14 @@ async fn build(
         let message = "common tasks cannot be run by this version of gofer";
         return Err(Unresolved::Refused(Reason::new(ReasonKind::Unsupported, message)));
     };
-    let mut resolver = Resolver { shared, run, secrets: Vec::new() };
+    let mut resolver = Resolver { shared, run, secrets: Vec::new(), known: HashMap::new() };
     let mut env = system_variables(shared, task, run, attempt);
     for (name, value) in variables(spec, task, run) {
-        env.insert(name.to_owned(), resolver.value(name, value).await?);
+        let value = match value {
+            Written::Template(template) => resolver.value(name, template).await?,
+            Written::Plain(text) => EnvValue::Plain(text.to_owned()),
+        };
+        env.insert(name.to_owned(), value);
     }
     let registry_auth = resolver.registry_login(custom).await?;
     let execution = ExecutionSpec {
@@ -115,7 +152,10 @@ fn system_variables(shared: &Shared, task: &TaskSpec, run: &Run, attempt: Attemp
 struct Resolver<'a> {
     shared: &'a Shared,
     run: &'a Run,
+    /// Each once.
     secrets: Vec<SecretString>,
+    /// What was read before: a template may name one key thousands of times.
+    known: HashMap<(Source, String), SecretString>,
 }
 
 impl Resolver<'_> {
@@ -127,26 +167,44 @@ impl Resolver<'_> {
                 Piece::Text(piece) => text.push_str(piece),
                 Piece::Value(source, key) => {
                     secret |= source.is_secret();
-                    text.push_str(&self.lookup(source, key).await?);
+                    text.push_str(self.lookup(source, key).await?.expose_secret());
                 }
             }
-        }
-        if text.len() > MAX_VARIABLE_BYTES || text.contains('\0') {
-            let rule = format!("a variable's value has at most {MAX_VARIABLE_BYTES} bytes and no NUL character");
-            return Err(missing(&format!("variable `{name}` cannot be passed: {rule}")));
+            // Here, and not only of the whole: a short template may stand for hundreds of megabytes.
+            if text.len() > MAX_VARIABLE_BYTES || text.contains('\0') {
+                let rule = format!("a variable's value has at most {MAX_VARIABLE_BYTES} bytes and no NUL character");
+                return Err(missing(&format!("variable `{name}` cannot be passed: {rule}")));
+            }
         }
         Ok(if secret { EnvValue::Secret(SecretString::from(text)) } else { EnvValue::Plain(text) })
     }
 
-    async fn lookup(&mut self, source: Source, key: &str) -> Result<String, Unresolved> {
-        match source {
-            Source::Secret | Source::GlobalSecret => self.secret(source, key).await,
-            Source::PipelineObject | Source::RunObject => self.object(source, key).await,
+    async fn lookup(&mut self, source: Source, key: &str) -> Result<SecretString, Unresolved> {
+        let place = (source, key.to_owned());
+        if let Some(known) = self.known.get(&place) {
+            return Ok(known.clone());
         }
+        let value = match source {
+            Source::Secret | Source::GlobalSecret => self.secret(source, key).await?,
+            Source::PipelineObject | Source::RunObject => SecretString::from(self.object(source, key).await?),
+        };
+        self.known.insert(place, value.clone());
+        Ok(value)
+    }
+
+    /// Takes a secret's value for the task, as far as all of them can be masked.
+    fn take(&mut self, value: &SecretString) -> Result<(), Unresolved> {
+        self.secrets.push(value.clone());
+        let total: usize = self.secrets.iter().map(|secret| secret.expose_secret().len()).sum();
+        if total > MAX_SECRETS_BYTES {
+            let rule = format!("at most {MAX_SECRETS_BYTES} bytes together; put large ones into an object");
+            return Err(missing(&format!("the task has secrets of {total} bytes: {rule}")));
+        }
+        Ok(())
     }
 
     /// The value that the record names. Who may read it is decided by the same record: they are of one put.
-    async fn secret(&mut self, source: Source, key: &str) -> Result<String, Unresolved> {
+    async fn secret(&mut self, source: Source, key: &str) -> Result<SecretString, Unresolved> {
         let (scope, name) = if source == Source::Secret {
             (SecretScope::Pipeline(self.run.key.namespace.clone(), self.run.key.pipeline.clone()), "secret")
         } else {
@@ -166,9 +224,8 @@ impl Resolver<'_> {
 
             match self.shared.secrets.get(&record.location).await {
                 Ok(value) => {
-                    let text = value.expose_secret().to_owned();
-                    self.secrets.push(value);
-                    return Ok(text);
+                    self.take(&value)?;
+                    return Ok(value);
                 }
                 // Put again since its record was read: the old value is deleted, and a newer record names the new one.
                 Err(error) if error.kind == ErrorKind::NotFound => {}
@@ -227,7 +284,7 @@ impl Resolver<'_> {
     async fn registry_login(&mut self, custom: &CustomTask) -> Result<Option<RegistryLogin>, Unresolved> {
         let Some(auth) = &custom.registry_auth else { return Ok(None) };
         let password = self.lookup(Source::Secret, &auth.password_secret_key).await?;
-        Ok(Some(RegistryLogin { username: auth.username.clone(), password: SecretString::from(password) }))
+        Ok(Some(RegistryLogin { username: auth.username.clone(), password }))
     }
 
     /// A store's error: wait if it may pass, else say what it says.

@@ -1,5 +1,5 @@
 //! Deletes what has been kept long enough: archived logs by age, run objects by the number of newer runs, uploads
-//! that nobody completed, and values of secrets that no record names.
+//! that nobody completed, values of secrets that no record names, and values to mask once there is nothing left to mask.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +55,9 @@ async fn delete(shared: &Shared, what: &Expirable) -> Result<(), BackendError> {
         Expirable::RunObject { location, .. } | Expirable::Upload { location: Some(location), .. } => {
             shared.objects.delete(location).await
         }
-        Expirable::SecretValue { location, being_put: false } => shared.secrets.delete(location).await,
+        Expirable::RunMask { location } | Expirable::SecretValue { location, being_put: false } => {
+            shared.secrets.delete(location).await
+        }
         Expirable::Upload { location: None, .. } | Expirable::SecretValue { being_put: true, .. } => Ok(()),
     }
 }

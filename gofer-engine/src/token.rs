@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use gofer_core::object_store::PutOptions;
 use gofer_core::secret_store::SecretStore;
-use gofer_core::{BackendError, ErrorKind};
+use gofer_core::{BackendError, ErrorKind, RunKey};
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -56,5 +56,15 @@ impl RunTokens {
             Hmac::<Sha256>::new_from_slice(self.key.expose_secret().as_bytes()).expect("hmac takes any key length");
         mac.update(nonce);
         SecretString::from(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())))
+    }
+
+    /// Names a value of a run, the same one each time. Without the key nobody can try values against it.
+    pub(crate) fn fingerprint(&self, run: &RunKey, value: &SecretString) -> String {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(self.key.expose_secret().as_bytes()).expect("hmac takes any key length");
+        // Longer than any nonce, so that no token is told by it.
+        mac.update(format!("value to mask of run {run}\0").as_bytes());
+        mac.update(value.expose_secret().as_bytes());
+        mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -81,6 +81,7 @@ pub(crate) fn build(pipeline: Pipeline) -> Result<Built, PipelineErrors> {
         description: pipeline.description,
         tasks,
         variables: pipeline.variables,
+        run_variables: pipeline.run_variables,
         parallelism: pipeline.parallelism,
         overlap: pipeline.overlap,
         subscriptions: pipeline.subscriptions.into_iter().map(|subscription| subscription.0).collect(),

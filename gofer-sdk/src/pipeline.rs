@@ -18,6 +18,7 @@ pub struct Pipeline {
     pub(crate) parallelism: Option<u32>,
     pub(crate) overlap: Overlap,
     pub(crate) variables: BTreeMap<String, String>,
+    pub(crate) run_variables: Vec<core::RunVariable>,
     pub(crate) tasks: Vec<Task>,
     pub(crate) subscriptions: Vec<Subscription>,
 }
@@ -31,6 +32,7 @@ impl Pipeline {
             parallelism: None,
             overlap: Overlap::default(),
             variables: BTreeMap::new(),
+            run_variables: Vec::new(),
             tasks: Vec::new(),
             subscriptions: Vec::new(),
         }
@@ -55,9 +57,25 @@ impl Pipeline {
     }
 
     /// An environment variable of every task. The value may hold [references](crate::Reference). A run may set another
-    /// value. Names that start with `GOFER_` are Gofer's own.
+    /// value, see [`run_variable`](Self::run_variable). Names that start with `GOFER_` are Gofer's own.
     pub fn variable(mut self, name: impl Into<String>, value: impl Display) -> Self {
         self.variables.insert(name.into(), value.to_string());
+        self
+    }
+
+    /// A variable that a run may set (`gofer run start --var`). Once one is listed, a run may set no others. Without a list it may
+    /// set all but those that decide what programs load, such as `PATH` and `LD_PRELOAD`; those have to be listed.
+    ///
+    /// A run's value is plain text: `secret{{key}}` in it stays these characters, whoever chose it.
+    pub fn run_variable(mut self, name: impl Into<String>) -> Self {
+        self.run_variables.push(core::RunVariable { name: name.into(), template: false });
+        self
+    }
+
+    /// As [`run_variable`](Self::run_variable), and the run's value may hold [references](crate::Reference). Whoever starts a run
+    /// then chooses which of the pipeline's secrets and objects the task gets.
+    pub fn run_template(mut self, name: impl Into<String>) -> Self {
+        self.run_variables.push(core::RunVariable { name: name.into(), template: true });
         self
     }
 

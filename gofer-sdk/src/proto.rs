@@ -13,6 +13,7 @@ pub fn to_proto(spec: &core::PipelineSpec) -> v1::PipelineSpec {
         description: spec.description.clone(),
         tasks: spec.tasks.iter().map(task).collect(),
         variables: spec.variables.clone(),
+        run_variables: spec.run_variables.iter().map(run_variable).collect(),
         parallelism: spec.parallelism.unwrap_or(0),
         overlap: overlap(spec.overlap).into(),
         subscriptions: spec.subscriptions.iter().map(subscription).collect(),
@@ -26,6 +27,10 @@ fn overlap(overlap: core::Overlap) -> v1::OverlapPolicy {
         core::Overlap::Skip => v1::OverlapPolicy::Skip,
         core::Overlap::CancelRunning => v1::OverlapPolicy::CancelRunning,
     }
+}
+
+fn run_variable(variable: &core::RunVariable) -> v1::RunVariable {
+    v1::RunVariable { name: variable.name.clone(), template: variable.template }
 }
 
 fn subscription(subscription: &core::Subscription) -> v1::TriggerSubscription {

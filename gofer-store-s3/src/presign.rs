@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use gofer_core::object_store::{Access, Presigned, UploadTerms};
 use gofer_core::{BackendError, ErrorKind};
-use http::header::{IF_NONE_MATCH, InvalidHeaderValue};
+use http::header::{CONTENT_LENGTH, IF_NONE_MATCH, InvalidHeaderValue};
 use http::{HeaderMap, HeaderValue};
 use s3::error::S3Error;
 use secrecy::SecretString;
@@ -42,7 +42,9 @@ pub(crate) async fn presign(
         }
         Access::Put(terms) => {
             let headers = headers_of(terms).map_err(|error| cannot_sign(full_key, error))?;
-            (bucket.presign_put(full_key, seconds, Some(headers.clone()), None).await, headers)
+            let mut signed = headers.clone();
+            signed.extend(terms.size_bytes.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
+            (bucket.presign_put(full_key, seconds, Some(signed), None).await, headers)
         }
     };
     let url = url.map_err(|error: S3Error| cannot_sign(full_key, error))?;

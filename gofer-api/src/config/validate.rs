@@ -6,6 +6,8 @@ use super::{AuthMode, ConfigError, ServerConfig};
 
 /// Longest timeout that makes sense for one call or one silence.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The longest that a signature of S3 is good for.
+const MAX_URL_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Shortest lease: it is renewed three times as often, with a write to the database each time.
 const MIN_LEASE: Duration = Duration::from_secs(1);
 /// Youngest connection that is asked to end: a new one costs a handshake.
@@ -69,6 +71,9 @@ impl ServerConfig {
             if value == 0 {
                 problems.push(format!("{key}: `0` is not possible; at least 1"));
             }
+        }
+        if !(Duration::from_secs(1)..=MAX_URL_TTL).contains(&limits.url_ttl) {
+            problems.push(format!("limits.url_ttl: `{:?}` is not possible; 1 second to 7 days", limits.url_ttl));
         }
         let timeouts = [
             ("limits.call_timeout", limits.call_timeout),

@@ -1,5 +1,7 @@
 //! Events.
 
+use std::collections::{BTreeSet, HashSet};
+
 use gofer_core::event::{Event, EventDetails};
 use gofer_proto::v1;
 use gofer_proto::v1::event::Details;
@@ -34,13 +36,13 @@ pub(crate) fn event_types(types: &[String]) -> Result<Vec<String>, ApiError> {
     let message =
         gofer_proto::json::descriptor_pool().get_message_by_name("gofer.v1.Event").expect("the contract has events");
     let details = message.oneofs().next().expect("an event has details");
-    for (at, wanted) in types.iter().enumerate() {
-        if !details.fields().any(|field| field.name() == wanted) {
-            let rule = "the name of a field of `Event.details`, such as `run_completed`";
-            return Err(ApiError::invalid(format!("types[{at}]"), wanted, rule));
-        }
+    let known: HashSet<String> = details.fields().map(|field| field.name().to_owned()).collect();
+    if let Some((at, wanted)) = types.iter().enumerate().find(|(_, wanted)| !known.contains(*wanted)) {
+        let rule = "the name of a field of `Event.details`, such as `run_completed`";
+        return Err(ApiError::invalid(format!("types[{at}]"), wanted, rule));
     }
-    Ok(types.to_vec())
+    // Each once: a request may repeat one a hundred thousand times, and a query has room for some.
+    Ok(types.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 fn details(details: EventDetails) -> Details {
@@ -113,6 +115,10 @@ fn details(details: EventDetails) -> Details {
         }
         EventDetails::ObjectDeleted { key } => Details::ObjectDeleted(v1::ObjectDeleted { key }),
         EventDetails::ObjectEvicted { key } => Details::ObjectEvicted(v1::ObjectEvicted { key }),
+        EventDetails::ObjectUrlIssued { key, upload, expires_at } => {
+            Details::ObjectUrlIssued(v1::ObjectUrlIssued { key, upload, expires_at: Some(timestamp(expires_at)) })
+        }
+        EventDetails::ValueMasked {} => Details::ValueMasked(v1::ValueMasked {}),
         EventDetails::RunObjectsExpired { count } => Details::RunObjectsExpired(v1::RunObjectsExpired { count }),
         EventDetails::SecretPut { key, allowed_namespaces } => {
             Details::SecretPut(v1::SecretPut { key, allowed_namespaces: ids(allowed_namespaces) })

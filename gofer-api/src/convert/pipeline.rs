@@ -4,7 +4,7 @@ use gofer_core::entity::{Pipeline, PipelineVersion};
 use gofer_core::id::{PipelineId, TaskId};
 use gofer_core::pipeline::{
     CommonTask, Condition, CustomTask, Dependency, Overlap, PipelineSpec, RegistryAuth, Resources, RetryOn,
-    RetryPolicy, Subscription, TaskKind, TaskSpec,
+    RetryPolicy, RunVariable, Subscription, TaskKind, TaskSpec,
 };
 use gofer_core::validate::{MAX_TASKS, MAX_VIOLATIONS, Violation, is_enough};
 use gofer_db::PipelineVersionSummary;
@@ -59,6 +59,7 @@ pub(crate) fn pipeline_spec_to_wire(spec: &PipelineSpec) -> v1::PipelineSpec {
         description: spec.description.clone(),
         tasks: spec.tasks.iter().map(task_to_wire).collect(),
         variables: spec.variables.clone(),
+        run_variables: spec.run_variables.iter().map(run_variable_to_wire).collect(),
         parallelism: spec.parallelism.unwrap_or(0),
         overlap: match spec.overlap {
             Overlap::Queue => v1::OverlapPolicy::Queue,
@@ -69,6 +70,10 @@ pub(crate) fn pipeline_spec_to_wire(spec: &PipelineSpec) -> v1::PipelineSpec {
         subscriptions: spec.subscriptions.iter().map(subscription_to_wire).collect(),
         sdk: spec.sdk.clone(),
     }
+}
+
+fn run_variable_to_wire(variable: &RunVariable) -> v1::RunVariable {
+    v1::RunVariable { name: variable.name.clone(), template: variable.template }
 }
 
 fn subscription_to_wire(subscription: &Subscription) -> v1::TriggerSubscription {
@@ -172,12 +177,14 @@ pub(crate) fn pipeline_spec_from_wire(spec: v1::PipelineSpec) -> Result<Pipeline
         tasks.extend(task_from_wire(&format!("tasks[{at}]"), task, &mut found));
     }
     let subscriptions = spec.subscriptions.into_iter().map(subscription_from_wire).collect();
+    let run_variables = spec.run_variables.into_iter().map(run_variable_from_wire).collect();
     match name {
         Some(name) if found.is_empty() => Ok(PipelineSpec {
             name,
             description: spec.description,
             tasks,
             variables: spec.variables,
+            run_variables,
             parallelism: (spec.parallelism > 0).then_some(spec.parallelism),
             overlap,
             subscriptions,
@@ -185,6 +192,11 @@ pub(crate) fn pipeline_spec_from_wire(spec: v1::PipelineSpec) -> Result<Pipeline
         }),
         _ => Err(found),
     }
+}
+
+fn run_variable_from_wire(variable: v1::RunVariable) -> RunVariable {
+    let v1::RunVariable { name, template } = variable;
+    RunVariable { name, template }
 }
 
 fn subscription_from_wire(subscription: v1::TriggerSubscription) -> Subscription {

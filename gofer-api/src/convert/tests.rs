@@ -51,6 +51,7 @@ fn full_spec() -> v1::PipelineSpec {
             variables: map("C"),
         }],
         sdk: "rust/0.1.0".into(),
+        run_variables: vec![v1::RunVariable { name: "REF".into(), template: true }],
     }
 }
 

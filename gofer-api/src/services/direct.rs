@@ -1,10 +1,12 @@
 //! Objects that go between caller and object store without passing through the server: URLs to read, and uploads in two
 //! steps. An upload's row is committed before its URL is handed out, and its bytes become an object in the transaction that
-//! completes it; what dies in between is found by retention. URLs are credentials: they go into the answer and nowhere else.
+//! completes it; what dies in between is found by retention. URLs are credentials: they go into the answer and nowhere else, and an
+//! event says for whom they were made before they are.
 
 use std::time::Duration;
 
 use gofer_core::entity::{ObjectRecord, ObjectScope};
+use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::id::ObjectKey;
 use gofer_core::object_store::{Access, ObjectMeta, Presigned, UploadTerms};
 use gofer_core::{ErrorKind, Resource, Timestamp};
@@ -14,6 +16,7 @@ use gofer_proto::v1;
 use secrecy::ExposeSecret;
 
 use super::object::{forget, key};
+use crate::auth::Identity;
 use crate::call::{Call, about};
 use crate::changes::hex;
 use crate::convert;
@@ -21,8 +24,8 @@ use crate::error::ApiError;
 
 /// How long a URL is good when the caller does not say.
 const DEFAULT_TTL: Duration = Duration::from_secs(15 * 60);
-/// What the signatures of S3 allow.
-const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Longest life of a URL for a run's token, which ends with its run. The URL does not, and nobody can take it back.
+const MAX_RUN_TTL: Duration = Duration::from_secs(60 * 60);
 /// Digits of an upload's id.
 const UPLOAD_ID_DIGITS: usize = 32;
 
@@ -34,14 +37,16 @@ pub(super) async fn get_object_url(
 ) -> Result<v1::GetObjectUrlResponse, ApiError> {
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
     let key = key(&request.key)?;
-    let ttl = ttl(request.ttl.as_ref())?;
+    let ttl = ttl(&call, request.ttl.as_ref())?;
     let record = call.db.object_get(&scope, &key).await?;
     let file_name = key.as_str().rsplit('/').next().map(str::to_owned);
     let presigned = presign(&call, &record.location, Access::Get { file_name }, ttl, "GetObject").await?;
+    let expires_at = Timestamp::now().after(presigned.good_for);
+    issued(&call, &scope, &key, false, expires_at).await?;
     Ok(v1::GetObjectUrlResponse {
         object: Some(convert::object(&record)),
         url: presigned.url.expose_secret().to_owned(),
-        expires_at: Some(convert::timestamp(Timestamp::now().after(presigned.good_for))),
+        expires_at: Some(convert::timestamp(expires_at)),
     })
 }
 
@@ -51,28 +56,33 @@ pub(super) async fn begin_object_upload(
 ) -> Result<v1::BeginObjectUploadResponse, ApiError> {
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
     let key = key(&request.key)?;
-    let ttl = ttl(request.ttl.as_ref())?;
+    let ttl = ttl(&call, request.ttl.as_ref())?;
     let sha256 = sha256(&request.sha256)?;
+    let Some(size_bytes) = request.size_bytes else {
+        let rule = "the length of the bytes, which is signed; for bytes of no known length use PutObject";
+        return Err(ApiError::invalid("size_bytes", "", rule));
+    };
     let limit_bytes = call.limits.object_max_bytes;
-    if let Some(at_least_bytes) = request.size_bytes.filter(|declared| *declared > limit_bytes) {
-        return Err(ApiError::ObjectTooLarge { limit_bytes, at_least_bytes });
+    if size_bytes > limit_bytes {
+        return Err(ApiError::ObjectTooLarge { limit_bytes, at_least_bytes: size_bytes });
     }
     let location = layout::object_location(&scope, &key);
     // Once only: after the completion the URL may still be good, and must not change what is recorded.
-    let access = Access::Put(UploadTerms { if_absent: true, sha256 });
+    let access = Access::Put(UploadTerms { if_absent: true, sha256, size_bytes: Some(size_bytes) });
     let Presigned { url, headers, good_for } = presign(&call, &location, access, ttl, "PutObject").await?;
     let upload = ObjectUpload {
         id: format!("{:032x}", u128::from_be_bytes(rand::random())),
         scope,
         key,
         location,
-        size_bytes: request.size_bytes,
+        size_bytes: Some(size_bytes),
         sha256: sha256.as_ref().map(|sum| hex(sum)),
         if_absent: request.if_absent,
         expires_at: Timestamp::now().after(good_for),
         state: UploadState::Open,
     };
     call.db.upload_begin(&upload).await?;
+    issued(&call, &upload.scope, &upload.key, true, upload.expires_at).await?;
     Ok(v1::BeginObjectUploadResponse {
         upload_id: upload.id,
         url: url.expose_secret().to_owned(),
@@ -179,13 +189,40 @@ async fn presign(
     }
 }
 
-fn ttl(wanted: Option<&prost_types::Duration>) -> Result<Duration, ApiError> {
-    let Some(wanted) = wanted else { return Ok(DEFAULT_TTL) };
+/// Records that a URL is about to be handed out. Without the record there is no URL.
+async fn issued(
+    call: &Call,
+    scope: &ObjectScope,
+    key: &ObjectKey,
+    upload: bool,
+    expires_at: Timestamp,
+) -> Result<(), ApiError> {
+    let subject = Subject {
+        namespace: Some(scope.namespace.clone()),
+        pipeline: Some(scope.pipeline.clone()),
+        run: scope.run,
+        ..Subject::default()
+    };
+    let details = EventDetails::ObjectUrlIssued { key: key.to_string(), upload, expires_at };
+    let event = NewEvent { at: Timestamp::now(), actor: call.identity.actor(), subject, details };
+    Ok(call.db.event_record(event).await?)
+}
+
+fn ttl(call: &Call, wanted: Option<&prost_types::Duration>) -> Result<Duration, ApiError> {
+    let configured = call.limits.url_ttl;
+    let (longest, rule) = match call.identity {
+        Identity::Run(_) => {
+            (configured.min(MAX_RUN_TTL), "for a run's token 1 hour, or `limits.url_ttl` where that is less")
+        }
+        _ => (configured, "what `limits.url_ttl` allows"),
+    };
+    let Some(wanted) = wanted else { return Ok(DEFAULT_TTL.min(longest)) };
     let ttl = convert::duration_from_wire("ttl", wanted).map_err(|violation| ApiError::Invalid(vec![violation]))?;
-    if (Duration::from_secs(1)..=MAX_TTL).contains(&ttl) {
+    if (Duration::from_secs(1)..=longest).contains(&ttl) {
         return Ok(ttl);
     }
-    Err(ApiError::invalid("ttl", format!("{ttl:?}"), "a URL is good for 1 second to 7 days"))
+    let rule = format!("a URL is good for 1 second to {} seconds: {rule}", longest.as_secs());
+    Err(ApiError::invalid("ttl", format!("{ttl:?}"), rule))
 }
 
 /// The field `sha256`; empty is none.

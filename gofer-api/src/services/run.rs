@@ -91,13 +91,18 @@ async fn list_runs(call: Call, request: v1::ListRunsRequest) -> Result<v1::ListR
     };
     let filter = RunFilter {
         pipeline,
-        states: request.states.iter().map(|state| convert::run_state(*state)).collect::<Result<_, _>>()?,
-        statuses: request.statuses.iter().map(|status| convert::run_status(*status)).collect::<Result<_, _>>()?,
+        states: each_once(&request.states).map(convert::run_state).collect::<Result<_, _>>()?,
+        statuses: each_once(&request.statuses).map(convert::run_status).collect::<Result<_, _>>()?,
     };
     let mut found = call.db.run_list(&namespace, &filter, &page.to_list()).await?;
     waiting::explain(&call, &mut found.items).await?;
     let next_page_token = page.next(found.next.as_deref());
     Ok(v1::ListRunsResponse { runs: found.items.iter().map(convert::run_summary).collect(), next_page_token })
+}
+
+/// A request may repeat a value a million times, and a query has room for some.
+fn each_once(values: &[i32]) -> impl Iterator<Item = i32> {
+    values.iter().copied().collect::<BTreeSet<_>>().into_iter()
 }
 
 async fn cancel_run(call: Call, request: v1::CancelRunRequest) -> Result<v1::CancelRunResponse, ApiError> {
@@ -110,7 +115,7 @@ async fn cancel_run(call: Call, request: v1::CancelRunRequest) -> Result<v1::Can
 
 /// A caller's wish to cancel something.
 pub(super) fn cancel_request(call: &Call, force: bool, reason: String) -> Result<CancelRequest, ApiError> {
-    convert::text("reason", &reason, convert::MAX_REASON_BYTES)?;
+    convert::free_text("reason", &reason, convert::MAX_REASON_BYTES)?;
     Ok(CancelRequest { at: Timestamp::now(), by: call.identity.actor(), force, message: reason })
 }
 

@@ -9,7 +9,8 @@ use gofer_proto::v1;
 use gofer_proto::v1::secret_scope::Scope;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::call::{About, Call, service};
+use crate::auth::Identity;
+use crate::call::{About, Call, about, service};
 use crate::convert;
 use crate::error::ApiError;
 use crate::operations::secrets;
@@ -18,6 +19,8 @@ use crate::permissions::Target;
 
 /// Longest key of a secret; with its scope it must fit into a path.
 const MAX_KEY_BYTES: usize = 256;
+/// Shortest value that a run may mask.
+const MIN_MASKED_BYTES: usize = 4;
 /// Most namespaces of a global secret.
 const MAX_NAMESPACES: usize = 1000;
 
@@ -27,6 +30,7 @@ service! {
         unary get_secret(v1::GetSecretRequest) -> v1::GetSecretResponse;
         unary list_secrets(v1::ListSecretsRequest) -> v1::ListSecretsResponse;
         unary delete_secret(v1::DeleteSecretRequest) -> v1::DeleteSecretResponse;
+        unary mask_value(v1::MaskValueRequest) -> v1::MaskValueResponse;
     }
 }
 
@@ -42,6 +46,8 @@ macro_rules! about_scope {
         })+
     };
 }
+
+about!(installation: MaskValueRequest);
 
 about_scope!(PutSecretRequest, GetSecretRequest, ListSecretsRequest, DeleteSecretRequest);
 
@@ -139,4 +145,19 @@ async fn delete_secret(call: Call, request: v1::DeleteSecretRequest) -> Result<v
     let actor = call.identity.actor();
     let existed = secrets::delete(&call.db, &*call.secrets, &scope, &request.key, &actor).await?;
     Ok(v1::DeleteSecretResponse { existed })
+}
+
+/// For the run whose token calls.
+async fn mask_value(call: Call, mut request: v1::MaskValueRequest) -> Result<v1::MaskValueResponse, ApiError> {
+    let value = SecretString::from(std::mem::take(&mut request.value));
+    let Identity::Run(run) = &call.identity else {
+        return Err(ApiError::Forbidden { message: "this call is for the token of a run, about itself".to_owned() });
+    };
+    check_value(&value)?;
+    if value.expose_secret().trim().len() < MIN_MASKED_BYTES {
+        let rule = "at least 4 bytes besides white space: a shorter value is everywhere in ordinary text";
+        return Err(ApiError::invalid("value", "", rule));
+    }
+    call.engine.mask_value(run, &value, call.identity.actor()).await?;
+    Ok(v1::MaskValueResponse { warning: mask::warning(&value).unwrap_or_default().to_owned() })
 }

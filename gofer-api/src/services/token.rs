@@ -66,7 +66,7 @@ async fn bootstrap_token(call: Call, _: v1::BootstrapTokenRequest) -> Result<v1:
 }
 
 async fn create_token(call: Call, request: v1::CreateTokenRequest) -> Result<v1::CreateTokenResponse, ApiError> {
-    convert::text("description", &request.description, MAX_DESCRIPTION_BYTES)?;
+    convert::free_text("description", &request.description, MAX_DESCRIPTION_BYTES)?;
     let kind = token_kind("kind", request.kind)?;
     let namespaces = token_namespaces(&call, kind, &request.namespaces).await?;
     let life = request.expires_after.as_ref().map(life).transpose()?;

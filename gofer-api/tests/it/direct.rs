@@ -6,6 +6,7 @@ use gofer_api::config::{ObjectsBackend, ServerConfig};
 use gofer_core::conformance::skip;
 use gofer_core::object_store::{ListPage, ObjectStore as _};
 use gofer_proto::v1;
+use gofer_proto::v1::event::Details;
 use gofer_store_s3::{S3Config, S3ObjectStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -51,11 +52,12 @@ async fn stored(s3: &S3Config) -> usize {
     store.list("objects/", ListPage { after: None, limit: 100 }).await.unwrap().objects.len()
 }
 
-fn begin_request(key: &str) -> v1::BeginObjectUploadRequest {
+fn begin_request(key: &str, size_bytes: u64) -> v1::BeginObjectUploadRequest {
     v1::BeginObjectUploadRequest {
         namespace: "default".into(),
         pipeline: "ci".into(),
         key: key.into(),
+        size_bytes: Some(size_bytes),
         ..Default::default()
     }
 }
@@ -108,22 +110,28 @@ async fn put(begun: &v1::BeginObjectUploadResponse, body: &[u8]) -> u16 {
     http("PUT", &begun.url, &begun.headers, body).await.0
 }
 
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_local_store_has_no_urls_and_says_what_to_use() {
     let server = TestServer::start().await;
     let clients = with_pipeline(&server).await;
-    let refused = begin(&clients, begin_request("k")).await;
+    let refused = begin(&clients, begin_request("k", 1)).await;
     assert!(refused.as_ref().is_err_and(|status| status.message().ends_with("use PutObject")), "{refused:?}");
     assert_refused(refused, Code::FailedPrecondition, "UNSUPPORTED");
     assert_refused(url(&clients, "k").await, Code::NotFound, "OBJECT_NOT_FOUND");
     for (field, value, request) in [
-        ("key", "../x", begin_request("../x")),
-        ("sha256", "AB", v1::BeginObjectUploadRequest { sha256: "AB".into(), ..begin_request("k") }),
-        ("ttl", "0ns", v1::BeginObjectUploadRequest { ttl: Some(Default::default()), ..begin_request("k") }),
+        ("key", "../x", begin_request("../x", 1)),
+        ("sha256", "AB", v1::BeginObjectUploadRequest { sha256: "AB".into(), ..begin_request("k", 1) }),
+        ("ttl", "0ns", v1::BeginObjectUploadRequest { ttl: Some(Default::default()), ..begin_request("k", 1) }),
+        ("ttl", "86401s", v1::BeginObjectUploadRequest { ttl: seconds(86_401), ..begin_request("k", 1) }),
+        ("size_bytes", "PutObject", v1::BeginObjectUploadRequest { size_bytes: None, ..begin_request("k", 1) }),
     ] {
         assert_invalid(begin(&clients, request).await, &[field, value]);
     }
-    let large = v1::BeginObjectUploadRequest { size_bytes: Some(u64::MAX), ..begin_request("k") };
+    let large = begin_request("k", u64::MAX);
     assert_refused(begin(&clients, large).await, Code::ResourceExhausted, "OBJECT_TOO_LARGE");
     assert_invalid(complete(&clients, "short").await, &["upload_id", "32 digits"]);
     assert_refused(complete(&clients, &"0".repeat(32)).await, Code::NotFound, "UPLOAD_NOT_FOUND");
@@ -134,7 +142,7 @@ async fn an_upload_by_url_is_an_object_once_it_is_complete() {
     let Some(s3) = settings("direct::an_upload_by_url_is_an_object_once_it_is_complete") else { return };
     let server = TestServer::start_with(on(&s3)).await;
     let clients = with_pipeline(&server).await;
-    let old = begin(&clients, begin_request("dir/report.html")).await.unwrap();
+    let old = begin(&clients, begin_request("dir/report.html", 3)).await.unwrap();
     assert_refused(complete(&clients, &old.upload_id).await, Code::FailedPrecondition, "UPLOAD_NOT_THERE");
     assert_eq!(put(&old, b"old").await, 200);
     assert_refused(url(&clients, "dir/report.html").await, Code::NotFound, "OBJECT_NOT_FOUND");
@@ -142,8 +150,10 @@ async fn an_upload_by_url_is_an_object_once_it_is_complete() {
     let old_url = url(&clients, "dir/report.html").await.unwrap().url;
     assert_eq!(http("GET", &old_url, &[], b"").await, (200, "old".to_owned()));
 
-    let new = begin(&clients, v1::BeginObjectUploadRequest { size_bytes: Some(5), ..begin_request("dir/report.html") });
-    let new = new.await.unwrap();
+    let new = begin(&clients, begin_request("dir/report.html", 5)).await.unwrap();
+    for other in [&b"new"[..], b"much newer", b""] {
+        assert_eq!(put(&new, other).await, 403, "a length that was not declared");
+    }
     assert_eq!(put(&new, b"newer").await, 200);
     assert_eq!(put(&new, b"other").await, 412, "the URL writes once");
     assert_eq!(http("GET", &old_url, &[], b"").await, (200, "old".to_owned()), "readers see the old until then");
@@ -161,6 +171,16 @@ async fn an_upload_by_url_is_an_object_once_it_is_complete() {
     let events = clients.events().list_events(events).await.unwrap().into_inner().events;
     assert_eq!(events.len(), 2);
     assert!(!format!("{events:?}").contains("X-Amz-"), "a URL in an event");
+
+    let issued = v1::ListEventsRequest { types: vec!["object_url_issued".into()], ..Default::default() };
+    let issued = clients.events().list_events(issued).await.unwrap().into_inner().events;
+    assert!(!format!("{issued:?}").contains("http"), "a URL in an event");
+    let told = issued.iter().map(|event| match event.details.as_ref().unwrap() {
+        Details::ObjectUrlIssued(issued) => (event.actor.as_str(), issued.key.as_str(), issued.upload),
+        other => panic!("{other:?}"),
+    });
+    let (written, shown) = (("dev", "dir/report.html", true), ("dev", "dir/report.html", false));
+    assert_eq!(told.collect::<Vec<_>>(), [written, shown, written, shown]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,17 +188,11 @@ async fn what_breaks_a_rule_is_no_object_and_leaves_no_bytes() {
     let Some(s3) = settings("direct::what_breaks_a_rule_is_no_object_and_leaves_no_bytes") else { return };
     let server = TestServer::start_with(on(&s3)).await;
     let clients = with_pipeline(&server).await;
-    let declared = v1::BeginObjectUploadRequest { size_bytes: Some(4), ..begin_request("k") };
-    let short = begin(&clients, declared).await.unwrap();
-    assert_eq!(put(&short, b"longer than four").await, 200);
-    assert_invalid(complete(&clients, &short.upload_id).await, &["size_bytes", "4", "16 bytes were uploaded"]);
-    let large = begin(&clients, begin_request("k")).await.unwrap();
-    assert_eq!(put(&large, &[b'x'; 100_001]).await, 200);
-    assert_refused(complete(&clients, &large.upload_id).await, Code::ResourceExhausted, "OBJECT_TOO_LARGE");
-    for ended in [&short, &large] {
-        assert_refused(complete(&clients, &ended.upload_id).await, Code::NotFound, "UPLOAD_NOT_FOUND");
-    }
-    let absent = v1::BeginObjectUploadRequest { if_absent: true, ..begin_request("k") };
+    assert_refused(begin(&clients, begin_request("k", 100_001)).await, Code::ResourceExhausted, "OBJECT_TOO_LARGE");
+    let short = begin(&clients, begin_request("k", 4)).await.unwrap();
+    assert_eq!(put(&short, b"longer than four").await, 403);
+    assert_refused(complete(&clients, &short.upload_id).await, Code::FailedPrecondition, "UPLOAD_NOT_THERE");
+    let absent = v1::BeginObjectUploadRequest { if_absent: true, ..begin_request("k", 1) };
     let (first, second) =
         (begin(&clients, absent.clone()).await.unwrap(), begin(&clients, absent.clone()).await.unwrap());
     for begun in [&first, &second] {
@@ -196,7 +210,7 @@ async fn what_is_never_completed_is_swept() {
     let server = TestServer::start_with(on(&s3)).await;
     let clients = with_pipeline(&server).await;
     let ttl = Some(prost_types::Duration { seconds: 1, nanos: 0 });
-    let request = |key| v1::BeginObjectUploadRequest { ttl, ..begin_request(key) };
+    let request = |key| v1::BeginObjectUploadRequest { ttl, ..begin_request(key, 1) };
     let (kept, left) =
         (begin(&clients, request("kept")).await.unwrap(), begin(&clients, request("left")).await.unwrap());
     for begun in [&kept, &left] {
@@ -224,4 +238,29 @@ async fn what_is_never_completed_is_swept() {
     let clients = server.anybody();
     assert_refused(complete(&clients, &left.upload_id).await, Code::NotFound, "UPLOAD_NOT_FOUND");
     assert_eq!(http("GET", &url(&clients, "kept").await.unwrap().url, &[], b"").await, (200, "x".to_owned()));
+}
+
+/// A run's token ends with its run; what it was given lives on. Tried on the local store, which refuses after the rules did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runs_urls_are_good_for_an_hour_at_most() {
+    let configure = |config: &mut ServerConfig| config.limits.url_ttl = Duration::from_secs(2 * 3600);
+    let server = TestServer::start_with(configure).await;
+    let clients = server.anybody();
+    let file = server.dir().join("token");
+    let line = format!("printf %s \"$GOFER_API_TOKEN\" > {0}.new; mv {0}.new {0}; exec sleep 600", file.display());
+    clients.register(pipeline("ci", vec![shell("t", &line)])).await;
+    clients.start("ci").await;
+    let token = eventually("the task has written its token", || async { std::fs::read_to_string(&file) }).await;
+    let run = server.with_token(&token);
+    let lasting = |ttl| v1::BeginObjectUploadRequest { ttl: seconds(ttl), ..begin_request("k", 1) };
+    for (who, longest) in [(&run, 3600), (&clients, 7200)] {
+        assert_refused(begin(who, lasting(longest)).await, Code::FailedPrecondition, "UNSUPPORTED");
+        let rule = format!("1 second to {longest} seconds");
+        assert_invalid(begin(who, lasting(longest + 1)).await, &["ttl", &format!("{}s", longest + 1), &rule]);
+    }
+
+    let events = v1::ListEventsRequest { types: vec!["object_url_issued".into()], ..Default::default() };
+    let issued = clients.events().list_events(events).await.unwrap().into_inner().events;
+    assert!(issued.is_empty(), "nobody has got any: {issued:?}");
+    clients.kill("ci", 1).await;
 }

@@ -33,6 +33,8 @@ const CLIENT_AND_RUN: &[&str] = &[
     "BeginObjectUpload",
     "CompleteObjectUpload",
 ];
+/// About the run that calls.
+const RUN_ALONE: &[&str] = &["MaskValue"];
 /// Answered with what the caller may see, whatever it asks for.
 const FILTERED: &[&str] = &["ListNamespaces"];
 const CLIENT: &[&str] = &[
@@ -77,12 +79,12 @@ fn client(method: &str, own: bool) -> bool {
 }
 
 fn run(method: &str, own: bool) -> bool {
-    lists(&[PUBLIC, ANY_TOKEN, FILTERED], method) || own && lists(&[CLIENT_AND_RUN], method)
+    lists(&[PUBLIC, ANY_TOKEN, FILTERED, RUN_ALONE], method) || own && lists(&[CLIENT_AND_RUN], method)
 }
 
-/// Of an execution nobody tells but itself.
+/// Of an execution, or a run, nobody tells but itself.
 fn management_may(method: &str, _: bool) -> bool {
-    method != "ReportEnd"
+    method != "ReportEnd" && !lists(&[RUN_ALONE], method)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ fn global() -> Option<v1::SecretScope> {
     Some(v1::SecretScope { scope: Some(Scope::GlobalScope(v1::GlobalScope {})) })
 }
 
-fn put(key: &str, value: &str) -> v1::PutSecretRequest {
+pub(crate) fn put(key: &str, value: &str) -> v1::PutSecretRequest {
     v1::PutSecretRequest { scope: of_pipeline("ci"), key: key.into(), value: value.into(), ..Default::default() }
 }
 
@@ -127,10 +127,15 @@ async fn a_task_gets_the_value_and_its_log_does_not(server: TestServer) {
     clients.start("ci").await;
     let done = clients.finished("ci", 1).await;
     assert_eq!(done.run.unwrap().status(), v1::RunStatus::Successful);
+    assert_eq!(log_of(&clients, 1).await, "the key is ***\n");
+}
+
+/// What task `t` of the run has printed, to its end.
+pub(crate) async fn log_of(clients: &Clients, run: u64) -> String {
     let request = v1::StreamLogsRequest {
         namespace: "default".into(),
         pipeline: "ci".into(),
-        run: 1,
+        run,
         task: "t".into(),
         follow: true,
         ..Default::default()
@@ -140,5 +145,5 @@ async fn a_task_gets_the_value_and_its_log_does_not(server: TestServer) {
     while let Some(response) = stream.message().await.unwrap() {
         log.extend_from_slice(&response.chunk.unwrap().data);
     }
-    assert_eq!(String::from_utf8(log).unwrap(), "the key is ***\n");
+    String::from_utf8(log).unwrap()
 }

@@ -10,11 +10,11 @@ use futures::stream::BoxStream;
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
     RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState, RunState, RunStatus, TaskState};
-use gofer_core::{ExecutionId, ObjectKey, RunKey, TaskId, Timestamp};
+use gofer_core::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId, Timestamp};
 use tokio::sync::Semaphore;
 
 /// A journal whose commits are counted. Whoever waits for runs to end need not ask the database, which has enough to do.
@@ -178,6 +178,14 @@ impl Journal for Counted {
 
     async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
         self.journal.secret(scope, key).await
+    }
+
+    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
+        self.journal.add_run_mask(mask).await
+    }
+
+    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
+        self.journal.run_masks(key).await
     }
 
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {

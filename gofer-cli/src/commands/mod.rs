@@ -31,7 +31,7 @@ use crate::errors::Failure;
 /// Variables for one run.
 #[derive(Debug, Args)]
 pub(crate) struct Variables {
-    /// A variable of this run, over the pipeline's own; may be repeated
+    /// A variable of this run, over the pipeline's own; may be repeated. Plain text, unless the pipeline takes a template
     #[arg(long = "var", value_name = "NAME=VALUE", value_parser = name_and_value)]
     variables: Vec<(String, String)>,
 }

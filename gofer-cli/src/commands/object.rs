@@ -71,7 +71,8 @@ Examples:
   gofer object url report.html --pipeline ci --run 7
   curl -o dist.tar \"$(gofer object url dist.tar --pipeline ci --ttl 1h)\"
 
-The URL is a credential while it is good, 15 minutes or as long as --ttl says (at most 7 days).")]
+The URL is a credential while it is good, 15 minutes or as long as --ttl says: up to the server's `limits.url_ttl` (24 hours
+unless configured), for a run's token up to 1 hour. Nobody can take it back; the event object_url_issued says who has one.")]
     Url {
         /// Its key
         key: String,
@@ -161,7 +162,7 @@ pub(crate) async fn run(args: ObjectArgs, context: &Context) -> Result<(), Failu
             let run = scope.run();
             let ttl = ttl.map(prost_types::Duration::try_from).transpose();
             let ttl =
-                ttl.map_err(|_| Failure::usage("--ttl is longer than any URL is good, which is 7 days at most"))?;
+                ttl.map_err(|_| Failure::usage("--ttl is longer than any URL is good; `limits.url_ttl` of the server says how long, 7 days at most"))?;
             let request = GetObjectUrlRequest { namespace, pipeline: scope.pipeline, run, key, ttl };
             let response = client.objects().get_object_url(unary(request)).await?.into_inner();
             context.out.show(&response, |response| format!("{}\n", response.url))

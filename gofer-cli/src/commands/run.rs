@@ -43,7 +43,10 @@ enum RunCommand {
 Examples:
   gofer run start ci
   gofer run start ci --var BRANCH=main --follow
-  gofer run start ci --version 3 --idempotency-key nightly-2026-11-24")]
+  gofer run start ci --version 3 --idempotency-key nightly-2026-11-24
+
+A value is plain text: `secret{{key}}` in it stays these characters, unless the pipeline lists the variable as a template.
+A pipeline may list what a run may set (`run_variables`); PATH, LD_PRELOAD and the like have to be listed.")]
     Start(StartArgs),
     /// Lists runs, newest first
     #[command(after_help = "Examples:\n  gofer run list\n  gofer run list ci --status failed --limit 10")]

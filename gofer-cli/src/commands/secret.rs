@@ -4,8 +4,8 @@ use std::io::{IsTerminal as _, Read as _};
 
 use clap::{Args, Subcommand};
 use gofer_proto::v1::{
-    DeleteSecretRequest, GetSecretRequest, GlobalScope, ListSecretsRequest, ListSecretsResponse, PipelineScope,
-    PutSecretRequest, SecretScope, secret_scope::Scope,
+    DeleteSecretRequest, GetSecretRequest, GlobalScope, ListSecretsRequest, ListSecretsResponse, MaskValueRequest,
+    PipelineScope, PutSecretRequest, SecretScope, secret_scope::Scope,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -53,6 +53,20 @@ Examples:
         prefix: String,
         #[command(flatten)]
         page: PageArgs,
+    },
+    /// Masks a value, read from stdin, in the logs of the run that this is called in
+    ///
+    /// For values that a task has not from Gofer: a token that it was given by a login, a password that it made. From now on they are
+    /// `***` wherever the logs of the run are read, in their common encodings, too. Call it before the value is printed: what somebody has
+    /// read cannot be taken back. It takes the run's own token, GOFER_API_TOKEN, which every task has; up to 100 values a run.
+    #[command(after_help = "\
+Examples, in a task:
+  printf %s \"$token\" | gofer secret mask
+  aws ecr get-login-password | tee login | gofer secret mask")]
+    Mask {
+        /// Keep the newline at the end of what stdin gives; otherwise one is removed
+        #[arg(long)]
+        keep_newline: bool,
     },
     /// Removes a secret, all its versions
     #[command(after_help = "Examples:\n  gofer secret delete deploy-key --pipeline ci")]
@@ -128,6 +142,15 @@ pub(crate) async fn run(args: SecretArgs, context: &Context) -> Result<(), Failu
         SecretCommand::List { scope, prefix, page } => {
             let scope = scope.scope(context)?;
             list(context, &context.client().await?, scope, prefix, &page).await
+        }
+        SecretCommand::Mask { keep_newline } => {
+            let value = read_value(keep_newline)?.expose_secret().to_owned();
+            let client = context.client().await?;
+            let response = client.secrets().mask_value(unary(MaskValueRequest { value })).await?.into_inner();
+            if !response.warning.is_empty() {
+                out.note(&format!("warning: {}", response.warning));
+            }
+            out.done(&response, |_| "the value is masked from now on".to_owned())
         }
         SecretCommand::Delete { key, scope } => {
             let request = DeleteSecretRequest { scope: Some(scope.scope(context)?), key: key.clone() };

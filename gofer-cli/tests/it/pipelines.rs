@@ -83,6 +83,18 @@ fn a_run_is_followed_to_its_end() {
 }
 
 #[test]
+fn a_task_masks_a_value_that_it_made_itself() {
+    let server = Serving::start();
+    let gofer = env!("CARGO_BIN_EXE_gofer");
+    let line = format!("token=zebra-$((6 * 7)); printf %s \"$token\" | '{gofer}' secret mask && echo \"<$token>\"");
+    server.up(&pipeline("ci", vec![script("login", &line, &[])]));
+    let ended = server.run(&["run", "start", "ci", "--follow", "--logs"]).expect(0);
+    assert!(ended.stdout.contains("login | <***>\n") && !ended.stdout.contains("zebra-42"), "{}", ended.stdout);
+    // Whoever is no run has no logs of its own.
+    server.run_with_stdin(&["secret", "mask"], b"zebra-42").expect(4).says("token of a run");
+}
+
+#[test]
 fn a_run_that_fails_ends_with_1_and_shows_the_log_of_what_failed() {
     let server = Serving::start();
     let tasks = vec![

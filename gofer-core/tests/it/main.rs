@@ -1,6 +1,7 @@
 //! The memory implementations pass the conformance suites, also when they fail at random; and the suites are sound.
 
 mod faulty;
+mod fuzz;
 mod memory;
 mod retrying;
 mod shell;

@@ -9,6 +9,7 @@ use gofer_core::pipeline::{Overlap, PipelineSpec};
 use gofer_core::run::{
     CancelRequest, Initiator, Reason, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
 };
+use gofer_core::run_variables;
 use gofer_core::{NamespaceId, PipelineId, RunKey, RunNumber, Timestamp, Version};
 
 use super::{
@@ -54,6 +55,7 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun, specs: &SpecCache) -> 
         return Err(DbError::Disabled { key: format!("{}/{}", new.namespace, new.pipeline) });
     }
     let version = version(tx.c, new, &row).await?;
+    check_variables(tx.c, new, &row, version, specs).await?;
     let key = RunKey {
         namespace: new.namespace.clone(),
         pipeline: new.pipeline.clone(),
@@ -147,6 +149,22 @@ async fn version(c: &mut Conn, new: &NewRun, row: &PipelineRow) -> Result<Versio
         .await
         .optional()?;
     found.map(|_| version).ok_or_else(|| pipeline::no_version(&new.namespace, &new.pipeline, number))
+}
+
+/// Under the pipeline's lock, where the version that the run gets is certain.
+async fn check_variables(
+    c: &mut Conn,
+    new: &NewRun,
+    row: &PipelineRow,
+    version: Version,
+    specs: &SpecCache,
+) -> Result<(), DbError> {
+    if new.variables.is_empty() {
+        return Ok(());
+    }
+    let known = pipeline::spec(c, row.id, signed(version.0), specs).await?;
+    let refused = run_variables::check(&known.spec, &new.variables);
+    if refused.is_empty() { Ok(()) } else { Err(DbError::Variables(refused)) }
 }
 
 fn new_run(new: &NewRun, key: RunKey, version: Version, skipped: Option<Reason>) -> Run {

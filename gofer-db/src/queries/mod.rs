@@ -19,6 +19,7 @@ pub(crate) mod objects;
 pub(crate) mod pipelines;
 pub(crate) mod removal;
 pub(crate) mod retention;
+pub(crate) mod run_masks;
 pub(crate) mod running;
 pub(crate) mod runs;
 pub(crate) mod secret_values;

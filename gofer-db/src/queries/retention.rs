@@ -9,7 +9,7 @@ use gofer_core::journal::{Expirable, Retention};
 use gofer_core::run::LogState;
 
 use super::logs::{EXECUTION, ExecutionRow, execution};
-use super::{Conn, RunQueryDsl, Tx, is_true, logs, objects as object, secret_values, uploads};
+use super::{Conn, RunQueryDsl, Tx, is_true, logs, objects as object, run_masks, secret_values, uploads};
 use crate::error::DbError;
 use crate::rows::run::key;
 use crate::rows::{id, signed};
@@ -38,6 +38,10 @@ pub(crate) async fn expirable(c: &mut Conn, policy: &Retention, limit: usize) ->
     let rest = limit - found.len();
     if rest > 0 {
         found.extend(secret_values::expirable(c, policy.secret_values_before, rest).await?);
+    }
+    let rest = limit - found.len();
+    if rest > 0 {
+        found.extend(run_masks::expirable(c, rest).await?);
     }
     Ok(found)
 }
@@ -87,6 +91,7 @@ pub(crate) async fn expired(tx: &mut Tx<'_>, what: &Expirable, at: Timestamp) ->
             }
         }
         Expirable::Upload { id, location } => uploads::expired(tx, id, location.is_some()).await?,
+        Expirable::RunMask { location } => run_masks::expired(tx, location).await?,
         Expirable::SecretValue { location, being_put } => secret_values::expired(tx, location, *being_put).await?,
     }
     Ok(())

@@ -67,6 +67,7 @@ pub(crate) fn spec(name: &str, tasks: &[&str]) -> PipelineSpec {
         continue_on_failure: false,
     };
     PipelineSpec {
+        run_variables: Vec::new(),
         name: pl(name),
         description: String::new(),
         tasks: tasks.iter().map(one).collect(),

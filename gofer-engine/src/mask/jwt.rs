@@ -20,11 +20,13 @@ pub(super) enum Found {
 
 /// The first token. `at_end`: no bytes follow.
 pub(super) fn find(bytes: &[u8], at_end: bool) -> Found {
+    let mut runs = Runs { bytes, known: Vec::new() };
     let mut from = 0;
     while let Some(offset) = memchr::memchr(OBJECT[0], &bytes[from..]) {
         let start = from + offset;
-        match token(&bytes[start..], at_end) {
-            Verdict::Token(length) => return Found::Token(start..start + length),
+        runs.known.retain(|run| run.end >= start);
+        match token(&mut runs, start, at_end) {
+            Verdict::Token(end) => return Found::Token(start..end),
             Verdict::Open => return Found::Maybe(start),
             Verdict::No => from = start + 1,
         }
@@ -34,27 +36,29 @@ pub(super) fn find(bytes: &[u8], at_end: bool) -> Found {
 
 enum Verdict {
     No,
-    /// Of this length.
+    /// Up to here.
     Token(usize),
     /// More bytes decide.
     Open,
 }
 
-/// Whether the bytes begin with a token.
-fn token(bytes: &[u8], at_end: bool) -> Verdict {
-    let mut at = 0;
+/// Whether a token begins here.
+fn token(runs: &mut Runs<'_>, start: usize, at_end: bool) -> Verdict {
+    let mut at = start;
     for limit in [MAX_HEADER_BYTES, MAX_BYTES] {
-        match part(bytes, at, limit) {
-            _ if !is_object(&bytes[at..]) => return Verdict::No,
-            Part::Ended(end) if bytes[end] == b'.' => at = end + 1,
+        if !is_object(&runs.bytes[at..]) {
+            return Verdict::No;
+        }
+        match runs.part(at, start + limit) {
+            Part::Ended(end) if runs.bytes[end] == b'.' => at = end + 1,
             Part::Open if !at_end => return Verdict::Open,
             _ => return Verdict::No,
         }
     }
-    match part(bytes, at, MAX_BYTES) {
+    match runs.part(at, start + MAX_BYTES) {
         Part::Ended(end) if end > at => Verdict::Token(end),
         Part::Open if !at_end => Verdict::Open,
-        Part::Open if bytes.len() > at => Verdict::Token(bytes.len()),
+        Part::Open if runs.bytes.len() > at => Verdict::Token(runs.bytes.len()),
         _ => Verdict::No,
     }
 }
@@ -72,13 +76,31 @@ enum Part {
     TooLong,
 }
 
-/// The part of a token that begins at `at`; the token is not to be longer than `limit` at its end.
-fn part(bytes: &[u8], at: usize, limit: usize) -> Part {
-    let within = &bytes[at..bytes.len().min(limit).max(at)];
-    match within.iter().position(|byte| !matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_')) {
-        Some(length) => Part::Ended(at + length),
-        None if bytes.len() < limit => Part::Open,
-        None => Part::TooLong,
+/// Where the characters of base64url end. Each run of them is walked once: a log may be full of what begins like a token.
+struct Runs<'a> {
+    bytes: &'a [u8],
+    /// Those of the last tokens that were tried.
+    known: Vec<Range<usize>>,
+}
+
+impl Runs<'_> {
+    /// The part of a token that begins at `at`; the token is not to be longer than up to `limit` at its end.
+    fn part(&mut self, at: usize, limit: usize) -> Part {
+        let end = self.end(at);
+        if end >= limit.max(at) {
+            return if self.bytes.len() < limit { Part::Open } else { Part::TooLong };
+        }
+        if end == self.bytes.len() { Part::Open } else { Part::Ended(end) }
+    }
+
+    fn end(&mut self, at: usize) -> usize {
+        if let Some(run) = self.known.iter().find(|run| run.start <= at && at <= run.end) {
+            return run.end;
+        }
+        let belongs = |byte: &u8| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+        let length = self.bytes[at..].iter().take_while(|byte| belongs(byte)).count();
+        self.known.push(at..at + length);
+        at + length
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct House {
     pub(crate) journal: Arc<MemoryJournal>,
     pub(crate) scheduler: MemoryScheduler,
     pub(crate) objects: Arc<MemoryObjectStore>,
-    secrets: Arc<MemorySecretStore>,
+    pub(crate) secrets: Arc<MemorySecretStore>,
     namespace: NamespaceId,
 }
 

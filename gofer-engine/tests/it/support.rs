@@ -41,6 +41,7 @@ pub(crate) fn retried(mut spec: TaskSpec, attempts: u32) -> TaskSpec {
 
 pub(crate) fn pipeline(tasks: Vec<TaskSpec>) -> PipelineSpec {
     let spec = PipelineSpec {
+        run_variables: Vec::new(),
         name: PipelineId::new("p").unwrap(),
         description: String::new(),
         tasks,

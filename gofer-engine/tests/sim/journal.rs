@@ -9,11 +9,11 @@ use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
     ClaimLimit, Commit, Committed, Expirable, FirstCommit, Hint, Inserted, Journal, JournalError, Lease, NewRun,
-    Retention, RunSnapshot,
+    Retention, RunMask, RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState, RunState, TaskRun};
 use gofer_core::testing::MemoryJournal;
-use gofer_core::{ExecutionId, ObjectKey, RunKey, TaskId, Timestamp};
+use gofer_core::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId, Timestamp};
 
 use crate::hints::Hints;
 use crate::link::{Link, unavailable};
@@ -222,6 +222,14 @@ impl Journal for SimJournal {
 
     async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
         self.call("secret", self.stored.secret(scope, key), |_, _| {}).await
+    }
+
+    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
+        self.call("add_run_mask", self.stored.add_run_mask(mask), |_, ()| {}).await
+    }
+
+    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
+        self.call("run_masks", self.stored.run_masks(key), |_, _| {}).await
     }
 
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {

@@ -269,6 +269,7 @@ fn pipeline(rng: &mut Rng, at: u64) -> PipelineSpec {
     let parallelism = rng.pick(&[None, Some(1), Some(2), Some(3)]);
     let overlap = rng.pick(&[Overlap::Queue, Overlap::Queue, Overlap::Skip, Overlap::CancelRunning]);
     let spec = PipelineSpec {
+        run_variables: Vec::new(),
         name: PipelineId::new(format!("p{at}")).expect("a valid name"),
         description: String::new(),
         tasks: (0..count).map(|task_at| task(rng, task_at, shape)).collect(),

@@ -6,7 +6,7 @@ pub struct PipelineSpec {
     /// Name of the pipeline, unique in its namespace: `[a-z0-9](\[a-z0-9_-\]*[a-z0-9])?`, 1 to 64 characters.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// What the pipeline is for, for people; at most 4 KiB.
+    /// What the pipeline is for, for people; at most 4 KiB, without control characters but line breaks and tabs.
     #[prost(string, tag = "2")]
     pub description: ::prost::alloc::string::String,
     /// The nodes of the DAG, 1 to 10,000, with distinct ids, without a cycle. Their order is kept and means nothing.
@@ -34,6 +34,11 @@ pub struct PipelineSpec {
     /// The SDK that made this spec, for example `rust/0.1.0`; free text for support, at most 64 characters.
     #[prost(string, tag = "8")]
     pub sdk: ::prost::alloc::string::String,
+    /// The variables a run may set, at most 256, with distinct names. When there are any, StartRun refuses all others. Empty = any but
+    /// those that decide what programs load or whom they trust, such as `PATH`, `LD_PRELOAD`, `BASH_ENV` and `HTTPS_PROXY`: a run sets
+    /// one of them only where it is listed.
+    #[prost(message, repeated, tag = "9")]
+    pub run_variables: ::prost::alloc::vec::Vec<RunVariable>,
 }
 impl ::prost::Name for PipelineSpec {
     const NAME: &'static str = "PipelineSpec";
@@ -43,6 +48,27 @@ impl ::prost::Name for PipelineSpec {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/gofer.v1.PipelineSpec".into()
+    }
+}
+/// A variable that a run may set.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunVariable {
+    /// Its name; same form as in `PipelineSpec.variables`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// When true, the run's value is a template, as those of `PipelineSpec.variables` are: whoever starts a run then chooses which of
+    /// the pipeline's secrets and objects its tasks get. Otherwise it is plain text, and `secret{{key}}` in it means nothing.
+    #[prost(bool, tag = "2")]
+    pub template: bool,
+}
+impl ::prost::Name for RunVariable {
+    const NAME: &'static str = "RunVariable";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.RunVariable".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.RunVariable".into()
     }
 }
 /// A pipeline's wish to be started by a trigger.
@@ -85,7 +111,7 @@ pub struct TaskSpec {
     /// Id of the task, unique in the pipeline: `[a-z0-9](\[a-z0-9_-\]*[a-z0-9])?`, 1 to 64 characters.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// What the task does, for people; at most 4 KiB.
+    /// What the task does, for people; at most 4 KiB, without control characters but line breaks and tabs.
     #[prost(string, tag = "2")]
     pub description: ::prost::alloc::string::String,
     /// The parents of this task, with distinct task ids; empty = starts with the run.
@@ -3992,7 +4018,7 @@ pub struct Run {
     /// Who or what started it.
     #[prost(message, optional, tag = "8")]
     pub initiator: ::core::option::Option<Initiator>,
-    /// The trigger's and the run's own variables, merged; interpolations as written, never resolved.
+    /// The trigger's and the run's own variables, merged, as they were given; never resolved.
     #[prost(btree_map = "string, string", tag = "9")]
     pub variables: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -4110,7 +4136,8 @@ pub struct StartRunRequest {
     /// The version to execute; 0 = the latest.
     #[prost(uint64, tag = "3")]
     pub version: u64,
-    /// Variables of this run; they win over all others except `GOFER_*`. Same limits as `PipelineSpec.variables`.
+    /// Variables of this run; they win over all others except `GOFER_*`. Same limits as `PipelineSpec.variables`. Values are plain
+    /// text, and names are limited, as `PipelineSpec.run_variables` of the version says.
     #[prost(btree_map = "string, string", tag = "4")]
     pub variables: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -4259,7 +4286,7 @@ pub struct CancelRunRequest {
     /// When true, executions are killed at once; otherwise they are asked to end and killed after the grace period.
     #[prost(bool, tag = "4")]
     pub force: bool,
-    /// Why, for the run's reason and the event; at most 1 KiB; may be empty.
+    /// Why, for the run's reason and the event; at most 1 KiB, without control characters but line breaks and tabs; may be empty.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
 }
@@ -6570,7 +6597,7 @@ pub struct Event {
     /// `ListEventsRequest.types`. Clients must live with types they do not know.
     #[prost(
         oneof = "event::Details",
-        tags = "20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 70"
+        tags = "20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 70, 75, 76"
     )]
     pub details: ::core::option::Option<event::Details>,
 }
@@ -6727,6 +6754,12 @@ pub mod event {
         /// Somebody asked for a command to be run in a running attempt; see TaskRunService.Exec.
         #[prost(message, tag = "70")]
         TaskRunExecRequested(super::TaskRunExecRequested),
+        /// Somebody was given a URL to an object's bytes; at run level when the event names a run.
+        #[prost(message, tag = "75")]
+        ObjectUrlIssued(super::ObjectUrlIssued),
+        /// A run added a value to mask in its logs; see SecretService.MaskValue.
+        #[prost(message, tag = "76")]
+        ValueMasked(super::ValueMasked),
     }
 }
 impl ::prost::Name for Event {
@@ -7146,6 +7179,42 @@ impl ::prost::Name for ObjectEvicted {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/gofer.v1.ObjectEvicted".into()
+    }
+}
+/// Somebody was given a URL to an object's bytes; the actor says who. The URL itself is recorded nowhere.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ObjectUrlIssued {
+    /// The object's key.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Whether the URL writes the object; otherwise it reads it.
+    #[prost(bool, tag = "2")]
+    pub upload: bool,
+    /// When the URL ends.
+    #[prost(message, optional, tag = "3")]
+    pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for ObjectUrlIssued {
+    const NAME: &'static str = "ObjectUrlIssued";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.ObjectUrlIssued".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.ObjectUrlIssued".into()
+    }
+}
+/// A run added a value to mask in its logs. The value itself is recorded nowhere but in the secret store, until the logs are archived.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ValueMasked {}
+impl ::prost::Name for ValueMasked {
+    const NAME: &'static str = "ValueMasked";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.ValueMasked".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.ValueMasked".into()
     }
 }
 /// The objects of an old run were removed.
@@ -9650,7 +9719,8 @@ pub struct GetObjectUrlRequest {
     /// The key.
     #[prost(string, tag = "4")]
     pub key: ::prost::alloc::string::String,
-    /// How long the URL is good, 1 second to 7 days; unset = 15 minutes.
+    /// How long the URL is good: from 1 second to `limits.url_ttl` of the server (24 hours unless configured), for a run's token to
+    /// 1 hour; unset = 15 minutes, or the limit where that is shorter. Longer ones are INVALID_ARGUMENT.
     #[prost(message, optional, tag = "5")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
 }
@@ -9706,14 +9776,14 @@ pub struct BeginObjectUploadRequest {
     /// When true, an existing object is kept, and the call that finds it, this one or the completion, is ALREADY_EXISTS.
     #[prost(bool, tag = "5")]
     pub if_absent: bool,
-    /// The length in bytes, when known: it is checked against the limit now, and against the bytes at the completion.
+    /// The length in bytes, required: it is checked against the limit now, and signed, so that the store takes no other.
     #[prost(uint64, optional, tag = "6")]
     pub size_bytes: ::core::option::Option<u64>,
     /// SHA-256 of the bytes, 64 lower-case hexadecimal digits, when known: a store that computes it refuses others, and
     /// `Object.sha256` is set only then; one that does not takes any, and it stays empty. Empty = not known.
     #[prost(string, tag = "7")]
     pub sha256: ::prost::alloc::string::String,
-    /// How long the URL is good, 1 second to 7 days; unset = 15 minutes. A PUT that has begun by then may end later.
+    /// How long the URL is good, as in `GetObjectUrlRequest.ttl`. A PUT that has begun by then may end later.
     #[prost(message, optional, tag = "8")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
 }
@@ -9734,8 +9804,8 @@ pub struct BeginObjectUploadResponse {
     /// Names the upload in CompleteObjectUpload. No credential.
     #[prost(string, tag = "1")]
     pub upload_id: ::prost::alloc::string::String,
-    /// Send one PUT with all the bytes and their Content-Length; S3 takes at most 5 GiB that way. It writes once: answer 412 means
-    /// that the bytes of an earlier PUT are there. A credential: whoever has it and the headers writes these bytes.
+    /// Send one PUT with all the bytes and the Content-Length that was declared; S3 takes at most 5 GiB that way. It writes once:
+    /// answer 412 means that the bytes of an earlier PUT are there. A credential: whoever has it and the headers writes these bytes.
     #[prost(string, tag = "2")]
     pub url: ::prost::alloc::string::String,
     /// Headers of the PUT, to be sent as they are; they are signed, too.
@@ -10041,8 +10111,8 @@ pub mod object_service_client {
                 .insert(GrpcMethod::new("gofer.v1.ObjectService", "DeleteObject"));
             self.inner.unary(req, path, codec).await
         }
-        /// A URL with which whoever has it reads the object as it is now, straight from the object store. FAILED_PRECONDITION with
-        /// reason UNSUPPORTED when the store has no such thing: use GetObject.
+        /// A URL with which whoever has it reads the object as it is now, straight from the object store; the event `object_url_issued`
+        /// says who asked for it. FAILED_PRECONDITION with reason UNSUPPORTED when the store has no such thing: use GetObject.
         pub async fn get_object_url(
             &mut self,
             request: impl tonic::IntoRequest<super::GetObjectUrlRequest>,
@@ -10068,7 +10138,8 @@ pub mod object_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Begins an upload that does not pass through the server: send the bytes in one PUT to the URL, with the headers, and then
-        /// call CompleteObjectUpload; until then readers see what was there. What is not completed is removed after a while.
+        /// call CompleteObjectUpload; until then readers see what was there. What is not completed is removed after a while. The event
+        /// `object_url_issued` says who asked.
         /// FAILED_PRECONDITION with reason UNSUPPORTED when the store has no such thing: use PutObject.
         pub async fn begin_object_upload(
             &mut self,
@@ -10183,8 +10254,8 @@ pub mod object_service_server {
             tonic::Response<super::DeleteObjectResponse>,
             tonic::Status,
         >;
-        /// A URL with which whoever has it reads the object as it is now, straight from the object store. FAILED_PRECONDITION with
-        /// reason UNSUPPORTED when the store has no such thing: use GetObject.
+        /// A URL with which whoever has it reads the object as it is now, straight from the object store; the event `object_url_issued`
+        /// says who asked for it. FAILED_PRECONDITION with reason UNSUPPORTED when the store has no such thing: use GetObject.
         async fn get_object_url(
             &self,
             request: tonic::Request<super::GetObjectUrlRequest>,
@@ -10193,7 +10264,8 @@ pub mod object_service_server {
             tonic::Status,
         >;
         /// Begins an upload that does not pass through the server: send the bytes in one PUT to the URL, with the headers, and then
-        /// call CompleteObjectUpload; until then readers see what was there. What is not completed is removed after a while.
+        /// call CompleteObjectUpload; until then readers see what was there. What is not completed is removed after a while. The event
+        /// `object_url_issued` says who asked.
         /// FAILED_PRECONDITION with reason UNSUPPORTED when the store has no such thing: use PutObject.
         async fn begin_object_upload(
             &self,
@@ -10970,6 +11042,42 @@ impl ::prost::Name for DeleteSecretResponse {
         "/gofer.v1.DeleteSecretResponse".into()
     }
 }
+/// A value to mask.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct MaskValueRequest {
+    /// The value, 4 bytes to 64 KiB, without NUL characters and not only white space. Each longer line of it is masked by itself, too,
+    /// and so are its common encodings.
+    #[prost(string, tag = "1")]
+    pub value: ::prost::alloc::string::String,
+}
+impl ::prost::Name for MaskValueRequest {
+    const NAME: &'static str = "MaskValueRequest";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.MaskValueRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.MaskValueRequest".into()
+    }
+}
+/// The value is masked from now on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MaskValueResponse {
+    /// Why masking the value hides ordinary text as well; empty = it does not.
+    #[prost(string, tag = "1")]
+    pub warning: ::prost::alloc::string::String,
+}
+impl ::prost::Name for MaskValueResponse {
+    const NAME: &'static str = "MaskValueResponse";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.MaskValueResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.MaskValueResponse".into()
+    }
+}
 /// Generated client implementations.
 #[cfg(feature = "client")]
 pub mod secret_service_client {
@@ -11163,6 +11271,33 @@ pub mod secret_service_client {
                 .insert(GrpcMethod::new("gofer.v1.SecretService", "DeleteSecret"));
             self.inner.unary(req, path, codec).await
         }
+        /// Masks a value in the logs of the run whose token calls, as its secrets are: in what is read from now on, on every server, and in
+        /// all of each log that is not archived yet. For run tokens only. What has been read before cannot be taken back, so call this
+        /// before the value is printed. Repeating a value changes nothing. RESOURCE_EXHAUSTED beyond 100 values, or 256 KiB, of a run.
+        pub async fn mask_value(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MaskValueRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MaskValueResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/gofer.v1.SecretService/MaskValue",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("gofer.v1.SecretService", "MaskValue"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -11209,6 +11344,16 @@ pub mod secret_service_server {
             request: tonic::Request<super::DeleteSecretRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DeleteSecretResponse>,
+            tonic::Status,
+        >;
+        /// Masks a value in the logs of the run whose token calls, as its secrets are: in what is read from now on, on every server, and in
+        /// all of each log that is not archived yet. For run tokens only. What has been read before cannot be taken back, so call this
+        /// before the value is printed. Repeating a value changes nothing. RESOURCE_EXHAUSTED beyond 100 values, or 256 KiB, of a run.
+        async fn mask_value(
+            &self,
+            request: tonic::Request<super::MaskValueRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MaskValueResponse>,
             tonic::Status,
         >;
     }
@@ -11454,6 +11599,51 @@ pub mod secret_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteSecretSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gofer.v1.SecretService/MaskValue" => {
+                    #[allow(non_camel_case_types)]
+                    struct MaskValueSvc<T: SecretService>(pub Arc<T>);
+                    impl<
+                        T: SecretService,
+                    > tonic::server::UnaryService<super::MaskValueRequest>
+                    for MaskValueSvc<T> {
+                        type Response = super::MaskValueResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MaskValueRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SecretService>::mask_value(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MaskValueSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -61,6 +61,14 @@ impl ::core::fmt::Debug for GetSecretResponse {
     }
 }
 
+impl ::core::fmt::Debug for MaskValueRequest {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("MaskValueRequest")
+            .field("value", &format_args!("<redacted>"))
+            .finish()
+    }
+}
+
 impl ::core::fmt::Debug for Subscription {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         f.debug_struct("Subscription")

@@ -3,6 +3,8 @@
 mod contract;
 mod drift;
 #[cfg(feature = "json")]
+mod fuzz;
+#[cfg(feature = "json")]
 mod json;
 mod redaction;
 mod wording;

@@ -12,6 +12,11 @@ pub(crate) fn pipeline(spec: &v1::PipelineSpec) -> core::PipelineSpec {
         description: spec.description.clone(),
         tasks: spec.tasks.iter().map(task).collect(),
         variables: spec.variables.clone(),
+        run_variables: spec
+            .run_variables
+            .iter()
+            .map(|variable| core::RunVariable { name: variable.name.clone(), template: variable.template })
+            .collect(),
         parallelism: (spec.parallelism != 0).then_some(spec.parallelism),
         overlap: match spec.overlap() {
             v1::OverlapPolicy::Unspecified | v1::OverlapPolicy::Queue => core::Overlap::Queue,

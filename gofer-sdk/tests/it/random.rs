@@ -6,7 +6,7 @@ use std::time::Duration;
 use gofer_core::id::{PipelineId, TaskId};
 use gofer_core::pipeline::{
     CommonTask, Condition, CustomTask, Dependency, Overlap, PipelineSpec, RegistryAuth, Resources, RetryOn,
-    RetryPolicy, Subscription, TaskKind, TaskSpec,
+    RetryPolicy, RunVariable, Subscription, TaskKind, TaskSpec,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -16,20 +16,23 @@ pub(crate) fn pipeline() -> impl Strategy<Value = PipelineSpec> {
     let overlap = prop_oneof![Just(Overlap::Queue), Just(Overlap::Skip), Just(Overlap::CancelRunning)];
     (
         (id(), any::<String>(), vec(task(), 0..6), variables()),
-        (option::of(1..=u32::MAX), overlap, vec(subscription(), 0..3), any::<String>()),
+        (option::of(1..=u32::MAX), overlap, vec(subscription(), 0..3), any::<String>(), vec(run_variable(), 0..3)),
     )
-        .prop_map(|((name, description, tasks, variables), (parallelism, overlap, subscriptions, sdk))| {
-            PipelineSpec {
-                name: PipelineId::new(name).unwrap(),
-                description,
-                tasks,
-                variables,
-                parallelism,
-                overlap,
-                subscriptions,
-                sdk,
-            }
-        })
+        .prop_map(
+            |((name, description, tasks, variables), (parallelism, overlap, subscriptions, sdk, run_variables))| {
+                PipelineSpec {
+                    name: PipelineId::new(name).unwrap(),
+                    description,
+                    tasks,
+                    variables,
+                    run_variables,
+                    parallelism,
+                    overlap,
+                    subscriptions,
+                    sdk,
+                }
+            },
+        )
 }
 
 fn id() -> impl Strategy<Value = String> {
@@ -38,6 +41,10 @@ fn id() -> impl Strategy<Value = String> {
 
 fn variables() -> impl Strategy<Value = BTreeMap<String, String>> {
     btree_map(any::<String>(), any::<String>(), 0..4)
+}
+
+fn run_variable() -> impl Strategy<Value = RunVariable> {
+    (any::<String>(), any::<bool>()).prop_map(|(name, template)| RunVariable { name, template })
 }
 
 fn subscription() -> impl Strategy<Value = Subscription> {

@@ -52,6 +52,8 @@ fn every_setting_of_a_pipeline() {
             .overlap(Overlap::CancelRunning)
             .variable("DB", format!("postgres://u:{}@db", secret("db")))
             .variable("COUNT", 3)
+            .run_variable("BRANCH")
+            .run_template("KEY")
             .task(Task::new("a").command(["true"]))
             .subscribe(Subscription::new("cron", "nightly").setting("expression", "0 4 * * *").variable("NIGHT", true)),
     );
@@ -69,6 +71,10 @@ fn every_setting_of_a_pipeline() {
             variables: map(&[("NIGHT", "true")]),
         }],
         sdk: concat!("rust/", env!("CARGO_PKG_VERSION")).into(),
+        run_variables: vec![
+            v1::RunVariable { name: "BRANCH".into(), template: false },
+            v1::RunVariable { name: "KEY".into(), template: true },
+        ],
     };
     assert_eq!(spec, expected);
     assert_eq!(spec.tasks.len(), 1);

@@ -87,7 +87,7 @@ pub(crate) async fn keeps_to_terms(store: &dyn ObjectStore) -> Option<[u8; 32]> 
     let client = crate::support::plain_client();
     let body = "declared";
     let sum: [u8; 32] = Sha256::digest(body).into();
-    let terms = UploadTerms { if_absent: true, sha256: Some(sum) };
+    let terms = UploadTerms { if_absent: true, sha256: Some(sum), size_bytes: Some(body.len() as u64) };
     let presigned = store.presign(&key("terms"), Access::Put(terms), MINUTE).await.expect("presign").expect("a URL");
     assert_eq!(presigned.headers.len(), 2, "{presigned:?}");
     let send = async |headers: &[(String, String)], body: &'static str| {
@@ -104,6 +104,11 @@ pub(crate) async fn keeps_to_terms(store: &dyn ObjectStore) -> Option<[u8; 32]> 
         let is_minio = refused.headers().get("server").is_some_and(|name| name == "MinIO");
         assert_eq!(refused.status(), if is_minio { 400 } else { 403 }, "without one of the signed headers");
     }
+    for other in ["declare", "declared more", ""] {
+        let refused = send(&presigned.headers, other).await.status();
+        assert!([400, 403, 411].contains(&refused.as_u16()), "{} bytes instead: {refused}", other.len());
+    }
+    assert_eq!(store.head(&key("terms")).await.expect_err("nothing is there").kind, ErrorKind::NotFound);
     assert_eq!(send(&presigned.headers, body).await.status(), 200);
     assert_eq!(send(&presigned.headers, body).await.status(), 412, "the URL writes once");
     assert_eq!(content(store, "terms").await, body);
@@ -123,7 +128,7 @@ pub(crate) async fn keeps_to_terms(store: &dyn ObjectStore) -> Option<[u8; 32]> 
 async fn bytes_that_were_not_declared_are_refused() {
     let (_fake, store) = fake().await;
     assert!(keeps_to_terms(&store).await.is_some(), "the fake tells the checksum");
-    let terms = UploadTerms { if_absent: true, sha256: Some([7; 32]) };
+    let terms = UploadTerms { if_absent: true, sha256: Some([7; 32]), size_bytes: None };
     let presigned = store.presign(&key("k"), Access::Put(terms), MINUTE).await.expect("presign").expect("a URL");
     let mut request = crate::support::plain_client().put(text(&presigned)).body("others");
     for (name, value) in &presigned.headers {
@@ -137,7 +142,7 @@ async fn bytes_that_were_not_declared_are_refused() {
 async fn without_conditional_writes_no_url_writes_once() {
     let (fake, _) = fake().await;
     let store = open(S3Config { conditional_writes: false, ..config(&fake) }).await;
-    let once = Access::Put(UploadTerms { if_absent: true, sha256: None });
+    let once = Access::Put(UploadTerms { if_absent: true, sha256: None, size_bytes: None });
     let error = store.presign(&key("k"), once, MINUTE).await.expect_err("not here");
     assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
     assert!(store.presign(&key("k"), put(), MINUTE).await.expect("presign").is_some());

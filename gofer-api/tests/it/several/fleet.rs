@@ -219,6 +219,7 @@ pub(crate) fn chain(name: &str, tasks: &[&[&str]]) -> PipelineSpec {
         continue_on_failure: false,
     };
     PipelineSpec {
+        run_variables: Vec::new(),
         name: PipelineId::new(name).unwrap(),
         description: String::new(),
         tasks: tasks.iter().enumerate().map(one).collect(),

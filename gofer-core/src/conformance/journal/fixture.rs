@@ -80,6 +80,7 @@ pub(super) fn spec(name: &str, tasks: &[&str], parallelism: Option<u32>, overlap
         description: "of the conformance suite".to_owned(),
         tasks: tasks.iter().map(task).collect(),
         variables: [("PIPELINE".to_owned(), "two\nlines".to_owned())].into(),
+        run_variables: Vec::new(),
         parallelism,
         overlap,
         subscriptions: Vec::new(),

@@ -13,7 +13,7 @@ use crate::conformance::eventually;
 use crate::event::EventDetails;
 use crate::id::{NamespaceId, RunKey, RunNumber, Version};
 use crate::journal::{Claim, ClaimLimit, Committed, FirstCommit, JournalError, NewRun};
-use crate::pipeline::Overlap;
+use crate::pipeline::{Overlap, RunVariable};
 use crate::run::{Initiator, LogState, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus};
 
 /// Numbers count up from 1 in each pipeline.
@@ -124,6 +124,35 @@ pub async fn a_disabled_pipeline_takes_no_runs(fixture: &dyn JournalFixture) {
     assert_eq!(last_event(fixture).await, before);
     fixture.set_pipeline_enabled(&namespace(), &pipeline_id("ci"), true).await;
     assert_eq!(insert(&*journal, "ci", 1).await.key, key("ci", 1));
+}
+
+/// Variables are judged by the version that the run gets; where that lists none, guarded names alone are refused. A refused run
+/// takes no number.
+pub async fn a_run_sets_what_its_version_lists(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", None, Overlap::Queue).await;
+    let mut listing = spec("ci", &["build"], None, Overlap::Queue);
+    listing.run_variables = vec![
+        RunVariable { name: "LD_PRELOAD".to_owned(), template: false },
+        RunVariable { name: "REF".to_owned(), template: true },
+    ];
+    let second = register(fixture, listing).await;
+
+    let start = async |version: u64, name: &str, value: &str| {
+        let mut new = new_run("ci", 0);
+        new.version = Some(Version(version));
+        new.variables = [(name.to_owned(), value.to_owned())].into();
+        journal.insert_run(new).await.map(|inserted| inserted.run.key.run)
+    };
+    for (version, name, value) in
+        [(1, "LD_PRELOAD", "/tmp/x.so"), (second.0, "BRANCH", "main"), (second.0, "REF", "secret{{not a key}}")]
+    {
+        let refused = start(version, name, value).await.expect_err("not listed, or no template");
+        assert!(matches!(&refused, JournalError::Variables(found) if found.len() == 1), "{refused:?}");
+        assert!(!refused.is_retryable(), "{refused:?}");
+    }
+    assert_eq!(start(1, "BRANCH", "secret{{not a key}}").await.expect("plain text"), RunNumber(1));
+    assert_eq!(start(second.0, "LD_PRELOAD", "/opt/lib.so").await.expect("listed"), RunNumber(2));
 }
 
 /// A repeated idempotency key changes nothing and returns the first call's run, even if the pipeline was disabled since.

@@ -23,6 +23,7 @@ macro_rules! journal_conformance {
                 the_latest_version_is_taken_unless_one_is_given
                 an_unknown_pipeline_or_version_is_not_found
                 a_disabled_pipeline_takes_no_runs
+                a_run_sets_what_its_version_lists
                 a_repeated_idempotency_key_returns_the_first_run
                 concurrent_inserts_of_one_key_make_one_run
                 concurrent_inserts_number_runs_without_gap_or_repeat
@@ -109,6 +110,8 @@ macro_rules! journal_conformance {
                 archived_logs_expire_by_age
                 objects_of_old_runs_expire
                 a_replaced_object_does_not_expire_with_its_old_location
+                values_that_a_run_masks_are_listed_until_its_logs_are_archived
+                a_run_masks_no_more_than_it_may
             }
         }
     };

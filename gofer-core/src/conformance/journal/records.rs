@@ -1,14 +1,17 @@
 //! Objects, global secrets, and retention.
 
+use futures::future::join_all;
+
 use super::JournalFixture;
 use super::fixture::{
     at, claim_one, finish, insert, last_event, namespace, new_events, pipeline_id, register, simple, spec,
 };
 use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
-use crate::event::EventDetails;
-use crate::id::{NamespaceId, ObjectKey, RunNumber, SecretPath};
-use crate::journal::{Expirable, Journal, Retention};
+use crate::event::{EventDetails, NewEvent};
+use crate::id::{NamespaceId, ObjectKey, RunKey, RunNumber, SecretPath};
+use crate::journal::{Expirable, Journal, JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, Retention, RunMask};
 use crate::pipeline::Overlap;
+use crate::resource::Resource;
 use crate::run::LogState;
 use crate::time::Timestamp;
 
@@ -199,6 +202,88 @@ fn record(pipeline: &str, run: Option<u64>, name: &str, location: &str) -> Objec
 }
 
 /// An object of a run of `ci` that expires.
+/// A run's masks are listed, each once, with an event each; they expire when the run is complete and all its logs are settled.
+pub async fn values_that_a_run_masks_are_listed_until_its_logs_are_archived(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", None, Overlap::Queue).await;
+    let run = insert(&*journal, "ci", 0).await;
+    let other = insert(&*journal, "ci", 0).await;
+    let before = last_event(fixture).await;
+    for name in ["b", "a", "b"] {
+        journal.add_run_mask(mask(&run.key, name, 10)).await.expect("add_run_mask");
+    }
+    let listed = [path("masks/1/a"), path("masks/1/b")];
+    assert_eq!(journal.run_masks(&run.key).await.expect("run_masks"), listed);
+    assert_eq!(journal.run_masks(&other.key).await.expect("run_masks"), []);
+    let events = new_events(fixture, before).await;
+    let masked = |event: &NewEvent| {
+        event.details == EventDetails::ValueMasked {} && event.subject.run_key().as_ref() == Some(&run.key)
+    };
+    assert!(events.len() == 2 && events.iter().all(masked), "{events:?}");
+
+    assert_eq!(expirable_masks(&*journal).await, []);
+    let (lease, _) = claim_one(&*journal, 1).await;
+    let attempt = finish(&*journal, &lease, LogState::Live, 2).await.remove(0);
+    assert_eq!(expirable_masks(&*journal).await, [], "the log is still to be masked");
+    let late = journal.add_run_mask(mask(&run.key, "late", 1)).await.expect_err("the run is complete");
+    assert!(matches!(late, JournalError::NotFound { what: Resource::Run, .. }), "{late:?}");
+
+    assert!(journal.set_log_state(&attempt, LogState::Live, LogState::Archived, None).await.expect("set_log_state"));
+    assert_eq!(expirable_masks(&*journal).await, listed);
+    journal.expired(&Expirable::RunMask { location: path("masks/1/a") }, at(9)).await.expect("expired");
+    assert_eq!(expirable_masks(&*journal).await, [path("masks/1/b")]);
+}
+
+/// Also when several add at once.
+pub async fn a_run_masks_no_more_than_it_may(fixture: &dyn JournalFixture) {
+    let journal = fixture.backend();
+    simple(fixture, "ci", None, Overlap::Queue).await;
+    let run = insert(&*journal, "ci", 0).await;
+    let adds = (0..MAX_RUN_MASKS + 5).map(|number| {
+        let (journal, mask) = (fixture.backend(), mask(&run.key, &format!("{number}"), 1));
+        async move { journal.add_run_mask(mask).await }
+    });
+    let refused = join_all(adds).await.into_iter().filter_map(Result::err);
+    let refused: Vec<_> = refused.filter(|error| matches!(error, JournalError::TooManyMasks { .. })).collect();
+    assert_eq!(refused.len(), 5, "{refused:?}");
+    assert_eq!(journal.run_masks(&run.key).await.expect("run_masks").len(), MAX_RUN_MASKS);
+
+    let large = insert(&*journal, "ci", 0).await;
+    journal.add_run_mask(mask(&large.key, "all", MAX_RUN_MASK_BYTES)).await.expect("exactly as much");
+    let error = journal.add_run_mask(mask(&large.key, "more", 1)).await.expect_err("one byte more");
+    assert!(matches!(error, JournalError::TooManyMasks { .. }), "{error:?}");
+}
+
+fn mask(run: &RunKey, name: &str, size_bytes: u64) -> RunMask {
+    let location = path(&format!("masks/{}/{name}", run.run));
+    RunMask { run: run.clone(), location, size_bytes, actor: format!("run:{run}"), at: at(1) }
+}
+
+fn path(text: &str) -> SecretPath {
+    SecretPath::new(text).expect("a valid path")
+}
+
+async fn expirable_masks(journal: &dyn Journal) -> Vec<SecretPath> {
+    let policy = Retention {
+        logs_before: at(0),
+        run_objects_keep_runs: 1_000,
+        uploads_before: at(0),
+        secret_values_before: at(0),
+    };
+    let mut found: Vec<SecretPath> = journal
+        .expirable(&policy, 500)
+        .await
+        .expect("expirable")
+        .into_iter()
+        .filter_map(|what| match what {
+            Expirable::RunMask { location } => Some(location),
+            _ => None,
+        })
+        .collect();
+    found.sort();
+    found
+}
+
 fn object(run: u64, name: &str) -> Expirable {
     let run_key = crate::RunKey { namespace: namespace(), pipeline: pipeline_id("ci"), run: RunNumber(run) };
     Expirable::RunObject { run: run_key, key: key(name), location: key(&format!("objects/ci-{run}-{name}")) }
@@ -210,7 +295,9 @@ fn sorted(mut found: Vec<Expirable>) -> Vec<Expirable> {
         Expirable::Log(id) => (id.to_string(), String::new()),
         Expirable::RunObject { run, key, .. } => (run.to_string(), key.to_string()),
         Expirable::Upload { id, .. } => (id.clone(), String::new()),
-        Expirable::SecretValue { location, .. } => (location.to_string(), String::new()),
+        Expirable::SecretValue { location, .. } | Expirable::RunMask { location } => {
+            (location.to_string(), String::new())
+        }
     };
     found.sort_by_key(id);
     found

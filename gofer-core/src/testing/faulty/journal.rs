@@ -8,9 +8,9 @@ use futures::stream::BoxStream;
 use super::Faulty;
 use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::NewEvent;
-use crate::id::{ExecutionId, ObjectKey, RunKey, TaskId};
+use crate::id::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId};
 use crate::journal::{
-    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
     RunSnapshot,
 };
 use crate::run::{CancelRequest, LogState};
@@ -106,6 +106,14 @@ impl Journal for Faulty<dyn Journal> {
 
     async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
         self.call("secret", self.inner.secret(scope, key)).await
+    }
+
+    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
+        self.call("add_run_mask", self.inner.add_run_mask(mask)).await
+    }
+
+    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
+        self.call("run_masks", self.inner.run_masks(key)).await
     }
 
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {

@@ -11,6 +11,7 @@ use crate::resource::Resource;
 use crate::run::{
     CancelRequest, Initiator, Reason, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
 };
+use crate::run_variables;
 
 impl State {
     pub(super) fn insert_run(&mut self, new: NewRun) -> Result<Inserted, JournalError> {
@@ -84,6 +85,10 @@ impl State {
         };
         if !pipeline.enabled {
             return Err(JournalError::Disabled { key: name });
+        }
+        let refused = run_variables::check(spec, &new.variables);
+        if !refused.is_empty() {
+            return Err(JournalError::Variables(refused));
         }
         Ok((version, spec.clone()))
     }

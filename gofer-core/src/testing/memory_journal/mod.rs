@@ -16,9 +16,9 @@ use futures::stream::BoxStream;
 use super::lock;
 use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::{Event, NewEvent};
-use crate::id::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, TaskId, Version};
+use crate::id::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, SecretPath, TaskId, Version};
 use crate::journal::{
-    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
     RunSnapshot,
 };
 use crate::pipeline::PipelineSpec;
@@ -190,6 +190,14 @@ impl Journal for MemoryJournal {
 
     async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
         Ok(lock(&self.state).secrets.get(&(scope.clone(), key.to_owned())).cloned())
+    }
+
+    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
+        lock(&self.state).add_run_mask(mask)
+    }
+
+    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
+        Ok(lock(&self.state).run_masks(key))
     }
 
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {

@@ -9,7 +9,9 @@ use futures::stream::BoxStream;
 
 use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::{Event, EventDetails, NewEvent, Subject};
-use crate::id::{Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, TaskId, Version};
+use crate::id::{
+    Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, SecretPath, TaskId, Version,
+};
 use crate::journal::{Hint, JournalError, RunSnapshot};
 use crate::pipeline::PipelineSpec;
 use crate::resource::Resource;
@@ -25,6 +27,8 @@ pub(super) struct State {
     pub(super) runs: BTreeMap<RunKey, RunEntry>,
     pub(super) objects: BTreeMap<ObjectId, ObjectRecord>,
     pub(super) secrets: HashMap<(SecretScope, String), SecretRecord>,
+    /// With their lengths.
+    pub(super) masks: BTreeMap<RunKey, BTreeMap<SecretPath, u64>>,
     pub(super) events: Vec<Event>,
     pub(super) lead: Option<Holder>,
     followers: Vec<mpsc::Sender<Hint>>,

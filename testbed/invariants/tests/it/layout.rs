@@ -93,3 +93,30 @@ fn scripts_can_be_run() {
         assert!(is_attribute || mode & 0o111 != 0, "{} has a `#!` line and is not executable", file.path);
     }
 }
+
+/// The targets need a compiler that builds nothing else here, so nobody would notice that one does not compile any more.
+#[test]
+fn every_fuzz_target_runs_what_a_test_runs_too() {
+    let files = source_files();
+    let named = |folder: &str| -> Vec<String> {
+        let inside = files.iter().filter_map(|file| file.path.strip_prefix(folder)?.strip_suffix(".rs"));
+        inside.map(str::to_owned).collect()
+    };
+    let bodies = named("fuzz/bodies/");
+    assert!(!bodies.is_empty() && bodies == named("fuzz/fuzz_targets/"), "one target for each body: {bodies:?}");
+
+    let manifest = fs::read_to_string(repository().join("fuzz/Cargo.toml")).unwrap();
+    for body in bodies {
+        let target = files.iter().find(|file| file.path == format!("fuzz/fuzz_targets/{body}.rs")).unwrap();
+        let code: Vec<_> = target.text.lines().filter(|line| !line.is_empty() && !line.starts_with("//!")).collect();
+        let path = format!("#[path = \"../bodies/{body}.rs\"]");
+        let wrapper =
+            ["#![no_main]", &path, "mod body;", "libfuzzer_sys::fuzz_target!(|data: &[u8]| body::run(data));"];
+        assert_eq!(code, wrapper, "{}", target.path);
+
+        assert!(manifest.contains(&format!("path = \"fuzz_targets/{body}.rs\"")), "fuzz/Cargo.toml has no `{body}`");
+        let included = format!("fuzz/bodies/{body}.rs\"]");
+        let tested = files.iter().any(|file| file.path.ends_with("tests/it/fuzz.rs") && file.text.contains(&included));
+        assert!(tested, "no tests/it/fuzz.rs runs fuzz/bodies/{body}.rs");
+    }
+}
