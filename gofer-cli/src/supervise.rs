@@ -251,7 +251,8 @@ async fn connect() -> Result<Client, Failure> {
     };
     let insecure = std::env::var("GOFER_INSECURE").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
     let ca_file = std::env::var_os("GOFER_CA_FILE").map(PathBuf::from);
-    Client::connect(&Target { addr, ca_file, insecure, token: Some(token.into()) }).await
+    let token = Some(token.into());
+    Client::connect(&Target { addr, ca_file, insecure, token, token_source: None }).await
 }
 
 async fn report(connecting: JoinHandle<Result<Client, Failure>>, end: ReportEndRequest) {

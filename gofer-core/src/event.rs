@@ -178,6 +178,7 @@ pub enum EventDetails {
     TokenDeleted {
         token_id: String,
     },
+    BootstrapReset {},
 }
 
 impl EventDetails {
@@ -218,6 +219,7 @@ impl EventDetails {
             Self::TokenDisabled { .. } => "token_disabled",
             Self::TokenEnabled { .. } => "token_enabled",
             Self::TokenDeleted { .. } => "token_deleted",
+            Self::BootstrapReset {} => "bootstrap_reset",
         }
     }
 }

@@ -3,11 +3,17 @@
 use std::time::Duration;
 
 use super::{AuthMode, ConfigError, ServerConfig};
+use crate::provenance::network;
 
 /// Longest timeout that makes sense for one call or one silence.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Shortest lease: it is renewed three times as often, with a write to the database each time.
 const MIN_LEASE: Duration = Duration::from_secs(1);
+
+/// No scheme, no port, no path.
+fn is_name(host: &str) -> bool {
+    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+}
 
 impl ServerConfig {
     /// Every broken rule, or nothing.
@@ -39,6 +45,14 @@ impl ServerConfig {
         }
         if server.data_dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
             problems.push("server.data_dir: `` names no directory; leave it out for the default".to_owned());
+        }
+        for proxy in server.trusted_proxies.iter().filter(|proxy| network(proxy).is_none()) {
+            problems.push(format!(
+                "server.trusted_proxies: `{proxy}` is neither an address nor a network, such as `10.0.0.0/8`"
+            ));
+        }
+        for host in server.hosts.iter().filter(|host| !is_name(host)) {
+            problems.push(format!("server.hosts: `{host}` is not the name of a host, such as `gofer.example.com`"));
         }
         for origin in &server.cors_origins {
             if !(origin.starts_with("http://") || origin.starts_with("https://")) || origin.ends_with('/') {

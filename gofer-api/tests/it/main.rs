@@ -1,12 +1,15 @@
 //! The server as its callers see it: started in this process on port 0, called over the wire.
 
 mod admin;
+mod bootstrap;
 mod config;
 mod database;
 mod direct;
 mod events;
 mod exec;
+mod foreign;
 mod harness;
+mod identity;
 mod lifecycle;
 mod objects;
 mod permissions;
@@ -15,5 +18,6 @@ mod raw;
 mod runs;
 mod secrets;
 mod several;
+mod standing;
 mod timeline;
 mod wire;

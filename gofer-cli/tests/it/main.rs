@@ -42,3 +42,4 @@ mod terminal;
 mod terminals;
 #[cfg(feature = "server")]
 mod tls;
+mod tokens;

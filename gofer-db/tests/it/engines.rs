@@ -2,6 +2,8 @@
 
 use std::env;
 
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, SqliteConnection};
 use gofer_core::conformance::skip;
 use gofer_db::{DatabaseUrl, Db, DbConfig, DbError};
 use tempfile::TempDir;
@@ -10,7 +12,7 @@ use tokio_postgres::NoTls;
 /// A place for a database, empty at first, and gone with the value.
 pub(crate) struct Place {
     config: DbConfig,
-    _files: Option<TempDir>,
+    files: Option<TempDir>,
     server: Option<Server>,
 }
 
@@ -23,7 +25,7 @@ impl Place {
     pub(crate) fn sqlite() -> Self {
         let files = tempfile::tempdir().expect("a temporary directory");
         let config = DbConfig::sqlite(files.path().join("gofer.db"));
-        Self { config, _files: Some(files), server: None }
+        Self { config, files: Some(files), server: None }
     }
 
     /// `None`, printed, when no server is named and none is required.
@@ -36,7 +38,11 @@ impl Place {
         administer(&base, &format!("CREATE DATABASE {database}")).await;
         let url = at_database(&base, &database);
         let config = DbConfig { url: Some(DatabaseUrl::new(url)), pool_size: 8, ..DbConfig::default() };
-        Some(Self { config, _files: None, server: Some(Server { url: base, database }) })
+        Some(Self { config, files: None, server: Some(Server { url: base, database }) })
+    }
+
+    pub(crate) fn is_sqlite(&self) -> bool {
+        self.server.is_none()
     }
 
     pub(crate) fn config(&self) -> DbConfig {
@@ -49,6 +55,16 @@ impl Place {
 
     pub(crate) async fn open(&self) -> Db {
         self.connect().await.expect("connect")
+    }
+
+    /// Runs statements on the database, past Gofer.
+    pub(crate) async fn batch(&self, statements: &str) {
+        if self.server.is_some() {
+            return administer(&self.url(), statements).await;
+        }
+        let file = self.files.as_ref().expect("on SQLite").path().join("gofer.db");
+        let mut connection = SqliteConnection::establish(file.to_str().expect("UTF-8")).expect("a database");
+        connection.batch_execute(statements).expect("the statements are accepted");
     }
 
     /// Handles as of several servers, where several may share the database; else one.

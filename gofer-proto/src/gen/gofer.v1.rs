@@ -5442,7 +5442,8 @@ pub struct Token {
     /// What it may do.
     #[prost(enumeration = "TokenKind", tag = "2")]
     pub kind: i32,
-    /// The namespaces it is limited to; empty for MANAGEMENT and TRIGGER.
+    /// The namespaces it is limited to, without those that were deleted since; one that is made again under the same name is another.
+    /// Empty for MANAGEMENT and TRIGGER.
     #[prost(string, repeated, tag = "3")]
     pub namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// What it is for, for people.
@@ -5472,8 +5473,14 @@ impl ::prost::Name for Token {
     }
 }
 /// Asks for the first management token.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct BootstrapTokenRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct BootstrapTokenRequest {
+    /// What proves the operator: the first line of `bootstrap` in the data directory of a server, or of the file that
+    /// `server.bootstrap_token_file` names. May be empty for a caller with a management token. Redacted wherever the message is printed.
+    #[prost(string, tag = "1")]
+    pub code: ::prost::alloc::string::String,
+}
 impl ::prost::Name for BootstrapTokenRequest {
     const NAME: &'static str = "BootstrapTokenRequest";
     const PACKAGE: &'static str = "gofer.v1";
@@ -5709,7 +5716,8 @@ impl ::prost::Name for WhoAmIRequest {
 /// Who is calling.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WhoAmIResponse {
-    /// The token of this call; absent on a server that asks for none (dev mode).
+    /// The token of this call; `dev` is the server's own, which is in its data directory (dev mode). Absent on a server that asks for
+    /// none (`server.allow_anonymous`).
     #[prost(message, optional, tag = "1")]
     pub token: ::core::option::Option<Token>,
 }
@@ -5858,7 +5866,8 @@ pub mod token_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Makes the first management token, without one. Works once in a server's life; FAILED_PRECONDITION afterwards.
+        /// Makes the first management token, without one, for a caller who knows the bootstrap code. Works once in a server's life;
+        /// FAILED_PRECONDITION afterwards, until `gofer server --reset-bootstrap`. PERMISSION_DENIED for another code.
         pub async fn bootstrap_token(
             &mut self,
             request: impl tonic::IntoRequest<super::BootstrapTokenRequest>,
@@ -5933,7 +5942,8 @@ pub mod token_service_client {
                 .insert(GrpcMethod::new("gofer.v1.TokenService", "ListTokens"));
             self.inner.unary(req, path, codec).await
         }
-        /// Refuses a token from now on. Succeeds when already disabled.
+        /// Refuses a token from now on; within a second every server ends the streams that were opened with it. Succeeds when already
+        /// disabled.
         pub async fn disable_token(
             &mut self,
             request: impl tonic::IntoRequest<super::DisableTokenRequest>,
@@ -6046,7 +6056,8 @@ pub mod token_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with TokenServiceServer.
     #[async_trait]
     pub trait TokenService: std::marker::Send + std::marker::Sync + 'static {
-        /// Makes the first management token, without one. Works once in a server's life; FAILED_PRECONDITION afterwards.
+        /// Makes the first management token, without one, for a caller who knows the bootstrap code. Works once in a server's life;
+        /// FAILED_PRECONDITION afterwards, until `gofer server --reset-bootstrap`. PERMISSION_DENIED for another code.
         async fn bootstrap_token(
             &self,
             request: tonic::Request<super::BootstrapTokenRequest>,
@@ -6070,7 +6081,8 @@ pub mod token_service_server {
             tonic::Response<super::ListTokensResponse>,
             tonic::Status,
         >;
-        /// Refuses a token from now on. Succeeds when already disabled.
+        /// Refuses a token from now on; within a second every server ends the streams that were opened with it. Succeeds when already
+        /// disabled.
         async fn disable_token(
             &self,
             request: tonic::Request<super::DisableTokenRequest>,
@@ -6564,7 +6576,7 @@ pub struct Event {
     /// `ListEventsRequest.types`. Clients must live with types they do not know.
     #[prost(
         oneof = "event::Details",
-        tags = "20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 70"
+        tags = "20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 70, 76"
     )]
     pub details: ::core::option::Option<event::Details>,
 }
@@ -6721,6 +6733,9 @@ pub mod event {
         /// Somebody asked for a command to be run in a running attempt; see TaskRunService.Exec.
         #[prost(message, tag = "70")]
         TaskRunExecRequested(super::TaskRunExecRequested),
+        /// An operator opened bootstrap again: the next right code makes a management token.
+        #[prost(message, tag = "76")]
+        BootstrapReset(super::BootstrapReset),
     }
 }
 impl ::prost::Name for Event {
@@ -7271,6 +7286,19 @@ impl ::prost::Name for TokenDeleted {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/gofer.v1.TokenDeleted".into()
+    }
+}
+/// An operator opened bootstrap again, with `gofer server --reset-bootstrap`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BootstrapReset {}
+impl ::prost::Name for BootstrapReset {
+    const NAME: &'static str = "BootstrapReset";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.BootstrapReset".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.BootstrapReset".into()
     }
 }
 /// The log of an attempt is in the object store, whole and final.
@@ -11535,7 +11563,7 @@ pub struct GetSystemInfoResponse {
     /// When this process began to serve.
     #[prost(message, optional, tag = "4")]
     pub started_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// Whether it runs without tokens and TLS, on loopback only.
+    /// Whether it makes a token of its own at each start, which is in its data directory; on loopback only.
     #[prost(bool, tag = "5")]
     pub dev_mode: bool,
     /// The backends, one per kind.
@@ -11576,7 +11604,8 @@ pub struct Backend {
     /// Whether its last check succeeded.
     #[prost(bool, tag = "3")]
     pub ok: bool,
-    /// What the check said: the error, or a few words such as the product's version. Never a credential.
+    /// What the check said: the error, or a few words such as the product's version. Never a credential. It may name paths and processes
+    /// of the server's machine, and is empty for callers without a management token.
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
     /// When it was last checked; absent = never.
