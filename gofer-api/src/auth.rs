@@ -1,11 +1,11 @@
 //! Who calls. Every request passes [`Authenticate`] before any service sees it; what it found travels with the request.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use futures::future::BoxFuture;
-use gofer_core::Timestamp;
 use gofer_core::entity::{Token, TokenKind};
 use gofer_core::id::{NamespaceId, RunKey};
 use gofer_core::run::Initiator;
@@ -19,10 +19,14 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use crate::config::Access;
 use crate::cut;
 use crate::error::{ApiError, TokenProblem};
 use crate::executions::Executions;
 use crate::permissions::{self, Rule};
+use crate::provenance::Provenance;
+use crate::standing::problem_of;
+use crate::transport::Connection;
 
 /// What the tokens of people and programs start with, so that leaked ones can be recognised.
 pub(crate) const TOKEN_PREFIX: &str = "gofer_t_";
@@ -36,7 +40,9 @@ const MAX_SIGNED_BYTES: usize = 4 * 1024;
 pub(crate) enum Identity {
     /// Nobody in particular; reaches public calls only.
     Anonymous,
-    /// Anybody, on a server without tokens; may do everything.
+    /// Anybody, on a server that asks for no token; may do everything.
+    Anybody,
+    /// The server's own user, with the server's own token; may do everything.
     Dev,
     /// Somebody with a management token; may do everything.
     Management(Token),
@@ -83,6 +89,7 @@ impl Identity {
     pub(crate) fn actor(&self) -> String {
         match self {
             Self::Anonymous => "anonymous".to_owned(),
+            Self::Anybody => "anybody".to_owned(),
             Self::Dev => "dev".to_owned(),
             Self::Management(token) | Self::Client { token, .. } => token.id.clone(),
             Self::Run(key) => format!("run:{key}"),
@@ -98,11 +105,16 @@ impl Identity {
     /// The namespaces this caller may see; `None` is all of them.
     pub(crate) fn visible_namespaces(&self) -> Option<Vec<NamespaceId>> {
         match self {
-            Self::Dev | Self::Management(_) => None,
+            Self::Anybody | Self::Dev | Self::Management(_) => None,
             Self::Client { namespaces, .. } => Some(namespaces.clone()),
             Self::Run(key) => Some(vec![key.namespace.clone()]),
             Self::Anonymous | Self::Execution(_) => Some(Vec::new()),
         }
+    }
+
+    /// Whether it may do everything.
+    pub(crate) fn manages(&self) -> bool {
+        matches!(self, Self::Anybody | Self::Dev | Self::Management(_))
     }
 
     fn of_token(token: Token) -> Self {
@@ -126,38 +138,63 @@ pub(crate) struct Gate {
     pub(crate) db: Db,
     pub(crate) scheduler: Arc<dyn Scheduler>,
     pub(crate) executions: Executions,
-    /// Whether callers need a token. Without, a valid token is still honoured: a task is its run, not everybody.
-    pub(crate) demands_token: bool,
-    /// Without tokens on loopback: calls that a web page got here under a name of its own are refused.
-    pub(crate) local_hosts_only: bool,
+    pub(crate) provenance: Provenance,
+    /// Who may call without a token, or with one that no database has.
+    pub(crate) access: Access,
+    /// The SHA-256 of the server's own token, if it has one.
+    pub(crate) own_token: Option<[u8; 32]>,
 }
 
 impl Gate {
-    pub(crate) async fn admit(&self, headers: &HeaderMap, uri: &Uri) -> Result<Caller, ApiError> {
+    /// Who calls, unless the call is to be refused whatever it is about.
+    pub(crate) async fn admit(&self, headers: &HeaderMap, uri: &Uri, peer: Option<IpAddr>) -> Result<Caller, ApiError> {
+        self.provenance.check_page(headers)?;
         let path = uri.path();
         let Some(rule) = permissions::rule(path) else {
             return Err(ApiError::NoSuchMethod { path: path.to_owned() });
         };
-        if self.local_hosts_only && !is_local_host(headers, uri) {
-            return Err(ApiError::Unauthenticated(TokenProblem::ForeignHost));
-        }
-        if rule == Rule::Execution
-            && let Some(text) = bearer(headers).ok().filter(|text| self.is_signed(text))
-        {
-            return Ok(Caller { identity: Identity::Execution(Signed(text.into())), rule });
-        }
-        let identity = match (self.identify(headers).await, self.demands_token) {
-            (Ok(identity), _) => identity,
-            (Err(ApiError::Unauthenticated(_)), false) => Identity::Dev,
-            (Err(ApiError::Unauthenticated(_)), true) if rule == Rule::Public => Identity::Anonymous,
-            (Err(error), _) => return Err(error),
+        let identity = match bearer(headers) {
+            Ok(text) if rule == Rule::Execution && self.is_signed(text) => Identity::Execution(Signed(text.into())),
+            // Whatever is sent has to be good, also where nothing need be sent.
+            Ok(text) => self.identify(text).await?,
+            Err(TokenProblem::Missing) => self.admit_without_token(rule, headers, uri, peer)?,
+            Err(problem) => return Err(ApiError::Unauthenticated(problem)),
         };
         Ok(Caller { identity, rule })
     }
 
-    async fn identify(&self, headers: &HeaderMap) -> Result<Identity, ApiError> {
-        let text = bearer(headers).map_err(ApiError::Unauthenticated)?;
+    fn admit_without_token(
+        &self,
+        rule: Rule,
+        headers: &HeaderMap,
+        uri: &Uri,
+        peer: Option<IpAddr>,
+    ) -> Result<Identity, ApiError> {
+        // It tells whether a server is there, which whoever has got here knows.
+        if rule == Rule::Health {
+            return Ok(Identity::Anonymous);
+        }
+        let identity = match self.access {
+            Access::Anybody => Some(Identity::Anybody),
+            Access::OwnToken | Access::Tokens => (rule == Rule::Public).then_some(Identity::Anonymous),
+        };
+        if identity.is_some() || self.provenance.is_on_loopback() {
+            self.provenance.check_host(headers, uri)?;
+        }
+        let Some(identity) = identity else { return Err(ApiError::Unauthenticated(self.missing())) };
+        self.provenance.check_proxy(headers, peer)?;
+        Ok(identity)
+    }
+
+    fn missing(&self) -> TokenProblem {
+        if self.own_token.is_some() { TokenProblem::OwnMissing } else { TokenProblem::Missing }
+    }
+
+    async fn identify(&self, text: &str) -> Result<Identity, ApiError> {
         let hash = run_token_hash(text);
+        if self.own_token == Some(hash) {
+            return Ok(Identity::Dev);
+        }
         if self.is_signed(text) {
             return self.executions.identify(self, &hash, text).await;
         }
@@ -166,13 +203,10 @@ impl Gate {
             return run.map(Identity::Run).ok_or(ApiError::Unauthenticated(TokenProblem::Unknown));
         }
         let token = self.db.token_by_hash(&hash).await?.ok_or(ApiError::Unauthenticated(TokenProblem::Unknown))?;
-        if token.disabled {
-            return Err(ApiError::Unauthenticated(TokenProblem::Disabled));
+        match problem_of(&token) {
+            Some(problem) => Err(ApiError::Unauthenticated(problem)),
+            None => Ok(Identity::of_token(token)),
         }
-        if token.expires_at.is_some_and(|end| end <= Timestamp::now()) {
-            return Err(ApiError::Unauthenticated(TokenProblem::Expired));
-        }
-        Ok(Identity::of_token(token))
     }
 
     /// Whether only the scheduler can say what a token is worth.
@@ -198,16 +232,9 @@ fn bearer(headers: &HeaderMap) -> Result<&str, TokenProblem> {
     Ok(token)
 }
 
-/// A page of another site can reach a loopback port under a name it controls; then that name is what the call says.
-fn is_local_host(headers: &HeaderMap, uri: &Uri) -> bool {
-    let host = uri.host().map(str::to_owned).or_else(|| {
-        let value = headers.get(http::header::HOST)?.to_str().ok()?;
-        value.parse::<Uri>().ok()?.host().map(str::to_owned)
-    });
-    // Nothing but a program of its own sends no host at all.
-    let Some(host) = host else { return true };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost") || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+/// The other end of the connection.
+fn peer(extensions: &http::Extensions) -> Option<IpAddr> {
+    extensions.get::<Arc<Connection>>().map(|connection| connection.address())
 }
 
 /// Puts authentication before services.
@@ -248,14 +275,29 @@ where
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let gate = self.gate.clone();
         Box::pin(async move {
-            match gate.admit(request.headers(), request.uri()).await {
+            let peer = peer(request.extensions());
+            match gate.admit(request.headers(), request.uri(), peer).await {
                 Ok(caller) => {
                     request.extensions_mut().insert(caller);
                     inner.call(cut::watch(request)).await
                 }
-                Err(error) => Ok(Status::from(error).into_http()),
+                Err(error) => {
+                    let caller = gate.provenance.caller(request.headers(), peer);
+                    tracing::debug!(path = request.uri().path(), ?caller, %error, "a call is refused");
+                    Ok(Status::from(error).into_http())
+                }
             }
         })
+    }
+}
+
+#[cfg(test)]
+impl Gate {
+    /// A gate off loopback without a token of its own.
+    pub(crate) fn for_test(db: Db, scheduler: Arc<dyn Scheduler>, access: Access) -> Self {
+        let provenance = Provenance::new(&crate::config::ServerConfig::default(), false);
+        let executions = Executions::default();
+        Self { db, scheduler, executions, provenance, access, own_token: None }
     }
 }
 
@@ -263,6 +305,7 @@ where
 mod tests {
     use std::time::Duration;
 
+    use gofer_core::Timestamp;
     use gofer_core::testing::MemoryScheduler;
     use gofer_db::DbConfig;
     use http::HeaderValue;
@@ -292,18 +335,15 @@ mod tests {
         }
     }
 
+    async fn gate(dir: &std::path::Path, access: Access) -> Gate {
+        let db = Db::connect(DbConfig::sqlite(dir.join("gofer.db"))).await.unwrap();
+        Gate::for_test(db, Arc::new(MemoryScheduler::new()), access)
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_token_works_until_it_expires() {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::connect(DbConfig::sqlite(dir.path().join("gofer.db"))).await.unwrap();
-        let scheduler = Arc::new(MemoryScheduler::new());
-        let gate = Gate {
-            db: db.clone(),
-            scheduler,
-            executions: Executions::default(),
-            demands_token: true,
-            local_hosts_only: false,
-        };
+        let gate = gate(dir.path(), Access::Tokens).await;
         let hour = Duration::from_secs(3600);
         let lives = [
             (Timestamp::now().after(hour), None),
@@ -312,26 +352,40 @@ mod tests {
         for (expires_at, expected) in lives {
             let (mut token, secret) = new_token(TokenKind::Client, "", "dev");
             token.expires_at = Some(expires_at);
-            db.token_insert(&token, &run_token_hash(secret.expose_secret())).await.unwrap();
-            let value = HeaderValue::from_str(&format!("Bearer {}", secret.expose_secret())).unwrap();
-            let problem = match gate.identify(&HeaderMap::from_iter([(AUTHORIZATION, value)])).await {
+            gate.db.token_insert(&token, &run_token_hash(secret.expose_secret())).await.unwrap();
+            let problem = match gate.identify(secret.expose_secret()).await {
                 Err(ApiError::Unauthenticated(problem)) => Some(problem),
                 found => found.map(|_| None).unwrap(),
             };
             assert_eq!(problem, expected);
         }
-        db.close().await;
+        gate.db.close().await;
     }
 
-    #[test]
-    fn only_local_names_are_local() {
-        let local = |uri: &str, host: Option<&'static str>| {
-            let host = host.map(|host| (http::header::HOST, HeaderValue::from_static(host)));
-            is_local_host(&HeaderMap::from_iter(host), &uri.parse().unwrap())
-        };
-        assert!(local("http://127.0.0.1:8469/x", None) && local("http://[::1]:8469/x", None));
-        assert!(local("/x", Some("localhost:8469")) && local("/x", None));
-        assert!(!local("http://evil.example:8469/x", None) && !local("/x", Some("evil.example:8469")));
-        assert!(!local("http://127.0.0.1.evil.example/x", None));
+    /// Whatever a server asks for, and whatever is called: health, what is public, what is not.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_token_that_is_not_good_is_refused_everywhere() {
+        for access in [Access::Tokens, Access::OwnToken, Access::Anybody] {
+            let dir = tempfile::tempdir().unwrap();
+            let gate = gate(dir.path(), access).await;
+            let health = ["/grpc.health.v1.Health/Check"];
+            let public = ["/gofer.v1.TokenService/BootstrapToken"];
+            let others = ["/gofer.v1.TokenService/WhoAmI", "/gofer.v1.NamespaceService/CreateNamespace"];
+            for path in health.iter().chain(&public).chain(&others) {
+                for bad in
+                    ["Bearer gofer_t_unknown", "Bearer gofer_r_unknown", "Bearer a.b.c", "Basic x", "Bearer ", ""]
+                {
+                    let admitted = gate.admit(&headers(bad), &path.parse().unwrap(), None).await;
+                    assert!(
+                        matches!(admitted, Err(ApiError::Unauthenticated(_))),
+                        "{access:?} {path} {bad}: {admitted:?}"
+                    );
+                }
+                let bare = gate.admit(&HeaderMap::new(), &path.parse().unwrap(), None).await;
+                let is_open = access == Access::Anybody || !others.contains(path);
+                assert_eq!(bare.is_ok(), is_open, "{access:?} {path}: {bare:?}");
+            }
+            gate.db.close().await;
+        }
     }
 }

@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::error::{ApiError, TokenProblem};
 use crate::intake::{Account, Charge, Held};
 use crate::permissions::{self, Target};
+use crate::standing::Standing;
 
 /// What a stream of answers looks like to tonic.
 pub(crate) type Answers<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send + 'static>>;
@@ -30,6 +31,8 @@ pub(crate) struct Call {
     pub(crate) identity: Identity,
     /// What its answers may hold in memory before they are read.
     pub(crate) answers: Account,
+    /// Whether they still may, for calls that go on for long.
+    pub(crate) standing: Standing,
 }
 
 impl Call {
@@ -85,7 +88,7 @@ where
     Ok(response)
 }
 
-/// Answers a call with a stream, which ends with the server at the latest.
+/// Answers a call with a stream, which ends with the server or the caller's standing at the latest.
 pub(crate) async fn streaming<Q, R, F>(
     context: &Arc<Context>,
     request: Request<Q>,
@@ -96,18 +99,40 @@ where
     F: Future<Output = Result<Replies<R>, ApiError>> + Send,
     R: Send + 'static,
 {
-    let (_, extensions, message) = request.into_parts();
+    let (_, mut extensions, message) = request.into_parts();
+    let standing = stand(context, &mut extensions);
     let call = authorize(context, &extensions, message.about())?;
-    let replies = handler(call, message).await?;
-    Ok(Response::new(answers(context, replies)))
+    let replies = standing.hold(handler(call, message)).await??;
+    Ok(Response::new(answers(context, standing, replies)))
 }
 
-/// Replies as tonic wants them; when the server ends first, the last one says so.
-pub(crate) fn answers<R: Send + 'static>(context: &Arc<Context>, replies: Replies<R>) -> Answers<R> {
-    let ended = context.stop.clone().cancelled_owned();
+/// From here on the standing of the stream's caller is looked after.
+pub(crate) fn stand(context: &Context, extensions: &mut Extensions) -> Standing {
+    let caller = extensions.get::<Caller>();
+    let standing = caller.map(|caller| context.standings.open(&caller.identity)).unwrap_or_default();
+    extensions.insert(standing.clone());
+    standing
+}
+
+/// Replies as tonic wants them; when the server or the caller's standing ends first, the last one says so.
+pub(crate) fn answers<R: Send + 'static>(
+    context: &Arc<Context>,
+    standing: Standing,
+    replies: Replies<R>,
+) -> Answers<R> {
+    let (stop, watched) = (context.stop.clone(), standing.clone());
+    let ended = async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = watched.lost() => {}
+        }
+    };
     let stop = context.stop.clone();
-    let last = futures::stream::once(async move { stop.is_cancelled().then_some(Err(ApiError::ShuttingDown)) });
-    let replies = replies.take_until(ended).chain(last.filter_map(std::future::ready));
+    let last = futures::stream::once(async move {
+        let ending = || stop.is_cancelled().then_some(ApiError::ShuttingDown);
+        standing.loss().or_else(ending).map(Err)
+    });
+    let replies = replies.take_until(Box::pin(ended)).chain(last.filter_map(std::future::ready));
     replies.map(|reply| reply.map_err(Status::from)).boxed()
 }
 
@@ -121,7 +146,12 @@ pub(crate) fn authorize(context: &Arc<Context>, extensions: &Extensions, target:
     };
     permissions::check(*rule, identity, target)?;
     let Some(answers) = extensions.get::<Account>().cloned() else { return Err(ApiError::Broken) };
-    Ok(Call { context: context.clone(), identity: identity.clone(), answers })
+    let standing = extensions.get::<Standing>().cloned().unwrap_or_default();
+    // The header of a stream may come long after the call was admitted.
+    if let Some(loss) = standing.loss() {
+        return Err(loss);
+    }
+    Ok(Call { context: context.clone(), identity: identity.clone(), answers, standing })
 }
 
 /// Waits for a handler's task.
@@ -177,7 +207,8 @@ macro_rules! service {
                     &self,
                     request: tonic::Request<tonic::Streaming<$uploading_request>>,
                 ) -> Result<tonic::Response<$uploading_response>, tonic::Status> {
-                    let (_, extensions, parts) = request.into_parts();
+                    let (_, mut extensions, parts) = request.into_parts();
+                    let _standing = crate::call::stand(&self.0, &mut extensions);
                     let answer = $uploading(&self.0, extensions, parts).await;
                     Ok(tonic::Response::new(answer?))
                 }
@@ -189,9 +220,10 @@ macro_rules! service {
                     &self,
                     request: tonic::Request<tonic::Streaming<$both_request>>,
                 ) -> Result<tonic::Response<Self::$both_assoc>, tonic::Status> {
-                    let (_, extensions, parts) = request.into_parts();
+                    let (_, mut extensions, parts) = request.into_parts();
+                    let standing = crate::call::stand(&self.0, &mut extensions);
                     let replies = $both(&self.0, extensions, parts).await?;
-                    Ok(tonic::Response::new(crate::call::answers(&self.0, replies)))
+                    Ok(tonic::Response::new(crate::call::answers(&self.0, standing, replies)))
                 }
             )*
         }

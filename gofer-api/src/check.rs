@@ -3,6 +3,7 @@
 use gofer_core::error::chain;
 use gofer_db::{Db, DbError};
 
+use crate::bootstrap::operators_code;
 use crate::compose;
 use crate::config::ServerConfig;
 use crate::data_dir::make_data_dir;
@@ -42,6 +43,9 @@ pub async fn check(config: ServerConfig, launcher: Launcher) -> Vec<CheckLine> {
         return lines;
     }
     lines.extend(config.exposed_files.iter().map(|file| CheckLine::new("file", Ok(format!("note: {file}")))));
+    if let Err(error) = operators_code(&config) {
+        lines.push(CheckLine::new("bootstrap token", Err(error.to_string())));
+    }
     // One product after the other, whatever is wrong with the first: a company's own authority is missing in all of them.
     let connected = Db::connect(config.resolved_database()).await;
     let database = match &connected {

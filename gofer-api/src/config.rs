@@ -67,12 +67,21 @@ pub struct ServerSection {
     pub data_dir: Option<PathBuf>,
     /// Whether callers need a token.
     pub auth: AuthMode,
-    /// Serve callers without a token also off loopback.
+    /// Ask nobody for a token.
     pub allow_anonymous: bool,
     /// Serve without TLS also off loopback.
     pub allow_insecure_listen: bool,
     /// Web origins whose pages may call this server, such as `https://ci.example.com`.
     pub cors_origins: Vec<String>,
+    /// Names of this server, besides its addresses, that callers without a token may use.
+    pub hosts: Vec<String>,
+    /// Addresses, or networks, of proxies that are believed what they tell of their callers.
+    pub trusted_proxies: Vec<String>,
+    /// File of the operator's with the code that makes the first management token; `None`: the server makes one.
+    pub bootstrap_token_file: Option<PathBuf>,
+    /// Folder for links to the files that the server leaves for its own user, by the server's address.
+    #[serde(skip)]
+    pub links_dir: Option<PathBuf>,
     /// The server's certificate.
     pub tls: TlsSection,
     /// Makes a management token of its own at start, for a server that lives as long as one command.
@@ -84,11 +93,22 @@ pub struct ServerSection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthMode {
-    /// Not on loopback, everywhere else.
+    /// On loopback the server's own, elsewhere those of the database.
     #[default]
     Auto,
-    /// Always.
+    /// Always those of the database.
     On,
+}
+
+/// Who may call without a token of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nobody.
+    Tokens,
+    /// Whoever can read the file with the token that the server makes at each start (dev mode).
+    OwnToken,
+    /// Everybody.
+    Anybody,
 }
 
 /// `[server.tls]`: the server's certificate; without both files it serves plain text.
@@ -166,6 +186,10 @@ impl Default for ServerSection {
             allow_anonymous: false,
             allow_insecure_listen: false,
             cors_origins: Vec::new(),
+            hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
+            bootstrap_token_file: None,
+            links_dir: None,
             tls: TlsSection::default(),
             throw_away: false,
         }
@@ -269,12 +293,14 @@ impl ServerConfig {
             .unwrap_or_else(|| PathBuf::from(".gofer"))
     }
 
-    /// Whether callers need a token.
+    /// Who may call without a token of the database.
     #[must_use]
-    pub fn demands_token(&self) -> bool {
+    pub fn access(&self) -> Access {
         match self.server.auth {
-            AuthMode::On => true,
-            AuthMode::Auto => !self.server.listen.ip().is_loopback() && !self.server.allow_anonymous,
+            AuthMode::On => Access::Tokens,
+            AuthMode::Auto if self.server.allow_anonymous => Access::Anybody,
+            AuthMode::Auto if self.server.listen.ip().is_loopback() => Access::OwnToken,
+            AuthMode::Auto => Access::Tokens,
         }
     }
 

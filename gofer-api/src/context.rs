@@ -13,7 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::boundary::Boundary;
 use crate::config::Limits;
+use crate::credential_file::CredentialFile;
 use crate::health::Health;
+use crate::standing::Standings;
 
 /// What every handler works with; one per server.
 #[derive(Debug)]
@@ -27,8 +29,12 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     /// What a namespace is worth here.
     pub(crate) boundary: Boundary,
-    /// Neither tokens nor TLS, on loopback only.
+    /// With a token of its own in place of the database's, on loopback only.
     pub(crate) dev_mode: bool,
+    /// The file with the code for the first management token, if this server has written one.
+    pub(crate) bootstrap_file: Option<CredentialFile>,
+    /// Who of those that have a stream open may still have it.
+    pub(crate) standings: Standings,
     /// Of this process; new at every start.
     pub(crate) server_id: String,
     pub(crate) started_at: Timestamp,

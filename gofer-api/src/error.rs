@@ -6,6 +6,8 @@ use gofer_core::{BackendError, Resource};
 use gofer_db::DbError;
 use gofer_engine::EngineError;
 
+use crate::provenance::Foreign;
+
 /// Why a call is not answered as the caller wished; one variant per thing a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
@@ -13,6 +15,8 @@ pub(crate) enum ApiError {
     Invalid(Vec<Violation>),
     #[error("{0}")]
     Unauthenticated(TokenProblem),
+    #[error(transparent)]
+    Foreign(#[from] Foreign),
     #[error("{message}")]
     Forbidden { message: String },
     #[error("{what} `{key}` does not exist")]
@@ -80,8 +84,12 @@ pub(crate) enum TokenProblem {
     Expired,
     #[error("the token is disabled")]
     Disabled,
-    #[error("a server without tokens answers only calls to `localhost` or a loopback address")]
-    ForeignHost,
+    #[error(
+        "this server asks for its own token, which is in the file `token` of its data directory; send `authorization: Bearer <token>`"
+    )]
+    OwnMissing,
+    #[error("a namespace of the token was deleted; call again for the others")]
+    NamespaceGone,
 }
 
 impl ApiError {

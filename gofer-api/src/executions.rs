@@ -126,11 +126,11 @@ mod tests {
         let scheduler = Arc::new(memory.with_capabilities(capabilities));
         let id: ExecutionId = "default/ci/1/build/1".parse().unwrap();
         scheduler.start(&id, &host_command(["forever"])).await.unwrap();
-        let executions = Executions::default();
-        let gate = Gate { db: db.clone(), scheduler, executions, demands_token: true, local_hosts_only: false };
+        let gate = Gate::for_test(db.clone(), scheduler, crate::config::Access::Tokens);
         let call = async |token: &str, path: &str| {
             let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
-            let admitted = gate.admit(&HeaderMap::from_iter([(AUTHORIZATION, value)]), &path.parse().unwrap()).await;
+            let admitted =
+                gate.admit(&HeaderMap::from_iter([(AUTHORIZATION, value)]), &path.parse().unwrap(), None).await;
             admitted.map(|caller| caller.identity)
         };
         let (good, get_run) = (MemoryScheduler::token(&id), "/gofer.v1.RunService/GetRun");

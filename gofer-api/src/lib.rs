@@ -2,6 +2,7 @@
 
 mod auth;
 mod boundary;
+mod bootstrap;
 mod call;
 mod changes;
 mod check;
@@ -9,6 +10,7 @@ mod compose;
 pub mod config;
 mod context;
 mod convert;
+mod credential_file;
 mod cut;
 mod data_dir;
 mod error;
@@ -16,14 +18,18 @@ mod executions;
 mod health;
 mod intake;
 mod operations;
+mod own_token;
 mod page;
 mod permissions;
+mod provenance;
 mod reload;
 mod server;
 mod services;
+mod standing;
 mod status;
 mod transport;
 
+pub use bootstrap::reset_bootstrap;
 pub use check::{CheckLine, check, rotate_secrets_key};
 pub use compose::{Owner, close_process, supervisor};
 pub use server::{Activity, Launcher, Server, ServerError};

@@ -5,9 +5,11 @@ use gofer_core::id::{NamespaceId, RunKey};
 use crate::auth::Identity;
 use crate::error::ApiError;
 
-/// For whom an RPC is. Management tokens (and everybody in dev mode) may call everything.
+/// For whom an RPC is. Management tokens, the server's own token, and anybody on a server that asks for none, may call everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rule {
+    /// Also without a token, through any proxy and under any name: it tells that a server is there.
+    Health,
     /// Also without a token: it tells nothing of this installation, or protects itself.
     Public,
     /// Every valid token.
@@ -31,7 +33,7 @@ pub(crate) enum Rule {
 }
 
 use Rule::{
-    AnyToken, Client, Execution, Management, Namespace, NamespaceOrOwn, NamespaceOrRun, OwnRun, Public, Visible,
+    AnyToken, Client, Execution, Health, Management, Namespace, NamespaceOrOwn, NamespaceOrRun, OwnRun, Public, Visible,
 };
 
 /// The table. Sorted by service, in the order of the contract.
@@ -43,9 +45,9 @@ use Rule::{
 ///   It starts nothing, runs no command in another task, changes no pipeline and deletes nothing, so that a task gone
 ///   wrong cannot do it either.
 pub(crate) const RULES: &[(&str, Rule)] = &[
-    ("/grpc.health.v1.Health/Check", Public),
-    ("/grpc.health.v1.Health/List", Public),
-    ("/grpc.health.v1.Health/Watch", Public),
+    ("/grpc.health.v1.Health/Check", Health),
+    ("/grpc.health.v1.Health/List", Health),
+    ("/grpc.health.v1.Health/Watch", Health),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Public),
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Public),
     ("/gofer.v1.CommonTaskService/InstallCommonTask", Management),
@@ -154,7 +156,7 @@ pub(crate) fn check(rule: Rule, identity: &Identity, target: Target<'_>) -> Resu
         (Execution, identity) => matches!(identity, Identity::Execution(_)),
         (_, Identity::Execution(_)) => false,
         (OwnRun, identity) => matches!(identity, Identity::Run(_)),
-        (Public, _) | (_, Identity::Dev | Identity::Management(_)) => true,
+        (Health | Public, _) | (_, Identity::Anybody | Identity::Dev | Identity::Management(_)) => true,
         (_, Identity::Anonymous) => false,
         (AnyToken, _) => true,
         (Management, Identity::Client { .. } | Identity::Run(_)) => false,
@@ -197,7 +199,7 @@ fn refusal(rule: Rule, identity: &Identity, target: Target<'_>) -> String {
                 "the token of run `{own}` may read that run's namespace and use the objects of its pipeline{wanted}"
             )
         }
-        Identity::Anonymous | Identity::Dev | Identity::Management(_) | Identity::Execution(_) => {
+        Identity::Anonymous | Identity::Anybody | Identity::Dev | Identity::Management(_) | Identity::Execution(_) => {
             "this call needs a token".to_owned()
         }
     }

@@ -7,25 +7,32 @@ use std::sync::Arc;
 
 use gofer_core::entity::TokenKind;
 use gofer_core::journal::Journal;
+use gofer_core::scheduler::Scheduler;
 use gofer_core::{BackendError, Timestamp};
 use gofer_db::{Db, DbError};
 use gofer_engine::{Backends, Engine, EngineConfig, EngineError, run_token_hash};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Gate;
-use crate::compose;
-use crate::config::{ConfigError, ServerConfig};
+use crate::config::{Access, ConfigError, ServerConfig};
 use crate::context::Context;
 use crate::data_dir::make_data_dir;
 use crate::executions::Executions;
 use crate::health::Health;
+use crate::own_token::OwnToken;
+use crate::provenance::Provenance;
 use crate::reload::{Reload, Reloads};
 use crate::services::new_token;
+use crate::standing::Standings;
 use crate::transport::{self, Certificates, TlsError};
+use crate::{bootstrap, compose};
+
+/// Connections that may wait to be taken.
+const BACKLOG: u32 = 1024;
 
 /// The program and leading arguments that become the supervisor of local executions: the running binary itself and its
 /// hidden command.
@@ -36,6 +43,7 @@ pub type Launcher = (PathBuf, Vec<String>);
 pub struct Server {
     addr: SocketAddr,
     management_token: Option<SecretString>,
+    own_token: Option<OwnToken>,
     context: Arc<Context>,
     serving: JoinHandle<()>,
     reloads: Arc<Reloads>,
@@ -117,13 +125,14 @@ impl Server {
         // Tasks get the limits that this process was started with, not those that it gives itself.
         gofer_scheduler_local::note_limits();
         transport::raise_open_files();
-        // First of all: who cannot listen should not take over runs.
+        // Before the database: who cannot listen should not take over runs. Connections are refused until everything is there, the
+        // token for them included.
         let wanted = config.server.listen;
         let listen_error = |source| ServerError::Listen { addr: wanted, source };
-        let listener = TcpListener::bind(wanted).await.map_err(listen_error)?;
-        let addr = listener.local_addr().map_err(listen_error)?;
+        let socket = bind(wanted).map_err(listen_error)?;
+        let addr = socket.local_addr().map_err(listen_error)?;
         let db = Db::connect(config.resolved_database()).await.map_err(ServerError::Database)?;
-        match Self::start_on(&config, launcher, listener, addr, &db, certificates).await {
+        match Self::start_on(&config, launcher, socket, addr, &db, certificates).await {
             Ok(server) => Ok(server),
             Err(error) => {
                 db.close().await;
@@ -135,7 +144,7 @@ impl Server {
     async fn start_on(
         config: &ServerConfig,
         launcher: Launcher,
-        listener: TcpListener,
+        socket: TcpSocket,
         addr: SocketAddr,
         db: &Db,
         certificates: Option<Arc<Certificates>>,
@@ -145,36 +154,31 @@ impl Server {
             true => Some(throw_away_token(db).await.map_err(ServerError::Database)?),
             false => None,
         };
+        let bootstrap_file = bootstrap::prepare(config, &api_addr(addr, config.serves_tls()), db).await?;
         let server_id = format!("{:016x}", rand::random::<u64>());
         let engine = start_engine(config, addr, &server_id, db, backends.clone()).await?;
-        let demands_token = config.demands_token();
-        let dev_mode = !demands_token && !config.serves_tls() && addr.ip().is_loopback();
         let boundary = compose::boundary(config, &*backends.scheduler);
         boundary.tell(db).await.map_err(ServerError::Database)?;
+        let scheduler = backends.scheduler.clone();
         let context = Arc::new(Context {
             boundary,
             db: db.clone(),
             engine: engine.clone(),
             health: Health::new(db.clone(), &backends, compose::products(config)),
-            scheduler: backends.scheduler.clone(),
+            scheduler: backends.scheduler,
             objects: backends.objects,
             secrets: backends.secrets,
             limits: config.limits.clone(),
-            dev_mode,
+            dev_mode: config.access() == Access::OwnToken,
+            bootstrap_file,
+            standings: Standings::default(),
             server_id: server_id.clone(),
             started_at: Timestamp::now(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
-        let gate = Arc::new(Gate {
-            db: db.clone(),
-            scheduler: backends.scheduler,
-            executions: Executions::default(),
-            demands_token,
-            local_hosts_only: dev_mode,
-        });
         let reloads = Arc::new(Reloads::new(certificates.iter().map(|one| one.clone() as Arc<dyn Reload>).collect()));
-        let serving = match transport::serve(config, context.clone(), gate, listener, certificates).await {
+        let (own_token, serving) = match serve(config, context.clone(), scheduler, socket, addr, certificates).await {
             Ok(serving) => serving,
             Err(error) => {
                 engine.shutdown().await;
@@ -183,12 +187,12 @@ impl Server {
         };
         let (stop, reloading) = (context.stop.clone(), reloads.clone());
         tokio::spawn(async move { stop.run_until_cancelled_owned(reloading.run()).await });
-        let server = Self { addr, management_token, context, serving, reloads };
+        let server = Self { addr, management_token, own_token, context, serving, reloads };
         if let Err(error) = db.server_started(&server_id, crate::VERSION, Timestamp::now()).await {
             server.shutdown().await?;
             return Err(ServerError::Database(error));
         }
-        tracing::info!(%addr, dev_mode, tls = config.serves_tls(), "serving");
+        tracing::info!(%addr, access = ?config.access(), tls = config.serves_tls(), "serving");
         Ok(server)
     }
 
@@ -202,6 +206,12 @@ impl Server {
     #[must_use]
     pub fn management_token(&self) -> Option<&SecretString> {
         self.management_token.as_ref()
+    }
+
+    /// The token that it has made for its user on this machine; `None` where tokens come from the database alone.
+    #[must_use]
+    pub fn own_token(&self) -> Option<&SecretString> {
+        self.own_token.as_ref().map(OwnToken::secret)
     }
 
     /// What it is busy with.
@@ -270,6 +280,51 @@ impl Drop for Server {
     }
 }
 
+/// Takes the address, without taking connections.
+fn bind(addr: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    Ok(socket)
+}
+
+/// Begins to serve. Whoever is let in finds the server's own token in its file, and none of a server before.
+async fn serve(
+    config: &ServerConfig,
+    context: Arc<Context>,
+    scheduler: Arc<dyn Scheduler>,
+    socket: TcpSocket,
+    addr: SocketAddr,
+    certificates: Option<Arc<Certificates>>,
+) -> Result<(Option<OwnToken>, JoinHandle<()>), ServerError> {
+    let (data_dir, links) = (config.data_dir(), config.server.links_dir.as_deref());
+    let own_token = match config.access() {
+        Access::OwnToken => Some(OwnToken::make(&data_dir, &api_addr(addr, config.serves_tls()), links)?),
+        Access::Tokens | Access::Anybody => None,
+    };
+    let gate = Arc::new(Gate {
+        db: context.db.clone(),
+        scheduler,
+        executions: Executions::default(),
+        provenance: Provenance::new(config, addr.ip().is_loopback()),
+        access: config.access(),
+        own_token: own_token.as_ref().map(OwnToken::hash),
+    });
+    let listener = socket.listen(BACKLOG).map_err(|source| ServerError::Listen { addr, source })?;
+    watch_standings(context.clone());
+    Ok((own_token, transport::serve(config, context, gate, listener, certificates).await?))
+}
+
+/// Not one of the tasks that a server is busy with.
+fn watch_standings(context: Arc<Context>) {
+    tokio::spawn(async move {
+        tokio::select! {
+            () = context.stop.cancelled() => {}
+            () = context.standings.watch(&context.db) => {}
+        }
+    });
+}
+
 fn served(ended: Result<(), tokio::task::JoinError>) -> Result<(), ServerError> {
     match ended {
         Err(error) if error.is_panic() => Err(ServerError::Serving(error)),
@@ -316,7 +371,7 @@ async fn start_engine(
 }
 
 /// Where tasks on this machine reach the server.
-fn api_addr(addr: SocketAddr, tls: bool) -> String {
+pub(crate) fn api_addr(addr: SocketAddr, tls: bool) -> String {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),

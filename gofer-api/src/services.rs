@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 
-use crate::call::Replies;
+use crate::call::{Call, Replies};
 use crate::context::Context;
 use crate::error::ApiError;
 use crate::intake::{Account, Charge, MAX_MESSAGE_BYTES};
@@ -64,18 +64,20 @@ pub(crate) fn routes(context: &Arc<Context>) -> Routes {
     }
 }
 
-/// A stream of replies that a task of its own produces; the task ends when nobody reads any more, or with the server.
-fn produce<R, F>(context: &Arc<Context>, answers: Account, work: impl FnOnce(Outlet<R>) -> F) -> Replies<R>
+/// A stream of replies that a task of its own produces; the task ends when nobody reads any more, with the server, or when the
+/// caller may no longer have them: also while a caller that reads nothing keeps the stream open.
+fn produce<R, F>(call: &Call, work: impl FnOnce(Outlet<R>) -> F) -> Replies<R>
 where
     R: Message + 'static,
     F: Future<Output = Result<(), Stop>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
-    let stop = context.stop.clone();
-    let work = work(Outlet { sender: sender.clone(), answers });
-    context.tasks.spawn(async move {
+    let (stop, standing) = (call.stop.clone(), call.standing.clone());
+    let work = work(Outlet { sender: sender.clone(), answers: call.answers.clone() });
+    call.tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
+            () = standing.lost() => {}
             () = sender.closed() => {}
             ended = work => {
                 if let Err(Stop::Failed(error)) = ended {

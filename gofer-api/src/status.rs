@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::error::{ApiError, TokenProblem};
+use crate::provenance::Foreign;
 
 /// Whose reasons these are, in `google.rpc.ErrorInfo.domain`.
 pub(crate) const DOMAIN: &str = "gofer";
@@ -103,6 +104,7 @@ fn api(error: ApiError) -> Shape {
     match error {
         ApiError::Invalid(violations) => Shape::invalid(violations),
         ApiError::Unauthenticated(problem) => Shape::new(Code::Unauthenticated, token_reason(problem), message),
+        ApiError::Foreign(foreign) => Shape::new(Code::PermissionDenied, foreign_reason(&foreign), message),
         ApiError::Forbidden { .. } => Shape::new(Code::PermissionDenied, "FORBIDDEN", message),
         ApiError::NotFound { what, .. } => Shape::new(Code::NotFound, not_found(what), message),
         ApiError::AlreadyExists { what, .. } => Shape::new(Code::AlreadyExists, exists(what), message),
@@ -192,7 +194,17 @@ fn token_reason(problem: TokenProblem) -> &'static str {
         TokenProblem::Unknown => "TOKEN_UNKNOWN",
         TokenProblem::Expired => "TOKEN_EXPIRED",
         TokenProblem::Disabled => "TOKEN_DISABLED",
-        TokenProblem::ForeignHost => "FOREIGN_HOST",
+        TokenProblem::OwnMissing => "TOKEN_MISSING",
+        TokenProblem::NamespaceGone => "TOKEN_NAMESPACE_GONE",
+    }
+}
+
+fn foreign_reason(foreign: &Foreign) -> &'static str {
+    match foreign {
+        Foreign::Origin(_) => "FOREIGN_ORIGIN",
+        Foreign::Site(_) => "CROSS_SITE",
+        Foreign::Host(_) => "FOREIGN_HOST",
+        Foreign::Proxy(_) => "UNTRUSTED_PROXY",
     }
 }
 
@@ -306,7 +318,12 @@ mod tests {
         check(ApiError::Unauthenticated(TokenProblem::Unknown), Code::Unauthenticated, "TOKEN_UNKNOWN");
         check(ApiError::Unauthenticated(TokenProblem::Expired), Code::Unauthenticated, "TOKEN_EXPIRED");
         check(ApiError::Unauthenticated(TokenProblem::Disabled), Code::Unauthenticated, "TOKEN_DISABLED");
-        check(ApiError::Unauthenticated(TokenProblem::ForeignHost), Code::Unauthenticated, "FOREIGN_HOST");
+        check(ApiError::Unauthenticated(TokenProblem::OwnMissing), Code::Unauthenticated, "TOKEN_MISSING");
+        check(ApiError::Unauthenticated(TokenProblem::NamespaceGone), Code::Unauthenticated, "TOKEN_NAMESPACE_GONE");
+        check(ApiError::Foreign(Foreign::Origin(key())), Code::PermissionDenied, "FOREIGN_ORIGIN");
+        check(ApiError::Foreign(Foreign::Site(key())), Code::PermissionDenied, "CROSS_SITE");
+        check(ApiError::Foreign(Foreign::Host(key())), Code::PermissionDenied, "FOREIGN_HOST");
+        check(ApiError::Foreign(Foreign::Proxy(key())), Code::PermissionDenied, "UNTRUSTED_PROXY");
         check(ApiError::Forbidden { message: message() }, Code::PermissionDenied, "FORBIDDEN");
         check(ApiError::not_found(Resource::TaskRun, "a/b/1/c"), Code::NotFound, "TASK_RUN_NOT_FOUND");
         check(
@@ -404,7 +421,12 @@ mod tests {
             ApiError::Unauthenticated(TokenProblem::Unknown),
             ApiError::Unauthenticated(TokenProblem::Expired),
             ApiError::Unauthenticated(TokenProblem::Disabled),
-            ApiError::Unauthenticated(TokenProblem::ForeignHost),
+            ApiError::Unauthenticated(TokenProblem::OwnMissing),
+            ApiError::Unauthenticated(TokenProblem::NamespaceGone),
+            Foreign::Origin(key()).into(),
+            Foreign::Site(key()).into(),
+            Foreign::Host(key()).into(),
+            Foreign::Proxy(key()).into(),
             ApiError::Forbidden { message: message() },
             ApiError::Precondition { reason: "UPLOAD_NOT_THERE", message: message() },
             ApiError::VersionConflict { expected: 1, latest: 2 },

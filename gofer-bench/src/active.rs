@@ -103,7 +103,7 @@ async fn until_active(server: &Server, runs: u32) -> Result<()> {
 }
 
 async fn cancel_all(
-    client: gofer_proto::v1::run_service_client::RunServiceClient<tonic::transport::Channel>,
+    client: gofer_proto::v1::run_service_client::RunServiceClient<crate::server::Connection>,
     runs: Vec<Run>,
 ) -> Result<()> {
     let mut calls: JoinSet<Result<_, tonic::Status>> = JoinSet::new();

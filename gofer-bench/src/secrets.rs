@@ -9,10 +9,9 @@ use gofer_proto::v1::secret_service_client::SecretServiceClient;
 use gofer_proto::v1::{GetSecretRequest, GlobalScope, PutSecretRequest, SecretScope, secret_scope};
 use reqwest::Client;
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 use crate::report::{Report, Samples, Unit};
-use crate::server::Server;
+use crate::server::{Connection, Server};
 use crate::{Bench, http, progress};
 
 /// Reads under way at once where many are.
@@ -93,14 +92,14 @@ fn key(index: u32) -> String {
     format!("s{index}")
 }
 
-async fn put(mut gofer: SecretServiceClient<Channel>, index: u32) -> Result<()> {
+async fn put(mut gofer: SecretServiceClient<Connection>, index: u32) -> Result<()> {
     let request =
         PutSecretRequest { scope: scope(), key: key(index), value: VALUE.to_owned(), ..PutSecretRequest::default() };
     gofer.put_secret(request).await?;
     Ok(())
 }
 
-async fn get(mut gofer: SecretServiceClient<Channel>, index: u32) -> Result<()> {
+async fn get(mut gofer: SecretServiceClient<Connection>, index: u32) -> Result<()> {
     let answer = gofer.get_secret(GetSecretRequest { scope: scope(), key: key(index) }).await?.into_inner();
     ensure!(answer.value == VALUE, "another value than was put");
     Ok(())

@@ -18,14 +18,31 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
-use tonic::Streaming;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
 
 use crate::processes;
 
 /// How long a server may take to answer at all, and to end; far more than any that works.
 const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const NAMESPACE: &str = "default";
+
+/// The connection, which adds the server's own token to every call.
+pub(crate) type Connection = InterceptedService<Channel, Authorization>;
+
+/// Adds `authorization: Bearer …`.
+#[derive(Debug, Clone)]
+pub(crate) struct Authorization(MetadataValue<Ascii>);
+
+impl Interceptor for Authorization {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
 
 /// Events as they happen.
 pub(crate) type Events = Streaming<FollowEventsResponse>;
@@ -35,7 +52,7 @@ pub(crate) type Events = Streaming<FollowEventsResponse>;
 pub(crate) struct Server {
     child: Child,
     gofer: PathBuf,
-    channel: Channel,
+    channel: Connection,
     /// From starting the process until the first answer.
     pub(crate) started_in: Duration,
 }
@@ -76,7 +93,7 @@ impl Server {
             .kill_on_drop(true)
             .spawn()
             .context("cannot start `gofer server`")?;
-        let channel = timeout(patience, first_answer(&mut child)).await.context("it took too long").flatten();
+        let channel = timeout(patience, first_answer(&mut child, data_dir)).await.context("it took too long").flatten();
         let channel = channel.with_context(|| format!("`gofer server` does not serve:\n{}", tail(&log_path)))?;
         Ok(Self { child, gofer: gofer.into(), channel, started_in: start.elapsed() })
     }
@@ -112,7 +129,7 @@ impl Server {
     }
 
     /// The client for tasks that start runs by themselves; see [`start_run`].
-    pub(crate) fn runs(&self) -> RunServiceClient<Channel> {
+    pub(crate) fn runs(&self) -> RunServiceClient<Connection> {
         RunServiceClient::new(self.channel())
     }
 
@@ -148,7 +165,7 @@ impl Server {
     }
 
     /// The connection, for calls that only one group makes.
-    pub(crate) fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Connection {
         self.channel.clone()
     }
 }
@@ -172,7 +189,7 @@ pub(crate) async fn next_event(events: &mut Events, patience: Duration) -> Resul
 
 /// Asks for a run of a registered pipeline.
 pub(crate) async fn start_run(
-    mut runs: RunServiceClient<Channel>,
+    mut runs: RunServiceClient<Connection>,
     pipeline: &str,
     variable: Option<(&str, String)>,
 ) -> Result<Run> {
@@ -186,12 +203,15 @@ pub(crate) async fn start_run(
 }
 
 /// Waits for the line that says where the server listens, connects, and makes one call.
-async fn first_answer(child: &mut Child) -> Result<Channel> {
+async fn first_answer(child: &mut Child, data_dir: &Path) -> Result<Connection> {
     let stdout = child.stdout.as_mut().context("no standard output")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line).await?;
     let address = line.trim_end().strip_prefix("listening on ").with_context(|| format!("it said `{line}`"))?;
+    let token = fs::read_to_string(data_dir.join("token")).context("the server has left no token")?;
+    let token = Authorization(format!("Bearer {}", token.lines().next().unwrap_or_default()).parse()?);
     let channel = Endpoint::from_shared(address.to_owned())?.connect().await?;
+    let channel = InterceptedService::new(channel, token);
     SystemServiceClient::new(channel.clone()).get_system_info(GetSystemInfoRequest::default()).await?;
     Ok(channel)
 }

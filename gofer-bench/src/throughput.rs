@@ -76,7 +76,7 @@ async fn sustain(server: &Server, in_flight: u32, window: Duration) -> Result<Ro
 
 /// Starts a run for each permit until the deadline; permits come back when runs complete. The number of runs started.
 async fn keep_starting(
-    runs: gofer_proto::v1::run_service_client::RunServiceClient<tonic::transport::Channel>,
+    runs: gofer_proto::v1::run_service_client::RunServiceClient<crate::server::Connection>,
     permits: Arc<Semaphore>,
     failed: mpsc::Sender<anyhow::Error>,
     deadline: Instant,

@@ -15,11 +15,10 @@ use s3::creds::Credentials;
 use s3::{Bucket, Region};
 use tokio_util::bytes::Bytes;
 use tokio_util::io::StreamReader;
-use tonic::transport::Channel;
 
 use crate::pipelines::single;
 use crate::report::{Report, Samples, Unit};
-use crate::server::{NAMESPACE, Server};
+use crate::server::{Connection, NAMESPACE, Server};
 use crate::{Bench, http, processes, progress};
 
 const PIPELINE: &str = "transfer";
@@ -135,7 +134,7 @@ fn data(mib: usize) -> impl Stream<Item = Bytes> + Send + 'static {
 
 const KEY: &str = "long";
 
-async fn put(mut gofer: ObjectServiceClient<Channel>, mib: usize) -> Result<()> {
+async fn put(mut gofer: ObjectServiceClient<Connection>, mib: usize) -> Result<()> {
     let header = PutObjectHeader {
         namespace: NAMESPACE.to_owned(),
         pipeline: PIPELINE.to_owned(),
@@ -150,7 +149,7 @@ async fn put(mut gofer: ObjectServiceClient<Channel>, mib: usize) -> Result<()> 
     Ok(())
 }
 
-async fn get(mut gofer: ObjectServiceClient<Channel>, mib: usize) -> Result<()> {
+async fn get(mut gofer: ObjectServiceClient<Connection>, mib: usize) -> Result<()> {
     let request = GetObjectRequest {
         namespace: NAMESPACE.to_owned(),
         pipeline: PIPELINE.to_owned(),
@@ -169,7 +168,7 @@ async fn get(mut gofer: ObjectServiceClient<Channel>, mib: usize) -> Result<()> 
 }
 
 /// The URL that Gofer hands out, and the completion: what a caller waits for from its decision to the durable object.
-async fn put_by_url(mut gofer: ObjectServiceClient<Channel>, http: &Client, mib: usize) -> Result<()> {
+async fn put_by_url(mut gofer: ObjectServiceClient<Connection>, http: &Client, mib: usize) -> Result<()> {
     let request = BeginObjectUploadRequest {
         namespace: NAMESPACE.to_owned(),
         pipeline: PIPELINE.to_owned(),
@@ -194,7 +193,7 @@ async fn put_by_url(mut gofer: ObjectServiceClient<Channel>, http: &Client, mib:
     Ok(())
 }
 
-async fn get_by_url(mut gofer: ObjectServiceClient<Channel>, http: &Client, mib: usize) -> Result<()> {
+async fn get_by_url(mut gofer: ObjectServiceClient<Connection>, http: &Client, mib: usize) -> Result<()> {
     let request = GetObjectUrlRequest {
         namespace: NAMESPACE.to_owned(),
         pipeline: PIPELINE.to_owned(),
@@ -216,7 +215,7 @@ async fn read(http: &Client, url: &str, mib: usize) -> Result<()> {
     Ok(())
 }
 
-async fn remove(mut gofer: ObjectServiceClient<Channel>) -> Result<()> {
+async fn remove(mut gofer: ObjectServiceClient<Connection>) -> Result<()> {
     let request = DeleteObjectRequest {
         namespace: NAMESPACE.to_owned(),
         pipeline: PIPELINE.to_owned(),

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use secrecy::SecretString;
 
-use crate::client::{self, Client, Target};
+use crate::client::{self, Client, Target, TokenSource};
 use crate::commands;
 use crate::errors::{Exit, Failure};
 use crate::output::{Format, Out};
+use crate::own_file::{self, Kind};
 
 const EXIT_CODES: &str = "\
 Examples:
@@ -19,9 +21,11 @@ Examples:
 
 Environment:
   GOFER_API_ADDR        the same as --addr
-  GOFER_API_TOKEN       the token, unless --token-file is given
+  GOFER_API_TOKEN       the token, unless --token-file is given; without either, the one that a
+                        development server on this machine has left for you is found by itself
   GOFER_API_TOKEN_FILE  the same as --token-file
   GOFER_CA_FILE         the same as --ca-file
+  GOFER_BOOTSTRAP_CODE  the code for `gofer token bootstrap`
   GOFER_CLIENT_CERT_FILE, GOFER_CLIENT_KEY_FILE
                         the same as --client-cert and --client-key
   GOFER_INSECURE        the same as --insecure
@@ -59,7 +63,8 @@ pub(crate) struct Global {
     /// Address of the server
     #[arg(long, global = true, env = "GOFER_API_ADDR", default_value = "http://127.0.0.1:8469", value_name = "URL")]
     addr: String,
-    /// File that holds the token; without it the environment's GOFER_API_TOKEN is used
+    /// File that holds the token on its first line; without it the environment's GOFER_API_TOKEN is used, and without that what a
+    /// development server on this machine has left for you
     #[arg(long, global = true, env = "GOFER_API_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// PEM file with the certificates to trust instead of the system's
@@ -117,6 +122,8 @@ enum Command {
 pub(crate) struct Context {
     global: Global,
     pub(crate) out: Out,
+    /// Where a token was looked for in vain.
+    sought: std::sync::OnceLock<String>,
     #[cfg(feature = "server")]
     scratch: std::sync::OnceLock<(tempfile::TempDir, gofer_api::Owner)>,
 }
@@ -130,13 +137,41 @@ impl Context {
         let _ = self.scratch.set((dir, owner));
     }
 
-    /// Connects to the server that was named.
+    /// Connects to the server that was named, with the token that was, or else with the one that a server on this machine has left
+    /// for its own user.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
-        let token = client::token(self.global.token_file.as_deref())?;
         let Global { addr, ca_file, client_cert, client_key, insecure, .. } = &self.global;
+        let mut addr = addr.clone();
+        let mut token = client::token(self.global.token_file.as_deref())?;
+        let mut token_source = self.global.token_file.clone().map(TokenSource::File);
+        if token.is_none() {
+            let uri = client::parse_addr(&addr)?;
+            match own_file::find(&uri, Kind::Token) {
+                Ok(found) => {
+                    token = Some(found.secret);
+                    token_source = Some(TokenSource::Server(uri));
+                    // A name may lead to another server on the same port. A certificate, however, is for the name.
+                    if found.addr.starts_with("http://") {
+                        addr = found.addr;
+                    }
+                }
+                // A command connects once, and again only in the same way.
+                Err(why) => drop(self.sought.set(why)),
+            }
+        }
         let client_files = client_cert.clone().zip(client_key.clone());
-        let target = Target { addr: addr.clone(), ca_file: ca_file.clone(), client_files, insecure: *insecure, token };
+        let ca_file = ca_file.clone();
+        let target = Target { addr, ca_file, client_files, insecure: *insecure, token, token_source };
         Client::connect(&target).await
+    }
+
+    /// The code for the first management token that the server has left on this machine; or why there is none.
+    ///
+    /// # Errors
+    /// Wrong use for an address that cannot be.
+    pub(crate) fn bootstrap_code(&self) -> Result<Result<SecretString, String>, Failure> {
+        let uri = client::parse_addr(&self.global.addr)?;
+        Ok(own_file::find(&uri, Kind::Bootstrap).map(|found| found.secret))
     }
 
     /// Authorities that are trusted besides the system's, if they were named.
@@ -162,12 +197,17 @@ impl Cli {
         let context = Context {
             global: self.global,
             out,
+            sought: std::sync::OnceLock::new(),
             #[cfg(feature = "server")]
             scratch: std::sync::OnceLock::new(),
         };
         let runtime = runtime(&self.command)?;
         let patience = patience(&self.command);
         let result = runtime.block_on(run(self.command, &context));
+        let result = result.map_err(|failure| match context.sought.get() {
+            Some(sought) => failure.without_token(sought),
+            None => failure,
+        });
         // Not dropped: that would wait for a read of stdin that nobody needs any more.
         runtime.shutdown_timeout(patience);
         result

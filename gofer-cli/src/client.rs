@@ -29,6 +29,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Status};
 
 use crate::errors::{Failure, innermost};
+use crate::own_file::{self, Kind};
 
 /// How long a connection may take to be made; a server that is there answers within milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,6 +53,8 @@ pub(crate) struct Target {
     /// Send the token to other machines also without TLS.
     pub(crate) insecure: bool,
     pub(crate) token: Option<SecretString>,
+    /// Where that is from, if it may change.
+    pub(crate) token_source: Option<TokenSource>,
 }
 
 /// The services of one server; clones share the connection.
@@ -110,12 +113,34 @@ impl Service<http::Request<Body>> for Contacted {
 
 /// Adds `authorization: Bearer …`.
 #[derive(Debug, Clone)]
-pub(crate) struct Authorization(Option<MetadataValue<Ascii>>);
+pub(crate) struct Authorization {
+    /// What was last read.
+    value: Option<MetadataValue<Ascii>>,
+    source: Option<TokenSource>,
+}
+
+/// Where a token is read again at each call: a command may outlive the server that it began with, and so the server's own token.
+#[derive(Debug, Clone)]
+pub(crate) enum TokenSource {
+    File(PathBuf),
+    Server(Uri),
+}
+
+impl TokenSource {
+    fn read(&self) -> Option<MetadataValue<Ascii>> {
+        let token = match self {
+            Self::File(path) => token(Some(path)).ok().flatten(),
+            Self::Server(uri) => own_file::find(uri, Kind::Token).ok().map(|found| found.secret),
+        };
+        bearer(&token?).ok()
+    }
+}
 
 impl Interceptor for Authorization {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
-            request.metadata_mut().insert("authorization", value.clone());
+        let again = self.source.as_ref().and_then(TokenSource::read);
+        if let Some(value) = again.or_else(|| self.value.clone()) {
+            request.metadata_mut().insert("authorization", value);
         }
         Ok(request)
     }
@@ -158,7 +183,8 @@ impl Client {
             return Err(Failure::usage(format!("`{}` is not encrypted, so the token is not sent to it", target.addr))
                 .hint("use an `https://` address, or `--insecure` when nobody can listen on the way"));
         }
-        let authorization = Authorization(target.token.as_ref().map(bearer).transpose()?);
+        let value = target.token.as_ref().map(bearer).transpose()?;
+        let authorization = Authorization { value, source: target.token_source.clone() };
         let channel = endpoint(uri, target)?.connect().await.map_err(|error| {
             let failure =
                 Failure::unreachable(format!("no server answers at `{}`: {}", target.addr, innermost(&error)));
@@ -238,7 +264,8 @@ pub(crate) fn token(token_file: Option<&Path>) -> Result<Option<SecretString>, F
             text.into_string().map_err(|_| Failure::usage(format!("`{name}` is not UTF-8")))?
         }
     };
-    let token = text.trim();
+    // A server's own file tells on the second line whose token it is.
+    let token = text.trim().lines().next().unwrap_or_default().trim();
     match (token.is_empty(), token_file) {
         (true, Some(path)) => Err(Failure::usage(format!("the token file `{}` is empty", path.display()))),
         (true, None) => Ok(None),
@@ -254,7 +281,7 @@ fn bearer(token: &SecretString) -> Result<MetadataValue<Ascii>, Failure> {
     Ok(value)
 }
 
-fn parse_addr(addr: &str) -> Result<Uri, Failure> {
+pub(crate) fn parse_addr(addr: &str) -> Result<Uri, Failure> {
     let wrong = |why: &str| {
         Failure::usage(format!("the address `{addr}` is not one: {why}"))
             .hint("write it as `http://127.0.0.1:8469` or `https://gofer.example.com:8469`")

@@ -40,11 +40,13 @@ pub(crate) struct Failure {
     message: String,
     details: Vec<String>,
     hint: Option<String>,
+    /// The server refuses who calls, not what is asked for.
+    lacks_token: bool,
 }
 
 impl Failure {
     fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), details: Vec::new(), hint: None }
+        Self { exit, message: message.into(), details: Vec::new(), hint: None, lacks_token: false }
     }
 
     /// The user's input is wrong.
@@ -84,6 +86,14 @@ impl Failure {
         self
     }
 
+    /// Says what was looked for in place of a token that the server misses.
+    pub(crate) fn without_token(mut self, sought: &str) -> Self {
+        if self.lacks_token {
+            self.details.push(sought.to_owned());
+        }
+        self
+    }
+
     /// The text for stderr, with a trailing newline.
     pub(crate) fn render(&self) -> String {
         // Much of it comes from the server, and all of it may go to a terminal.
@@ -107,6 +117,7 @@ impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let message = if status.message().is_empty() { status.code().description() } else { status.message() };
         let mut failure = Self::new(exit_of(status.code()), message);
+        failure.lacks_token = status.code() == Code::Unauthenticated;
         // What has a reason comes from the server itself: it is there, and says why it cannot.
         let answered = status.get_details_error_info().is_some();
         if failure.exit == Exit::Unreachable && !answered {
@@ -171,7 +182,7 @@ fn hint_of(code: Code) -> Option<&'static str> {
         Code::Unavailable => Some(UNREACHABLE_HINT),
         Code::Unauthenticated => Some(
             "pass a token with `--token-file FILE` or `GOFER_API_TOKEN`; a new server's first token comes from \
-             `gofer token bootstrap`",
+             `gofer token bootstrap`, and a development server's is in the file `token` of its data directory",
         ),
         Code::PermissionDenied => Some("`gofer token whoami` shows what your token may do"),
         Code::Aborted => Some("somebody else was faster; look at the present state and try again"),

@@ -10,6 +10,7 @@ mod follow;
 mod format;
 mod interrupts;
 mod output;
+mod own_file;
 mod source;
 mod supervise;
 mod terminal;

@@ -276,8 +276,8 @@ async fn connect() -> Result<Client, Failure> {
     let insecure = std::env::var("GOFER_INSECURE").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
     let file = |name| std::env::var_os(name).map(PathBuf::from);
     let client_files = file("GOFER_CLIENT_CERT_FILE").zip(file("GOFER_CLIENT_KEY_FILE"));
-    let ca_file = file("GOFER_CA_FILE");
-    Client::connect(&Target { addr, ca_file, client_files, insecure, token: Some(token.into()) }).await
+    let (ca_file, token) = (file("GOFER_CA_FILE"), Some(token.into()));
+    Client::connect(&Target { addr, ca_file, client_files, insecure, token, token_source: None }).await
 }
 
 async fn report(connecting: JoinHandle<Result<Client, Failure>>, end: ReportEndRequest) {

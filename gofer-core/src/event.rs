@@ -184,6 +184,7 @@ pub enum EventDetails {
     TokenDeleted {
         token_id: String,
     },
+    BootstrapReset {},
 }
 
 impl EventDetails {
@@ -226,6 +227,7 @@ impl EventDetails {
             Self::TokenDisabled { .. } => "token_disabled",
             Self::TokenEnabled { .. } => "token_enabled",
             Self::TokenDeleted { .. } => "token_deleted",
+            Self::BootstrapReset {} => "bootstrap_reset",
         }
     }
 }

@@ -20,7 +20,7 @@ pub use config::{DatabaseUrl, DbConfig, Durability, Target, TlsConfig};
 pub use db::Db;
 pub use error::DbError;
 pub use types::{
-    CompletedUpload, Counts, DeletedPipeline, EventFilter, LocalSecret, MAX_OPEN_UPLOADS, MAX_PAGE, ObjectPut,
-    ObjectPutOutcome, ObjectUpload, Page, PipelineRoom, PipelineVersionSummary, Registered, Registration, RunFilter,
-    RunRecords, SecretPutOutcome, SomeTasks, UploadState, UploadedObject,
+    BootstrapProof, CompletedUpload, Counts, DeletedPipeline, EventFilter, LocalSecret, MAX_OPEN_UPLOADS, MAX_PAGE,
+    ManagementEnd, ObjectPut, ObjectPutOutcome, ObjectUpload, Page, PipelineRoom, PipelineVersionSummary, Registered,
+    Registration, RunFilter, RunRecords, SecretPutOutcome, SomeTasks, UploadState, UploadedObject,
 };

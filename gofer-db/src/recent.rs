@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use gofer_core::event::Event;
+use gofer_core::event::{Event, EventDetails};
 
 use crate::types::{EventFilter, MAX_PAGE};
 
@@ -26,6 +26,11 @@ impl Recent {
             kept.clear();
         }
         kept.extend(events);
+        // A name says which namespace is meant only as long as it has one: what came before is left to the table, which has ids.
+        let is_end = |event: &Event| matches!(event.body.details, EventDetails::NamespaceDeleted {});
+        if let Some(end) = kept.iter().rposition(is_end) {
+            kept.drain(..=end);
+        }
         let surplus = kept.len().saturating_sub(KEPT);
         kept.drain(..surplus);
     }
@@ -87,5 +92,11 @@ mod tests {
         assert_eq!(ids(&recent, 8, &any, 10), None, "9 to 19 were missed");
         recent.add(events(22..=22 + KEPT as u64));
         assert_eq!(ids(&recent, 21, &any, 10), None, "the oldest make room");
+        let last = 22 + KEPT as u64;
+        let mut end = events(last + 1..=last + 3);
+        end[1].body.details = EventDetails::NamespaceDeleted {};
+        recent.add(end);
+        assert_eq!(ids(&recent, last + 1, &any, 10), None, "a namespace was deleted");
+        assert_eq!(ids(&recent, last + 2, &any, 10), Some(vec![last + 3]));
     }
 }

@@ -3,6 +3,7 @@
 diesel::table! {
     namespaces (id) {
         id -> Text,
+        uid -> Text,
         description -> Text,
         created_at -> BigInt,
         updated_at -> BigInt,
@@ -119,6 +120,7 @@ diesel::table! {
         #[sql_name = "type"]
         kind -> Text,
         details -> Text,
+        namespace_uid -> Nullable<Text>,
     }
 }
 
@@ -237,10 +239,21 @@ diesel::allow_tables_to_appear_in_same_query!(
     task_runs,
 );
 
+diesel::allow_tables_to_appear_in_same_query!(events, namespaces);
+
 diesel::define_sql_function! {
     /// The first that is not null.
     fn coalesce(
         first: diesel::sql_types::Nullable<diesel::sql_types::BigInt>,
         second: diesel::sql_types::Nullable<diesel::sql_types::BigInt>,
     ) -> diesel::sql_types::Nullable<diesel::sql_types::BigInt>;
+}
+
+diesel::define_sql_function! {
+    /// The same of texts.
+    #[sql_name = "coalesce"]
+    fn coalesce_text(
+        first: diesel::sql_types::Nullable<diesel::sql_types::Text>,
+        second: diesel::sql_types::Nullable<diesel::sql_types::Text>,
+    ) -> diesel::sql_types::Nullable<diesel::sql_types::Text>;
 }

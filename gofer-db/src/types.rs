@@ -26,6 +26,26 @@ impl<T> Page<T> {
     }
 }
 
+/// What lets a caller make the first management token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootstrapProof {
+    /// The SHA-256 of a code that was accepted ([`crate::Db::bootstrap_accept`]).
+    Code([u8; 32]),
+    /// The caller may do everything already.
+    Management,
+}
+
+/// When the last management token that works expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ManagementEnd {
+    /// None works.
+    None,
+    /// One of them has no end.
+    Never,
+    /// Then.
+    At(Timestamp),
+}
+
 /// A run and some of its task runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SomeTasks {

@@ -269,17 +269,37 @@ def all_events_together_have_no_gap(channel):
     assert ids == list(range(1, len(ids) + 1)) and len(ids) >= newest.last_event_id, ids
 
 
-def main(address: str) -> int:
+class Authorization(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Sends a token with every call. Call credentials would do the same, but not without TLS."""
+
+    def __init__(self, headers: dict[str, str]):
+        self.headers = list(headers.items())
+
+    def intercept(self, continuation, details, request):
+        return continuation(details._replace(metadata=[*(details.metadata or ()), *self.headers]), request)
+
+    intercept_unary_unary = intercept_unary_stream = intercept
+    intercept_stream_unary = intercept_stream_stream = intercept
+
+
+def main(address: str, token: str) -> int:
+    headers = {"authorization": f"Bearer {token}"}
+
     @check
     def a_browser_calls_by_grpc_web(_):
-        answer = grpc_web.call(address, "gofer.v1.SystemService/GetSystemInfo", system_pb2.GetSystemInfoRequest())
+        answer = grpc_web.call(address, "gofer.v1.SystemService/GetSystemInfo", system_pb2.GetSystemInfoRequest(), headers)
         assert answer.status == 0 and len(answer.messages) == 1, answer
         assert system_pb2.GetSystemInfoResponse.FromString(answer.messages[0]).version, answer
 
     @check
     def a_browser_reads_a_stream_by_grpc_web(_):
         request = run_pb2.FollowRunRequest(**NAMES, run=1)
-        answer = grpc_web.call(address, "gofer.v1.RunService/FollowRun", request)
+        answer = grpc_web.call(address, "gofer.v1.RunService/FollowRun", request, headers)
         updates = [run_pb2.FollowRunResponse.FromString(message).update for message in answer.messages]
         assert answer.status == 0 and any(update.run.status == run_pb2.RUN_STATUS_SUCCESSFUL for update in updates), (
             answer
@@ -288,10 +308,16 @@ def main(address: str) -> int:
     @check
     def a_browser_gets_errors_by_grpc_web(_):
         request = namespace_pb2.GetNamespaceRequest(id="missing")
-        answer = grpc_web.call(address, "gofer.v1.NamespaceService/GetNamespace", request)
+        answer = grpc_web.call(address, "gofer.v1.NamespaceService/GetNamespace", request, headers)
         assert answer.status == grpc.StatusCode.NOT_FOUND.value[0] and not answer.messages, answer
 
-    with grpc.insecure_channel(address) as channel:
+    @check
+    def without_a_token_nothing_is_told(_):
+        answer = grpc_web.call(address, "gofer.v1.SystemService/GetSystemInfo", system_pb2.GetSystemInfoRequest())
+        assert answer.status == grpc.StatusCode.UNAUTHENTICATED.value[0] and not answer.messages, answer
+
+    with grpc.insecure_channel(address) as bare:
+        channel = grpc.intercept_channel(bare, Authorization(headers))
         failed = sum(not passes(channel, function) for function in CHECKS)
     print(f"{len(CHECKS) - failed} passed, {failed} failed")
     return 1 if failed else 0
@@ -313,4 +339,4 @@ def passes(channel: grpc.Channel, function: Callable[[grpc.Channel], None]) -> b
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], sys.argv[2]))

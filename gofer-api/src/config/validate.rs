@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{AuthMode, ConfigError, ServerConfig};
+use crate::provenance::network;
 
 /// Longest timeout that makes sense for one call or one silence.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -14,6 +15,11 @@ const MIN_LEASE: Duration = Duration::from_secs(1);
 const MIN_CONNECTION_AGE: Duration = Duration::from_secs(10);
 /// Least memory for requests: one caller has a quarter of it, which must hold the largest request.
 const MIN_REQUEST_MEMORY: usize = 128 * 1024 * 1024;
+
+/// No scheme, no port, no path.
+fn is_name(host: &str) -> bool {
+    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+}
 
 impl ServerConfig {
     /// Every broken rule, or nothing.
@@ -48,6 +54,14 @@ impl ServerConfig {
         }
         if server.data_dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
             problems.push("server.data_dir: `` names no directory; leave it out for the default".to_owned());
+        }
+        for proxy in server.trusted_proxies.iter().filter(|proxy| network(proxy).is_none()) {
+            problems.push(format!(
+                "server.trusted_proxies: `{proxy}` is neither an address nor a network, such as `10.0.0.0/8`"
+            ));
+        }
+        for host in server.hosts.iter().filter(|host| !is_name(host)) {
+            problems.push(format!("server.hosts: `{host}` is not the name of a host, such as `gofer.example.com`"));
         }
         for origin in &server.cors_origins {
             if !(origin.starts_with("http://") || origin.starts_with("https://")) || origin.ends_with('/') {

@@ -133,5 +133,6 @@ fn details(details: EventDetails) -> Details {
         EventDetails::TokenDisabled { token_id } => Details::TokenDisabled(v1::TokenDisabled { token_id }),
         EventDetails::TokenEnabled { token_id } => Details::TokenEnabled(v1::TokenEnabled { token_id }),
         EventDetails::TokenDeleted { token_id } => Details::TokenDeleted(v1::TokenDeleted { token_id }),
+        EventDetails::BootstrapReset {} => Details::BootstrapReset(v1::BootstrapReset {}),
     }
 }

@@ -80,8 +80,7 @@ async fn follow_events(
     let mut committed = call.db.event_watch();
     let newest = *committed.borrow_and_update();
     let cursor = request.after_id.unwrap_or(newest);
-    let context = call.context();
-    Ok(produce(&context, call.answers.clone(), move |outlet| follow(call, filter, cursor, committed, outlet)))
+    Ok(produce(&call.clone(), move |outlet| follow(call, filter, cursor, committed, outlet)))
 }
 
 /// Reads from the cursor to the end, then sleeps until something is committed; a sign of life in between.

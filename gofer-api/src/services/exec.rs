@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::convert;
 use crate::cut::Cut;
 use crate::error::ApiError;
+use crate::standing::Standing;
 
 /// Most words of a command.
 const MAX_WORDS: usize = 1_000;
@@ -34,7 +35,8 @@ pub(super) async fn exec(
     messages: Streaming<v1::ExecRequest>,
 ) -> Result<Replies<v1::ExecResponse>, ApiError> {
     let cut = extensions.get::<Cut>().cloned().unwrap_or_default();
-    let mut inputs = Inputs { messages, cut };
+    let standing = extensions.get::<Standing>().cloned().unwrap_or_default();
+    let mut inputs = Inputs { messages, cut, standing };
     let header = match inputs.first(context.limits.idle_timeout).await? {
         Some(Input::Header(header)) => header,
         _ => return Err(ApiError::invalid("header", "", "the first message of the stream is the header")),
@@ -45,13 +47,13 @@ pub(super) async fn exec(
     let request = request(header.command, header.terminal)?;
     let (id, shown) = call.engine.exec_target(&key, &task, &request.command).await?;
     record(&call, &id, shown, request.terminal.is_some()).await?;
-    let session = call.engine.exec(&id, request).await.map_err(|error| match error {
+    let session = call.standing.hold(call.engine.exec(&id, request)).await?.map_err(|error| match error {
         // The request itself was looked at above: what is wrong is what it meets.
         EngineError::Backend(error) => refusal("EXEC_REFUSED", error),
         other => other.into(),
     })?;
     let attempt = id.attempt.0;
-    Ok(produce(context, call.answers, async move |outlet| serve(session, inputs, outlet, attempt).await))
+    Ok(produce(&call, async move |outlet| serve(session, inputs, outlet, attempt).await))
 }
 
 fn request(command: Vec<String>, terminal: Option<v1::TerminalSize>) -> Result<ExecRequest, ApiError> {
@@ -129,6 +131,7 @@ async fn serve(
 struct Inputs {
     messages: Streaming<v1::ExecRequest>,
     cut: Cut,
+    standing: Standing,
 }
 
 impl Inputs {
@@ -141,7 +144,7 @@ impl Inputs {
 
     /// The next piece; `None` when the caller has closed its side in order.
     async fn next(&mut self) -> Result<Option<Input>, ApiError> {
-        match self.messages.message().await {
+        match self.standing.hold(self.messages.message()).await? {
             Err(status) => Err(ApiError::CutOff { message: status.message().to_owned() }),
             Ok(None) if self.cut.happened() => Err(ApiError::CutOff { message: "the caller left".to_owned() }),
             Ok(None) => Ok(None),

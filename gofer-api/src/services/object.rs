@@ -57,7 +57,7 @@ async fn get_object(call: Call, request: v1::GetObjectRequest) -> Result<Replies
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
     let (record, body) = open(&call, &scope, &key(&request.key)?).await?;
     let head = v1::GetObjectResponse { part: Some(Part::Object(convert::object(&record))) };
-    Ok(produce(&call.context(), call.answers.clone(), async move |outlet| send(head, body.stream, outlet).await))
+    Ok(produce(&call, async move |outlet| send(head, body.stream, outlet).await))
 }
 
 async fn send(

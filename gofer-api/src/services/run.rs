@@ -128,8 +128,7 @@ async fn retry_run(call: Call, request: v1::RetryRunRequest) -> Result<v1::Retry
 async fn follow_run(call: Call, request: v1::FollowRunRequest) -> Result<Replies<v1::FollowRunResponse>, ApiError> {
     let key = convert::run_key(&request.namespace, &request.pipeline, request.run)?;
     call.db.run_get(&key).await?;
-    let context = call.context();
-    Ok(produce(&context, call.answers.clone(), move |outlet| Follower::new(call, key, outlet).follow()))
+    Ok(produce(&call.clone(), move |outlet| Follower::new(call, key, outlet).follow()))
 }
 
 /// Finished attempts and whose they are.

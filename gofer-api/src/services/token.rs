@@ -7,11 +7,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gofer_core::Timestamp;
 use gofer_core::entity::{Token, TokenKind};
 use gofer_core::id::NamespaceId;
+use gofer_db::BootstrapProof;
 use gofer_engine::run_token_hash;
 use gofer_proto::v1;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::auth::{Identity, TOKEN_PREFIX};
+use crate::bootstrap::MAX_CODE_BYTES;
 use crate::call::{Call, about, service};
 use crate::convert;
 use crate::error::ApiError;
@@ -58,11 +60,31 @@ pub(crate) fn new_token(kind: TokenKind, description: &str, created_by: &str) ->
     (token, secret)
 }
 
-async fn bootstrap_token(call: Call, _: v1::BootstrapTokenRequest) -> Result<v1::BootstrapTokenResponse, ApiError> {
+async fn bootstrap_token(
+    call: Call,
+    request: v1::BootstrapTokenRequest,
+) -> Result<v1::BootstrapTokenResponse, ApiError> {
+    let proof = match request.code.as_str() {
+        "" if call.identity.manages() => BootstrapProof::Management,
+        code if code.len() > MAX_CODE_BYTES => return Err(wrong_code()),
+        code => BootstrapProof::Code(run_token_hash(code)),
+    };
     let (token, secret) = new_token(TokenKind::Management, "the first management token", "bootstrap");
-    call.db.token_bootstrap(&token, &run_token_hash(secret.expose_secret())).await?;
+    if !call.db.token_bootstrap(&token, &run_token_hash(secret.expose_secret()), proof).await? {
+        return Err(wrong_code());
+    }
+    if let Some(file) = &call.bootstrap_file {
+        file.remove();
+    }
     let secret = secret.expose_secret().to_owned();
     Ok(v1::BootstrapTokenResponse { token: Some(convert::token(&token)), secret })
+}
+
+fn wrong_code() -> ApiError {
+    let message = "the first management token is for whoever has the code: the first line of `bootstrap` in the server's data \
+                   directory, or of the file that `server.bootstrap_token_file` names; `gofer token bootstrap` finds it on \
+                   the server's machine, elsewhere pass it with `--code-file`";
+    ApiError::Forbidden { message: message.to_owned() }
 }
 
 async fn create_token(call: Call, request: v1::CreateTokenRequest) -> Result<v1::CreateTokenResponse, ApiError> {
@@ -148,7 +170,15 @@ async fn delete_token(call: Call, request: v1::DeleteTokenRequest) -> Result<v1:
 
 async fn who_am_i(call: Call, _: v1::WhoAmIRequest) -> Result<v1::WhoAmIResponse, ApiError> {
     let token = match &call.identity {
-        Identity::Anonymous | Identity::Dev | Identity::Execution(_) => None,
+        Identity::Anonymous | Identity::Anybody | Identity::Execution(_) => None,
+        Identity::Dev => Some(v1::Token {
+            id: call.identity.actor(),
+            kind: v1::TokenKind::Management.into(),
+            description: "the server's own token, for its user on this machine".to_owned(),
+            created_by: "gofer".to_owned(),
+            created_at: Some(convert::timestamp(call.started_at)),
+            ..v1::Token::default()
+        }),
         Identity::Management(token) | Identity::Client { token, .. } => Some(convert::token(token)),
         Identity::Run(key) => Some(v1::Token {
             id: call.identity.actor(),

@@ -23,6 +23,7 @@ use crate::context::Context;
 use crate::convert;
 use crate::cut::Cut;
 use crate::error::ApiError;
+use crate::standing::Standing;
 
 /// Receives an object. The work goes on in a task of its own: a caller that leaves ends its stream, and what that means
 /// is decided there.
@@ -32,7 +33,8 @@ pub(super) async fn put_object(
     parts: Streaming<v1::PutObjectRequest>,
 ) -> Result<v1::PutObjectResponse, ApiError> {
     let cut = extensions.get::<Cut>().cloned().unwrap_or_default();
-    let mut parts = Parts { parts, cut, idle: context.limits.idle_timeout };
+    let standing = extensions.get::<Standing>().cloned().unwrap_or_default();
+    let mut parts = Parts { parts, cut, standing: standing.clone(), idle: context.limits.idle_timeout };
     let header = match parts.next().await? {
         Some(Part::Header(header)) => header,
         Some(Part::Chunk(_)) | None => {
@@ -41,20 +43,22 @@ pub(super) async fn put_object(
     };
     let call = authorize(context, &extensions, header.about())?;
     let work = context.tasks.spawn(receive(call, header, parts));
-    work.await.unwrap_or(Err(ApiError::Broken))
+    // The work notices by itself, at the latest before it makes the bytes an object.
+    standing.hold(work).await?.unwrap_or(Err(ApiError::Broken))
 }
 
 /// The caller's side of an upload.
 struct Parts {
     parts: Streaming<v1::PutObjectRequest>,
     cut: Cut,
+    standing: Standing,
     idle: Duration,
 }
 
 impl Parts {
     /// The next part; `None` when the caller has closed its side in order.
     async fn next(&mut self) -> Result<Option<Part>, ApiError> {
-        match tokio::time::timeout(self.idle, self.parts.message()).await {
+        match self.standing.hold(tokio::time::timeout(self.idle, self.parts.message())).await? {
             Err(_) => Err(ApiError::Idle { seconds: self.idle.as_secs() }),
             Ok(Err(status)) => Err(ApiError::CutOff { message: status.message().to_owned() }),
             Ok(Ok(None)) if self.cut.happened() => Err(ApiError::CutOff { message: "the caller left".to_owned() }),
@@ -94,6 +98,10 @@ async fn receive(call: Call, header: v1::PutObjectHeader, parts: Parts) -> Resul
         (Ok(_), Err(error)) => return Err(error.into()),
         (Ok(arrived), Ok(_)) => arrived,
     };
+    if let Some(loss) = call.standing.loss() {
+        forget(&call, &location).await;
+        return Err(loss);
+    }
     let keep = scope.run.is_none().then_some(call.limits.pipeline_objects);
     let record = ObjectRecord { scope, key, location, size_bytes, sha256, created_at: Timestamp::now() };
     commit(&call, record, ObjectPut { if_absent: header.if_absent, keep }).await

@@ -83,6 +83,11 @@ impl Connection {
         }
     }
 
+    /// Whose it is.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// Counts a call that begins. One by somebody with a token vouches for the connection.
     ///
     /// # Errors

@@ -51,15 +51,19 @@ fn token(kind: v1::TokenKind, namespaces: &[&str]) -> v1::CreateTokenRequest {
 
 async fn tokens_are_made_switched_and_removed(server: TestServer) {
     let anybody = server.anybody();
-    let first = anybody.tokens().bootstrap_token(v1::BootstrapTokenRequest {}).await.unwrap().into_inner();
+    let no_code = v1::BootstrapTokenRequest::default;
+    let stranger = server.nobody().tokens().bootstrap_token(no_code()).await;
+    assert_refused(stranger, Code::PermissionDenied, "FORBIDDEN");
+    let first = anybody.tokens().bootstrap_token(no_code()).await.unwrap().into_inner();
     assert!(first.secret.starts_with("gofer_t_") && !format!("{first:?}").contains(&first.secret));
-    let second = anybody.tokens().bootstrap_token(v1::BootstrapTokenRequest {}).await;
+    let second = anybody.tokens().bootstrap_token(no_code()).await;
     assert_refused(second, Code::FailedPrecondition, "CONFLICT");
 
     let manager = server.with_token(&first.secret);
     let me = manager.tokens().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner().token.unwrap();
     assert_eq!((me.kind(), me.created_by.as_str()), (v1::TokenKind::Management, "bootstrap"));
-    assert_eq!(anybody.tokens().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner().token, None);
+    let own = anybody.tokens().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner().token.unwrap();
+    assert_eq!((own.id.as_str(), own.kind()), ("dev", v1::TokenKind::Management));
 
     let last = v1::DeleteTokenRequest { id: me.id.clone() };
     let refused = manager.tokens().delete_token(last.clone()).await;
@@ -132,6 +136,18 @@ async fn the_system_tells_how_it_is(server: TestServer) {
     }
     let known = clients.system().get_system_info(v1::GetSystemInfoRequest::default()).await.unwrap().into_inner();
     assert_eq!(known.backends, info.backends);
+
+    // Paths and processes of the machine are for its managers.
+    let made = clients.tokens().create_token(token(v1::TokenKind::Client, &["default"])).await.unwrap().into_inner();
+    let client = server.with_token(&made.secret);
+    for check_backends in [true, false] {
+        let request = v1::GetSystemInfoRequest { check_backends };
+        let shown = client.system().get_system_info(request).await.unwrap().into_inner();
+        let found: Vec<_> = shown.backends.iter().map(|one| (one.kind(), one.ok, one.message.as_str())).collect();
+        assert_eq!(found, expected.map(|kind| (kind, true, "")));
+        let data = server.dir().display().to_string();
+        assert!(!format!("{shown:?}").contains(&data) && format!("{info:?}").contains(&data), "{shown:?} {info:?}");
+    }
 }
 
 async fn what_is_not_built_yet_says_so(server: TestServer) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use figment::error::Kind;
 use figment::providers::{Format, Toml};
 use figment::{Figment, Jail};
-use gofer_api::config::{AuthMode, ConfigError, ServerConfig};
+use gofer_api::config::{Access, AuthMode, ConfigError, ServerConfig};
 
 const DOCUMENTED: &str = include_str!("../../../config/gofer.toml");
 
@@ -93,7 +93,7 @@ fn the_environment_wins_over_the_file_and_flags_over_both() {
         assert_eq!((config.server.listen.port(), config.limits.pipeline_objects), (2, 7));
         assert!(config.database.tls.require && config.limits.call_timeout.as_secs() == 5);
         let config = ServerConfig::load_with(None, |config| config.server.auth = AuthMode::On).unwrap();
-        assert!(config.demands_token());
+        assert_eq!(config.access(), Access::Tokens);
         Ok(())
     });
 }
@@ -122,6 +122,8 @@ fn mistakes_are_named_by_key_value_and_rule() {
         ("[server.tls]\ncert_file = \"x\"\n", &["server.tls", "key_file"]),
         ("[server]\nallow_anonymous = true\nauth = \"on\"\n", &["server.allow_anonymous", "contradicts"]),
         ("[server]\ncors_origins = [\"ci.example\"]\n", &["server.cors_origins", "ci.example"]),
+        ("[server]\nhosts = [\"https://x\"]\n", &["server.hosts", "https://x", "gofer.example.com"]),
+        ("[server]\ntrusted_proxies = [\"10.0.0.0/33\"]\n", &["server.trusted_proxies", "10.0.0.0/33", "network"]),
         (
             "[scheduler]\nbackend = \"nomad\"\n[scheduler.nomad]\npriority = 500\n",
             &["scheduler.nomad", "priority", "500", "100"],

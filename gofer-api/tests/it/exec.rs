@@ -12,12 +12,12 @@ use tonic::{Code, Status, Streaming};
 use crate::harness::{Clients, TestServer, assert_invalid, assert_refused, eventually, pipeline, refusal, shell};
 
 /// The caller's two sides of a session.
-struct Session {
-    input: mpsc::Sender<v1::ExecRequest>,
-    output: Streaming<v1::ExecResponse>,
+pub(crate) struct Session {
+    pub(crate) input: mpsc::Sender<v1::ExecRequest>,
+    pub(crate) output: Streaming<v1::ExecResponse>,
 }
 
-fn header(command: &[&str]) -> v1::ExecHeader {
+pub(crate) fn header(command: &[&str]) -> v1::ExecHeader {
     v1::ExecHeader {
         namespace: "default".into(),
         pipeline: "ci".into(),
@@ -73,7 +73,7 @@ impl Session {
 }
 
 /// A server whose run `ci/1` runs its task `t`, with a secret in its environment.
-async fn running() -> TestServer {
+pub(crate) async fn running() -> TestServer {
     let server = TestServer::start().await;
     let clients = server.anybody();
     let mut task = shell("t", "exec sleep 600");
@@ -106,7 +106,7 @@ fn after_t() -> v1::TaskSpec {
     crate::harness::after(shell("later", "true"), &["t"])
 }
 
-async fn end(server: &TestServer) {
+pub(crate) async fn end(server: &TestServer) {
     server.anybody().kill("ci", 1).await;
     server.anybody().finished("ci", 1).await;
 }
@@ -170,7 +170,7 @@ async fn what_cannot_be_is_refused_with_a_reason() {
 }
 
 /// A command that says its process id and ignores every wish to end.
-async fn stubborn(clients: &Clients) -> (Session, String) {
+pub(crate) async fn stubborn(clients: &Clients) -> (Session, String) {
     let command = ["sh", "-c", "trap '' TERM HUP; echo $$ ready; while :; do sleep 0.1; done"];
     let mut session = open(clients, header(&command)).await.unwrap();
     let line = session.reads("ready").await;
@@ -178,7 +178,7 @@ async fn stubborn(clients: &Clients) -> (Session, String) {
     (session, pid)
 }
 
-async fn is_gone(pid: &str) {
+pub(crate) async fn is_gone(pid: &str) {
     eventually("the command is gone", || async {
         match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) if !stat.contains(") Z ") => Err(stat),

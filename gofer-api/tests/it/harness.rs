@@ -9,6 +9,7 @@ use gofer_api::{Activity, Launcher, Server, ServerError};
 use gofer_db::DbError;
 use gofer_proto::v1;
 use gofer_proto::v1::task_spec::Kind;
+use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
@@ -102,14 +103,40 @@ impl TestServer {
         self.channel.clone()
     }
 
-    /// Who calls without a token.
+    /// The server's own user: in dev mode with the token that the server has left for it, else without any.
     pub(crate) fn anybody(&self) -> Clients {
-        Clients { channel: InterceptedService::new(self.channel.clone(), Bearer(None)) }
+        self.caller(self.own_token())
+    }
+
+    /// Who calls without a token.
+    pub(crate) fn nobody(&self) -> Clients {
+        self.caller(None)
+    }
+
+    /// The token that the server has left for its user.
+    pub(crate) fn own_token(&self) -> Option<String> {
+        self.server().own_token().map(|token| token.expose_secret().to_owned())
+    }
+
+    fn caller(&self, token: Option<String>) -> Clients {
+        Clients { channel: InterceptedService::new(self.channel.clone(), Bearer(token)) }
+    }
+
+    /// The code that a server with tokens has left for its operator.
+    pub(crate) fn bootstrap_code(&self) -> String {
+        let text = std::fs::read_to_string(self.dir().join("data/bootstrap")).unwrap();
+        text.lines().next().unwrap().to_owned()
+    }
+
+    /// Makes the first management token of a server with tokens.
+    pub(crate) async fn bootstrap(&self) -> v1::BootstrapTokenResponse {
+        let request = v1::BootstrapTokenRequest { code: self.bootstrap_code() };
+        self.nobody().tokens().bootstrap_token(request).await.unwrap().into_inner()
     }
 
     /// Who calls with this token.
     pub(crate) fn with_token(&self, token: &str) -> Clients {
-        Clients { channel: InterceptedService::new(self.channel.clone(), Bearer(Some(token.to_owned()))) }
+        self.caller(Some(token.to_owned()))
     }
 
     /// Ends the server in an orderly way and gives its directory back.

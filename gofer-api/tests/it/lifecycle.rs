@@ -67,6 +67,7 @@ async fn a_throw_away_server_hands_out_the_only_token() {
     let server = TestServer::start_with(|config| *config = ServerConfig::throw_away(dir.path().join("data"))).await;
     let anybody = server.anybody().namespaces().list_namespaces(v1::ListNamespacesRequest::default()).await;
     assert_refused(anybody, Code::Unauthenticated, "TOKEN_MISSING");
+    assert!(!dir.path().join("data/token").exists() && !dir.path().join("data/bootstrap").exists());
     let token = server.server().management_token().unwrap().expose_secret().to_owned();
     server.with_token(&token).namespaces().list_namespaces(v1::ListNamespacesRequest::default()).await.unwrap();
     assert!(!format!("{:?}", server.server()).contains(&token));

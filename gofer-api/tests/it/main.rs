@@ -1,6 +1,7 @@
 //! The server as its callers see it: started in this process on port 0, called over the wire.
 
 mod admin;
+mod bootstrap;
 mod boundary;
 mod certificates;
 mod config;
@@ -8,10 +9,12 @@ mod database;
 mod direct;
 mod events;
 mod exec;
-mod garbage;
+mod foreign;
 mod fuzz;
+mod garbage;
 mod harness;
 mod http2;
+mod identity;
 mod lifecycle;
 mod limits;
 mod masks;
@@ -22,6 +25,7 @@ mod raw;
 mod runs;
 mod secrets;
 mod several;
+mod standing;
 mod timeline;
 mod variables;
 mod wire;

@@ -74,6 +74,11 @@ fn nobody(method: &str, _own: bool) -> bool {
     lists(&[PUBLIC], method)
 }
 
+/// A token that is not good is worse than none.
+fn none(_method: &str, _own: bool) -> bool {
+    false
+}
+
 fn client(method: &str, own: bool) -> bool {
     lists(&[PUBLIC, ANY_TOKEN, CLIENT_ANYWHERE, FILTERED], method) || own && lists(&[CLIENT_AND_RUN, CLIENT], method)
 }
@@ -124,8 +129,7 @@ async fn every_rpc_is_open_to_exactly_whom_it_should_be() {
 
 /// Nobody, bad tokens, clients, a run, and management last, because it may really do what it calls.
 async fn callers(server: &TestServer) -> Vec<Who> {
-    let bootstrap = server.anybody().tokens().bootstrap_token(v1::BootstrapTokenRequest {}).await;
-    let management = bootstrap.unwrap().into_inner().secret;
+    let management = server.bootstrap().await.secret;
     let manager = server.with_token(&management);
     let other = v1::CreateNamespaceRequest { id: "other".into(), ..Default::default() };
     manager.namespaces().create_namespace(other).await.unwrap();
@@ -148,10 +152,10 @@ async fn callers(server: &TestServer) -> Vec<Who> {
     let unknown = format!("gofer_t_{}", "x".repeat(43));
     vec![
         who("nobody", None, Code::Unauthenticated, nobody),
-        who("an unknown token", Some(&unknown), Code::Unauthenticated, nobody),
-        who("what looks like an execution", Some("a.b.c"), Code::Unauthenticated, nobody),
-        who("an unknown run", Some("gofer_r_x"), Code::Unauthenticated, nobody),
-        who("a disabled client", Some(&disabled.secret), Code::Unauthenticated, nobody),
+        who("an unknown token", Some(&unknown), Code::Unauthenticated, none),
+        who("what looks like an execution", Some("a.b.c"), Code::Unauthenticated, none),
+        who("an unknown run", Some("gofer_r_x"), Code::Unauthenticated, none),
+        who("a disabled client", Some(&disabled.secret), Code::Unauthenticated, none),
         who("a client", Some(&own.secret), Code::PermissionDenied, client),
         who("a run", Some(&run_token), Code::PermissionDenied, run),
         who("management", Some(&management), Code::PermissionDenied, management_may),

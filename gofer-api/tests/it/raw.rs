@@ -48,11 +48,22 @@ impl Decoder for RawCodec {
 
 /// Calls a method of any kind with one message, and says how it ended: at the first answer, or when it was refused.
 pub(crate) async fn call(channel: &Channel, path: &str, token: Option<&str>, message: Vec<u8>) -> Result<(), Status> {
+    let authorization = token.map(|token| ("authorization", format!("Bearer {token}")));
+    call_with(channel, path, authorization.as_slice(), message).await
+}
+
+/// The same with these headers.
+pub(crate) async fn call_with(
+    channel: &Channel,
+    path: &str,
+    headers: &[(&'static str, String)],
+    message: Vec<u8>,
+) -> Result<(), Status> {
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let mut request = Request::new(futures::stream::iter([message]));
-    if let Some(token) = token {
-        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    for (name, value) in headers {
+        request.metadata_mut().append(*name, value.parse().unwrap());
     }
     let path = PathAndQuery::try_from(path.to_owned()).unwrap();
     let mut answers = client.streaming(request, path, RawCodec).await?.into_inner();

@@ -40,18 +40,24 @@ fn frame(message: &impl Message) -> Vec<u8> {
 const GET_NAMESPACE: &str = "POST /gofer.v1.NamespaceService/GetNamespace HTTP/1.1\r\n\
     Content-Type: application/grpc-web+proto\r\nX-Grpc-Web: 1\r\n";
 
+fn authorized(server: &TestServer, head: &str) -> String {
+    format!("{head}Authorization: Bearer {}\r\n", server.own_token().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_can_call_it() {
     let server = TestServer::start().await;
     let body = frame(&v1::GetNamespaceRequest { id: "default".into() });
-    let (head, answer) = http(&server, &format!("{GET_NAMESPACE}Host: localhost\r\n"), &body).await;
+    let request = authorized(&server, &format!("{GET_NAMESPACE}Host: localhost\r\n"));
+    let (head, answer) = http(&server, &request, &body).await;
     assert!(head.starts_with("http/1.1 200") && head.contains("application/grpc-web+proto"), "{head}");
     let expected = b"default";
     assert!(answer.windows(expected.len()).any(|window| window == expected), "{answer:?}");
     assert!(String::from_utf8_lossy(&answer).contains("grpc-status:0"), "{answer:?}");
 
     let body = frame(&v1::GetNamespaceRequest { id: "ghost".into() });
-    let (head, answer) = http(&server, &format!("{GET_NAMESPACE}Host: localhost\r\n"), &body).await;
+    let request = authorized(&server, &format!("{GET_NAMESPACE}Host: localhost\r\n"));
+    let (head, answer) = http(&server, &request, &body).await;
     let all = format!("{head}{}", String::from_utf8_lossy(&answer));
     assert!(all.contains("grpc-status:5") || all.contains("grpc-status: 5"), "{all}");
 }
@@ -63,7 +69,7 @@ async fn a_page_of_another_site_cannot() {
     // Another name that leads to this machine.
     let (head, answer) = http(&server, &format!("{GET_NAMESPACE}Host: evil.example:8469\r\n"), &body).await;
     let all = format!("{head}{}", String::from_utf8_lossy(&answer));
-    assert!(all.contains("grpc-status: 16") || all.contains("grpc-status:16"), "{all}");
+    assert!(all.contains("grpc-status: 7") || all.contains("grpc-status:7"), "{all}");
 
     let preflight = "OPTIONS /gofer.v1.NamespaceService/GetNamespace HTTP/1.1\r\nHost: localhost\r\n\
         Origin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n";
@@ -173,8 +179,9 @@ async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(cert.pem())).domain_name("localhost");
     let endpoint = Endpoint::from_shared(format!("https://{}", server.server().addr())).unwrap();
     let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
-    let mut namespaces = v1::namespace_service_client::NamespaceServiceClient::new(channel);
-    namespaces.list_namespaces(v1::ListNamespacesRequest::default()).await.unwrap();
+    let (path, own) = ("/gofer.v1.NamespaceService/ListNamespaces", server.own_token());
+    crate::raw::call(&channel, path, own.as_deref(), Vec::new()).await.unwrap();
+    assert_eq!(crate::raw::call(&channel, path, None, Vec::new()).await.unwrap_err().code(), Code::Unauthenticated);
     let plain = server.anybody().namespaces().list_namespaces(v1::ListNamespacesRequest::default()).await;
     assert!(plain.is_err(), "plain text was answered");
 

@@ -13,11 +13,12 @@ use tracing_subscriber::filter::{LevelFilter, ParseError};
 use crate::cli::Context;
 use crate::errors::{Exit, Failure, causes};
 use crate::interrupts::{HangUps, Interrupts};
-use crate::output;
+use crate::{output, own_file};
 
 /// Serves the API and executes runs, until Ctrl-C or SIGTERM; tasks that run then go on, and the next start finds them
 ///
-/// Without a configuration it is a development server: this machine only, no token, no TLS, everything in one folder.
+/// Without a configuration it is a development server: this machine only, no TLS, everything in one folder, and a token that is
+/// new at each start. `gofer` finds that by itself when the same user calls it on the same machine.
 /// Its first line on stdout is `listening on http://ADDRESS:PORT`; its log goes to stderr. SIGHUP makes it read its certificate again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -27,6 +28,7 @@ Examples:
   gofer server --config /etc/gofer/gofer.toml
   gofer server --config /etc/gofer/gofer.toml --check
   gofer server --config /etc/gofer/gofer.toml --rotate-secrets-key
+  gofer server --config /etc/gofer/gofer.toml --reset-bootstrap
 
 Every key of the file may also be given as a variable, for example GOFER_SERVER__LISTEN.")]
 pub(crate) struct ServerArgs {
@@ -39,6 +41,10 @@ pub(crate) struct ServerArgs {
     /// Only give the local secret store a new key and encrypt every secret again; the server must not be running
     #[arg(long, conflicts_with = "check")]
     rotate_secrets_key: bool,
+    /// Only open `gofer token bootstrap` again, for whoever has the code that this leaves in the data directory; servers that share a
+    /// PostgreSQL database may go on, any other must not be running
+    #[arg(long, conflicts_with_all = ["check", "rotate_secrets_key"])]
+    reset_bootstrap: bool,
     /// Where to listen, over the configuration's `server.listen`; port 0 takes any free one
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
@@ -63,6 +69,13 @@ pub(crate) async fn run(args: ServerArgs, context: &Context) -> Result<Exit, Fai
     }
     if args.rotate_secrets_key {
         return rotate_secrets_key(config, context).await;
+    }
+    config.server.links_dir = own_file::links_dir();
+    if args.reset_bootstrap {
+        let done = gofer_api::reset_bootstrap(config).await.map_err(Failure::refused)?;
+        context.out.line(&done)?;
+        context.out.note("`gofer token bootstrap` makes a management token now; the other tokens are as they were");
+        return Ok(Exit::Ok);
     }
     start_logging(&config.log)?;
     let scheme = if config.serves_tls() { "https" } else { "http" };

@@ -12,6 +12,7 @@ use gofer_proto::v1::{
     ListTokensRequest, ListTokensResponse, Token, TokenKind, WhoAmIRequest,
 };
 use prost::{Message, Name};
+use secrecy::{ExposeSecret, SecretString};
 
 use super::paging::{PageArgs, note_more};
 use crate::cli::Context;
@@ -29,11 +30,17 @@ pub(crate) struct TokenArgs {
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
     /// Makes a new server's first management token; works once
+    ///
+    /// The server takes it from whoever knows a code, which it leaves in the file `bootstrap` of its data directory, or which its
+    /// operator has given it (`server.bootstrap_token_file`). On the server's machine its user need not name the file.
     #[command(after_help = "\
 Examples:
   gofer token bootstrap --out ~/.config/gofer/token
-  export GOFER_API_TOKEN=$(gofer token bootstrap)")]
-    Bootstrap(SecretTo),
+  gofer --addr https://gofer.example.com:8469 token bootstrap --code-file code --out admin.token
+  export GOFER_API_TOKEN=$(gofer token bootstrap)
+
+Lost every management token? `gofer server --reset-bootstrap` on the server's machine opens this again.")]
+    Bootstrap(BootstrapArgs),
     /// Makes a token; its secret is shown this once
     #[command(after_help = "\
 Examples:
@@ -70,6 +77,36 @@ Examples:
     /// Shows the token you call with
     #[command(after_help = "Examples:\n  gofer token whoami")]
     Whoami,
+}
+
+#[derive(Debug, Args)]
+struct BootstrapArgs {
+    /// File with the code on its first line; without it the environment's GOFER_BOOTSTRAP_CODE is used, and without that what the
+    /// server has left on this machine
+    #[arg(long, value_name = "FILE")]
+    code_file: Option<PathBuf>,
+    #[command(flatten)]
+    to: SecretTo,
+}
+
+impl BootstrapArgs {
+    /// The code; or, for a server that asks for none or wants to say itself why not, nothing and where it was looked for.
+    fn code(&self, context: &Context) -> Result<(SecretString, Option<String>), Failure> {
+        let text = match &self.code_file {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| Failure::usage(format!("cannot read the code file `{}`: {error}", path.display())))?,
+            None => match std::env::var("GOFER_BOOTSTRAP_CODE") {
+                Ok(code) => code,
+                Err(_) => {
+                    return Ok(match context.bootstrap_code()? {
+                        Ok(code) => (code, None),
+                        Err(why) => (SecretString::default(), Some(why)),
+                    });
+                }
+            },
+        };
+        Ok((SecretString::from(text.trim().lines().next().unwrap_or_default().trim()), None))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -122,9 +159,19 @@ pub(crate) async fn run(args: TokenArgs, context: &Context) -> Result<(), Failur
     let mut service = client.tokens();
     let out = &context.out;
     match args.command {
-        TokenCommand::Bootstrap(to) => {
-            let place = Place::prepare(to)?;
-            let response = service.bootstrap_token(unary(BootstrapTokenRequest {})).await?.into_inner();
+        TokenCommand::Bootstrap(args) => {
+            let (code, sought) = args.code(context)?;
+            let place = Place::prepare(args.to)?;
+            let request = BootstrapTokenRequest { code: code.expose_secret().to_owned() };
+            let response = service.bootstrap_token(unary(request)).await.map_err(|status| {
+                let is_about_the_code = status.code() == tonic::Code::PermissionDenied;
+                let failure = Failure::from(status);
+                match sought {
+                    Some(why) if is_about_the_code => failure.detail(why),
+                    _ => failure,
+                }
+            });
+            let response = response?.into_inner();
             hand_over(context, &response, &response.secret, response.token.as_ref(), place)
         }
         TokenCommand::Create(args) => create(context, &client, args).await,
@@ -135,17 +182,21 @@ pub(crate) async fn run(args: TokenArgs, context: &Context) -> Result<(), Failur
         }
         TokenCommand::Disable { id } => {
             let response = service.disable_token(unary(DisableTokenRequest { id: id.clone() })).await?.into_inner();
-            out.done(&response, |_| format!("token `{id}` is disabled"))
+            out.done(&response, |_| format!("token `{id}` is disabled"))?;
+            note_the_end(context, &client).await;
+            Ok(())
         }
         TokenCommand::Delete { id } => {
             let response = service.delete_token(unary(DeleteTokenRequest { id: id.clone() })).await?.into_inner();
-            out.done(&response, |_| format!("token `{id}` is deleted"))
+            out.done(&response, |_| format!("token `{id}` is deleted"))?;
+            note_the_end(context, &client).await;
+            Ok(())
         }
         TokenCommand::Whoami => {
             let response = service.who_am_i(unary(WhoAmIRequest {})).await?.into_inner();
             out.show(&response, |response| match &response.token {
                 Some(token) => describe(token),
-                None => "nobody in particular: this server asks for no token (dev mode)\n".to_owned(),
+                None => "nobody in particular: this server asks for no token (`server.allow_anonymous`)\n".to_owned(),
             })
         }
     }
@@ -161,12 +212,34 @@ async fn create(context: &Context, client: &Client, args: CreateArgs) -> Result<
         description: args.description,
         expires_after: expires_after.map_err(|error| Failure::usage(format!("`--expires` is too long: {error}")))?,
     };
+    let expires = request.expires_after.is_some();
     let response = client.tokens().create_token(unary(request)).await?.into_inner();
     hand_over(context, &response, &response.secret, response.token.as_ref(), place)?;
     for warning in &response.warnings {
         context.out.note(&format!("warning: {warning}"));
     }
+    if args.management && expires {
+        note_the_end(context, client).await;
+    }
     Ok(())
+}
+
+/// When the last management token has expired, nobody can make another but the operator.
+async fn note_the_end(context: &Context, client: &Client) {
+    let request = ListTokensRequest { kinds: vec![TokenKind::Management.into()], page_size: 500, ..Default::default() };
+    // What was asked for is done, whether this can be said or not.
+    let Ok(page) = client.tokens().list_tokens(unary(request)).await.map(tonic::Response::into_inner) else { return };
+    let mut working = page.tokens.iter().filter(|token| !token.disabled);
+    if !page.next_page_token.is_empty() || working.clone().any(|token| token.expires_at.is_none()) {
+        return;
+    }
+    let end = working.clone().filter_map(|token| token.expires_at).max_by_key(|end| (end.seconds, end.nanos));
+    if working.next().is_some() {
+        let end = format::time(end.as_ref());
+        let advice =
+            "make one without an end, or another before that; afterwards only `gofer server --reset-bootstrap` helps";
+        context.out.note(&format!("every management token expires, the last one {end}: {advice}"));
+    }
 }
 
 async fn list(context: &Context, client: &Client, kinds: &[Kind], page: &PageArgs) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use gofer_proto::v1::LogChunk;
 use serde_json::{Value, json};
 
 use crate::cutter::{Cut, Cutter};
-use crate::harness::{Ended, eventually, gofer, text};
+use crate::harness::{Ended, eventually, finish_with_stdin, text};
 use crate::pipelines::script;
 use crate::serving::{Serving, rest, wait, wait_for_line};
 
@@ -36,7 +36,7 @@ fn through(server: &Serving, cut: Cut, command: &[&str]) -> (Ended, Cutter) {
     let run = if command.contains(&"RUN") { start(server) } else { String::new() };
     let cutter = Cutter::to(&server.addr, cut);
     let words: Vec<_> = command.iter().map(|word| if *word == "RUN" { run.as_str() } else { word }).collect();
-    let ended = crate::harness::run(&[&["--addr", &cutter.addr], &words[..]].concat());
+    let ended = finish_with_stdin(server.command_by(&cutter.addr, &words), b"");
     (ended, cutter)
 }
 
@@ -119,7 +119,7 @@ fn followed_events_survive_any_cut() {
     let follow = |cut: Cut| {
         let cutter = Cutter::to(&server.addr, cut);
         let run = start(&server);
-        let mut command = gofer(&["--addr", &cutter.addr, "event", "list", "-f", "--after", "0"]);
+        let mut command = server.command_by(&cutter.addr, &["event", "list", "-f", "--after", "0"]);
         command.args(["--pipeline", "fol", "--run", &run]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let mut types = Vec::new();
@@ -149,7 +149,7 @@ fn only_new_events_are_shown_and_all_of_them() {
     server.eventually(&["run", "get", "fol", "1"], |found| found["run"]["state"] == "RUN_STATE_COMPLETE");
     // The answer to what the newest event is, its end, and the beginning of the stream; but nothing of it.
     let cutter = Cutter::to(&server.addr, Cut::NEVER);
-    let mut command = gofer(&["--addr", &cutter.addr, "event", "list", "-f", "--type", "run_created"]);
+    let mut command = server.command_by(&cutter.addr, &["event", "list", "-f", "--type", "run_created"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
     eventually_answered(&cutter, 3);
     cutter.cut();
@@ -174,7 +174,7 @@ fn over_a_restart(command: &[&str], answers: usize, kill: bool) -> (Option<i32>,
     server.eventually(&quiet, |found| found["taskRun"]["state"] == "TASK_RUN_STATE_RUNNING");
 
     let cutter = Cutter::to(&server.addr, Cut::NEVER);
-    let mut command = gofer(&[&["--addr", &cutter.addr], command].concat());
+    let mut command = server.command_by(&cutter.addr, command);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
     eventually_answered(&cutter, answers);
     if kill {

@@ -46,3 +46,4 @@ mod terminal;
 mod terminals;
 #[cfg(feature = "server")]
 mod tls;
+mod tokens;

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::cutter::{Cut, Cutter};
-use crate::harness::{eventually, gofer, text};
+use crate::harness::{eventually, text};
 use crate::pipelines::script;
 use crate::serving::{Serving, signal, wait};
 
@@ -62,7 +62,7 @@ fn an_interrupted_get_leaves_nothing_behind() {
     for (asked, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let dir = tempfile::tempdir().expect("a folder");
         let cutter = Cutter::to(&server.addr, Cut { stalls: true, ..Cut::after(12) });
-        let mut command = gofer(&["--addr", &cutter.addr, "object", "get", "--pipeline", "ci", "big"]);
+        let mut command = server.command_by(&cutter.addr, &["object", "get", "--pipeline", "ci", "big"]);
         command.arg(dir.path().join("big")).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         eventually("it has begun", || {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tonic::service::Interceptor;
+use tonic::{Request, Status};
 
 use crate::harness::{Ended, finish_with_stdin, gofer, text};
 pub(crate) use crate::harness::{SOON, signal, wait};
@@ -116,6 +118,17 @@ impl Serving {
         &self.data_dir
     }
 
+    /// A command of the client by another address that leads to the server: no token is found for that.
+    pub(crate) fn command_by(&self, addr: &str, args: &[&str]) -> std::process::Command {
+        let file = self.data_dir.join("token");
+        gofer(&[&["--addr", addr, "--token-file", text(&file)], args].concat())
+    }
+
+    /// The token that the server has left, for calls past `gofer`.
+    pub(crate) fn own_token(&self) -> OwnToken {
+        OwnToken(self.data_dir.join("token"))
+    }
+
     /// A command of the client that is not started yet.
     pub(crate) fn command(&self, args: &[&str]) -> std::process::Command {
         let mut command = gofer(&["--addr", &self.addr]);
@@ -162,6 +175,20 @@ impl Serving {
     /// What the server, and those before it, said.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+/// Sends the token that the server has left, as it is at each call: a server that is started again makes another.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnToken(PathBuf);
+
+impl Interceptor for OwnToken {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+        if let Some(token) = text.lines().next() {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("a token"));
+        }
+        Ok(request)
     }
 }
 

@@ -60,6 +60,14 @@ impl Db {
         query!(self, runs::is_unfinished(&key))
     }
 
+    /// Those of these runs that there are and that are not complete, in no order.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn run_unfinished(&self, keys: Vec<RunKey>) -> Result<Vec<RunKey>, DbError> {
+        query!(self, runs::unfinished(&keys))
+    }
+
     /// How many runs wait and run, over all namespaces.
     ///
     /// # Errors

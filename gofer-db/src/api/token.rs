@@ -4,7 +4,7 @@ use gofer_core::object_store::ListPage;
 
 use crate::db::{Db, query, transact};
 use crate::error::DbError;
-use crate::types::Page;
+use crate::types::{BootstrapProof, ManagementEnd, Page};
 
 impl Db {
     /// Records a token under the SHA-256 of its text. Who made it (`created_by`) is its event's actor.
@@ -16,14 +16,54 @@ impl Db {
         transact!(self, tokens::insert(&token, &hash))
     }
 
-    /// Records the first management token. Of concurrent calls one succeeds, and only if this database has never had a
-    /// management token, deleted ones included.
+    /// Records the first management token; `false`, and nothing done, when the proof is none. Of concurrent calls one succeeds,
+    /// and only if this database has not had a management token since it was made, or reset; deleted ones count.
     ///
     /// # Errors
     /// `Conflict`, or the database's.
-    pub async fn token_bootstrap(&self, token: &Token, hash: &[u8; 32]) -> Result<(), DbError> {
+    pub async fn token_bootstrap(
+        &self,
+        token: &Token,
+        hash: &[u8; 32],
+        proof: BootstrapProof,
+    ) -> Result<bool, DbError> {
         let (token, hash) = (token.clone(), *hash);
-        transact!(self, tokens::bootstrap(&token, &hash))
+        transact!(self, bootstrap::bootstrap(&token, &hash, &proof))
+    }
+
+    /// Lets the bearer of a code, given by its SHA-256, bootstrap; `false` when that has been done. Each server on the database
+    /// accepts the codes of all.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn bootstrap_accept(&self, code: &[u8; 32], at: Timestamp) -> Result<bool, DbError> {
+        let code = *code;
+        transact!(self, bootstrap::accept(&code, at))
+    }
+
+    /// Opens bootstrap again, for the bearer of this code alone; works beside other servers on the database.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn bootstrap_reset(&self, code: &[u8; 32], actor: &str, at: Timestamp) -> Result<(), DbError> {
+        let (code, actor) = (*code, actor.to_owned());
+        transact!(self, bootstrap::reset(&code, &actor, at))
+    }
+
+    /// When nobody may manage any more, if nothing is done about it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn token_management_end(&self, at: Timestamp) -> Result<ManagementEnd, DbError> {
+        query!(self, tokens::management_end(at))
+    }
+
+    /// Those of these tokens that there are, in no order.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn token_some(&self, ids: Vec<String>) -> Result<Vec<Token>, DbError> {
+        query!(self, tokens::some(&ids))
     }
 
     /// The token with this hash, disabled or expired ones included.

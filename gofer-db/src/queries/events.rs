@@ -6,7 +6,7 @@ use super::{Conn, RunQueryDsl, Tx};
 use crate::error::DbError;
 use crate::rows::event::EventRow;
 use crate::rows::signed;
-use crate::schema::events;
+use crate::schema::{events, namespaces};
 use crate::types::{EventFilter, MAX_PAGE};
 
 #[derive(Clone, Copy)]
@@ -72,7 +72,11 @@ async fn walk(
 ) -> Result<Vec<EventRow>, DbError> {
     let mut query = events::table.select(EventRow::as_select()).limit(signed(limit as u64)).into_boxed();
     if let Some(namespace) = namespace {
-        query = query.filter(events::namespace.eq(namespace.as_str()));
+        // By the id, so that events of another namespace that had this name before are not among them.
+        let present = namespaces::table.filter(namespaces::id.eq(namespace.as_str()));
+        query = query
+            .filter(events::namespace_uid.eq(present.select(namespaces::uid).single_value()))
+            .filter(events::namespace.eq(namespace.as_str()));
     }
     if let Some(pipeline) = &filter.pipeline {
         query = query.filter(events::pipeline.eq(pipeline.as_str()));

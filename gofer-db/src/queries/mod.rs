@@ -6,6 +6,7 @@
 //! Rows are locked in the order namespace, pipeline, run, event counter; the locks that are no row (claims, then an owner's
 //! leases) come between pipeline and run.
 
+pub(crate) mod bootstrap;
 pub(crate) mod cancel;
 pub(crate) mod commit;
 pub(crate) mod events;

@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use diesel::dsl::exists;
 use diesel::prelude::*;
 use gofer_core::entity::Namespace;
@@ -6,12 +8,12 @@ use gofer_core::object_store::ListPage;
 use gofer_core::{NamespaceId, Resource, Timestamp};
 
 use super::engine::locked;
-use super::{Conn, RunQueryDsl, Tx};
+use super::{Conn, RunQueryDsl, Tx, secrets};
 use crate::error::DbError;
 use crate::rows::entity::NamespaceRow;
 use crate::rows::{page, page_rows};
 use crate::schema::{namespaces, pipelines};
-use crate::types::Page;
+use crate::types::{MAX_PAGE, Page};
 
 /// The namespace every database begins with; it cannot be deleted.
 const DEFAULT: &str = "default";
@@ -23,8 +25,13 @@ pub(crate) async fn create(
     actor: &str,
     at: Timestamp,
 ) -> Result<Namespace, DbError> {
-    let row =
-        NamespaceRow { id: id.to_string(), description: description.to_owned(), created_at: at.0, updated_at: at.0 };
+    let row = NamespaceRow {
+        id: id.to_string(),
+        uid: format!("{:032x}", rand::random::<u128>()),
+        description: description.to_owned(),
+        created_at: at.0,
+        updated_at: at.0,
+    };
     let inserted = diesel::insert_into(namespaces::table).values(row).on_conflict_do_nothing().execute(tx.c).await?;
     if inserted == 0 {
         return Err(DbError::exists(Resource::Namespace, id));
@@ -109,9 +116,39 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, id: &NamespaceId, actor: &str, at: T
             "namespace `{id}` still owns pipelines, such as `{pipeline}`; delete them first"
         )));
     }
-    diesel::delete(namespaces::table.find(id.as_str())).execute(tx.c).await?;
+    secrets::forget_namespace(tx, id).await?;
+    let uid: String =
+        diesel::delete(namespaces::table.find(id.as_str())).returning(namespaces::uid).get_result(tx.c).await?;
     record(tx, id, EventDetails::NamespaceDeleted {}, actor, at);
+    tx.namespace_is_gone(id, uid);
     Ok(())
+}
+
+/// The ids of these namespaces, in their order.
+pub(crate) async fn uids(c: &mut Conn, names: &[NamespaceId]) -> Result<Vec<String>, DbError> {
+    let mut uids = Vec::with_capacity(names.len());
+    for name in names {
+        let uid: Option<String> =
+            namespaces::table.find(name.as_str()).select(namespaces::uid).get_result(c).await.optional()?;
+        uids.push(uid.ok_or_else(|| DbError::not_found(Resource::Namespace, name))?);
+    }
+    Ok(uids)
+}
+
+/// The names of those of these namespaces that there are.
+pub(crate) async fn names(c: &mut Conn, uids: &[String]) -> Result<HashMap<String, NamespaceId>, DbError> {
+    let mut names = HashMap::new();
+    for uids in uids.chunks(MAX_PAGE) {
+        let found: Vec<(String, String)> = namespaces::table
+            .filter(namespaces::uid.eq_any(uids))
+            .select((namespaces::uid, namespaces::id))
+            .load(c)
+            .await?;
+        for (uid, name) in found {
+            names.insert(uid, crate::rows::id(&name)?);
+        }
+    }
+    Ok(names)
 }
 
 fn record(tx: &mut Tx<'_>, id: &NamespaceId, details: EventDetails, actor: &str, at: Timestamp) {

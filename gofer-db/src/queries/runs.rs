@@ -105,6 +105,17 @@ pub(crate) async fn is_unfinished(c: &mut Conn, key: &RunKey) -> Result<bool, Db
     Ok(found.is_some())
 }
 
+/// Those of these runs that are not complete, in no order.
+pub(crate) async fn unfinished(c: &mut Conn, keys: &[RunKey]) -> Result<Vec<RunKey>, DbError> {
+    let mut found = Vec::new();
+    for key in keys {
+        if is_unfinished(c, key).await? {
+            found.push(key.clone());
+        }
+    }
+    Ok(found)
+}
+
 pub(crate) async fn counts(c: &mut Conn) -> Result<Counts, DbError> {
     let pending: i64 = runs::table.filter(is_true(PENDING)).count().get_result(c).await?;
     let running: i64 = runs::table.filter(is_true(RUNNING)).count().get_result(c).await?;

@@ -4,23 +4,22 @@ use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
 use gofer_core::{Resource, Timestamp};
 
+use super::bootstrap::{BOOTSTRAPPED, mark_bootstrapped};
 use super::engine::locked;
-use super::{Conn, RunQueryDsl, Tx};
+use super::{Conn, RunQueryDsl, Tx, namespaces};
 use crate::error::DbError;
 use crate::rows::entity::TokenRow;
 use crate::rows::{bad_cursor, page, page_rows};
 use crate::schema::{markers, tokens};
-use crate::types::Page;
-
-/// Set with the first management token, and never unset: deleting every token does not open the door again.
-const BOOTSTRAPPED: &str = "bootstrapped";
+use crate::types::{MAX_PAGE, ManagementEnd, Page};
 
 pub(crate) async fn insert(tx: &mut Tx<'_>, token: &Token, hash: &[u8; 32]) -> Result<(), DbError> {
     if token.kind == TokenKind::Management {
         mark_bootstrapped(tx, token.created_at).await?;
     }
+    let namespaces = namespaces::uids(tx.c, &token.namespaces).await?;
     let inserted = diesel::insert_into(tokens::table)
-        .values(TokenRow::new(token, hash)?)
+        .values(TokenRow::new(token, &namespaces, hash)?)
         .on_conflict_do_nothing()
         .execute(tx.c)
         .await?;
@@ -36,23 +35,19 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, token: &Token, hash: &[u8; 32]) -> R
     Ok(())
 }
 
-pub(crate) async fn bootstrap(tx: &mut Tx<'_>, token: &Token, hash: &[u8; 32]) -> Result<(), DbError> {
-    if !mark_bootstrapped(tx, token.created_at).await? {
-        return Err(DbError::conflict(
-            "this server has had a management token already; make more with `gofer token create`",
-        ));
+/// Token rows as tokens, with the names of their namespaces.
+async fn named(c: &mut Conn, rows: Vec<TokenRow>) -> Result<Vec<Token>, DbError> {
+    let mut uids = Vec::new();
+    for row in &rows {
+        uids.extend(row.namespace_uids()?);
     }
-    insert(tx, token, hash).await
+    let names = namespaces::names(c, &uids).await?;
+    rows.into_iter().map(|row| row.token(&names)).collect()
 }
 
-/// Whether this call set the mark. Of concurrent ones the others wait for the first to commit.
-async fn mark_bootstrapped(tx: &mut Tx<'_>, at: Timestamp) -> Result<bool, DbError> {
-    let inserted = diesel::insert_into(markers::table)
-        .values((markers::name.eq(BOOTSTRAPPED), markers::at.eq(at.0)))
-        .on_conflict_do_nothing()
-        .execute(tx.c)
-        .await?;
-    Ok(inserted == 1)
+async fn named_one(c: &mut Conn, row: TokenRow) -> Result<Token, DbError> {
+    let names = namespaces::names(c, &row.namespace_uids()?).await?;
+    row.token(&names)
 }
 
 pub(crate) async fn by_hash(c: &mut Conn, hash: &[u8; 32]) -> Result<Option<Token>, DbError> {
@@ -62,12 +57,26 @@ pub(crate) async fn by_hash(c: &mut Conn, hash: &[u8; 32]) -> Result<Option<Toke
         .get_result(c)
         .await
         .optional()?;
-    row.map(Token::try_from).transpose()
+    match row {
+        Some(row) => named_one(c, row).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Those of these tokens that there are, in no order.
+pub(crate) async fn some(c: &mut Conn, ids: &[String]) -> Result<Vec<Token>, DbError> {
+    let mut rows: Vec<TokenRow> = Vec::new();
+    for ids in ids.chunks(MAX_PAGE) {
+        let found = tokens::table.filter(tokens::id.eq_any(ids)).select(TokenRow::as_select());
+        rows.extend(found.load(c).await?);
+    }
+    named(c, rows).await
 }
 
 pub(crate) async fn get(c: &mut Conn, id: &str) -> Result<Token, DbError> {
     let row: Option<TokenRow> = tokens::table.find(id).select(TokenRow::as_select()).get_result(c).await.optional()?;
-    row.ok_or_else(|| DbError::not_found(Resource::Token, id))?.try_into()
+    let row = row.ok_or_else(|| DbError::not_found(Resource::Token, id))?;
+    named_one(c, row).await
 }
 
 pub(crate) async fn list(c: &mut Conn, kinds: &[TokenKind], wanted: &ListPage) -> Result<Page<Token>, DbError> {
@@ -82,7 +91,8 @@ pub(crate) async fn list(c: &mut Conn, kinds: &[TokenKind], wanted: &ListPage) -
     }
     let rows =
         query.order((tokens::created_at.desc(), tokens::id.desc())).limit(page_rows(wanted.limit)).load(c).await?;
-    page(rows, wanted.limit, |row: &TokenRow| format!("{}/{}", row.created_at, row.id), Token::try_from)
+    let rows = page(rows, wanted.limit, |row: &TokenRow| format!("{}/{}", row.created_at, row.id), Ok)?;
+    Ok(Page { items: named(c, rows.items).await?, next: rows.next })
 }
 
 pub(crate) async fn set_disabled(
@@ -106,7 +116,7 @@ pub(crate) async fn set_disabled(
     let details =
         if disabled { EventDetails::TokenDisabled { token_id } } else { EventDetails::TokenEnabled { token_id } };
     record(tx, details, actor, at);
-    row.try_into()
+    named_one(tx.c, row).await
 }
 
 pub(crate) async fn delete(tx: &mut Tx<'_>, id: &str, actor: &str, at: Timestamp) -> Result<(), DbError> {
@@ -118,7 +128,22 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, id: &str, actor: &str, at: Timestamp
     Ok(())
 }
 
-/// Without a management token nobody could ever make one again: bootstrap works once.
+/// When the last management token expires, as it is now.
+pub(crate) async fn management_end(c: &mut Conn, at: Timestamp) -> Result<ManagementEnd, DbError> {
+    let expiries: Vec<Option<i64>> = tokens::table
+        .filter(tokens::kind.eq(TokenKind::Management.as_str()))
+        .filter(tokens::disabled.eq(false))
+        .filter(tokens::expires_at.is_null().or(tokens::expires_at.gt(at.0)))
+        .select(tokens::expires_at)
+        .load(c)
+        .await?;
+    if expiries.contains(&None) {
+        return Ok(ManagementEnd::Never);
+    }
+    Ok(expiries.into_iter().flatten().max().map_or(ManagementEnd::None, |end| ManagementEnd::At(Timestamp(end))))
+}
+
+/// Without a management token only the operator could make one again, with `--reset-bootstrap`.
 ///
 /// Two servers may disable the last two tokens at once. Without the lock each would still see the other's token at work.
 /// The mark is set with the first management token, so there is a row to lock; what is read after it is locked is what the

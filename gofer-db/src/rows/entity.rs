@@ -1,7 +1,9 @@
+use std::collections::HashMap;
+
 use diesel::prelude::*;
-use gofer_core::Timestamp;
 use gofer_core::entity::{Namespace, ObjectRecord, ObjectScope, Pipeline, SecretRecord, SecretScope, Token, TokenKind};
 use gofer_core::pipeline::Overlap;
+use gofer_core::{NamespaceId, Timestamp};
 
 use super::{id, json, name, parsed, signed, unsigned};
 use crate::error::DbError;
@@ -11,6 +13,7 @@ use crate::schema::{namespaces, objects, pipelines, secrets, tokens};
 #[diesel(table_name = namespaces)]
 pub(crate) struct NamespaceRow {
     pub(crate) id: String,
+    pub(crate) uid: String,
     pub(crate) description: String,
     pub(crate) created_at: i64,
     pub(crate) updated_at: i64,
@@ -92,12 +95,13 @@ pub(crate) struct TokenRow {
 }
 
 impl TokenRow {
-    pub(crate) fn new(token: &Token, hash: &[u8; 32]) -> Result<Self, DbError> {
+    /// `namespaces` are the ids of the token's namespaces.
+    pub(crate) fn new(token: &Token, namespaces: &[String], hash: &[u8; 32]) -> Result<Self, DbError> {
         Ok(Self {
             id: token.id.clone(),
             hash: hash.to_vec(),
             kind: token.kind.as_str().to_owned(),
-            namespaces: json(&token.namespaces)?,
+            namespaces: json(&namespaces)?,
             description: token.description.clone(),
             created_by: token.created_by.clone(),
             created_at: token.created_at.0,
@@ -105,21 +109,24 @@ impl TokenRow {
             disabled: token.disabled,
         })
     }
-}
 
-impl TryFrom<TokenRow> for Token {
-    type Error = DbError;
+    /// The ids of its namespaces, of those that are gone, too.
+    pub(crate) fn namespace_uids(&self) -> Result<Vec<String>, DbError> {
+        parsed(&self.namespaces)
+    }
 
-    fn try_from(row: TokenRow) -> Result<Self, DbError> {
-        Ok(Self {
-            id: row.id,
-            kind: name(&row.kind, TokenKind::parse)?,
-            namespaces: parsed(&row.namespaces)?,
-            description: row.description,
-            created_by: row.created_by,
-            created_at: Timestamp(row.created_at),
-            expires_at: row.expires_at.map(Timestamp),
-            disabled: row.disabled,
+    /// The token; `names` are those of the namespaces that there are, by their ids.
+    pub(crate) fn token(self, names: &HashMap<String, NamespaceId>) -> Result<Token, DbError> {
+        let namespaces = self.namespace_uids()?.iter().filter_map(|uid| names.get(uid).cloned()).collect();
+        Ok(Token {
+            id: self.id,
+            kind: name(&self.kind, TokenKind::parse)?,
+            namespaces,
+            description: self.description,
+            created_by: self.created_by,
+            created_at: Timestamp(self.created_at),
+            expires_at: self.expires_at.map(Timestamp),
+            disabled: self.disabled,
         })
     }
 }

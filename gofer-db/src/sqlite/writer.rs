@@ -142,11 +142,12 @@ fn jobs_and_events(connection: &mut Conn, batch: &mut [Box<dyn Job>]) -> Result<
     let mut tx = Tx::new(connection);
     for job in batch {
         statement(tx.c, "SAVEPOINT job")?;
-        let mark = tx.events.len();
+        let (events, gone) = (tx.events.len(), tx.gone.len());
         if job.run(&mut tx) {
             statement(tx.c, "RELEASE job")?;
         } else {
-            tx.events.truncate(mark);
+            tx.events.truncate(events);
+            tx.gone.truncate(gone);
             statement(tx.c, "ROLLBACK TO job")?;
             statement(tx.c, "RELEASE job")?;
         }

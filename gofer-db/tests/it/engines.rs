@@ -43,6 +43,10 @@ impl Place {
         Some(Self { config, files: None, server: Some(Server { url: base, database }) })
     }
 
+    pub(crate) fn is_sqlite(&self) -> bool {
+        self.server.is_none()
+    }
+
     pub(crate) fn config(&self) -> DbConfig {
         self.config.clone()
     }
@@ -53,6 +57,16 @@ impl Place {
 
     pub(crate) async fn open(&self) -> Db {
         self.connect().await.expect("connect")
+    }
+
+    /// Runs statements on the database, past Gofer.
+    pub(crate) async fn batch(&self, statements: &str) {
+        if self.server.is_some() {
+            return administer(&self.url(), statements).await;
+        }
+        let file = self.files.as_ref().expect("on SQLite").path().join("gofer.db");
+        let mut connection = SqliteConnection::establish(file.to_str().expect("UTF-8")).expect("a database");
+        connection.batch_execute(statements).expect("the statements are accepted");
     }
 
     /// Handles as of several servers, where several may share the database; else one.

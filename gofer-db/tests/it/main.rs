@@ -6,6 +6,7 @@ mod cancellation;
 mod conformance;
 mod engines;
 mod events;
+mod identities;
 mod language;
 mod lifecycle;
 mod local_secrets;

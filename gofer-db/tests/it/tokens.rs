@@ -1,15 +1,17 @@
 use futures::future::join_all;
 use gofer_core::Resource;
 use gofer_core::entity::{Token, TokenKind};
-use gofer_db::DbError;
+use gofer_db::{BootstrapProof, DbError, ManagementEnd};
 
 use crate::engines::{Place, on_both_engines};
-use crate::setup::{at, conflicting, hash, last_event, missing, page, pages, token, types_after};
+use crate::setup::{at, conflicting, default, hash, last_event, missing, page, pages, token, types_after};
 
 on_both_engines! {
     a_token_lives_and_dies
     the_first_management_token_is_made_once
     a_management_token_closes_the_door_for_good
+    an_operator_opens_bootstrap_again
+    the_end_of_management_is_known
     tokens_are_listed_newest_first
     the_last_management_token_that_works_stays
     of_concurrent_ends_of_management_tokens_one_token_stays
@@ -39,13 +41,20 @@ async fn a_token_lives_and_dies(place: Place) {
 async fn the_first_management_token_is_made_once(place: Place) {
     let db = place.open().await;
     db.token_insert(&token("client", TokenKind::Client, 0), &hash()).await.unwrap();
+    let codes = [hash(), hash()];
+    for code in &codes {
+        assert!(db.bootstrap_accept(code, at(0)).await.unwrap());
+    }
+    let wrong = BootstrapProof::Code(hash());
+    assert!(!db.token_bootstrap(&token("wrong", TokenKind::Management, 1), &hash(), wrong).await.unwrap());
     let calls = (0..8).map(|number| {
         let db = db.clone();
         let first = token(&format!("t{number}"), TokenKind::Management, 1);
-        tokio::spawn(async move { db.token_bootstrap(&first, &hash()).await })
+        let code = codes[number % 2];
+        tokio::spawn(async move { db.token_bootstrap(&first, &hash(), BootstrapProof::Code(code)).await })
     });
     let results: Vec<_> = join_all(calls).await.into_iter().map(|joined| joined.unwrap()).collect();
-    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
+    assert_eq!(results.iter().filter(|result| matches!(result, Ok(true))).count(), 1, "{results:?}");
     for refused in results.into_iter().filter(Result::is_err) {
         conflicting(refused, "has had a management token already");
     }
@@ -53,13 +62,62 @@ async fn the_first_management_token_is_made_once(place: Place) {
     assert_eq!(made.len(), 1);
     db.token_insert(&token("other", TokenKind::Management, 1), &hash()).await.unwrap();
     db.token_delete(&made[0].id, "ada", at(2)).await.unwrap();
-    conflicting(db.token_bootstrap(&token("late", TokenKind::Management, 3), &hash()).await, "already");
+    let late = token("late", TokenKind::Management, 3);
+    for proof in [BootstrapProof::Management, BootstrapProof::Code(codes[0]), BootstrapProof::Code(codes[1])] {
+        conflicting(db.token_bootstrap(&late, &hash(), proof).await, "already");
+    }
+    assert!(!db.bootstrap_accept(&hash(), at(3)).await.unwrap());
+}
+
+/// Beside another server where several may share the database.
+async fn an_operator_opens_bootstrap_again(place: Place) {
+    let servers = place.servers().await;
+    let (db, other) = (&servers[0], servers.last().unwrap());
+    let (old, new) = (hash(), hash());
+    assert!(db.bootstrap_accept(&old, at(0)).await.unwrap());
+    db.token_insert(&token("m", TokenKind::Management, 1), &hash()).await.unwrap();
+    let before = last_event(db);
+    other.bootstrap_reset(&new, "operator", at(2)).await.unwrap();
+    let again = token("again", TokenKind::Management, 3);
+    for wrong in [old, hash()] {
+        assert!(!db.token_bootstrap(&again, &hash(), BootstrapProof::Code(wrong)).await.unwrap());
+    }
+    assert!(db.token_bootstrap(&again, &hash(), BootstrapProof::Code(new)).await.unwrap());
+    conflicting(
+        db.token_bootstrap(&token("more", TokenKind::Management, 4), &hash(), BootstrapProof::Code(new)).await,
+        "already",
+    );
+    assert_eq!(types_after(other, before).await, ["bootstrap_reset", "token_created"]);
+    assert!(!db.token_get("m").await.unwrap().disabled, "tokens stay as they are");
+}
+
+async fn the_end_of_management_is_known(place: Place) {
+    let db = place.open().await;
+    assert_eq!(db.token_management_end(at(0)).await.unwrap(), ManagementEnd::None);
+    db.token_insert(&token("client", TokenKind::Client, 1), &hash()).await.unwrap();
+    for (id, end) in [("a", 10), ("b", 20)] {
+        let made = Token { expires_at: Some(at(end)), ..token(id, TokenKind::Management, 1) };
+        db.token_insert(&made, &hash()).await.unwrap();
+    }
+    assert_eq!(db.token_management_end(at(5)).await.unwrap(), ManagementEnd::At(at(20)));
+    assert_eq!(db.token_management_end(at(20)).await.unwrap(), ManagementEnd::None);
+    let endless = Token { expires_at: None, ..token("c", TokenKind::Management, 1) };
+    db.token_insert(&endless, &hash()).await.unwrap();
+    assert_eq!(db.token_management_end(at(20)).await.unwrap(), ManagementEnd::Never);
+    db.token_set_disabled("a", true, "ada", at(6)).await.unwrap();
+    db.token_set_disabled("c", true, "ada", at(6)).await.unwrap();
+    assert_eq!(db.token_management_end(at(7)).await.unwrap(), ManagementEnd::At(at(20)));
+    let found = db.token_some(vec!["b".to_owned(), "unknown".to_owned(), "client".to_owned()]).await.unwrap();
+    let mut found: Vec<_> = found.into_iter().map(|token| (token.id, token.namespaces)).collect();
+    found.sort();
+    assert_eq!(found, [("b".to_owned(), vec![]), ("client".to_owned(), vec![default()])]);
 }
 
 async fn a_management_token_closes_the_door_for_good(place: Place) {
     let db = place.open().await;
     db.token_insert(&token("m", TokenKind::Management, 1), &hash()).await.unwrap();
-    conflicting(db.token_bootstrap(&token("b", TokenKind::Management, 3), &hash()).await, "already");
+    let late = db.token_bootstrap(&token("b", TokenKind::Management, 3), &hash(), BootstrapProof::Management).await;
+    conflicting(late, "already");
 }
 
 #[track_caller]

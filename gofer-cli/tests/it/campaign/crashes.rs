@@ -27,7 +27,7 @@ fn a_load_survives_that_the_server_is_killed_every_second() {
     }
 
     let (since, crashes) = (Instant::now(), crashes(CRASHES));
-    let load = Load::start(&server.addr, &dice, CLIENTS);
+    let load = Load::start(&server, &dice, CLIENTS);
     for _ in 0..crashes {
         std::thread::sleep(dice.moment(LIFE));
         server.kill_and_restart();

@@ -56,7 +56,7 @@ fn runs_wait_while_the_disk_is_full() {
     for shape in shapes::ALL {
         server.up(&shape.pipeline(&marks));
     }
-    let load = Load::start(&server.addr, &dice, CLIENTS);
+    let load = Load::start(&server, &dice, CLIENTS);
     for _ in 0..2 {
         std::thread::sleep(WELL);
         volume.fill();
@@ -84,7 +84,7 @@ fn runs_wait_while_sqlite_is_read_only() {
     for shape in shapes::ALL {
         server.up(&shape.pipeline(&marks));
     }
-    let load = Load::start(&server.addr, &dice, CLIENTS);
+    let load = Load::start(&server, &dice, CLIENTS);
     std::thread::sleep(WELL);
     // In between two commits: breaking ext4 this way lets an fsync that is under way succeed for nothing (a bare loop of
     // write and fsync loses its last record once in three times), which a disk that fails does not do.

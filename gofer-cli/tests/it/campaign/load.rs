@@ -9,12 +9,14 @@ use gofer_proto::v1;
 use gofer_proto::v1::run_service_client::RunServiceClient;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::dice::Dice;
 use super::shapes::{self, Shape};
+use crate::serving::{OwnToken, Serving};
 
 /// How long the server may be away or slow altogether before a client gives up: longer than any outage of a test.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -84,16 +86,17 @@ pub(crate) struct Load {
 
 impl Load {
     /// Registers nothing: the shapes have to be there.
-    pub(crate) fn start(addr: &str, dice: &Dice, clients: u64) -> Self {
+    pub(crate) fn start(server: &Serving, dice: &Dice, clients: u64) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Seen::default()));
-        let endpoint = Endpoint::from_shared(addr.to_owned()).expect("an address");
+        let endpoint = Endpoint::from_shared(server.addr.clone()).expect("an address");
         let endpoint = endpoint.connect_timeout(Duration::from_secs(5)).timeout(CALL);
         let clients = (0..clients)
             .map(|number| {
                 let _entered = runtime.enter();
-                let service = RunServiceClient::new(endpoint.connect_lazy());
+                let channel = InterceptedService::new(endpoint.connect_lazy(), server.own_token());
+                let service = RunServiceClient::new(channel);
                 let client = Client { number, service, dice: dice.of(number + 1), seen: seen.clone() };
                 runtime.spawn(client.work(stop.clone()))
             })
@@ -117,7 +120,7 @@ impl Load {
 
 struct Client {
     number: u64,
-    service: RunServiceClient<Channel>,
+    service: RunServiceClient<InterceptedService<Channel, OwnToken>>,
     dice: Dice,
     seen: Arc<Seen>,
 }

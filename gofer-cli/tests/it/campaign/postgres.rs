@@ -112,7 +112,7 @@ fn under_load(test: &str, url: &str, happen: impl FnOnce(&Serving)) {
     for shape in shapes::ALL {
         server.up(&shape.pipeline(&marks));
     }
-    let load = Load::start(&server.addr, &dice, CLIENTS);
+    let load = Load::start(&server, &dice, CLIENTS);
     std::thread::sleep(WELL);
     happen(&server);
     std::thread::sleep(WELL);

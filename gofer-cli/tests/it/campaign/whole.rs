@@ -9,11 +9,12 @@ use gofer_proto::v1::event::Details;
 use gofer_proto::v1::event_service_client::EventServiceClient;
 use gofer_proto::v1::run_service_client::RunServiceClient;
 use gofer_proto::v1::task_run_service_client::TaskRunServiceClient;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use super::load::Done;
 use super::shapes::{LINES, mark};
-use crate::serving::{SOON, Serving};
+use crate::serving::{OwnToken, SOON, Serving};
 
 /// Between two looks at what has not settled yet.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -23,7 +24,8 @@ pub(crate) fn check(server: &Serving, marks: &Path, done: &[Done], logs: Logs) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let endpoint = Endpoint::from_shared(server.addr.clone()).expect("an address");
-        let checker = Checker { channel: endpoint.connect_lazy(), marks: read_marks(marks), logs };
+        let channel = InterceptedService::new(endpoint.connect_lazy(), server.own_token());
+        let checker = Checker { channel, marks: read_marks(marks), logs };
         let mut known = 0;
         for one in done {
             known += checker.run(one).await;
@@ -63,7 +65,7 @@ fn read_marks(marks: &Path) -> BTreeMap<String, u32> {
 }
 
 struct Checker {
-    channel: Channel,
+    channel: InterceptedService<Channel, OwnToken>,
     marks: BTreeMap<String, u32>,
     logs: Logs,
 }
