@@ -8,11 +8,14 @@ use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
 use gofer_db::Db;
 use gofer_engine::Engine;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
+use crate::disk::FreeDisk;
 use crate::health::Health;
+use crate::in_flight::InFlight;
 
 /// What every handler works with; one per server.
 #[derive(Debug)]
@@ -24,6 +27,12 @@ pub(crate) struct Context {
     pub(crate) secrets: Arc<dyn SecretStore>,
     pub(crate) health: Health,
     pub(crate) limits: Limits,
+    /// Turns of commands in tasks: each needs a process and descriptors of this server.
+    pub(crate) exec_sessions: Arc<Semaphore>,
+    /// The disks that uploads may fill.
+    pub(crate) disk: FreeDisk,
+    /// Bytes of uploads that no record names yet.
+    pub(crate) arriving: Arc<InFlight>,
     /// Neither tokens nor TLS, on loopback only.
     pub(crate) dev_mode: bool,
     /// Of this process; new at every start.

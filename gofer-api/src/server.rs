@@ -12,6 +12,7 @@ use gofer_db::{Db, DbError};
 use gofer_engine::{Backends, Engine, EngineConfig, EngineError, run_token_hash};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +21,7 @@ use crate::auth::Gate;
 use crate::compose;
 use crate::config::{ConfigError, ServerConfig};
 use crate::context::Context;
+use crate::disk::FreeDisk;
 use crate::executions::Executions;
 use crate::health::Health;
 use crate::services::new_token;
@@ -146,6 +148,9 @@ impl Server {
             objects: backends.objects,
             secrets: backends.secrets,
             limits: config.limits.clone(),
+            exec_sessions: Arc::new(Semaphore::new(config.limits.exec_sessions)),
+            disk: FreeDisk::new(compose::local_disks(config), config.limits.free_disk_min),
+            arriving: Arc::default(),
             dev_mode,
             server_id: server_id.clone(),
             started_at: Timestamp::now(),
@@ -286,6 +291,10 @@ async fn start_engine(
         log_retention: config.retention.logs,
         run_objects_keep_runs: config.retention.run_objects_keep_runs,
         upload_retention: config.retention.uploads,
+        run_retention: config.retention.runs,
+        keep_runs: config.retention.keep_runs,
+        event_retention: config.retention.events,
+        keep_versions: config.retention.keep_pipeline_versions,
         ..EngineConfig::default()
     };
     if compose::shares_database(config) {

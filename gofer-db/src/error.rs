@@ -4,6 +4,7 @@ use std::error::Error;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use gofer_core::journal::JournalError;
+use gofer_core::quota::QuotaExceeded;
 use gofer_core::{BackendError, ErrorKind, Resource};
 
 use crate::postgres::sqlstate;
@@ -35,6 +36,9 @@ pub enum DbError {
         /// `namespace/pipeline`.
         key: String,
     },
+    /// The namespace has as much as it may.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
     /// Nobody could make a token without this one.
     #[error("token `{id}` is the last management token that works; create another one first")]
     LastManagementToken {
@@ -250,6 +254,7 @@ impl From<DbError> for BackendError {
             DbError::Disabled { .. }
             | DbError::Conflict { .. }
             | DbError::LastManagementToken { .. }
+            | DbError::Quota(_)
             | DbError::Invalid { .. }
             | DbError::Config { .. }
             | DbError::Locked { .. } => ErrorKind::Invalid,
@@ -275,6 +280,7 @@ impl From<DbError> for JournalError {
         match error {
             DbError::NotFound { what, key } => Self::NotFound { what, key },
             DbError::Disabled { key } => Self::Disabled { key },
+            DbError::Quota(exceeded) => Self::Quota(exceeded),
             other => Self::Backend(other.into()),
         }
     }

@@ -33,6 +33,8 @@ pub(crate) struct Launch {
     pub(crate) separate_output: bool,
     /// Bytes of output to keep.
     pub(crate) max_log_bytes: u64,
+    /// Output is dropped while the disk has fewer bytes left.
+    pub(crate) free_disk_min: u64,
     /// How long the process may run.
     pub(crate) timeout: Option<Duration>,
     /// The cgroup to run in, and the one the supervisor belongs to.
@@ -61,6 +63,7 @@ impl Launch {
             flag(self.service).into(),
             flag(self.separate_output).into(),
             self.max_log_bytes.to_string().into(),
+            self.free_disk_min.to_string().into(),
             self.timeout.map_or(String::new(), |timeout| timeout.as_micros().to_string()).into(),
             path(self.cgroup.as_ref().map(|pair| pair.task.as_path())),
             path(self.cgroup.as_ref().map(|pair| pair.home.as_path())),
@@ -103,6 +106,7 @@ impl<'a> Request<'a> {
         let service = next()? == c"1";
         let separate_output = next()? == c"1";
         let max_log_bytes = next()?.to_str().ok()?.parse().ok()?;
+        let free_disk_min = next()?.to_str().ok()?.parse().ok()?;
         let timeout = match next()?.to_str().ok()? {
             "" => None,
             micros => Some(Duration::from_micros(micros.parse().ok()?)),
@@ -115,7 +119,8 @@ impl<'a> Request<'a> {
         if argv.is_empty() {
             return None;
         }
-        let launch = Launch { live, dir, working_dir, service, separate_output, max_log_bytes, timeout, cgroup };
+        let launch =
+            Launch { live, dir, working_dir, service, separate_output, max_log_bytes, free_disk_min, timeout, cgroup };
         Some(Self { launch, argv: argv.to_vec(), env: env.to_vec() })
     }
 }
@@ -207,7 +212,8 @@ mod tests {
     fn launch(cgroup: Option<CgroupPair>, working_dir: Option<PathBuf>) -> Launch {
         let (live, dir) = ("/s/live/a~1".into(), "/s/x/a".into());
         let timeout = cgroup.is_some().then(|| Duration::from_millis(1_500));
-        Launch { live, dir, working_dir, service: true, separate_output: true, max_log_bytes: 7, timeout, cgroup }
+        let (separate_output, max_log_bytes, free_disk_min) = (true, 7, 9);
+        Launch { live, dir, working_dir, service: true, separate_output, max_log_bytes, free_disk_min, timeout, cgroup }
     }
 
     #[test]

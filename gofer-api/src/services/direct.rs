@@ -72,7 +72,9 @@ pub(super) async fn begin_object_upload(
         expires_at: Timestamp::now().after(good_for),
         state: UploadState::Open,
     };
-    call.db.upload_begin(&upload).await?;
+    // Without a declared length it may become as long as any.
+    let reserved_bytes = request.size_bytes.unwrap_or(limit_bytes);
+    call.db.upload_begin(&upload, reserved_bytes, Timestamp::now()).await?;
     Ok(v1::BeginObjectUploadResponse {
         upload_id: upload.id,
         url: url.expose_secret().to_owned(),
@@ -117,9 +119,9 @@ pub(super) async fn complete_object_upload(
             }
             Ok(completed(&done.record, done.evicted_keys))
         }
-        Err(taken @ DbError::AlreadyExists { .. }) => {
+        Err(refused @ (DbError::AlreadyExists { .. } | DbError::Quota(_))) => {
             give_up(&call, &scope, &upload).await?;
-            Err(taken.into())
+            Err(refused.into())
         }
         Err(error) => Err(error.into()),
     }

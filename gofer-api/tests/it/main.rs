@@ -11,6 +11,7 @@ mod lifecycle;
 mod objects;
 mod permissions;
 mod pipelines;
+mod quotas;
 mod raw;
 mod runs;
 mod secrets;

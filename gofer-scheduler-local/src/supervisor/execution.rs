@@ -156,7 +156,7 @@ impl Began {
 
 impl<'a> Supervision<'a> {
     fn new(request: &'a Request<'a>, dir: &'a ExecutionDir, claim: Claim, post: Post<'a>) -> Self {
-        let log = Log::new(dir.log(), request.launch.max_log_bytes);
+        let log = Log::new(dir.log(), request.launch.max_log_bytes, request.launch.free_disk_min);
         let cgroup = request.launch.cgroup.clone().map(TaskCgroup::new);
         let (stop, times) = (Stop::default(), ExecutionTimes::default());
         Self { request, dir, post, claim, log, cgroup, confined: false, stop, times }
