@@ -1,5 +1,6 @@
 //! The only file that names concrete backends: one `match` per kind.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use gofer_core::BackendError;
@@ -77,6 +78,14 @@ pub(crate) fn shares_database(config: &ServerConfig) -> bool {
         ObjectsBackend::S3 => true,
     };
     scheduler && objects
+}
+
+/// Directories of this machine that uploads fill.
+pub(crate) fn local_disks(config: &ServerConfig) -> Vec<PathBuf> {
+    match config.objects.backend {
+        ObjectsBackend::Local => vec![config.resolved_objects_local().dir],
+        ObjectsBackend::S3 => Vec::new(),
+    }
 }
 
 /// The scheduler.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
+use gofer_core::quota::Quotas;
 use gofer_db::{DbConfig, Durability};
 use serde::Deserialize;
 
@@ -46,6 +47,8 @@ pub struct ServerConfig {
     pub engine: EngineSection,
     /// What is kept, and how long.
     pub retention: RetentionSection,
+    /// What a namespace may use that has no limits of its own.
+    pub quota: Quotas,
     /// What it writes about itself.
     pub log: LogSection,
     /// What is wrong with the modes of files that hold secrets, a sentence each.
@@ -154,6 +157,12 @@ pub struct Limits {
     /// How long calls may go on after the server was told to end.
     #[serde(with = "humantime_serde")]
     pub shutdown_grace: Duration,
+    /// Least bytes per second of an upload, on average after its first `idle_timeout`.
+    pub upload_min_rate: u64,
+    /// Uploads stop while the disk of a local object store has fewer bytes left; 0 is never.
+    pub free_disk_min: u64,
+    /// Commands run in tasks at once through this server.
+    pub exec_sessions: usize,
 }
 
 /// `[log]`: what the server writes about itself, to stderr.
@@ -210,6 +219,9 @@ impl Default for Limits {
             call_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(10),
+            upload_min_rate: 4096,
+            free_disk_min: 1024 * 1024 * 1024,
+            exec_sessions: 128,
         }
     }
 }

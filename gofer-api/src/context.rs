@@ -8,13 +8,16 @@ use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
 use gofer_db::Db;
 use gofer_engine::Engine;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::boundary::Boundary;
 use crate::config::Limits;
 use crate::credential_file::CredentialFile;
+use crate::disk::FreeDisk;
 use crate::health::Health;
+use crate::in_flight::InFlight;
 use crate::standing::Standings;
 
 /// What every handler works with; one per server.
@@ -29,6 +32,12 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     /// What a namespace is worth here.
     pub(crate) boundary: Boundary,
+    /// Turns of commands in tasks: each needs a process and descriptors of this server.
+    pub(crate) exec_sessions: Arc<Semaphore>,
+    /// The disks that uploads may fill.
+    pub(crate) disk: FreeDisk,
+    /// Bytes of uploads that no record names yet.
+    pub(crate) arriving: Arc<InFlight>,
     /// With a token of its own in place of the database's, on loopback only.
     pub(crate) dev_mode: bool,
     /// The file with the code for the first management token, if this server has written one.

@@ -18,7 +18,7 @@ mod run;
 mod tests;
 mod timeline;
 
-pub(crate) use entity::{namespace, object, object_scope, secret, secret_scope, token};
+pub(crate) use entity::{namespace, object, object_scope, quota, secret, secret_scope, token};
 pub(crate) use event::{event, event_types};
 pub(crate) use pipeline::{pipeline, pipeline_spec_from_wire, pipeline_spec_to_wire, version, version_summary};
 pub(crate) use run::{attempts_of, log_chunk, log_cursor, run, run_state, run_status, run_summary, task_run};

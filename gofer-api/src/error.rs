@@ -1,6 +1,7 @@
 //! Why a call is not answered as the caller wished. `status.rs` turns it into what travels.
 
 use gofer_core::id::InvalidId;
+use gofer_core::quota::QuotaExceeded;
 use gofer_core::validate::Violation;
 use gofer_core::{BackendError, Resource};
 use gofer_db::DbError;
@@ -33,6 +34,28 @@ pub(crate) enum ApiError {
         "an object has at most {limit_bytes} bytes (`limits.object_max_bytes`); this one has {at_least_bytes} or more"
     )]
     ObjectTooLarge { limit_bytes: u64, at_least_bytes: u64 },
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
+    #[error(
+        "the disk for objects has {free_bytes} bytes left, and uploads stop below {min_bytes} (`limits.free_disk_min`) so \
+         that the server goes on; free space, or upload later"
+    )]
+    DiskFull { free_bytes: u64, min_bytes: u64 },
+    #[error(
+        "{limit} commands run in tasks through this server, as many as may (`limits.exec_sessions`); end some of them"
+    )]
+    ExecSessionsFull { limit: usize },
+    #[error(
+        "{bytes} bytes arrived in {seconds} s, which is less than {rate} bytes per second (`limits.upload_min_rate`); the \
+         upload is given up"
+    )]
+    UploadTooSlow { bytes: u64, seconds: u64, rate: u64 },
+    #[error(
+        "events after {after} were deleted by retention, and {oldest} is the oldest that is kept; look at how things are, and \
+         go on after {}",
+        oldest - 1
+    )]
+    EventsExpired { after: u64, oldest: u64 },
     #[error("{what} is not available in this version of gofer")]
     NotInThisVersion { what: &'static str },
     #[error("there is no method `{path}`")]

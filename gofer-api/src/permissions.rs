@@ -62,6 +62,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("/gofer.v1.NamespaceService/GetNamespace", NamespaceOrRun),
     ("/gofer.v1.NamespaceService/ListNamespaces", Visible),
     ("/gofer.v1.NamespaceService/UpdateNamespace", Management),
+    ("/gofer.v1.NamespaceService/UpdateNamespaceQuotas", Management),
     ("/gofer.v1.NamespaceService/DeleteNamespace", Management),
     ("/gofer.v1.ObjectService/PutObject", NamespaceOrOwn),
     ("/gofer.v1.ObjectService/GetObject", NamespaceOrOwn),

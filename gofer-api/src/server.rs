@@ -13,6 +13,7 @@ use gofer_db::{Db, DbError};
 use gofer_engine::{Backends, Engine, EngineConfig, EngineError, run_token_hash};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpSocket;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,6 +22,7 @@ use crate::auth::Gate;
 use crate::config::{Access, ConfigError, ServerConfig};
 use crate::context::Context;
 use crate::data_dir::make_data_dir;
+use crate::disk::FreeDisk;
 use crate::executions::Executions;
 use crate::health::Health;
 use crate::own_token::OwnToken;
@@ -169,6 +171,9 @@ impl Server {
             objects: backends.objects,
             secrets: backends.secrets,
             limits: config.limits.clone(),
+            exec_sessions: Arc::new(Semaphore::new(config.limits.exec_sessions)),
+            disk: FreeDisk::new(compose::local_disks(config), config.limits.free_disk_min),
+            arriving: Arc::default(),
             dev_mode: config.access() == Access::OwnToken,
             bootstrap_file,
             standings: Standings::default(),
@@ -357,6 +362,10 @@ async fn start_engine(
         log_retention: config.retention.logs,
         run_objects_keep_runs: config.retention.run_objects_keep_runs,
         upload_retention: config.retention.uploads,
+        run_retention: config.retention.runs,
+        keep_runs: config.retention.keep_runs,
+        event_retention: config.retention.events,
+        keep_versions: config.retention.keep_pipeline_versions,
         ..EngineConfig::default()
     };
     if compose::shares_database(config) {

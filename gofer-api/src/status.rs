@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use gofer_core::error::chain;
+use gofer_core::quota::QuotaExceeded;
 use gofer_core::validate::Violation;
 use gofer_core::{BackendError, ErrorKind, Resource};
 use gofer_db::DbError;
@@ -44,6 +45,8 @@ struct Shape {
     reason: String,
     message: String,
     violations: Vec<Violation>,
+    /// More for programs, in `google.rpc.ErrorInfo.metadata`.
+    metadata: HashMap<String, String>,
     /// When the same call may succeed; nothing where it will not.
     retry_after: Option<Duration>,
 }
@@ -51,12 +54,33 @@ struct Shape {
 impl Shape {
     fn new(code: Code, reason: impl Into<String>, message: impl Into<String>) -> Self {
         let retry_after = (code == Code::Unavailable).then_some(RETRY_SOON);
-        Self { code, reason: reason.into(), message: message.into(), violations: Vec::new(), retry_after }
+        Self {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+            violations: Vec::new(),
+            metadata: HashMap::new(),
+            retry_after,
+        }
     }
 
     /// What the server stands on has no room left, whoever calls.
     fn full(reason: &str, message: impl Into<String>) -> Self {
         Self { retry_after: Some(RETRY_FULL), ..Self::new(Code::Unavailable, reason, message) }
+    }
+
+    /// A namespace has as much as it may.
+    fn quota(exceeded: &QuotaExceeded) -> Self {
+        let QuotaExceeded { quota, namespace, limit, used, wanted } = exceeded;
+        let metadata = [
+            ("quota", quota.to_string()),
+            ("namespace", namespace.to_string()),
+            ("limit", limit.to_string()),
+            ("used", used.to_string()),
+            ("wanted", wanted.to_string()),
+        ];
+        let metadata = metadata.map(|(name, value)| (name.to_owned(), value)).into();
+        Self { metadata, ..Self::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", exceeded.to_string()) }
     }
 
     fn invalid(violations: Vec<Violation>) -> Self {
@@ -71,9 +95,9 @@ impl Shape {
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         log(&error);
-        let shape = api(error);
+        let mut shape = api(error);
         let mut details = ErrorDetails::new();
-        let mut metadata = HashMap::new();
+        let mut metadata = std::mem::take(&mut shape.metadata);
 
         let count = shape.violations.len();
         let fields = that_fit(shape.violations);
@@ -127,6 +151,11 @@ fn api(error: ApiError) -> Shape {
         ApiError::ShuttingDown => Shape::new(Code::Unavailable, "SHUTTING_DOWN", message),
         ApiError::Broken => Shape::new(Code::Internal, "INTERNAL", message),
         ApiError::CutOff { .. } => Shape::new(Code::Cancelled, "CUT_OFF", message),
+        ApiError::Quota(exceeded) => Shape::quota(&exceeded),
+        ApiError::DiskFull { .. } => Shape::full("DISK_FULL", message),
+        ApiError::ExecSessionsFull { .. } => Shape::full("EXEC_SESSIONS_FULL", message),
+        ApiError::UploadTooSlow { .. } => Shape::new(Code::DeadlineExceeded, "UPLOAD_TOO_SLOW", message),
+        ApiError::EventsExpired { .. } => Shape::new(Code::OutOfRange, "EVENTS_EXPIRED", message),
         ApiError::Db(error) => db(error),
         ApiError::Engine(error) => engine(error),
         ApiError::Backend(error) => backend(&error),
@@ -141,6 +170,7 @@ fn db(error: DbError) -> Shape {
         DbError::Disabled { .. } => Shape::new(Code::FailedPrecondition, "PIPELINE_DISABLED", message),
         DbError::Variables(violations) => Shape::invalid(violations),
         DbError::TooManyMasks { .. } => Shape::new(Code::ResourceExhausted, "TOO_MANY_MASKS", message),
+        DbError::Quota(exceeded) => Shape::quota(&exceeded),
         DbError::LastManagementToken { .. } => Shape::new(Code::FailedPrecondition, "LAST_MANAGEMENT_TOKEN", message),
         DbError::Conflict { .. } => Shape::new(Code::FailedPrecondition, "CONFLICT", message),
         DbError::Invalid { field, value, rule } => Shape::invalid(vec![Violation::new(field, value, rule)]),
@@ -158,6 +188,7 @@ fn engine(error: EngineError) -> Shape {
         EngineError::NotFound { what, .. } => Shape::new(Code::NotFound, not_found(what), message),
         EngineError::LogGone { .. } => Shape::new(Code::NotFound, "LOG_GONE", message),
         EngineError::Disabled { .. } => Shape::new(Code::FailedPrecondition, "PIPELINE_DISABLED", message),
+        EngineError::Quota(exceeded) => Shape::quota(&exceeded),
         EngineError::Invalid(violations) => Shape::invalid(violations),
         EngineError::NotComplete { .. } => Shape::new(Code::FailedPrecondition, "RUN_NOT_COMPLETE", message),
         EngineError::NotRunning { .. } => Shape::new(Code::FailedPrecondition, "TASK_RUN_NOT_RUNNING", message),
@@ -278,6 +309,7 @@ fn log(error: &ApiError) {
                 | DbError::LastManagementToken { .. }
                 | DbError::Variables(_)
                 | DbError::TooManyMasks { .. }
+                | DbError::Quota(_)
                 | DbError::Invalid { .. }
         ),
         ApiError::Backend(error) | ApiError::Engine(EngineError::Backend(error)) => {
@@ -358,6 +390,23 @@ mod tests {
         check(DbError::Disabled { key: key() }, Code::FailedPrecondition, "PIPELINE_DISABLED");
         check(DbError::Conflict { message: message() }, Code::FailedPrecondition, "CONFLICT");
         check(DbError::Invalid { field: "f", value: "v".into(), rule: "r" }, Code::InvalidArgument, "INVALID_INPUT");
+        let refused = QuotaExceeded {
+            quota: gofer_core::quota::QuotaKind::Secrets,
+            namespace: "red".parse().unwrap(),
+            limit: 3,
+            used: 2,
+            wanted: 2,
+        };
+        check(refused.clone(), Code::ResourceExhausted, "QUOTA_EXCEEDED");
+        check(DbError::Quota(refused.clone()), Code::ResourceExhausted, "QUOTA_EXCEEDED");
+        check(EngineError::Quota(refused.clone()), Code::ResourceExhausted, "QUOTA_EXCEEDED");
+        let metadata = Status::from(ApiError::from(refused)).get_details_error_info().unwrap().metadata;
+        let told = ["quota", "namespace", "limit", "used", "wanted"].map(|name| metadata[name].clone());
+        assert_eq!(told, ["secrets", "red", "3", "2", "2"]);
+        check(ApiError::DiskFull { free_bytes: 1, min_bytes: 2 }, Code::Unavailable, "DISK_FULL");
+        check(ApiError::ExecSessionsFull { limit: 1 }, Code::Unavailable, "EXEC_SESSIONS_FULL");
+        check(ApiError::UploadTooSlow { bytes: 1, seconds: 2, rate: 3 }, Code::DeadlineExceeded, "UPLOAD_TOO_SLOW");
+        check(ApiError::EventsExpired { after: 1, oldest: 3 }, Code::OutOfRange, "EVENTS_EXPIRED");
         check(DbError::Config { message: message() }, Code::Internal, "DATABASE_CONFIG");
         check(DbError::Locked { database: key(), holder: key() }, Code::Internal, "DATABASE_CONFIG");
         check(DbError::Unavailable { message: message(), source }, Code::Unavailable, "DATABASE_UNAVAILABLE");

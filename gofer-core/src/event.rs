@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entity::TokenKind;
 use crate::id::{Attempt, ExecutionId, NamespaceId, PipelineId, RunKey, RunNumber, TaskId, Version};
+use crate::quota::QuotaKind;
 use crate::run::{Initiator, Reason, RunStatus, TaskStatus};
 use crate::time::Timestamp;
 
@@ -89,6 +90,11 @@ pub enum EventDetails {
         description: String,
     },
     NamespaceDeleted {},
+    NamespaceQuotaUpdated {
+        quota: QuotaKind,
+        /// `None`: the default counts again.
+        limit: Option<u64>,
+    },
     PipelineRegistered {
         version: Version,
         digest: String,
@@ -96,6 +102,10 @@ pub enum EventDetails {
     PipelineEnabled {},
     PipelineDisabled {},
     PipelineDeleted {},
+    PipelineVersionsExpired {
+        count: u64,
+        last: Version,
+    },
     RunCreated {
         version: Version,
         initiator: Initiator,
@@ -163,6 +173,13 @@ pub enum EventDetails {
         count: u64,
     },
     ValueMasked {},
+    RunsExpired {
+        count: u64,
+        last: RunNumber,
+    },
+    EventsExpired {
+        up_to: u64,
+    },
     SecretPut {
         key: String,
         allowed_namespaces: Vec<NamespaceId>,
@@ -196,10 +213,12 @@ impl EventDetails {
             Self::NamespaceCreated { .. } => "namespace_created",
             Self::NamespaceUpdated { .. } => "namespace_updated",
             Self::NamespaceDeleted {} => "namespace_deleted",
+            Self::NamespaceQuotaUpdated { .. } => "namespace_quota_updated",
             Self::PipelineRegistered { .. } => "pipeline_registered",
             Self::PipelineEnabled {} => "pipeline_enabled",
             Self::PipelineDisabled {} => "pipeline_disabled",
             Self::PipelineDeleted {} => "pipeline_deleted",
+            Self::PipelineVersionsExpired { .. } => "pipeline_versions_expired",
             Self::RunCreated { .. } => "run_created",
             Self::RunStarted {} => "run_started",
             Self::RunCancelRequested { .. } => "run_cancel_requested",
@@ -221,6 +240,8 @@ impl EventDetails {
             Self::ObjectUrlIssued { .. } => "object_url_issued",
             Self::ValueMasked {} => "value_masked",
             Self::RunObjectsExpired { .. } => "run_objects_expired",
+            Self::RunsExpired { .. } => "runs_expired",
+            Self::EventsExpired { .. } => "events_expired",
             Self::SecretPut { .. } => "secret_put",
             Self::SecretDeleted { .. } => "secret_deleted",
             Self::TokenCreated { .. } => "token_created",

@@ -16,6 +16,7 @@ use crate::id::{
     Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, SecretPath, TaskId, Version,
 };
 use crate::pipeline::PipelineSpec;
+use crate::quota::QuotaExceeded;
 use crate::resource::Resource;
 use crate::run::{AttemptRecord, CancelRequest, Initiator, LogState, Reason, Run, RunState, TaskRun, TaskState};
 use crate::scheduler::ReportedEnd;
@@ -37,6 +38,9 @@ pub trait Journal: Debug + Send + Sync + 'static {
     ///
     /// Variables that [`run_variables::check`](crate::run_variables::check) refuses for the version are refused here, where no newer
     /// version can come between.
+    ///
+    /// A run that its namespace's quotas have no room for is refused, and nothing changes: of runs and their bytes per
+    /// minute, and of pending runs unless it is claimed at once. However many are inserted at once, no quota is exceeded.
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError>;
 
     /// Takes leases on unfinished runs whose lease nobody holds at `now`, and returns them oldest first. Each lease has a
@@ -45,7 +49,8 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// Running runs are taken first, then pending ones whose cancellation was requested, each oldest first. Other pending
     /// runs are taken only while fewer runs of their pipeline than its `parallelism` are running, and fairly: next is
     /// always a run of the namespace with the fewest running runs, of those one of the pipeline with the fewest, of those
-    /// the oldest. Taking a pending run makes it `Running` (with `run_started`).
+    /// the oldest. Taking a pending run makes it `Running` (with `run_started`). A namespace that has as many running runs
+    /// as its quota of active runs waits.
     async fn claim(
         &self,
         owner: &str,
@@ -64,6 +69,10 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// Takes the lead or prolongs it to at least `now + ttl`, and returns whether this owner has it: the right to do what one
     /// server does for all. It is free at first, when it was released, and when it ran out.
     async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError>;
+
+    /// A sign of life, good until `now + ttl`: this owner counts as a server until then, or until it [releases](Self::release)
+    /// what it holds. Returns what a server has to know of those it shares with.
+    async fn heartbeat(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<Cluster, JournalError>;
 
     /// What time it is for everybody who uses this journal, since the clocks of several hosts are apart; `None` when nobody
     /// else can use it, and one's own will do.
@@ -182,6 +191,9 @@ pub enum JournalError {
         /// `namespace/pipeline/run`.
         key: String,
     },
+    /// The namespace has as much as it may.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
     /// The storage's own error.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -302,6 +314,19 @@ pub struct Lease {
     pub epoch: u64,
 }
 
+/// What the servers of one journal share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// Servers that live, this one included.
+    pub servers: usize,
+    /// Namespaces that own or may get pipelines: all but a `default` without any.
+    pub namespaces: usize,
+    /// How many executions of a namespace may be in flight, in all servers together, where it has no limit of its own.
+    pub executions: u64,
+    /// The limits of those that have.
+    pub executions_of: BTreeMap<NamespaceId, u64>,
+}
+
 /// Where to look, because another user of the journal changed something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -409,6 +434,14 @@ pub struct Retention {
     pub logs_before: Timestamp,
     /// Run objects are kept for this many newest runs of a pipeline.
     pub run_objects_keep_runs: u64,
+    /// Runs that ended before this are deleted.
+    pub runs_before: Timestamp,
+    /// Runs are kept for this many newest runs of a pipeline, younger ones included.
+    pub keep_runs: u64,
+    /// Events from before this are deleted.
+    pub events_before: Timestamp,
+    /// Versions are kept for this many newest versions of a pipeline, and those that a kept run is of.
+    pub keep_versions: u64,
     /// Uploads by URL are forgotten whose URL ended before this.
     pub uploads_before: Timestamp,
     /// Values of secrets that were written before this and that no record names are deleted.
@@ -428,6 +461,30 @@ pub enum Expirable {
         key: ObjectKey,
         /// Where the bytes lie.
         location: ObjectKey,
+    },
+    /// Runs of one pipeline that are complete, have neither archived logs nor objects left, and that no unfinished run
+    /// repeats. Their numbers are not used again.
+    Runs {
+        /// The pipeline's namespace.
+        namespace: NamespaceId,
+        /// The pipeline.
+        pipeline: PipelineId,
+        /// Which.
+        runs: Vec<RunNumber>,
+    },
+    /// Versions of a pipeline. Those that a run has begun to use meanwhile stay.
+    Versions {
+        /// The pipeline's namespace.
+        namespace: NamespaceId,
+        /// The pipeline.
+        pipeline: PipelineId,
+        /// Which.
+        versions: Vec<Version>,
+    },
+    /// Every event up to this id.
+    Events {
+        /// Of the last one.
+        up_to: u64,
     },
     /// An upload by URL.
     Upload {

@@ -10,6 +10,7 @@ pub mod id;
 pub mod journal;
 pub mod object_store;
 pub mod pipeline;
+pub mod quota;
 mod resource;
 pub mod reuse;
 pub mod run;

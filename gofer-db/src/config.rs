@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gofer_core::quota::Quotas;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -31,6 +32,9 @@ pub struct DbConfig {
     /// PostgreSQL: several servers use the database. Not a setting: it follows from the backends.
     #[serde(skip)]
     pub shared: bool,
+    /// What a namespace may use that has no limits of its own. Not a setting of the database: it has a table of its own.
+    #[serde(skip)]
+    pub quotas: Quotas,
 }
 
 impl Default for DbConfig {
@@ -44,6 +48,7 @@ impl Default for DbConfig {
             acquire_timeout: Duration::from_secs(10),
             tls: TlsConfig::default(),
             shared: false,
+            quotas: Quotas::default(),
         }
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::config::{DbConfig, Target};
 use crate::error::DbError;
+use crate::headroom::QuotaBook;
 use crate::specs::SpecCache;
 use crate::{postgres, sqlite};
 
@@ -20,6 +21,7 @@ struct Inner {
     engine: Engine,
     target: Target,
     specs: Arc<SpecCache>,
+    quotas: Arc<QuotaBook>,
     last_event: watch::Sender<u64>,
 }
 
@@ -51,7 +53,8 @@ impl Db {
                 postgres::Postgres::open(server, &target, &config, last_event.clone()).await?,
             )),
         };
-        let db = Self { inner: Arc::new(Inner { engine, target, specs: Arc::default(), last_event }) };
+        let quotas = Arc::new(QuotaBook::new(config.quotas));
+        let db = Self { inner: Arc::new(Inner { engine, target, specs: Arc::default(), quotas, last_event }) };
         db.note_event(db.run_counts().await?.last_event_id);
         Ok(db)
     }
@@ -92,6 +95,10 @@ impl Db {
 
     pub(crate) fn specs(&self) -> &Arc<SpecCache> {
         &self.inner.specs
+    }
+
+    pub(crate) fn quotas(&self) -> &Arc<QuotaBook> {
+        &self.inner.quotas
     }
 
     pub(crate) fn watch_events(&self) -> watch::Receiver<u64> {

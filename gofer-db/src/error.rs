@@ -4,6 +4,7 @@ use std::error::Error;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use gofer_core::journal::{JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS};
+use gofer_core::quota::QuotaExceeded;
 use gofer_core::validate::Violation;
 use gofer_core::{BackendError, ErrorKind, Resource};
 
@@ -47,6 +48,9 @@ pub enum DbError {
         /// `namespace/pipeline/run`.
         key: String,
     },
+    /// The namespace has as much as it may.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
     /// Nobody could make a token without this one.
     #[error("token `{id}` is the last management token that works; create another one first")]
     LastManagementToken {
@@ -264,6 +268,7 @@ impl From<DbError> for BackendError {
             | DbError::LastManagementToken { .. }
             | DbError::Variables(_)
             | DbError::TooManyMasks { .. }
+            | DbError::Quota(_)
             | DbError::Invalid { .. }
             | DbError::Config { .. }
             | DbError::Locked { .. } => ErrorKind::Invalid,
@@ -291,6 +296,7 @@ impl From<DbError> for JournalError {
             DbError::Disabled { key } => Self::Disabled { key },
             DbError::Variables(refused) => Self::Variables(refused),
             DbError::TooManyMasks { key } => Self::TooManyMasks { key },
+            DbError::Quota(exceeded) => Self::Quota(exceeded),
             other => Self::Backend(other.into()),
         }
     }

@@ -9,13 +9,14 @@ use futures::stream::{self, BoxStream};
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
+    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
     RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState};
 use gofer_core::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId, Timestamp};
 
 use crate::db::{Db, Engine, query, transact};
+use crate::error::DbError;
 
 /// What one query can be asked for: more would not make the callers faster.
 const MAX_LIMIT: usize = 1_000;
@@ -31,8 +32,8 @@ impl Journal for Db {
                 return Ok(known);
             }
         }
-        let specs = Arc::clone(self.specs());
-        Ok(transact!(self, insert::insert(&new, &specs))?)
+        let (specs, book) = (Arc::clone(self.specs()), Arc::clone(self.quotas()));
+        Ok(transact!(self, insert::insert(&new, &specs, &book))?)
     }
 
     async fn claim(
@@ -44,7 +45,8 @@ impl Journal for Db {
     ) -> Result<Vec<Lease>, JournalError> {
         let owner = owner.to_owned();
         let limit = ClaimLimit { runs: limit.runs.min(MAX_LIMIT), ..limit };
-        Ok(transact!(self, leases::claim(&owner, now, ttl, limit))?)
+        let book = Arc::clone(self.quotas());
+        Ok(transact!(self, leases::claim(&owner, now, ttl, limit, &book))?)
     }
 
     async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError> {
@@ -60,6 +62,11 @@ impl Journal for Db {
     async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
         let owner = owner.to_owned();
         Ok(transact!(self, lead::take(&owner, now, ttl))?)
+    }
+
+    async fn heartbeat(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<Cluster, JournalError> {
+        let (owner, book) = (owner.to_owned(), Arc::clone(self.quotas()));
+        Ok(transact!(self, lead::heartbeat(&owner, now, ttl, &book.defaults))?)
     }
 
     async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {
@@ -153,11 +160,18 @@ impl Journal for Db {
 
     async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {
         let policy = policy.clone();
-        Ok(query!(self, retention::expirable(&policy, limit.min(MAX_LIMIT)))?)
+        let book = Arc::clone(self.quotas());
+        Ok(query!(self, retention::expirable(&policy, limit.min(MAX_LIMIT), &book.defaults))?)
     }
 
     async fn expired(&self, what: &Expirable, at: Timestamp) -> Result<(), JournalError> {
-        let what = what.clone();
-        Ok(transact!(self, retention::expired(&what, at))?)
+        let (what, book) = (what.clone(), Arc::clone(self.quotas()));
+        let up_to = if let Expirable::Events { up_to } = what { Some(up_to) } else { None };
+        let done: Result<(), DbError> = transact!(self, retention::expired(&what, at, &book));
+        done?;
+        if let (Some(up_to), Engine::Sqlite(engine)) = (up_to, self.engine()) {
+            engine.recent().forget(up_to);
+        }
+        Ok(())
     }
 }

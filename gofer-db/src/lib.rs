@@ -6,6 +6,7 @@ mod cached;
 mod config;
 mod db;
 mod error;
+mod headroom;
 mod journal;
 mod migrate;
 mod postgres;

@@ -35,6 +35,13 @@ impl Recent {
         kept.drain(..surplus);
     }
 
+    /// The events up to this one were deleted.
+    pub(crate) fn forget(&self, up_to: u64) {
+        let mut kept = self.lock();
+        let gone = kept.iter().take_while(|event| event.id <= up_to).count();
+        kept.drain(..gone);
+    }
+
     /// The events after the cursor, ascending; `None` when they do not reach back that far.
     pub(crate) fn after(&self, cursor: u64, filter: &EventFilter, limit: usize) -> Option<Vec<Event>> {
         let kept = self.lock();

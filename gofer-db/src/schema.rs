@@ -7,6 +7,7 @@ diesel::table! {
         description -> Text,
         created_at -> BigInt,
         updated_at -> BigInt,
+        quotas -> Text,
     }
 }
 
@@ -23,6 +24,13 @@ diesel::table! {
         created_at -> BigInt,
         updated_at -> BigInt,
         deleted_at -> Nullable<BigInt>,
+        minute -> BigInt,
+        minute_runs -> BigInt,
+        minute_bytes -> BigInt,
+        versions -> BigInt,
+        version_bytes -> BigInt,
+        object_bytes -> BigInt,
+        upload_bytes -> BigInt,
     }
 }
 
@@ -104,6 +112,7 @@ diesel::table! {
         ended_at -> BigInt,
         log -> Text,
         silent -> Bool,
+        log_bytes -> BigInt,
     }
 }
 
@@ -156,6 +165,7 @@ diesel::table! {
         expires_at -> BigInt,
         state -> Text,
         outcome -> Nullable<Text>,
+        reserved_bytes -> BigInt,
     }
 }
 
@@ -227,8 +237,30 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    servers (name) {
+        name -> Text,
+        until -> BigInt,
+    }
+}
+
+diesel::table! {
+    exec_sessions (id) {
+        id -> Text,
+        server -> Text,
+        namespace -> Text,
+        pipeline -> Text,
+        run -> BigInt,
+        task -> Text,
+        at -> BigInt,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(exec_sessions, servers);
+
 diesel::allow_tables_to_appear_in_same_query!(
     attempts,
+    namespaces,
     object_uploads,
     objects,
     pipeline_versions,

@@ -30,7 +30,7 @@ use crate::machine::Input;
 use crate::places::Places;
 use crate::token::{RunTokens, run_token_hash};
 use crate::writer::Writer;
-use crate::{added, archiver, exec, lead, leases, listen, lock, logs, reports};
+use crate::{added, archiver, cluster, exec, lead, leases, listen, lock, logs, reports};
 
 /// Longest wait for drivers to come to rest.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -56,6 +56,14 @@ pub struct EngineConfig {
     pub log_retention: Duration,
     /// Run objects are kept for this many newest runs of each pipeline.
     pub run_objects_keep_runs: u64,
+    /// Runs are kept this long after they ended.
+    pub run_retention: Duration,
+    /// Runs are kept for this many newest runs of each pipeline.
+    pub keep_runs: u64,
+    /// Events are kept this long.
+    pub event_retention: Duration,
+    /// Versions are kept for this many newest versions of each pipeline, and those that a kept run is of.
+    pub keep_versions: u64,
     /// Uploads by URL are remembered this long after their URL ended, and then what was never completed is deleted. Longer
     /// than an upload may last that began while its URL was good.
     pub upload_retention: Duration,
@@ -76,6 +84,10 @@ impl Default for EngineConfig {
             max_changes: 500,
             log_retention: Duration::from_secs(90 * 24 * 3600),
             run_objects_keep_runs: 20,
+            run_retention: Duration::from_secs(365 * 24 * 3600),
+            keep_runs: 100_000,
+            event_retention: Duration::from_secs(365 * 24 * 3600),
+            keep_versions: 100,
             upload_retention: Duration::from_secs(24 * 3600),
             starts_at: None,
         }
@@ -140,6 +152,8 @@ pub(crate) struct Shared {
     pub(crate) masked: watch::Sender<()>,
     pub(crate) stop: CancellationToken,
     pub(crate) claim_wanted: Notify,
+    /// Limits of executions have changed.
+    pub(crate) quotas_changed: Notify,
     /// A call that may take leases was answered with an error: some may be held that nobody knows of.
     pub(crate) leases_doubtful: AtomicBool,
     /// Read while a run is inserted, until its driver is known; written while all leases are given up. A lease that an insert
@@ -189,6 +203,7 @@ impl Engine {
             masked: watch::Sender::new(()),
             stop: CancellationToken::new(),
             claim_wanted: Notify::new(),
+            quotas_changed: Notify::new(),
             leases_doubtful: AtomicBool::new(false),
             inserting: RwLock::new(()),
             reports: Arc::new(Semaphore::new(reports::AT_ONCE)),
@@ -199,6 +214,7 @@ impl Engine {
         shared.spawn(listen::servers);
         shared.spawn(leases::claim);
         shared.spawn(leases::renew);
+        shared.spawn(cluster::run);
         shared.spawn(lead::run);
         shared.tasks.spawn(archiver::run(shared.clone(), finished));
         Ok(Self { shared })
@@ -307,6 +323,18 @@ impl Engine {
     /// `NotFound`, `TooManyMasks`, or a backend's own.
     pub async fn mask_value(&self, run: &RunKey, value: &SecretString, actor: String) -> Result<(), EngineError> {
         added::add(&self.shared, run, value, actor).await
+    }
+
+    /// How this server is named among those that share the journal.
+    #[must_use]
+    pub fn server_id(&self) -> &str {
+        &self.shared.config.server_id
+    }
+
+    /// Quotas were changed by this server: those of executions are read at once, by the others within a third of the lease.
+    pub fn quotas_changed(&self) {
+        self.shared.quotas_changed.notify_one();
+        self.shared.claim_wanted.notify_one();
     }
 
     /// What the engine is busy with.

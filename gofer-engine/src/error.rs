@@ -1,6 +1,7 @@
 //! Why the engine did not do what it was asked.
 
 use gofer_core::journal::JournalError;
+use gofer_core::quota::QuotaExceeded;
 use gofer_core::validate::Violation;
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Resource};
 
@@ -53,6 +54,9 @@ pub enum EngineError {
         /// What and why.
         message: String,
     },
+    /// The namespace has as much as it may.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
     /// A backend's or the database's own error.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -76,6 +80,7 @@ impl From<JournalError> for EngineError {
             JournalError::Disabled { key } => Self::Disabled { key },
             JournalError::Variables(refused) => Self::Invalid(refused),
             full @ JournalError::TooManyMasks { .. } => Self::TooManyMasks(full),
+            JournalError::Quota(exceeded) => Self::Quota(exceeded),
             JournalError::Backend(error) => Self::Backend(error),
         }
     }

@@ -6,6 +6,7 @@ mod archiver;
 mod backoff;
 mod begun;
 mod clock;
+mod cluster;
 mod driver;
 mod drivers;
 mod end;

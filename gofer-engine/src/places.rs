@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use gofer_core::{ExecutionId, RunKey};
 use tokio::sync::oneshot;
 
+pub(crate) use queue::Bounds;
 use queue::{Owner, Queue, Ticket};
 
 #[derive(Debug)]
@@ -94,10 +95,21 @@ impl Places {
         Place { places: self.clone(), owner }
     }
 
+    /// Bounds namespaces from now on. Who has more than that keeps it.
+    pub(crate) fn bound(&self, bounds: Bounds) {
+        let mut queue = self.queue();
+        queue.bound(bounds);
+        Self::admit(&mut queue);
+    }
+
     /// A place came free: whose turn it is gets it.
     fn give_back(&self, owner: &Owner) {
         let mut queue = self.queue();
         queue.give_back(owner);
+        Self::admit(&mut queue);
+    }
+
+    fn admit(queue: &mut Queue<oneshot::Sender<()>>) {
         while let Some(turn) = queue.admit() {
             // Who gives up just now gives the place back as well.
             let _ = turn.send(());

@@ -1,5 +1,6 @@
-//! Deletes what has been kept long enough: archived logs by age, run objects by the number of newer runs, uploads
-//! that nobody completed, values of secrets that no record names, and values to mask once there is nothing left to mask.
+//! Deletes what has been kept long enough: archived logs by age, run objects by the number of newer runs, runs by both, when
+//! nothing of them is left elsewhere, versions that no run is of, events, uploads that nobody completed, values of secrets that no
+//! record names, and values to mask once there is nothing left to mask.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +28,15 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 
 /// Deletes the bytes first and records it then: a crash between makes it delete nothing a second time.
 async fn expire_all(shared: &Shared) -> Result<(), JournalError> {
+    let mut before = Vec::new();
     loop {
         let policy = Retention {
             logs_before: shared.clock.now().before(shared.config.log_retention),
             run_objects_keep_runs: shared.config.run_objects_keep_runs,
+            runs_before: shared.clock.now().before(shared.config.run_retention),
+            keep_runs: shared.config.keep_runs,
+            events_before: shared.clock.now().before(shared.config.event_retention),
+            keep_versions: shared.config.keep_versions,
             uploads_before: shared.clock.now().before(shared.config.upload_retention),
             secret_values_before: shared.clock.now().before(SECRET_PUT_TIMEOUT),
         };
@@ -39,13 +45,12 @@ async fn expire_all(shared: &Shared) -> Result<(), JournalError> {
             delete(shared, what).await?;
             shared.journal.expired(what, shared.clock.now()).await?;
         }
-        // What was just given up can be deleted now.
-        let more = page.iter().any(|what| {
-            matches!(what, Expirable::Upload { location: None, .. } | Expirable::SecretValue { being_put: true, .. })
-        });
-        if page.len() < PAGE && !more {
+        // What was given up can be deleted now, and a run whose logs are gone. The same page again is what cannot be deleted
+        // yet: it is looked at in the next walk.
+        if page.is_empty() || page == before {
             return Ok(());
         }
+        before = page;
     }
 }
 
@@ -58,6 +63,8 @@ async fn delete(shared: &Shared, what: &Expirable) -> Result<(), BackendError> {
         Expirable::RunMask { location } | Expirable::SecretValue { location, being_put: false } => {
             shared.secrets.delete(location).await
         }
+        // Nothing of these is anywhere but in the journal.
+        Expirable::Runs { .. } | Expirable::Versions { .. } | Expirable::Events { .. } => Ok(()),
         Expirable::Upload { location: None, .. } | Expirable::SecretValue { being_put: true, .. } => Ok(()),
     }
 }

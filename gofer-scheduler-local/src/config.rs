@@ -22,6 +22,9 @@ pub struct LocalSchedulerConfig {
     pub path_prepend: Option<PathBuf>,
     /// Bytes of output kept per execution, both streams together. What comes after is dropped, and one line says so.
     pub max_log_bytes: u64,
+    /// Output is dropped while the disk of `dir` has fewer bytes left; 0 is never. Not a key of this table: it is the server's.
+    #[serde(skip)]
+    pub free_disk_min: u64,
     /// Where each execution has a cgroup: `auto`, `off`, or the absolute path of a cgroup v2 directory that was delegated to
     /// Gofer.
     pub cgroup: Cgroup,
@@ -59,6 +62,7 @@ impl Default for LocalSchedulerConfig {
             pass_env: DEFAULT_PASS_ENV.map(String::from).to_vec(),
             path_prepend: None,
             max_log_bytes: DEFAULT_MAX_LOG_BYTES,
+            free_disk_min: 0,
             cgroup: Cgroup::Auto,
             max_processes: DEFAULT_MAX_PROCESSES,
             landlock: LandlockMode::Auto,

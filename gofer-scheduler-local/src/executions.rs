@@ -256,6 +256,7 @@ impl Executions {
             service: prepared.service,
             separate_output: prepared.separate_output,
             max_log_bytes: self.config.max_log_bytes,
+            free_disk_min: self.config.free_disk_min,
             timeout: prepared.timeout,
             cgroup,
             confinement: self.confinement(user),

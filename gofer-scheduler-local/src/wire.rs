@@ -35,6 +35,8 @@ pub(crate) struct Launch {
     pub(crate) separate_output: bool,
     /// Bytes of output to keep.
     pub(crate) max_log_bytes: u64,
+    /// Output is dropped while the disk has fewer bytes left.
+    pub(crate) free_disk_min: u64,
     /// How long the process may run.
     pub(crate) timeout: Option<Duration>,
     /// The cgroup to run in, made by the server.
@@ -55,6 +57,7 @@ impl Launch {
             flag(self.service).into(),
             flag(self.separate_output).into(),
             self.max_log_bytes.to_string().into(),
+            self.free_disk_min.to_string().into(),
             self.timeout.map_or(String::new(), |timeout| timeout.as_micros().to_string()).into(),
             path_field(self.cgroup.as_deref()),
         ];
@@ -97,6 +100,7 @@ impl<'a> Request<'a> {
         let service = next()? == c"1";
         let separate_output = next()? == c"1";
         let max_log_bytes = next()?.to_str().ok()?.parse().ok()?;
+        let free_disk_min = next()?.to_str().ok()?.parse().ok()?;
         let timeout = match next()?.to_str().ok()? {
             "" => None,
             micros => Some(Duration::from_micros(micros.parse().ok()?)),
@@ -110,7 +114,7 @@ impl<'a> Request<'a> {
             return None;
         }
         let launch =
-            Launch { live, dir, working_dir, service, separate_output, max_log_bytes, timeout, cgroup, confinement };
+            Launch { live, dir, working_dir, service, separate_output, max_log_bytes, free_disk_min, timeout, cgroup, confinement };
         Some(Self { launch, argv: argv.to_vec(), env: env.to_vec() })
     }
 }
@@ -207,6 +211,7 @@ mod tests {
             service: true,
             separate_output: true,
             max_log_bytes: 7,
+            free_disk_min: 9,
             timeout: cgroup.is_some().then(|| Duration::from_millis(1_500)),
             cgroup,
             confinement: Confinement::default(),

@@ -109,6 +109,16 @@ pub struct RetentionSection {
     pub logs: Duration,
     /// Objects of runs are kept for this many newest runs of each pipeline.
     pub run_objects_keep_runs: u64,
+    /// Runs are kept this long after they ended.
+    #[serde(with = "humantime_serde")]
+    pub runs: Duration,
+    /// Runs are kept for this many newest runs of each pipeline.
+    pub keep_runs: u64,
+    /// Events are kept this long.
+    #[serde(with = "humantime_serde")]
+    pub events: Duration,
+    /// Versions are kept for this many newest versions of each pipeline.
+    pub keep_pipeline_versions: u64,
     /// Uploads by URL that are not completed this long after their URL ended are deleted.
     #[serde(with = "humantime_serde")]
     pub uploads: Duration,
@@ -133,6 +143,10 @@ impl Default for RetentionSection {
         Self {
             logs: engine.log_retention,
             run_objects_keep_runs: engine.run_objects_keep_runs,
+            runs: engine.run_retention,
+            keep_runs: engine.keep_runs,
+            events: engine.event_retention,
+            keep_pipeline_versions: engine.keep_versions,
             uploads: engine.upload_retention,
         }
     }
@@ -146,12 +160,14 @@ impl ServerConfig {
             database.url = DbConfig::sqlite(self.in_data_dir(Path::new("gofer.db"))).url;
         }
         database.shared = crate::compose::shares_database(self);
+        database.quotas = self.quota.clone();
         database
     }
 
     /// The local scheduler's settings.
     pub(crate) fn resolved_scheduler_local(&self) -> LocalSchedulerConfig {
         let mut local = self.scheduler.local.clone();
+        local.free_disk_min = self.limits.free_disk_min;
         if local.dir.as_os_str().is_empty() {
             local.dir = self.in_data_dir(Path::new("executions"));
         }

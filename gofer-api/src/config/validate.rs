@@ -80,6 +80,10 @@ impl ServerConfig {
             ("limits.calls_per_connection", limits.calls_per_connection as u64),
             ("limits.connections", limits.connections.map_or(1, |count| count as u64)),
             ("limits.connections_per_address", limits.connections_per_address.map_or(1, |count| count as u64)),
+            ("limits.upload_min_rate", limits.upload_min_rate),
+            ("limits.exec_sessions", limits.exec_sessions as u64),
+            ("retention.keep_runs", self.retention.keep_runs),
+            ("retention.keep_pipeline_versions", self.retention.keep_pipeline_versions),
         ];
         for (key, value) in counts {
             if value == 0 {
@@ -121,6 +125,18 @@ impl ServerConfig {
         let lease_ttl = self.engine.lease_ttl;
         if !(MIN_LEASE..=MAX_TIMEOUT).contains(&lease_ttl) {
             problems.push(format!("engine.lease_ttl: `{lease_ttl:?}` is not possible; 1 second to 1 hour"));
+        }
+        for (key, value) in [("retention.runs", self.retention.runs), ("retention.events", self.retention.events)] {
+            if value.is_zero() {
+                problems.push(format!("{key}: `0s` would delete them at once; say how long they are kept"));
+            }
+        }
+        for quota in gofer_core::quota::QuotaKind::ALL {
+            let limit = self.quota.get(*quota);
+            if limit > gofer_core::quota::MAX_LIMIT {
+                let most = gofer_core::quota::MAX_LIMIT;
+                problems.push(format!("quota.{quota}: `{limit}` is not possible; at most {most}"));
+            }
         }
         if self.retention.logs.is_zero() {
             problems.push("retention.logs: `0s` would delete every log at once; say how long logs are kept".to_owned());

@@ -2,6 +2,7 @@
 
 use gofer_core::entity::{Namespace, ObjectRecord, ObjectScope, SecretRecord, SecretScope, Token, TokenKind};
 use gofer_core::id::RunNumber;
+use gofer_core::quota::QuotaUse;
 use gofer_proto::v1;
 use gofer_proto::v1::secret_scope::Scope;
 
@@ -15,6 +16,18 @@ pub(crate) fn namespace(namespace: Namespace) -> v1::Namespace {
         description: namespace.description,
         created_at: Some(timestamp(namespace.created_at)),
         updated_at: Some(timestamp(namespace.updated_at)),
+    }
+}
+
+/// A quota with its use.
+pub(crate) fn quota(found: QuotaUse) -> v1::Quota {
+    v1::Quota {
+        name: found.quota.name().to_owned(),
+        unit: found.quota.unit().as_str().to_owned(),
+        limit: found.limit,
+        overridden: found.overridden,
+        used: found.used,
+        description: found.quota.doc().to_owned(),
     }
 }
 

@@ -57,6 +57,9 @@ fn details(details: EventDetails) -> Details {
         EventDetails::NamespaceUpdated { description } => {
             Details::NamespaceUpdated(v1::NamespaceUpdated { description })
         }
+        EventDetails::NamespaceQuotaUpdated { quota, limit } => {
+            Details::NamespaceQuotaUpdated(v1::NamespaceQuotaUpdated { quota: quota.name().to_owned(), limit })
+        }
         EventDetails::NamespaceDeleted {} => Details::NamespaceDeleted(v1::NamespaceDeleted {}),
         EventDetails::PipelineRegistered { version, digest } => {
             Details::PipelineRegistered(v1::PipelineRegistered { version: version.0, digest })
@@ -64,6 +67,11 @@ fn details(details: EventDetails) -> Details {
         EventDetails::PipelineEnabled {} => Details::PipelineEnabled(v1::PipelineEnabled {}),
         EventDetails::PipelineDisabled {} => Details::PipelineDisabled(v1::PipelineDisabled {}),
         EventDetails::PipelineDeleted {} => Details::PipelineDeleted(v1::PipelineDeleted::default()),
+        EventDetails::PipelineVersionsExpired { count, last } => {
+            Details::PipelineVersionsExpired(v1::PipelineVersionsExpired { count, last: last.0 })
+        }
+        EventDetails::RunsExpired { count, last } => Details::RunsExpired(v1::RunsExpired { count, last: last.0 }),
+        EventDetails::EventsExpired { up_to } => Details::EventsExpired(v1::EventsExpired { up_to }),
         EventDetails::RunCreated { version, initiator: by, retry_of } => Details::RunCreated(v1::RunCreated {
             version: version.0,
             initiator: Some(initiator(&by, retry_of.is_some())),

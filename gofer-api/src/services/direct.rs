@@ -81,7 +81,7 @@ pub(super) async fn begin_object_upload(
         expires_at: Timestamp::now().after(good_for),
         state: UploadState::Open,
     };
-    call.db.upload_begin(&upload).await?;
+    call.db.upload_begin(&upload, size_bytes, Timestamp::now()).await?;
     issued(&call, &upload.scope, &upload.key, true, upload.expires_at).await?;
     Ok(v1::BeginObjectUploadResponse {
         upload_id: upload.id,
@@ -127,9 +127,9 @@ pub(super) async fn complete_object_upload(
             }
             Ok(completed(&done.record, done.evicted_keys))
         }
-        Err(taken @ DbError::AlreadyExists { .. }) => {
+        Err(refused @ (DbError::AlreadyExists { .. } | DbError::Quota(_))) => {
             give_up(&call, &scope, &upload).await?;
-            Err(taken.into())
+            Err(refused.into())
         }
         Err(error) => Err(error.into()),
     }

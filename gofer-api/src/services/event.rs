@@ -59,6 +59,9 @@ async fn list_events(call: Call, request: v1::ListEventsRequest) -> Result<v1::L
         None => request.after_id,
         Some(after) => after.parse().map_err(|_| page::bad_token(&request.page_token))?,
     };
+    if !request.reverse && page.after.is_none() {
+        is_kept(&call, cursor).await?;
+    }
     let limit = page.limit + 1;
     let mut found = if request.reverse {
         call.db.event_list_before((cursor > 0).then_some(cursor), &filter, limit).await?
@@ -80,7 +83,17 @@ async fn follow_events(
     let mut committed = call.db.event_watch();
     let newest = *committed.borrow_and_update();
     let cursor = request.after_id.unwrap_or(newest);
+    is_kept(&call, cursor).await?;
     Ok(produce(&call.clone(), move |outlet| follow(call, filter, cursor, committed, outlet)))
+}
+
+/// Refuses to leave out what came after the cursor. Without a cursor (0) nobody has missed anything.
+async fn is_kept(call: &Call, cursor: u64) -> Result<(), ApiError> {
+    if cursor == 0 {
+        return Ok(());
+    }
+    let oldest = call.db.event_oldest().await?;
+    if cursor + 1 < oldest { Err(ApiError::EventsExpired { after: cursor, oldest }) } else { Ok(()) }
 }
 
 /// Reads from the cursor to the end, then sleeps until something is committed; a sign of life in between.

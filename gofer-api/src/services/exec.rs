@@ -13,6 +13,7 @@ use gofer_engine::EngineError;
 use gofer_proto::v1;
 use gofer_proto::v1::exec_request::Input;
 use gofer_proto::v1::exec_response::Output;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Extensions, Streaming};
 
 use super::{Outlet, Stop, produce};
@@ -46,14 +47,21 @@ pub(super) async fn exec(
     let task = convert::task_id(&header.task)?;
     let request = request(header.command, header.terminal)?;
     let (id, shown) = call.engine.exec_target(&key, &task, &request.command).await?;
-    record(&call, &id, shown, request.terminal.is_some()).await?;
+    let limit = call.limits.exec_sessions;
+    let permit = Arc::clone(&call.exec_sessions).try_acquire_owned();
+    let permit = permit.map_err(|_| ApiError::ExecSessionsFull { limit })?;
+    let counted = begin(&call, &id, shown, request.terminal.is_some(), permit).await?;
     let session = call.standing.hold(call.engine.exec(&id, request)).await?.map_err(|error| match error {
         // The request itself was looked at above: what is wrong is what it meets.
         EngineError::Backend(error) => refusal("EXEC_REFUSED", error),
         other => other.into(),
     })?;
     let attempt = id.attempt.0;
-    Ok(produce(&call, async move |outlet| serve(session, inputs, outlet, attempt).await))
+    Ok(produce(&call, async move |outlet| {
+        let ended = serve(session, inputs, outlet, attempt).await;
+        drop(counted);
+        ended
+    }))
 }
 
 fn request(command: Vec<String>, terminal: Option<v1::TerminalSize>) -> Result<ExecRequest, ApiError> {
@@ -83,12 +91,41 @@ fn size(field: &str, wanted: v1::TerminalSize) -> Result<TerminalSize, ApiError>
     Ok(TerminalSize { rows: side("rows", wanted.rows)?, columns: side("columns", wanted.columns)? })
 }
 
-async fn record(call: &Call, id: &ExecutionId, command: String, terminal: bool) -> Result<(), ApiError> {
+/// A session that counts against quotas and the server's own limit, until it is dropped.
+struct Counted {
+    context: Arc<Context>,
+    session: String,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let (db, session) = (self.context.db.clone(), std::mem::take(&mut self.session));
+        self.context.tasks.spawn(async move {
+            if let Err(error) = db.exec_end(&session).await {
+                tracing::warn!(error = %gofer_core::error::chain(&error),
+                    "a command that has ended counts against its namespace's quota until this server ends");
+            }
+        });
+    }
+}
+
+/// Counts the session and records who asks for it, both or neither.
+async fn begin(
+    call: &Call,
+    id: &ExecutionId,
+    command: String,
+    terminal: bool,
+    permit: OwnedSemaphorePermit,
+) -> Result<Counted, ApiError> {
     let actor = call.identity.actor();
     tracing::info!(execution = %id, %actor, terminal, "a command is run in a task");
     let subject = Subject::of_execution(id);
     let details = EventDetails::TaskRunExecRequested { command, terminal };
-    Ok(call.db.event_record(NewEvent { at: Timestamp::now(), actor, subject, details }).await?)
+    let event = NewEvent { at: Timestamp::now(), actor, subject, details };
+    let session = format!("{:032x}", rand::random::<u128>());
+    call.db.exec_begin(&session, call.engine.server_id(), id, event).await?;
+    Ok(Counted { context: call.context(), session, _permit: permit })
 }
 
 /// What a session's `Invalid` is: the request was well, and something is in its way.

@@ -2,12 +2,13 @@
 //! name them. Whatever ends an upload early leaves the old object as it was, and no bytes behind.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use gofer_core::entity::ObjectRecord;
 use gofer_core::object_store::{ByteStream, PutOptions};
+use gofer_core::quota::QuotaKind;
 use gofer_core::{BackendError, ErrorKind, Resource, RunKey, Timestamp};
 use gofer_db::{DbError, ObjectPut};
 use gofer_engine::layout;
@@ -23,6 +24,7 @@ use crate::context::Context;
 use crate::convert;
 use crate::cut::Cut;
 use crate::error::ApiError;
+use crate::in_flight::Share;
 use crate::standing::Standing;
 
 /// Receives an object. The work goes on in a task of its own: a caller that leaves ends its stream, and what that means
@@ -86,8 +88,12 @@ async fn receive(call: Call, header: v1::PutObjectHeader, parts: Parts) -> Resul
     if header.if_absent && call.db.object_get(&scope, &key).await.is_ok() {
         return Err(ApiError::AlreadyExists { what: Resource::Object, key: key.to_string() });
     }
+    call.disk.check()?;
+    let quota = call.db.quota_get(&scope.namespace, QuotaKind::ObjectBytes, Timestamp::now()).await?;
+    let mut share = Share::new(&call.arriving, &scope.namespace, quota);
+    share.grow_to(header.size_bytes.unwrap_or(0))?;
     let location = layout::object_location(&scope, &key);
-    let arriving = Arc::new(Mutex::new(Arriving::new(&call, header.size_bytes)));
+    let arriving = Arc::new(Mutex::new(Arriving::new(&call, header.size_bytes, share)));
     let stored = call.objects.put(&location, body(parts, arriving.clone()), PutOptions::default()).await;
     let (size_bytes, sha256) = match (Arriving::end(&arriving), stored) {
         (Err(problem), _) => {
@@ -113,7 +119,7 @@ async fn commit(call: &Call, record: ObjectRecord, put: ObjectPut) -> Result<v1:
         Ok(outcome) => outcome,
         Err(error) => {
             // Only when it is sure that no record names them.
-            if matches!(error, DbError::NotFound { .. } | DbError::AlreadyExists { .. }) {
+            if matches!(error, DbError::NotFound { .. } | DbError::AlreadyExists { .. } | DbError::Quota(_)) {
                 forget(call, &record.location).await;
             }
             return Err(error.into());
@@ -132,16 +138,41 @@ struct Arriving {
     size_bytes: u64,
     declared_bytes: Option<u64>,
     limit_bytes: u64,
+    pace: Pace,
+    context: Arc<Context>,
+    /// Counts in the namespace's quota until the object is recorded.
+    share: Share,
     problem: Option<ApiError>,
 }
 
+/// How fast an upload has to be: one byte per second would hold a place in the server for ever.
+struct Pace {
+    began: Instant,
+    /// What every upload may take.
+    grace: Duration,
+    /// Bytes per second beyond that, on average.
+    rate: u64,
+}
+
+impl Pace {
+    fn check(&self, bytes: u64) -> Result<(), ApiError> {
+        let seconds = self.began.elapsed().as_secs();
+        let due = seconds.saturating_sub(self.grace.as_secs()).saturating_mul(self.rate);
+        if bytes < due { Err(ApiError::UploadTooSlow { bytes, seconds, rate: self.rate }) } else { Ok(()) }
+    }
+}
+
 impl Arriving {
-    fn new(call: &Call, declared_bytes: Option<u64>) -> Self {
+    fn new(call: &Call, declared_bytes: Option<u64>, share: Share) -> Self {
+        let (grace, rate) = (call.limits.idle_timeout, call.limits.upload_min_rate);
         Self {
             hash: Sha256::new(),
             size_bytes: 0,
             declared_bytes,
             limit_bytes: call.limits.object_max_bytes,
+            pace: Pace { began: Instant::now(), grace, rate },
+            context: call.context(),
+            share,
             problem: None,
         }
     }
@@ -155,6 +186,9 @@ impl Arriving {
                     let (limit_bytes, at_least_bytes) = (self.limit_bytes, self.size_bytes);
                     return Err(ApiError::ObjectTooLarge { limit_bytes, at_least_bytes });
                 }
+                self.pace.check(self.size_bytes)?;
+                self.context.disk.check()?;
+                self.share.grow_to(self.size_bytes)?;
                 self.hash.update(&chunk);
                 Ok(Some(chunk))
             }

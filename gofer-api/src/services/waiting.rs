@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use gofer_core::quota::{QuotaKind, QuotaUse};
 use gofer_core::run::{Reason, ReasonKind, Run, RunState};
-use gofer_core::{NamespaceId, PipelineId};
+use gofer_core::{NamespaceId, PipelineId, Timestamp};
 use gofer_db::PipelineRoom;
 
 use crate::call::Call;
@@ -13,17 +14,29 @@ use crate::error::ApiError;
 pub(super) async fn explain(call: &Call, runs: &mut [Run]) -> Result<(), ApiError> {
     let stats = call.engine.stats();
     let mut rooms: HashMap<(NamespaceId, PipelineId), PipelineRoom> = HashMap::new();
+    let mut quotas: HashMap<NamespaceId, QuotaUse> = HashMap::new();
     for run in runs.iter_mut().filter(|run| run.state == RunState::Pending) {
         let pipeline = (run.key.namespace.clone(), run.key.pipeline.clone());
         if !rooms.contains_key(&pipeline) {
             rooms.insert(pipeline.clone(), call.db.pipeline_room(&pipeline.0, &pipeline.1).await?);
         }
-        run.reason = Some(Reason::new(
-            ReasonKind::Waiting,
-            why(&rooms[&pipeline], run.cancel.is_some(), stats.active_runs, stats.max_active_runs),
-        ));
+        if !quotas.contains_key(&pipeline.0) {
+            let quota = call.db.quota_get(&pipeline.0, QuotaKind::ActiveRuns, Timestamp::now()).await?;
+            quotas.insert(pipeline.0.clone(), quota);
+        }
+        let beyond_quota = match &quotas[&pipeline.0] {
+            quota if quota.used >= quota.limit && run.cancel.is_none() => Some(of_quota(&pipeline.0, quota)),
+            _ => None,
+        };
+        let why = why(&rooms[&pipeline], run.cancel.is_some(), stats.active_runs, stats.max_active_runs);
+        run.reason = Some(Reason::new(ReasonKind::Waiting, beyond_quota.unwrap_or(why)));
     }
     Ok(())
+}
+
+fn of_quota(namespace: &NamespaceId, quota: &QuotaUse) -> String {
+    let QuotaUse { quota, limit, used, .. } = quota;
+    format!("waiting: {used} of {limit} active runs of namespace {namespace} (quota `{quota}`)")
 }
 
 /// A run that is to be cancelled needs no room: it only has to be claimed.

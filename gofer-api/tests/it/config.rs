@@ -72,7 +72,7 @@ fn known_keys(path: &[String]) -> &'static [&'static str] {
     let header = if path.is_empty() { String::new() } else { format!("[{}]\n", path.join(".")) };
     let error = parse(&format!("{header}no_such_key = 1\n")).unwrap_err();
     match error.kind {
-        Kind::UnknownField(_, known) => known,
+        Kind::UnknownField(_, known) | Kind::UnknownVariant(_, known) => known,
         // A table whose keys are names of the user's.
         _ if path.last().is_some_and(|name| name == "namespaces") => &[],
         other => panic!("`{header}` takes unknown keys: {other}"),

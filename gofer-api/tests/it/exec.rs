@@ -220,3 +220,36 @@ async fn the_end_of_the_server_ends_the_command_and_not_the_task() {
     assert_eq!(session.rest().await.0, "hunter22", "the task went on, and can be looked at again");
     end(&server).await;
 }
+
+/// As many as may are let in, whatever connections they come from; the next is refused with words until one has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_beyond_those_of_a_task_are_refused() {
+    let server = running().await;
+    let clients = server.anybody();
+    let mut open_ones = Vec::new();
+    for _ in 0..8 {
+        open_ones.push(open(&clients, header(&["cat"])).await.unwrap());
+    }
+    for _ in 0..20 {
+        let refused = open(&clients, header(&["cat"])).await.map(drop).unwrap_err();
+        assert_refused::<()>(Err(refused.clone()), Code::ResourceExhausted, "QUOTA_EXCEEDED");
+        assert!(refused.message().contains("`exec_sessions_per_task`"), "{refused:?}");
+    }
+    drop(open_ones.pop());
+    let again = eventually("one has ended", || async { open(&clients, header(&["cat"])).await }).await;
+    drop((open_ones, again));
+    end(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_beyond_those_of_the_server_are_refused() {
+    let server = TestServer::start_with(|config| config.limits.exec_sessions = 1).await;
+    let clients = server.anybody();
+    clients.register(pipeline("ci", vec![shell("t", "exec sleep 600")])).await;
+    clients.start("ci").await;
+    let first = eventually("the task runs", || async { open(&clients, header(&["cat"])).await }).await;
+    let refused = open(&clients, header(&["cat"])).await.map(drop).unwrap_err();
+    assert_refused::<()>(Err(refused), Code::Unavailable, "EXEC_SESSIONS_FULL");
+    drop(first);
+    end(&server).await;
+}

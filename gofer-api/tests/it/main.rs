@@ -21,6 +21,7 @@ mod masks;
 mod objects;
 mod permissions;
 mod pipelines;
+mod quotas;
 mod raw;
 mod runs;
 mod secrets;

@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
+    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
     RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState, RunState, RunStatus, TaskState};
@@ -107,6 +107,10 @@ impl Journal for Counted {
 
     async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
         self.journal.lead(owner, now, ttl).await
+    }
+
+    async fn heartbeat(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<Cluster, JournalError> {
+        self.journal.heartbeat(owner, now, ttl).await
     }
 
     async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {

@@ -11,6 +11,7 @@ use gofer_core::event::Event;
 use gofer_core::journal::Journal;
 use gofer_core::object_store::ObjectStore;
 use gofer_core::pipeline::PipelineSpec;
+use gofer_core::quota::QuotaKind;
 use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
 use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads};
@@ -92,6 +93,10 @@ impl JournalFixture for Memory<MemoryJournal> {
 
     async fn set_pipeline_enabled(&self, namespace: &NamespaceId, pipeline: &PipelineId, enabled: bool) {
         self.0.set_pipeline_enabled(namespace, pipeline, enabled);
+    }
+
+    async fn set_quota(&self, namespace: &NamespaceId, quota: QuotaKind, limit: u64) {
+        self.0.set_quota(namespace, quota, limit);
     }
 
     async fn put_object_record(&self, record: ObjectRecord) {

@@ -43,6 +43,14 @@ impl Db {
         query!(self, events::before(cursor, &filter, limit))
     }
 
+    /// The id of the oldest event that is kept, or that the next one will have when there is none.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn event_oldest(&self) -> Result<u64, DbError> {
+        query!(self, events::oldest())
+    }
+
     /// The id of the newest event this process knows to be committed; changes after each commit that wrote events. Who
     /// waits for it and then lists from a cursor misses nothing and never polls.
     #[must_use]

@@ -5,6 +5,7 @@ mod local_secret;
 mod namespace;
 mod object;
 mod pipeline;
+mod quota;
 mod run;
 mod secret;
 mod token;

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::object_store::ListPage;
 use gofer_core::{ObjectKey, Resource, Timestamp};
@@ -11,7 +13,8 @@ impl Db {
     /// sees the one before.
     ///
     /// # Errors
-    /// `NotFound` for the pipeline or the run; `AlreadyExists` with `if_absent`; or the database's.
+    /// `NotFound` for the pipeline or the run; `AlreadyExists` with `if_absent`; `Quota` when the namespace has no room for
+    /// it; or the database's.
     pub async fn object_put_record(
         &self,
         record: &ObjectRecord,
@@ -19,7 +22,8 @@ impl Db {
         actor: &str,
     ) -> Result<ObjectPutOutcome, DbError> {
         let (record, actor) = (record.clone(), actor.to_owned());
-        transact!(self, objects::put(&record, put, &actor))
+        let book = Arc::clone(self.quotas());
+        transact!(self, objects::put(&record, put, &actor, &book))
     }
 
     /// The object's record.
@@ -62,14 +66,14 @@ impl Db {
         transact!(self, objects::delete(&scope, &key, &actor, at))
     }
 
-    /// Begins an upload by URL.
+    /// Begins an upload by URL. While it is open, `reserved_bytes` count as used by the namespace.
     ///
     /// # Errors
-    /// `NotFound` for the pipeline or the run; `AlreadyExists` with `if_absent`; `Conflict` when too many are open; or the
-    /// database's.
-    pub async fn upload_begin(&self, upload: &ObjectUpload) -> Result<(), DbError> {
-        let upload = upload.clone();
-        transact!(self, uploads::begin(&upload))
+    /// `NotFound` for the pipeline or the run; `AlreadyExists` with `if_absent`; `Conflict` when too many are open; `Quota`
+    /// when the namespace has no room for it; or the database's.
+    pub async fn upload_begin(&self, upload: &ObjectUpload, reserved_bytes: u64, at: Timestamp) -> Result<(), DbError> {
+        let (upload, book) = (upload.clone(), Arc::clone(self.quotas()));
+        transact!(self, uploads::begin(&upload, reserved_bytes, at, &book))
     }
 
     /// The upload, if it is of this scope.
@@ -95,7 +99,8 @@ impl Db {
         actor: &str,
     ) -> Result<CompletedUpload, DbError> {
         let (scope, id, found, actor) = (scope.clone(), id.to_owned(), found.clone(), actor.to_owned());
-        transact!(self, uploads::complete(&scope, &id, &found, &actor))
+        let book = Arc::clone(self.quotas());
+        transact!(self, uploads::complete(&scope, &id, &found, &actor, &book))
     }
 
     /// Makes sure that the upload is never completed, unless it is already; returns whether this did it. Only then may its

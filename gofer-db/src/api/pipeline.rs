@@ -21,7 +21,8 @@ impl Db {
         at: Timestamp,
     ) -> Result<Registered, DbError> {
         let actor = actor.to_owned();
-        transact!(self, pipelines::register(&registration, &actor, at))
+        let book = Arc::clone(self.quotas());
+        transact!(self, pipelines::register(&registration, &actor, at, &book))
     }
 
     /// The pipeline.
@@ -99,6 +100,7 @@ impl Db {
         at: Timestamp,
     ) -> Result<DeletedPipeline, DbError> {
         let (namespace, id, actor) = (namespace.clone(), id.clone(), actor.to_owned());
-        transact!(self, removal::delete(&namespace, &id, &actor, at))
+        let book = Arc::clone(self.quotas());
+        transact!(self, removal::delete(&namespace, &id, &actor, at, &book))
     }
 }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use gofer_core::entity::{SecretRecord, SecretScope};
 use gofer_core::object_store::ListPage;
 use gofer_core::{SecretPath, Timestamp};
@@ -26,7 +28,8 @@ impl Db {
     /// took too long; or the database's.
     pub async fn secret_put_record(&self, record: &SecretRecord, if_absent: bool) -> Result<SecretPutOutcome, DbError> {
         let record = record.clone();
-        transact!(self, secrets::put(&record, if_absent))
+        let book = Arc::clone(self.quotas());
+        transact!(self, secrets::put(&record, if_absent, &book))
     }
 
     /// The secret's record.

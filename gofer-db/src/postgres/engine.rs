@@ -5,7 +5,7 @@ use diesel::prelude::{ExpressionMethods as _, OptionalExtension as _, QueryDsl a
 use diesel::query_builder::{QueryFragment, QueryId};
 use diesel::sql_types::{BigInt, Text};
 use futures::future::try_join_all;
-use gofer_core::{RunKey, TaskId, Timestamp};
+use gofer_core::{NamespaceId, RunKey, TaskId, Timestamp};
 
 use super::queries::commit::{Guard, TaskStanding};
 use super::{Conn, RunQueryDsl};
@@ -42,6 +42,16 @@ pub(crate) async fn lock_owner(c: &mut Conn, owner: &str, alone: bool) -> Result
     let query = diesel::sql_query(format!("SELECT {lock}(hashtextextended('gofer leases of ' || $1, 0))"));
     cached(query.bind::<Text, _>(owner.to_owned())).execute(c).await?;
     Ok(alone)
+}
+
+/// More transactions than these are never under way at once, over all servers: PostgreSQL has a connection for each.
+pub(crate) const UNDER_WAY: i64 = 1_024;
+
+/// Keeps others from counting what the namespace uses until the end of the transaction.
+pub(crate) async fn lock_quotas(c: &mut Conn, namespace: &NamespaceId) -> Result<(), DbError> {
+    let query = diesel::sql_query("SELECT pg_advisory_xact_lock(hashtextextended('gofer quotas of ' || $1, 0))");
+    cached(query.bind::<Text, _>(namespace.to_string())).execute(c).await?;
+    Ok(())
 }
 
 /// The database's own clock.

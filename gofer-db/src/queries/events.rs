@@ -5,8 +5,8 @@ use gofer_core::event::{Event, NewEvent};
 use super::{Conn, RunQueryDsl, Tx};
 use crate::error::DbError;
 use crate::rows::event::EventRow;
-use crate::rows::signed;
-use crate::schema::{events, namespaces};
+use crate::rows::{signed, unsigned};
+use crate::schema::{event_counter, events, namespaces};
 use crate::types::{EventFilter, MAX_PAGE};
 
 #[derive(Clone, Copy)]
@@ -92,6 +92,15 @@ async fn walk(
         Order::Descending => query.filter(events::id.lt(cursor)).order(events::id.desc()),
     };
     Ok(query.load(c).await?)
+}
+
+pub(crate) async fn oldest(c: &mut Conn) -> Result<u64, DbError> {
+    let oldest: Option<i64> = events::table.select(diesel::dsl::min(events::id)).get_result(c).await?;
+    let next = event_counter::table.find(1).select(event_counter::last);
+    match oldest {
+        Some(oldest) => unsigned(oldest),
+        None => unsigned(next.get_result::<i64>(c).await? + 1),
+    }
 }
 
 pub(crate) async fn record_one(tx: &mut Tx<'_>, event: NewEvent) -> Result<(), DbError> {

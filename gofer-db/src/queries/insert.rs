@@ -6,17 +6,20 @@ use diesel::prelude::*;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::journal::{Claim, Committed, Inserted, Lease, NewRun, RunSnapshot};
 use gofer_core::pipeline::{Overlap, PipelineSpec};
+use gofer_core::quota::Quotas;
 use gofer_core::run::{
     CancelRequest, Initiator, Reason, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
 };
 use gofer_core::run_variables;
 use gofer_core::{NamespaceId, PipelineId, RunKey, RunNumber, Timestamp, Version};
 
+use super::quotas::Minute;
 use super::{
-    Conn, PENDING, RunQueryDsl, Tx, UNFINISHED, cancel, commit, engine, is_true, pipelines as pipeline, running,
+    Conn, PENDING, RunQueryDsl, Tx, UNFINISHED, cancel, commit, engine, is_true, pipelines as pipeline, quotas, running,
 };
 use crate::cached::cached;
 use crate::error::DbError;
+use crate::headroom::QuotaBook;
 use crate::rows::entity::{PipelineRow, overlap_of};
 use crate::rows::run::{NewRunRow, RunRow};
 use crate::rows::task::{NewTaskRow, TaskChange};
@@ -43,9 +46,14 @@ pub(crate) async fn known(
     row.map(|row| Ok(Inserted { run: row.try_into()?, new: false, superseded: Vec::new(), claimed: None })).transpose()
 }
 
-pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun, specs: &SpecCache) -> Result<Inserted, DbError> {
+pub(crate) async fn insert(
+    tx: &mut Tx<'_>,
+    new: &NewRun,
+    specs: &SpecCache,
+    book: &QuotaBook,
+) -> Result<Inserted, DbError> {
     // Concurrent inserts of one pipeline wait here for each other: numbers, keys and room are counted under this lock.
-    let row = pipeline::lock(tx, &new.namespace, &new.pipeline).await?;
+    let (row, limits) = pipeline::lock_with_limits(tx, &new.namespace, &new.pipeline, book).await?;
     if let Some(key) = &new.idempotency_key
         && let Some(known) = known(tx.c, &new.namespace, &new.pipeline, key).await?
     {
@@ -61,7 +69,13 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun, specs: &SpecCache) -> 
         pipeline: new.pipeline.clone(),
         run: RunNumber(unsigned(row.last_run + 1)?),
     };
-    let numbered = diesel::update(pipelines::table.find(row.id)).set(pipelines::last_run.eq(row.last_run + 1));
+    let minute = Minute::with(&row, new);
+    let numbered = diesel::update(pipelines::table.find(row.id)).set((
+        pipelines::last_run.eq(row.last_run + 1),
+        pipelines::minute.eq(minute.number),
+        pipelines::minute_runs.eq(minute.runs),
+        pipelines::minute_bytes.eq(minute.bytes),
+    ));
     cached(numbered).execute(tx.c).await?;
     if row.parallelism.is_some() && may_be_claimed(new).is_some() {
         // Room is counted and taken under this lock, here and by those who claim what waits. Before any run's row, as there.
@@ -69,13 +83,15 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, new: &NewRun, specs: &SpecCache) -> 
     }
     let (skipped, superseded) = make_room(tx, &row, &key, new).await?;
     let mut run = new_run(new, key, version, skipped);
-    let claim = if run.state == RunState::Pending { claim_at_once(tx, &row, new).await? } else { None };
+    let claim = if run.state == RunState::Pending { claim_at_once(tx, &row, new, &limits, book).await? } else { None };
     if claim.is_some() {
         (run.state, run.started_at) = (RunState::Running, Some(new.at));
     }
     let values = NewRunRow::new(row.id, new, &run, claim)?;
     let insert = diesel::insert_into(runs::table).values(values).returning(runs::id);
     let id: i64 = insert.get_result(tx.c).await?;
+    let inserted = quotas::Inserted { id, minute: minute.number, waits: run.state == RunState::Pending };
+    quotas::admit_run(tx, book, &limits, new, inserted).await?;
     insert_reused(tx, id, new).await?;
     let created = EventDetails::RunCreated { version, initiator: new.initiator.clone(), retry_of: new.retry_of };
     record(tx, &run.key, created, actor(&new.initiator), new.at);
@@ -102,7 +118,13 @@ fn may_be_claimed(new: &NewRun) -> Option<&Claim> {
 }
 
 /// The claim that comes with a new run, if its turn has come.
-async fn claim_at_once<'n>(tx: &mut Tx<'_>, row: &PipelineRow, new: &'n NewRun) -> Result<Option<&'n Claim>, DbError> {
+async fn claim_at_once<'n>(
+    tx: &mut Tx<'_>,
+    row: &PipelineRow,
+    new: &'n NewRun,
+    limits: &Quotas,
+    book: &QuotaBook,
+) -> Result<Option<&'n Claim>, DbError> {
     let Some(claim) = may_be_claimed(new) else { return Ok(None) };
     let waiting = runs::table.filter(is_true(PENDING)).filter(runs::pipeline_id.eq(row.id)).select(runs::id).limit(1);
     if cached(waiting).get_result::<i64>(tx.c).await.optional()?.is_some() {
@@ -113,7 +135,9 @@ async fn claim_at_once<'n>(tx: &mut Tx<'_>, row: &PipelineRow, new: &'n NewRun) 
     {
         return Ok(None);
     }
-    Ok(running::may_hold_one_more(tx, &claim.owner, claim.most).await?.then_some(claim))
+    let Some(newest) = running::may_hold_one_more(tx, &claim.owner, claim.most).await? else { return Ok(None) };
+    let room = quotas::room_for_active(tx.c, book, limits, &new.namespace, newest).await?;
+    Ok(room.is_none_or(|room| room.running < room.limit).then_some(claim))
 }
 
 /// The first commit of a run that is claimed as it is inserted.

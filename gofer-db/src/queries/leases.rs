@@ -1,7 +1,7 @@
 //! Who may change a run.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use diesel::dsl::case_when;
@@ -11,10 +11,12 @@ use gofer_core::Timestamp;
 use gofer_core::event::EventDetails;
 use gofer_core::journal::{ClaimLimit, Lease};
 
+use super::quotas::ActiveRoom;
 use super::running::OF_PIPELINE;
-use super::{Conn, PENDING, RUNNING, RunQueryDsl, Tx, engine, insert, is_true, lead, running};
+use super::{Conn, PENDING, RUNNING, RunQueryDsl, Tx, engine, exec, insert, is_true, lead, quotas, running};
 use crate::cached::cached;
 use crate::error::DbError;
+use crate::headroom::QuotaBook;
 use crate::rows::run::{NEVER, key};
 use crate::rows::{signed, unsigned};
 use crate::schema::{coalesce, runs};
@@ -26,6 +28,12 @@ struct Queue {
     pipeline_id: i64,
     #[diesel(sql_type = Text)]
     namespace: String,
+    /// The namespace's own limits.
+    #[diesel(sql_type = Text)]
+    quotas: String,
+    /// The newest run's id.
+    #[diesel(sql_type = BigInt)]
+    newest: i64,
     /// Of the latest version; `None` is no limit.
     #[diesel(sql_type = Nullable<BigInt>)]
     parallelism: Option<i64>,
@@ -59,6 +67,7 @@ pub(crate) async fn claim(
     now: Timestamp,
     ttl: Duration,
     limit: ClaimLimit,
+    book: &QuotaBook,
 ) -> Result<Vec<Lease>, DbError> {
     // Room is counted and taken under this lock, so that two servers do not take the same place.
     engine::lock_claims(tx.c).await?;
@@ -73,7 +82,7 @@ pub(crate) async fn claim(
         for (_, pipeline_id) in to_cancel {
             queues.iter_mut().filter(|queue| queue.pipeline_id == pipeline_id).for_each(|queue| queue.running += 1);
         }
-        chosen.extend(fair(tx.c, queues, wanted).await?);
+        chosen.extend(fair(tx.c, queues, wanted, book).await?);
     }
     let starting = chosen.split_off(resumed);
     take(tx, owner, now, ttl, &chosen, &starting).await
@@ -88,20 +97,26 @@ async fn may_take(c: &mut Conn, owner: &str, now: Timestamp, most: usize, chosen
 }
 
 /// The next `wanted` of the waiting runs: always one of the namespace with the fewest running runs, of those one of the
-/// pipeline with the fewest, of those the oldest.
-async fn fair(c: &mut Conn, mut queues: Vec<Queue>, wanted: usize) -> Result<Vec<i64>, DbError> {
+/// pipeline with the fewest, of those the oldest. A namespace that has as many as its quota allows is left out.
+async fn fair(c: &mut Conn, mut queues: Vec<Queue>, wanted: usize, book: &QuotaBook) -> Result<Vec<i64>, DbError> {
     queues.retain(|queue| queue.next.is_some() && queue.room() > 0);
+    let limits = active_limits(c, &queues, book).await?;
     let mut busy: HashMap<String, i64> = HashMap::new();
     if queues.iter().any(|queue| queue.namespace != queues[0].namespace) {
         busy = namespaces(c).await?.into_iter().map(|busy| (busy.namespace, busy.running)).collect();
     }
+    busy.extend(limits.iter().map(|(namespace, room)| (namespace.clone(), room.running)));
     let mut waiting: HashMap<i64, std::vec::IntoIter<i64>> = HashMap::new();
     let mut chosen = Vec::new();
     while chosen.len() < wanted {
         let turn = |queue: &&mut Queue| {
             (busy.get(&queue.namespace).copied().unwrap_or(0), queue.running, queue.next.unwrap_or(i64::MAX))
         };
-        let may = queues.iter_mut().filter(|queue| queue.next.is_some() && queue.room() > 0);
+        let within_quota = |queue: &Queue| {
+            let running = busy.get(&queue.namespace).copied().unwrap_or(0);
+            limits.get(&queue.namespace).is_none_or(|room| running < room.limit)
+        };
+        let may = queues.iter_mut().filter(|queue| queue.next.is_some() && queue.room() > 0 && within_quota(queue));
         let Some(queue) = may.min_by_key(turn) else { break };
         let more = match waiting.entry(queue.pipeline_id) {
             Entry::Occupied(known) => known.into_mut(),
@@ -118,6 +133,25 @@ async fn fair(c: &mut Conn, mut queues: Vec<Queue>, wanted: usize) -> Result<Vec
         *busy.entry(queue.namespace.clone()).or_default() += 1;
     }
     Ok(chosen)
+}
+
+/// The namespaces that are near their quota of active runs.
+async fn active_limits(
+    c: &mut Conn,
+    queues: &[Queue],
+    book: &QuotaBook,
+) -> Result<BTreeMap<String, ActiveRoom>, DbError> {
+    // In one order everywhere, since each is locked.
+    let waiting: BTreeMap<&str, &Queue> = queues.iter().map(|queue| (queue.namespace.as_str(), queue)).collect();
+    let mut near = BTreeMap::new();
+    for (namespace, queue) in waiting {
+        let limits = quotas::limits(&book.defaults, Some(&queue.quotas))?;
+        let id = crate::rows::id(namespace)?;
+        if let Some(room) = quotas::room_for_active(c, book, &limits, &id, queue.newest).await? {
+            near.insert(namespace.to_owned(), room);
+        }
+    }
+    Ok(near)
 }
 
 async fn take(
@@ -208,6 +242,9 @@ async fn queues(c: &mut Conn) -> Result<Vec<Queue>, DbError> {
                      WHERE runs.state = 'pending' AND runs.pipeline_id > queue.pipeline_id) \
              FROM queue WHERE queue.pipeline_id IS NOT NULL) \
          SELECT pipelines.id AS pipeline_id, pipelines.namespace, pipelines.parallelism, \
+             coalesce((SELECT namespaces.quotas FROM namespaces WHERE namespaces.id = pipelines.namespace), '{{}}') \
+                 AS quotas, \
+             coalesce((SELECT max(runs.id) FROM runs), 0) AS newest, \
              {OF_PIPELINE} AS running, \
              (SELECT runs.id FROM runs WHERE runs.state = 'pending' AND runs.pipeline_id = pipelines.id \
                  AND runs.cancel_at IS NULL ORDER BY runs.id LIMIT 1) AS next \
@@ -241,6 +278,7 @@ pub(crate) async fn renew(tx: &mut Tx<'_>, owner: &str, now: Timestamp, ttl: Dur
 
 pub(crate) async fn release(tx: &mut Tx<'_>, owner: &str) -> Result<(), DbError> {
     lead::release(tx, owner).await?;
+    exec::end_all(tx, owner).await?;
     let held = runs::table.filter(is_true(RUNNING)).filter(runs::lease_owner.eq(owner));
     diesel::update(held).set((runs::lease_owner.eq(None::<String>), runs::lease_until.eq(NEVER))).execute(tx.c).await?;
     Ok(())

@@ -1,7 +1,7 @@
 //! Where attempts' logs are.
 
 use diesel::prelude::*;
-use gofer_core::event::NewEvent;
+use gofer_core::event::{EventDetails, NewEvent};
 use gofer_core::run::LogState;
 use gofer_core::{Attempt, ExecutionId, Timestamp};
 
@@ -79,7 +79,11 @@ pub(crate) async fn set_state(
     let Some((row, _)) = find(tx.c, id).await? else { return Ok(false) };
     let ((from, was_silent), (to, silent)) = (log_columns(from), log_columns(to));
     let row = attempts::table.find(row).filter(attempts::log.eq(from)).filter(attempts::silent.eq(was_silent));
-    let change = diesel::update(row).set((attempts::log.eq(to), attempts::silent.eq(silent)));
+    let log_bytes = event.as_ref().and_then(|event| match event.details {
+        EventDetails::LogArchived { size_bytes } => Some(attempts::log_bytes.eq(signed(size_bytes))),
+        _ => None,
+    });
+    let change = diesel::update(row).set((attempts::log.eq(to), attempts::silent.eq(silent), log_bytes));
     let changed = cached(change).execute(tx.c).await? == 1;
     if let Some(event) = event.filter(|_| changed) {
         tx.record(event);

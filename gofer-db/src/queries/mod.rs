@@ -4,12 +4,14 @@
 //! Both engines must get along with every query: SQLite runs transactions one after the other, PostgreSQL at once at READ
 //! COMMITTED. So every change is a compare-and-set in its WHERE, or is made under the lock of the pipeline's or run's row.
 //! Rows are locked in the order namespace, pipeline, run, event counter; the locks that are no row (claims, then an owner's
-//! leases) come between pipeline and run.
+//! leases, then namespaces' quotas by name) come between pipeline and run.
 
 pub(crate) mod bootstrap;
 pub(crate) mod cancel;
 pub(crate) mod commit;
 pub(crate) mod events;
+pub(crate) mod exec;
+pub(crate) mod expiry;
 pub(crate) mod insert;
 pub(crate) mod lead;
 pub(crate) mod leases;
@@ -18,6 +20,7 @@ pub(crate) mod logs;
 pub(crate) mod namespaces;
 pub(crate) mod objects;
 pub(crate) mod pipelines;
+pub(crate) mod quotas;
 pub(crate) mod removal;
 pub(crate) mod retention;
 pub(crate) mod run_masks;

@@ -1,22 +1,23 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use diesel::dsl::exists;
 use diesel::prelude::*;
 use gofer_core::entity::Namespace;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
+use gofer_core::quota::QuotaKind;
 use gofer_core::{NamespaceId, Resource, Timestamp};
 
 use super::engine::locked;
 use super::{Conn, RunQueryDsl, Tx, secrets};
 use crate::error::DbError;
 use crate::rows::entity::NamespaceRow;
-use crate::rows::{page, page_rows};
+use crate::rows::{json, page, page_rows, parsed};
 use crate::schema::{namespaces, pipelines};
 use crate::types::{MAX_PAGE, Page};
 
 /// The namespace every database begins with; it cannot be deleted.
-const DEFAULT: &str = "default";
+pub(crate) const DEFAULT: &str = "default";
 
 pub(crate) async fn create(
     tx: &mut Tx<'_>,
@@ -95,6 +96,34 @@ pub(crate) async fn update(
     let row = row.ok_or_else(|| DbError::not_found(Resource::Namespace, id))?;
     record(tx, id, EventDetails::NamespaceUpdated { description: description.to_owned() }, actor, at);
     row.try_into()
+}
+
+/// Gives the namespace limits of its own, or takes them away (`None`), each with an event if that changes anything. Limits
+/// that are not named stay: those of concurrent calls add up.
+pub(crate) async fn set_quotas(
+    tx: &mut Tx<'_>,
+    id: &NamespaceId,
+    changes: &[(QuotaKind, Option<u64>)],
+    actor: &str,
+    at: Timestamp,
+) -> Result<(), DbError> {
+    let row = namespaces::table.filter(namespaces::id.eq(id.as_str())).select(namespaces::quotas);
+    let text: Option<String> = locked!(row).get_result(tx.c).await.optional()?;
+    let text = text.ok_or_else(|| DbError::not_found(Resource::Namespace, id))?;
+    // As it is stored: a limit of a kind that this version does not know stays, too.
+    let mut own: BTreeMap<String, u64> = parsed(&text)?;
+
+    for (quota, limit) in changes {
+        let before = match limit {
+            Some(limit) => own.insert(quota.name().to_owned(), *limit),
+            None => own.remove(quota.name()),
+        };
+        if before != *limit {
+            record(tx, id, EventDetails::NamespaceQuotaUpdated { quota: *quota, limit: *limit }, actor, at);
+        }
+    }
+    diesel::update(namespaces::table.find(id.as_str())).set(namespaces::quotas.eq(json(&own)?)).execute(tx.c).await?;
+    Ok(())
 }
 
 pub(crate) async fn delete(tx: &mut Tx<'_>, id: &NamespaceId, actor: &str, at: Timestamp) -> Result<(), DbError> {

@@ -2,10 +2,12 @@ use diesel::prelude::*;
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
+use gofer_core::quota::QuotaKind;
 use gofer_core::{ObjectKey, Resource, RunKey, Timestamp};
 
-use super::{Conn, RunQueryDsl, Tx, is_true, pipelines as pipeline, runs as run};
+use super::{Conn, RunQueryDsl, Tx, is_true, pipelines as pipeline, quotas, runs as run};
 use crate::error::DbError;
+use crate::headroom::QuotaBook;
 use crate::rows::entity::{ObjectRow, PipelineRow, scope_run};
 use crate::rows::{page, page_rows, prefix_end, signed};
 use crate::schema::{objects, pipelines};
@@ -16,6 +18,7 @@ pub(crate) async fn put(
     record: &ObjectRecord,
     put: ObjectPut,
     actor: &str,
+    book: &QuotaBook,
 ) -> Result<ObjectPutOutcome, DbError> {
     let ObjectRecord { scope, key, created_at: at, .. } = record;
     // Concurrent puts of one pipeline wait here for each other, so that each knows what it replaces.
@@ -40,7 +43,25 @@ pub(crate) async fn put(
         Some(keep) => evict(tx, pipeline.id, scope, key, keep, *at).await?,
         None => Vec::new(),
     };
-    Ok(ObjectPutOutcome { replaced: replaced.map(|row| row.record(scope)).transpose()?, evicted })
+    let outcome = ObjectPutOutcome { replaced: replaced.map(|row| row.record(scope)).transpose()?, evicted };
+    count(tx, pipeline.id, record, &outcome, book).await?;
+    Ok(outcome)
+}
+
+/// Counts the object in, and out what it replaced and evicted. Only what makes the namespace use more may be refused.
+async fn count(
+    tx: &mut Tx<'_>,
+    pipeline_id: i64,
+    record: &ObjectRecord,
+    outcome: &ObjectPutOutcome,
+    book: &QuotaBook,
+) -> Result<(), DbError> {
+    let gone = outcome.replaced.iter().chain(&outcome.evicted).map(|old| old.size_bytes).sum::<u64>();
+    if let Some(more) = record.size_bytes.checked_sub(gone).filter(|more| *more > 0) {
+        let wanted = [(QuotaKind::ObjectBytes, more)];
+        quotas::admit(tx, book, &record.scope.namespace, &wanted, record.created_at).await?;
+    }
+    quotas::count_objects(tx, pipeline_id, signed(record.size_bytes) - signed(gone), 0).await
 }
 
 /// Locks the scope's pipeline, and makes sure that the run is there if it is of one.
@@ -165,6 +186,9 @@ pub(crate) async fn remove(
         query = query.filter(objects::location.eq(location.as_str()));
     }
     let row: Option<ObjectRow> = query.returning(ObjectRow::as_returning()).get_result(tx.c).await.optional()?;
+    if let Some(row) = &row {
+        quotas::count_objects(tx, pipeline.id, -row.size_bytes, 0).await?;
+    }
     row.map(|row| row.record(scope)).transpose()
 }
 

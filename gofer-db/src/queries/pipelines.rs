@@ -5,14 +5,16 @@ use gofer_core::entity::{Pipeline, PipelineVersion};
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
 use gofer_core::pipeline::PipelineSpec;
+use gofer_core::quota::{QuotaKind, Quotas};
 use gofer_core::{NamespaceId, PipelineId, Resource, Timestamp, Version};
 
 use super::engine::locked;
-use super::{Conn, RunQueryDsl, Tx, namespaces};
+use super::{Conn, RunQueryDsl, Tx, namespaces, quotas};
 use crate::error::DbError;
+use crate::headroom::QuotaBook;
 use crate::rows::entity::{PipelineRow, overlap_name};
 use crate::rows::{json, number_cursor, page, page_rows, parsed, signed, unsigned};
-use crate::schema::{pipeline_versions, pipelines};
+use crate::schema::{namespaces as namespaces_table, pipeline_versions, pipelines};
 use crate::specs::{KnownSpec, SpecCache};
 use crate::types::{Page, PipelineVersionSummary, Registered, Registration};
 
@@ -21,10 +23,11 @@ pub(crate) async fn register(
     registration: &Registration,
     actor: &str,
     at: Timestamp,
+    book: &QuotaBook,
 ) -> Result<Registered, DbError> {
     let Registration { namespace, spec, digest, expected_version } = registration;
     namespaces::lock(tx, namespace).await?;
-    let row = lock_or_make(tx, namespace, &spec.name, at).await?;
+    let row = lock_or_make(tx, namespace, &spec.name, at, book).await?;
     let exists = row.deleted_at.is_none();
     let latest = if exists { Version(unsigned(row.latest_version)?) } else { Version(0) };
     if exists {
@@ -38,6 +41,11 @@ pub(crate) async fn register(
         return Err(stale(namespace, &spec.name, expected, latest));
     }
     let next = row.latest_version + 1;
+    let text = json(&**spec)?;
+    let bytes = text.len() as u64;
+    let wanted = [(QuotaKind::PipelineVersions, 1), (QuotaKind::PipelineBytes, bytes)];
+    quotas::admit(tx, book, namespace, &wanted, at).await?;
+    quotas::count_versions(tx, row.id, 1, signed(bytes)).await?;
     let version = VersionRow {
         pipeline_id: row.id,
         version: next,
@@ -46,7 +54,7 @@ pub(crate) async fn register(
         created_at: at.0,
     };
     diesel::insert_into(pipeline_versions::table)
-        .values((&version, pipeline_versions::spec.eq(json(&**spec)?)))
+        .values((&version, pipeline_versions::spec.eq(text)))
         .execute(tx.c)
         .await?;
     let row: PipelineRow = diesel::update(pipelines::table.find(row.id))
@@ -84,7 +92,14 @@ async fn lock_or_make(
     namespace: &NamespaceId,
     name: &PipelineId,
     at: Timestamp,
+    book: &QuotaBook,
 ) -> Result<PipelineRow, DbError> {
+    let found: Option<PipelineRow> =
+        locked!(named(namespace, name).select(PipelineRow::as_select())).get_result(tx.c).await.optional()?;
+    if let Some(row) = found {
+        return Ok(row);
+    }
+    quotas::admit(tx, book, namespace, &[(QuotaKind::Pipelines, 1)], at).await?;
     let deleted = (
         pipelines::namespace.eq(namespace.as_str()),
         pipelines::name.eq(name.as_str()),
@@ -125,6 +140,30 @@ pub(crate) async fn lock(tx: &mut Tx<'_>, namespace: &NamespaceId, name: &Pipeli
     let row: Option<PipelineRow> =
         locked!(named(namespace, name).select(PipelineRow::as_select())).get_result(tx.c).await.optional()?;
     living(row, namespace, name)
+}
+
+/// Locks a row that is there, whether or not its pipeline was deleted.
+pub(crate) async fn lock_row(tx: &mut Tx<'_>, id: i64) -> Result<(), DbError> {
+    let _: i64 = locked!(pipelines::table.filter(pipelines::id.eq(id)).select(pipelines::id)).get_result(tx.c).await?;
+    Ok(())
+}
+
+/// The same, with the limits of its namespace.
+pub(crate) async fn lock_with_limits(
+    tx: &mut Tx<'_>,
+    namespace: &NamespaceId,
+    name: &PipelineId,
+    book: &QuotaBook,
+) -> Result<(PipelineRow, Quotas), DbError> {
+    let own = namespaces_table::table
+        .filter(namespaces_table::id.eq(namespace.as_str()))
+        .select(namespaces_table::quotas)
+        .single_value();
+    let found: Option<(PipelineRow, Option<String>)> =
+        locked!(named(namespace, name).select((PipelineRow::as_select(), own))).get_result(tx.c).await.optional()?;
+    let (row, own) = found.unzip();
+    let row = living(row, namespace, name)?;
+    Ok((row, quotas::limits(&book.defaults, own.flatten().as_deref())?))
 }
 
 fn living(row: Option<PipelineRow>, namespace: &NamespaceId, name: &PipelineId) -> Result<PipelineRow, DbError> {

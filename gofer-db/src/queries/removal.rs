@@ -8,6 +8,7 @@ use gofer_core::{Attempt, ExecutionId, NamespaceId, PipelineId, RunNumber, Times
 
 use super::{Conn, RunQueryDsl, Tx, UNFINISHED, is_true, pipelines as pipeline, secret_values, uploads};
 use crate::error::DbError;
+use crate::headroom::QuotaBook;
 use crate::rows::entity::{ObjectRow, SecretRow};
 use crate::rows::{id, small, unsigned};
 use crate::schema::{attempts, objects, pipeline_versions, pipelines, runs, secrets};
@@ -19,6 +20,7 @@ pub(crate) async fn delete(
     name: &PipelineId,
     actor: &str,
     at: Timestamp,
+    book: &QuotaBook,
 ) -> Result<DeletedPipeline, DbError> {
     // A new run takes the same lock, so none can come in between.
     let row = pipeline::lock(tx, namespace, name).await?;
@@ -51,8 +53,16 @@ pub(crate) async fn delete(
         .execute(tx.c)
         .await?;
     diesel::delete(pipeline_versions::table.filter(pipeline_versions::pipeline_id.eq(row.id))).execute(tx.c).await?;
+    book.forget();
     diesel::update(pipelines::table.find(row.id))
-        .set((pipelines::deleted_at.eq(at.0), pipelines::updated_at.eq(at.0)))
+        .set((
+            pipelines::deleted_at.eq(at.0),
+            pipelines::updated_at.eq(at.0),
+            pipelines::versions.eq(0),
+            pipelines::version_bytes.eq(0),
+            pipelines::object_bytes.eq(0),
+            pipelines::upload_bytes.eq(0),
+        ))
         .execute(tx.c)
         .await?;
     pipeline::record(tx, namespace, name, EventDetails::PipelineDeleted {}, actor, at);

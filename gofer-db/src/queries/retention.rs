@@ -6,17 +6,24 @@ use gofer_core::Timestamp;
 use gofer_core::entity::ObjectScope;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::journal::{Expirable, Retention};
+use gofer_core::quota::Quotas;
 use gofer_core::run::LogState;
 
 use super::logs::{EXECUTION, ExecutionRow, execution};
-use super::{Conn, RunQueryDsl, Tx, is_true, logs, objects as object, run_masks, secret_values, uploads};
+use super::{Conn, RunQueryDsl, Tx, expiry, is_true, logs, objects as object, run_masks, secret_values, uploads};
 use crate::error::DbError;
+use crate::headroom::QuotaBook;
 use crate::rows::run::key;
 use crate::rows::{id, signed};
 use crate::schema::{attempts, objects, pipelines, runs};
 
 /// Logs first, each kind oldest first.
-pub(crate) async fn expirable(c: &mut Conn, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, DbError> {
+pub(crate) async fn expirable(
+    c: &mut Conn,
+    policy: &Retention,
+    limit: usize,
+    quotas: &Quotas,
+) -> Result<Vec<Expirable>, DbError> {
     let rows: Vec<ExecutionRow> = attempts::table
         .inner_join(runs::table.on(runs::id.eq(attempts::run_id)))
         .filter(is_true("attempts.log = 'archived'"))
@@ -33,6 +40,18 @@ pub(crate) async fn expirable(c: &mut Conn, policy: &Retention, limit: usize) ->
     }
     let rest = limit - found.len();
     if rest > 0 {
+        found.extend(expiry::runs(c, policy, rest).await?);
+    }
+    let rest = limit - found.len();
+    if rest > 0 {
+        found.extend(expiry::versions(c, policy.keep_versions, rest).await?);
+    }
+    let rest = limit - found.len();
+    if rest > 0 {
+        found.extend(expiry::events(c, policy.events_before).await?);
+    }
+    let rest = limit - found.len();
+    if rest > 0 {
         found.extend(uploads::expirable(c, policy.uploads_before, rest).await?);
     }
     let rest = limit - found.len();
@@ -42,6 +61,10 @@ pub(crate) async fn expirable(c: &mut Conn, policy: &Retention, limit: usize) ->
     let rest = limit - found.len();
     if rest > 0 {
         found.extend(run_masks::expirable(c, rest).await?);
+    }
+    // Every log is looked at for this: once in a walk, when nothing else is left.
+    if found.is_empty() {
+        found = expiry::logs_beyond_quota(c, quotas, limit).await?;
     }
     Ok(found)
 }
@@ -75,7 +98,7 @@ async fn run_objects(c: &mut Conn, keep: u64, limit: usize) -> Result<Vec<Expira
         .collect()
 }
 
-pub(crate) async fn expired(tx: &mut Tx<'_>, what: &Expirable, at: Timestamp) -> Result<(), DbError> {
+pub(crate) async fn expired(tx: &mut Tx<'_>, what: &Expirable, at: Timestamp, book: &QuotaBook) -> Result<(), DbError> {
     match what {
         Expirable::Log(id) => {
             let subject = Subject::of_execution(id);
@@ -90,6 +113,13 @@ pub(crate) async fn expired(tx: &mut Tx<'_>, what: &Expirable, at: Timestamp) ->
                 object::record(tx, &scope, EventDetails::RunObjectsExpired { count: 1 }, "gofer", at);
             }
         }
+        Expirable::Runs { namespace, pipeline, runs } => {
+            expiry::expire_runs(tx, namespace, pipeline, runs, at, book).await?;
+        }
+        Expirable::Versions { namespace, pipeline, versions } => {
+            expiry::expire_versions(tx, namespace, pipeline, versions, at).await?;
+        }
+        Expirable::Events { up_to } => expiry::expire_events(tx, *up_to, at).await?,
         Expirable::Upload { id, location } => uploads::expired(tx, id, location.is_some()).await?,
         Expirable::RunMask { location } => run_masks::expired(tx, location).await?,
         Expirable::SecretValue { location, being_put } => secret_values::expired(tx, location, *being_put).await?,

@@ -2,11 +2,13 @@ use diesel::prelude::*;
 use gofer_core::entity::{SecretRecord, SecretScope};
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
+use gofer_core::quota::QuotaKind;
 use gofer_core::{NamespaceId, Resource, SecretPath, Timestamp};
 
 use super::engine::locked;
-use super::{Conn, RunQueryDsl, Tx, pipelines as pipeline, secret_values as values};
+use super::{Conn, RunQueryDsl, Tx, pipelines as pipeline, quotas, secret_values as values};
 use crate::error::DbError;
+use crate::headroom::QuotaBook;
 use crate::rows::entity::SecretRow;
 use crate::rows::{id, json, page, page_rows, parsed, prefix_end};
 use crate::schema::secrets;
@@ -16,7 +18,12 @@ use crate::types::{Page, SecretPutOutcome};
 const GLOBAL: i64 = 0;
 
 /// Makes the value that was begun at the record's location the secret's.
-pub(crate) async fn put(tx: &mut Tx<'_>, record: &SecretRecord, if_absent: bool) -> Result<SecretPutOutcome, DbError> {
+pub(crate) async fn put(
+    tx: &mut Tx<'_>,
+    record: &SecretRecord,
+    if_absent: bool,
+    book: &QuotaBook,
+) -> Result<SecretPutOutcome, DbError> {
     let scope = match &record.scope {
         SecretScope::Global => GLOBAL,
         // Locked, so that the pipeline is not deleted meanwhile.
@@ -25,6 +32,9 @@ pub(crate) async fn put(tx: &mut Tx<'_>, record: &SecretRecord, if_absent: bool)
 
     let row = SecretRow::new(scope, record)?;
     let (row, replaced) = set(tx, row, if_absent).await?;
+    if let (SecretScope::Pipeline(namespace, _), None) = (&record.scope, &replaced) {
+        quotas::admit_counted(tx, book, namespace, QuotaKind::Secrets, record.updated_at).await?;
+    }
 
     if !values::name(tx, &record.location).await? {
         // Retention gave it up meanwhile; nothing of this transaction stays.

@@ -4,10 +4,12 @@
 use diesel::prelude::*;
 use gofer_core::entity::{ObjectRecord, ObjectScope};
 use gofer_core::journal::Expirable;
+use gofer_core::quota::QuotaKind;
 use gofer_core::{Resource, Timestamp};
 
-use super::{Conn, RunQueryDsl, Tx, is_true, objects as object, pipelines as pipeline};
+use super::{Conn, RunQueryDsl, Tx, is_true, objects as object, pipelines as pipeline, quotas};
 use crate::error::DbError;
+use crate::headroom::QuotaBook;
 use crate::rows::upload::{COMPLETE, GIVEN_UP, OPEN, Outcome, UploadRow};
 use crate::rows::{id, json, signed};
 use crate::schema::{object_uploads, objects, pipelines};
@@ -16,7 +18,14 @@ use crate::types::{CompletedUpload, MAX_OPEN_UPLOADS, ObjectPut, ObjectUpload, U
 /// The words of the partial index.
 const IS_OPEN: &str = "object_uploads.state = 'open'";
 
-pub(crate) async fn begin(tx: &mut Tx<'_>, upload: &ObjectUpload) -> Result<(), DbError> {
+/// Until it is completed or given up, it counts with `reserved_bytes`.
+pub(crate) async fn begin(
+    tx: &mut Tx<'_>,
+    upload: &ObjectUpload,
+    reserved_bytes: u64,
+    at: Timestamp,
+    book: &QuotaBook,
+) -> Result<(), DbError> {
     let ObjectUpload { scope, key, .. } = upload;
     // The deletion of the pipeline takes the same lock, and gives up what is open.
     let pipeline = object::lock(tx, scope).await?;
@@ -36,8 +45,10 @@ pub(crate) async fn begin(tx: &mut Tx<'_>, upload: &ObjectUpload) -> Result<(), 
             scope.namespace, scope.pipeline
         )));
     }
-    diesel::insert_into(object_uploads::table).values(UploadRow::new(pipeline.id, upload)).execute(tx.c).await?;
-    Ok(())
+    quotas::admit(tx, book, &scope.namespace, &[(QuotaKind::ObjectBytes, reserved_bytes)], at).await?;
+    let row = UploadRow { reserved_bytes: signed(reserved_bytes), ..UploadRow::new(pipeline.id, upload) };
+    diesel::insert_into(object_uploads::table).values(row).execute(tx.c).await?;
+    quotas::count_objects(tx, pipeline.id, 0, signed(reserved_bytes)).await
 }
 
 pub(crate) async fn find(c: &mut Conn, scope: &ObjectScope, id: &str) -> Result<ObjectUpload, DbError> {
@@ -61,9 +72,10 @@ pub(crate) async fn complete(
     id: &str,
     found: &UploadedObject,
     actor: &str,
+    book: &QuotaBook,
 ) -> Result<CompletedUpload, DbError> {
     // Of two completions at once the second waits here, and sees what the first did.
-    pipeline::lock(tx, &scope.namespace, &scope.pipeline).await?;
+    let pipeline = pipeline::lock(tx, &scope.namespace, &scope.pipeline).await?;
     let upload = find(tx.c, scope, id).await?;
     match upload.state {
         UploadState::Open => {}
@@ -80,8 +92,11 @@ pub(crate) async fn complete(
         sha256: found.sha256.clone().unwrap_or_default(),
         created_at: found.at,
     };
+    // What was reserved is free for what takes its place.
+    let reserved: i64 = object_uploads::table.find(id).select(object_uploads::reserved_bytes).get_result(tx.c).await?;
+    quotas::count_objects(tx, pipeline.id, 0, -reserved).await?;
     let put = ObjectPut { if_absent: upload.if_absent, keep: found.keep };
-    let outcome = object::put(tx, &record, put, actor).await?;
+    let outcome = object::put(tx, &record, put, actor, book).await?;
     let evicted_keys: Vec<String> = outcome.evicted.iter().map(|old| old.key.to_string()).collect();
     let set = diesel::update(object_uploads::table.find(id).filter(object_uploads::state.eq(OPEN)))
         .set((
@@ -105,11 +120,25 @@ pub(crate) async fn give_up(tx: &mut Tx<'_>, scope: &ObjectScope, id: &str) -> R
 }
 
 async fn set_given_up(tx: &mut Tx<'_>, id: &str) -> Result<bool, DbError> {
+    let owner: Option<i64> =
+        object_uploads::table.find(id).select(object_uploads::pipeline_id).get_result(tx.c).await.optional()?;
+    let Some(pipeline_id) = owner else { return Ok(false) };
+    // Before the upload's row, as a completion does.
+    pipeline::lock_row(tx, pipeline_id).await?;
+
     let open = object_uploads::table.find(id).filter(object_uploads::state.eq(OPEN));
-    Ok(diesel::update(open).set(object_uploads::state.eq(GIVEN_UP)).execute(tx.c).await? == 1)
+    let reserved: Option<i64> = diesel::update(open)
+        .set(object_uploads::state.eq(GIVEN_UP))
+        .returning(object_uploads::reserved_bytes)
+        .get_result(tx.c)
+        .await
+        .optional()?;
+    let Some(reserved) = reserved else { return Ok(false) };
+    quotas::count_objects(tx, pipeline_id, 0, -reserved).await?;
+    Ok(true)
 }
 
-/// Gives up whatever is open of a pipeline that is being deleted, under its lock.
+/// Gives up whatever is open of a pipeline that is being deleted, under its lock, and counts it no more.
 pub(crate) async fn give_up_all(c: &mut Conn, pipeline_id: i64) -> Result<(), DbError> {
     let open = object_uploads::table.filter(object_uploads::pipeline_id.eq(pipeline_id)).filter(is_true(IS_OPEN));
     diesel::update(open).set(object_uploads::state.eq(GIVEN_UP)).execute(c).await?;

@@ -46,6 +46,10 @@ pub(crate) struct PipelineRow {
     pub(crate) created_at: i64,
     pub(crate) updated_at: i64,
     pub(crate) deleted_at: Option<i64>,
+    /// The last minute in which runs were started, how many, and the bytes of their variables.
+    pub(crate) minute: i64,
+    pub(crate) minute_runs: i64,
+    pub(crate) minute_bytes: i64,
 }
 
 impl TryFrom<PipelineRow> for Pipeline {

@@ -27,6 +27,7 @@ pub(crate) struct UploadRow {
     pub(crate) expires_at: i64,
     pub(crate) state: String,
     pub(crate) outcome: Option<String>,
+    pub(crate) reserved_bytes: i64,
 }
 
 /// The column `outcome`: of the completion, what is not in the row.
@@ -64,6 +65,7 @@ impl UploadRow {
             expires_at: upload.expires_at.0,
             state: OPEN.to_owned(),
             outcome: None,
+            reserved_bytes: 0,
         }
     }
 

@@ -9,6 +9,7 @@ use gofer_core::entity::{ObjectRecord, SecretRecord};
 use gofer_core::event::Event;
 use gofer_core::journal::Journal;
 use gofer_core::pipeline::PipelineSpec;
+use gofer_core::quota::QuotaKind;
 use gofer_core::{NamespaceId, PipelineId, Timestamp, Version};
 use gofer_db::{Db, DbError, EventFilter, ObjectPut, Registration};
 
@@ -55,6 +56,10 @@ impl JournalFixture for Fixture {
 
     async fn set_pipeline_enabled(&self, namespace: &NamespaceId, pipeline: &PipelineId, enabled: bool) {
         self.db.pipeline_set_enabled(namespace, pipeline, enabled, "test", NOW).await.expect("set_enabled");
+    }
+
+    async fn set_quota(&self, namespace: &NamespaceId, quota: QuotaKind, limit: u64) {
+        self.db.quota_set(namespace, &[(quota, Some(limit))], "test", NOW).await.expect("set");
     }
 
     async fn put_object_record(&self, record: ObjectRecord) {

@@ -13,6 +13,8 @@ mod local_secrets;
 mod namespaces;
 mod objects;
 mod pipelines;
+mod quotas;
+mod retention;
 mod runs;
 mod secrets;
 mod setup;

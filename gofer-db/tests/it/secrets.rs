@@ -6,7 +6,7 @@ use gofer_db::{Db, DbError, SecretPutOutcome};
 
 use crate::engines::{Place, on_both_engines};
 use crate::setup::{
-    all, at, default, fresh_location, last_event, missing, ns, pages, pl, put_secret, register, types_after,
+    all, at, default, fresh_location, keep_all, last_event, missing, ns, pages, pl, put_secret, register, types_after,
 };
 
 on_both_engines! {
@@ -37,12 +37,7 @@ fn record(scope: SecretScope, key: &str, seconds: i64) -> SecretRecord {
 
 /// Values that no record names, since before this second.
 async fn unnamed(db: &Db, before: i64) -> Vec<(SecretPath, bool)> {
-    let policy = Retention {
-        logs_before: at(0),
-        run_objects_keep_runs: 1_000,
-        uploads_before: at(0),
-        secret_values_before: at(before),
-    };
+    let policy = Retention { secret_values_before: at(before), ..keep_all() };
     let found = db.expirable(&policy, 100).await.unwrap();
     let value = |what| match what {
         Expirable::SecretValue { location, being_put } => (location, being_put),

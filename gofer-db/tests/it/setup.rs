@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gofer_core::entity::{ObjectScope, SecretRecord, Token, TokenKind};
 use gofer_core::event::EventDetails;
-use gofer_core::journal::{Commit, Committed, Journal as _, Lease, NewRun, RunTransition, TaskTransition};
+use gofer_core::journal::{Commit, Committed, Journal as _, Lease, NewRun, Retention, RunTransition, TaskTransition};
 use gofer_core::object_store::ListPage;
 use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
 use gofer_core::run::{AttemptRecord, Initiator, LogState, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus};
@@ -38,6 +38,20 @@ pub(crate) fn object_key(name: &str) -> ObjectKey {
 
 pub(crate) fn default() -> NamespaceId {
     ns("default")
+}
+
+/// A policy by which nothing expires.
+pub(crate) fn keep_all() -> Retention {
+    Retention {
+        logs_before: at(0),
+        run_objects_keep_runs: 1_000,
+        runs_before: at(0),
+        keep_runs: 1_000,
+        events_before: at(0),
+        keep_versions: 1_000,
+        uploads_before: at(0),
+        secret_values_before: at(0),
+    }
 }
 
 /// Of the pipeline `ci`, or of a run of it.

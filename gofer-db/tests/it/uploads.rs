@@ -6,7 +6,9 @@ use gofer_core::journal::{Expirable, Journal as _, Retention};
 use gofer_db::{Db, DbError, MAX_OPEN_UPLOADS, ObjectUpload, UploadState, UploadedObject};
 
 use crate::engines::{Place, on_both_engines};
-use crate::setup::{at, default, insert, last_event, missing, object_key, pl, register, scope, serial, types_after};
+use crate::setup::{
+    at, default, insert, keep_all, last_event, missing, object_key, pl, register, scope, serial, types_after,
+};
 
 on_both_engines! {
     an_upload_becomes_an_object_once
@@ -47,12 +49,7 @@ async fn with_run(place: &Place) -> Db {
 
 /// What retention finds when what ended 100 seconds in is old.
 async fn due(db: &Db) -> Vec<Expirable> {
-    let policy = Retention {
-        logs_before: at(0),
-        run_objects_keep_runs: 1_000,
-        uploads_before: at(100),
-        secret_values_before: at(0),
-    };
+    let policy = Retention { uploads_before: at(100), ..keep_all() };
     db.expirable(&policy, 100).await.unwrap()
 }
 
@@ -65,7 +62,7 @@ async fn an_upload_becomes_an_object_once(place: Place) {
     let before = last_event(&db);
     let (first, second) = (upload(Some(1), "x", 9), upload(Some(1), "x", 9));
     for new in [&first, &second] {
-        db.upload_begin(new).await.unwrap();
+        db.upload_begin(new, 0, at(0)).await.unwrap();
         assert_eq!(db.upload_get(&new.scope, &new.id).await.unwrap(), *new);
     }
     missing(db.object_get(&first.scope, &first.key).await, Resource::Object);
@@ -94,7 +91,7 @@ async fn an_upload_becomes_an_object_once(place: Place) {
 async fn an_upload_that_was_given_up_stays_so(place: Place) {
     let db = with_run(&place).await;
     let upload = upload(None, "x", 9);
-    db.upload_begin(&upload).await.unwrap();
+    db.upload_begin(&upload, 0, at(0)).await.unwrap();
     assert!(db.upload_give_up(&upload.scope, &upload.id).await.unwrap());
     assert!(!db.upload_give_up(&upload.scope, &upload.id).await.unwrap());
     missing(db.upload_complete(&upload.scope, &upload.id, &found(None), "ada").await, Resource::Upload);
@@ -106,7 +103,7 @@ async fn of_a_completion_and_giving_up_one_happens(place: Place) {
     let db = with_run(&place).await;
     for round in 0..10 {
         let upload = upload(None, &format!("x{round}"), 9);
-        db.upload_begin(&upload).await.unwrap();
+        db.upload_begin(&upload, 0, at(0)).await.unwrap();
         let uploaded = found(None);
         let completing = (0..2).map(|_| db.upload_complete(&upload.scope, &upload.id, &uploaded, "ada"));
         let (given_up, completed) = tokio::join!(db.upload_give_up(&upload.scope, &upload.id), join_all(completing));
@@ -118,22 +115,22 @@ async fn of_a_completion_and_giving_up_one_happens(place: Place) {
 
 async fn an_upload_heeds_what_the_object_must_be(place: Place) {
     let db = with_run(&place).await;
-    missing(db.upload_begin(&upload(Some(9), "x", 9)).await, Resource::Run);
+    missing(db.upload_begin(&upload(Some(9), "x", 9), 0, at(0)).await, Resource::Run);
     let absent = ObjectUpload { if_absent: true, ..upload(None, "x", 9) };
     let other = upload(None, "x", 9);
     for new in [&absent, &other] {
-        db.upload_begin(new).await.unwrap();
+        db.upload_begin(new, 0, at(0)).await.unwrap();
     }
     db.upload_complete(&other.scope, &other.id, &found(None), "ada").await.unwrap();
     let refused = db.upload_complete(&absent.scope, &absent.id, &found(None), "ada").await;
     assert!(matches!(refused, Err(DbError::AlreadyExists { what: Resource::Object, .. })), "{refused:?}");
     assert_eq!(db.upload_get(&absent.scope, &absent.id).await.unwrap().state, UploadState::Open);
     let late = ObjectUpload { if_absent: true, ..upload(None, "x", 9) };
-    let refused = db.upload_begin(&late).await;
+    let refused = db.upload_begin(&late, 0, at(0)).await;
     assert!(matches!(refused, Err(DbError::AlreadyExists { what: Resource::Object, .. })), "{refused:?}");
 
     let more = upload(None, "y", 9);
-    db.upload_begin(&more).await.unwrap();
+    db.upload_begin(&more, 0, at(0)).await.unwrap();
     let done = db.upload_complete(&more.scope, &more.id, &found(Some(1)), "ada").await.unwrap();
     assert_eq!((done.evicted_keys.as_slice(), done.no_longer_named.len()), (["x".to_owned()].as_slice(), 1));
     let again = db.upload_complete(&more.scope, &more.id, &found(Some(1)), "ada").await.unwrap();
@@ -145,7 +142,7 @@ async fn retention_names_bytes_that_no_record_names(place: Place) {
     let (open, complete, replaced, young) =
         (upload(None, "open", 1), upload(None, "kept", 2), upload(None, "gone", 3), upload(None, "young", 101));
     for new in [&open, &complete, &replaced, &young] {
-        db.upload_begin(new).await.unwrap();
+        db.upload_begin(new, 0, at(0)).await.unwrap();
     }
     for done in [&complete, &replaced] {
         db.upload_complete(&done.scope, &done.id, &found(None), "ada").await.unwrap();
@@ -173,7 +170,7 @@ async fn a_deleted_pipeline_completes_nothing(place: Place) {
     let db = place.open().await;
     register(&db, "ci", &["a"]).await;
     let upload = upload(None, "x", 9);
-    db.upload_begin(&upload).await.unwrap();
+    db.upload_begin(&upload, 0, at(0)).await.unwrap();
     db.pipeline_delete(&default(), &pl("ci"), "ada", at(1)).await.unwrap();
     missing(db.upload_complete(&upload.scope, &upload.id, &found(None), "ada").await, Resource::Pipeline);
     register(&db, "ci", &["a"]).await;
@@ -185,12 +182,12 @@ async fn open_uploads_are_bounded(place: Place) {
     let db = place.open().await;
     register(&db, "ci", &["a"]).await;
     let first = upload(None, "x", 9);
-    db.upload_begin(&first).await.unwrap();
+    db.upload_begin(&first, 0, at(0)).await.unwrap();
     for _ in 1..MAX_OPEN_UPLOADS {
-        db.upload_begin(&upload(None, "x", 9)).await.unwrap();
+        db.upload_begin(&upload(None, "x", 9), 0, at(0)).await.unwrap();
     }
-    let refused = db.upload_begin(&upload(None, "x", 9)).await;
+    let refused = db.upload_begin(&upload(None, "x", 9), 0, at(0)).await;
     assert!(matches!(&refused, Err(error @ DbError::Conflict { .. }) if error.to_string().contains("1000 uploads")));
     db.upload_complete(&first.scope, &first.id, &found(None), "ada").await.unwrap();
-    db.upload_begin(&upload(None, "x", 9)).await.unwrap();
+    db.upload_begin(&upload(None, "x", 9), 0, at(0)).await.unwrap();
 }

@@ -3,10 +3,44 @@
 //! A free place goes to the waiting start whose namespace has the fewest places, then whose pipeline has the fewest, then
 //! to the one that waits longest. So whoever has many starts waiting gets in nobody's way. Each step costs the logarithm
 //! of how many pipelines and starts wait.
+//!
+//! That decides about places that come free. So that some do, though one namespace would take them all for long executions,
+//! a namespace gets no more places than [`SHARE`] times those that are free, as long as there are other namespaces. One
+//! namespace then has at most seven eighths; a second gets most of the rest, and a third still finds a place. The more of them
+//! are busy, the less stays free, and nothing has to be known of who might come. It is the dynamic threshold by which
+//! switches share their memory among ports (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
+//! switches", 1998).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use gofer_core::quota::QuotaKind;
 use gofer_core::{NamespaceId, PipelineId, RunKey};
+
+/// How many places a namespace may have for each that is free. With fewer than eight places in all it bounds nothing.
+const SHARE: usize = 7;
+
+/// What namespaces may have of the places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// Each without a bound of its own.
+    pub(crate) per_namespace: usize,
+    /// Those with one.
+    pub(crate) of_namespace: BTreeMap<NamespaceId, usize>,
+    /// Whether some places are kept for namespaces that have fewer.
+    pub(crate) keeps_some_free: bool,
+}
+
+impl Bounds {
+    fn limit(&self, namespace: &NamespaceId) -> usize {
+        self.of_namespace.get(namespace).copied().unwrap_or(self.per_namespace)
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { per_namespace: usize::MAX, of_namespace: BTreeMap::new(), keeps_some_free: false }
+    }
+}
 
 /// Whose a place is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +64,7 @@ pub(super) struct Ticket(u64);
 pub(super) struct Queue<W> {
     limit: usize,
     limit_per_pipeline: usize,
+    bounds: Bounds,
     taken: usize,
     next_ticket: Ticket,
     /// Those with places or waits.
@@ -58,6 +93,7 @@ impl<W> Queue<W> {
         Self {
             limit,
             limit_per_pipeline: limit_per_pipeline.unwrap_or(usize::MAX),
+            bounds: Bounds::default(),
             taken: 0,
             next_ticket: Ticket(0),
             namespaces: HashMap::new(),
@@ -75,10 +111,19 @@ impl<W> Queue<W> {
         self.change(owner, |pipeline| pipeline.taken += 1);
     }
 
-    /// Takes a place if neither limit forbids it. Nobody who might have it waits, as long as whoever frees places calls
+    /// Bounds namespaces from now on.
+    pub(super) fn bound(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+        self.order = self.namespaces.iter().filter_map(|(name, namespace)| namespace.key(name, &self.bounds)).collect();
+    }
+
+    /// Takes a place if no limit forbids it. Nobody who might have it waits, as long as whoever frees places calls
     /// [`Self::admit`] until there is nobody.
     pub(super) fn try_take(&mut self, owner: &Owner) -> bool {
-        let free = self.taken < self.limit && self.taken_by(owner) < self.limit_per_pipeline;
+        let of_namespace = self.taken_by_namespace(&owner.namespace);
+        let free = self.taken_by(owner) < self.limit_per_pipeline
+            && of_namespace < self.bounds.limit(&owner.namespace)
+            && self.has_place_for(of_namespace);
         if free {
             self.take(owner);
         }
@@ -105,10 +150,11 @@ impl<W> Queue<W> {
 
     /// Gives a free place to whose turn it is.
     pub(super) fn admit(&mut self) -> Option<W> {
-        if self.taken >= self.limit {
+        let (of_namespace, _, ticket, namespace) = self.order.first()?.clone();
+        // If it may have none, nobody may: all others have as many or more.
+        if !self.has_place_for(of_namespace) {
             return None;
         }
-        let (_, _, ticket, namespace) = self.order.first()?.clone();
         let (_, _, pipeline) = self.namespaces.get(&namespace)?.ready.first()?.clone();
         self.change(&Owner { namespace, pipeline }, |pipeline| {
             pipeline.taken += 1;
@@ -116,15 +162,39 @@ impl<W> Queue<W> {
         })
     }
 
+    /// Whether there is a free place for a namespace that has so many.
+    fn has_place_for(&self, of_namespace: usize) -> bool {
+        let free = self.limit.saturating_sub(self.taken);
+        free > 0 && (!self.bounds.keeps_some_free || of_namespace < free.saturating_mul(SHARE))
+    }
+
     /// Why a start of this pipeline waits.
     pub(super) fn why(&self, owner: &Owner) -> String {
+        let Owner { namespace, pipeline } = owner;
         let (taken, limit) = (self.taken_by(owner), self.limit_per_pipeline);
         if taken >= limit {
-            let Owner { namespace, pipeline } = owner;
-            format!("waiting: {taken} of {limit} executions of pipeline {namespace}/{pipeline} in flight")
-        } else {
-            format!("waiting: {} of {} executions of this server in flight", self.taken, self.limit)
+            return format!("waiting: {taken} of {limit} executions of pipeline {namespace}/{pipeline} in flight");
         }
+        let (taken, limit) = (self.taken_by_namespace(namespace), self.bounds.limit(namespace));
+        if taken >= limit {
+            return format!(
+                "waiting: {taken} of {limit} executions of namespace {namespace} in flight on this server (quota `{}`)",
+                QuotaKind::Executions
+            );
+        }
+        if self.taken < self.limit && !self.has_place_for(taken) {
+            let free = self.limit - self.taken;
+            return format!(
+                "waiting: {taken} executions of namespace {namespace} in flight, and the last {free} of {} places of this \
+                 server are kept for namespaces with fewer",
+                self.limit
+            );
+        }
+        format!("waiting: {} of {} executions of this server in flight", self.taken, self.limit)
+    }
+
+    fn taken_by_namespace(&self, namespace: &NamespaceId) -> usize {
+        self.namespaces.get(namespace).map_or(0, |namespace| namespace.taken)
     }
 
     fn taken_by(&self, owner: &Owner) -> usize {
@@ -136,7 +206,7 @@ impl<W> Queue<W> {
     fn change<T>(&mut self, owner: &Owner, change: impl FnOnce(&mut Pipeline<W>) -> T) -> T {
         let Owner { namespace: name, pipeline: id } = owner;
         let namespace = self.namespaces.entry(name.clone()).or_insert_with(Namespace::empty);
-        if let Some(key) = namespace.key(name) {
+        if let Some(key) = namespace.key(name, &self.bounds) {
             self.order.remove(&key);
         }
         let pipeline = namespace.pipelines.entry(id.clone()).or_insert_with(Pipeline::empty);
@@ -153,7 +223,7 @@ impl<W> Queue<W> {
         if pipeline.taken == 0 && pipeline.waiting.is_empty() {
             namespace.pipelines.remove(id);
         }
-        if let Some(key) = namespace.key(name) {
+        if let Some(key) = namespace.key(name, &self.bounds) {
             self.order.insert(key);
         }
         if namespace.pipelines.is_empty() {
@@ -168,8 +238,9 @@ impl<W> Namespace<W> {
         Self { taken: 0, pipelines: HashMap::new(), ready: BTreeSet::new() }
     }
 
-    fn key(&self, name: &NamespaceId) -> Option<(usize, usize, Ticket, NamespaceId)> {
-        let (taken, ticket, _) = self.ready.first()?;
+    /// Its place in the order, if it is below its bound.
+    fn key(&self, name: &NamespaceId, bounds: &Bounds) -> Option<(usize, usize, Ticket, NamespaceId)> {
+        let (taken, ticket, _) = self.ready.first().filter(|_| self.taken < bounds.limit(name))?;
         Some((self.taken, *taken, *ticket, name.clone()))
     }
 }
@@ -279,6 +350,57 @@ mod tests {
         assert!(queue.namespaces.is_empty() && queue.order.is_empty() && queue.taken() == 0);
     }
 
+    fn shared(limits: &[(usize, usize)]) -> Bounds {
+        let of_namespace = limits.iter().map(|(namespace, limit)| (owner(*namespace, 0).namespace, *limit)).collect();
+        Bounds { of_namespace, keeps_some_free: true, ..Bounds::default() }
+    }
+
+    #[test]
+    fn one_namespace_leaves_places_for_another_and_that_for_a_third() {
+        let mut queue = Queue::new(64, None);
+        queue.bound(shared(&[]));
+        let mut had = Vec::new();
+        for namespace in 0..4 {
+            had.push(
+                std::iter::repeat_with(|| queue.try_take(&owner(namespace, 0))).take_while(|taken| *taken).count(),
+            );
+        }
+        assert_eq!(had, [56, 7, 1, 0]);
+        queue.join(&owner(0, 0), ());
+        let why = queue.why(&owner(0, 0));
+        assert_eq!(why, "waiting: 64 of 64 executions of this server in flight");
+        queue.give_back(&owner(0, 0));
+        assert!(admit_all(&mut queue).is_empty(), "what came free is for those with fewer");
+        let why = queue.why(&owner(0, 0));
+        let kept = "and the last 1 of 64 places of this server are kept for namespaces with fewer";
+        assert_eq!(why, format!("waiting: 55 executions of namespace n0 in flight, {kept}"));
+        queue.bound(Bounds::default());
+        assert_eq!(admit_all(&mut queue).len(), 1, "there are no others any more");
+    }
+
+    #[test]
+    fn a_namespace_that_is_alone_or_a_server_with_few_places_keeps_nothing_free() {
+        for (places, bounds) in [(64, Bounds::default()), (7, shared(&[])), (1, shared(&[]))] {
+            let mut queue: Queue<()> = Queue::new(places, None);
+            queue.bound(bounds);
+            assert!((0..places).all(|_| queue.try_take(&owner(0, 0))), "{places}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_at_its_quota_waits_and_says_so() {
+        let mut queue = Queue::new(10, None);
+        queue.bound(Bounds { keeps_some_free: false, ..shared(&[(0, 2)]) });
+        let (bound, other) = (owner(0, 0), owner(1, 0));
+        assert!(queue.try_take(&bound) && queue.try_take(&bound) && !queue.try_take(&bound));
+        queue.join(&bound, "bound");
+        let why = "waiting: 2 of 2 executions of namespace n0 in flight on this server (quota `executions`)";
+        assert_eq!(queue.why(&bound), why);
+        assert!(admit_all(&mut queue).is_empty() && queue.try_take(&other));
+        queue.bound(shared(&[(0, 3)]));
+        assert_eq!(admit_all(&mut queue), ["bound"], "a raised quota counts at once");
+    }
+
     /// The rule in its own words, by looking at everybody.
     #[derive(Default)]
     struct Model {
@@ -287,10 +409,15 @@ mod tests {
     }
 
     impl Model {
-        fn turn(&self, limit: usize, per_pipeline: usize) -> Option<u64> {
+        fn turn(&self, limit: usize, per_pipeline: usize, bounds: &Bounds) -> Option<u64> {
             let of_namespace = |wanted: usize| self.taken.iter().filter(|(namespace, _)| *namespace == wanted).count();
             let of_pipeline = |wanted: (usize, usize)| self.taken.iter().filter(|owner| **owner == wanted).count();
-            let may = self.waiting.iter().filter(|(owner, _)| of_pipeline(*owner) < per_pipeline);
+            let free = limit.saturating_sub(self.taken.len());
+            let within = |namespace: usize| {
+                of_namespace(namespace) < bounds.limit(&owner(namespace, 0).namespace)
+                    && (!bounds.keeps_some_free || of_namespace(namespace) < 7 * free)
+            };
+            let may = self.waiting.iter().filter(|(owner, _)| of_pipeline(*owner) < per_pipeline && within(owner.0));
             let next = may.min_by_key(|(owner, ticket)| (of_namespace(owner.0), of_pipeline(*owner), *ticket))?;
             (self.taken.len() < limit).then_some(next.1)
         }
@@ -302,6 +429,7 @@ mod tests {
         Found(usize, usize),
         End(usize),
         GiveUp(usize),
+        Bound(usize, usize, bool),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -310,23 +438,25 @@ mod tests {
             1 => (0..3usize, 0..3usize).prop_map(|(namespace, pipeline)| Step::Found(namespace, pipeline)),
             3 => any::<usize>().prop_map(Step::End),
             1 => any::<usize>().prop_map(Step::GiveUp),
+            1 => (0..3usize, 0..6usize, any::<bool>()).prop_map(|(namespace, limit, keeps)| Step::Bound(namespace, limit, keeps)),
         ];
         proptest::collection::vec(step, 0..200)
     }
 
     proptest! {
         #[test]
-        fn places_go_by_the_rule(steps in steps(), limit in 1..6usize, per_pipeline in proptest::option::of(1..4usize)) {
+        fn places_go_by_the_rule(steps in steps(), limit in 1..20usize, per_pipeline in proptest::option::of(1..4usize)) {
             let mut queue = Queue::new(limit, per_pipeline);
             let most = per_pipeline.unwrap_or(usize::MAX);
             let mut model = Model::default();
+            let mut bounds = Bounds::default();
             let mut started = 0;
             for step in steps {
                 match step {
                     Step::Start(namespace, pipeline) => {
                         let at_once = queue.try_take(&owner(namespace, pipeline));
                         model.waiting.push(((namespace, pipeline), started));
-                        prop_assert_eq!(at_once, model.turn(limit, most) == Some(started));
+                        prop_assert_eq!(at_once, model.turn(limit, most, &bounds) == Some(started));
                         if at_once {
                             model.taken.push(model.waiting.pop().expect("it was just pushed").0);
                         } else {
@@ -347,9 +477,13 @@ mod tests {
                         let ((namespace, pipeline), ticket) = model.waiting.remove(at % model.waiting.len());
                         prop_assert!(queue.leave(&owner(namespace, pipeline), Ticket(ticket)));
                     }
+                    Step::Bound(namespace, of_namespace, keeps) => {
+                        bounds = Bounds { keeps_some_free: keeps, ..shared(&[(namespace, of_namespace)]) };
+                        queue.bound(bounds.clone());
+                    }
                     Step::End(_) | Step::GiveUp(_) => {}
                 }
-                while let Some(next) = model.turn(limit, most) {
+                while let Some(next) = model.turn(limit, most, &bounds) {
                     prop_assert_eq!(queue.admit(), Some(next));
                     let at = model.waiting.iter().position(|(_, ticket)| *ticket == next).expect("it waits");
                     model.taken.push(model.waiting.remove(at).0);

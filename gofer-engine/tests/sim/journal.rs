@@ -8,8 +8,8 @@ use futures::stream::BoxStream;
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Commit, Committed, Expirable, FirstCommit, Hint, Inserted, Journal, JournalError, Lease, NewRun,
-    Retention, RunMask, RunSnapshot,
+    ClaimLimit, Cluster, Commit, Committed, Expirable, FirstCommit, Hint, Inserted, Journal, JournalError, Lease,
+    NewRun, Retention, RunMask, RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState, RunState, TaskRun};
 use gofer_core::testing::MemoryJournal;
@@ -153,6 +153,10 @@ impl Journal for SimJournal {
 
     async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
         self.call("lead", self.stored.lead(owner, now, ttl), |_, _| {}).await
+    }
+
+    async fn heartbeat(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<Cluster, JournalError> {
+        self.call("heartbeat", self.stored.heartbeat(owner, now, ttl), |_, _| {}).await
     }
 
     async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {

@@ -166,7 +166,7 @@ impl<'a> Supervision<'a> {
         post: Post<'a>,
         tools: &'a mut Tools,
     ) -> Self {
-        let log = Log::new(dir.log(), request.launch.max_log_bytes);
+        let log = Log::new(dir.log(), request.launch.max_log_bytes, request.launch.free_disk_min);
         let cgroup = request.launch.cgroup.clone().map(TaskCgroup::new);
         let (stop, times) = (Stop::default(), ExecutionTimes::default());
         Self { request, dir, post, tools, claim, log, cgroup, stop, times }

@@ -18,6 +18,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::confinement::User;
 use crate::frame::{self, HEADER_BYTES, MAX_DATA_BYTES};
 
+/// How much a log grows between two looks at the disk: little beside any floor, and a short log costs no look.
+const LOOK_BYTES: u64 = 1024 * 1024;
+
 /// What is read of one pipe while the other has something, too: what a writer is sure to have written in one piece.
 const TURN_BYTES: usize = 4 * 1024;
 
@@ -97,6 +100,10 @@ pub(super) struct Log {
     room: u64,
     /// The limit, for the line that says it was reached.
     limit: u64,
+    /// Output is dropped while the disk has fewer bytes left.
+    free_disk_min: u64,
+    /// Length of the file from which on the disk is looked at again.
+    look_at: u64,
     /// Output is no longer kept.
     dropping: bool,
     /// When the last frame was read.
@@ -107,9 +114,19 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(path: PathBuf, limit: u64) -> Self {
-        let buffer = Vec::with_capacity(HEADER_BYTES + MAX_DATA_BYTES);
-        Self { path, file: None, length: 0, room: limit, limit, dropping: false, at: Timestamp(0), buffer }
+    pub(super) fn new(path: PathBuf, limit: u64, free_disk_min: u64) -> Self {
+        Self {
+            path,
+            file: None,
+            length: 0,
+            room: limit,
+            limit,
+            free_disk_min,
+            look_at: LOOK_BYTES,
+            dropping: false,
+            at: Timestamp(0),
+            buffer: Vec::with_capacity(HEADER_BYTES + MAX_DATA_BYTES),
+        }
     }
 
     /// Appends a line of the supervisor's own to stderr.
@@ -136,6 +153,10 @@ impl Log {
             self.buffer.truncate(HEADER_BYTES + count);
             count
         };
+        if count > 0 && !self.dropping && self.length >= self.look_at {
+            self.look_at = self.length + LOOK_BYTES;
+            self.drop_if_disk_is_full();
+        }
         if count > 0 && !self.dropping {
             let kept = usize::try_from(self.room).map_or(count, |room| room.min(count));
             if kept > 0 {
@@ -149,6 +170,20 @@ impl Log {
             }
         }
         Ok(count)
+    }
+
+    /// Keeps no more output when the disk is needed for what the server itself writes.
+    fn drop_if_disk_is_full(&mut self) {
+        let disk = self.file.as_ref().filter(|_| self.free_disk_min > 0).map(rustix::fs::fstatvfs);
+        if let Some(Ok(disk)) = disk
+            && disk.f_bavail.saturating_mul(disk.f_frsize) < self.free_disk_min
+        {
+            self.dropping = true;
+            let min = self.free_disk_min;
+            self.note(&format!(
+                "output from here on was dropped: the disk has fewer than {min} bytes left (limits.free_disk_min)"
+            ));
+        }
     }
 
     /// Writes the frame whose data is in the buffer. If the disk is full the log stays as it was, whole frames only, and
@@ -207,7 +242,7 @@ mod tests {
     fn one_pipe_keeps_the_order_of_both() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("log");
-        let mut log = Log::new(path.clone(), u64::MAX);
+        let mut log = Log::new(path.clone(), u64::MAX, 0);
         let (mut pipes, [out, err]) = Pipes::open(false).unwrap();
         for _ in 0..3 {
             rustix::io::write(&err, b"+ echo\n").unwrap();
@@ -226,7 +261,7 @@ mod tests {
     fn two_pipes_are_read_in_turn() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("log");
-        let mut log = Log::new(path.clone(), u64::MAX);
+        let mut log = Log::new(path.clone(), u64::MAX, 0);
         let (mut pipes, [out, err]) = Pipes::open(true).unwrap();
         rustix::io::write(&out, &[b'o'; 3 * TURN_BYTES]).unwrap();
         rustix::io::write(&err, &[b'e'; 2 * TURN_BYTES]).unwrap();
@@ -238,10 +273,30 @@ mod tests {
     }
 
     #[test]
+    fn a_long_log_ends_above_the_floor_of_free_disk_and_says_so() {
+        let root = tempfile::tempdir().unwrap();
+        for (floor, is_cut) in [(u64::MAX, true), (1, false)] {
+            let path = root.path().join(floor.to_string());
+            let mut log = Log::new(path.clone(), u64::MAX, floor);
+            let (mut pipes, [out, _err]) = Pipes::open(true).unwrap();
+            for _ in 0..(2 * LOOK_BYTES / TURN_BYTES as u64) {
+                rustix::io::write(&out, &[b'o'; TURN_BYTES]).unwrap();
+                pipes.drain(&mut log);
+            }
+            let frames = frames(&std::fs::read(path).unwrap());
+            let kept: usize = frames.iter().map(|(_, data)| data.len()).sum();
+            assert_eq!(kept as u64 >= 2 * LOOK_BYTES, !is_cut, "{kept} bytes");
+            let notes: Vec<_> = frames.iter().filter(|(stream, _)| *stream == LogStream::Stderr).collect();
+            assert_eq!(notes.len(), usize::from(is_cut), "it is said once");
+            assert!(notes.iter().all(|(_, data)| data.ends_with(b"(limits.free_disk_min)\n")));
+        }
+    }
+
+    #[test]
     fn keeps_the_order_and_says_what_was_dropped() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("log");
-        let mut log = Log::new(path.clone(), 10);
+        let mut log = Log::new(path.clone(), 10, 0);
         let (mut pipes, [out, err]) = Pipes::open(true).unwrap();
         assert!(!pipes.pump(&mut log));
         assert!(!path.exists());

@@ -114,6 +114,10 @@ async fn sweep(db: &Db, store: &dyn SecretStore) {
     let policy = Retention {
         logs_before: Timestamp(0),
         run_objects_keep_runs: 1,
+        runs_before: Timestamp(0),
+        keep_runs: 1,
+        events_before: Timestamp(0),
+        keep_versions: 1,
         uploads_before: Timestamp(0),
         secret_values_before: later,
     };

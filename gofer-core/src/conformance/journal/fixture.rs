@@ -8,8 +8,11 @@ use crate::conformance::Harness;
 use crate::entity::{ObjectRecord, SecretRecord};
 use crate::event::{Event, EventDetails, NewEvent, Subject};
 use crate::id::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Version};
-use crate::journal::{Commit, Committed, Journal, Lease, NewRun, RunSnapshot, RunTransition, TaskTransition};
+use crate::journal::{
+    Commit, Committed, Journal, Lease, NewRun, Retention, RunSnapshot, RunTransition, TaskTransition,
+};
 use crate::pipeline::{CustomTask, Overlap, PipelineSpec, Resources, RetryPolicy, TaskKind, TaskSpec};
+use crate::quota::QuotaKind;
 use crate::run::{
     AttemptRecord, Initiator, LogState, Reason, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
 };
@@ -28,6 +31,9 @@ pub trait JournalFixture: Harness<dyn Journal> {
 
     /// Enables or disables a pipeline.
     async fn set_pipeline_enabled(&self, namespace: &NamespaceId, pipeline: &PipelineId, enabled: bool);
+
+    /// Gives a namespace that exists a limit of its own.
+    async fn set_quota(&self, namespace: &NamespaceId, quota: QuotaKind, limit: u64);
 
     /// Puts the record of an object, replacing one of the same scope and key.
     async fn put_object_record(&self, record: ObjectRecord);
@@ -141,6 +147,20 @@ pub(super) async fn claim_one(journal: &dyn Journal, seconds: i64) -> (Lease, Ru
 
 pub(super) async fn load(journal: &dyn Journal, key: &RunKey) -> RunSnapshot {
     journal.load(key).await.expect("load")
+}
+
+/// A policy by which nothing expires.
+pub(super) fn keep_all() -> Retention {
+    Retention {
+        logs_before: at(0),
+        run_objects_keep_runs: u64::MAX,
+        runs_before: at(0),
+        keep_runs: u64::MAX,
+        events_before: at(0),
+        keep_versions: u64::MAX,
+        uploads_before: at(0),
+        secret_values_before: at(0),
+    }
 }
 
 /// The keys of leases.

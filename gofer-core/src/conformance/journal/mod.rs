@@ -7,7 +7,9 @@ mod fixture;
 pub mod insert;
 pub mod lead;
 pub mod logs;
+pub mod quota;
 pub mod records;
+pub mod retention;
 
 pub use fixture::JournalFixture;
 
@@ -67,6 +69,24 @@ macro_rules! journal_conformance {
                 the_lead_is_prolonged_and_never_shortened
                 a_released_lead_is_free_at_once
                 of_concurrent_servers_one_leads
+            }
+            quota {
+                runs_beyond_those_of_a_minute_are_refused_and_nothing_changes
+                bytes_of_large_runs_beyond_those_of_a_minute_are_refused
+                pending_runs_beyond_the_quota_are_refused
+                a_run_that_begins_at_once_is_not_held_against_those_that_wait
+                active_runs_beyond_the_quota_wait
+                a_quota_is_its_own_namespaces
+                of_concurrent_inserts_no_quota_is_exceeded
+                of_concurrent_inserts_and_claims_no_more_are_active_than_may_be
+                a_server_counts_until_its_heartbeat_runs_out
+                limits_of_executions_are_told_with_the_heartbeat
+            }
+            retention {
+                old_runs_expire_when_nothing_of_them_is_left
+                runs_beyond_those_that_are_kept_expire
+                a_run_that_an_unfinished_one_repeats_stays
+                numbers_of_expired_runs_are_not_used_again
             }
             commit {
                 a_commit_becomes_true_with_its_events

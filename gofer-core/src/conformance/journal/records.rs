@@ -4,7 +4,7 @@ use futures::future::join_all;
 
 use super::JournalFixture;
 use super::fixture::{
-    at, claim_one, finish, insert, last_event, namespace, new_events, pipeline_id, register, simple, spec,
+    at, claim_one, finish, insert, keep_all, last_event, namespace, new_events, pipeline_id, register, simple, spec,
 };
 use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::{EventDetails, NewEvent};
@@ -167,7 +167,7 @@ pub async fn a_replaced_object_does_not_expire_with_its_old_location(fixture: &d
 }
 
 fn retention(logs_before: Timestamp, run_objects_keep_runs: u64) -> Retention {
-    Retention { logs_before, run_objects_keep_runs, uploads_before: at(0), secret_values_before: at(0) }
+    Retention { logs_before, run_objects_keep_runs, ..keep_all() }
 }
 
 fn key(text: &str) -> ObjectKey {
@@ -298,6 +298,7 @@ fn sorted(mut found: Vec<Expirable>) -> Vec<Expirable> {
         Expirable::SecretValue { location, .. } | Expirable::RunMask { location } => {
             (location.to_string(), String::new())
         }
+        other => panic!("not to be deleted: {other:?}"),
     };
     found.sort_by_key(id);
     found

@@ -10,7 +10,7 @@ use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::NewEvent;
 use crate::id::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId};
 use crate::journal::{
-    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
+    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
     RunSnapshot,
 };
 use crate::run::{CancelRequest, LogState};
@@ -43,6 +43,10 @@ impl Journal for Faulty<dyn Journal> {
 
     async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
         self.call("lead", self.inner.lead(owner, now, ttl)).await
+    }
+
+    async fn heartbeat(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<Cluster, JournalError> {
+        self.call("heartbeat", self.inner.heartbeat(owner, now, ttl)).await
     }
 
     async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {

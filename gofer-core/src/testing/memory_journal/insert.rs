@@ -22,17 +22,19 @@ impl State {
         let parallelism = spec.parallelism.map_or(usize::MAX, |limit| limit as usize);
         let active = self.active_runs(&new.namespace, &new.pipeline).count();
         let skipped = spec.overlap == Overlap::Skip && active >= parallelism;
+        let begins = skipped || self.claim_of(&new, &spec).is_some();
+        self.admit_run(&new, begins)?;
         let key = self.next_key(&new);
         let superseded = match spec.overlap {
             Overlap::CancelRunning => self.make_room(&new, &key, parallelism),
             Overlap::Queue | Overlap::Skip => Vec::new(),
         };
-        let mut entry = new_entry(&new, key.clone(), version, spec, self.runs.len());
+        let mut entry = new_entry(&new, key.clone(), version, spec.clone(), self.next_serial());
         if skipped {
             complete_as_skipped(&mut entry, &new, parallelism);
         }
         let run = entry.run.clone();
-        let claimed = self.claimed_at_once(&new, &run);
+        let claimed = self.claim_of(&new, &spec).filter(|_| run.state == RunState::Pending);
         self.runs.insert(key.clone(), entry);
         self.record_insert(&new, &run);
         self.record_superseded(&superseded, &new, &key);
@@ -49,19 +51,14 @@ impl State {
     }
 
     /// The claim that comes with a new run, if the run need not wait.
-    fn claimed_at_once(&self, new: &NewRun, run: &Run) -> Option<Claim> {
+    fn claim_of(&self, new: &NewRun, spec: &PipelineSpec) -> Option<Claim> {
         let waits = |entry: &RunEntry| entry.run.state == RunState::Pending && entry.run.cancel.is_none();
-        let free = run.state == RunState::Pending
-            && new.retry_of.is_none()
+        let running = || self.running(&new.namespace, &new.pipeline);
+        let free = new.retry_of.is_none()
             && !self.active_runs(&new.namespace, &new.pipeline).any(waits)
-            && self.has_room(&run.key, run.version);
+            && spec.parallelism.is_none_or(|limit| running() < limit as usize)
+            && self.may_run_one_more(&new.namespace);
         new.claim.clone().filter(|claim| free && self.held(&claim.owner) < claim.most)
-    }
-
-    fn has_room(&self, key: &RunKey, version: Version) -> bool {
-        let pipeline = &self.pipelines[&(key.namespace.clone(), key.pipeline.clone())];
-        let spec = &pipeline.versions[usize::try_from(version.0).unwrap_or(usize::MAX) - 1];
-        spec.parallelism.is_none_or(|limit| self.running(key) < limit as usize)
     }
 
     /// The run that the idempotency key made before.

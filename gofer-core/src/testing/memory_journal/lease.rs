@@ -7,6 +7,7 @@ use super::state::{ENGINE, Holder, RunEntry, State};
 use crate::event::EventDetails;
 use crate::id::{NamespaceId, PipelineId, RunKey};
 use crate::journal::{ClaimLimit, Lease};
+use crate::quota::QuotaKind;
 use crate::run::RunState;
 use crate::time::Timestamp;
 
@@ -69,7 +70,11 @@ impl State {
                 let limit = self.runs.get(key).and_then(|entry| entry.spec.parallelism);
                 limit.is_none_or(|limit| running(key) < limit as usize)
             };
-            let may = waiting.iter().enumerate().filter(|(_, key)| has_room(key));
+            let within_quota = |key: &RunKey| {
+                let running = of_namespace.get(&key.namespace).copied().unwrap_or(0);
+                (running as u64) < self.limit(&key.namespace, QuotaKind::ActiveRuns)
+            };
+            let may = waiting.iter().enumerate().filter(|(_, key)| has_room(key) && within_quota(key));
             let turn = |key: &RunKey| (of_namespace.get(&key.namespace).copied().unwrap_or(0), running(key));
             // Of equals the first is taken, which is the oldest.
             let Some((at, _)) = may.min_by_key(|(_, key)| turn(key)) else { break };
@@ -121,6 +126,7 @@ impl State {
     }
 
     pub(super) fn release(&mut self, owner: &str) {
+        self.servers.remove(owner);
         self.lead.take_if(|holder| holder.owner == owner);
         for entry in self.runs.values_mut() {
             entry.lease.take_if(|holder| holder.owner == owner);

@@ -4,6 +4,7 @@ mod commit;
 mod insert;
 mod lease;
 mod logs;
+mod quota;
 mod retention;
 mod state;
 
@@ -18,10 +19,11 @@ use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::{Event, NewEvent};
 use crate::id::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, SecretPath, TaskId, Version};
 use crate::journal::{
-    ClaimLimit, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
+    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
     RunSnapshot,
 };
 use crate::pipeline::PipelineSpec;
+use crate::quota::QuotaKind;
 use crate::run::{AttemptRecord, CancelRequest, LogState};
 use crate::time::Timestamp;
 use state::State;
@@ -69,6 +71,11 @@ impl MemoryJournal {
     /// Puts the record of a secret, replacing one of the same scope and key.
     pub fn put_secret_record(&self, record: SecretRecord) {
         lock(&self.state).secrets.insert((record.scope.clone(), record.key.clone()), record);
+    }
+
+    /// Gives a namespace a limit of its own.
+    pub fn set_quota(&self, namespace: &NamespaceId, quota: QuotaKind, limit: u64) {
+        lock(&self.state).overrides.entry(namespace.clone()).or_default().insert(quota, limit);
     }
 
     /// Every event.
@@ -128,6 +135,10 @@ impl Journal for MemoryJournal {
 
     async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
         Ok(lock(&self.state).lead(owner, now, ttl))
+    }
+
+    async fn heartbeat(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<Cluster, JournalError> {
+        Ok(lock(&self.state).heartbeat(owner, now, ttl))
     }
 
     async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {

@@ -14,6 +14,7 @@ use crate::id::{
 };
 use crate::journal::{Hint, JournalError, RunSnapshot};
 use crate::pipeline::PipelineSpec;
+use crate::quota::QuotaOverrides;
 use crate::resource::Resource;
 use crate::run::{AttemptRecord, Run, RunState, TaskRun};
 use crate::time::Timestamp;
@@ -31,6 +32,10 @@ pub(super) struct State {
     pub(super) masks: BTreeMap<RunKey, BTreeMap<SecretPath, u64>>,
     pub(super) events: Vec<Event>,
     pub(super) lead: Option<Holder>,
+    /// Until when each server counts as living.
+    pub(super) servers: BTreeMap<String, Timestamp>,
+    /// The namespaces' own limits.
+    pub(super) overrides: BTreeMap<NamespaceId, QuotaOverrides>,
     followers: Vec<mpsc::Sender<Hint>>,
 }
 
@@ -123,9 +128,14 @@ impl State {
     }
 
     /// How many runs of the pipeline are in state `Running`.
-    pub(super) fn running(&self, key: &RunKey) -> usize {
+    pub(super) fn running(&self, namespace: &NamespaceId, pipeline: &PipelineId) -> usize {
         let running = |entry: &&RunEntry| entry.run.state == RunState::Running;
-        self.active_runs(&key.namespace, &key.pipeline).filter(running).count()
+        self.active_runs(namespace, pipeline).filter(running).count()
+    }
+
+    /// Greater than that of every run there ever was.
+    pub(super) fn next_serial(&self) -> usize {
+        self.pipelines.values().map(|pipeline| usize::try_from(pipeline.last_run).unwrap_or(usize::MAX)).sum()
     }
 
     /// What is committed from now on.
