@@ -5469,7 +5469,8 @@ pub struct Token {
     /// What it may do.
     #[prost(enumeration = "TokenKind", tag = "2")]
     pub kind: i32,
-    /// The namespaces it is limited to; empty for MANAGEMENT and TRIGGER.
+    /// The namespaces it is limited to, without those that were deleted since; one that is made again under the same name is another.
+    /// Empty for MANAGEMENT and TRIGGER.
     #[prost(string, repeated, tag = "3")]
     pub namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// What it is for, for people.
@@ -5499,8 +5500,14 @@ impl ::prost::Name for Token {
     }
 }
 /// Asks for the first management token.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct BootstrapTokenRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct BootstrapTokenRequest {
+    /// What proves the operator: the first line of `bootstrap` in the data directory of a server, or of the file that
+    /// `server.bootstrap_token_file` names. May be empty for a caller with a management token. Redacted wherever the message is printed.
+    #[prost(string, tag = "1")]
+    pub code: ::prost::alloc::string::String,
+}
 impl ::prost::Name for BootstrapTokenRequest {
     const NAME: &'static str = "BootstrapTokenRequest";
     const PACKAGE: &'static str = "gofer.v1";
@@ -5740,7 +5747,8 @@ impl ::prost::Name for WhoAmIRequest {
 /// Who is calling.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WhoAmIResponse {
-    /// The token of this call; absent on a server that asks for none (dev mode).
+    /// The token of this call; `dev` is the server's own, which is in its data directory (dev mode). Absent on a server that asks for
+    /// none (`server.allow_anonymous`).
     #[prost(message, optional, tag = "1")]
     pub token: ::core::option::Option<Token>,
 }
@@ -5889,7 +5897,8 @@ pub mod token_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Makes the first management token, without one. Works once in a server's life; FAILED_PRECONDITION afterwards.
+        /// Makes the first management token, without one, for a caller who knows the bootstrap code. Works once in a server's life;
+        /// FAILED_PRECONDITION afterwards, until `gofer server --reset-bootstrap`. PERMISSION_DENIED for another code.
         pub async fn bootstrap_token(
             &mut self,
             request: impl tonic::IntoRequest<super::BootstrapTokenRequest>,
@@ -5965,7 +5974,8 @@ pub mod token_service_client {
                 .insert(GrpcMethod::new("gofer.v1.TokenService", "ListTokens"));
             self.inner.unary(req, path, codec).await
         }
-        /// Refuses a token from now on. Succeeds when already disabled.
+        /// Refuses a token from now on; within a second every server ends the streams that were opened with it. Succeeds when already
+        /// disabled.
         pub async fn disable_token(
             &mut self,
             request: impl tonic::IntoRequest<super::DisableTokenRequest>,
@@ -6078,7 +6088,8 @@ pub mod token_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with TokenServiceServer.
     #[async_trait]
     pub trait TokenService: std::marker::Send + std::marker::Sync + 'static {
-        /// Makes the first management token, without one. Works once in a server's life; FAILED_PRECONDITION afterwards.
+        /// Makes the first management token, without one, for a caller who knows the bootstrap code. Works once in a server's life;
+        /// FAILED_PRECONDITION afterwards, until `gofer server --reset-bootstrap`. PERMISSION_DENIED for another code.
         async fn bootstrap_token(
             &self,
             request: tonic::Request<super::BootstrapTokenRequest>,
@@ -6103,7 +6114,8 @@ pub mod token_service_server {
             tonic::Response<super::ListTokensResponse>,
             tonic::Status,
         >;
-        /// Refuses a token from now on. Succeeds when already disabled.
+        /// Refuses a token from now on; within a second every server ends the streams that were opened with it. Succeeds when already
+        /// disabled.
         async fn disable_token(
             &self,
             request: tonic::Request<super::DisableTokenRequest>,
@@ -6597,7 +6609,7 @@ pub struct Event {
     /// `ListEventsRequest.types`. Clients must live with types they do not know.
     #[prost(
         oneof = "event::Details",
-        tags = "20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 70, 75, 76"
+        tags = "20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 70, 71, 72, 73, 74, 75, 76, 77"
     )]
     pub details: ::core::option::Option<event::Details>,
 }
@@ -6754,12 +6766,27 @@ pub mod event {
         /// Somebody asked for a command to be run in a running attempt; see TaskRunService.Exec.
         #[prost(message, tag = "70")]
         TaskRunExecRequested(super::TaskRunExecRequested),
+        /// A quota of a namespace was changed.
+        #[prost(message, tag = "71")]
+        NamespaceQuotaUpdated(super::NamespaceQuotaUpdated),
+        /// Old versions of a pipeline were removed by retention.
+        #[prost(message, tag = "72")]
+        PipelineVersionsExpired(super::PipelineVersionsExpired),
+        /// Old runs of a pipeline were removed by retention, with their logs and objects.
+        #[prost(message, tag = "73")]
+        RunsExpired(super::RunsExpired),
+        /// The oldest events were removed by retention.
+        #[prost(message, tag = "74")]
+        EventsExpired(super::EventsExpired),
         /// Somebody was given a URL to an object's bytes; at run level when the event names a run.
         #[prost(message, tag = "75")]
         ObjectUrlIssued(super::ObjectUrlIssued),
         /// A run added a value to mask in its logs; see SecretService.MaskValue.
         #[prost(message, tag = "76")]
         ValueMasked(super::ValueMasked),
+        /// An operator opened bootstrap again: the next right code makes a management token.
+        #[prost(message, tag = "77")]
+        BootstrapReset(super::BootstrapReset),
     }
 }
 impl ::prost::Name for Event {
@@ -6804,6 +6831,26 @@ impl ::prost::Name for NamespaceUpdated {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/gofer.v1.NamespaceUpdated".into()
+    }
+}
+/// A quota of a namespace was changed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NamespaceQuotaUpdated {
+    /// Which; see `Quota.name`.
+    #[prost(string, tag = "1")]
+    pub quota: ::prost::alloc::string::String,
+    /// The namespace's own limit from now on; absent = the default.
+    #[prost(uint64, optional, tag = "2")]
+    pub limit: ::core::option::Option<u64>,
+}
+impl ::prost::Name for NamespaceQuotaUpdated {
+    const NAME: &'static str = "NamespaceQuotaUpdated";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.NamespaceQuotaUpdated".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.NamespaceQuotaUpdated".into()
     }
 }
 /// A namespace was removed.
@@ -7234,6 +7281,63 @@ impl ::prost::Name for RunObjectsExpired {
         "/gofer.v1.RunObjectsExpired".into()
     }
 }
+/// Old versions of a pipeline were removed by retention.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PipelineVersionsExpired {
+    /// How many.
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// The newest of them.
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+}
+impl ::prost::Name for PipelineVersionsExpired {
+    const NAME: &'static str = "PipelineVersionsExpired";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.PipelineVersionsExpired".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.PipelineVersionsExpired".into()
+    }
+}
+/// Old runs of a pipeline were removed by retention, with their logs and objects.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunsExpired {
+    /// How many.
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// The newest of them.
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+}
+impl ::prost::Name for RunsExpired {
+    const NAME: &'static str = "RunsExpired";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.RunsExpired".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.RunsExpired".into()
+    }
+}
+/// The oldest events were removed by retention.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EventsExpired {
+    /// Every event up to this id.
+    #[prost(uint64, tag = "1")]
+    pub up_to: u64,
+}
+impl ::prost::Name for EventsExpired {
+    const NAME: &'static str = "EventsExpired";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.EventsExpired".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.EventsExpired".into()
+    }
+}
 /// A secret was stored; global when the event names no pipeline.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SecretPut {
@@ -7346,6 +7450,19 @@ impl ::prost::Name for TokenDeleted {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/gofer.v1.TokenDeleted".into()
+    }
+}
+/// An operator opened bootstrap again, with `gofer server --reset-bootstrap`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BootstrapReset {}
+impl ::prost::Name for BootstrapReset {
+    const NAME: &'static str = "BootstrapReset";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.BootstrapReset".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.BootstrapReset".into()
     }
 }
 /// The log of an attempt is in the object store, whole and final.
@@ -7935,8 +8052,8 @@ pub mod event_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// The events after a cursor, then every new one, in order of their ids, until the caller leaves. After a cut, call
-        /// again with the id of the last event that arrived. OUT_OF_RANGE when retention has removed
-        /// events after the cursor.
+        /// again with the id of the last event that arrived. OUT_OF_RANGE (`EVENTS_EXPIRED`) when retention has removed
+        /// events after the cursor; 0 is no cursor, and begins with the oldest event that is kept.
         pub async fn follow_events(
             &mut self,
             request: impl tonic::IntoRequest<super::FollowEventsRequest>,
@@ -7992,8 +8109,8 @@ pub mod event_service_server {
             + std::marker::Send
             + 'static;
         /// The events after a cursor, then every new one, in order of their ids, until the caller leaves. After a cut, call
-        /// again with the id of the last event that arrived. OUT_OF_RANGE when retention has removed
-        /// events after the cursor.
+        /// again with the id of the last event that arrived. OUT_OF_RANGE (`EVENTS_EXPIRED`) when retention has removed
+        /// events after the cursor; 0 is no cursor, and begins with the oldest event that is kept.
         async fn follow_events(
             &self,
             request: tonic::Request<super::FollowEventsRequest>,
@@ -8643,11 +8760,14 @@ impl ::prost::Name for GetNamespaceRequest {
     }
 }
 /// One namespace.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetNamespaceResponse {
     /// The namespace.
     #[prost(message, optional, tag = "1")]
     pub namespace: ::core::option::Option<Namespace>,
+    /// Its quotas, always in the same order.
+    #[prost(message, repeated, tag = "2")]
+    pub quotas: ::prost::alloc::vec::Vec<Quota>,
 }
 impl ::prost::Name for GetNamespaceResponse {
     const NAME: &'static str = "GetNamespaceResponse";
@@ -8657,6 +8777,82 @@ impl ::prost::Name for GetNamespaceResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/gofer.v1.GetNamespaceResponse".into()
+    }
+}
+/// How much of something a namespace may use, and uses. What would use more is refused with RESOURCE_EXHAUSTED
+/// (`QUOTA_EXCEEDED`; its metadata names `quota`, `namespace`, `limit`, `used` and `wanted`), or waits, as `description` says.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Quota {
+    /// Which, such as `object_bytes`: the name in the server's configuration and on the command line.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What it is a number of, such as `bytes` or `runs`.
+    #[prost(string, tag = "2")]
+    pub unit: ::prost::alloc::string::String,
+    /// How much the namespace may use.
+    #[prost(uint64, tag = "3")]
+    pub limit: u64,
+    /// Whether the limit is the namespace's own, and not the server's default.
+    #[prost(bool, tag = "4")]
+    pub overridden: bool,
+    /// How much it uses now.
+    #[prost(uint64, tag = "5")]
+    pub used: u64,
+    /// What it limits, for people.
+    #[prost(string, tag = "6")]
+    pub description: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Quota {
+    const NAME: &'static str = "Quota";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.Quota".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.Quota".into()
+    }
+}
+/// Asks for a namespace's quotas to be changed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateNamespaceQuotasRequest {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The limits it has of its own from now on, by the quotas' names; each at most 2^63 - 1.
+    #[prost(btree_map = "string, uint64", tag = "2")]
+    pub limits: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
+    /// Names of quotas whose default counts again.
+    #[prost(string, repeated, tag = "3")]
+    pub defaults: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for UpdateNamespaceQuotasRequest {
+    const NAME: &'static str = "UpdateNamespaceQuotasRequest";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.UpdateNamespaceQuotasRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.UpdateNamespaceQuotasRequest".into()
+    }
+}
+/// The namespace after the change.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateNamespaceQuotasResponse {
+    /// Its quotas, always in the same order.
+    #[prost(message, repeated, tag = "1")]
+    pub quotas: ::prost::alloc::vec::Vec<Quota>,
+}
+impl ::prost::Name for UpdateNamespaceQuotasResponse {
+    const NAME: &'static str = "UpdateNamespaceQuotasResponse";
+    const PACKAGE: &'static str = "gofer.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gofer.v1.UpdateNamespaceQuotasResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gofer.v1.UpdateNamespaceQuotasResponse".into()
     }
 }
 /// Asks for a page of namespaces.
@@ -8885,7 +9081,7 @@ pub mod namespace_service_client {
                 .insert(GrpcMethod::new("gofer.v1.NamespaceService", "CreateNamespace"));
             self.inner.unary(req, path, codec).await
         }
-        /// One namespace.
+        /// One namespace, with its quotas and their use.
         pub async fn get_namespace(
             &mut self,
             request: impl tonic::IntoRequest<super::GetNamespaceRequest>,
@@ -8960,6 +9156,34 @@ pub mod namespace_service_client {
                 .insert(GrpcMethod::new("gofer.v1.NamespaceService", "UpdateNamespace"));
             self.inner.unary(req, path, codec).await
         }
+        /// Gives a namespace limits of its own, or the defaults again. Quotas that are not named stay as they are. What a namespace
+        /// has beyond a limit that is lowered it keeps.
+        pub async fn update_namespace_quotas(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateNamespaceQuotasRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdateNamespaceQuotasResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/gofer.v1.NamespaceService/UpdateNamespaceQuotas",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("gofer.v1.NamespaceService", "UpdateNamespaceQuotas"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// Removes a namespace. FAILED_PRECONDITION while it owns a pipeline, and always for `default`.
         pub async fn delete_namespace(
             &mut self,
@@ -9009,7 +9233,7 @@ pub mod namespace_service_server {
             tonic::Response<super::CreateNamespaceResponse>,
             tonic::Status,
         >;
-        /// One namespace.
+        /// One namespace, with its quotas and their use.
         async fn get_namespace(
             &self,
             request: tonic::Request<super::GetNamespaceRequest>,
@@ -9031,6 +9255,15 @@ pub mod namespace_service_server {
             request: tonic::Request<super::UpdateNamespaceRequest>,
         ) -> std::result::Result<
             tonic::Response<super::UpdateNamespaceResponse>,
+            tonic::Status,
+        >;
+        /// Gives a namespace limits of its own, or the defaults again. Quotas that are not named stay as they are. What a namespace
+        /// has beyond a limit that is lowered it keeps.
+        async fn update_namespace_quotas(
+            &self,
+            request: tonic::Request<super::UpdateNamespaceQuotasRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdateNamespaceQuotasResponse>,
             tonic::Status,
         >;
         /// Removes a namespace. FAILED_PRECONDITION while it owns a pipeline, and always for `default`.
@@ -9289,6 +9522,55 @@ pub mod namespace_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = UpdateNamespaceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/gofer.v1.NamespaceService/UpdateNamespaceQuotas" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateNamespaceQuotasSvc<T: NamespaceService>(pub Arc<T>);
+                    impl<
+                        T: NamespaceService,
+                    > tonic::server::UnaryService<super::UpdateNamespaceQuotasRequest>
+                    for UpdateNamespaceQuotasSvc<T> {
+                        type Response = super::UpdateNamespaceQuotasResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpdateNamespaceQuotasRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NamespaceService>::update_namespace_quotas(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateNamespaceQuotasSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -11731,7 +12013,7 @@ pub struct GetSystemInfoResponse {
     /// When this process began to serve.
     #[prost(message, optional, tag = "4")]
     pub started_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// Whether it runs without tokens and TLS, on loopback only.
+    /// Whether it makes a token of its own at each start, which is in its data directory; on loopback only.
     #[prost(bool, tag = "5")]
     pub dev_mode: bool,
     /// The backends, one per kind.
@@ -11775,7 +12057,8 @@ pub struct Backend {
     /// Whether its last check succeeded.
     #[prost(bool, tag = "3")]
     pub ok: bool,
-    /// What the check said: the error, or a few words such as the product's version. Never a credential.
+    /// What the check said: the error, or a few words such as the product's version. Never a credential. It may name paths and processes
+    /// of the server's machine, and is empty for callers without a management token.
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
     /// When it was last checked; absent = never.
