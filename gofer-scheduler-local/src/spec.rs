@@ -113,10 +113,11 @@ fn environment(
         env.push(assignment(name, value.as_bytes()));
     }
     let mut path = None;
+    let is_users = |name: &str| home.is_some() && USERS.contains(&name);
     for (name, value) in &base.passed {
         if name == "PATH" {
             path = Some(value.clone());
-        } else if !spec.env.contains_key(name) && !(home.is_some() && USERS.contains(&name.as_str())) {
+        } else if !spec.env.contains_key(name) && !is_users(name) {
             env.push(assignment(name, value.as_bytes()));
         }
     }

@@ -90,21 +90,6 @@ async fn the_warden_outlives_its_server_for_what_its_supervisors_leave() {
     assert_eq!(ended(local.scheduler(), &id("escape")).await, ExecutionState::Lost);
 }
 
-#[tokio::test]
-async fn a_cancel_after_the_supervisor_was_killed_leaves_nothing() {
-    let local = Local::open_with(|config| config.landlock = LandlockMode::Off).await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let pids = dir.path().join("pids");
-    let scheduler = local.scheduler();
-    scheduler.start(&id("escape"), &script(ESCAPE, [pids.to_str().expect("UTF-8")])).await.expect("start");
-    scheduler.stop(&id("escape"), Duration::from_secs(600)).await.expect("stop");
-    let end = ended(scheduler, &id("escape")).await;
-    assert!(matches!(end, ExecutionState::Lost | ExecutionState::Stopped), "{end:?}");
-    for pid in std::fs::read_to_string(&pids).unwrap_or_default().lines() {
-        is_gone(pid.parse().expect("a number")).await;
-    }
-}
-
 /// In a process of its own, whose umask and limits are others.
 #[test]
 fn modes_and_limits_are_what_they_should_be() {
