@@ -2925,7 +2925,7 @@ pub struct CancelTaskRunRequest {
     /// When true, the execution is killed at once; otherwise it is asked to end and killed after the grace period.
     #[prost(bool, tag = "5")]
     pub force: bool,
-    /// Why, for the event; at most 1 KiB; may be empty.
+    /// Why, for the event; at most 1 KiB, without control characters but line breaks and tabs; may be empty.
     #[prost(string, tag = "6")]
     pub reason: ::prost::alloc::string::String,
 }
@@ -5541,7 +5541,7 @@ pub struct CreateTokenRequest {
     /// The namespaces a CLIENT token is limited to, 1 to 1000, all existing; must be empty for MANAGEMENT.
     #[prost(string, repeated, tag = "2")]
     pub namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// What it is for, for people; at most 1 KiB; may be empty.
+    /// What it is for, for people; at most 1 KiB, without control characters but line breaks and tabs; may be empty.
     #[prost(string, tag = "3")]
     pub description: ::prost::alloc::string::String,
     /// How long it is accepted, 1 minute to 10 years; absent = for ever.
@@ -8562,7 +8562,7 @@ pub struct Namespace {
     /// Its id: `[a-z0-9](\[a-z0-9_-\]*[a-z0-9])?`, 1 to 64 characters.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// What it is for, for people; at most 4 KiB.
+    /// What it is for, for people; at most 4 KiB, without control characters but line breaks and tabs.
     #[prost(string, tag = "2")]
     pub description: ::prost::alloc::string::String,
     /// When it was made.
@@ -8588,7 +8588,7 @@ pub struct CreateNamespaceRequest {
     /// Its id; see `Namespace.id`.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// What it is for; at most 4 KiB; may be empty.
+    /// What it is for; at most 4 KiB, without control characters but line breaks and tabs; may be empty.
     #[prost(string, tag = "2")]
     pub description: ::prost::alloc::string::String,
 }
@@ -8699,7 +8699,7 @@ pub struct UpdateNamespaceRequest {
     /// Its id; cannot be changed.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// The new description; at most 4 KiB.
+    /// The new description, as at the creation.
     #[prost(string, tag = "2")]
     pub description: ::prost::alloc::string::String,
 }
