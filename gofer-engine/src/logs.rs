@@ -313,6 +313,7 @@ impl Masking {
             }
             let next = self.source.next().await;
             if let Err(error) = self.add().await {
+                self.ended = true;
                 return Some(Err(error));
             }
             match next {

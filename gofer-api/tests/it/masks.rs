@@ -114,7 +114,7 @@ async fn what_cannot_be_masked_is_refused_without_repeating_it(server: TestServe
     assert_refused(run.secrets().mask_value(value("value-100")).await, Code::ResourceExhausted, "TOO_MANY_MASKS");
     run.secrets().mask_value(value("value-99")).await.unwrap();
     let stranger = server.anybody().secrets().mask_value(value("value-1")).await;
-    assert_refused(stranger, Code::PermissionDenied, "PERMISSION_DENIED");
+    assert_refused(stranger, Code::PermissionDenied, "FORBIDDEN");
     open(&server).await;
     server.anybody().finished("ci", 1).await;
     assert!(run.secrets().mask_value(value("late")).await.is_err(), "the run is over");

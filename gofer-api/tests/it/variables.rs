@@ -10,7 +10,7 @@ on_each_database!(
     a_runs_value_is_text_whatever_it_looks_like,
     a_pipeline_may_take_templates_from_a_run,
     names_that_choose_code_are_refused_unless_listed,
-    a_repeated_run_is_judged_as_a_new_one,
+    a_repeated_run_is_judged_by_its_own_version,
 );
 
 async fn start(clients: &Clients, variables: &[(&str, &str)]) -> Result<v1::Run, Status> {
@@ -82,14 +82,13 @@ async fn names_that_choose_code_are_refused_unless_listed(server: TestServer) {
     assert_invalid(refused, &["run_variables[1].name", "listed once", "run_variables[2].name", "`GOFER_`"]);
 }
 
-/// Its version may be newer than its rules: a run of the version before this one could set anything.
-async fn a_repeated_run_is_judged_as_a_new_one(server: TestServer) {
+/// A repetition is of the same version: what that lists counts, and not what the latest one does.
+async fn a_repeated_run_is_judged_by_its_own_version(server: TestServer) {
     let clients = server.anybody();
     clients.register(showing("A", vec![listed("PATH", false), listed("A", false)])).await;
     let path = std::env::var("PATH").unwrap();
     start(&clients, &[("PATH", &path), ("A", "1")]).await.unwrap();
     assert_eq!(shown(&clients, 1).await, "1");
-    // The same version, so the same list.
     clients.register(showing("A", vec![listed("B", false)])).await;
     let retry = v1::RetryRunRequest { namespace: "default".into(), pipeline: "ci".into(), run: 1, from_failed: false };
     let again = clients.runs().retry_run(retry).await.unwrap().into_inner().run.unwrap();

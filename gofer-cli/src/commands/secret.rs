@@ -60,7 +60,8 @@ Examples:
     /// `***` wherever the logs of the run are read, in their common encodings, too. Call it before the value is printed: what somebody has
     /// read cannot be taken back. It takes the run's own token, GOFER_API_TOKEN, which every task has; up to 100 values a run.
     #[command(after_help = "\
-Examples, in a task:
+Examples:
+  gofer secret mask < token.txt
   printf %s \"$token\" | gofer secret mask
   aws ecr get-login-password | tee login | gofer secret mask")]
     Mask {

@@ -90,6 +90,7 @@ pub(crate) async fn keeps_to_terms(store: &dyn ObjectStore) -> Option<[u8; 32]> 
     let terms = UploadTerms { if_absent: true, sha256: Some(sum), size_bytes: Some(body.len() as u64) };
     let presigned = store.presign(&key("terms"), Access::Put(terms), MINUTE).await.expect("presign").expect("a URL");
     assert_eq!(presigned.headers.len(), 2, "{presigned:?}");
+    assert!(text(&presigned).contains("content-length"), "the length is signed");
     let send = async |headers: &[(String, String)], body: &'static str| {
         let mut request = client.put(text(&presigned)).body(body);
         for (name, value) in headers {
@@ -122,6 +123,18 @@ pub(crate) async fn keeps_to_terms(store: &dyn ObjectStore) -> Option<[u8; 32]> 
     let told = store.head(&key("terms")).await.expect("head").sha256;
     assert!(told.is_none_or(|told| told == sum), "{told:?}");
     told
+}
+
+/// The length alone, as a real store judges it; the fake knows no signatures.
+pub(crate) async fn keeps_to_the_length(store: &dyn ObjectStore) {
+    let client = crate::support::plain_client();
+    let terms = UploadTerms { if_absent: false, sha256: None, size_bytes: Some(8) };
+    let presigned = store.presign(&key("length"), Access::Put(terms), MINUTE).await.expect("presign").expect("a URL");
+    for (body, status) in [("declared more", 403), ("less", 403), ("", 403), ("declared", 200)] {
+        let answer = client.put(text(&presigned)).body(body).send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{} bytes", body.len());
+    }
+    assert_eq!(content(store, "length").await, "declared");
 }
 
 #[tokio::test]

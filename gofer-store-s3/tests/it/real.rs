@@ -62,6 +62,7 @@ mod suite {
 async fn a_plain_client_puts_and_gets_with_urls() {
     let Some(real) = real().await else { return };
     crate::presigned::put_and_get(&real.store).await;
+    crate::presigned::keeps_to_the_length(&real.store).await;
     let told = crate::presigned::keeps_to_terms(&real.store).await;
     println!("the store tells a checksum: {}", told.is_some());
 }
