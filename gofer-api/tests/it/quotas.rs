@@ -40,10 +40,14 @@ async fn run(clients: &Clients, namespace: &str, run: u64) -> v1::GetRunResponse
     clients.runs().get_run(request).await.unwrap().into_inner()
 }
 
-/// The number of the namespace's newest run.
-async fn newest(clients: &Clients, namespace: &str) -> u64 {
-    let request = v1::ListRunsRequest { namespace: namespace.into(), ..Default::default() };
-    clients.runs().list_runs(request).await.unwrap().into_inner().runs[0].run
+/// Waits until the task of this run of `red` says that it waits for this.
+async fn says(clients: &Clients, number: u64, text: &str) {
+    eventually("it is said what is waited for", || async {
+        let found = run(clients, "red", number).await;
+        let why = found.task_runs[0].reason.clone().unwrap_or_default().message;
+        if why.contains(text) { Ok(()) } else { Err(why) }
+    })
+    .await;
 }
 
 async fn kill_all(clients: &Clients, namespace: &str, runs: u64) {
@@ -65,15 +69,19 @@ async fn one_namespace_leaves_places_for_another() {
     let clients = server.anybody();
     namespace(&clients, "red", "exec sleep 600").await;
     namespace(&clients, "blue", "true").await;
-    // Until the server knows that there are two namespaces.
-    set(&clients, "red", "executions", 1_000).await;
-    eventually("red fills its part of the server", || async {
+    // When it says this, the server also knows that there are two namespaces.
+    set(&clients, "red", "executions", 1).await;
+    for _ in 0..2 {
         start(&clients, "red").await.unwrap();
-        let found = run(&clients, "red", newest(&clients, "red").await.max(16) - 1).await;
-        let why = found.task_runs.first().and_then(|task| task.reason.clone()).unwrap_or_default().message;
-        if why.contains("kept for namespaces with fewer") { Ok(()) } else { Err(why) }
-    })
-    .await;
+    }
+    says(&clients, 2, "waiting: 1 of 1 executions of namespace red in flight on this server (quota `executions`)")
+        .await;
+    set(&clients, "red", "executions", 1_000).await;
+    for _ in 0..14 {
+        start(&clients, "red").await.unwrap();
+    }
+    let kept = "the last 2 of 16 places of this server are kept for namespaces with fewer";
+    says(&clients, 16, kept).await;
 
     let ours = start(&clients, "blue").await.unwrap();
     eventually("the other's run is done", || async {
@@ -81,9 +89,8 @@ async fn one_namespace_leaves_places_for_another() {
         if found.state() == v1::RunState::Complete { Ok(()) } else { Err(found) }
     })
     .await;
-    let red = used(&clients, "red", "active_runs").await.used;
-    assert!(red > 14, "none of red's {red} runs had to end for it");
-    kill_all(&clients, "red", newest(&clients, "red").await).await;
+    assert_eq!(used(&clients, "red", "active_runs").await.used, 16, "none of red's runs had to end for it");
+    kill_all(&clients, "red", 16).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
