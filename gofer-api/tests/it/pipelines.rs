@@ -185,8 +185,8 @@ async fn bad_specs_are_refused_by_field_and_rule(server: TestServer) {
     assert_invalid(clients.try_register(spaces).await, &words);
 
     let mut huge = ci();
-    huge.tasks[0].variables.insert("BIG".into(), "x".repeat(10 * 1024 * 1024));
-    let words = ["spec.tasks[build].variables[BIG]", "10485760 bytes", "at most 65536 bytes"];
+    huge.tasks[0].variables.insert("BIG".into(), "x".repeat(3 * 1024 * 1024));
+    let words = ["spec.tasks[build].variables[BIG]", "3145728 bytes", "at most 65536 bytes"];
     assert_invalid(clients.try_register(huge).await, &words);
 
     let mut nothing = ci();
