@@ -86,6 +86,11 @@ impl Failure {
         self
     }
 
+    /// Whether the server refuses who calls, not what is asked for.
+    pub(crate) fn lacks_token(&self) -> bool {
+        self.lacks_token
+    }
+
     /// Says what was looked for in place of a token that the server misses.
     pub(crate) fn without_token(mut self, sought: &str) -> Self {
         if self.lacks_token {

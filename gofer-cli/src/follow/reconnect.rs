@@ -21,6 +21,8 @@ pub(crate) struct Patience {
     opened_at: Option<Instant>,
     cut_at: Option<Instant>,
     delay: Duration,
+    /// Refused once for the token, since something has come.
+    refused: bool,
 }
 
 /// What to do after a cut.
@@ -34,7 +36,7 @@ pub(crate) struct Pause {
 
 impl Patience {
     pub(crate) fn new(contact: &Contact) -> Self {
-        Self { contact: contact.clone(), opened_at: None, cut_at: None, delay: FIRST_DELAY }
+        Self { contact: contact.clone(), opened_at: None, cut_at: None, delay: FIRST_DELAY, refused: false }
     }
 
     /// The stream is open, though nothing has come yet.
@@ -45,6 +47,7 @@ impl Patience {
     /// Something has come.
     pub(crate) fn progress(&mut self) {
         self.cut_at = None;
+        self.refused = false;
     }
 
     /// The stream was cut.
@@ -52,7 +55,10 @@ impl Patience {
     /// # Errors
     /// The cut's own failure when trying again is no use: the server refused, has never answered, or is gone for long.
     pub(crate) fn after(&mut self, cut: Failure) -> Result<Pause, Failure> {
-        if cut.exit != Exit::Unreachable || !self.contact.is_made() {
+        // A server that is started again makes another token. A call that read the old one just before is refused, and the next one
+        // reads the new one.
+        let is_of_before = cut.lacks_token() && !std::mem::replace(&mut self.refused, true);
+        if !(cut.exit == Exit::Unreachable || is_of_before) || !self.contact.is_made() {
             return Err(cut);
         }
         if self.opened_at.take().is_some_and(|since| since.elapsed() > PROVEN_AFTER) {
@@ -96,6 +102,15 @@ mod tests {
     #[test]
     fn a_refusal_is_final() {
         assert!(answered().after(Failure::refused("no")).is_err());
+    }
+
+    #[test]
+    fn a_token_is_refused_twice_before_that_is_final() {
+        let refused = || Failure::from(tonic::Status::unauthenticated("not known"));
+        let mut patience = answered();
+        assert!(patience.after(refused()).is_ok() && patience.after(refused()).is_err());
+        patience.progress();
+        assert!(patience.after(refused()).is_ok());
     }
 
     #[test]

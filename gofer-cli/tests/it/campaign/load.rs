@@ -218,5 +218,8 @@ impl Client {
 
 /// Whether the same call may succeed later. A connection that broke is unknown or internal to the client.
 fn may_pass(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal)
+    let is_away =
+        matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal);
+    // The token was read just before another server made its own; the next call reads that.
+    is_away || code == Code::Unauthenticated
 }
