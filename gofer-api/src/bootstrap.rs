@@ -53,7 +53,7 @@ pub(crate) async fn prepare(config: &ServerConfig, addr: &str, db: &Db) -> Resul
 /// What is wrong, for a person: the configuration, a file, or the database (another server has it).
 pub async fn reset_bootstrap(config: ServerConfig) -> Result<String, String> {
     config.validate().map_err(|error| error.to_string())?;
-    make_data_dir(config).map_err(|error| chain(&error))?;
+    make_data_dir(&config).map_err(|error| chain(&error))?;
     let own = operators_code(&config).map_err(|error| chain(&error))?;
     let code = own.clone().unwrap_or_else(new_code);
     let db = Db::connect(config.resolved_database()).await.map_err(|error| chain(&error))?;
