@@ -21,7 +21,7 @@ const BEGINNING: &[u8] = b"\x0a\x80\x01\x0a\x03abc";
 /// A server that asks for tokens, and a management token.
 async fn guarded() -> (TestServer, String) {
     let server = TestServer::start_with(|config| config.server.auth = AuthMode::On).await;
-    let bootstrap = server.anybody().tokens().bootstrap_token(v1::BootstrapTokenRequest {}).await;
+    let bootstrap = server.anybody().tokens().bootstrap_token(v1::BootstrapTokenRequest::default()).await;
     let token = bootstrap.unwrap().into_inner().secret;
     (server, token)
 }
