@@ -146,7 +146,9 @@ pub(crate) async fn room_for_active(
     newest: i64,
 ) -> Result<Option<ActiveRoom>, DbError> {
     let limit = limits.get(QuotaKind::ActiveRuns);
-    if is_far(book.unfinished_at_most(namespace, newest), limit) {
+    // One more than those that are there: the run that asks may not be inserted yet.
+    let bound = book.unfinished_at_most(namespace, newest).map(|bound| bound.saturating_add(1));
+    if is_far(bound, limit) {
         return Ok(None);
     }
     engine::lock_quotas(c, namespace).await?;
