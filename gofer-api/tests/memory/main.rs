@@ -155,16 +155,15 @@ async fn no_request_takes_more_than_a_connection_may() {
             }
         }
     }
-    assert!(tried > 80, "{tried} messages");
+    assert!(tried > 60, "{tried} messages");
 }
 
-/// Lists and maps, and messages again and again, each where it is first found; of a request that has none, a text. Numbers
-/// that replace each other are nothing.
+/// Lists and maps, each where it is first found; of a request that has none, its first field again and again. Numbers that
+/// replace each other are nothing.
 fn worth_trying<'a>(found: &'a [Place], seen: &mut HashSet<String>) -> Vec<&'a Place> {
     let in_a_map = |place: &Place| place.iter().rev().skip(1).any(FieldDescriptor::is_map);
-    let grows = |field: &FieldDescriptor| field.is_list() || field.is_map() || matches!(field.kind(), Kind::Message(_));
-    let mut wanted: Vec<&Place> =
-        found.iter().filter(|place| !in_a_map(place) && grows(&place[place.len() - 1])).collect();
+    let grows = |place: &Place| place.last().is_some_and(|field| field.is_list() || field.is_map());
+    let mut wanted: Vec<&Place> = found.iter().filter(|place| !in_a_map(place) && grows(place)).collect();
     wanted.retain(|place| seen.insert(place[place.len() - 1].full_name().to_owned()));
     if wanted.is_empty() {
         wanted.extend(found.first());
