@@ -4,13 +4,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gofer_api::config::{SecretsBackend, ServerConfig};
 use gofer_proto::v1;
 use gofer_proto::v1::put_object_request::Part;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
@@ -250,68 +247,4 @@ async fn the_end_of_a_run_ends_what_its_token_has_open(server: TestServer) {
     manager.kill("ci", 1).await;
     streams.all_end("TOKEN_UNKNOWN").await;
     manager.kill("ci", 2).await;
-}
-
-/// Lets a client of Vault log in, and answers nothing else.
-async fn hold(mut connection: TcpStream, reached: mpsc::UnboundedSender<()>) {
-    let mut request = vec![0; 1 << 16];
-    while let Ok(length @ 1..) = connection.read(&mut request).await {
-        if request[..length].starts_with(b"GET /v1/auth/token/lookup-self") {
-            let body = r#"{"data":{"ttl":0,"creation_ttl":0,"renewable":false,"id":"x","policies":[]}}"#;
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-            connection.write_all(answer.as_bytes()).await.unwrap();
-        } else {
-            let _ = reached.send(());
-        }
-    }
-}
-
-/// The secret store takes the request and never answers; whoever puts secrets meanwhile holds up nobody who revokes.
-#[tokio::test(flavor = "multi_thread")]
-async fn revocation_waits_for_no_tenant_and_no_backend() {
-    let hole = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = hole.local_addr().unwrap();
-    let (reached, mut puts) = mpsc::unbounded_channel();
-    let holding = tokio::spawn(async move {
-        let mut held = JoinSet::new();
-        loop {
-            let (connection, _) = hole.accept().await.unwrap();
-            held.spawn(hold(connection, reached.clone()));
-        }
-    });
-    let vault = |config: &mut ServerConfig| {
-        config.secrets.backend = SecretsBackend::Vault;
-        config.secrets.vault.attempts = 1;
-        config.secrets.vault.address = format!("http://{addr}");
-        config.secrets.vault.auth = toml::from_str("method = \"token\"\ntoken = \"x\"").unwrap();
-    };
-    let server = TestServer::start_with(vault).await;
-    let manager = server.anybody();
-    manager.register(pipeline("ci", vec![shell("t", "true")])).await;
-    let tenant = create(&manager, v1::TokenKind::Client, &["default"]).await;
-    let flood: Vec<_> = (0..64)
-        .map(|number| {
-            let mut secrets = server.with_token(&tenant.secret).secrets();
-            let pipeline = v1::PipelineScope { namespace: "default".into(), pipeline: "ci".into() };
-            let scope = v1::SecretScope { scope: Some(v1::secret_scope::Scope::PipelineScope(pipeline)) };
-            let key = format!("k{}", number % 4);
-            let request = v1::PutSecretRequest { scope: Some(scope), key, value: "v".into(), ..Default::default() };
-            tokio::spawn(async move { secrets.put_secret(request).await.map(drop) })
-        })
-        .collect();
-    puts.recv().await.expect("the store is asked");
-
-    let other = create(&manager, v1::TokenKind::Management, &[]).await.token.unwrap().id;
-    let spare = create(&manager, v1::TokenKind::Management, &[]).await;
-    let id = tenant.token.unwrap().id;
-    manager.tokens().disable_token(v1::DisableTokenRequest { id: other.clone() }).await.unwrap();
-    manager.tokens().delete_token(v1::DeleteTokenRequest { id: other }).await.unwrap();
-    manager.tokens().delete_token(v1::DeleteTokenRequest { id }).await.unwrap();
-    assert_eq!(flood.iter().filter(|put| put.is_finished()).count(), 0, "every put still waits for the store");
-    drop(spare);
-    // Its connections are reset: the puts fail.
-    holding.abort();
-    for put in flood {
-        assert!(put.await.unwrap().is_err());
-    }
 }

@@ -175,7 +175,7 @@ fn worth_trying<'a>(found: &'a [Place], seen: &mut HashSet<String>) -> Vec<&'a P
 async fn halves_of_messages_take_no_more_than_a_connection_may() {
     let _alone = alone().await;
     let server = TestServer::start_with(|config| config.server.auth = AuthMode::On).await;
-    let bootstrap = server.anybody().tokens().bootstrap_token(v1::BootstrapTokenRequest {}).await;
+    let bootstrap = server.anybody().tokens().bootstrap_token(v1::BootstrapTokenRequest::default()).await;
     let token = bootstrap.unwrap().into_inner().secret;
     let addr = server.server().addr();
     let most = bytes::Bytes::from(vec![0x1a; MESSAGE_BYTES - 1]);
@@ -278,7 +278,7 @@ async fn thousands_of_idle_connections_hold_nobody_up() {
         config.limits.idle_timeout = Duration::from_secs(5);
     })
     .await;
-    let bootstrap = server.anybody().tokens().bootstrap_token(v1::BootstrapTokenRequest {}).await;
+    let bootstrap = server.anybody().tokens().bootstrap_token(v1::BootstrapTokenRequest::default()).await;
     let token = bootstrap.unwrap().into_inner().secret;
     let addr = server.server().addr();
     let growth = Growth::begin();
