@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod auth;
-mod boundary;
 mod bootstrap;
+mod boundary;
 mod call;
 mod changes;
 mod check;

@@ -113,8 +113,18 @@ impl<'a> Request<'a> {
         if argv.is_empty() {
             return None;
         }
-        let launch =
-            Launch { live, dir, working_dir, service, separate_output, max_log_bytes, free_disk_min, timeout, cgroup, confinement };
+        let launch = Launch {
+            live,
+            dir,
+            working_dir,
+            service,
+            separate_output,
+            max_log_bytes,
+            free_disk_min,
+            timeout,
+            cgroup,
+            confinement,
+        };
         Some(Self { launch, argv: argv.to_vec(), env: env.to_vec() })
     }
 }

@@ -18,11 +18,9 @@ pub(super) fn check(caller: &Caller) -> Result<(), ApiError> {
         Identity::Client { namespaces, .. } => {
             namespaces.first().map_or(Target::Installation, |own| Target::Namespace(own.as_str()))
         }
-        Identity::Anonymous
-        | Identity::Anybody
-        | Identity::Dev
-        | Identity::Management(_)
-        | Identity::Execution(_) => Target::Installation,
+        Identity::Anonymous | Identity::Anybody | Identity::Dev | Identity::Management(_) | Identity::Execution(_) => {
+            Target::Installation
+        }
     };
     if permissions::check(*rule, identity, all_that_a_token_may_have).is_ok() {
         return Ok(());

@@ -10,8 +10,8 @@ use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::NewEvent;
 use crate::id::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId};
 use crate::journal::{
-    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
-    RunSnapshot,
+    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    RunMask, RunSnapshot,
 };
 use crate::run::{CancelRequest, LogState};
 use crate::time::Timestamp;

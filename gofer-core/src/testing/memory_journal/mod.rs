@@ -19,8 +19,8 @@ use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::{Event, NewEvent};
 use crate::id::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, SecretPath, TaskId, Version};
 use crate::journal::{
-    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention, RunMask,
-    RunSnapshot,
+    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
+    RunMask, RunSnapshot,
 };
 use crate::pipeline::PipelineSpec;
 use crate::quota::QuotaKind;
