@@ -17,6 +17,7 @@ use gofer_store_local::LocalObjectStore;
 use gofer_store_s3::S3ObjectStore;
 
 /// What the program of a [`Launcher`] runs: the local scheduler's supervisors. And whose end is theirs, too, if anybody's.
+pub(crate) use gofer_scheduler_local::note_limits;
 pub use gofer_scheduler_local::{Owner, close_process, supervisor};
 
 use crate::boundary::Boundary;

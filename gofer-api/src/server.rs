@@ -125,7 +125,7 @@ impl Server {
         make_data_dir(&config)?;
         let certificates = Certificates::load(&config.server.tls)?.map(Arc::new);
         // Tasks get the limits that this process was started with, not those that it gives itself.
-        gofer_scheduler_local::note_limits();
+        compose::note_limits();
         transport::raise_open_files();
         // Before the database: who cannot listen should not take over runs. Connections are refused until everything is there, the
         // token for them included.

@@ -211,7 +211,7 @@ const CLIENT_CERTIFICATE_HINT: &str = "this server asks its clients for a certif
                                        `--client-key FILE`";
 
 /// What to do when somebody is there, but one of the two does not know the other.
-fn certificate_problem(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+pub(crate) fn certificate_problem(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     let mut error = Some(error);
     while let Some(cause) = error {
         let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);

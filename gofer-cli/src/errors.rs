@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::client::certificate_problem;
 use crate::interrupts::Interrupt;
 use crate::output::{printable, printable_lines};
 
@@ -139,10 +140,14 @@ impl From<Status> for Failure {
                 failure.details.extend(violations.iter().map(violation_line));
             }
         }
-        failure.hint = match status.code() {
-            Code::Unavailable if answered => Some(LATER_HINT.to_owned()),
-            code => hint_of(code).map(str::to_owned),
+        // With TLS 1.3 a server refuses a client's certificate only after the handshake, in place of the first answer.
+        let certificate = std::error::Error::source(&status).and_then(certificate_problem);
+        let hint = match status.code() {
+            _ if certificate.is_some() => certificate,
+            Code::Unavailable if answered => Some(LATER_HINT),
+            code => hint_of(code),
         };
+        failure.hint = hint.map(str::to_owned);
         failure
     }
 }

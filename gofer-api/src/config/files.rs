@@ -7,7 +7,7 @@ use figment::Figment;
 use figment::value::{Dict, Value};
 
 /// Keys that name files for everybody to read.
-const PUBLIC: [&str; 2] = ["ca_file", "cert_file"];
+const PUBLIC: [&str; 3] = ["ca_file", "cert_file", "client_ca_file"];
 /// Keys that name files with secrets end like this.
 const FILE: &str = "_file";
 /// Permissions of the group and of others.

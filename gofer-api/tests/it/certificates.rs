@@ -10,6 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tonic::Request;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::harness::{SOON, TestServer, eventually, launcher, test_config};
@@ -79,9 +80,12 @@ async fn connect(addr: SocketAddr, authority: &Authority, client: Option<(String
     endpoint.connect().await.map_err(|error| format!("{error:?}"))
 }
 
-async fn call(channel: &Channel) -> Result<(), String> {
+async fn call(channel: &Channel, server: &TestServer) -> Result<(), String> {
     let mut namespaces = NamespaceServiceClient::new(channel.clone());
-    let answer = namespaces.list_namespaces(v1::ListNamespacesRequest::default()).await;
+    let mut request = Request::new(v1::ListNamespacesRequest::default());
+    let token = format!("Bearer {}", server.own_token().unwrap());
+    request.metadata_mut().insert("authorization", token.parse().unwrap());
+    let answer = namespaces.list_namespaces(request).await;
     answer.map(drop).map_err(|status| format!("{status:?}"))
 }
 
@@ -92,7 +96,7 @@ async fn a_new_certificate_is_served_without_a_restart() {
     let server = files.serve(None).await;
     let addr = server.server().addr();
     let open = connect(addr, &old, None).await.unwrap();
-    call(&open).await.unwrap();
+    call(&open, &server).await.unwrap();
     assert!(connect(addr, &new, None).await.is_err(), "trusted by an authority that has signed nothing yet");
 
     // A pair that does not belong together changes nothing; what comes after it does.
@@ -103,7 +107,7 @@ async fn a_new_certificate_is_served_without_a_restart() {
     files.put("tls.key", &key);
     eventually("the new certificate is served", || connect(addr, &new, None)).await;
     assert!(connect(addr, &old, None).await.is_err(), "the old certificate is still served");
-    call(&open).await.unwrap();
+    call(&open, &server).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,18 +121,18 @@ async fn a_client_needs_a_certificate_where_one_is_asked() {
     // With TLS 1.3 a client hears of the refusal only with the first answer.
     for client in [None, Some(others.sign())] {
         let refused = match connect(addr, &authority, client).await {
-            Ok(channel) => call(&channel).await,
+            Ok(channel) => call(&channel, &server).await,
             Err(error) => Err(error),
         };
         assert!(refused.is_err());
     }
     let channel = connect(addr, &authority, Some(clients.sign())).await.unwrap();
-    call(&channel).await.unwrap();
+    call(&channel, &server).await.unwrap();
 
     // The authority is exchanged like the certificate.
     files.put("clients.crt", &others.pem());
     eventually("the other authority's clients are served", || async {
-        call(&connect(addr, &authority, Some(others.sign())).await?).await
+        call(&connect(addr, &authority, Some(others.sign())).await?, &server).await
     })
     .await;
 }

@@ -74,7 +74,7 @@ fn garbage(real: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_bytes_are_a_fault_of_the_server() {
     let server = TestServer::start().await;
-    let channel = server.channel();
+    let (channel, own) = (server.channel(), server.own_token());
     let mut runner = TestRunner::deterministic();
     let mut calls = Vec::new();
     for method in methods() {
@@ -88,9 +88,9 @@ async fn no_bytes_are_a_fault_of_the_server() {
     assert!(calls.len() > 500);
 
     let outcomes = futures::stream::iter(calls.into_iter().map(|(path, bytes)| {
-        let channel = channel.clone();
+        let (channel, own) = (channel.clone(), own.clone());
         async move {
-            let outcome = raw::call(&channel, &path, None, bytes.clone()).await;
+            let outcome = raw::call(&channel, &path, own.as_deref(), bytes.clone()).await;
             (path, bytes, outcome)
         }
     }));

@@ -55,9 +55,12 @@ impl Http2 {
     }
 
     /// A whole call with an empty message, if the connection still takes one.
-    pub(crate) async fn try_begin(&mut self, path: &str) -> Result<(), h2::Error> {
+    pub(crate) async fn try_begin(&mut self, path: &str, token: Option<&str>) -> Result<(), h2::Error> {
         let mut requests = self.requests.clone().ready().await?;
-        let request = Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
+        let mut request = Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
         let (answer, mut body) = requests.send_request(request.body(()).unwrap(), false)?;
         body.send_data(vec![0; 5].into(), true)?;
         answer.await.map(drop)

@@ -21,8 +21,7 @@ const BEGINNING: &[u8] = b"\x0a\x80\x01\x0a\x03abc";
 /// A server that asks for tokens, and a management token.
 async fn guarded() -> (TestServer, String) {
     let server = TestServer::start_with(|config| config.server.auth = AuthMode::On).await;
-    let bootstrap = server.anybody().tokens().bootstrap_token(v1::BootstrapTokenRequest::default()).await;
-    let token = bootstrap.unwrap().into_inner().secret;
+    let token = server.bootstrap().await.secret;
     (server, token)
 }
 
@@ -33,16 +32,18 @@ async fn half_a_request_is_ended_in_time() {
         config.limits.idle_timeout = Duration::from_secs(1);
     })
     .await;
+    let own = server.own_token();
+    let own = own.as_deref();
     let mut connection = Http2::connect(server.server().addr()).await;
 
     // Nothing, half a prefix, half a message, and a message without the end of the call.
     let path = "/gofer.v1.NamespaceService/GetNamespace";
-    let nothing = connection.begin(path, None).await;
-    let mut prefix = connection.begin(path, None).await;
+    let nothing = connection.begin(path, own).await;
+    let mut prefix = connection.begin(path, own).await;
     prefix.body.send_data(vec![0, 0].into(), false).unwrap();
-    let mut half = connection.begin(path, None).await;
+    let mut half = connection.begin(path, own).await;
     half.send(MIB, BEGINNING);
-    let mut no_end = connection.begin(path, None).await;
+    let mut no_end = connection.begin(path, own).await;
     let message = v1::GetNamespaceRequest { id: "default".into() }.encode_to_vec();
     no_end.send(message.len(), message);
     for call in [nothing, prefix, half, no_end] {
@@ -50,18 +51,18 @@ async fn half_a_request_is_ended_in_time() {
     }
 
     // One message is asked, many are answered.
-    let mut half = connection.begin("/gofer.v1.ObjectService/GetObject", None).await;
+    let mut half = connection.begin("/gofer.v1.ObjectService/GetObject", own).await;
     half.send(1000, BEGINNING);
     half.assert_refused(Code::DeadlineExceeded, "REQUEST_INCOMPLETE").await;
     // Many are asked: each has its time.
     for path in ["/gofer.v1.ObjectService/PutObject", "/gofer.v1.TaskRunService/Exec"] {
-        let mut half = connection.begin(path, None).await;
+        let mut half = connection.begin(path, own).await;
         half.send(1000, BEGINNING);
         let status = tokio::time::timeout(SOON, half.status()).await.expect("an end");
         assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{path}: {status:?}");
     }
     // Reflection takes an error of its caller for an end.
-    let mut half = connection.begin("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None).await;
+    let mut half = connection.begin("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", own).await;
     half.send(1000, BEGINNING);
     let status = tokio::time::timeout(SOON, half.status()).await.expect("an end");
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Ok), "{status:?}");
@@ -142,6 +143,8 @@ async fn what_is_no_grpc_is_refused_over_http2_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_of_anything_are_refused_by_name() {
     let server = TestServer::start().await;
+    let own = server.own_token();
+    let own = own.as_deref();
     let register = "/gofer.v1.PipelineService/RegisterPipeline";
     let in_spec = |spec: Vec<u8>| {
         let mut message = Vec::new();
@@ -157,7 +160,7 @@ async fn too_many_of_anything_are_refused_by_name() {
         .number();
     let mut tasks = in_spec([0x1a, 0x00].repeat(10_001));
     tasks[0] = u8::try_from(field << 3 | 2).unwrap();
-    let refused = raw::call(&server.channel(), register, None, tasks).await;
+    let refused = raw::call(&server.channel(), register, own, tasks).await;
     let (code, reason, text) = crate::harness::refusal(refused);
     assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "REQUEST_TOO_LARGE"), "{text}");
     assert!(text.contains("at most 10000 entries of `PipelineSpec.tasks`; this one has 10001"), "{text}");
@@ -165,7 +168,7 @@ async fn too_many_of_anything_are_refused_by_name() {
     // The same field again is the same message: what it has is added up.
     let mut half = in_spec([0x1a, 0x00].repeat(6_000));
     half[0] = u8::try_from(field << 3 | 2).unwrap();
-    let refused = raw::call(&server.channel(), register, None, half.repeat(2)).await;
+    let refused = raw::call(&server.channel(), register, own, half.repeat(2)).await;
     assert_refused(refused, Code::ResourceExhausted, "REQUEST_TOO_LARGE");
 
     let states = v1::ListRunsRequest { namespace: "default".into(), states: vec![1; 200_001], ..Default::default() };
@@ -214,11 +217,13 @@ async fn connections_without_a_token_make_room() {
     })
     .await;
     let addr = server.server().addr();
+    let own = server.own_token();
+    let own = own.as_deref();
     // One that has called stays, however many come that do not.
     let client = server.anybody();
     client.namespaces().list_namespaces(v1::ListNamespacesRequest::default()).await.unwrap();
     let mut guest = Http2::connect(addr).await;
-    let mut call = guest.begin("/gofer.v1.NamespaceService/ListNamespaces", None).await;
+    let mut call = guest.begin("/gofer.v1.NamespaceService/ListNamespaces", own).await;
     call.body.send_data(vec![0; 5].into(), true).unwrap();
     assert_eq!(call.status().await.code(), Code::Ok);
 
@@ -226,11 +231,11 @@ async fn connections_without_a_token_make_room() {
     for _ in 0..100 {
         strangers.push(silent(addr, b"").await);
     }
-    let mut call = guest.begin("/gofer.v1.NamespaceService/ListNamespaces", None).await;
+    let mut call = guest.begin("/gofer.v1.NamespaceService/ListNamespaces", own).await;
     call.body.send_data(vec![0; 5].into(), true).unwrap();
     assert_eq!(call.status().await.code(), Code::Ok);
     let mut newcomer = Http2::connect(addr).await;
-    let mut call = newcomer.begin("/gofer.v1.NamespaceService/ListNamespaces", None).await;
+    let mut call = newcomer.begin("/gofer.v1.NamespaceService/ListNamespaces", own).await;
     call.body.send_data(vec![0; 5].into(), true).unwrap();
     assert_eq!(call.status().await.code(), Code::Ok);
     let mut rest = Vec::new();
@@ -242,15 +247,17 @@ async fn connections_without_a_token_make_room() {
 async fn an_old_connection_takes_no_new_call_and_ends_none() {
     let server = TestServer::start_with(|config| config.limits.connection_age = Duration::from_secs(10)).await;
     let addr = server.server().addr();
+    let own = server.own_token();
+    let own = own.as_deref();
     let mut connection = Http2::connect(addr).await;
-    let mut follow = connection.begin("/gofer.v1.EventService/FollowEvents", None).await;
+    let mut follow = connection.begin("/gofer.v1.EventService/FollowEvents", own).await;
     follow.body.send_data(vec![0; 5].into(), true).unwrap();
     let mut events = follow.head().await.unwrap().into_body();
     // The answer to a new stream is that the connection goes away.
     eventually("it takes no new call", || {
         let mut connection = connection.clone();
         async move {
-            match connection.try_begin("/gofer.v1.NamespaceService/ListNamespaces").await {
+            match connection.try_begin("/gofer.v1.NamespaceService/ListNamespaces", own).await {
                 Ok(()) => Err("it took one"),
                 Err(_) => Ok(()),
             }

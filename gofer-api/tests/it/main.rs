@@ -23,6 +23,7 @@ mod permissions;
 mod pipelines;
 mod quotas;
 mod raw;
+mod revocation;
 mod runs;
 mod secrets;
 mod several;

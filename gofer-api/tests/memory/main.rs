@@ -128,6 +128,7 @@ fn worst(place: &Place, entry: &[u8]) -> Vec<u8> {
 async fn no_request_takes_more_than_a_connection_may() {
     let _alone = alone().await;
     let server = TestServer::start().await;
+    let own = server.own_token();
     let methods: Vec<MethodDescriptor> = gofer_proto::json::descriptor_pool()
         .services()
         .flat_map(|service| service.methods().collect::<Vec<_>>())
@@ -146,7 +147,7 @@ async fn no_request_takes_more_than_a_connection_may() {
                 let message = worst(place, &entry);
                 assert!(message.len() <= MESSAGE_BYTES, "{} bytes", message.len());
                 let growth = Growth::begin();
-                let answer = raw::call(&server.channel(), &path, None, message).await;
+                let answer = raw::call(&server.channel(), &path, own.as_deref(), message).await;
                 let name = place.iter().map(FieldDescriptor::name).collect::<Vec<_>>().join(".");
                 growth.assert_at_most(CONNECTION_BYTES, &format!("{path} {name}: {answer:?}"));
                 let code = answer.map_or_else(|status| status.code(), |()| Code::Ok);
@@ -175,8 +176,7 @@ fn worth_trying<'a>(found: &'a [Place], seen: &mut HashSet<String>) -> Vec<&'a P
 async fn halves_of_messages_take_no_more_than_a_connection_may() {
     let _alone = alone().await;
     let server = TestServer::start_with(|config| config.server.auth = AuthMode::On).await;
-    let bootstrap = server.anybody().tokens().bootstrap_token(v1::BootstrapTokenRequest::default()).await;
-    let token = bootstrap.unwrap().into_inner().secret;
+    let token = server.bootstrap().await.secret;
     let addr = server.server().addr();
     let most = bytes::Bytes::from(vec![0x1a; MESSAGE_BYTES - 1]);
 
@@ -214,6 +214,7 @@ async fn readers_that_stop_take_no_more_than_a_connection_may_and_end() {
     let _alone = alone().await;
     let server = TestServer::start_with(|config| config.limits.idle_timeout = Duration::from_secs(3)).await;
     let clients = server.anybody();
+    let own = server.own_token();
     clients.register(harness::pipeline("ci", vec![harness::shell("t", "true")])).await;
     let header = v1::PutObjectHeader {
         namespace: "default".into(),
@@ -238,7 +239,7 @@ async fn readers_that_stop_take_no_more_than_a_connection_may_and_end() {
     let mut connection = Http2::connect_with_window(server.server().addr(), 0).await;
     let mut calls = Vec::new();
     for _ in 0..250 {
-        let mut call = connection.begin("/gofer.v1.ObjectService/GetObject", None).await;
+        let mut call = connection.begin("/gofer.v1.ObjectService/GetObject", own.as_deref()).await;
         call.send(message.len(), message.clone());
         call.body.send_data(bytes::Bytes::new(), true).unwrap();
         calls.push(call.head().await.unwrap().into_body());
@@ -278,8 +279,7 @@ async fn thousands_of_idle_connections_hold_nobody_up() {
         config.limits.idle_timeout = Duration::from_secs(5);
     })
     .await;
-    let bootstrap = server.anybody().tokens().bootstrap_token(v1::BootstrapTokenRequest::default()).await;
-    let token = bootstrap.unwrap().into_inner().secret;
+    let token = server.bootstrap().await.secret;
     let addr = server.server().addr();
     let growth = Growth::begin();
 

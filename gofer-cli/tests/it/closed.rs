@@ -22,6 +22,7 @@ impl Loose {
         let server = gofer(&["server", "--listen", "127.0.0.1:0", "--data-dir", text(data_dir)]);
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(server.get_program()).args(server.get_args());
+        shell.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let mut child =
             shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a shell");
         let mut line = String::new();
@@ -103,15 +104,16 @@ fn a_task_gets_at_nothing_of_a_server_that_requires_landlock() {
     let elsewhere = tempfile::tempdir().expect("a folder");
     let url = elsewhere.path().join("database-url");
     std::fs::write(&url, format!("{}/own.db", text(elsewhere.path()))).expect("a file");
-    let config = format!("[database]\nurl_file = '{}'\n[scheduler.local]\nlandlock = 'require'\n", text(&url));
+    let landlock = "[scheduler.local]\nlandlock = 'require'\n";
     let file = dir.path().join("gofer.toml");
-    std::fs::write(&file, &config).expect("a file");
+    std::fs::write(&file, landlock).expect("a file");
     let data = dir.path().join("probe");
     let check = run(&["server", "--config", text(&file), "--data-dir", text(&data), "--check"]);
     if check.stdout.contains("Landlock ABI 6") {
         return gofer_core_skip("a_task_gets_at_nothing_of_a_server_that_requires_landlock");
     }
 
+    let config = format!("[database]\nurl_file = '{}'\n{landlock}", text(&url));
     let server = Serving::start_configured(dir, &config);
     let data = server.data_dir().to_owned();
     let line = format!(

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::json;
 
-use crate::harness::{eventually, run_with_stdin, text};
+use crate::harness::{eventually, gofer, run_with_stdin, text};
 use crate::serving::Serving;
 
 /// A server that a shell started with this soft limit of open files; it ends with the test.
@@ -22,9 +22,11 @@ impl Limited {
         let dir = tempfile::tempdir().expect("a folder");
         let script = format!("ulimit -Sn {files}; exec \"$0\" \"$@\"");
         let data_dir = dir.path().join("data");
+        let server = gofer(&["server", "--listen", "127.0.0.1:0", "--data-dir", text(&data_dir)]);
         let mut command = Command::new("sh");
-        command.args(["-c", &script, env!("CARGO_BIN_EXE_gofer"), "server", "--listen", "127.0.0.1:0"]);
-        command.args(["--data-dir", text(&data_dir)]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(["-c", &script]).arg(server.get_program()).args(server.get_args());
+        command.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("a shell");
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
@@ -55,7 +57,8 @@ fn tasks_have_the_limit_of_files_that_the_server_was_started_with() {
     let command = ["sh", "-c", "ulimit -Sn"];
     let spec = json!({"name": "files", "tasks": [{"id": "t", "custom": {"command": command}}]});
     run_with_stdin(&["--addr", &server.addr, "up", "-"], spec.to_string().as_bytes()).expect(0);
-    let followed = run_with_stdin(&["--addr", &server.addr, "run", "start", "files", "--follow"], b"").expect(0);
+    let followed =
+        run_with_stdin(&["--addr", &server.addr, "run", "start", "files", "--follow", "--logs"], b"").expect(0);
     let all = format!("{}{}", followed.stdout, followed.stderr);
     assert!(all.contains("777"), "{all}");
 }

@@ -61,7 +61,12 @@ fn what_a_server_says_is_text() {
     assert!(ended.code != 0 && !ended.stderr.contains('\u{1b}'), "{ended:?}");
     server.up(&json!({"name": "ci", "tasks": [script("t", "sleep 600", &[])]}));
     server.run(&["run", "start", "ci"]).expect(0);
-    server.run(&["run", "cancel", "ci", "1", "--force", "--reason", "x\u{9b}2Ky\u{1b}]0;title\u{7}"]).expect(0);
+    // What is for people to read has no such characters; a command may have any, and events tell of it.
+    let controls = "x\u{9b}2Ky\u{1b}]0;title\u{7}";
+    server.eventually(&["task", "get", "ci", "1", "t"], |found| found["taskRun"]["state"] == "TASK_RUN_STATE_RUNNING");
+    server.run(&["task", "exec", "ci", "1", "t", "--", "true", controls]).expect(0);
+    server.run(&["run", "cancel", "ci", "1", "--force", "--reason", controls]).expect(2).says("(got `U+009B`)");
+    server.run(&["run", "cancel", "ci", "1", "--force", "--reason", "enough"]).expect(0);
     server.eventually(&["run", "get", "ci", "1"], |found| found["run"]["state"] == "RUN_STATE_COMPLETE");
     for command in
         [&["run", "get", "ci", "1"][..], &["run", "list"], &["event", "list"], &["-o", "json", "run", "list"]]

@@ -103,6 +103,7 @@ not_held! {
         each_execution_has_a_working_directory_of_its_own
         a_given_working_directory_is_used
         the_entrypoint_comes_before_the_command
+        an_execution_cannot_reach_another_namespaces
         a_command_runs_beside_the_execution
         a_finished_execution_is_known_after_a_restart
         start_after_a_restart_does_nothing;

@@ -74,6 +74,9 @@ held! {
         the_entrypoint_comes_before_the_command
         no_secret_shows_in_debug
     }
+    isolation {
+        an_execution_cannot_reach_another_namespaces
+    }
     exec {
         a_command_has_the_environment_of_the_execution
         a_command_runs_in_the_working_directory_of_the_execution
