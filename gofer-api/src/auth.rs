@@ -26,7 +26,7 @@ use crate::executions::Executions;
 use crate::permissions::{self, Rule};
 use crate::provenance::Provenance;
 use crate::standing::problem_of;
-use crate::transport::Connection;
+use crate::transport::{Connection, take_ready};
 
 /// What the tokens of people and programs start with, so that leaked ones can be recognised.
 pub(crate) const TOKEN_PREFIX: &str = "gofer_t_";
@@ -270,9 +270,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // The instance that is ready is the one to call; the clone waits for its own turn.
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let mut inner = take_ready(&mut self.inner);
         let gate = self.gate.clone();
         Box::pin(async move {
             let peer = peer(request.extensions());

@@ -12,7 +12,7 @@ use crate::provenance::Foreign;
 /// Why a call is not answered as the caller wished; one variant per thing a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("{}", gofer_core::validate::joined(.0))]
     Invalid(Vec<Violation>),
     #[error("{0}")]
     Unauthenticated(TokenProblem),

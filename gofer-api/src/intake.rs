@@ -25,7 +25,7 @@ use self::shape::{Method, SHAPES};
 use crate::auth::{Caller, Identity};
 use crate::config::Limits;
 use crate::error::ApiError;
-use crate::transport::{Connection, Stall};
+use crate::transport::{Connection, Stall, take_ready};
 
 mod answer;
 mod body;
@@ -116,9 +116,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The instance that is ready is the one to call; the clone waits for its own turn.
-        let clone = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, clone);
+        let inner = take_ready(&mut self.inner);
         let intake = self.intake.clone();
         Box::pin(async move {
             let answered = intake.serve(inner, request).await;

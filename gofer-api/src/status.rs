@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gofer_core::error::chain;
 use gofer_core::quota::QuotaExceeded;
-use gofer_core::validate::Violation;
+use gofer_core::validate::{self, Violation};
 use gofer_core::{BackendError, ErrorKind, Resource};
 use gofer_db::DbError;
 use gofer_engine::EngineError;
@@ -84,7 +84,7 @@ impl Shape {
     }
 
     fn invalid(violations: Vec<Violation>) -> Self {
-        let mut message = violations.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let mut message = validate::joined(&violations[..violations.len().min(3)]);
         if violations.len() > 3 {
             message.push_str(&format!("; and {} more", violations.len() - 3));
         }
@@ -169,7 +169,7 @@ fn db(error: DbError) -> Shape {
         DbError::AlreadyExists { what, .. } => Shape::new(Code::AlreadyExists, exists(what), message),
         DbError::Disabled { .. } => Shape::new(Code::FailedPrecondition, "PIPELINE_DISABLED", message),
         DbError::Variables(violations) => Shape::invalid(violations),
-        DbError::TooManyMasks { .. } => Shape::new(Code::ResourceExhausted, "TOO_MANY_MASKS", message),
+        DbError::TooManyMasks(_) => Shape::new(Code::ResourceExhausted, "TOO_MANY_MASKS", message),
         DbError::Quota(exceeded) => Shape::quota(&exceeded),
         DbError::LastManagementToken { .. } => Shape::new(Code::FailedPrecondition, "LAST_MANAGEMENT_TOKEN", message),
         DbError::Conflict { .. } => Shape::new(Code::FailedPrecondition, "CONFLICT", message),
@@ -308,7 +308,7 @@ fn log(error: &ApiError) {
                 | DbError::Conflict { .. }
                 | DbError::LastManagementToken { .. }
                 | DbError::Variables(_)
-                | DbError::TooManyMasks { .. }
+                | DbError::TooManyMasks(_)
                 | DbError::Quota(_)
                 | DbError::Invalid { .. }
         ),
@@ -326,7 +326,7 @@ fn log(error: &ApiError) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gofer_core::journal::JournalError;
+    use gofer_core::journal::TooManyMasks;
 
     fn check(error: impl Into<ApiError>, code: Code, reason: &str) {
         let error = error.into();
@@ -461,7 +461,8 @@ mod tests {
     fn every_error(text: &str) -> Vec<ApiError> {
         let key = || text.to_owned();
         let message = || text.to_owned();
-        let id = || "a/b/1/c/1".parse().unwrap();
+        let id = || "a/b/1/c/1".parse::<gofer_core::ExecutionId>().unwrap();
+        let too_many = || TooManyMasks { run: id().run };
         let mut all = vec![
             ApiError::Invalid((0..3).map(|_| Violation { field: key(), value: key(), rule: key() }).collect()),
             ApiError::Invalid((0..1000).map(|_| Violation::new("f", "v", "r")).collect()),
@@ -495,8 +496,8 @@ mod tests {
             ApiError::CutOff { message: message() },
             DbError::Disabled { key: key() }.into(),
             DbError::LastManagementToken { id: key() }.into(),
-            DbError::TooManyMasks { key: key() }.into(),
-            EngineError::TooManyMasks(JournalError::TooManyMasks { key: key() }).into(),
+            DbError::TooManyMasks(too_many()).into(),
+            EngineError::TooManyMasks(too_many()).into(),
             DbError::Variables(vec![Violation { field: key(), value: key(), rule: key() }]).into(),
             DbError::Conflict { message: message() }.into(),
             DbError::Invalid { field: "f", value: key(), rule: "r" }.into(),

@@ -53,6 +53,12 @@ const EXPOSED_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-
 /// How long a browser may remember what it may ask.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 
+/// The service that is ready, to be called; what stays in its place waits for its own turn.
+pub(crate) fn take_ready<S: Clone>(service: &mut S) -> S {
+    let clone = service.clone();
+    std::mem::replace(service, clone)
+}
+
 /// Everything behind a connection.
 type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 

@@ -181,22 +181,27 @@ pub enum JournalError {
         key: String,
     },
     /// The run's variables are not what its pipeline's version takes.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("{}", crate::validate::joined(.0))]
     Variables(Vec<Violation>),
     /// The run masks as many values as a run may.
-    #[error(
-        "run `{key}` has {MAX_RUN_MASKS} values to mask, or {MAX_RUN_MASK_BYTES} bytes of them, and may have no more; put secrets into `gofer secret put`"
-    )]
-    TooManyMasks {
-        /// `namespace/pipeline/run`.
-        key: String,
-    },
+    #[error(transparent)]
+    TooManyMasks(#[from] TooManyMasks),
     /// The namespace has as much as it may.
     #[error(transparent)]
     Quota(#[from] QuotaExceeded),
     /// The storage's own error.
     #[error(transparent)]
     Backend(#[from] BackendError),
+}
+
+/// A run masks as many values as a run may.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "run `{run}` has {MAX_RUN_MASKS} values to mask, or {MAX_RUN_MASK_BYTES} bytes of them, and may have no more; put secrets into `gofer secret put`"
+)]
+pub struct TooManyMasks {
+    /// Which.
+    pub run: RunKey,
 }
 
 impl JournalError {

@@ -73,6 +73,12 @@ impl fmt::Display for Violation {
     }
 }
 
+/// The violations in one line.
+#[must_use]
+pub fn joined(violations: &[Violation]) -> String {
+    violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 /// Whether enough is known to be wrong.
 #[must_use]
 pub fn is_enough(found: &[Violation]) -> bool {

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use gofer_core::journal::{JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS};
+use gofer_core::journal::{JournalError, TooManyMasks};
 use gofer_core::quota::QuotaExceeded;
 use gofer_core::validate::Violation;
 use gofer_core::{BackendError, ErrorKind, Resource};
@@ -38,16 +38,11 @@ pub enum DbError {
         key: String,
     },
     /// The run's variables are not what its pipeline's version takes.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("{}", gofer_core::validate::joined(.0))]
     Variables(Vec<Violation>),
     /// The run masks as many values as a run may.
-    #[error(
-        "run `{key}` has {MAX_RUN_MASKS} values to mask, or {MAX_RUN_MASK_BYTES} bytes of them, and may have no more; put secrets into `gofer secret put`"
-    )]
-    TooManyMasks {
-        /// `namespace/pipeline/run`.
-        key: String,
-    },
+    #[error(transparent)]
+    TooManyMasks(#[from] TooManyMasks),
     /// The namespace has as much as it may.
     #[error(transparent)]
     Quota(#[from] QuotaExceeded),
@@ -267,7 +262,7 @@ impl From<DbError> for BackendError {
             | DbError::Conflict { .. }
             | DbError::LastManagementToken { .. }
             | DbError::Variables(_)
-            | DbError::TooManyMasks { .. }
+            | DbError::TooManyMasks(_)
             | DbError::Quota(_)
             | DbError::Invalid { .. }
             | DbError::Config { .. }
@@ -295,7 +290,7 @@ impl From<DbError> for JournalError {
             DbError::NotFound { what, key } => Self::NotFound { what, key },
             DbError::Disabled { key } => Self::Disabled { key },
             DbError::Variables(refused) => Self::Variables(refused),
-            DbError::TooManyMasks { key } => Self::TooManyMasks { key },
+            DbError::TooManyMasks(full) => Self::TooManyMasks(full),
             DbError::Quota(exceeded) => Self::Quota(exceeded),
             other => Self::Backend(other.into()),
         }

@@ -1,6 +1,6 @@
 //! Why the engine did not do what it was asked.
 
-use gofer_core::journal::JournalError;
+use gofer_core::journal::{JournalError, TooManyMasks};
 use gofer_core::quota::QuotaExceeded;
 use gofer_core::validate::Violation;
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Resource};
@@ -29,7 +29,7 @@ pub enum EngineError {
         key: String,
     },
     /// The input breaks rules.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("{}", gofer_core::validate::joined(.0))]
     Invalid(Vec<Violation>),
     /// Only a complete run can be repeated.
     #[error("run `{key}` is not complete; wait for it or cancel it first")]
@@ -47,7 +47,7 @@ pub enum EngineError {
     },
     /// The run masks as many values as a run may.
     #[error(transparent)]
-    TooManyMasks(JournalError),
+    TooManyMasks(TooManyMasks),
     /// This engine, or its backends as configured, cannot do that.
     #[error("{message}")]
     Unsupported {
@@ -79,7 +79,7 @@ impl From<JournalError> for EngineError {
             JournalError::NotFound { what, key } => Self::NotFound { what, key },
             JournalError::Disabled { key } => Self::Disabled { key },
             JournalError::Variables(refused) => Self::Invalid(refused),
-            full @ JournalError::TooManyMasks { .. } => Self::TooManyMasks(full),
+            JournalError::TooManyMasks(full) => Self::TooManyMasks(full),
             JournalError::Quota(exceeded) => Self::Quota(exceeded),
             JournalError::Backend(error) => Self::Backend(error),
         }

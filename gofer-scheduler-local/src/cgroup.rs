@@ -46,15 +46,21 @@ struct OwnCgroup {
 }
 
 impl CgroupBase {
-    /// Opens what the operator chose, for the scheduler of a directory. `auto` gives `None` when there is none to be had.
-    pub(crate) fn open(choice: &Cgroup, scheduler: &Path, max_processes: u32) -> Result<Option<Self>, BackendError> {
+    /// Opens what the operator chose, for the scheduler of a directory. `auto` gives `None` when there is none to be had, with
+    /// `for_limits` also when memory and cpu cannot be limited in it.
+    pub(crate) fn open(
+        choice: &Cgroup,
+        scheduler: &Path,
+        max_processes: u32,
+        for_limits: bool,
+    ) -> Result<Option<Self>, BackendError> {
         match choice {
             Cgroup::Off => Ok(None),
             Cgroup::Auto => {
                 let Some(own) = own_cgroup() else { return Ok(None) };
                 let parent = own.dir.parent().filter(|dir| !own.is_root && is_delegated(dir));
                 let delegated = parent.or((own.is_root || is_delegated(&own.dir)).then_some(own.dir.as_path()));
-                Ok(delegated.and_then(|dir| Self::within(dir, scheduler, max_processes).ok()))
+                Ok(delegated.and_then(|dir| Self::within(dir, scheduler, max_processes, for_limits).ok()))
             }
             Cgroup::Path(dir) => {
                 let unusable = |error: io::Error| {
@@ -65,20 +71,20 @@ impl CgroupBase {
                     );
                     BackendError::new(ErrorKind::Invalid, message).with_source(error)
                 };
-                let base = Self::within(dir, scheduler, max_processes).map_err(unusable)?;
-                if !base.limits {
-                    return Err(unusable(io::Error::new(io::ErrorKind::Unsupported, "a controller is missing")));
-                }
-                Ok(Some(base))
+                Self::within(dir, scheduler, max_processes, true).map(Some).map_err(unusable)
             }
         }
     }
 
     /// A directory of its own in this one, so that what is left in it is nobody else's.
-    fn within(dir: &Path, scheduler: &Path, max_processes: u32) -> io::Result<Self> {
+    fn within(dir: &Path, scheduler: &Path, max_processes: u32, for_limits: bool) -> io::Result<Self> {
         let found = fs::metadata(scheduler)?;
         let own = dir.join(format!("gofer-{:x}-{:x}", found.dev(), found.ino()));
-        enable(dir);
+        let missing = || io::Error::new(io::ErrorKind::Unsupported, "a controller is missing");
+        // Before anything is made and tried, for what would be thrown away.
+        if !limit(&enable(dir)) && for_limits {
+            return Err(missing());
+        }
         make(&own)?;
         let base = Self::enabled(own, max_processes);
         // Proves that cgroups can be made, entered and killed: who finds out later that one cannot runs no task.
@@ -91,12 +97,16 @@ impl CgroupBase {
             base.leave();
             return Err(io::ErrorKind::Unsupported.into());
         }
+        if for_limits && !base.limits {
+            base.leave();
+            return Err(missing());
+        }
         Ok(base)
     }
 
     fn enabled(dir: PathBuf, max_processes: u32) -> Self {
         let controllers = enable(&dir);
-        let limits = ["memory", "cpu"].iter().all(|name| controllers.contains(name));
+        let limits = limit(&controllers);
         let max_processes = controllers.contains(&"pids").then_some(max_processes);
         Self { dir, limits, max_processes }
     }
@@ -167,6 +177,11 @@ impl CgroupBase {
     pub(crate) fn leave(&self) {
         let _ = fs::remove_dir(&self.dir);
     }
+}
+
+/// Whether these controllers limit memory and cpu.
+fn limit(controllers: &[&str]) -> bool {
+    ["memory", "cpu"].iter().all(|name| controllers.contains(name))
 }
 
 fn make(dir: &Path) -> io::Result<()> {
@@ -313,9 +328,9 @@ mod tests {
         let all = Resources { cpu_millis: Some(1), memory_bytes: Some(1) };
         let task = base.create(&live("task"), &all).unwrap();
         assert_eq!(fs::read_dir(task).unwrap().count(), 0);
-        let named = CgroupBase::open(&Cgroup::Path(root.path().into()), root.path(), 1).unwrap_err();
+        let named = CgroupBase::open(&Cgroup::Path(root.path().into()), root.path(), 1, false).unwrap_err();
         assert!(named.message.contains("must be a cgroup v2 directory"), "{named}");
-        assert!(CgroupBase::open(&Cgroup::Off, root.path(), 1).unwrap().is_none());
+        assert!(CgroupBase::open(&Cgroup::Off, root.path(), 1, false).unwrap().is_none());
     }
 
     #[test]

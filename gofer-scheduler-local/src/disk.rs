@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -381,18 +381,22 @@ pub(crate) fn nonce() -> u64 {
 
 /// Replaces a small file in one step.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    // A name of its own, so that two callers do not write into one file.
-    let temporary = path.with_extension(format!("{:x}.tmp", nonce()));
-    write_private(&temporary, text)?;
-    fs::rename(&temporary, path)
+    write_beside(path, text).and_then(|(temporary, _)| fs::rename(temporary, path))
 }
 
 /// The same, so that a power failure leaves the old text or the new one.
 pub(crate) fn replace_durably(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = path.with_extension(format!("{:x}.tmp", nonce()));
-    write_private(&temporary, text)?.sync_all()?;
-    fs::rename(&temporary, path)?;
+    let (temporary, file) = write_beside(path, text)?;
+    file.sync_all()?;
+    fs::rename(temporary, path)?;
     path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
+}
+
+/// Writes what is to be at a path under a name of its own, so that two callers do not write into one file.
+fn write_beside(path: &Path, text: &str) -> io::Result<(PathBuf, fs::File)> {
+    let temporary = path.with_extension(format!("{:x}.tmp", nonce()));
+    let file = write_private(&temporary, text)?;
+    Ok((temporary, file))
 }
 
 /// Writes a file that only its owner may read.

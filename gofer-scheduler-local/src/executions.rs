@@ -75,7 +75,9 @@ impl Executions {
         let policy = Policy::decide(&config)?;
         let lock = lock_server(&layout, config.users.is_some()).await?;
         let users = config.users.as_ref().map(|users| Users::open(users, &config.dir)).transpose()?;
-        let cgroup = cgroup_base(&config)?;
+        // One command's own tasks end with it in any case, so they get a cgroup for limits alone.
+        let for_limits = config.owner.is_some();
+        let cgroup = CgroupBase::open(&config.cgroup, &config.dir, config.max_processes, for_limits)?;
         let failed = |error| io_error("the local scheduler cannot watch its directory", error);
         // Before looking at what lives, so that no end falls between.
         let watcher = Arc::new(Watcher::open(&layout.live_dir()).map_err(failed)?);
@@ -378,14 +380,6 @@ impl Executions {
             }
         }
     }
-}
-
-/// One command's own tasks end with it in any case, so they get a cgroup for limits alone.
-fn cgroup_base(config: &LocalSchedulerConfig) -> Result<Option<CgroupBase>, BackendError> {
-    let base = CgroupBase::open(&config.cgroup, &config.dir, config.max_processes)?;
-    let (wanted, rest) = base.into_iter().partition::<Vec<_>, _>(|base| config.owner.is_none() || base.limits());
-    rest.iter().for_each(CgroupBase::leave);
-    Ok(wanted.into_iter().next())
 }
 
 async fn lock_server(layout: &Layout, passable: bool) -> Result<OwnedFd, BackendError> {

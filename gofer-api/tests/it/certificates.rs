@@ -16,21 +16,21 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use crate::harness::{SOON, TestServer, eventually, launcher, test_config};
 
 /// An authority, and certificates that it signs.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
 
     /// A certificate for `localhost` and its key.
-    fn sign(&self) -> (String, String) {
+    pub(crate) fn sign(&self) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
@@ -38,19 +38,19 @@ impl Authority {
 }
 
 /// The server's files.
-struct Files {
+pub(crate) struct Files {
     dir: TempDir,
 }
 
 impl Files {
-    fn new((certificate, key): (String, String)) -> Self {
+    pub(crate) fn new((certificate, key): (String, String)) -> Self {
         let files = Self { dir: TempDir::new().unwrap() };
         files.put("tls.crt", &certificate);
         files.put("tls.key", &key);
         files
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -60,7 +60,7 @@ impl Files {
         std::fs::rename(self.path("new"), self.path(name)).unwrap();
     }
 
-    async fn serve(&self, client_authority: Option<&Path>) -> TestServer {
+    pub(crate) async fn serve(&self, client_authority: Option<&Path>) -> TestServer {
         TestServer::start_with(|config| {
             config.server.tls.cert_file = Some(self.path("tls.crt"));
             config.server.tls.key_file = Some(self.path("tls.key"));

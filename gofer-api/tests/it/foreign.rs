@@ -4,6 +4,7 @@ use gofer_api::config::ServerConfig;
 use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
+use crate::certificates::{Authority, Files};
 use crate::harness::{TestServer, assert_refused};
 use crate::raw;
 
@@ -78,19 +79,12 @@ async fn a_page_of_another_site_is_refused_with_and_without_a_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_on_loopback_changes_nothing() {
-    let names = vec!["localhost".to_owned()];
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names).unwrap();
-    let files = tempfile::TempDir::new().unwrap();
-    let (cert_file, key_file) = (files.path().join("tls.crt"), files.path().join("tls.key"));
-    std::fs::write(&cert_file, cert.pem()).unwrap();
-    std::fs::write(&key_file, signing_key.serialize_pem()).unwrap();
-    let server = TestServer::start_with(|config| {
-        config.server.tls.cert_file = Some(cert_file);
-        config.server.tls.key_file = Some(key_file);
-    })
-    .await;
+    let authority = Authority::new();
+    let files = Files::new(authority.sign());
+    let server = files.serve(None).await;
     let connect = async |origin: Option<&'static str>| {
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(cert.pem())).domain_name("localhost");
+        let tls =
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.pem())).domain_name("localhost");
         let mut endpoint = Endpoint::from_shared(format!("https://{}", server.server().addr())).unwrap();
         if let Some(origin) = origin {
             endpoint = endpoint.origin(origin.parse().unwrap());

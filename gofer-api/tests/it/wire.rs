@@ -14,6 +14,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
+use crate::certificates::{Authority, Files};
 use crate::harness::{TestServer, assert_invalid, assert_refused, pipeline, shell};
 
 /// One HTTP/1.1 request on a connection of its own, and the whole answer.
@@ -164,19 +165,11 @@ async fn a_message_beyond_every_limit_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
-    let names = vec!["localhost".to_owned()];
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names).unwrap();
-    let files = tempfile::TempDir::new().unwrap();
-    let (cert_file, key_file) = (files.path().join("tls.crt"), files.path().join("tls.key"));
-    std::fs::write(&cert_file, cert.pem()).unwrap();
-    std::fs::write(&key_file, signing_key.serialize_pem()).unwrap();
-    let server = TestServer::start_with(|config| {
-        config.server.tls.cert_file = Some(cert_file.clone());
-        config.server.tls.key_file = Some(key_file);
-    })
-    .await;
+    let authority = Authority::new();
+    let files = Files::new(authority.sign());
+    let server = files.serve(None).await;
 
-    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(cert.pem())).domain_name("localhost");
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.pem())).domain_name("localhost");
     let endpoint = Endpoint::from_shared(format!("https://{}", server.server().addr())).unwrap();
     let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
     let (path, own) = ("/gofer.v1.NamespaceService/ListNamespaces", server.own_token());
@@ -186,7 +179,9 @@ async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
     assert!(plain.is_err(), "plain text was answered");
 
     // A key that is none stops the start, with the reason.
-    let mut config = crate::harness::test_config(files.path());
+    let other = tempfile::TempDir::new().unwrap();
+    let mut config = crate::harness::test_config(other.path());
+    let cert_file = files.path("tls.crt");
     (config.server.tls.cert_file, config.server.tls.key_file) = (Some(cert_file.clone()), Some(cert_file));
     let error = gofer_api::Server::start(config, crate::harness::launcher()).await.unwrap_err();
     assert!(error.to_string().contains("server.tls"), "{error}");

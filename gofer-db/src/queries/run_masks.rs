@@ -3,7 +3,7 @@
 use diesel::dsl::{exists, not};
 use diesel::prelude::*;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
-use gofer_core::journal::{Expirable, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, RunMask};
+use gofer_core::journal::{Expirable, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, RunMask, TooManyMasks};
 use gofer_core::{Resource, RunKey, SecretPath};
 
 use super::engine::locked;
@@ -30,7 +30,7 @@ pub(crate) async fn add(tx: &mut Tx<'_>, mask: &RunMask) -> Result<(), DbError> 
     }
     let total = known.iter().map(|(_, size)| unsigned(*size)).sum::<Result<u64, _>>()?;
     if known.len() >= MAX_RUN_MASKS || total + size_bytes > MAX_RUN_MASK_BYTES {
-        return Err(DbError::TooManyMasks { key: key.to_string() });
+        return Err(TooManyMasks { run: key.clone() }.into());
     }
 
     let row = (

@@ -4,7 +4,7 @@ use super::state::{ENGINE, ObjectId, RunEntry, State, object_id};
 use crate::entity::ObjectScope;
 use crate::event::{EventDetails, NewEvent, Subject};
 use crate::id::{NamespaceId, PipelineId, RunKey, RunNumber, SecretPath};
-use crate::journal::{Expirable, JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, Retention, RunMask};
+use crate::journal::{Expirable, JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, Retention, RunMask, TooManyMasks};
 use crate::resource::Resource;
 use crate::run::{AttemptRecord, LogState};
 use crate::time::Timestamp;
@@ -45,7 +45,7 @@ impl State {
             return Ok(());
         }
         if known.len() >= MAX_RUN_MASKS || known.values().sum::<u64>() + size_bytes > MAX_RUN_MASK_BYTES {
-            return Err(JournalError::TooManyMasks { key: key.to_string() });
+            return Err(TooManyMasks { run: key }.into());
         }
         known.insert(location, size_bytes);
         self.record_of_run(&key, None, at, &actor, EventDetails::ValueMasked {});
