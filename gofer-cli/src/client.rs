@@ -19,6 +19,7 @@ use gofer_proto::v1::task_run_service_client::TaskRunServiceClient;
 use gofer_proto::v1::token_service_client::TokenServiceClient;
 use http::StatusCode;
 use http::Uri;
+use rustls::AlertDescription;
 use secrecy::{ExposeSecret, SecretString};
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -220,26 +221,29 @@ pub(crate) fn certificate_problem(error: &(dyn std::error::Error + 'static)) -> 
             Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
                 return Some(CERTIFICATE_HINT);
             }
-            Some(rustls::Error::AlertReceived(alert)) if is_about_the_client(*alert) => {
+            Some(rustls::Error::AlertReceived(alert)) if ABOUT_THE_CLIENT.contains(alert) => {
                 return Some(CLIENT_CERTIFICATE_HINT);
             }
+            _ if tells_of_the_client(cause) => return Some(CLIENT_CERTIFICATE_HINT),
             _ => error = cause.source(),
         }
     }
     None
 }
 
-fn is_about_the_client(alert: rustls::AlertDescription) -> bool {
-    use rustls::AlertDescription as Alert;
+/// The alerts with which a server refuses its client's certificate.
+const ABOUT_THE_CLIENT: [AlertDescription; 5] = [
+    AlertDescription::CertificateRequired,
+    AlertDescription::BadCertificate,
+    AlertDescription::UnknownCA,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+];
 
-    matches!(
-        alert,
-        Alert::CertificateRequired
-            | Alert::BadCertificate
-            | Alert::UnknownCA
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-    )
+/// Once HTTP/2 has begun, h2 keeps of an error of the connection its kind and its text alone.
+fn tells_of_the_client(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let said = cause.to_string();
+    ABOUT_THE_CLIENT.iter().any(|alert| said == rustls::Error::AlertReceived(*alert).to_string())
 }
 
 /// A request with one answer: given up when the answer takes too long.
@@ -349,6 +353,16 @@ mod tests {
             let failure = parse_addr(bad).expect_err(bad);
             assert!(failure.render().contains("hint: write it as"), "{}", failure.render());
         }
+    }
+
+    #[test]
+    fn a_refused_certificate_is_known_by_its_alert_and_by_its_words_alone() {
+        let alert = rustls::Error::AlertReceived(AlertDescription::CertificateRequired);
+        let words = std::io::Error::other(alert.to_string());
+        for cause in [std::io::Error::other(alert), words] {
+            assert_eq!(certificate_problem(&cause), Some(CLIENT_CERTIFICATE_HINT), "{cause:?}");
+        }
+        assert_eq!(certificate_problem(&std::io::Error::other("connection reset by peer")), None);
     }
 
     #[test]

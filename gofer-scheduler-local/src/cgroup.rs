@@ -81,8 +81,9 @@ impl CgroupBase {
         let found = fs::metadata(scheduler)?;
         let own = dir.join(format!("gofer-{:x}-{:x}", found.dev(), found.ino()));
         let missing = || io::Error::new(io::ErrorKind::Unsupported, "a controller is missing");
-        // Before anything is made and tried, for what would be thrown away.
-        if !limit(&enable(dir)) && for_limits {
+        let offered = enable(dir);
+        // Before anything is made and tried that would be thrown away.
+        if for_limits && !limit(&offered) {
             return Err(missing());
         }
         make(&own)?;

@@ -21,7 +21,7 @@ pub(crate) async fn begin(
     event: NewEvent,
 ) -> Result<(), DbError> {
     let (run, namespace, at) = (&id.run, &id.run.namespace, event.at);
-    quotas::admit(tx, book, namespace, &[(QuotaKind::ExecSessions, 1)], at).await?;
+    let limits = quotas::admit(tx, book, namespace, &[(QuotaKind::ExecSessions, 1)], at).await?;
     let of_task: i64 = exec_sessions::table
         .filter(exec_sessions::namespace.eq(namespace.as_str()))
         .filter(exec_sessions::pipeline.eq(run.pipeline.as_str()))
@@ -30,8 +30,8 @@ pub(crate) async fn begin(
         .count()
         .get_result(tx.c)
         .await?;
-    let limit = quotas::limits_of(tx.c, &book.defaults, namespace).await?.get(QuotaKind::ExecSessionsPerTask);
-    QuotaKind::ExecSessionsPerTask.admit(namespace, limit, unsigned(of_task)?, 1)?;
+    let quota = QuotaKind::ExecSessionsPerTask;
+    quota.admit(namespace, limits.get(quota), unsigned(of_task)?, 1)?;
 
     let row = (
         exec_sessions::id.eq(session),

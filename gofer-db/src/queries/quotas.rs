@@ -40,14 +40,15 @@ pub(crate) fn overrides(text: &str) -> Result<QuotaOverrides, DbError> {
     Ok(named.iter().filter_map(|(name, limit)| Some((QuotaKind::parse(name)?, *limit))).collect())
 }
 
-/// Refuses what the namespace has no room for. Whoever calls this makes the use greater only in the same transaction.
+/// Refuses what the namespace has no room for, and returns its limits. Whoever calls this makes the use greater only in the same
+/// transaction.
 pub(crate) async fn admit(
     tx: &mut Tx<'_>,
     book: &QuotaBook,
     namespace: &NamespaceId,
     wanted: &[(QuotaKind, u64)],
     at: Timestamp,
-) -> Result<(), DbError> {
+) -> Result<Quotas, DbError> {
     engine::lock_quotas(tx.c, namespace).await?;
     let limits = limits_of(tx.c, &book.defaults, namespace).await?;
 
@@ -55,7 +56,7 @@ pub(crate) async fn admit(
         let used = used(tx.c, namespace, *quota, at).await?;
         quota.admit(namespace, limits.get(*quota), used, *wanted)?;
     }
-    Ok(())
+    Ok(limits)
 }
 
 /// The same of one that is counted already.
