@@ -1,5 +1,5 @@
-//! A log that comes in pieces is masked as the whole, and a secret is not in it. The first bytes are the lengths of two secrets and of
-//! the pieces, then come the secrets, then the log.
+//! A log that comes in pieces is masked as the whole, and a secret is not in it. The first bytes
+//! are the lengths of two secrets and of the pieces, then come the secrets, then the log.
 
 use gofer_engine::mask::{MASK, Masker};
 use secrecy::SecretString;
@@ -14,10 +14,13 @@ pub(crate) fn run(data: &[u8]) {
     let whole = masked(&values, &[log]);
     let pieces: Vec<&[u8]> = log.chunks(usize::from(*size) + 1).collect();
     assert_eq!(masked(&values, &pieces), whole);
+
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
         // A mask, and what stands beside it, may be one by accident.
         let clear: Vec<&[u8]> = split(&whole, MASK);
-        let shown = clear.iter().any(|part| part.windows(secret.len()).any(|window| window == secret.as_bytes()));
+        let shown = clear
+            .iter()
+            .any(|part| part.windows(secret.len()).any(|window| window == secret.as_bytes()));
         assert!(!shown || secret.contains('*'), "`{secret}` is shown");
     }
 }

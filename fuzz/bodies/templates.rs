@@ -13,6 +13,7 @@ pub(crate) fn run(data: &[u8]) {
             Piece::Text(text) => (text.to_owned(), ""),
             Piece::Value(source, key) => (format!("{source}{{{{"), key),
         };
+
         rest = rest.strip_prefix(written.as_str()).expect("the pieces are the text");
         if matches!(piece, Piece::Value(..)) {
             let (inner, after) = rest.split_once("}}").expect("a value has an end");
@@ -20,10 +21,12 @@ pub(crate) fn run(data: &[u8]) {
             rest = after;
         }
     }
+
     assert_eq!(rest, "");
 
     let mut found = Vec::new();
-    let variables = BTreeMap::from([("A".to_owned(), text.to_string()), (text.to_string(), String::new())]);
+    let variables =
+        BTreeMap::from([("A".to_owned(), text.to_string()), (text.to_string(), String::new())]);
     validate::variables("variables", &variables, &mut found);
     validate::free_text("description", &text, 100, &mut found);
 }

@@ -1,4 +1,5 @@
-//! Who calls. Every request passes [`Authenticate`] before any service sees it; what it found travels with the request.
+//! Who calls. Every request passes [`Authenticate`] before any service sees it; what it found
+//! travels with the request.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -55,7 +56,8 @@ pub(crate) enum Identity {
     },
     /// A task, with its run's own token, or one that the scheduler gave the task.
     Run(RunKey),
-    /// Whoever holds a token that a scheduler may have given an execution. The scheduler itself looks at it.
+    /// Whoever holds a token that a scheduler may have given an execution. The scheduler itself
+    /// looks at it.
     Execution(Signed),
 }
 
@@ -147,19 +149,28 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Who calls, unless the call is to be refused whatever it is about.
-    pub(crate) async fn admit(&self, headers: &HeaderMap, uri: &Uri, peer: Option<IpAddr>) -> Result<Caller, ApiError> {
+    pub(crate) async fn admit(
+        &self,
+        headers: &HeaderMap,
+        uri: &Uri,
+        peer: Option<IpAddr>,
+    ) -> Result<Caller, ApiError> {
         self.provenance.check_page(headers)?;
         let path = uri.path();
         let Some(rule) = permissions::rule(path) else {
             return Err(ApiError::NoSuchMethod { path: path.to_owned() });
         };
+
         let identity = match bearer(headers) {
-            Ok(text) if rule == Rule::Execution && self.is_signed(text) => Identity::Execution(Signed(text.into())),
+            Ok(text) if rule == Rule::Execution && self.is_signed(text) => {
+                Identity::Execution(Signed(text.into()))
+            }
             // Whatever is sent has to be good, also where nothing need be sent.
             Ok(text) => self.identify(text).await?,
             Err(TokenProblem::Missing) => self.admit_without_token(rule, headers, uri, peer)?,
             Err(problem) => return Err(ApiError::Unauthenticated(problem)),
         };
+
         Ok(Caller { identity, rule })
     }
 
@@ -174,14 +185,22 @@ impl Gate {
         if rule == Rule::Health {
             return Ok(Identity::Anonymous);
         }
+
         let identity = match self.access {
             Access::Anybody => Some(Identity::Anybody),
-            Access::OwnToken | Access::Tokens => (rule == Rule::Public).then_some(Identity::Anonymous),
+            Access::OwnToken | Access::Tokens => {
+                (rule == Rule::Public).then_some(Identity::Anonymous)
+            }
         };
+
         if identity.is_some() || self.provenance.is_on_loopback() {
             self.provenance.check_host(headers, uri)?;
         }
-        let Some(identity) = identity else { return Err(ApiError::Unauthenticated(self.missing())) };
+
+        let Some(identity) = identity else {
+            return Err(ApiError::Unauthenticated(self.missing()));
+        };
+
         self.provenance.check_proxy(headers, peer)?;
         Ok(identity)
     }
@@ -195,14 +214,22 @@ impl Gate {
         if self.own_token == Some(hash) {
             return Ok(Identity::Dev);
         }
+
         if self.is_signed(text) {
             return self.executions.identify(self, &hash, text).await;
         }
+
         if !text.starts_with(TOKEN_PREFIX) {
             let run = self.db.run_by_token_hash(&hash).await?;
             return run.map(Identity::Run).ok_or(ApiError::Unauthenticated(TokenProblem::Unknown));
         }
-        let token = self.db.token_by_hash(&hash).await?.ok_or(ApiError::Unauthenticated(TokenProblem::Unknown))?;
+
+        let token = self
+            .db
+            .token_by_hash(&hash)
+            .await?
+            .ok_or(ApiError::Unauthenticated(TokenProblem::Unknown))?;
+
         match problem_of(&token) {
             Some(problem) => Err(ApiError::Unauthenticated(problem)),
             None => Ok(Identity::of_token(token)),
@@ -258,7 +285,10 @@ pub(crate) struct Authenticate<S> {
 
 impl<S> Service<Request<Body>> for Authenticate<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -347,6 +377,7 @@ mod tests {
             (Timestamp::now().after(hour), None),
             (Timestamp::now().before(Duration::from_secs(1)), Some(TokenProblem::Expired)),
         ];
+
         for (expires_at, expected) in lives {
             let (mut token, secret) = new_token(TokenKind::Client, "", "dev");
             token.expires_at = Some(expires_at);
@@ -357,6 +388,7 @@ mod tests {
             };
             assert_eq!(problem, expected);
         }
+
         gate.db.close().await;
     }
 
@@ -368,21 +400,30 @@ mod tests {
             let gate = gate(dir.path(), access).await;
             let health = ["/grpc.health.v1.Health/Check"];
             let public = ["/gofer.v1.TokenService/BootstrapToken"];
-            let others = ["/gofer.v1.TokenService/WhoAmI", "/gofer.v1.NamespaceService/CreateNamespace"];
+            let others =
+                ["/gofer.v1.TokenService/WhoAmI", "/gofer.v1.NamespaceService/CreateNamespace"];
+
             for path in health.iter().chain(&public).chain(&others) {
-                for bad in
-                    ["Bearer gofer_t_unknown", "Bearer gofer_r_unknown", "Bearer a.b.c", "Basic x", "Bearer ", ""]
-                {
+                for bad in [
+                    "Bearer gofer_t_unknown",
+                    "Bearer gofer_r_unknown",
+                    "Bearer a.b.c",
+                    "Basic x",
+                    "Bearer ",
+                    "",
+                ] {
                     let admitted = gate.admit(&headers(bad), &path.parse().unwrap(), None).await;
                     assert!(
                         matches!(admitted, Err(ApiError::Unauthenticated(_))),
                         "{access:?} {path} {bad}: {admitted:?}"
                     );
                 }
+
                 let bare = gate.admit(&HeaderMap::new(), &path.parse().unwrap(), None).await;
                 let is_open = access == Access::Anybody || !others.contains(path);
                 assert_eq!(bare.is_ok(), is_open, "{access:?} {path}: {bare:?}");
             }
+
             gate.db.close().await;
         }
     }

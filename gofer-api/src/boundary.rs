@@ -1,8 +1,10 @@
-//! Whether namespaces are a boundary: what is said, and what is refused, where the scheduler keeps no task from another.
+//! Whether namespaces are a boundary: what is said, and what is refused, where the scheduler keeps
+//! no task from another.
 //!
-//! Without a boundary a client token of one namespace is, by way of a task, whatever the server's own user is: it reads the database,
-//! the keys and every other namespace's secrets. With one namespace that is a surprise, and said. With two it is a leak between
-//! people who were promised none, and refused until the operator has chosen.
+//! Without a boundary a client token of one namespace is, by way of a task, whatever the server's
+//! own user is: it reads the database, the keys and every other namespace's secrets. With one
+//! namespace that is a surprise, and said. With two it is a leak between people who were promised
+//! none, and refused until the operator has chosen.
 
 use std::collections::BTreeSet;
 
@@ -34,8 +36,9 @@ pub(crate) enum Boundary {
 const PAGE: usize = 500;
 
 /// What the owner of a client token can do where nothing keeps tasks apart.
-const WORTH: &str = "tasks run with the rights of the server or its agents, so whoever may register a pipeline can get at what a \
-                     management token can, in every namespace";
+const WORTH: &str = "tasks run with the rights of the server or its agents, so whoever may \
+                     register a pipeline can get at what a management token can, in every \
+                     namespace";
 
 impl Boundary {
     /// What to tell whoever makes a client token.
@@ -54,17 +57,20 @@ impl Boundary {
         if token.kind != TokenKind::Client {
             return Ok(());
         }
+
         let mut namespaces = namespaces_of_clients(db).await?;
         namespaces.extend(token.namespaces.iter().cloned());
         if namespaces.len() < 2 {
             return Ok(());
         }
+
         let names: Vec<_> = namespaces.iter().take(3).map(|name| format!("`{name}`")).collect();
         let message = format!(
-            "with this token clients would be of more than one namespace ({}), and this scheduler does not isolate them: {WORTH}; \
-             {ways_out}",
+            "with this token clients would be of more than one namespace ({}), and this scheduler \
+             does not isolate them: {WORTH}; {ways_out}",
             names.join(", ")
         );
+
         Err(ApiError::Precondition { reason: "NAMESPACES_NOT_ISOLATED", message })
     }
 
@@ -75,7 +81,8 @@ impl Boundary {
         if namespaces.len() > 1 {
             let count = namespaces.len();
             tracing::warn!(
-                "this scheduler does not isolate namespaces, and there are client tokens of {count}: {WORTH}; {ways_out}"
+                "this scheduler does not isolate namespaces, and there are client tokens of \
+                 {count}: {WORTH}; {ways_out}"
             );
         }
         Ok(())
@@ -87,10 +94,15 @@ async fn namespaces_of_clients(db: &Db) -> Result<BTreeSet<NamespaceId>, DbError
     let now = Timestamp::now();
     let mut namespaces = BTreeSet::new();
     let mut page = ListPage { after: None, limit: PAGE };
+
     loop {
         let found = db.token_list(&[TokenKind::Client], &page).await?;
-        let counts = |token: &&Token| !token.disabled && token.expires_at.is_none_or(|end| end > now);
-        namespaces.extend(found.items.iter().filter(counts).flat_map(|token| token.namespaces.iter().cloned()));
+        let counts =
+            |token: &&Token| !token.disabled && token.expires_at.is_none_or(|end| end > now);
+        namespaces.extend(
+            found.items.iter().filter(counts).flat_map(|token| token.namespaces.iter().cloned()),
+        );
+
         match found.next {
             Some(after) => page.after = Some(after),
             None => return Ok(namespaces),

@@ -1,4 +1,5 @@
-//! One call, from the moment a service gets it: permission, a task of its own, a time limit, and how errors go back.
+//! One call, from the moment a service gets it: permission, a task of its own, a time limit, and
+//! how errors go back.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -56,8 +57,8 @@ pub(crate) trait About {
     fn about(&self) -> Target<'_>;
 }
 
-/// Answers a call that is no stream. The handler runs in a task of its own: a caller that goes away, or the time limit,
-/// ends the wait and not the work, so that nothing is left half done.
+/// Answers a call that is no stream. The handler runs in a task of its own: a caller that goes
+/// away, or the time limit, ends the wait and not the work, so that nothing is left half done.
 pub(crate) async fn unary<Q, R, F>(
     context: &Arc<Context>,
     request: Request<Q>,
@@ -73,10 +74,12 @@ where
     let answers = call.answers.clone();
     let (work, held) = (handler(call, message), extensions.get::<Held>().cloned());
     let work = context.tasks.spawn(async move {
-        // The request's memory is in use for as long as its handler is at work, also when nobody waits any more.
+        // The request's memory is in use for as long as its handler is at work, also when nobody
+        // waits any more.
         let _held = held;
         work.await
     });
+
     let limit = context.limits.call_timeout;
     let answer = finish(work, limit).await?;
 
@@ -85,6 +88,7 @@ where
     answers.raise(&mut charge, 2 * answer.encoded_len()).await?;
     let mut response = Response::new(answer);
     response.extensions_mut().insert(Arc::new(charge));
+
     Ok(response)
 }
 
@@ -109,12 +113,14 @@ where
 /// From here on the standing of the stream's caller is looked after.
 pub(crate) fn stand(context: &Context, extensions: &mut Extensions) -> Standing {
     let caller = extensions.get::<Caller>();
-    let standing = caller.map(|caller| context.standings.open(&caller.identity)).unwrap_or_default();
+    let standing =
+        caller.map(|caller| context.standings.open(&caller.identity)).unwrap_or_default();
     extensions.insert(standing.clone());
     standing
 }
 
-/// Replies as tonic wants them; when the server or the caller's standing ends first, the last one says so.
+/// Replies as tonic wants them; when the server or the caller's standing ends first, the last one
+/// says so.
 pub(crate) fn answers<R: Send + 'static>(
     context: &Arc<Context>,
     standing: Standing,
@@ -139,8 +145,13 @@ pub(crate) fn answers<R: Send + 'static>(
 /// The call, if its caller may do this.
 ///
 /// # Errors
-/// `Forbidden`; `Unauthenticated` for a request that came past authentication, which is a fault of the server.
-pub(crate) fn authorize(context: &Arc<Context>, extensions: &Extensions, target: Target<'_>) -> Result<Call, ApiError> {
+/// `Forbidden`; `Unauthenticated` for a request that came past authentication, which is a fault of
+/// the server.
+pub(crate) fn authorize(
+    context: &Arc<Context>,
+    extensions: &Extensions,
+    target: Target<'_>,
+) -> Result<Call, ApiError> {
     let Some(Caller { identity, rule }) = extensions.get::<Caller>() else {
         return Err(ApiError::Unauthenticated(TokenProblem::Missing));
     };
@@ -166,9 +177,10 @@ pub(crate) async fn finish<R>(
     }
 }
 
-/// Makes a service of handlers: `unary name(Request) -> Response` calls the function `name(Call, Request)`, `streaming`
-/// the same for streams of answers; each call is authorized before its handler sees it. For requests that are streams
-/// (`uploading`, `both_ways`) the handler authorizes, because only it knows what the stream is about.
+/// Makes a service of handlers: `unary name(Request) -> Response` calls the function
+/// `name(Call, Request)`, `streaming` the same for streams of answers; each call is authorized
+/// before its handler sees it. For requests that are streams (`uploading`, `both_ways`) the handler
+/// authorizes, because only it knows what the stream is about.
 macro_rules! service {
     (
         $trait:path {

@@ -21,8 +21,8 @@ const NAMED_LISTS: [(&str, &str); 4] =
 /// Maps from names to values: an entry that is new or gone is a difference of its own.
 const MAPS: [&str; 2] = ["variables", "settings"];
 
-/// SHA-256 of the canonical encoded spec, in hex. Who wrote it with which SDK, and in which order tasks were written,
-/// makes no other spec.
+/// SHA-256 of the canonical encoded spec, in hex. Who wrote it with which SDK, and in which order
+/// tasks were written, makes no other spec.
 pub(crate) fn digest(spec: &PipelineSpec) -> String {
     hex(&Sha256::digest(canonical(spec).encode_to_vec()))
 }
@@ -45,7 +45,10 @@ fn canonical(spec: &PipelineSpec) -> v1::PipelineSpec {
 }
 
 /// What differs, by path; against no spec, everything is new.
-pub(crate) fn changes(before: Option<&PipelineSpec>, after: &PipelineSpec) -> Vec<v1::PipelineChange> {
+pub(crate) fn changes(
+    before: Option<&PipelineSpec>,
+    after: &PipelineSpec,
+) -> Vec<v1::PipelineChange> {
     let before = before.map_or_else(|| Value::Object(Map::new()), tree);
     let mut found = Vec::new();
     compare("", Some(&before), Some(&tree(after)), &mut found);
@@ -56,7 +59,8 @@ pub(crate) fn changes(before: Option<&PipelineSpec>, after: &PipelineSpec) -> Ve
 /// The spec as JSON with the contract's field names, its named lists turned into maps.
 fn tree(spec: &PipelineSpec) -> Value {
     let pool = gofer_proto::json::descriptor_pool();
-    let descriptor = pool.get_message_by_name("gofer.v1.PipelineSpec").expect("the contract has specs");
+    let descriptor =
+        pool.get_message_by_name("gofer.v1.PipelineSpec").expect("the contract has specs");
     let mut message = DynamicMessage::new(descriptor);
     message.transcode_from(&canonical(spec)).expect("a message and its descriptor agree");
     let options = SerializeOptions::new().use_proto_field_name(true);
@@ -66,9 +70,12 @@ fn tree(spec: &PipelineSpec) -> Value {
 
 fn by_name(value: Value) -> Value {
     match value {
-        Value::Object(fields) => {
-            Value::Object(fields.into_iter().map(|(name, value)| (name.clone(), field_by_name(&name, value))).collect())
-        }
+        Value::Object(fields) => Value::Object(
+            fields
+                .into_iter()
+                .map(|(name, value)| (name.clone(), field_by_name(&name, value)))
+                .collect(),
+        ),
         other => other,
     }
 }
@@ -79,7 +86,10 @@ fn field_by_name(field: &str, value: Value) -> Value {
         (Some(name_field), Value::Array(entries)) => {
             let named = entries.into_iter().map(|mut entry| {
                 let name = entry.as_object_mut().and_then(|fields| fields.remove(name_field));
-                (name.and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default(), by_name(entry))
+                (
+                    name.and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default(),
+                    by_name(entry),
+                )
             });
             Value::Object(named.collect())
         }
@@ -87,7 +97,12 @@ fn field_by_name(field: &str, value: Value) -> Value {
     }
 }
 
-fn compare(path: &str, before: Option<&Value>, after: Option<&Value>, found: &mut Vec<v1::PipelineChange>) {
+fn compare(
+    path: &str,
+    before: Option<&Value>,
+    after: Option<&Value>,
+    found: &mut Vec<v1::PipelineChange>,
+) {
     let empty = Map::new();
     let field = path.rsplit('.').next().unwrap_or_default();
     let is_collection = MAPS.contains(&field) || NAMED_LISTS.iter().any(|(list, _)| *list == field);
@@ -104,7 +119,12 @@ fn compare(path: &str, before: Option<&Value>, after: Option<&Value>, found: &mu
     }
 }
 
-fn leaf(path: &str, before: Option<&Value>, after: Option<&Value>, found: &mut Vec<v1::PipelineChange>) {
+fn leaf(
+    path: &str,
+    before: Option<&Value>,
+    after: Option<&Value>,
+    found: &mut Vec<v1::PipelineChange>,
+) {
     let kind = match (before, after) {
         (before, after) if before == after => return,
         (None, _) => v1::PipelineChangeKind::Added,
@@ -141,6 +161,7 @@ mod tests {
             })),
             ..Default::default()
         };
+
         let mut wire = v1::PipelineSpec {
             name: "ci".into(),
             tasks: vec![task("build"), task("test")],
@@ -148,11 +169,15 @@ mod tests {
             sdk: "rust/0.1.0".into(),
             ..Default::default()
         };
+
         change(&mut wire);
         convert::pipeline_spec_from_wire(wire).unwrap()
     }
 
-    fn paths(before: Option<&PipelineSpec>, after: &PipelineSpec) -> Vec<(v1::PipelineChangeKind, String)> {
+    fn paths(
+        before: Option<&PipelineSpec>,
+        after: &PipelineSpec,
+    ) -> Vec<(v1::PipelineChangeKind, String)> {
         changes(before, after).into_iter().map(|change| (change.kind(), change.path)).collect()
     }
 
@@ -170,12 +195,15 @@ mod tests {
     #[test]
     fn differences_are_named_by_path() {
         use v1::PipelineChangeKind::{Added, Modified, Removed};
+
         let after = spec(|wire| {
             wire.tasks.remove(0);
             wire.tasks[0].timeout = Some(prost_types::Duration { seconds: 60, nanos: 0 });
             wire.tasks[0].continue_on_failure = true;
-            wire.variables = [("A".to_owned(), "2".to_owned()), ("B".to_owned(), "x".to_owned())].into();
+            wire.variables =
+                [("A".to_owned(), "2".to_owned()), ("B".to_owned(), "x".to_owned())].into();
         });
+
         let found = paths(Some(&spec(|_| {})), &after);
         let expected = [
             (Removed, "tasks.build"),
@@ -184,8 +212,11 @@ mod tests {
             (Modified, "variables.A"),
             (Added, "variables.B"),
         ];
+
         assert_eq!(found, expected.map(|(kind, path)| (kind, path.to_owned())));
-        let timeout = changes(Some(&spec(|_| {})), &after).into_iter().find(|change| change.path.ends_with("timeout"));
+        let timeout = changes(Some(&spec(|_| {})), &after)
+            .into_iter()
+            .find(|change| change.path.ends_with("timeout"));
         assert_eq!(timeout.unwrap().after, "\"60s\"");
     }
 

@@ -16,7 +16,8 @@ use gofer_secrets_vault::VaultSecretStore;
 use gofer_store_local::LocalObjectStore;
 use gofer_store_s3::S3ObjectStore;
 
-/// What the program of a [`Launcher`] runs: the local scheduler's supervisors. And whose end is theirs, too, if anybody's.
+/// What the program of a [`Launcher`] runs: the local scheduler's supervisors. And whose end is
+/// theirs, too, if anybody's.
 pub(crate) use gofer_scheduler_local::note_limits;
 pub use gofer_scheduler_local::{Owner, close_process, supervisor};
 
@@ -53,22 +54,27 @@ pub(crate) fn products(config: &ServerConfig) -> Products {
 /// The settings of the selected backends, each with the name of its table.
 pub(crate) fn validate(config: &ServerConfig) -> Vec<(&'static str, Result<(), BackendError>)> {
     let scheduler = match config.scheduler.backend {
-        SchedulerBackend::Local => ("scheduler.local", config.resolved_scheduler_local().validate()),
+        SchedulerBackend::Local => {
+            ("scheduler.local", config.resolved_scheduler_local().validate())
+        }
         SchedulerBackend::Nomad => ("scheduler.nomad", config.scheduler.nomad.validate()),
     };
+
     let objects = match config.objects.backend {
         ObjectsBackend::Local => None,
         ObjectsBackend::S3 => Some(("objects.s3", config.objects.s3.validate())),
     };
+
     let secrets = match config.secrets.backend {
         SecretsBackend::Local => None,
         SecretsBackend::Vault => Some(("secrets.vault", config.secrets.vault.validate())),
     };
+
     [Some(scheduler), objects, secrets].into_iter().flatten().collect()
 }
 
-/// Whether several servers may use one database: only if each of them sees every execution and every object. Processes
-/// and files of one machine are its own.
+/// Whether several servers may use one database: only if each of them sees every execution and
+/// every object. Processes and files of one machine are its own.
 pub(crate) fn shares_database(config: &ServerConfig) -> bool {
     let scheduler = match config.scheduler.backend {
         SchedulerBackend::Local => false,
@@ -90,14 +96,21 @@ pub(crate) fn local_disks(config: &ServerConfig) -> Vec<PathBuf> {
 }
 
 /// The scheduler.
-pub(crate) async fn scheduler(config: &ServerConfig, launcher: Launcher) -> Result<Arc<dyn Scheduler>, BackendError> {
+pub(crate) async fn scheduler(
+    config: &ServerConfig,
+    launcher: Launcher,
+) -> Result<Arc<dyn Scheduler>, BackendError> {
     match config.scheduler.backend {
         SchedulerBackend::Local => {
             let (program, args) = launcher;
             let launcher = gofer_scheduler_local::Launcher { program, args };
-            Ok(Arc::new(LocalScheduler::connect(config.resolved_scheduler_local(), launcher).await?))
+            Ok(Arc::new(
+                LocalScheduler::connect(config.resolved_scheduler_local(), launcher).await?,
+            ))
         }
-        SchedulerBackend::Nomad => Ok(Arc::new(NomadScheduler::connect(config.scheduler.nomad.clone()).await?)),
+        SchedulerBackend::Nomad => {
+            Ok(Arc::new(NomadScheduler::connect(config.scheduler.nomad.clone()).await?))
+        }
     }
 }
 
@@ -109,8 +122,9 @@ pub(crate) fn boundary(config: &ServerConfig, scheduler: &dyn Scheduler) -> Boun
     match config.scheduler.backend {
         SchedulerBackend::Local if config.scheduler.local.trusted => Boundary::Trusted,
         SchedulerBackend::Local => Boundary::Open {
-            ways_out: "give each namespace a user (`scheduler.local.users`), run tasks on Nomad (`scheduler.backend`), or say \
-                       that everybody is trusted (`scheduler.local.trusted = true`)",
+            ways_out: "give each namespace a user (`scheduler.local.users`), run tasks on Nomad \
+                       (`scheduler.backend`), or say that everybody is trusted \
+                       (`scheduler.local.trusted = true`)",
             refuses: true,
         },
         // Whoever allows `raw_exec` on a cluster has read what it is.
@@ -124,28 +138,48 @@ pub(crate) fn boundary(config: &ServerConfig, scheduler: &dyn Scheduler) -> Boun
 /// The object store.
 pub(crate) async fn objects(config: &ServerConfig) -> Result<Arc<dyn ObjectStore>, BackendError> {
     match config.objects.backend {
-        ObjectsBackend::Local => Ok(Arc::new(LocalObjectStore::connect(config.resolved_objects_local()).await?)),
-        ObjectsBackend::S3 => Ok(Arc::new(S3ObjectStore::connect(config.objects.s3.clone()).await?)),
+        ObjectsBackend::Local => {
+            Ok(Arc::new(LocalObjectStore::connect(config.resolved_objects_local()).await?))
+        }
+        ObjectsBackend::S3 => {
+            Ok(Arc::new(S3ObjectStore::connect(config.objects.s3.clone()).await?))
+        }
     }
 }
 
 /// The secret store.
-pub(crate) async fn secrets(config: &ServerConfig, db: Option<&Db>) -> Result<Arc<dyn SecretStore>, BackendError> {
+pub(crate) async fn secrets(
+    config: &ServerConfig,
+    db: Option<&Db>,
+) -> Result<Arc<dyn SecretStore>, BackendError> {
     match config.secrets.backend {
         SecretsBackend::Local => {
-            let missing = || BackendError::new(ErrorKind::Unavailable, "it is in the database, which cannot be used");
+            let missing = || {
+                BackendError::new(
+                    ErrorKind::Unavailable,
+                    "it is in the database, which cannot be used",
+                )
+            };
             let db = db.ok_or_else(missing)?.clone();
             Ok(Arc::new(LocalSecretStore::connect(config.resolved_secrets_local(), db).await?))
         }
-        SecretsBackend::Vault => Ok(Arc::new(VaultSecretStore::connect(config.secrets.vault.clone()).await?)),
+        SecretsBackend::Vault => {
+            Ok(Arc::new(VaultSecretStore::connect(config.secrets.vault.clone()).await?))
+        }
     }
 }
 
 /// Gives the embedded secret store a new key; returns how many values were encrypted again.
-pub(crate) async fn rotate_secrets_key(config: &ServerConfig, db: &Db) -> Result<u64, BackendError> {
+pub(crate) async fn rotate_secrets_key(
+    config: &ServerConfig,
+    db: &Db,
+) -> Result<u64, BackendError> {
     match config.secrets.backend {
         SecretsBackend::Local => {
-            LocalSecretStore::connect(config.resolved_secrets_local(), db.clone()).await?.rotate().await
+            LocalSecretStore::connect(config.resolved_secrets_local(), db.clone())
+                .await?
+                .rotate()
+                .await
         }
         SecretsBackend::Vault => Err(BackendError::new(
             ErrorKind::Unsupported,

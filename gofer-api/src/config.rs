@@ -1,5 +1,6 @@
-//! The server's configuration: compiled-in defaults, then a TOML file, then `GOFER_<TABLE>__<KEY>` variables, then
-//! [`ServerConfig::validate`]. The result is one value that is passed along and never changes.
+//! The server's configuration: compiled-in defaults, then a TOML file, then `GOFER_<TABLE>__<KEY>`
+//! variables, then [`ServerConfig::validate`]. The result is one value that is passed along and
+//! never changes.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,14 +18,16 @@ mod files;
 mod validate;
 
 pub use backends::{
-    EngineSection, ObjectsBackend, ObjectsSection, RetentionSection, SchedulerBackend, SchedulerSection,
-    SecretsBackend, SecretsSection,
+    EngineSection, ObjectsBackend, ObjectsSection, RetentionSection, SchedulerBackend,
+    SchedulerSection, SecretsBackend, SecretsSection,
 };
 pub use error::ConfigError;
 
-/// Where a server listens when nothing else is said, always on loopback; the port is registered for nothing.
+/// Where a server listens when nothing else is said, always on loopback; the port is registered for
+/// nothing.
 pub const DEFAULT_PORT: u16 = 8469;
-/// Variables that start with this and contain `__` are configuration, such as `GOFER_SERVER__LISTEN`.
+/// Variables that start with this and contain `__` are configuration, such as
+/// `GOFER_SERVER__LISTEN`.
 const ENV_PREFIX: &str = "GOFER_";
 
 /// All a server is told when it starts; `config/gofer.toml` documents every key.
@@ -65,8 +68,8 @@ pub struct ServerConfig {
 pub struct ServerSection {
     /// Address and port; port 0 takes any free one.
     pub listen: SocketAddr,
-    /// Where everything local lies, made with mode 0700 when missing; `None` is a directory of the user's, see
-    /// [`ServerConfig::data_dir`].
+    /// Where everything local lies, made with mode 0700 when missing; `None` is a directory of the
+    /// user's, see [`ServerConfig::data_dir`].
     pub data_dir: Option<PathBuf>,
     /// Whether callers need a token.
     pub auth: AuthMode,
@@ -80,14 +83,17 @@ pub struct ServerSection {
     pub hosts: Vec<String>,
     /// Addresses, or networks, of proxies that are believed what they tell of their callers.
     pub trusted_proxies: Vec<String>,
-    /// File of the operator's with the code that makes the first management token; `None`: the server makes one.
+    /// File of the operator's with the code that makes the first management token; `None`: the
+    /// server makes one.
     pub bootstrap_token_file: Option<PathBuf>,
-    /// Folder for links to the files that the server leaves for its own user, by the server's address.
+    /// Folder for links to the files that the server leaves for its own user, by the server's
+    /// address.
     #[serde(skip)]
     pub links_dir: Option<PathBuf>,
     /// The server's certificate.
     pub tls: TlsSection,
-    /// Makes a management token of its own at start, for a server that lives as long as one command.
+    /// Makes a management token of its own at start, for a server that lives as long as one
+    /// command.
     #[serde(skip)]
     pub throw_away: bool,
 }
@@ -122,7 +128,8 @@ pub struct TlsSection {
     pub cert_file: Option<PathBuf>,
     /// PEM file with the private key.
     pub key_file: Option<PathBuf>,
-    /// PEM file with the authorities of clients' certificates. With it, callers without such a certificate are refused.
+    /// PEM file with the authorities of clients' certificates. With it, callers without such a
+    /// certificate are refused.
     pub client_ca_file: Option<PathBuf>,
 }
 
@@ -143,7 +150,8 @@ pub struct Limits {
     pub connections: Option<usize>,
     /// The same from one address; `None` is half of all.
     pub connections_per_address: Option<usize>,
-    /// How old a connection may become before its caller is asked to make a new one; calls under way may end.
+    /// How old a connection may become before its caller is asked to make a new one; calls under
+    /// way may end.
     #[serde(with = "humantime_serde")]
     pub connection_age: Duration,
     /// Bytes of memory for all requests that are being read and handled.
@@ -151,7 +159,8 @@ pub struct Limits {
     /// How long a call that is not a stream may take.
     #[serde(with = "humantime_serde")]
     pub call_timeout: Duration,
-    /// How long a stream may stand still before it is given up: an upload, half a message, an answer that is not read.
+    /// How long a stream may stand still before it is given up: an upload, half a message, an
+    /// answer that is not read.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
     /// How long calls may go on after the server was told to end.
@@ -241,23 +250,31 @@ impl ServerConfig {
         Self::load_with(path, |_| {})
     }
 
-    /// The same, with flags of the command line on top: `flags` changes what was read before it is validated.
+    /// The same, with flags of the command line on top: `flags` changes what was read before it is
+    /// validated.
     ///
     /// # Errors
     /// [`ConfigError`], which names each key that is wrong, its value and the rule.
-    pub fn load_with(path: Option<&Path>, flags: impl FnOnce(&mut Self)) -> Result<Self, ConfigError> {
+    pub fn load_with(
+        path: Option<&Path>,
+        flags: impl FnOnce(&mut Self),
+    ) -> Result<Self, ConfigError> {
         let mut figment = Figment::new();
         if let Some(path) = path {
-            let text = std::fs::read_to_string(path).map_err(|error| ConfigError::unreadable(path, &error))?;
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| ConfigError::unreadable(path, &error))?;
             figment = figment.merge(Toml::string(&text));
         }
+
         let env = Env::prefixed(ENV_PREFIX).filter(|name| name.as_str().contains("__")).split("__");
         let figment = figment.merge(env);
-        let mut config: Self = figment.extract().map_err(|error| ConfigError::from_figment(path, error))?;
+        let mut config: Self =
+            figment.extract().map_err(|error| ConfigError::from_figment(path, error))?;
         config.exposed_files = files::exposed(&figment);
         config.secret_files = files::secret(&figment);
         flags(&mut config);
         config.validate()?;
+
         Ok(config)
     }
 
@@ -280,8 +297,9 @@ impl ServerConfig {
         config
     }
 
-    /// A server for one command: any free loopback port, a management token that only [`crate::Server`] hands out, and no
-    /// waiting for the disk, since nobody asks about its runs after a power cut.
+    /// A server for one command: any free loopback port, a management token that only
+    /// [`crate::Server`] hands out, and no waiting for the disk, since nobody asks about its runs
+    /// after a power cut.
     #[must_use]
     pub fn throw_away(data_dir: impl Into<PathBuf>) -> Self {
         let mut config = Self::default_dev(data_dir);
@@ -292,11 +310,12 @@ impl ServerConfig {
         config
     }
 
-    /// Where everything local lies: `server.data_dir`, else `$XDG_STATE_HOME/gofer`, else `~/.local/state/gofer`, else
-    /// `.gofer` where the server was started.
+    /// Where everything local lies: `server.data_dir`, else `$XDG_STATE_HOME/gofer`, else
+    /// `~/.local/state/gofer`, else `.gofer` where the server was started.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let absolute =
+            |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         self.server
             .data_dir
             .clone()

@@ -1,4 +1,5 @@
-//! Between the words of the wire (`gofer_proto`) and the words of the domain (`gofer_core`). Nothing else knows both.
+//! Between the words of the wire (`gofer_proto`) and the words of the domain (`gofer_core`).
+//! Nothing else knows both.
 
 use std::time::Duration;
 
@@ -20,8 +21,12 @@ mod timeline;
 
 pub(crate) use entity::{namespace, object, object_scope, quota, secret, secret_scope, token};
 pub(crate) use event::{event, event_types};
-pub(crate) use pipeline::{pipeline, pipeline_spec_from_wire, pipeline_spec_to_wire, version, version_summary};
-pub(crate) use run::{attempts_of, log_chunk, log_cursor, run, run_state, run_status, run_summary, task_run};
+pub(crate) use pipeline::{
+    pipeline, pipeline_spec_from_wire, pipeline_spec_to_wire, version, version_summary,
+};
+pub(crate) use run::{
+    attempts_of, log_chunk, log_cursor, run, run_state, run_status, run_summary, task_run,
+};
 pub(crate) use timeline::timeline_span;
 
 /// Longest text of a reason that a caller gives.
@@ -30,7 +35,11 @@ pub(crate) const MAX_REASON_BYTES: usize = 1024;
 pub(crate) const MAX_DESCRIPTION_BYTES: usize = 4 * 1024;
 
 /// An identifier from a field.
-pub(crate) fn id<T>(field: &str, value: &str, parse: impl FnOnce(&str) -> Result<T, InvalidId>) -> Result<T, ApiError> {
+pub(crate) fn id<T>(
+    field: &str,
+    value: &str,
+    parse: impl FnOnce(&str) -> Result<T, InvalidId>,
+) -> Result<T, ApiError> {
     parse(value).map_err(|error| ApiError::bad_id(field, &error))
 }
 
@@ -73,7 +82,11 @@ pub(crate) fn text(field: &str, value: &str, max_bytes: usize) -> Result<(), Api
     if value.len() <= max_bytes {
         return Ok(());
     }
-    Err(ApiError::invalid(field, format!("{} bytes", value.len()), format!("at most {max_bytes} bytes")))
+    Err(ApiError::invalid(
+        field,
+        format!("{} bytes", value.len()),
+        format!("at most {max_bytes} bytes"),
+    ))
 }
 
 /// A text for people, of a limited length: nothing in it commands the terminal that shows it.
@@ -105,10 +118,22 @@ pub(crate) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
 }
 
 /// An instant of a request; absent stays absent.
-pub(crate) fn from_timestamp(field: &str, at: Option<&prost_types::Timestamp>) -> Result<Option<Timestamp>, ApiError> {
+pub(crate) fn from_timestamp(
+    field: &str,
+    at: Option<&prost_types::Timestamp>,
+) -> Result<Option<Timestamp>, ApiError> {
     let Some(at) = at else { return Ok(None) };
-    let micros = at.seconds.checked_mul(1_000_000).and_then(|micros| micros.checked_add(i64::from(at.nanos / 1_000)));
-    let refused = || ApiError::invalid(field, format!("{} s", at.seconds), "must be within 292,000 years of 1970");
+    let micros = at
+        .seconds
+        .checked_mul(1_000_000)
+        .and_then(|micros| micros.checked_add(i64::from(at.nanos / 1_000)));
+    let refused = || {
+        ApiError::invalid(
+            field,
+            format!("{} s", at.seconds),
+            "must be within 292,000 years of 1970",
+        )
+    };
     micros.map(|micros| Some(Timestamp(micros))).ok_or_else(refused)
 }
 
@@ -126,7 +151,10 @@ fn duration_to_wire(duration: Duration) -> prost_types::Duration {
 }
 
 /// A duration from the wire; negative ones are none.
-pub(crate) fn duration_from_wire(field: &str, duration: &prost_types::Duration) -> Result<Duration, Violation> {
+pub(crate) fn duration_from_wire(
+    field: &str,
+    duration: &prost_types::Duration,
+) -> Result<Duration, Violation> {
     Duration::try_from(*duration).map_err(|_| {
         let value = format!("{}.{:09}s", duration.seconds, duration.nanos.unsigned_abs());
         Violation::new(field, value, "a duration is not negative")

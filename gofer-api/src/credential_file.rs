@@ -1,6 +1,7 @@
-//! Credentials that a server leaves for its own user on this machine: the credential is the first line of a file that only
-//! that user may read, the server's address the second. A link in a well-known folder leads from the address to the file, so
-//! that `gofer` finds it wherever the data directory is, and sends it nowhere else.
+//! Credentials that a server leaves for its own user on this machine: the credential is the first
+//! line of a file that only that user may read, the server's address the second. A link in a
+//! well-known folder leads from the address to the file, so that `gofer` finds it wherever the data
+//! directory is, and sends it nowhere else.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -25,7 +26,8 @@ pub(crate) struct CredentialFile {
 }
 
 impl CredentialFile {
-    /// Writes the file, whole or not at all, over one of a server before. A link that cannot be made is told in the log.
+    /// Writes the file, whole or not at all, over one of a server before. A link that cannot be
+    /// made is told in the log.
     ///
     /// # Errors
     /// [`ServerError::File`].
@@ -45,7 +47,8 @@ impl CredentialFile {
             && let Err(error) = make_link(link, &path)
         {
             let (link, path) = (link.display(), path.display());
-            tracing::warn!(%error, %link, "`gofer` will not find `{path}` by itself; name it with `--token-file`");
+            tracing::warn!(%error, %link, "`gofer` will not find `{path}` by itself; name it with \
+                                           `--token-file`");
         }
         Ok(Self { path, link, contents })
     }
@@ -57,15 +60,19 @@ impl CredentialFile {
 
     /// Removes the file, unless another server has written its own over it.
     pub(crate) fn remove(&self) {
-        let is_own = fs::read(&self.path).is_ok_and(|found| found == self.contents.expose_secret().as_bytes());
+        let is_own = fs::read(&self.path)
+            .is_ok_and(|found| found == self.contents.expose_secret().as_bytes());
         if !is_own {
             return;
         }
-        if let Some(link) = self.link.as_ref().filter(|link| fs::read_link(link).is_ok_and(|to| to == self.path)) {
+        if let Some(link) =
+            self.link.as_ref().filter(|link| fs::read_link(link).is_ok_and(|to| to == self.path))
+        {
             let _ = fs::remove_file(link);
         }
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "a credential that is worth nothing any more is left behind");
+            tracing::warn!(%error, path = %self.path.display(), "a credential that is worth \
+                                                                 nothing any more is left behind");
         }
     }
 }
@@ -79,7 +86,10 @@ fn link_name(addr: &str, name: &str) -> String {
 fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     let new = beside(path);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    let written = file.write_all(contents).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
+    let written = file
+        .write_all(contents)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&new, path));
     if written.is_err() {
         let _ = fs::remove_file(&new);
     }
@@ -110,10 +120,13 @@ pub(crate) fn read(path: &Path) -> io::Result<SecretString> {
     Ok(SecretString::from(text.lines().next().unwrap_or_default().trim()))
 }
 
-/// The same of a file that this server's user has written and nobody else can read; `None` for any other.
+/// The same of a file that this server's user has written and nobody else can read; `None` for any
+/// other.
 pub(crate) fn read_own(path: &Path) -> Option<SecretString> {
     let found = fs::symlink_metadata(path).ok()?;
-    let is_own = found.is_file() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & OTHERS == 0;
+    let is_own = found.is_file()
+        && found.uid() == rustix::process::geteuid().as_raw()
+        && found.mode() & OTHERS == 0;
     is_own.then(|| read(path).ok()).flatten()
 }
 
@@ -129,6 +142,7 @@ mod tests {
             let (place, secret) = ((data.path(), "token"), SecretString::from(secret));
             CredentialFile::write(place, &secret, "http://127.0.0.1:8469", Some(&links)).unwrap()
         };
+
         let (first, second) = (write("one"), write("two"));
         let link = links.join("127.0.0.1:8469.token");
         assert_eq!(fs::read_to_string(&link).unwrap(), "two\nhttp://127.0.0.1:8469\n");
@@ -138,7 +152,10 @@ mod tests {
         first.remove();
         assert!(link.exists(), "it is another server's");
         second.remove();
-        assert_eq!(fs::read_dir(data.path()).unwrap().count() + fs::read_dir(&links).unwrap().count(), 0);
+        assert_eq!(
+            fs::read_dir(data.path()).unwrap().count() + fs::read_dir(&links).unwrap().count(),
+            0
+        );
         assert!(!format!("{second:?}").contains("two"));
     }
 

@@ -1,5 +1,5 @@
-//! Whether the caller's side of a stream ended in order. tonic shows a handler the same end when the caller closes its
-//! side and when it cancels the call or dies; an upload must know which.
+//! Whether the caller's side of a stream ended in order. tonic shows a handler the same end when
+//! the caller closes its side and when it cancels the call or dies; an upload must know which.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -16,8 +16,8 @@ const OTHERS_WRITE: u32 = 0o022;
 /// Permissions to list.
 const OTHERS_READ: u32 = 0o044;
 
-/// Makes the directory, whatever the umask. One that exists is taken as it is if others may at most look into it, which is said:
-/// whoever may write there can replace the database.
+/// Makes the directory, whatever the umask. One that exists is taken as it is if others may at most
+/// look into it, which is said: whoever may write there can replace the database.
 ///
 /// # Errors
 /// When it cannot be made, or others may write there.
@@ -30,15 +30,18 @@ pub(crate) fn make_data_dir(config: &ServerConfig) -> Result<(), ServerError> {
         DirBuilder::new().recursive(true).mode(PRIVATE).create(&dir).map_err(failed)?;
         std::fs::set_permissions(&dir, Permissions::from_mode(mode)).map_err(failed)?;
     }
+
     let found = dir.metadata().map_err(failed)?;
     if !found.is_dir() {
         return Err(failed(std::io::ErrorKind::NotADirectory.into()));
     }
+
     match look(&dir, found.mode(), found.uid(), mode) {
         Found::Safe => {}
         Found::Readable(sentence) => tracing::warn!("{sentence}"),
         Found::Writable(sentence) => return Err(ServerError::Exposed(sentence)),
     }
+
     Ok(())
 }
 
@@ -55,21 +58,26 @@ fn look(dir: &Path, mode: u32, owner: u32, wanted: u32) -> Found {
     let own = rustix::process::geteuid().as_raw();
     if owner != own && owner != 0 {
         return Found::Writable(format!(
-            "the data directory `{dir}` belongs to user {owner}, who can replace everything in it: `chown {own} {dir}`, or choose \
-             another with `server.data_dir`"
+            "the data directory `{dir}` belongs to user {owner}, who can replace everything in it: \
+             `chown {own} {dir}`, or choose another with `server.data_dir`"
         ));
     }
+
     if mode & OTHERS_WRITE != 0 {
         return Found::Writable(format!(
-            "the data directory `{dir}` has mode {bits:04o}, so that others may replace the database and its keys: `chmod {wanted:o} \
-             {dir}`, or choose another with `server.data_dir`"
+            "the data directory `{dir}` has mode {bits:04o}, so that others may replace the \
+             database and its keys: `chmod {wanted:o} {dir}`, or choose another with \
+             `server.data_dir`"
         ));
     }
+
     if mode & OTHERS_READ != 0 {
         return Found::Readable(format!(
-            "the data directory `{dir}` has mode {bits:04o}, so that others may list it: `chmod {wanted:o} {dir}`"
+            "the data directory `{dir}` has mode {bits:04o}, so that others may list it: `chmod \
+             {wanted:o} {dir}`"
         ));
     }
+
     Found::Safe
 }
 
@@ -88,12 +96,19 @@ mod tests {
         make_data_dir(&config(&dir)).unwrap();
         let mode = |path: &Path| path.metadata().unwrap().mode() & 0o7777;
         assert_eq!((mode(&dir), mode(&root.path().join("a"))), (0o700, 0o700));
-        for (mode, refused) in [(0o755, false), (0o711, false), (0o770, true), (0o702, true), (0o1777, true)] {
+
+        for (mode, refused) in
+            [(0o755, false), (0o711, false), (0o770, true), (0o702, true), (0o1777, true)]
+        {
             std::fs::set_permissions(&dir, Permissions::from_mode(mode)).unwrap();
             let made = make_data_dir(&config(&dir));
             assert_eq!(made.is_err(), refused, "{mode:o}: {made:?}");
+
             if let Err(error) = made {
-                assert!(error.to_string().contains(&format!("`chmod 700 {}`", dir.display())), "{error}");
+                assert!(
+                    error.to_string().contains(&format!("`chmod 700 {}`", dir.display())),
+                    "{error}"
+                );
             }
         }
     }
@@ -104,7 +119,11 @@ mod tests {
         let dir = Path::new("/d");
         assert_eq!(look(dir, 0o700, own, 0o700), Found::Safe);
         assert_eq!(look(dir, 0o711, 0, 0o711), Found::Safe);
-        assert!(matches!(look(dir, 0o755, own, 0o700), Found::Readable(said) if said.contains("`chmod 700 /d`")));
-        assert!(matches!(look(dir, 0o700, own + 1, 0o700), Found::Writable(said) if said.contains("chown")));
+        assert!(
+            matches!(look(dir, 0o755, own, 0o700), Found::Readable(said) if said.contains("`chmod 700 /d`"))
+        );
+        assert!(
+            matches!(look(dir, 0o700, own + 1, 0o700), Found::Writable(said) if said.contains("chown"))
+        );
     }
 }

@@ -28,31 +28,35 @@ pub(crate) enum ApiError {
     ContentLost { what: Resource, key: String },
     #[error("{message}")]
     Precondition { reason: &'static str, message: String },
-    #[error("the latest version is {latest}, not {expected}; look at what changed and register again")]
+    #[error(
+        "the latest version is {latest}, not {expected}; look at what changed and register again"
+    )]
     VersionConflict { expected: u64, latest: u64 },
     #[error(
-        "an object has at most {limit_bytes} bytes (`limits.object_max_bytes`); this one has {at_least_bytes} or more"
+        "an object has at most {limit_bytes} bytes (`limits.object_max_bytes`); this one has \
+         {at_least_bytes} or more"
     )]
     ObjectTooLarge { limit_bytes: u64, at_least_bytes: u64 },
     #[error(transparent)]
     Quota(#[from] QuotaExceeded),
     #[error(
-        "the disk for objects has {free_bytes} bytes left, and uploads stop below {min_bytes} (`limits.free_disk_min`) so \
-         that the server goes on; free space, or upload later"
+        "the disk for objects has {free_bytes} bytes left, and uploads stop below {min_bytes} \
+         (`limits.free_disk_min`) so that the server goes on; free space, or upload later"
     )]
     DiskFull { free_bytes: u64, min_bytes: u64 },
     #[error(
-        "{limit} commands run in tasks through this server, as many as may (`limits.exec_sessions`); end some of them"
+        "{limit} commands run in tasks through this server, as many as may \
+         (`limits.exec_sessions`); end some of them"
     )]
     ExecSessionsFull { limit: usize },
     #[error(
-        "{bytes} bytes arrived in {seconds} s, which is less than {rate} bytes per second (`limits.upload_min_rate`); the \
-         upload is given up"
+        "{bytes} bytes arrived in {seconds} s, which is less than {rate} bytes per second \
+         (`limits.upload_min_rate`); the upload is given up"
     )]
     UploadTooSlow { bytes: u64, seconds: u64, rate: u64 },
     #[error(
-        "events after {after} were deleted by retention, and {oldest} is the oldest that is kept; look at how things are, and \
-         go on after {}",
+        "events after {after} were deleted by retention, and {oldest} is the oldest that is kept; \
+         look at how things are, and go on after {}",
         oldest - 1
     )]
     EventsExpired { after: u64, oldest: u64 },
@@ -69,14 +73,18 @@ pub(crate) enum ApiError {
     #[error("the request was not complete in time; nothing was done")]
     RequestIncomplete,
     #[error(
-        "this caller's requests and answers have all of the {limit_bytes} bytes of memory that one may have; let some end"
+        "this caller's requests and answers have all of the {limit_bytes} bytes of memory that one \
+         may have; let some end"
     )]
     ShareSpent { limit_bytes: u64 },
     #[error(
-        "the requests that are being handled have all memory that the server has for them (`limits.request_memory`)"
+        "the requests that are being handled have all memory that the server has for them \
+         (`limits.request_memory`)"
     )]
     NoMemory,
-    #[error("there are {limit} calls without a token on this connection already; wait for one to end")]
+    #[error(
+        "there are {limit} calls without a token on this connection already; wait for one to end"
+    )]
     TooManyCalls { limit: usize },
     #[error("nothing arrived for {seconds} s; the stream is given up")]
     Idle { seconds: u64 },
@@ -108,7 +116,8 @@ pub(crate) enum TokenProblem {
     #[error("the token is disabled")]
     Disabled,
     #[error(
-        "this server asks for its own token, which is in the file `token` of its data directory; send `authorization: Bearer <token>`"
+        "this server asks for its own token, which is in the file `token` of its data directory; \
+         send `authorization: Bearer <token>`"
     )]
     OwnMissing,
     #[error("a namespace of the token was deleted; call again for the others")]
@@ -117,7 +126,11 @@ pub(crate) enum TokenProblem {
 
 impl ApiError {
     /// One broken rule.
-    pub(crate) fn invalid(field: impl Into<String>, value: impl AsRef<str>, rule: impl Into<String>) -> Self {
+    pub(crate) fn invalid(
+        field: impl Into<String>,
+        value: impl AsRef<str>,
+        rule: impl Into<String>,
+    ) -> Self {
         Self::Invalid(vec![Violation::new(field, value, rule)])
     }
 

@@ -10,8 +10,8 @@ use gofer_core::id::RunKey;
 use crate::auth::{Gate, Identity};
 use crate::error::{ApiError, TokenProblem};
 
-/// How long the scheduler is not asked again about a token that it has identified. Whether the run is complete is asked
-/// at every call.
+/// How long the scheduler is not asked again about a token that it has identified. Whether the run
+/// is complete is asked at every call.
 const TRUSTED: Duration = Duration::from_secs(60);
 /// Tokens that are remembered.
 const REMEMBERED: usize = 4_096;
@@ -22,7 +22,12 @@ pub(crate) struct Executions(Mutex<HashMap<[u8; 32], (RunKey, Instant)>>);
 
 impl Executions {
     /// The run whose execution holds this token, unless it is complete.
-    pub(crate) async fn identify(&self, gate: &Gate, hash: &[u8; 32], token: &str) -> Result<Identity, ApiError> {
+    pub(crate) async fn identify(
+        &self,
+        gate: &Gate,
+        hash: &[u8; 32],
+        token: &str,
+    ) -> Result<Identity, ApiError> {
         let run = match self.remembered(hash) {
             Some(run) => run,
             None => {
@@ -34,13 +39,16 @@ impl Executions {
                     tracing::info!(error = %error.chain(), "a token of no execution is refused");
                     ApiError::Unauthenticated(TokenProblem::Unknown)
                 })?;
+
                 self.remember(hash, &id.run);
                 id.run
             }
         };
+
         if gate.db.run_is_unfinished(&run).await? {
             return Ok(Identity::Run(run));
         }
+
         Err(ApiError::Unauthenticated(TokenProblem::Unknown))
     }
 
@@ -81,7 +89,8 @@ mod tests {
     use super::*;
 
     async fn start_run(db: &Db, key: &RunKey) {
-        let (namespace, pipeline, at) = (key.namespace.clone(), key.pipeline.clone(), Timestamp::now());
+        let (namespace, pipeline, at) =
+            (key.namespace.clone(), key.pipeline.clone(), Timestamp::now());
         let spec = PipelineSpec {
             run_variables: Vec::new(),
             name: pipeline.clone(),
@@ -93,12 +102,14 @@ mod tests {
             subscriptions: Vec::new(),
             sdk: String::new(),
         };
+
         let registration = Registration {
             namespace: namespace.clone(),
             spec: Arc::new(spec),
             digest: "d".to_owned(),
             expected_version: None,
         };
+
         db.pipeline_register(registration, "dev", at).await.unwrap();
         let new = NewRun {
             namespace,
@@ -114,6 +125,7 @@ mod tests {
             at,
             claim: None,
         };
+
         assert_eq!(db.insert_run(new).await.unwrap().run.key, *key);
     }
 
@@ -122,34 +134,52 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::connect(DbConfig::sqlite(dir.path().join("gofer.db"))).await.unwrap();
         let memory = MemoryScheduler::new();
-        let capabilities = SchedulerCapabilities { workload_identity: true, ..memory.capabilities() };
+        let capabilities =
+            SchedulerCapabilities { workload_identity: true, ..memory.capabilities() };
         let scheduler = Arc::new(memory.with_capabilities(capabilities));
         let id: ExecutionId = "default/ci/1/build/1".parse().unwrap();
+
         scheduler.start(&id, &host_command(["forever"])).await.unwrap();
         let gate = Gate::for_test(db.clone(), scheduler, crate::config::Access::Tokens);
         let call = async |token: &str, path: &str| {
             let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
-            let admitted =
-                gate.admit(&HeaderMap::from_iter([(AUTHORIZATION, value)]), &path.parse().unwrap(), None).await;
+            let admitted = gate
+                .admit(
+                    &HeaderMap::from_iter([(AUTHORIZATION, value)]),
+                    &path.parse().unwrap(),
+                    None,
+                )
+                .await;
             admitted.map(|caller| caller.identity)
         };
+
         let (good, get_run) = (MemoryScheduler::token(&id), "/gofer.v1.RunService/GetRun");
         let good = good.expose_secret();
-        let unknown = |found| matches!(found, Err(ApiError::Unauthenticated(TokenProblem::Unknown)));
+        let unknown =
+            |found| matches!(found, Err(ApiError::Unauthenticated(TokenProblem::Unknown)));
         assert!(unknown(call(good, get_run).await), "there is no such run");
         start_run(&db, &id.run).await;
         assert_eq!(call(good, get_run).await.unwrap(), Identity::Run(id.run.clone()));
-        assert!(unknown(call("memory.default/ci/2/build/1.token", get_run).await), "there is no such execution");
+        assert!(
+            unknown(call("memory.default/ci/2/build/1.token", get_run).await),
+            "there is no such execution"
+        );
         assert!(unknown(call("a.b.c", get_run).await));
+
         let report = "/gofer.v1.ExecutionService/ReportEnd";
-        assert!(matches!(call(good, report).await.unwrap(), Identity::Execution(_)), "the scheduler will look at it");
+        assert!(
+            matches!(call(good, report).await.unwrap(), Identity::Execution(_)),
+            "the scheduler will look at it"
+        );
         assert!(!format!("{:?}", call(good, report).await).contains("memory."));
         assert!(unknown(call("gofer_r_x", report).await));
         gate.scheduler.stop(&id, Duration::ZERO).await.unwrap();
         assert!(call(good, get_run).await.is_ok(), "the scheduler is not asked again");
-        eventually("the execution is over", async || match gate.scheduler.state(&id).await.unwrap().state {
-            state if state.is_final() => Ok(()),
-            state => Err(format!("{state:?}")),
+        eventually("the execution is over", async || {
+            match gate.scheduler.state(&id).await.unwrap().state {
+                state if state.is_final() => Ok(()),
+                state => Err(format!("{state:?}")),
+            }
         })
         .await;
         gate.executions.0.lock().unwrap().clear();

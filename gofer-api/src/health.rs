@@ -26,7 +26,8 @@ pub(crate) struct Health {
     objects: Arc<dyn ObjectStore>,
     secrets: Arc<dyn SecretStore>,
     products: Products,
-    /// Held during a check: of several callers one checks and all wait, so that nobody can make backends busy with it.
+    /// Held during a check: of several callers one checks and all wait, so that nobody can make
+    /// backends busy with it.
     last: Mutex<Vec<v1::Backend>>,
 }
 

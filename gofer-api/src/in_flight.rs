@@ -1,5 +1,6 @@
-//! Bytes that are being uploaded through this server and that no record names yet. What a namespace has used is in the
-//! database; this only keeps many uploads at once from filling the store before the first of them is recorded.
+//! Bytes that are being uploaded through this server and that no record names yet. What a namespace
+//! has used is in the database; this only keeps many uploads at once from filling the store before
+//! the first of them is recorded.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +30,8 @@ impl Share {
         Self { all: Arc::clone(all), namespace: namespace.clone(), bytes: 0, quota }
     }
 
-    /// Bytes have arrived, or are announced; refused if all that is in flight would be more than there is room for.
+    /// Bytes have arrived, or are announced; refused if all that is in flight would be more than
+    /// there is room for.
     pub(crate) fn grow_to(&mut self, bytes: u64) -> Result<(), ApiError> {
         let more = bytes.saturating_sub(self.bytes);
         let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,7 +65,8 @@ mod tests {
     #[test]
     fn uploads_at_once_share_the_room_there_is() {
         let (all, red) = (Arc::<InFlight>::default(), NamespaceId::new("red").unwrap());
-        let quota = QuotaUse { quota: QuotaKind::ObjectBytes, limit: 100, overridden: false, used: 40 };
+        let quota =
+            QuotaUse { quota: QuotaKind::ObjectBytes, limit: 100, overridden: false, used: 40 };
         let (mut one, mut other) = (Share::new(&all, &red, quota), Share::new(&all, &red, quota));
         one.grow_to(30).unwrap();
         one.grow_to(20).expect("less is no change");

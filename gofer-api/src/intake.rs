@@ -1,6 +1,6 @@
-//! What a request may cost before its handler sees it. Behind authentication and before every service: a caller without
-//! the right is refused on the headers alone, and a body is read within a time, counted before it is decoded, and paid for
-//! from a budget of bytes that all requests share.
+//! What a request may cost before its handler sees it. Behind authentication and before every
+//! service: a caller without the right is refused on the headers alone, and a body is read within a
+//! time, counted before it is decoded, and paid for from a budget of bytes that all requests share.
 //!
 //! ```text
 //! headers ─ Authenticate ─ rights ─ calls at once ─┐
@@ -37,7 +37,8 @@ mod walk;
 pub(crate) use body::Held;
 pub(crate) use budget::{Account, Budget, Charge};
 
-/// Longest message of a request. Specs are refused over 3 MiB; the room above lets their callers hear which rule it was.
+/// Longest message of a request. Specs are refused over 3 MiB; the room above lets their callers
+/// hear which rule it was.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Longest message of calls that need no token: they ask for a name at most.
 const MAX_PUBLIC_BYTES: u64 = 4 * 1024;
@@ -68,7 +69,13 @@ impl Intake {
         }
     }
 
-    fn rules(&self, path: &str, method: Option<Method>, identity: &Identity, deadline: Instant) -> Rules {
+    fn rules(
+        &self,
+        path: &str,
+        method: Option<Method>,
+        identity: &Identity,
+        deadline: Instant,
+    ) -> Rules {
         let public = method.is_none() || !is_known(identity) || path == BOOTSTRAP;
         Rules {
             max_bytes: if public { MAX_PUBLIC_BYTES } else { MAX_MESSAGE_BYTES as u64 },
@@ -104,7 +111,10 @@ pub(crate) struct Admit<S> {
 
 impl<S> Service<Request<Body>> for Admit<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -126,56 +136,75 @@ where
 }
 
 impl Intake {
-    async fn serve<S>(&self, mut inner: S, mut request: Request<Body>) -> Result<Response<Body>, ApiError>
+    async fn serve<S>(
+        &self,
+        mut inner: S,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError>
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
-        let Some(caller) = request.extensions().get::<Caller>().cloned() else { return Err(ApiError::Broken) };
+        let Some(caller) = request.extensions().get::<Caller>().cloned() else {
+            return Err(ApiError::Broken);
+        };
+
         rights::check(&caller)?;
         let connection = request.extensions().get::<Arc<Connection>>().cloned().unwrap_or_default();
         let in_flight = connection.begin_call(is_known(&caller.identity))?;
 
         let path = request.uri().path().to_owned();
         let method = SHAPES.method(&path);
-        let limit = self.call_timeout.min(wanted_timeout(request.headers()).unwrap_or(Duration::MAX));
+        let limit =
+            self.call_timeout.min(wanted_timeout(request.headers()).unwrap_or(Duration::MAX));
         let deadline = Instant::now() + limit;
         let rules = self.rules(&path, method, &caller.identity, deadline);
         let (held, arrived) = (Held::default(), Arrived::default());
         let actor = caller.identity.actor();
         let (paid, seen) = (held.clone(), arrived.clone());
-        request = request.map(|body| whole_messages(body, rules, self.requests.account(&actor), paid, seen));
+
+        request = request
+            .map(|body| whole_messages(body, rules, self.requests.account(&actor), paid, seen));
         let answers = connection.answers(&self.answers, &actor);
         request.extensions_mut().insert(answers);
         request.extensions_mut().insert(held.clone());
 
-        // What one message is asked and one is answered has ended by the deadline, however slowly the message comes.
+        // What one message is asked and one is answered has ended by the deadline, however slowly
+        // the message comes.
         let answer = inner.call(request);
-        let unary = method.is_some_and(|method| !method.streams_requests && !method.streams_answers);
+        let unary =
+            method.is_some_and(|method| !method.streams_requests && !method.streams_answers);
         let answer = match unary {
-            true => tokio::time::timeout_at(deadline, answer).await.map_err(|_| match arrived.happened() {
-                true => ApiError::TooSlow { seconds: limit.as_secs() },
-                false => ApiError::RequestIncomplete,
+            true => tokio::time::timeout_at(deadline, answer).await.map_err(|_| {
+                match arrived.happened() {
+                    true => ApiError::TooSlow { seconds: limit.as_secs() },
+                    false => ApiError::RequestIncomplete,
+                }
             })?,
             false => answer.await,
         };
+
         let Ok(mut answer) = answer;
         if let Some(problem) = unreadable(answer.headers()) {
             return Err(ApiError::Malformed { problem });
         }
+
         let memory = answer.extensions_mut().remove::<Arc<Charge>>();
         Ok(answer.map(|body| Body::new(Answer::new(body, Stall::current(), in_flight, memory))))
     }
 }
 
-/// Whether somebody's token was looked up and found. What an execution shows is looked at by its scheduler, later.
+/// Whether somebody's token was looked up and found. What an execution shows is looked at by its
+/// scheduler, later.
 fn is_known(identity: &Identity) -> bool {
     !matches!(identity, Identity::Anonymous | Identity::Execution(_))
 }
 
-/// What is wrong with a request that tonic could not read. It calls that `INTERNAL`; this server's own faults have details.
+/// What is wrong with a request that tonic could not read. It calls that `INTERNAL`; this server's
+/// own faults have details.
 fn unreadable(headers: &HeaderMap) -> Option<String> {
     let status = Status::from_header_map(headers)?;
-    (status.code() == Code::Internal && status.details().is_empty()).then(|| status.message().to_owned())
+    (status.code() == Code::Internal && status.details().is_empty())
+        .then(|| status.message().to_owned())
 }
 
 /// The header `grpc-timeout`: up to eight digits and a unit.

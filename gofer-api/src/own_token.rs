@@ -1,5 +1,6 @@
-//! The token that a server on loopback makes at each start, in place of none: no web page, no proxy and no other user of the
-//! machine has it. It may do everything, and is known by its hash in memory only.
+//! The token that a server on loopback makes at each start, in place of none: no web page, no proxy
+//! and no other user of the machine has it. It may do everything, and is known by its hash in
+//! memory only.
 
 use std::path::Path;
 
@@ -26,7 +27,11 @@ impl OwnToken {
     ///
     /// # Errors
     /// [`ServerError::File`].
-    pub(crate) fn make(data_dir: &Path, addr: &str, links: Option<&Path>) -> Result<Self, ServerError> {
+    pub(crate) fn make(
+        data_dir: &Path,
+        addr: &str,
+        links: Option<&Path>,
+    ) -> Result<Self, ServerError> {
         let (_, secret) = new_token(TokenKind::Management, "", "gofer");
         let file = CredentialFile::write((data_dir, FILE), &secret, addr, links)?;
         tracing::info!(path = %file.path().display(), "this server's own token is in a file");

@@ -78,12 +78,14 @@ impl Page {
                 format!("at most {MAX_PAGE}; 0 = {DEFAULT_PAGE}"),
             ));
         }
+
         let limit = if size == 0 { DEFAULT_PAGE } else { size } as usize;
         let fingerprint = fingerprint(request);
         let token = request.page_token();
         if token.is_empty() {
             return Ok(Self { after: None, limit, fingerprint });
         }
+
         let after = decode(token, fingerprint).ok_or_else(|| bad_token(token))?;
         Ok(Self { after: Some(after), limit, fingerprint })
     }
@@ -134,7 +136,11 @@ mod tests {
     use super::*;
 
     fn request(page_size: u32, page_token: &str) -> ListPipelinesRequest {
-        ListPipelinesRequest { namespace: "default".into(), page_size, page_token: page_token.into() }
+        ListPipelinesRequest {
+            namespace: "default".into(),
+            page_size,
+            page_token: page_token.into(),
+        }
     }
 
     #[test]
@@ -144,7 +150,11 @@ mod tests {
         let token = page.next(Some("b"));
         assert_eq!(Page::of(&request(7, &token)).unwrap().after.as_deref(), Some("b"));
 
-        let other = ListPipelinesRequest { namespace: "other".into(), page_size: 2, page_token: token.clone() };
+        let other = ListPipelinesRequest {
+            namespace: "other".into(),
+            page_size: 2,
+            page_token: token.clone(),
+        };
         assert!(Page::of(&other).is_err());
         assert!(Page::of(&ListNamespacesRequest { page_size: 2, page_token: token }).is_err());
         assert!(Page::of(&request(2, "garbage")).is_err());

@@ -5,7 +5,8 @@ use gofer_core::id::{NamespaceId, RunKey};
 use crate::auth::Identity;
 use crate::error::ApiError;
 
-/// For whom an RPC is. Management tokens, the server's own token, and anybody on a server that asks for none, may call everything.
+/// For whom an RPC is. Management tokens, the server's own token, and anybody on a server that asks
+/// for none, may call everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rule {
     /// Also without a token, through any proxy and under any name: it tells that a server is there.
@@ -22,7 +23,8 @@ pub(crate) enum Rule {
     Namespace,
     /// As `Namespace`, and a run's own token in the run's namespace.
     NamespaceOrRun,
-    /// As `NamespaceOrRun`; a request that names no namespace is answered with what the caller may see.
+    /// As `NamespaceOrRun`; a request that names no namespace is answered with what the caller may
+    /// see.
     Visible,
     /// As `Namespace`, and a run's own token for its pipeline and, at run level, for itself.
     NamespaceOrOwn,
@@ -33,17 +35,19 @@ pub(crate) enum Rule {
 }
 
 use Rule::{
-    AnyToken, Client, Execution, Health, Management, Namespace, NamespaceOrOwn, NamespaceOrRun, OwnRun, Public, Visible,
+    AnyToken, Client, Execution, Health, Management, Namespace, NamespaceOrOwn, NamespaceOrRun,
+    OwnRun, Public, Visible,
 };
 
 /// The table. Sorted by service, in the order of the contract.
 ///
-/// - Values of secrets are for management tokens alone: pipelines get them by interpolation, people put new ones.
-/// - A command in a running task sees the task's secrets. It is for those who may start and change the namespace's pipelines,
-///   and so can have any task of it do the same.
-/// - A run's token reads its namespace's runs and logs, and reads and writes the objects of its pipeline and of itself.
-///   It starts nothing, runs no command in another task, changes no pipeline and deletes nothing, so that a task gone
-///   wrong cannot do it either.
+/// - Values of secrets are for management tokens alone: pipelines get them by interpolation, people
+///   put new ones.
+/// - A command in a running task sees the task's secrets. It is for those who may start and change
+///   the namespace's pipelines, and so can have any task of it do the same.
+/// - A run's token reads its namespace's runs and logs, and reads and writes the objects of its
+///   pipeline and of itself. It starts nothing, runs no command in another task, changes no
+///   pipeline and deletes nothing, so that a task gone wrong cannot do it either.
 pub(crate) const RULES: &[(&str, Rule)] = &[
     ("/grpc.health.v1.Health/Check", Health),
     ("/grpc.health.v1.Health/List", Health),
@@ -157,20 +161,31 @@ pub(crate) fn check(rule: Rule, identity: &Identity, target: Target<'_>) -> Resu
         (Execution, identity) => matches!(identity, Identity::Execution(_)),
         (_, Identity::Execution(_)) => false,
         (OwnRun, identity) => matches!(identity, Identity::Run(_)),
-        (Health | Public, _) | (_, Identity::Anybody | Identity::Dev | Identity::Management(_)) => true,
+        (Health | Public, _) | (_, Identity::Anybody | Identity::Dev | Identity::Management(_)) => {
+            true
+        }
         (_, Identity::Anonymous) => false,
         (AnyToken, _) => true,
         (Management, Identity::Client { .. } | Identity::Run(_)) => false,
         (Client, Identity::Client { .. }) => true,
         (Client | Namespace, Identity::Run(_)) => false,
         (Visible, _) if target.namespace() == Some("") => true,
-        (Namespace | NamespaceOrRun | Visible | NamespaceOrOwn, Identity::Client { namespaces, .. }) => {
-            target.namespace().is_some_and(|wanted| namespaces.iter().any(|own| own.as_str() == wanted))
+        (
+            Namespace | NamespaceOrRun | Visible | NamespaceOrOwn,
+            Identity::Client { namespaces, .. },
+        ) => target
+            .namespace()
+            .is_some_and(|wanted| namespaces.iter().any(|own| own.as_str() == wanted)),
+        (NamespaceOrRun | Visible, Identity::Run(own)) => {
+            target.namespace() == Some(own.namespace.as_str())
         }
-        (NamespaceOrRun | Visible, Identity::Run(own)) => target.namespace() == Some(own.namespace.as_str()),
         (NamespaceOrOwn, Identity::Run(own)) => is_own_object(own, target),
     };
-    if allowed { Ok(()) } else { Err(ApiError::Forbidden { message: refusal(rule, identity, target) }) }
+    if allowed {
+        Ok(())
+    } else {
+        Err(ApiError::Forbidden { message: refusal(rule, identity, target) })
+    }
 }
 
 fn is_own_object(own: &RunKey, target: Target<'_>) -> bool {
@@ -188,21 +203,27 @@ fn refusal(rule: Rule, identity: &Identity, target: Target<'_>) -> String {
     };
     match identity {
         _ if rule == Execution => {
-            "this call is for an execution about itself, with the token that its scheduler gave it".to_owned()
+            "this call is for an execution about itself, with the token that its scheduler gave it"
+                .to_owned()
         }
         _ if rule == OwnRun => "this call is for the token of a run, about itself".to_owned(),
         _ if rule == Management || target == Target::Installation => {
             "this call is for management tokens only".to_owned()
         }
-        Identity::Client { namespaces, .. } => format!("this token is for namespaces {}{wanted}", list(namespaces)),
+        Identity::Client { namespaces, .. } => {
+            format!("this token is for namespaces {}{wanted}", list(namespaces))
+        }
         Identity::Run(own) => {
             format!(
-                "the token of run `{own}` may read that run's namespace and use the objects of its pipeline{wanted}"
+                "the token of run `{own}` may read that run's namespace and use the objects of its \
+                 pipeline{wanted}"
             )
         }
-        Identity::Anonymous | Identity::Anybody | Identity::Dev | Identity::Management(_) | Identity::Execution(_) => {
-            "this call needs a token".to_owned()
-        }
+        Identity::Anonymous
+        | Identity::Anybody
+        | Identity::Dev
+        | Identity::Management(_)
+        | Identity::Execution(_) => "this call needs a token".to_owned(),
     }
 }
 
@@ -231,7 +252,8 @@ mod tests {
         let contract = contract_rpcs();
         let missing: Vec<_> = contract.difference(&listed).collect();
         assert!(missing.is_empty(), "no rule in permissions.rs for {missing:?}");
-        let stale: Vec<_> = listed.difference(&contract).filter(|path| path.starts_with("/gofer.")).collect();
+        let stale: Vec<_> =
+            listed.difference(&contract).filter(|path| path.starts_with("/gofer.")).collect();
         assert!(stale.is_empty(), "rules for what the contract does not have: {stale:?}");
     }
 

@@ -1,8 +1,10 @@
-//! Where a call comes from, as far as its headers tell: a web page, a proxy, a name that leads here.
+//! Where a call comes from, as far as its headers tell: a web page, a proxy, a name that leads
+//! here.
 //!
-//! A page of another site can have a browser call a port of this machine or network. It has no token, but what a server does for
-//! callers without one it would do for the page; and behind a proxy that logs people in, the call carries their cookie. Browsers
-//! say which page it was, and pages cannot change that.
+//! A page of another site can have a browser call a port of this machine or network. It has no
+//! token, but what a server does for callers without one it would do for the page; and behind a
+//! proxy that logs people in, the call carries their cookie. Browsers say which page it was, and
+//! pages cannot change that.
 
 use std::net::IpAddr;
 
@@ -34,17 +36,21 @@ pub(crate) struct Provenance {
 /// Why a call is refused for where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Foreign {
-    #[error("a page of `{0}` calls; this server answers pages of the origins in `server.cors_origins` only")]
+    #[error(
+        "a page of `{0}` calls; this server answers pages of the origins in `server.cors_origins` \
+         only"
+    )]
     Origin(String),
     #[error("a page of another site calls (`sec-fetch-site: {0}`); this server answers none")]
     Site(String),
     #[error(
-        "a call without a token names this server `{0}`; send a token, call it by address, or list the name in `server.hosts`"
+        "a call without a token names this server `{0}`; send a token, call it by address, or list \
+         the name in `server.hosts`"
     )]
     Host(String),
     #[error(
-        "a call without a token came through a proxy (`{0}`); send a token, or list the proxy's address in \
-         `server.trusted_proxies`"
+        "a call without a token came through a proxy (`{0}`); send a token, or list the proxy's \
+         address in `server.trusted_proxies`"
     )]
     Proxy(String),
 }
@@ -74,20 +80,23 @@ impl Provenance {
                 return Err(Foreign::Origin(shown(origin.as_bytes())));
             }
         }
+
         if headers.contains_key(ORIGIN) {
             // Allowed by name: then it is another site.
             return Ok(());
         }
+
         for site in headers.get_all(SEC_FETCH_SITE) {
             if !matches!(site.as_bytes(), b"same-origin" | b"none") {
                 return Err(Foreign::Site(shown(site.as_bytes())));
             }
         }
+
         Ok(())
     }
 
-    /// Refuses names that are not this server's. A page can have its own name lead here, and is then of no other site; an
-    /// address cannot be made to lead elsewhere.
+    /// Refuses names that are not this server's. A page can have its own name lead here, and is
+    /// then of no other site; an address cannot be made to lead elsewhere.
     pub(crate) fn check_host(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Foreign> {
         let named: Vec<&[u8]> = match uri.authority() {
             Some(authority) => vec![authority.as_str().as_bytes()],
@@ -95,7 +104,9 @@ impl Provenance {
         };
         // Nothing but a program of its own sends no host at all.
         for name in named {
-            let host = std::str::from_utf8(name).ok().and_then(|name| name.parse::<http::uri::Authority>().ok());
+            let host = std::str::from_utf8(name)
+                .ok()
+                .and_then(|name| name.parse::<http::uri::Authority>().ok());
             if !host.is_some_and(|authority| self.is_own(authority.host())) {
                 return Err(Foreign::Host(shown(name)));
             }
@@ -108,18 +119,26 @@ impl Provenance {
         match bare.parse::<IpAddr>() {
             Ok(ip) => ip.is_loopback() || !self.loopback,
             Err(_) => {
-                bare.eq_ignore_ascii_case("localhost") || self.hosts.iter().any(|own| own.eq_ignore_ascii_case(bare))
+                bare.eq_ignore_ascii_case("localhost")
+                    || self.hosts.iter().any(|own| own.eq_ignore_ascii_case(bare))
             }
         }
     }
 
     /// Refuses what came through a proxy that is not named: behind it is anybody.
-    pub(crate) fn check_proxy(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<(), Foreign> {
+    pub(crate) fn check_proxy(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<(), Foreign> {
         if self.is_proxy(peer) {
             return Ok(());
         }
         let of_proxies = |name: &str| {
-            name == FORWARDED.as_str() || name == VIA.as_str() || name == X_REAL_IP || name.starts_with(X_FORWARDED)
+            name == FORWARDED.as_str()
+                || name == VIA.as_str()
+                || name == X_REAL_IP
+                || name.starts_with(X_FORWARDED)
         };
         match headers.keys().find(|name| of_proxies(name.as_str())) {
             Some(name) => Err(Foreign::Proxy(name.to_string())),
@@ -127,7 +146,8 @@ impl Provenance {
         }
     }
 
-    /// The address of the caller; behind named proxies, the last that they tell of and that is not one of theirs.
+    /// The address of the caller; behind named proxies, the last that they tell of and that is not
+    /// one of theirs.
     pub(crate) fn caller(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<IpAddr> {
         let told = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
         let told: Vec<&str> = told.flat_map(|value| value.split(',')).collect();
@@ -146,7 +166,9 @@ impl Provenance {
 
     fn is_proxy(&self, address: Option<IpAddr>) -> bool {
         // On a socket for both kinds of addresses, the old ones look like this.
-        address.map(|ip| ip.to_canonical()).is_some_and(|ip| self.proxies.iter().any(|net| net.contains(&ip)))
+        address
+            .map(|ip| ip.to_canonical())
+            .is_some_and(|ip| self.proxies.iter().any(|net| net.contains(&ip)))
     }
 }
 
@@ -157,7 +179,11 @@ pub(crate) fn network(text: &str) -> Option<IpNet> {
 
 /// What a stranger sent, short.
 fn shown(value: &[u8]) -> String {
-    String::from_utf8_lossy(value).chars().filter(|character| !character.is_control()).take(100).collect()
+    String::from_utf8_lossy(value)
+        .chars()
+        .filter(|character| !character.is_control())
+        .take(100)
+        .collect()
 }
 
 #[cfg(test)]
@@ -187,7 +213,8 @@ mod tests {
 
     #[test]
     fn pages_of_other_sites_are_refused() {
-        let check = |pairs: &[(&'static str, &'static str)]| provenance(true).check_page(&headers(pairs));
+        let check =
+            |pairs: &[(&'static str, &'static str)]| provenance(true).check_page(&headers(pairs));
         let good: [&[(&str, &str)]; 5] = [
             &[],
             &[("origin", "https://ci.example")],
@@ -195,9 +222,11 @@ mod tests {
             &[("sec-fetch-site", "none")],
             &[("sec-fetch-site", "same-origin")],
         ];
+
         for good in good {
             assert_eq!(check(good), Ok(()), "{good:?}");
         }
+
         let bad: [&[(&str, &str)]; 8] = [
             &[("origin", "https://evil.example")],
             &[("origin", "http://ci.example")],
@@ -208,6 +237,7 @@ mod tests {
             &[("sec-fetch-site", "same-site")],
             &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
         ];
+
         for bad in bad {
             assert!(check(bad).is_err(), "{bad:?}");
         }
@@ -220,14 +250,23 @@ mod tests {
             provenance(loopback).check_host(&headers(&host), &uri.parse().unwrap()).is_ok()
         };
         for loopback in [true, false] {
-            assert!(check(loopback, "http://127.0.0.1:8469/x", None) && check(loopback, "http://[::1]:8469/x", None));
+            assert!(
+                check(loopback, "http://127.0.0.1:8469/x", None)
+                    && check(loopback, "http://[::1]:8469/x", None)
+            );
             assert!(check(loopback, "/x", Some("localhost:8469")) && check(loopback, "/x", None));
-            assert!(check(loopback, "https://gofer.example/x", None) && check(loopback, "/x", Some("GOFER.example:1")));
+            assert!(
+                check(loopback, "https://gofer.example/x", None)
+                    && check(loopback, "/x", Some("GOFER.example:1"))
+            );
             assert!(
                 !check(loopback, "http://evil.example:8469/x", None)
                     && !check(loopback, "/x", Some("evil.example:8469"))
             );
-            assert!(!check(loopback, "http://127.0.0.1.evil.example/x", None) && !check(loopback, "/x", Some("a b")));
+            assert!(
+                !check(loopback, "http://127.0.0.1.evil.example/x", None)
+                    && !check(loopback, "/x", Some("a b"))
+            );
             assert_eq!(check(loopback, "http://192.0.2.7/x", None), !loopback);
         }
     }
@@ -235,19 +274,33 @@ mod tests {
     #[test]
     fn only_named_proxies_are_believed() {
         let provenance = provenance(true);
-        let (proxy, other) = (Some("10.1.2.3".parse().unwrap()), Some("192.0.2.7".parse().unwrap()));
-        for name in ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"] {
+        let (proxy, other) =
+            (Some("10.1.2.3".parse().unwrap()), Some("192.0.2.7".parse().unwrap()));
+
+        for name in [
+            "forwarded",
+            "via",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "x-real-ip",
+        ] {
             let headers = headers(&[(name, "192.0.2.9")]);
             assert!(
-                provenance.check_proxy(&headers, other).is_err() && provenance.check_proxy(&headers, None).is_err()
+                provenance.check_proxy(&headers, other).is_err()
+                    && provenance.check_proxy(&headers, None).is_err()
             );
             assert!(provenance.check_proxy(&headers, proxy).is_ok(), "{name}");
             let mapped = Some("::ffff:10.1.2.3".parse().unwrap());
             assert!(provenance.check_proxy(&headers, mapped).is_ok(), "{name}");
         }
+
         assert!(provenance.check_proxy(&headers(&[("user-agent", "x")]), other).is_ok());
 
-        let chain = headers(&[("x-forwarded-for", "198.51.100.1, 192.0.2.9"), ("x-forwarded-for", "10.9.9.9")]);
+        let chain = headers(&[
+            ("x-forwarded-for", "198.51.100.1, 192.0.2.9"),
+            ("x-forwarded-for", "10.9.9.9"),
+        ]);
         assert_eq!(
             provenance.caller(&chain, proxy),
             Some("192.0.2.9".parse().unwrap()),

@@ -1,4 +1,5 @@
-//! What is read again while the server runs: when it is told to (SIGHUP), and when a file has changed.
+//! What is read again while the server runs: when it is told to (SIGHUP), and when a file has
+//! changed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,11 +62,15 @@ impl Reloads {
                 if !requested && now == *seen {
                     continue;
                 }
+
                 *seen = now;
                 match thing.reload() {
                     Ok(()) => tracing::info!("{} was read again", thing.what()),
                     Err(problem) => {
-                        tracing::error!("{} was not exchanged, the old one stays in use: {problem}", thing.what());
+                        tracing::error!(
+                            "{} was not exchanged, the old one stays in use: {problem}",
+                            thing.what()
+                        );
                     }
                 }
             }

@@ -36,8 +36,8 @@ use crate::{bootstrap, compose};
 /// Connections that may wait to be taken.
 const BACKLOG: u32 = 1024;
 
-/// The program and leading arguments that become the supervisor of local executions: the running binary itself and its
-/// hidden command.
+/// The program and leading arguments that become the supervisor of local executions: the running
+/// binary itself and its hidden command.
 pub type Launcher = (PathBuf, Vec<String>);
 
 /// A running server.
@@ -122,18 +122,22 @@ impl Server {
         for file in &config.exposed_files {
             tracing::warn!("{file}");
         }
+
         make_data_dir(&config)?;
         let certificates = Certificates::load(&config.server.tls)?.map(Arc::new);
+
         // Tasks get the limits that this process was started with, not those that it gives itself.
         compose::note_limits();
         transport::raise_open_files();
-        // Before the database: who cannot listen should not take over runs. Connections are refused until everything is there, the
-        // token for them included.
+
+        // Before the database: who cannot listen should not take over runs. Connections are refused
+        // until everything is there, the token for them included.
         let wanted = config.server.listen;
         let listen_error = |source| ServerError::Listen { addr: wanted, source };
         let socket = bind(wanted).map_err(listen_error)?;
         let addr = socket.local_addr().map_err(listen_error)?;
         let db = Db::connect(config.resolved_database()).await.map_err(ServerError::Database)?;
+
         match Self::start_on(&config, launcher, socket, addr, &db, certificates).await {
             Ok(server) => Ok(server),
             Err(error) => {
@@ -156,11 +160,14 @@ impl Server {
             true => Some(throw_away_token(db).await.map_err(ServerError::Database)?),
             false => None,
         };
-        let bootstrap_file = bootstrap::prepare(config, &api_addr(addr, config.serves_tls()), db).await?;
+
+        let bootstrap_file =
+            bootstrap::prepare(config, &api_addr(addr, config.serves_tls()), db).await?;
         let server_id = format!("{:016x}", rand::random::<u64>());
         let engine = start_engine(config, addr, &server_id, db, backends.clone()).await?;
         let boundary = compose::boundary(config, &*backends.scheduler);
         boundary.tell(db).await.map_err(ServerError::Database)?;
+
         let scheduler = backends.scheduler.clone();
         let context = Arc::new(Context {
             boundary,
@@ -182,14 +189,19 @@ impl Server {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
-        let reloads = Arc::new(Reloads::new(certificates.iter().map(|one| one.clone() as Arc<dyn Reload>).collect()));
-        let (own_token, serving) = match serve(config, context.clone(), scheduler, socket, addr, certificates).await {
-            Ok(serving) => serving,
-            Err(error) => {
-                engine.shutdown().await;
-                return Err(error);
-            }
-        };
+
+        let reloads = Arc::new(Reloads::new(
+            certificates.iter().map(|one| one.clone() as Arc<dyn Reload>).collect(),
+        ));
+        let (own_token, serving) =
+            match serve(config, context.clone(), scheduler, socket, addr, certificates).await {
+                Ok(serving) => serving,
+                Err(error) => {
+                    engine.shutdown().await;
+                    return Err(error);
+                }
+            };
+
         let (stop, reloading) = (context.stop.clone(), reloads.clone());
         tokio::spawn(async move { stop.run_until_cancelled_owned(reloading.run()).await });
         let server = Self { addr, management_token, own_token, context, serving, reloads };
@@ -197,6 +209,7 @@ impl Server {
             server.shutdown().await?;
             return Err(ServerError::Database(error));
         }
+
         tracing::info!(%addr, access = ?config.access(), tls = config.serves_tls(), "serving");
         Ok(server)
     }
@@ -213,7 +226,8 @@ impl Server {
         self.management_token.as_ref()
     }
 
-    /// The token that it has made for its user on this machine; `None` where tokens come from the database alone.
+    /// The token that it has made for its user on this machine; `None` where tokens come from the
+    /// database alone.
     #[must_use]
     pub fn own_token(&self) -> Option<&SecretString> {
         self.own_token.as_ref().map(OwnToken::secret)
@@ -223,11 +237,15 @@ impl Server {
     #[must_use]
     pub fn activity(&self) -> Activity {
         let stats = self.context.engine.stats();
-        Activity { calls: self.context.tasks.len(), active_runs: stats.active_runs, executions: stats.executions }
+        Activity {
+            calls: self.context.tasks.len(),
+            active_runs: stats.active_runs,
+            executions: stats.executions,
+        }
     }
 
-    /// Reads again what can be read again while it serves: the certificate. What is wrong with it is in the log, and the old
-    /// one stays in use.
+    /// Reads again what can be read again while it serves: the certificate. What is wrong with it
+    /// is in the log, and the old one stays in use.
     pub fn reload(&self) -> impl Fn() + Send + use<> {
         let reloads = self.reloads.clone();
         move || reloads.request()
@@ -237,7 +255,10 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError::Serving`] when serving failed before that.
-    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+    pub async fn run_until(
+        mut self,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServerError> {
         tokio::select! {
             () = shutdown => self.shutdown().await,
             ended = &mut self.serving => {
@@ -247,21 +268,23 @@ impl Server {
         }
     }
 
-    /// Ends in an orderly way: refuses new calls, ends streams, lets the other calls finish for as long as
-    /// `limits.shutdown_grace` says, gives up its runs and the database. Executions go on.
+    /// Ends in an orderly way: refuses new calls, ends streams, lets the other calls finish for as
+    /// long as `limits.shutdown_grace` says, gives up its runs and the database. Executions go on.
     ///
     /// # Errors
     /// [`ServerError::Serving`] when serving had failed.
     pub async fn shutdown(mut self) -> Result<(), ServerError> {
         self.context.stop.cancel();
-        let ended = match tokio::time::timeout(self.context.limits.shutdown_grace, &mut self.serving).await {
-            Ok(ended) => served(ended),
-            Err(_) => {
-                tracing::warn!("some calls did not end in time; they are cut off");
-                self.serving.abort();
-                Ok(())
-            }
-        };
+        let ended =
+            match tokio::time::timeout(self.context.limits.shutdown_grace, &mut self.serving).await
+            {
+                Ok(ended) => served(ended),
+                Err(_) => {
+                    tracing::warn!("some calls did not end in time; they are cut off");
+                    self.serving.abort();
+                    Ok(())
+                }
+            };
         self.rest().await;
         ended
     }
@@ -269,7 +292,10 @@ impl Server {
     async fn rest(&self) {
         self.context.stop.cancel();
         self.context.tasks.close();
-        if tokio::time::timeout(self.context.limits.shutdown_grace, self.context.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(self.context.limits.shutdown_grace, self.context.tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("some calls did not come to rest in time");
         }
         self.context.engine.shutdown().await;
@@ -278,7 +304,8 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// A server that is dropped instead of shut down serves no longer; its runs go on when their leases run out.
+    /// A server that is dropped instead of shut down serves no longer; its runs go on when their
+    /// leases run out.
     fn drop(&mut self) {
         self.context.stop.cancel();
         self.serving.abort();
@@ -293,7 +320,8 @@ fn bind(addr: SocketAddr) -> std::io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Begins to serve. Whoever is let in finds the server's own token in its file, and none of a server before.
+/// Begins to serve. Whoever is let in finds the server's own token in its file, and none of a
+/// server before.
 async fn serve(
     config: &ServerConfig,
     context: Arc<Context>,
@@ -304,9 +332,12 @@ async fn serve(
 ) -> Result<(Option<OwnToken>, JoinHandle<()>), ServerError> {
     let (data_dir, links) = (config.data_dir(), config.server.links_dir.as_deref());
     let own_token = match config.access() {
-        Access::OwnToken => Some(OwnToken::make(&data_dir, &api_addr(addr, config.serves_tls()), links)?),
+        Access::OwnToken => {
+            Some(OwnToken::make(&data_dir, &api_addr(addr, config.serves_tls()), links)?)
+        }
         Access::Tokens | Access::Anybody => None,
     };
+
     let gate = Arc::new(Gate {
         db: context.db.clone(),
         scheduler,
@@ -315,6 +346,7 @@ async fn serve(
         access: config.access(),
         own_token: own_token.as_ref().map(OwnToken::hash),
     });
+
     let listener = socket.listen(BACKLOG).map_err(|source| ServerError::Listen { addr, source })?;
     watch_standings(context.clone());
     Ok((own_token, transport::serve(config, context, gate, listener, certificates).await?))
@@ -337,7 +369,11 @@ fn served(ended: Result<(), tokio::task::JoinError>) -> Result<(), ServerError> 
     }
 }
 
-async fn connect(config: &ServerConfig, launcher: Launcher, db: &Db) -> Result<Backends, ServerError> {
+async fn connect(
+    config: &ServerConfig,
+    launcher: Launcher,
+    db: &Db,
+) -> Result<Backends, ServerError> {
     let problem = |what| move |source| ServerError::Backend { what, source };
     Ok(Backends {
         objects: compose::objects(config).await.map_err(problem("object store"))?,
@@ -354,7 +390,9 @@ async fn start_engine(
     backends: Backends,
 ) -> Result<Engine, ServerError> {
     let mut engine = EngineConfig {
-        api_addr: Some(config.engine.api_addr.clone().unwrap_or_else(|| api_addr(addr, config.serves_tls()))),
+        api_addr: Some(
+            config.engine.api_addr.clone().unwrap_or_else(|| api_addr(addr, config.serves_tls())),
+        ),
         lease_ttl: config.engine.lease_ttl,
         max_executions: config.engine.max_executions,
         max_executions_per_pipeline: config.engine.max_executions_per_pipeline,
@@ -368,14 +406,16 @@ async fn start_engine(
         keep_versions: config.retention.keep_pipeline_versions,
         ..EngineConfig::default()
     };
+
     if compose::shares_database(config) {
         server_id.clone_into(&mut engine.server_id);
     } else {
-        // The database belongs to this process alone, and every server of it has the same name: leases of the one before,
-        // which may have been killed, hold nobody up.
+        // The database belongs to this process alone, and every server of it has the same name:
+        // leases of the one before, which may have been killed, hold nobody up.
         let released = Journal::release(db, &engine.server_id).await;
         released.map_err(|error| ServerError::Engine(error.into()))?;
     }
+
     Engine::start(Arc::new(db.clone()), backends, engine).await.map_err(ServerError::Engine)
 }
 

@@ -1,5 +1,5 @@
-//! The gRPC services, one file per resource. A handler is a function from a call and a request to an answer; `service!`
-//! wires it up, authorized, in a task of its own and with a time limit.
+//! The gRPC services, one file per resource. A handler is a function from a call and a request to
+//! an answer; `service!` wires it up, authorized, in a task of its own and with a time limit.
 
 use std::sync::Arc;
 
@@ -64,8 +64,9 @@ pub(crate) fn routes(context: &Arc<Context>) -> Routes {
     }
 }
 
-/// A stream of replies that a task of its own produces; the task ends when nobody reads any more, with the server, or when the
-/// caller may no longer have them: also while a caller that reads nothing keeps the stream open.
+/// A stream of replies that a task of its own produces; the task ends when nobody reads any more,
+/// with the server, or when the caller may no longer have them: also while a caller that reads
+/// nothing keeps the stream open.
 fn produce<R, F>(call: &Call, work: impl FnOnce(Outlet<R>) -> F) -> Replies<R>
 where
     R: Message + 'static,
@@ -86,7 +87,9 @@ where
             }
         }
     });
-    // A reply that is taken from the queue is encoded at once: its memory is the connection's from then on.
+
+    // A reply that is taken from the queue is encoded at once: its memory is the connection's from
+    // then on.
     ReceiverStream::new(receiver).map(|reply: Queued<R>| reply.map(|(reply, _)| reply)).boxed()
 }
 

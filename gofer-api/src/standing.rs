@@ -40,13 +40,17 @@ enum Credential {
 impl Credential {
     fn of(identity: &Identity) -> Option<Self> {
         match identity {
-            Identity::Management(token) => Some(Self::Token { id: token.id.clone(), namespaces: Vec::new() }),
+            Identity::Management(token) => {
+                Some(Self::Token { id: token.id.clone(), namespaces: Vec::new() })
+            }
             Identity::Client { namespaces, token } => {
                 Some(Self::Token { id: token.id.clone(), namespaces: namespaces.clone() })
             }
             Identity::Run(key) => Some(Self::Run(key.clone())),
             // Not before the server ends; or for one short call.
-            Identity::Anonymous | Identity::Anybody | Identity::Dev | Identity::Execution(_) => None,
+            Identity::Anonymous | Identity::Anybody | Identity::Dev | Identity::Execution(_) => {
+                None
+            }
         }
     }
 }
@@ -92,8 +96,10 @@ impl Standing {
             Loss::Token(problem) => ApiError::Unauthenticated(problem),
             Loss::Unknown => {
                 let seconds = BELIEVED.as_secs();
-                let message =
-                    format!("whether the token of this stream is still good could not be read for {seconds} s");
+                let message = format!(
+                    "whether the token of this stream is still good could not be read for \
+                     {seconds} s"
+                );
                 ApiError::Db(DbError::Unavailable { message, source: None })
             }
         })
@@ -123,7 +129,8 @@ impl Standings {
     /// The standing of a caller who was just admitted.
     pub(crate) fn open(&self, identity: &Identity) -> Standing {
         let Some(credential) = Credential::of(identity) else { return Standing::default() };
-        let open = Arc::new(Open { credential, loss: OnceLock::new(), lost: CancellationToken::new() });
+        let open =
+            Arc::new(Open { credential, loss: OnceLock::new(), lost: CancellationToken::new() });
         self.open.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&open));
         self.opened.notify_one();
         Standing(Some(open))
@@ -146,14 +153,20 @@ impl Standings {
                 known = Instant::now();
                 continue;
             }
+
             match check(db, &open).await {
                 Ok(()) => known = Instant::now(),
                 Err(error) if known.elapsed() > BELIEVED => {
-                    tracing::warn!(%error, streams = open.len(), "whether tokens are still good is not known; their streams end");
+                    tracing::warn!(%error, streams = open.len(), "whether tokens are still good is \
+                                                                  not known; their streams end");
                     open.iter().for_each(|open| open.lose(Loss::Unknown));
                 }
-                Err(error) => tracing::warn!(%error, "cannot look whether the tokens of open streams are still good"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look whether the tokens of open streams are \
+                                            still good")
+                }
             }
+
             drop(open);
 
             tokio::time::sleep_until(checked + SPACING).await;
@@ -175,23 +188,36 @@ async fn check(db: &Db, open: &[Arc<Open>]) -> Result<(), DbError> {
             Credential::Run(key) => drop(keys.insert(key.clone())),
         }
     }
-    let tokens = if ids.is_empty() { Vec::new() } else { db.token_some(ids.into_iter().collect()).await? };
-    let tokens: HashMap<String, Token> = tokens.into_iter().map(|token| (token.id.clone(), token)).collect();
-    let runs = if keys.is_empty() { Vec::new() } else { db.run_unfinished(keys.into_iter().collect()).await? };
+
+    let tokens =
+        if ids.is_empty() { Vec::new() } else { db.token_some(ids.into_iter().collect()).await? };
+    let tokens: HashMap<String, Token> =
+        tokens.into_iter().map(|token| (token.id.clone(), token)).collect();
+    let runs = if keys.is_empty() {
+        Vec::new()
+    } else {
+        db.run_unfinished(keys.into_iter().collect()).await?
+    };
+
     let runs: HashSet<RunKey> = runs.into_iter().collect();
 
     for open in open {
         let problem = match &open.credential {
-            Credential::Token { id, namespaces } => tokens.get(id).map_or(Some(TokenProblem::Unknown), |token| {
-                let all_there = || namespaces.iter().all(|namespace| token.namespaces.contains(namespace));
-                problem_of(token).or_else(|| (!all_there()).then_some(TokenProblem::NamespaceGone))
-            }),
+            Credential::Token { id, namespaces } => {
+                tokens.get(id).map_or(Some(TokenProblem::Unknown), |token| {
+                    let all_there =
+                        || namespaces.iter().all(|namespace| token.namespaces.contains(namespace));
+                    problem_of(token)
+                        .or_else(|| (!all_there()).then_some(TokenProblem::NamespaceGone))
+                })
+            }
             Credential::Run(key) => (!runs.contains(key)).then_some(TokenProblem::Unknown),
         };
         if let Some(problem) = problem {
             open.lose(Loss::Token(problem));
         }
     }
+
     Ok(())
 }
 
@@ -247,6 +273,7 @@ mod tests {
         let short = standings.open(&insert(&db, Some(Duration::from_secs(2))).await);
         let long = standings.open(&insert(&db, Some(Duration::from_secs(3600))).await);
         let never = standings.open(&Identity::Dev);
+
         assert!(short.loss().is_none(), "not yet");
         assert_eq!(loss(&short).await, TokenProblem::Expired);
         assert!(short.hold(std::future::pending::<()>()).await.is_err());
@@ -271,6 +298,7 @@ mod tests {
             gofer_core::conformance::skip("postgres", test, "GOFER_TEST_POSTGRES_URL is not set");
             return;
         };
+
         let execute = async |url: &str, statement: &str| {
             let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
             let connection = tokio::spawn(connection);
@@ -278,30 +306,43 @@ mod tests {
             drop(client);
             connection.await.unwrap().unwrap();
         };
+
         let name = format!("gofer_standing_{}", std::process::id());
         execute(&base, &format!("CREATE DATABASE {name}")).await;
         let url = format!("{}/{name}", base.rsplit_once('/').unwrap().0);
-        let config = DbConfig { url: Some(DatabaseUrl::new(url.clone())), shared: true, ..DbConfig::default() };
-        let servers = [Db::connect(config.clone()).await.unwrap(), Db::connect(config).await.unwrap()];
+        let config = DbConfig {
+            url: Some(DatabaseUrl::new(url.clone())),
+            shared: true,
+            ..DbConfig::default()
+        };
+
+        let servers =
+            [Db::connect(config.clone()).await.unwrap(), Db::connect(config).await.unwrap()];
 
         let (one, two) = (insert(&servers[0], None).await, insert(&servers[1], None).await);
         let standings = servers.each_ref().map(watched);
-        let of = |identity: &Identity| standings.each_ref().map(|standings| standings.open(identity));
+        let of =
+            |identity: &Identity| standings.each_ref().map(|standings| standings.open(identity));
         let (told, untold) = (of(&one), of(&two));
         let Identity::Client { token, .. } = &one else { panic!("a client") };
+
         servers[0].token_set_disabled(&token.id, true, "test", Timestamp::now()).await.unwrap();
         for standing in &told {
             assert_eq!(loss(standing).await, TokenProblem::Disabled);
         }
+
         assert!(untold.iter().all(|standing| standing.loss().is_none()));
         let Identity::Client { token, .. } = &two else { panic!("a client") };
         execute(&url, &format!("DELETE FROM tokens WHERE id = '{}'", token.id)).await;
+
         for standing in &untold {
             assert_eq!(loss(standing).await, TokenProblem::Unknown);
         }
+
         for server in servers {
             server.close().await;
         }
+
         execute(&base, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
     }
 }

@@ -1,6 +1,7 @@
-//! The only file that makes a gRPC status. Every status carries `google.rpc.ErrorInfo` with a stable reason, bad input
-//! `google.rpc.BadRequest` with one violation per field, and what may succeed later `google.rpc.RetryInfo`.
-//! `RESOURCE_EXHAUSTED` is a limit that the caller met; what the server itself has no room for is `UNAVAILABLE`.
+//! The only file that makes a gRPC status. Every status carries `google.rpc.ErrorInfo` with a
+//! stable reason, bad input `google.rpc.BadRequest` with one violation per field, and what may
+//! succeed later `google.rpc.RetryInfo`. `RESOURCE_EXHAUSTED` is a limit that the caller met; what
+//! the server itself has no room for is `UNAVAILABLE`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,8 +20,9 @@ use crate::provenance::Foreign;
 
 /// Whose reasons these are, in `google.rpc.ErrorInfo.domain`.
 pub(crate) const DOMAIN: &str = "gofer";
-/// Longest message of a status as it travels, percent-encoded in a header. Clients refuse more than 16 KiB of headers
-/// together, with an error of their own that says nothing of the reason; this and the details stay well below.
+/// Longest message of a status as it travels, percent-encoded in a header. Clients refuse more than
+/// 16 KiB of headers together, with an error of their own that says nothing of the reason; this and
+/// the details stay well below.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024;
 /// Longest message inside the details, which repeat it.
 const MAX_DETAILS_MESSAGE_BYTES: usize = 1024;
@@ -34,7 +36,8 @@ const MAX_RULE_BYTES: usize = 1024;
 const MAX_VIOLATIONS_BYTES: usize = 3 * 1024;
 /// How many violations a status has no room for, in `google.rpc.ErrorInfo.metadata`.
 const LEFT_OUT: &str = "violations_left_out";
-/// When to call again what is unavailable: a server that restarts, or a connection that broke, is back soon.
+/// When to call again what is unavailable: a server that restarts, or a connection that broke, is
+/// back soon.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 /// When to call again what has no room: somebody or something has to make some first.
 const RETRY_FULL: Duration = Duration::from_secs(5);
@@ -80,7 +83,10 @@ impl Shape {
             ("wanted", wanted.to_string()),
         ];
         let metadata = metadata.map(|(name, value)| (name.to_owned(), value)).into();
-        Self { metadata, ..Self::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", exceeded.to_string()) }
+        Self {
+            metadata,
+            ..Self::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", exceeded.to_string())
+        }
     }
 
     fn invalid(violations: Vec<Violation>) -> Self {
@@ -105,10 +111,12 @@ impl From<ApiError> for Status {
         if left_out > 0 {
             metadata.insert(LEFT_OUT.to_owned(), left_out.to_string());
         }
+
         details.set_error_info(shape.reason, DOMAIN, metadata);
         if !fields.is_empty() {
             details.set_bad_request(fields);
         }
+
         if shape.retry_after.is_some() {
             details.set_retry_info(shape.retry_after);
         }
@@ -118,7 +126,13 @@ impl From<ApiError> for Status {
             tracing::warn!(reason = details.error_info().map(|info| info.reason.as_str()), message = %shape.message,
                 "an error's message is too long to be sent whole");
         }
-        let inner = Self::with_error_details(shape.code, shorten(&message, MAX_DETAILS_MESSAGE_BYTES), details);
+
+        let inner = Self::with_error_details(
+            shape.code,
+            shorten(&message, MAX_DETAILS_MESSAGE_BYTES),
+            details,
+        );
+
         Self::with_details(shape.code, message, inner.details().to_vec().into())
     }
 }
@@ -127,26 +141,49 @@ fn api(error: ApiError) -> Shape {
     let message = error.to_string();
     match error {
         ApiError::Invalid(violations) => Shape::invalid(violations),
-        ApiError::Unauthenticated(problem) => Shape::new(Code::Unauthenticated, token_reason(problem), message),
-        ApiError::Foreign(foreign) => Shape::new(Code::PermissionDenied, foreign_reason(&foreign), message),
+        ApiError::Unauthenticated(problem) => {
+            Shape::new(Code::Unauthenticated, token_reason(problem), message)
+        }
+        ApiError::Foreign(foreign) => {
+            Shape::new(Code::PermissionDenied, foreign_reason(&foreign), message)
+        }
         ApiError::Forbidden { .. } => Shape::new(Code::PermissionDenied, "FORBIDDEN", message),
         ApiError::NotFound { what, .. } => Shape::new(Code::NotFound, not_found(what), message),
-        ApiError::AlreadyExists { what, .. } => Shape::new(Code::AlreadyExists, exists(what), message),
-        ApiError::ContentLost { .. } => Shape::new(Code::NotFound, "CONTENT_LOST", message),
-        ApiError::Precondition { reason, .. } => Shape::new(Code::FailedPrecondition, reason, message),
-        ApiError::VersionConflict { .. } => Shape::new(Code::Aborted, "VERSION_CONFLICT", message),
-        ApiError::ObjectTooLarge { .. } => Shape::new(Code::ResourceExhausted, "OBJECT_TOO_LARGE", message),
-        ApiError::NotInThisVersion { .. } => Shape::new(Code::Unimplemented, "NOT_IN_THIS_VERSION", message),
-        ApiError::NoSuchMethod { .. } => Shape::new(Code::Unimplemented, "METHOD_NOT_FOUND", message),
-        ApiError::TooSlow { .. } => Shape::new(Code::DeadlineExceeded, "TIMEOUT", message),
-        ApiError::TooLarge { .. } => Shape::new(Code::ResourceExhausted, "REQUEST_TOO_LARGE", message),
-        ApiError::Malformed { .. } => Shape::new(Code::InvalidArgument, "REQUEST_MALFORMED", message),
-        ApiError::RequestIncomplete => Shape::new(Code::DeadlineExceeded, "REQUEST_INCOMPLETE", message),
-        ApiError::ShareSpent { .. } => {
-            Shape { retry_after: Some(RETRY_SOON), ..Shape::new(Code::ResourceExhausted, "SHARE_SPENT", message) }
+        ApiError::AlreadyExists { what, .. } => {
+            Shape::new(Code::AlreadyExists, exists(what), message)
         }
+        ApiError::ContentLost { .. } => Shape::new(Code::NotFound, "CONTENT_LOST", message),
+        ApiError::Precondition { reason, .. } => {
+            Shape::new(Code::FailedPrecondition, reason, message)
+        }
+        ApiError::VersionConflict { .. } => Shape::new(Code::Aborted, "VERSION_CONFLICT", message),
+        ApiError::ObjectTooLarge { .. } => {
+            Shape::new(Code::ResourceExhausted, "OBJECT_TOO_LARGE", message)
+        }
+        ApiError::NotInThisVersion { .. } => {
+            Shape::new(Code::Unimplemented, "NOT_IN_THIS_VERSION", message)
+        }
+        ApiError::NoSuchMethod { .. } => {
+            Shape::new(Code::Unimplemented, "METHOD_NOT_FOUND", message)
+        }
+        ApiError::TooSlow { .. } => Shape::new(Code::DeadlineExceeded, "TIMEOUT", message),
+        ApiError::TooLarge { .. } => {
+            Shape::new(Code::ResourceExhausted, "REQUEST_TOO_LARGE", message)
+        }
+        ApiError::Malformed { .. } => {
+            Shape::new(Code::InvalidArgument, "REQUEST_MALFORMED", message)
+        }
+        ApiError::RequestIncomplete => {
+            Shape::new(Code::DeadlineExceeded, "REQUEST_INCOMPLETE", message)
+        }
+        ApiError::ShareSpent { .. } => Shape {
+            retry_after: Some(RETRY_SOON),
+            ..Shape::new(Code::ResourceExhausted, "SHARE_SPENT", message)
+        },
         ApiError::NoMemory => Shape::new(Code::Unavailable, "REQUEST_MEMORY_FULL", message),
-        ApiError::TooManyCalls { .. } => Shape::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message),
+        ApiError::TooManyCalls { .. } => {
+            Shape::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message)
+        }
         ApiError::Idle { .. } => Shape::new(Code::DeadlineExceeded, "STREAM_IDLE", message),
         ApiError::ShuttingDown => Shape::new(Code::Unavailable, "SHUTTING_DOWN", message),
         ApiError::Broken => Shape::new(Code::Internal, "INTERNAL", message),
@@ -154,7 +191,9 @@ fn api(error: ApiError) -> Shape {
         ApiError::Quota(exceeded) => Shape::quota(&exceeded),
         ApiError::DiskFull { .. } => Shape::full("DISK_FULL", message),
         ApiError::ExecSessionsFull { .. } => Shape::full("EXEC_SESSIONS_FULL", message),
-        ApiError::UploadTooSlow { .. } => Shape::new(Code::DeadlineExceeded, "UPLOAD_TOO_SLOW", message),
+        ApiError::UploadTooSlow { .. } => {
+            Shape::new(Code::DeadlineExceeded, "UPLOAD_TOO_SLOW", message)
+        }
         ApiError::EventsExpired { .. } => Shape::new(Code::OutOfRange, "EVENTS_EXPIRED", message),
         ApiError::Db(error) => db(error),
         ApiError::Engine(error) => engine(error),
@@ -166,16 +205,28 @@ fn db(error: DbError) -> Shape {
     let message = error.to_string();
     match error {
         DbError::NotFound { what, .. } => Shape::new(Code::NotFound, not_found(what), message),
-        DbError::AlreadyExists { what, .. } => Shape::new(Code::AlreadyExists, exists(what), message),
-        DbError::Disabled { .. } => Shape::new(Code::FailedPrecondition, "PIPELINE_DISABLED", message),
+        DbError::AlreadyExists { what, .. } => {
+            Shape::new(Code::AlreadyExists, exists(what), message)
+        }
+        DbError::Disabled { .. } => {
+            Shape::new(Code::FailedPrecondition, "PIPELINE_DISABLED", message)
+        }
         DbError::Variables(violations) => Shape::invalid(violations),
         DbError::TooManyMasks(_) => Shape::new(Code::ResourceExhausted, "TOO_MANY_MASKS", message),
         DbError::Quota(exceeded) => Shape::quota(&exceeded),
-        DbError::LastManagementToken { .. } => Shape::new(Code::FailedPrecondition, "LAST_MANAGEMENT_TOKEN", message),
+        DbError::LastManagementToken { .. } => {
+            Shape::new(Code::FailedPrecondition, "LAST_MANAGEMENT_TOKEN", message)
+        }
         DbError::Conflict { .. } => Shape::new(Code::FailedPrecondition, "CONFLICT", message),
-        DbError::Invalid { field, value, rule } => Shape::invalid(vec![Violation::new(field, value, rule)]),
-        DbError::Config { .. } | DbError::Locked { .. } => Shape::new(Code::Internal, "DATABASE_CONFIG", message),
-        DbError::Unavailable { .. } => Shape::new(Code::Unavailable, "DATABASE_UNAVAILABLE", message),
+        DbError::Invalid { field, value, rule } => {
+            Shape::invalid(vec![Violation::new(field, value, rule)])
+        }
+        DbError::Config { .. } | DbError::Locked { .. } => {
+            Shape::new(Code::Internal, "DATABASE_CONFIG", message)
+        }
+        DbError::Unavailable { .. } => {
+            Shape::new(Code::Unavailable, "DATABASE_UNAVAILABLE", message)
+        }
         DbError::Exhausted { .. } => Shape::full("DATABASE_FULL", message),
         DbError::Corrupt { .. } => Shape::new(Code::DataLoss, "DATABASE_CORRUPT", message),
         DbError::Internal { .. } => Shape::new(Code::Internal, "INTERNAL", message),
@@ -187,19 +238,30 @@ fn engine(error: EngineError) -> Shape {
     match error {
         EngineError::NotFound { what, .. } => Shape::new(Code::NotFound, not_found(what), message),
         EngineError::LogGone { .. } => Shape::new(Code::NotFound, "LOG_GONE", message),
-        EngineError::Disabled { .. } => Shape::new(Code::FailedPrecondition, "PIPELINE_DISABLED", message),
+        EngineError::Disabled { .. } => {
+            Shape::new(Code::FailedPrecondition, "PIPELINE_DISABLED", message)
+        }
         EngineError::Quota(exceeded) => Shape::quota(&exceeded),
         EngineError::Invalid(violations) => Shape::invalid(violations),
-        EngineError::NotComplete { .. } => Shape::new(Code::FailedPrecondition, "RUN_NOT_COMPLETE", message),
-        EngineError::NotRunning { .. } => Shape::new(Code::FailedPrecondition, "TASK_RUN_NOT_RUNNING", message),
-        EngineError::TooManyMasks(_) => Shape::new(Code::ResourceExhausted, "TOO_MANY_MASKS", message),
-        EngineError::Unsupported { .. } => Shape::new(Code::FailedPrecondition, "UNSUPPORTED", message),
+        EngineError::NotComplete { .. } => {
+            Shape::new(Code::FailedPrecondition, "RUN_NOT_COMPLETE", message)
+        }
+        EngineError::NotRunning { .. } => {
+            Shape::new(Code::FailedPrecondition, "TASK_RUN_NOT_RUNNING", message)
+        }
+        EngineError::TooManyMasks(_) => {
+            Shape::new(Code::ResourceExhausted, "TOO_MANY_MASKS", message)
+        }
+        EngineError::Unsupported { .. } => {
+            Shape::new(Code::FailedPrecondition, "UNSUPPORTED", message)
+        }
         EngineError::Backend(error) => backend(&error),
         EngineError::Stopped => Shape::new(Code::Unavailable, "SHUTTING_DOWN", message),
     }
 }
 
-/// A backend's error tells of the server's own dealings: that the server is denied does not mean that the caller is.
+/// A backend's error tells of the server's own dealings: that the server is denied does not mean
+/// that the caller is.
 fn backend(error: &BackendError) -> Shape {
     let (code, reason) = match error.kind {
         ErrorKind::NotFound => (Code::NotFound, "NOT_FOUND"),
@@ -265,15 +327,20 @@ fn field_violation(violation: Violation) -> FieldViolation {
     } else {
         format!("{} (got `{}`)", violation.rule, violation.value)
     };
-    FieldViolation::new(shorten(&violation.field, MAX_FIELD_BYTES), shorten(&description, MAX_RULE_BYTES))
+    FieldViolation::new(
+        shorten(&violation.field, MAX_FIELD_BYTES),
+        shorten(&description, MAX_RULE_BYTES),
+    )
 }
 
 /// The text, or its beginning and `…`, in no more than so many bytes when it is percent-encoded.
 fn shorten(text: &str, max_bytes: usize) -> String {
     const MORE: &str = "…";
+
     if encoded_bytes(text) <= max_bytes {
         return text.to_owned();
     }
+
     let mut room = max_bytes - encoded_bytes(MORE);
     let mut short = String::new();
     for character in text.chars() {
@@ -284,6 +351,7 @@ fn shorten(text: &str, max_bytes: usize) -> String {
         room -= needed;
         short.push(character);
     }
+
     short + MORE
 }
 
@@ -312,9 +380,10 @@ fn log(error: &ApiError) {
                 | DbError::Quota(_)
                 | DbError::Invalid { .. }
         ),
-        ApiError::Backend(error) | ApiError::Engine(EngineError::Backend(error)) => {
-            !matches!(error.kind, ErrorKind::NotFound | ErrorKind::AlreadyExists | ErrorKind::Invalid)
-        }
+        ApiError::Backend(error) | ApiError::Engine(EngineError::Backend(error)) => !matches!(
+            error.kind,
+            ErrorKind::NotFound | ErrorKind::AlreadyExists | ErrorKind::Invalid
+        ),
         ApiError::Broken | ApiError::TooSlow { .. } => true,
         _ => false,
     };
@@ -335,40 +404,98 @@ mod tests {
         let info = status.get_details_error_info().expect("every status has an ErrorInfo");
         assert_eq!((status.code(), info.reason.as_str()), (code, reason), "{message}");
         assert_eq!(info.domain, DOMAIN);
+
         let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        assert_eq!(retry.is_some(), code == Code::Unavailable, "{reason}: who may call again is told when");
+        assert_eq!(
+            retry.is_some(),
+            code == Code::Unavailable,
+            "{reason}: who may call again is told when"
+        );
         assert_eq!(retry == Some(RETRY_FULL), reason.ends_with("_FULL"), "{reason}: {retry:?}");
-        assert!(!status.message().is_empty() && !status.message().ends_with('.'), "{}", status.message());
+        assert!(
+            !status.message().is_empty() && !status.message().ends_with('.'),
+            "{}",
+            status.message()
+        );
     }
 
     #[test]
     fn every_error_has_its_code_and_reason() {
         let key = || "a/b".to_owned();
         let message = || "because".to_owned();
-        check(ApiError::Unauthenticated(TokenProblem::Missing), Code::Unauthenticated, "TOKEN_MISSING");
-        check(ApiError::Unauthenticated(TokenProblem::Malformed), Code::Unauthenticated, "TOKEN_MALFORMED");
-        check(ApiError::Unauthenticated(TokenProblem::Unknown), Code::Unauthenticated, "TOKEN_UNKNOWN");
-        check(ApiError::Unauthenticated(TokenProblem::Expired), Code::Unauthenticated, "TOKEN_EXPIRED");
-        check(ApiError::Unauthenticated(TokenProblem::Disabled), Code::Unauthenticated, "TOKEN_DISABLED");
-        check(ApiError::Unauthenticated(TokenProblem::OwnMissing), Code::Unauthenticated, "TOKEN_MISSING");
-        check(ApiError::Unauthenticated(TokenProblem::NamespaceGone), Code::Unauthenticated, "TOKEN_NAMESPACE_GONE");
+        check(
+            ApiError::Unauthenticated(TokenProblem::Missing),
+            Code::Unauthenticated,
+            "TOKEN_MISSING",
+        );
+        check(
+            ApiError::Unauthenticated(TokenProblem::Malformed),
+            Code::Unauthenticated,
+            "TOKEN_MALFORMED",
+        );
+        check(
+            ApiError::Unauthenticated(TokenProblem::Unknown),
+            Code::Unauthenticated,
+            "TOKEN_UNKNOWN",
+        );
+        check(
+            ApiError::Unauthenticated(TokenProblem::Expired),
+            Code::Unauthenticated,
+            "TOKEN_EXPIRED",
+        );
+        check(
+            ApiError::Unauthenticated(TokenProblem::Disabled),
+            Code::Unauthenticated,
+            "TOKEN_DISABLED",
+        );
+        check(
+            ApiError::Unauthenticated(TokenProblem::OwnMissing),
+            Code::Unauthenticated,
+            "TOKEN_MISSING",
+        );
+        check(
+            ApiError::Unauthenticated(TokenProblem::NamespaceGone),
+            Code::Unauthenticated,
+            "TOKEN_NAMESPACE_GONE",
+        );
         check(ApiError::Foreign(Foreign::Origin(key())), Code::PermissionDenied, "FOREIGN_ORIGIN");
         check(ApiError::Foreign(Foreign::Site(key())), Code::PermissionDenied, "CROSS_SITE");
         check(ApiError::Foreign(Foreign::Host(key())), Code::PermissionDenied, "FOREIGN_HOST");
         check(ApiError::Foreign(Foreign::Proxy(key())), Code::PermissionDenied, "UNTRUSTED_PROXY");
         check(ApiError::Forbidden { message: message() }, Code::PermissionDenied, "FORBIDDEN");
-        check(ApiError::not_found(Resource::TaskRun, "a/b/1/c"), Code::NotFound, "TASK_RUN_NOT_FOUND");
+        check(
+            ApiError::not_found(Resource::TaskRun, "a/b/1/c"),
+            Code::NotFound,
+            "TASK_RUN_NOT_FOUND",
+        );
         check(
             ApiError::AlreadyExists { what: Resource::Secret, key: key() },
             Code::AlreadyExists,
             "SECRET_ALREADY_EXISTS",
         );
-        check(ApiError::Precondition { reason: "WHY", message: message() }, Code::FailedPrecondition, "WHY");
-        check(ApiError::VersionConflict { expected: 1, latest: 2 }, Code::Aborted, "VERSION_CONFLICT");
+        check(
+            ApiError::Precondition { reason: "WHY", message: message() },
+            Code::FailedPrecondition,
+            "WHY",
+        );
+        check(
+            ApiError::VersionConflict { expected: 1, latest: 2 },
+            Code::Aborted,
+            "VERSION_CONFLICT",
+        );
+
         let too_large = ApiError::ObjectTooLarge { limit_bytes: 1, at_least_bytes: 2 };
         check(too_large, Code::ResourceExhausted, "OBJECT_TOO_LARGE");
-        check(ApiError::NotInThisVersion { what: "triggers" }, Code::Unimplemented, "NOT_IN_THIS_VERSION");
-        check(ApiError::NoSuchMethod { path: "/a/b".into() }, Code::Unimplemented, "METHOD_NOT_FOUND");
+        check(
+            ApiError::NotInThisVersion { what: "triggers" },
+            Code::Unimplemented,
+            "NOT_IN_THIS_VERSION",
+        );
+        check(
+            ApiError::NoSuchMethod { path: "/a/b".into() },
+            Code::Unimplemented,
+            "METHOD_NOT_FOUND",
+        );
         check(ApiError::TooSlow { seconds: 1 }, Code::DeadlineExceeded, "TIMEOUT");
         check(ApiError::Idle { seconds: 1 }, Code::DeadlineExceeded, "STREAM_IDLE");
         check(ApiError::ShuttingDown, Code::Unavailable, "SHUTTING_DOWN");
@@ -381,7 +508,11 @@ mod tests {
         let key = || "a/b".to_owned();
         let message = || "because".to_owned();
         let source = None;
-        check(DbError::NotFound { what: Resource::Run, key: key() }, Code::NotFound, "RUN_NOT_FOUND");
+        check(
+            DbError::NotFound { what: Resource::Run, key: key() },
+            Code::NotFound,
+            "RUN_NOT_FOUND",
+        );
         check(
             DbError::AlreadyExists { what: Resource::Namespace, key: key() },
             Code::AlreadyExists,
@@ -389,7 +520,12 @@ mod tests {
         );
         check(DbError::Disabled { key: key() }, Code::FailedPrecondition, "PIPELINE_DISABLED");
         check(DbError::Conflict { message: message() }, Code::FailedPrecondition, "CONFLICT");
-        check(DbError::Invalid { field: "f", value: "v".into(), rule: "r" }, Code::InvalidArgument, "INVALID_INPUT");
+        check(
+            DbError::Invalid { field: "f", value: "v".into(), rule: "r" },
+            Code::InvalidArgument,
+            "INVALID_INPUT",
+        );
+
         let refused = QuotaExceeded {
             quota: gofer_core::quota::QuotaKind::Secrets,
             namespace: "red".parse().unwrap(),
@@ -397,21 +533,41 @@ mod tests {
             used: 2,
             wanted: 2,
         };
+
         check(refused.clone(), Code::ResourceExhausted, "QUOTA_EXCEEDED");
         check(DbError::Quota(refused.clone()), Code::ResourceExhausted, "QUOTA_EXCEEDED");
         check(EngineError::Quota(refused.clone()), Code::ResourceExhausted, "QUOTA_EXCEEDED");
-        let metadata = Status::from(ApiError::from(refused)).get_details_error_info().unwrap().metadata;
-        let told = ["quota", "namespace", "limit", "used", "wanted"].map(|name| metadata[name].clone());
+        let metadata =
+            Status::from(ApiError::from(refused)).get_details_error_info().unwrap().metadata;
+        let told =
+            ["quota", "namespace", "limit", "used", "wanted"].map(|name| metadata[name].clone());
+
         assert_eq!(told, ["secrets", "red", "3", "2", "2"]);
         check(ApiError::DiskFull { free_bytes: 1, min_bytes: 2 }, Code::Unavailable, "DISK_FULL");
         check(ApiError::ExecSessionsFull { limit: 1 }, Code::Unavailable, "EXEC_SESSIONS_FULL");
-        check(ApiError::UploadTooSlow { bytes: 1, seconds: 2, rate: 3 }, Code::DeadlineExceeded, "UPLOAD_TOO_SLOW");
+        check(
+            ApiError::UploadTooSlow { bytes: 1, seconds: 2, rate: 3 },
+            Code::DeadlineExceeded,
+            "UPLOAD_TOO_SLOW",
+        );
         check(ApiError::EventsExpired { after: 1, oldest: 3 }, Code::OutOfRange, "EVENTS_EXPIRED");
         check(DbError::Config { message: message() }, Code::Internal, "DATABASE_CONFIG");
-        check(DbError::Locked { database: key(), holder: key() }, Code::Internal, "DATABASE_CONFIG");
-        check(DbError::Unavailable { message: message(), source }, Code::Unavailable, "DATABASE_UNAVAILABLE");
+        check(
+            DbError::Locked { database: key(), holder: key() },
+            Code::Internal,
+            "DATABASE_CONFIG",
+        );
+        check(
+            DbError::Unavailable { message: message(), source },
+            Code::Unavailable,
+            "DATABASE_UNAVAILABLE",
+        );
         check(DbError::Exhausted { source: None }, Code::Unavailable, "DATABASE_FULL");
-        check(DbError::Corrupt { message: message(), source: None }, Code::DataLoss, "DATABASE_CORRUPT");
+        check(
+            DbError::Corrupt { message: message(), source: None },
+            Code::DataLoss,
+            "DATABASE_CORRUPT",
+        );
         check(DbError::Internal { message: message(), source: None }, Code::Internal, "INTERNAL");
     }
 
@@ -419,12 +575,29 @@ mod tests {
     fn every_engine_and_backend_error_has_its_code_and_reason() {
         let key = || "a/b/1".to_owned();
         let message = || "because".to_owned();
-        check(EngineError::NotFound { what: Resource::Run, key: key() }, Code::NotFound, "RUN_NOT_FOUND");
+        check(
+            EngineError::NotFound { what: Resource::Run, key: key() },
+            Code::NotFound,
+            "RUN_NOT_FOUND",
+        );
         check(EngineError::Disabled { key: key() }, Code::FailedPrecondition, "PIPELINE_DISABLED");
-        check(EngineError::Invalid(vec![Violation::new("f", "v", "r")]), Code::InvalidArgument, "INVALID_INPUT");
-        check(EngineError::NotComplete { key: key() }, Code::FailedPrecondition, "RUN_NOT_COMPLETE");
-        check(EngineError::Unsupported { message: message() }, Code::FailedPrecondition, "UNSUPPORTED");
+        check(
+            EngineError::Invalid(vec![Violation::new("f", "v", "r")]),
+            Code::InvalidArgument,
+            "INVALID_INPUT",
+        );
+        check(
+            EngineError::NotComplete { key: key() },
+            Code::FailedPrecondition,
+            "RUN_NOT_COMPLETE",
+        );
+        check(
+            EngineError::Unsupported { message: message() },
+            Code::FailedPrecondition,
+            "UNSUPPORTED",
+        );
         check(EngineError::Stopped, Code::Unavailable, "SHUTTING_DOWN");
+
         let kinds = [
             (ErrorKind::NotFound, Code::NotFound, "NOT_FOUND"),
             (ErrorKind::AlreadyExists, Code::AlreadyExists, "ALREADY_EXISTS"),
@@ -438,6 +611,7 @@ mod tests {
             (ErrorKind::Corrupt, Code::DataLoss, "BACKEND_CORRUPT"),
             (ErrorKind::Internal, Code::Internal, "INTERNAL"),
         ];
+
         for (kind, code, reason) in kinds {
             check(BackendError::new(kind, "because"), code, reason);
             check(EngineError::Backend(BackendError::new(kind, "because")), code, reason);
@@ -464,7 +638,9 @@ mod tests {
         let id = || "a/b/1/c/1".parse::<gofer_core::ExecutionId>().unwrap();
         let too_many = || TooManyMasks { run: id().run };
         let mut all = vec![
-            ApiError::Invalid((0..3).map(|_| Violation { field: key(), value: key(), rule: key() }).collect()),
+            ApiError::Invalid(
+                (0..3).map(|_| Violation { field: key(), value: key(), rule: key() }).collect(),
+            ),
             ApiError::Invalid((0..1000).map(|_| Violation::new("f", "v", "r")).collect()),
             ApiError::Unauthenticated(TokenProblem::Missing),
             ApiError::Unauthenticated(TokenProblem::Malformed),
@@ -509,12 +685,14 @@ mod tests {
             DbError::Internal { message: message(), source: None }.into(),
             EngineError::LogGone { id: id() }.into(),
             EngineError::Disabled { key: key() }.into(),
-            EngineError::Invalid(vec![Violation { field: key(), value: key(), rule: key() }]).into(),
+            EngineError::Invalid(vec![Violation { field: key(), value: key(), rule: key() }])
+                .into(),
             EngineError::NotComplete { key: key() }.into(),
             EngineError::NotRunning { key: key(), state: "starting" }.into(),
             EngineError::Unsupported { message: message() }.into(),
             EngineError::Stopped.into(),
         ];
+
         for what in Resource::ALL {
             all.push(ApiError::NotFound { what, key: key() });
             all.push(ApiError::AlreadyExists { what, key: key() });
@@ -523,10 +701,14 @@ mod tests {
             all.push(DbError::AlreadyExists { what, key: key() }.into());
             all.push(EngineError::NotFound { what, key: key() }.into());
         }
-        for kind in [ErrorKind::NotFound, ErrorKind::Invalid, ErrorKind::Exhausted, ErrorKind::Internal] {
+
+        for kind in
+            [ErrorKind::NotFound, ErrorKind::Invalid, ErrorKind::Exhausted, ErrorKind::Internal]
+        {
             all.push(BackendError::new(kind, text).into());
             all.push(EngineError::Backend(BackendError::new(kind, text)).into());
         }
+
         all
     }
 

@@ -62,7 +62,8 @@ pub(crate) fn take_ready<S: Clone>(service: &mut S) -> S {
 /// Everything behind a connection.
 type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-/// Serves until the context says stop and every call has ended. Dropped or aborted, it cuts off what is left.
+/// Serves until the context says stop and every call has ended. Dropped or aborted, it cuts off
+/// what is left.
 ///
 /// # Errors
 /// When the contract's descriptors cannot be served.
@@ -81,7 +82,8 @@ pub(crate) async fn serve(
 
     let intake = IntakeLayer(Arc::new(Intake::new(&config.limits)));
     let calls = AuthLayer(gate).layer(intake.layer(routes.prepare()));
-    let stack = GrpcOnlyLayer.layer(cors(&config.server.cors_origins).layer(GrpcWebLayer::new().layer(calls)));
+    let stack = GrpcOnlyLayer
+        .layer(cors(&config.server.cors_origins).layer(GrpcWebLayer::new().layer(calls)));
     let acceptor = Acceptor {
         connections: Connections::new(&config.limits),
         certificates,
@@ -92,6 +94,7 @@ pub(crate) async fn serve(
         stop: context.stop.clone(),
         cut: CancellationToken::new(),
     };
+
     Ok(tokio::spawn(async move {
         let stop = acceptor.stop.clone();
         let notice = async move {
@@ -103,7 +106,9 @@ pub(crate) async fn serve(
 }
 
 async fn report_serving(reporter: &HealthReporter) {
-    let services = gofer_proto::json::descriptor_pool().services().map(|service| service.full_name().to_owned());
+    let services = gofer_proto::json::descriptor_pool()
+        .services()
+        .map(|service| service.full_name().to_owned());
     for service in std::iter::once(String::new()).chain(services) {
         reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
     }
@@ -117,7 +122,8 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// Without configured origins no page of another site may call: a browser on this machine can reach loopback, too.
+/// Without configured origins no page of another site may call: a browser on this machine can reach
+/// loopback, too.
 fn cors(origins: &[String]) -> CorsLayer {
     let origins = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
     let exposed = EXPOSED_HEADERS.map(HeaderName::from_static);

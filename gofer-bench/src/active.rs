@@ -1,4 +1,5 @@
-//! Many runs that are active at once: what the server needs for them, and how soon all of them are cancelled.
+//! Many runs that are active at once: what the server needs for them, and how soon all of them are
+//! cancelled.
 
 use std::time::{Duration, Instant};
 
@@ -25,8 +26,11 @@ pub(crate) async fn measure(bench: &Bench, runs: u32, report: &mut Report) -> Re
     let measure = format!("{runs} active runs");
     progress(&measure);
     let most = (runs + 1).to_string();
-    let settings = [("GOFER_ENGINE__MAX_EXECUTIONS", "1"), ("GOFER_ENGINE__MAX_ACTIVE_RUNS", most.as_str())];
-    let server = Server::start_with(&bench.gofer, &bench.new_dir("active-")?, &settings, PATIENCE).await?;
+    let settings =
+        [("GOFER_ENGINE__MAX_EXECUTIONS", "1"), ("GOFER_ENGINE__MAX_ACTIVE_RUNS", most.as_str())];
+    let server =
+        Server::start_with(&bench.gofer, &bench.new_dir("active-")?, &settings, PATIENCE).await?;
+
     server.register(single(PIPELINE, &["sleep", "600"])).await?;
     let mut completions = server.completions(PIPELINE).await?;
     tokio::time::sleep(SETTLE).await;
@@ -39,6 +43,7 @@ pub(crate) async fn measure(bench: &Bench, runs: u32, report: &mut Report) -> Re
     until_active(&server, runs).await?;
     let starting_ms = start.elapsed().as_secs_f64() * 1e3;
     tokio::time::sleep(SETTLE).await;
+
     let active = processes::memory(pid)?;
 
     let start = Instant::now();
@@ -50,6 +55,7 @@ pub(crate) async fn measure(bench: &Bench, runs: u32, report: &mut Report) -> Re
         };
         ensure!(end.status() == RunStatus::Cancelled, "a run was not cancelled: {completed:?}");
     }
+
     let cancelling_ms = start.elapsed().as_secs_f64() * 1e3;
     asked.await??;
     tokio::time::sleep(SETTLE).await;
@@ -63,12 +69,22 @@ pub(crate) async fn measure(bench: &Bench, runs: u32, report: &mut Report) -> Re
         one("RSS after they were cancelled", after.now_mib),
     ];
     let rss_idle = one("RSS of the idle server", idle.now_mib);
+
     report.add(&format!("{measure}, server"), Unit::Mebibytes, Some(&rss_idle), &rss);
     let each = (active.now_mib - idle.now_mib) * 1024.0 / f64::from(runs);
-    report.add(&format!("{measure}, server, per run"), Unit::Kibibytes, None, &[one("RSS above idle", each)]);
-    let times =
-        [one("first StartRun to all active", starting_ms), one("first CancelRun to all cancelled", cancelling_ms)];
+    report.add(
+        &format!("{measure}, server, per run"),
+        Unit::Kibibytes,
+        None,
+        &[one("RSS above idle", each)],
+    );
+
+    let times = [
+        one("first StartRun to all active", starting_ms),
+        one("first CancelRun to all cancelled", cancelling_ms),
+    ];
     report.add(&measure, Unit::Milliseconds, None, &times);
+
     Ok(())
 }
 
@@ -111,6 +127,7 @@ async fn cancel_all(
         if calls.len() == CALLS {
             calls.join_next().await.context("no call is under way")???;
         }
+
         let mut client = client.clone();
         let request = CancelRunRequest {
             namespace: NAMESPACE.to_owned(),
@@ -119,10 +136,13 @@ async fn cancel_all(
             force: true,
             ..CancelRunRequest::default()
         };
+
         calls.spawn(async move { client.cancel_run(request).await });
     }
+
     for answer in calls.join_all().await {
         answer?;
     }
+
     Ok(())
 }

@@ -1,5 +1,6 @@
-//! What a chain costs at the least when its server may die between any two steps: another process starts each task, so that it
-//! outlives the server, and another thread commits each end before the next may begin.
+//! What a chain costs at the least when its server may die between any two steps: another process
+//! starts each task, so that it outlives the server, and another thread commits each end before the
+//! next may begin.
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
@@ -26,7 +27,11 @@ pub(crate) fn relay(mut words: impl Iterator<Item = OsString>) -> Result<()> {
     let args: Vec<OsString> = words.collect();
     let (mut input, mut output) = (std::io::stdin(), std::io::stdout());
     while input.read(&mut [0])? > 0 {
-        let status = Command::new(&program).args(&args).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+        let status = Command::new(&program)
+            .args(&args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()?;
         ensure!(status.success(), "{program:?} ended with {status}");
         output.write_all(&[0])?;
         output.flush()?;
@@ -48,6 +53,7 @@ impl Floor {
         for page in 0..PAGES {
             file.write_all_at(&[0; SYNC_BYTES], page * SYNC_BYTES as u64)?;
         }
+
         file.sync_all()?;
         let (commits, asked) = sync_channel::<()>(1);
         let (answer, committed) = sync_channel(1);
@@ -60,15 +66,22 @@ impl Floor {
                 }
             }
         })?;
+
         let mut relay = Command::new(std::env::current_exe()?);
         relay.arg(RELAY_COMMAND).args(work.command()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        Ok(Self { relay: relay.spawn().context("cannot start this program once more")?, commits, committed })
+        Ok(Self {
+            relay: relay.spawn().context("cannot start this program once more")?,
+            commits,
+            committed,
+        })
     }
 
     /// Milliseconds for so many tasks, one after the other.
     pub(crate) fn chain(&mut self, tasks: usize) -> Result<f64> {
         let start = Instant::now();
-        let (Some(input), Some(output)) = (&mut self.relay.stdin, &mut self.relay.stdout) else { unreachable!() };
+        let (Some(input), Some(output)) = (&mut self.relay.stdin, &mut self.relay.stdout) else {
+            unreachable!()
+        };
         for _ in 0..tasks {
             input.write_all(&[0])?;
             output.read_exact(&mut [0]).context("a task failed")?;

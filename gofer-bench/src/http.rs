@@ -8,16 +8,22 @@ use anyhow::{Context as _, Result};
 /// How long one answer may take to begin.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A client that keeps its connections; of no proxy, since it is to be compared with a server that asks none.
+/// A client that keeps its connections; of no proxy, since it is to be compared with a server that
+/// asks none.
 pub(crate) fn client() -> Result<reqwest::Client> {
     // Whoever was first has installed the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Ok(reqwest::Client::builder().no_proxy().connect_timeout(PATIENCE).read_timeout(PATIENCE).build()?)
+    Ok(reqwest::Client::builder()
+        .no_proxy()
+        .connect_timeout(PATIENCE)
+        .read_timeout(PATIENCE)
+        .build()?)
 }
 
 /// What a file of one token, or of one key, holds.
 pub(crate) fn secret(file: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read `{}`", file.display()))?;
     Ok(text.trim_end().to_owned())
 }
 

@@ -47,7 +47,8 @@ pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     let copy = bench.dir.join("stamp-program");
     std::fs::copy(std::env::current_exe()?, &copy).context("cannot copy this program")?;
     let mut execs = Execs::watch(&copy)?;
-    let program = copy.to_str().context("the path of a copy of this program is not UTF-8")?.to_owned();
+    let program =
+        copy.to_str().context("the path of a copy of this program is not UTF-8")?.to_owned();
     let socket = stamps.path.to_str().context("the path of the socket is not UTF-8")?;
     server.register(single(PIPELINE, &[program.as_str(), STAMP_COMMAND, socket])).await?;
     sequential(&server, &stamps, &mut execs, &program, report).await?;
@@ -68,6 +69,7 @@ async fn sequential(
     let mut started = Samples::new("StartRun to exec");
     let mut executed = Samples::new("StartRun to first instruction");
     let mut complete = Samples::new("StartRun to complete");
+
     for index in 0..WARM_UP + SEQUENTIAL {
         let asked = now_ns()?;
         let mut child = Command::new(program)
@@ -77,7 +79,9 @@ async fn sequential(
             .stdin(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start `{program}`"))?;
-        let spawn_ms = [execs.next().await?, stamps.next().await?.at_ns].map(|at_ns| ms_between(asked, at_ns));
+        let spawn_ms =
+            [execs.next().await?, stamps.next().await?.at_ns].map(|at_ns| ms_between(asked, at_ns));
+
         child.wait()?;
 
         let asked = now_ns()?;
@@ -87,6 +91,7 @@ async fn sequential(
         let stamp = stamps.next().await?;
         ensure!(stamp.index == index, "run {index} was asked for, the stamp is of {}", stamp.index);
         server.finish(run).await?;
+
         let complete_ms = ms_between(asked, now_ns()?);
         if index >= WARM_UP {
             for (samples, spawn_ms) in spawned.iter_mut().zip(spawn_ms) {
@@ -98,14 +103,27 @@ async fn sequential(
             complete.values.push(complete_ms);
         }
     }
+
     let [spawned_exec, spawned] = spawned;
     report.add("one run at a time, to exec", Unit::Milliseconds, Some(&spawned_exec), &[started]);
-    report.add("one run at a time", Unit::Milliseconds, Some(&spawned), &[answered, executed, complete]);
+    report.add(
+        "one run at a time",
+        Unit::Milliseconds,
+        Some(&spawned),
+        &[answered, executed, complete],
+    );
+
     Ok(())
 }
 
-/// Runs are asked for at fixed moments, whatever became of those before; a late request counts from its moment.
-async fn open_loop(server: &Server, stamps: &Stamps, seconds: u32, report: &mut Report) -> Result<()> {
+/// Runs are asked for at fixed moments, whatever became of those before; a late request counts from
+/// its moment.
+async fn open_loop(
+    server: &Server,
+    stamps: &Stamps,
+    seconds: u32,
+    report: &mut Report,
+) -> Result<()> {
     let period = Duration::from_secs(1) / PER_SECOND;
     let count = (seconds * PER_SECOND) as usize;
     let (start, start_ns) = (Instant::now() + period, now_ns()? + period.as_nanos() as i64);
@@ -116,18 +134,24 @@ async fn open_loop(server: &Server, stamps: &Stamps, seconds: u32, report: &mut 
         for index in 0..count {
             tokio::time::sleep_until(start + period * index as u32).await;
             let runs = runs.clone();
-            calls.spawn(async move { start_run(runs, PIPELINE, Some((INDEX, index.to_string()))).await });
+            calls.spawn(async move {
+                start_run(runs, PIPELINE, Some((INDEX, index.to_string()))).await
+            });
         }
+
         calls.join_all().await.into_iter().collect::<Result<Vec<_>>>()
     });
+
     let mut executed = Samples::new("StartRun to first instruction");
     for _ in 0..count {
         let Stamp { index, at_ns } = stamps.next().await?;
         executed.values.push(ms_between(moment_ns(index), at_ns));
     }
+
     for run in asking.await?? {
         server.finish(run).await?;
     }
+
     report.add(&format!("{PER_SECOND} runs a second"), Unit::Milliseconds, None, &[executed]);
     Ok(())
 }
@@ -154,7 +178,10 @@ impl Execs {
     }
 
     async fn next(&mut self) -> Result<i64> {
-        timeout(PATIENCE, self.0.recv()).await.context("no task was executed")?.context("inotify ended")
+        timeout(PATIENCE, self.0.recv())
+            .await
+            .context("no task was executed")?
+            .context("inotify ended")
     }
 }
 
@@ -172,16 +199,23 @@ struct Stamp {
 impl Stamps {
     fn bind(dir: &Path) -> Result<Self> {
         let path = dir.join("stamps");
-        let socket = UnixDatagram::bind(&path).with_context(|| format!("cannot bind `{}`", path.display()))?;
+        let socket = UnixDatagram::bind(&path)
+            .with_context(|| format!("cannot bind `{}`", path.display()))?;
         Ok(Self { socket, path })
     }
 
     async fn next(&self) -> Result<Stamp> {
         let mut buffer = [0; 64];
-        let length = timeout(PATIENCE, self.socket.recv(&mut buffer)).await.context("a task did not report")??;
+        let length = timeout(PATIENCE, self.socket.recv(&mut buffer))
+            .await
+            .context("a task did not report")??;
         let text = std::str::from_utf8(&buffer[..length])?;
-        let (index, at_ns) = text.split_once(' ').with_context(|| format!("`{text}` is no stamp"))?;
-        Ok(Stamp { index: index.parse().with_context(|| format!("`{text}` has no index"))?, at_ns: at_ns.parse()? })
+        let (index, at_ns) =
+            text.split_once(' ').with_context(|| format!("`{text}` is no stamp"))?;
+        Ok(Stamp {
+            index: index.parse().with_context(|| format!("`{text}` has no index"))?,
+            at_ns: at_ns.parse()?,
+        })
     }
 }
 

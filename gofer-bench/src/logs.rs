@@ -56,13 +56,18 @@ pub(crate) fn pour(mib: Option<&OsStr>) -> Result<()> {
 }
 
 fn number(text: Option<&OsStr>) -> Result<u32> {
-    text.and_then(OsStr::to_str).and_then(|text| text.parse().ok()).context("name how much to print")
+    text.and_then(OsStr::to_str)
+        .and_then(|text| text.parse().ok())
+        .context("name how much to print")
 }
 
 pub(crate) async fn measure(bench: &Bench, mib: u32, report: &mut Report) -> Result<()> {
     progress("logs");
     let server = Server::start(&bench.gofer, &bench.new_dir("logs-")?).await?;
-    let program = std::env::current_exe()?.to_str().context("the path of this program is not UTF-8")?.to_owned();
+    let program = std::env::current_exe()?
+        .to_str()
+        .context("the path of this program is not UTF-8")?
+        .to_owned();
     latency(&server, &program, bench.seconds * LINES_PER_SECOND, report).await?;
     throughput(&server, &program, mib, report).await?;
     server.stop().await
@@ -75,18 +80,27 @@ async fn latency(server: &Server, program: &str, lines: u32, report: &mut Report
         let (program, count) = (program.to_owned(), count.clone());
         tokio::task::spawn_blocking(move || ticks_by_pipe(&program, &count))
     };
+
     server.register(single("tick", &[program, TICK_COMMAND, &count])).await?;
     let run = server.start_run("tick", None).await?;
     let mut log = follow(server, &run).await?;
     let mut arrivals = Arrivals::default();
+
     while let Some(message) = log.message().await? {
         arrivals.add(&message.chunk.unwrap_or_default().data)?;
     }
+
     server.finish(run).await?;
     ensure!(arrivals.ms.len() == lines as usize, "{} of {lines} lines came", arrivals.ms.len());
     let anchor = Samples::of("a pipe", anchor.await??);
     let gofer = Samples::of("StreamLogs, following", arrivals.ms);
-    report.add(&format!("a line's way, {LINES_PER_SECOND} a second"), Unit::Milliseconds, Some(&anchor), &[gofer]);
+    report.add(
+        &format!("a line's way, {LINES_PER_SECOND} a second"),
+        Unit::Milliseconds,
+        Some(&anchor),
+        &[gofer],
+    );
+
     Ok(())
 }
 
@@ -109,14 +123,16 @@ impl Arrivals {
         self.rest.extend_from_slice(bytes);
         while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.rest.drain(..=end).collect();
-            let printed = std::str::from_utf8(&line)?.trim_end().parse().context("a line is no time")?;
+            let printed =
+                std::str::from_utf8(&line)?.trim_end().parse().context("a line is no time")?;
             self.ms.push(ms_between(printed, now));
         }
         Ok(())
     }
 }
 
-/// MiB per second of the same bytes: through a pipe, to who follows, into the archive, and out of it.
+/// MiB per second of the same bytes: through a pipe, to who follows, into the archive, and out of
+/// it.
 async fn throughput(server: &Server, program: &str, mib: u32, report: &mut Report) -> Result<()> {
     let count = mib.to_string();
     server.register(single("pour", &[program, POUR_COMMAND, &count])).await?;
@@ -125,6 +141,7 @@ async fn throughput(server: &Server, program: &str, mib: u32, report: &mut Repor
     let mut followed = Samples::new("StartRun to the last byte, following");
     let mut archive = Samples::new("archived, from the last byte on");
     let mut read = Samples::new("StreamLogs, of the archive");
+
     for _ in 0..ROUNDS {
         let rate = |start: Instant| f64::from(mib) / start.elapsed().as_secs_f64();
         let start = Instant::now();
@@ -133,6 +150,7 @@ async fn throughput(server: &Server, program: &str, mib: u32, report: &mut Repor
             bytes += block.len();
             Ok(())
         })?;
+
         whole(bytes, mib)?;
         pipe.values.push(rate(start));
 
@@ -140,6 +158,7 @@ async fn throughput(server: &Server, program: &str, mib: u32, report: &mut Repor
         let run = server.start_run("pour", None).await?;
         whole(drain(follow(server, &run).await?).await?, mib)?;
         followed.values.push(rate(start));
+
         let start = Instant::now();
         next_event(&mut archived, PATIENCE).await?;
         archive.values.push(rate(start));
@@ -148,13 +167,21 @@ async fn throughput(server: &Server, program: &str, mib: u32, report: &mut Repor
         read.values.push(rate(start));
         server.finish(run).await?;
     }
-    report.add(&format!("a log of {mib} MiB"), Unit::MebibytesPerSecond, Some(&pipe), &[followed, archive, read]);
+
+    report.add(
+        &format!("a log of {mib} MiB"),
+        Unit::MebibytesPerSecond,
+        Some(&pipe),
+        &[followed, archive, read],
+    );
+
     Ok(())
 }
 
 /// Runs a program and takes what it prints, in this thread.
 fn by_pipe(program: &str, args: &[&str], mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let mut child = Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut child =
+        Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let mut stdout = child.stdout.take().context("no standard output")?;
     let mut buffer = vec![0; BLOCK];
     loop {

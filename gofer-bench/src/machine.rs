@@ -21,10 +21,11 @@ pub(crate) struct Machine {
     processor: String,
     kernel: String,
     memory_mib: u64,
-    /// The kernel's averages of runnable tasks over 1, 5 and 15 minutes, before anything was measured: other work on the
-    /// machine slows both sides, but not by the same factor.
+    /// The kernel's averages of runnable tasks over 1, 5 and 15 minutes, before anything was
+    /// measured: other work on the machine slows both sides, but not by the same factor.
     load: String,
-    /// Microseconds to append a page to a file where the measured programs keep theirs, and wait until it is safe.
+    /// Microseconds to append a page to a file where the measured programs keep theirs, and wait
+    /// until it is safe.
     fdatasync_us_p50: f64,
     fdatasync_us_p99: f64,
 }
@@ -40,8 +41,15 @@ impl Machine {
                 .context("cannot read the kernel's version")?
                 .trim()
                 .to_owned(),
-            memory_mib: field("/proc/meminfo", "MemTotal").and_then(|text| kib(&text)).unwrap_or_default() / 1024,
-            load: fs::read_to_string("/proc/loadavg")?.split(' ').take(3).collect::<Vec<_>>().join(" "),
+            memory_mib: field("/proc/meminfo", "MemTotal")
+                .and_then(|text| kib(&text))
+                .unwrap_or_default()
+                / 1024,
+            load: fs::read_to_string("/proc/loadavg")?
+                .split(' ')
+                .take(3)
+                .collect::<Vec<_>>()
+                .join(" "),
             fdatasync_us_p50: sync.p50,
             fdatasync_us_p99: sync.p99,
         })
@@ -49,7 +57,8 @@ impl Machine {
 
     pub(crate) fn to_markdown(&self) -> String {
         format!(
-            "{} cores of {}, {} MiB, Linux {}; fdatasync of 4 KiB {:.0} µs (p99 {:.0} µs); load before: {}\n",
+            "{} cores of {}, {} MiB, Linux {}; fdatasync of 4 KiB {:.0} µs (p99 {:.0} µs); load \
+             before: {}\n",
             self.cores,
             self.processor,
             self.memory_mib,
@@ -95,7 +104,10 @@ mod tests {
     fn this_machine_can_be_looked_at() {
         let dir = tempfile::tempdir().unwrap();
         let machine = Machine::look(dir.path()).unwrap();
-        assert!(machine.cores > 0 && machine.memory_mib > 0 && machine.fdatasync_us_p50 > 0.0, "{machine:?}");
+        assert!(
+            machine.cores > 0 && machine.memory_mib > 0 && machine.fdatasync_us_p50 > 0.0,
+            "{machine:?}"
+        );
         assert_eq!(machine.load.split(' ').count(), 3, "{machine:?}");
     }
 }

@@ -47,7 +47,8 @@ struct Cli {
     /// The binary to measure [default: `gofer` beside this program]
     #[arg(long, global = true, value_name = "FILE")]
     gofer: Option<PathBuf>,
-    /// Where temporary data goes; the disk under it is part of what is measured [default: the system's]
+    /// Where temporary data goes; the disk under it is part of what is measured [default: the
+    /// system's]
     #[arg(long, global = true, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// How often each pair of `make`, and each start, is repeated
@@ -111,7 +112,8 @@ enum Group {
         #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=10_000))]
         tasks: u32,
     },
-    /// Chain of 40 and width of 200 on Nomad, beside a client that registers the same jobs (not in `all`)
+    /// Chain of 40 and width of 200 on Nomad, beside a client that registers the same jobs (not in
+    /// `all`)
     Nomad(nomad::Options),
     /// Long objects to and from an S3 store, beside its own client (not in `all`)
     Transfer(transfer::Options),
@@ -140,13 +142,17 @@ struct Bench {
 impl Bench {
     /// A new empty directory.
     fn new_dir(&self, name: &str) -> Result<PathBuf> {
-        let dir = tempfile::Builder::new().prefix(name).tempdir_in(&self.dir).context("cannot make a directory")?;
+        let dir = tempfile::Builder::new()
+            .prefix(name)
+            .tempdir_in(&self.dir)
+            .context("cannot make a directory")?;
         Ok(dir.keep())
     }
 }
 
 fn main() -> ExitCode {
-    // Before anything else: as a task of a measured run this program is a stopwatch, or prints; or it starts others.
+    // Before anything else: as a task of a measured run this program is a stopwatch, or prints; or
+    // it starts others.
     let mut args = std::env::args_os().skip(1);
     let result = match args.next() {
         Some(arg) if arg == latency::STAMP_COMMAND => latency::stamp(args.next().as_deref()),
@@ -155,6 +161,7 @@ fn main() -> ExitCode {
         Some(arg) if arg == logs::POUR_COMMAND => logs::pour(args.next().as_deref()),
         _ => run(),
     };
+
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -177,7 +184,8 @@ fn run() -> Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
 }
 
-/// Dropping what is being measured ends its servers and removes its files; a signal alone would leave both.
+/// Dropping what is being measured ends its servers and removes its files; a signal alone would
+/// leave both.
 async fn until_interrupted<T>(measured: impl Future<Output = Result<T>>) -> Result<T> {
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
@@ -193,24 +201,36 @@ async fn measure(cli: &Cli) -> Result<Report> {
     let dir = tempfile::Builder::new().prefix("gofer-bench-").tempdir_in(&parent);
     let dir = dir.with_context(|| format!("cannot make a directory in `{}`", parent.display()))?;
     let gofer = copy_binary(cli.gofer.as_deref(), dir.path())?;
-    let bench = Bench { gofer, dir: dir.path().into(), reps: cli.reps, seconds: cli.seconds, in_flight: cli.in_flight };
+    let bench = Bench {
+        gofer,
+        dir: dir.path().into(),
+        reps: cli.reps,
+        seconds: cli.seconds,
+        in_flight: cli.in_flight,
+    };
+
     let mut report = Report::new(Machine::look(dir.path())?);
     let wanted = |group| cli.group == Group::All || cli.group == group;
     if wanted(Group::Start) {
         start::measure(&bench, &mut report).await?;
     }
+
     if wanted(Group::Idle) {
         idle::measure(&bench, &mut report).await?;
     }
+
     if wanted(Group::Latency) {
         latency::measure(&bench, &mut report).await?;
     }
+
     if wanted(Group::Make) {
         make::measure(&bench, &mut report).await?;
     }
+
     if wanted(Group::Throughput) {
         throughput::measure(&bench, &mut report).await?;
     }
+
     match &cli.group {
         Group::All => {
             logs::measure(&bench, LOG_MIB, &mut report).await?;
@@ -220,12 +240,15 @@ async fn measure(cli: &Cli) -> Result<Report> {
         Group::Journal { width } => journal::measure(&bench, *width, &mut report).await?,
         Group::Scale { tasks } => scale::measure(&bench, *tasks as usize, &mut report).await?,
         Group::Active { runs } => active::measure(&bench, *runs, &mut report).await?,
-        Group::History { runs, events } => history::measure(&bench, *runs, *events, &mut report).await?,
+        Group::History { runs, events } => {
+            history::measure(&bench, *runs, *events, &mut report).await?
+        }
         Group::Nomad(options) => nomad::measure(&bench, options, &mut report).await?,
         Group::Transfer(options) => transfer::measure(&bench, options, &mut report).await?,
         Group::Secrets(options) => secrets::measure(&bench, options, &mut report).await?,
         _ => {}
     }
+
     Ok(report)
 }
 

@@ -30,49 +30,71 @@ pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
 }
 
 /// Interleaved, after one round that only warms up caches.
-async fn compare(bench: &Bench, server: &Server, report: &mut Report, shape: Shape, work: Work) -> Result<()> {
+async fn compare(
+    bench: &Bench,
+    server: &Server,
+    report: &mut Report,
+    shape: Shape,
+    work: Work,
+) -> Result<()> {
     let measure = format!("{} of {TASKS} × `{}`", shape.name(), work.name());
     progress(&measure);
     let dag = Dag::new(shape, work, TASKS);
     let spec = dag.spec();
     let pipeline = spec.name.clone();
     let files = Files::write(&bench.new_dir("dag-")?, &spec.encode_to_vec(), &dag.makefile())?;
+
     server.register(spec).await?;
 
     // Gofer starts whatever may start, so the same is asked of make.
     let jobs: &[&str] = if shape == Shape::Chain { &["-j1"] } else { &["-j40", "-j2"] };
-    let mut makes: Vec<Samples> = jobs.iter().map(|jobs| Samples::new(format!("make {jobs}"))).collect();
+    let mut makes: Vec<Samples> =
+        jobs.iter().map(|jobs| Samples::new(format!("make {jobs}"))).collect();
     let mut local = Samples::new("gofer local");
     let mut remote = Samples::new("StartRun to complete");
     let mut parts = match shape {
         Shape::Chain => Some(Parts::new(bench, &dag, work).await?),
         _ => None,
     };
+
     for rep in 0..=bench.reps {
         let keep = |samples: &mut Samples, ms| {
             if rep > 0 {
                 samples.values.push(ms);
             }
         };
+
         for (samples, jobs) in makes.iter_mut().zip(jobs) {
             keep(samples, time(Command::new("make").arg(jobs).arg("-f").arg(&files.makefile))?);
         }
-        keep(&mut local, time(Command::new(&bench.gofer).arg("local").arg(&files.spec).env("TMPDIR", &bench.dir))?);
+
+        keep(
+            &mut local,
+            time(
+                Command::new(&bench.gofer).arg("local").arg(&files.spec).env("TMPDIR", &bench.dir),
+            )?,
+        );
+
         let start = Instant::now();
         server.finish(server.start_run(&pipeline, None).await?).await?;
         keep(&mut remote, start.elapsed().as_secs_f64() * 1e3);
+
         // After it: these archive their logs a moment later, too.
         if let Some(parts) = &mut parts {
             parts.round(keep).await?;
         }
-        // What the server does later is not to cost the next sample, which is make's; nor is the pause: it runs warm, as the others.
+
+        // What the server does later is not to cost the next sample, which is make's; nor is the
+        // pause: it runs warm, as the others.
         tokio::time::sleep(ARCHIVED).await;
         time(Command::new("make").arg("-f").arg(&files.makefile))?;
     }
+
     let (anchor, others) = makes.split_first().context("no make")?;
     let parts = parts.map_or_else(Vec::new, Parts::samples);
     let others = [others, &parts, &[local, remote]].concat();
     report.add(&measure, Unit::Milliseconds, Some(anchor), &others);
+
     Ok(())
 }
 
@@ -85,11 +107,17 @@ struct Parts {
 impl Parts {
     async fn new(bench: &Bench, dag: &Dag, work: Work) -> Result<Self> {
         let floor = Samples::new("another process starts each, another thread commits each");
-        let alone = async |scheduler| EngineAlone::new(&bench.new_dir("engine-")?, dag, Arc::new(scheduler)).await;
+        let alone = async |scheduler| {
+            EngineAlone::new(&bench.new_dir("engine-")?, dag, Arc::new(scheduler)).await
+        };
+
         Ok(Self {
             floor: (Floor::new(&bench.dir, work)?, floor),
             engines: [
-                (alone(NullScheduler::default()).await?, Samples::new("engine and database, nothing to start")),
+                (
+                    alone(NullScheduler::default()).await?,
+                    Samples::new("engine and database, nothing to start"),
+                ),
                 (
                     alone(NullScheduler::that_spawns()).await?,
                     Samples::new("engine and database, start each themselves"),

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use gofer_core::{PipelineId, TaskId, pipeline};
-use gofer_proto::v1::{CustomTask, Dependency, DependencyCondition, PipelineSpec, TaskSpec, task_spec};
+use gofer_proto::v1::{
+    CustomTask, Dependency, DependencyCondition, PipelineSpec, TaskSpec, task_spec,
+};
 
 /// Tasks in the DAGs of `make`.
 pub(crate) const TASKS: usize = 40;
@@ -45,15 +47,21 @@ impl Shape {
         let mut random = SEED;
         let mut up_to_three = |index: usize| {
             let mut below = |bound: u64| {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 (random >> 33) % bound
             };
+
             let count = if index == 0 { 0 } else { below(PARENTS + 1) };
-            let mut parents: Vec<usize> = (0..count).map(|_| below(index as u64) as usize).collect();
+            let mut parents: Vec<usize> =
+                (0..count).map(|_| below(index as u64) as usize).collect();
             parents.sort_unstable();
             parents.dedup();
+
             parents
         };
+
         (0..tasks)
             .map(|index| match self {
                 Self::Chain => index.checked_sub(1).into_iter().collect(),
@@ -91,7 +99,11 @@ pub(crate) struct Dag {
 impl Dag {
     pub(crate) fn new(shape: Shape, work: Work, tasks: usize) -> Self {
         let suffix = if work == Work::Shell { "-sh" } else { "" };
-        Self { name: format!("{}-{tasks}{suffix}", shape.name()), work, parents: shape.parents(tasks) }
+        Self {
+            name: format!("{}-{tasks}{suffix}", shape.name()),
+            work,
+            parents: shape.parents(tasks),
+        }
     }
 
     /// For Gofer.
@@ -108,7 +120,8 @@ impl Dag {
 
     /// The same for make.
     pub(crate) fn makefile(&self) -> String {
-        let targets: Vec<String> = (0..self.parents.len()).map(|index| format!("t{index}")).collect();
+        let targets: Vec<String> =
+            (0..self.parents.len()).map(|index| format!("t{index}")).collect();
         let all = targets.join(" ");
         let mut text = format!(".PHONY: all {all}\nall: {all}\n");
         for (target, parents) in targets.iter().zip(&self.parents) {
@@ -124,11 +137,16 @@ impl Dag {
         let id = |index: usize| TaskId::new(format!("t{index}"));
         let task = |(index, parents): (usize, &Vec<usize>)| {
             let command = self.work.command().iter().map(|word| (*word).to_owned()).collect();
-            let after = |parent: &usize| anyhow::Ok(pipeline::Dependency { task: id(*parent)?, condition });
+            let after =
+                |parent: &usize| anyhow::Ok(pipeline::Dependency { task: id(*parent)?, condition });
+
             anyhow::Ok(pipeline::TaskSpec {
                 id: id(index)?,
                 description: String::new(),
-                kind: pipeline::TaskKind::Custom(pipeline::CustomTask { command, ..Default::default() }),
+                kind: pipeline::TaskKind::Custom(pipeline::CustomTask {
+                    command,
+                    ..Default::default()
+                }),
                 depends_on: parents.iter().map(after).collect::<Result<_>>()?,
                 variables: Default::default(),
                 retries: Default::default(),
@@ -138,6 +156,7 @@ impl Dag {
                 continue_on_failure: false,
             })
         };
+
         Ok(pipeline::PipelineSpec {
             name: PipelineId::new(name)?,
             description: String::new(),
@@ -154,7 +173,11 @@ impl Dag {
 
 /// A pipeline of one task.
 pub(crate) fn single(name: &str, command: &[&str]) -> PipelineSpec {
-    PipelineSpec { name: name.to_owned(), tasks: vec![task("task", command)], ..PipelineSpec::default() }
+    PipelineSpec {
+        name: name.to_owned(),
+        tasks: vec![task("task", command)],
+        ..PipelineSpec::default()
+    }
 }
 
 fn task(id: &str, command: &[&str]) -> TaskSpec {
@@ -182,7 +205,12 @@ mod tests {
     fn a_random_dag_has_up_to_three_earlier_parents_and_is_always_the_same() {
         let parents = Shape::Random.parents(1_000);
         assert_eq!(parents, Shape::Random.parents(1_000));
-        assert!(parents.iter().enumerate().all(|(index, parents)| parents.iter().all(|parent| *parent < index)));
+        assert!(
+            parents
+                .iter()
+                .enumerate()
+                .all(|(index, parents)| parents.iter().all(|parent| *parent < index))
+        );
         for count in 0..=3 {
             let tasks = parents.iter().filter(|parents| parents.len() == count).count();
             assert!(tasks > 100, "{tasks} tasks have {count} parents");

@@ -1,5 +1,5 @@
-//! The processes of the measured binary, with what they use: the server and whatever helpers it has started, however far
-//! these have detached themselves.
+//! The processes of the measured binary, with what they use: the server and whatever helpers it has
+//! started, however far these have detached themselves.
 
 use std::fs;
 use std::path::Path;
@@ -79,7 +79,8 @@ fn cpu_time_ms(pid: i32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything.
     let (_, fields) = stat.rsplit_once(") ")?;
-    let ticks: u64 = fields.split(' ').skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
+    let ticks: u64 =
+        fields.split(' ').skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
     Some(ticks as f64 * 1000.0 / rustix::param::clock_ticks_per_second() as f64)
 }
 
@@ -98,7 +99,10 @@ mod tests {
     fn this_process_is_found_by_its_file() {
         let exe = std::env::current_exe().unwrap().canonicalize().unwrap();
         let processes = super::of(&exe);
-        let this = processes.iter().find(|process| process.pid == std::process::id().cast_signed()).unwrap();
+        let this = processes
+            .iter()
+            .find(|process| process.pid == std::process::id().cast_signed())
+            .unwrap();
         assert!(this.rss_mib > 0.1 && this.pss_mib <= this.rss_mib, "{this:?}");
     }
 }

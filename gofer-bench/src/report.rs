@@ -60,11 +60,24 @@ impl Report {
         Self { machine, rows: Vec::new() }
     }
 
-    /// Adds a measure: the anchor, if there is one, and what is compared with it. Subjects without samples are left out.
-    pub(crate) fn add(&mut self, measure: &str, unit: Unit, anchor: Option<&Samples>, subjects: &[Samples]) {
+    /// Adds a measure: the anchor, if there is one, and what is compared with it. Subjects without
+    /// samples are left out.
+    pub(crate) fn add(
+        &mut self,
+        measure: &str,
+        unit: Unit,
+        anchor: Option<&Samples>,
+        subjects: &[Samples],
+    ) {
         let row = |samples: &Samples, to_anchor| {
             let summary = Summary::of(&samples.values)?;
-            Some(Row { measure: measure.to_owned(), subject: samples.subject.clone(), unit, summary, to_anchor })
+            Some(Row {
+                measure: measure.to_owned(),
+                subject: samples.subject.clone(),
+                unit,
+                summary,
+                to_anchor,
+            })
         };
         self.rows.extend(anchor.and_then(|anchor| row(anchor, None)));
         let compared = |subject: &Samples| median_ratio(&subject.values, &anchor?.values);
@@ -115,12 +128,14 @@ mod tests {
             Some(&anchor),
             &[Samples::of("gofer", [30.0, 15.0]), Samples::new("none")],
         );
+
         let table = report.to_markdown();
         let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| chain")).collect();
         let expected = [
             "| chain | make | 2 | 10.0 ms | 10.0 ms | 20.0 ms | 20.0 ms | 20.0 ms |  |",
             "| chain | gofer | 2 | 15.0 ms | 15.0 ms | 30.0 ms | 30.0 ms | 30.0 ms | 1.50x |",
         ];
+
         assert_eq!(rows, expected);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["rows"][1]["to_anchor"], 1.5);

@@ -1,4 +1,5 @@
-//! Large DAGs: what one task costs in time and in the server's memory, and whether that depends on how many there are.
+//! Large DAGs: what one task costs in time and in the server's memory, and whether that depends on
+//! how many there are.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +18,8 @@ use crate::{Bench, processes, progress};
 const AT_ONCE: u32 = 64;
 /// How long a run of 10,000 tasks may take; far more than any that works.
 const PATIENCE: Duration = Duration::from_secs(1_800);
-/// Until what a run has set off, such as the archiving of its logs, is over, and what is free again was given back.
+/// Until what a run has set off, such as the archiving of its logs, is over, and what is free again
+/// was given back.
 const SETTLE: Duration = Duration::from_secs(5);
 const KIB_PER_MIB: f64 = 1024.0;
 
@@ -44,17 +46,24 @@ async fn one(bench: &Bench, shape: Shape, tasks: usize, report: &mut Report) -> 
     let pid = server.pid()?;
     let before = processes::memory(pid)?;
     server.register(spec).await?;
+
     let registered = processes::memory(pid)?;
     processes::forget_peak(pid)?;
     let mut completions = server.completions(&pipeline).await?;
     let start = Instant::now();
     server.start_run(&pipeline, None).await?;
+
     let completed = next_event(&mut completions, PATIENCE).await?;
     let elapsed_ms = start.elapsed().as_secs_f64() * 1e3;
     let Some(event::Details::RunCompleted(end)) = &completed.details else {
         anyhow::bail!("another event than asked for: {completed:?}");
     };
-    ensure!(end.status() == RunStatus::Successful, "the run of {tasks} tasks failed: {completed:?}");
+
+    ensure!(
+        end.status() == RunStatus::Successful,
+        "the run of {tasks} tasks failed: {completed:?}"
+    );
+
     let peak = processes::memory(pid)?;
     tokio::time::sleep(SETTLE).await;
     let after = processes::memory(pid)?;
@@ -62,16 +71,27 @@ async fn one(bench: &Bench, shape: Shape, tasks: usize, report: &mut Report) -> 
 
     let each = |subject: &str, sum: f64| Samples::of(subject, [sum / tasks as f64]);
     let gofer = each("StartRun to complete", elapsed_ms);
-    report.add(&format!("{measure}, per task"), Unit::Milliseconds, Some(&each(make, make_ms)), &[gofer]);
+    report.add(
+        &format!("{measure}, per task"),
+        Unit::Milliseconds,
+        Some(&each(make, make_ms)),
+        &[gofer],
+    );
+
     let rss = [
         Samples::of("RSS before", [before.now_mib]),
         Samples::of("RSS, registered", [registered.now_mib]),
         Samples::of("RSS at most", [peak.peak_mib]),
         Samples::of("RSS after", [after.now_mib]),
     ];
+
     report.add(&format!("{measure}, server"), Unit::Mebibytes, None, &rss);
     let growth = |mib: f64| (mib - before.now_mib) * KIB_PER_MIB;
-    let memory = [each("RSS at most, above before", growth(peak.peak_mib)), each("RSS after", growth(after.now_mib))];
+    let memory = [
+        each("RSS at most, above before", growth(peak.peak_mib)),
+        each("RSS after", growth(after.now_mib)),
+    ];
+
     report.add(&format!("{measure}, server, per task"), Unit::Kibibytes, None, &memory);
     Ok(())
 }

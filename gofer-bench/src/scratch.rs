@@ -44,13 +44,19 @@ impl Scratch {
     pub(crate) async fn create(product: Product, dir: &Path, name: &str) -> Result<Self> {
         let name = format!("gofer_bench_{}_{name}", std::process::id());
         let url = match product {
-            Product::Sqlite => dir.join(&name).with_extension("db").to_str().context("not UTF-8")?.to_owned(),
+            Product::Sqlite => {
+                dir.join(&name).with_extension("db").to_str().context("not UTF-8")?.to_owned()
+            }
             Product::Postgres => {
                 let (client, base) = beside().await?;
-                client.batch_execute(&format!("CREATE DATABASE {name}")).await.context("cannot make a database")?;
+                client
+                    .batch_execute(&format!("CREATE DATABASE {name}"))
+                    .await
+                    .context("cannot make a database")?;
                 with_database(&base, &name)?
             }
         };
+
         Ok(Self { product, url, name })
     }
 
@@ -66,7 +72,8 @@ impl Scratch {
 
 /// A connection to PostgreSQL.
 pub(crate) async fn connect(url: &str) -> Result<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("cannot connect to PostgreSQL")?;
+    let (client, connection) =
+        tokio_postgres::connect(url, NoTls).await.context("cannot connect to PostgreSQL")?;
     // Ends with the client; what goes wrong is the answer to the client's next call.
     tokio::spawn(connection);
     Ok(client)
@@ -80,7 +87,8 @@ async fn beside() -> Result<(Client, String)> {
 /// The same URL with another database.
 fn with_database(url: &str, name: &str) -> Result<String> {
     let (scheme, rest) = url.split_once("://").context("the URL of PostgreSQL has no scheme")?;
-    let (rest, parameters) = rest.split_once('?').map_or((rest, None), |(rest, after)| (rest, Some(after)));
+    let (rest, parameters) =
+        rest.split_once('?').map_or((rest, None), |(rest, after)| (rest, Some(after)));
     let server = rest.split('/').next().unwrap_or_default();
     let parameters = parameters.map_or_else(String::new, |parameters| format!("?{parameters}"));
     Ok(format!("{scheme}://{server}/{name}{parameters}"))

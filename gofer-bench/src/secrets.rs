@@ -40,18 +40,28 @@ pub(crate) async fn measure(bench: &Bench, options: &Options, report: &mut Repor
     let count = options.secrets;
     progress(&format!("{count} secrets"));
     let config = format!(
-        "[secrets]\nbackend = \"vault\"\n[secrets.vault]\naddress = {}\nmount = {}\nprefix = \"gofer-bench/{}\"\n\
-         [secrets.vault.auth]\nmethod = \"token\"\ntoken_file = {}\n",
+        "[secrets]\nbackend = \"vault\"\n[secrets.vault]\naddress = {}\nmount = {}\nprefix = \
+         \"gofer-bench/{}\"\n[secrets.vault.auth]\nmethod = \"token\"\ntoken_file = {}\n",
         http::quoted(&options.vault_addr),
         http::quoted(&options.mount),
         std::process::id(),
         http::quoted_path(&options.vault_token_file)?,
     );
-    let server = Server::start_configured(&bench.gofer, &bench.new_dir("secrets-")?, &config).await?;
+    let server =
+        Server::start_configured(&bench.gofer, &bench.new_dir("secrets-")?, &config).await?;
     let gofer = SecretServiceClient::new(server.channel());
     let bare = Bare::new(options)?;
-    stream::iter(0..count).map(|index| put(gofer.clone(), index)).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-    stream::iter(0..count).map(|index| bare.put(index)).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+
+    stream::iter(0..count)
+        .map(|index| put(gofer.clone(), index))
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<()>()
+        .await?;
+    stream::iter(0..count)
+        .map(|index| bare.put(index))
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<()>()
+        .await?;
 
     let mut read = Samples::new("bare read");
     let mut got = Samples::new("GetSecret");
@@ -63,14 +73,20 @@ pub(crate) async fn measure(bench: &Bench, options: &Options, report: &mut Repor
         get(gofer.clone(), index).await?;
         got.values.push(start.elapsed().as_secs_f64() * 1e3);
     }
+
     report.add("one secret after the other", Unit::Milliseconds, Some(&read), &[got]);
 
     let mut read = Samples::new("bare reads");
     let mut got = Samples::new("GetSecret");
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        stream::iter(0..count).map(|index| bare.get(index)).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        stream::iter(0..count)
+            .map(|index| bare.get(index))
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<()>()
+            .await?;
         read.values.push(f64::from(count) / start.elapsed().as_secs_f64());
+
         let start = Instant::now();
         stream::iter(0..count)
             .map(|index| get(gofer.clone(), index))
@@ -79,8 +95,15 @@ pub(crate) async fn measure(bench: &Bench, options: &Options, report: &mut Repor
             .await?;
         got.values.push(f64::from(count) / start.elapsed().as_secs_f64());
     }
-    report.add(&format!("{count} secrets, {AT_ONCE} at once"), Unit::PerSecond, Some(&read), &[got]);
+
+    report.add(
+        &format!("{count} secrets, {AT_ONCE} at once"),
+        Unit::PerSecond,
+        Some(&read),
+        &[got],
+    );
     bare.remove_all(count).await?;
+
     server.stop().await
 }
 
@@ -93,14 +116,19 @@ fn key(index: u32) -> String {
 }
 
 async fn put(mut gofer: SecretServiceClient<Connection>, index: u32) -> Result<()> {
-    let request =
-        PutSecretRequest { scope: scope(), key: key(index), value: VALUE.to_owned(), ..PutSecretRequest::default() };
+    let request = PutSecretRequest {
+        scope: scope(),
+        key: key(index),
+        value: VALUE.to_owned(),
+        ..PutSecretRequest::default()
+    };
     gofer.put_secret(request).await?;
     Ok(())
 }
 
 async fn get(mut gofer: SecretServiceClient<Connection>, index: u32) -> Result<()> {
-    let answer = gofer.get_secret(GetSecretRequest { scope: scope(), key: key(index) }).await?.into_inner();
+    let answer =
+        gofer.get_secret(GetSecretRequest { scope: scope(), key: key(index) }).await?.into_inner();
     ensure!(answer.value == VALUE, "another value than was put");
     Ok(())
 }
@@ -139,11 +167,21 @@ impl Bare {
     async fn remove_all(&self, count: u32) -> Result<()> {
         let bare = (0..count).map(|index| self.url("metadata", index));
         let below = format!("gofer-bench/{}", std::process::id());
-        let gofer = self.list(&below).await?.into_iter().map(|key| format!("{}/metadata/{key}", self.engine));
+        let gofer = self
+            .list(&below)
+            .await?
+            .into_iter()
+            .map(|key| format!("{}/metadata/{key}", self.engine));
         let removed = stream::iter(bare.chain(gofer)).map(|url| async move {
-            self.http.delete(url).header("X-Vault-Token", &self.token).send().await?.error_for_status()?;
+            self.http
+                .delete(url)
+                .header("X-Vault-Token", &self.token)
+                .send()
+                .await?
+                .error_for_status()?;
             Ok::<_, anyhow::Error>(())
         });
+
         removed.buffer_unordered(AT_ONCE).try_collect::<()>().await
     }
 
@@ -152,8 +190,15 @@ impl Bare {
         let (mut found, mut open) = (Vec::new(), vec![folder.to_owned()]);
         while let Some(folder) = open.pop() {
             let url = format!("{}/metadata/{folder}?list=true", self.engine);
-            let answer = self.http.get(url).header("X-Vault-Token", &self.token).send().await?.error_for_status()?;
+            let answer = self
+                .http
+                .get(url)
+                .header("X-Vault-Token", &self.token)
+                .send()
+                .await?
+                .error_for_status()?;
             let answer: Value = answer.json().await?;
+
             for key in answer["data"]["keys"].as_array().context("a list without keys")? {
                 let key = key.as_str().context("a key is no text")?;
                 match key.strip_suffix('/') {
@@ -162,6 +207,7 @@ impl Bare {
                 }
             }
         }
+
         Ok(found)
     }
 }

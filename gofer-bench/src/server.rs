@@ -11,8 +11,8 @@ use gofer_proto::v1::pipeline_service_client::PipelineServiceClient;
 use gofer_proto::v1::run_service_client::RunServiceClient;
 use gofer_proto::v1::system_service_client::SystemServiceClient;
 use gofer_proto::v1::{
-    Event, FollowEventsRequest, FollowEventsResponse, FollowRunRequest, GetSystemInfoRequest, PipelineSpec,
-    RegisterPipelineRequest, Run, RunState, RunStatus, StartRunRequest, run_update,
+    Event, FollowEventsRequest, FollowEventsResponse, FollowRunRequest, GetSystemInfoRequest,
+    PipelineSpec, RegisterPipelineRequest, Run, RunState, RunStatus, StartRunRequest, run_update,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -70,19 +70,41 @@ impl Server {
         settings: &[(&str, &str)],
         patience: Duration,
     ) -> Result<Self> {
-        Self::launch(Command::new(gofer).arg("server").envs(settings.iter().copied()), gofer, data_dir, patience).await
+        Self::launch(
+            Command::new(gofer).arg("server").envs(settings.iter().copied()),
+            gofer,
+            data_dir,
+            patience,
+        )
+        .await
     }
 
     /// The same with a configuration file's text.
-    pub(crate) async fn start_configured(gofer: &Path, data_dir: &Path, config: &str) -> Result<Self> {
+    pub(crate) async fn start_configured(
+        gofer: &Path,
+        data_dir: &Path,
+        config: &str,
+    ) -> Result<Self> {
         let path = data_dir.with_extension("toml");
         fs::write(&path, config).with_context(|| format!("cannot write `{}`", path.display()))?;
-        Self::launch(Command::new(gofer).args(["server", "--config"]).arg(&path), gofer, data_dir, PATIENCE).await
+        Self::launch(
+            Command::new(gofer).args(["server", "--config"]).arg(&path),
+            gofer,
+            data_dir,
+            PATIENCE,
+        )
+        .await
     }
 
-    async fn launch(command: &mut Command, gofer: &Path, data_dir: &Path, patience: Duration) -> Result<Self> {
+    async fn launch(
+        command: &mut Command,
+        gofer: &Path,
+        data_dir: &Path,
+        patience: Duration,
+    ) -> Result<Self> {
         let log_path = data_dir.with_extension("log");
-        let log = File::create(&log_path).with_context(|| format!("cannot write `{}`", log_path.display()))?;
+        let log = File::create(&log_path)
+            .with_context(|| format!("cannot write `{}`", log_path.display()))?;
         let start = Instant::now();
         let mut child = command
             .args(["--listen", "127.0.0.1:0", "--data-dir"])
@@ -93,8 +115,13 @@ impl Server {
             .kill_on_drop(true)
             .spawn()
             .context("cannot start `gofer server`")?;
-        let channel = timeout(patience, first_answer(&mut child, data_dir)).await.context("it took too long").flatten();
-        let channel = channel.with_context(|| format!("`gofer server` does not serve:\n{}", tail(&log_path)))?;
+        let channel = timeout(patience, first_answer(&mut child, data_dir))
+            .await
+            .context("it took too long")
+            .flatten();
+        let channel = channel
+            .with_context(|| format!("`gofer server` does not serve:\n{}", tail(&log_path)))?;
+
         Ok(Self { child, gofer: gofer.into(), channel, started_in: start.elapsed() })
     }
 
@@ -107,7 +134,8 @@ impl Server {
     pub(crate) async fn stop(mut self) -> Result<()> {
         let pid = Pid::from_raw(self.pid()?).context("the server has ended")?;
         kill_process(pid, Signal::TERM).context("cannot end `gofer server`")?;
-        let status = timeout(PATIENCE, self.child.wait()).await.context("`gofer server` does not end")??;
+        let status =
+            timeout(PATIENCE, self.child.wait()).await.context("`gofer server` does not end")??;
         ensure!(status.success(), "`gofer server` ended with {status}");
         Ok(())
     }
@@ -124,7 +152,11 @@ impl Server {
     }
 
     /// Asks for a run of a registered pipeline.
-    pub(crate) async fn start_run(&self, pipeline: &str, variable: Option<(&str, String)>) -> Result<Run> {
+    pub(crate) async fn start_run(
+        &self,
+        pipeline: &str,
+        variable: Option<(&str, String)>,
+    ) -> Result<Run> {
         start_run(self.runs(), pipeline, variable).await
     }
 
@@ -135,16 +167,25 @@ impl Server {
 
     /// Waits until a run is complete, and sees to it that it was successful.
     pub(crate) async fn finish(&self, run: Run) -> Result<()> {
-        let request = FollowRunRequest { namespace: run.namespace, pipeline: run.pipeline, run: run.run };
+        let request =
+            FollowRunRequest { namespace: run.namespace, pipeline: run.pipeline, run: run.run };
         let mut updates = self.runs().follow_run(request).await?.into_inner();
         let mut last = None;
+
         while let Some(message) = updates.message().await? {
-            if let Some(run_update::Subject::Run(run)) = message.update.and_then(|update| update.subject) {
+            if let Some(run_update::Subject::Run(run)) =
+                message.update.and_then(|update| update.subject)
+            {
                 last = Some(run);
             }
         }
+
         let run = last.context("the stream of a run ended without the run")?;
-        ensure!(run.state() == RunState::Complete && run.status() == RunStatus::Successful, "a run failed: {run:?}");
+        ensure!(
+            run.state() == RunState::Complete && run.status() == RunStatus::Successful,
+            "a run failed: {run:?}"
+        );
+
         Ok(())
     }
 
@@ -180,7 +221,8 @@ impl Drop for Server {
 /// The next event of a stream.
 pub(crate) async fn next_event(events: &mut Events, patience: Duration) -> Result<Event> {
     loop {
-        let message = timeout(patience, events.message()).await.context("an event did not come")??;
+        let message =
+            timeout(patience, events.message()).await.context("an event did not come")??;
         if let Some(event) = message.context("the stream of events ended")?.event {
             return Ok(event);
         }
@@ -207,12 +249,21 @@ async fn first_answer(child: &mut Child, data_dir: &Path) -> Result<Connection> 
     let stdout = child.stdout.as_mut().context("no standard output")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line).await?;
-    let address = line.trim_end().strip_prefix("listening on ").with_context(|| format!("it said `{line}`"))?;
-    let token = fs::read_to_string(data_dir.join("token")).context("the server has left no token")?;
-    let token = Authorization(format!("Bearer {}", token.lines().next().unwrap_or_default()).parse()?);
+    let address = line
+        .trim_end()
+        .strip_prefix("listening on ")
+        .with_context(|| format!("it said `{line}`"))?;
+    let token =
+        fs::read_to_string(data_dir.join("token")).context("the server has left no token")?;
+    let token =
+        Authorization(format!("Bearer {}", token.lines().next().unwrap_or_default()).parse()?);
     let channel = Endpoint::from_shared(address.to_owned())?.connect().await?;
     let channel = InterceptedService::new(channel, token);
-    SystemServiceClient::new(channel.clone()).get_system_info(GetSystemInfoRequest::default()).await?;
+
+    SystemServiceClient::new(channel.clone())
+        .get_system_info(GetSystemInfoRequest::default())
+        .await?;
+
     Ok(channel)
 }
 

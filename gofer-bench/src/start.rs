@@ -14,6 +14,7 @@ pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     let mut version = Samples::new("gofer --version");
     let mut fresh = Samples::new("new data directory");
     let mut again = Samples::new("data directory of before");
+
     for _ in 0..bench.reps {
         version.values.push(print_version(bench)?);
         let data_dir = bench.new_dir("start-")?;
@@ -23,6 +24,7 @@ pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
             server.stop().await?;
         }
     }
+
     report.add("server start to first answer", Unit::Milliseconds, Some(&version), &[fresh, again]);
     Ok(())
 }

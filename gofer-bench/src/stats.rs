@@ -30,11 +30,12 @@ fn nearest_rank(sorted: &[f64], percent: usize) -> f64 {
     sorted[rank.max(1) - 1]
 }
 
-/// The median of the ratios of samples taken one after the other, which a slow minute of the machine does not move.
-/// `None` without pairs.
+/// The median of the ratios of samples taken one after the other, which a slow minute of the
+/// machine does not move. `None` without pairs.
 pub(crate) fn median_ratio(samples: &[f64], anchor: &[f64]) -> Option<f64> {
     if samples.len() == anchor.len() {
-        let ratios: Vec<f64> = samples.iter().zip(anchor).map(|(sample, anchor)| sample / anchor).collect();
+        let ratios: Vec<f64> =
+            samples.iter().zip(anchor).map(|(sample, anchor)| sample / anchor).collect();
         return Summary::of(&ratios).map(|summary| summary.p50);
     }
     Some(Summary::of(samples)?.p50 / Summary::of(anchor)?.p50)
@@ -48,7 +49,10 @@ mod tests {
     fn percentiles_are_samples() {
         let samples: Vec<f64> = (1..=200).rev().map(f64::from).collect();
         let summary = Summary::of(&samples).unwrap();
-        assert_eq!(summary, Summary { n: 200, min: 1.0, p50: 100.0, p90: 180.0, p99: 198.0, max: 200.0 });
+        assert_eq!(
+            summary,
+            Summary { n: 200, min: 1.0, p50: 100.0, p90: 180.0, p99: 198.0, max: 200.0 }
+        );
         let one = Summary::of(&[7.0]).unwrap();
         assert_eq!((one.min, one.p50, one.p99, one.max), (7.0, 7.0, 7.0, 7.0));
         assert_eq!(Summary::of(&[]), None);

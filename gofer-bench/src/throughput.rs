@@ -26,6 +26,7 @@ pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     let mut runs = Samples::new(format!("gofer server, {} at once", bench.in_flight));
     let mut cpu = Samples::new("server, helpers and tasks");
     let mut total = 0;
+
     for _ in 0..ROUNDS {
         spawned.values.push(spawn_and_wait(window)?);
         let before = processes::cpu_ms(&bench.gofer);
@@ -34,9 +35,11 @@ pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
         runs.values.push(round.in_window as f64 / window.as_secs_f64());
         total += round.all;
     }
+
     report.add("`true` per second", Unit::PerSecond, Some(&spawned), &[runs]);
     report.add("processor time per run", Unit::Milliseconds, None, &[cpu]);
     idle::memory(bench, report, &format!("memory after {total} runs"))?;
+
     server.stop().await
 }
 
@@ -52,10 +55,12 @@ async fn sustain(server: &Server, in_flight: u32, window: Duration) -> Result<Ro
     let permits = Arc::new(Semaphore::new(in_flight as usize));
     let (failed, mut failures) = mpsc::channel(1);
     let start = Instant::now();
-    let starter = tokio::spawn(keep_starting(server.runs(), Arc::clone(&permits), failed, start + window));
+    let starter =
+        tokio::spawn(keep_starting(server.runs(), Arc::clone(&permits), failed, start + window));
     let mut round = Round { in_window: 0, all: 0 };
     let mut started = None;
     let mut starter = std::pin::pin!(starter);
+
     while started.is_none_or(|started| round.all < started) {
         tokio::select! {
             message = tokio::time::timeout(window + DRAIN, completions.message()) => {
@@ -70,11 +75,13 @@ async fn sustain(server: &Server, in_flight: u32, window: Duration) -> Result<Ro
             count = &mut starter, if started.is_none() => started = Some(count?),
         }
     }
+
     ensure!(round.all > 0, "no run was completed within the window");
     Ok(round)
 }
 
-/// Starts a run for each permit until the deadline; permits come back when runs complete. The number of runs started.
+/// Starts a run for each permit until the deadline; permits come back when runs complete. The
+/// number of runs started.
 async fn keep_starting(
     runs: gofer_proto::v1::run_service_client::RunServiceClient<crate::server::Connection>,
     permits: Arc<Semaphore>,
@@ -101,7 +108,8 @@ fn spawn_and_wait(window: Duration) -> Result<f64> {
     let start = Instant::now();
     let mut count = 0_u32;
     while start.elapsed() < window {
-        let status = Command::new("true").stdin(Stdio::null()).status().context("cannot start `true`")?;
+        let status =
+            Command::new("true").stdin(Stdio::null()).status().context("cannot start `true`")?;
         ensure!(status.success(), "`true` ended with {status}");
         count += 1;
     }

@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use gofer_proto::v1::object_service_client::ObjectServiceClient;
 use gofer_proto::v1::{
-    BeginObjectUploadRequest, CompleteObjectUploadRequest, DeleteObjectRequest, GetObjectRequest, GetObjectUrlRequest,
-    PutObjectHeader, PutObjectRequest, get_object_response, put_object_request,
+    BeginObjectUploadRequest, CompleteObjectUploadRequest, DeleteObjectRequest, GetObjectRequest,
+    GetObjectUrlRequest, PutObjectHeader, PutObjectRequest, get_object_response,
+    put_object_request,
 };
 use reqwest::{Body, Client};
 use s3::creds::Credentials;
@@ -53,39 +54,51 @@ pub(crate) struct Options {
 
 pub(crate) async fn measure(bench: &Bench, options: &Options, report: &mut Report) -> Result<()> {
     let config = format!(
-        "[objects]\nbackend = \"s3\"\n[objects.s3]\nendpoint = {}\nbucket = {}\nprefix = \"gofer-bench-{}/\"\n\
-         access_key = {}\nsecret_key_file = {}\n",
+        "[objects]\nbackend = \"s3\"\n[objects.s3]\nendpoint = {}\nbucket = {}\nprefix = \
+         \"gofer-bench-{}/\"\naccess_key = {}\nsecret_key_file = {}\n",
         http::quoted(&options.s3_endpoint),
         http::quoted(&options.bucket),
         std::process::id(),
         http::quoted(&options.access_key),
         http::quoted_path(&options.secret_key_file)?,
     );
-    let server = Server::start_configured(&bench.gofer, &bench.new_dir("transfer-")?, &config).await?;
+    let server =
+        Server::start_configured(&bench.gofer, &bench.new_dir("transfer-")?, &config).await?;
+
     server.register(single(PIPELINE, &["true"])).await?;
     let bare = Bare::new(options)?;
     let gofer = ObjectServiceClient::new(server.channel());
     let mib = options.mib as usize;
     let mut puts =
-        ["bare client, multipart", "bare client, presigned URL", "PutObject", "PutObject URL"].map(Samples::new);
-    let mut gets = ["bare client", "bare client, presigned URL", "GetObject", "GetObject URL"].map(Samples::new);
-    let mut memory = [Samples::new("RSS before"), Samples::new("RSS at most, put"), Samples::new("RSS at most, get")];
+        ["bare client, multipart", "bare client, presigned URL", "PutObject", "PutObject URL"]
+            .map(Samples::new);
+    let mut gets = ["bare client", "bare client, presigned URL", "GetObject", "GetObject URL"]
+        .map(Samples::new);
+    let mut memory = [
+        Samples::new("RSS before"),
+        Samples::new("RSS at most, put"),
+        Samples::new("RSS at most, get"),
+    ];
     let pid = server.pid()?;
     let per_second = |start: Instant| mib as f64 / start.elapsed().as_secs_f64();
+
     for round in 1..=options.rounds {
         progress(&format!("put and get of {mib} MiB, {round} of {}", options.rounds));
         let start = Instant::now();
         bare.put(mib).await?;
         puts[0].values.push(per_second(start));
+
         let start = Instant::now();
         bare.put_presigned(mib).await?;
         puts[1].values.push(per_second(start));
         memory[0].values.push(processes::memory(pid)?.now_mib);
         processes::forget_peak(pid)?;
+
         let start = Instant::now();
         put(gofer.clone(), mib).await?;
         puts[2].values.push(per_second(start));
         memory[1].values.push(processes::memory(pid)?.peak_mib);
+
         let start = Instant::now();
         put_by_url(gofer.clone(), &bare.http, mib).await?;
         puts[3].values.push(per_second(start));
@@ -97,20 +110,24 @@ pub(crate) async fn measure(bench: &Bench, options: &Options, report: &mut Repor
         bare.get_presigned(mib).await?;
         gets[1].values.push(per_second(start));
         processes::forget_peak(pid)?;
+
         let start = Instant::now();
         get(gofer.clone(), mib).await?;
         gets[2].values.push(per_second(start));
         memory[2].values.push(processes::memory(pid)?.peak_mib);
+
         let start = Instant::now();
         get_by_url(gofer.clone(), &bare.http, mib).await?;
         gets[3].values.push(per_second(start));
         bare.remove().await?;
         remove(gofer.clone()).await?;
     }
+
     for (what, samples) in [("put", puts), ("get", gets)] {
         let measure = format!("{what} of {mib} MiB, S3");
         report.add(&measure, Unit::MebibytesPerSecond, Some(&samples[0]), &samples[1..]);
     }
+
     report.add(&format!("server, {mib} MiB to and from S3"), Unit::Mebibytes, None, &memory);
     server.stop().await
 }
@@ -119,7 +136,8 @@ pub(crate) async fn measure(bench: &Bench, options: &Options, report: &mut Repor
 fn data(mib: usize) -> impl Stream<Item = Bytes> + Send + 'static {
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
     let mut next = || {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 33).to_le_bytes()[0]
     };
     let block: Bytes = (0..MIB).map(|_| next()).collect();
@@ -156,6 +174,7 @@ async fn get(mut gofer: ObjectServiceClient<Connection>, mib: usize) -> Result<(
         key: KEY.to_owned(),
         ..GetObjectRequest::default()
     };
+
     let mut answers = gofer.get_object(request).await?.into_inner();
     let mut bytes = 0;
     while let Some(answer) = answers.message().await? {
@@ -163,12 +182,18 @@ async fn get(mut gofer: ObjectServiceClient<Connection>, mib: usize) -> Result<(
             bytes += chunk.len();
         }
     }
+
     ensure!(bytes == mib * MIB, "{bytes} bytes came back");
     Ok(())
 }
 
-/// The URL that Gofer hands out, and the completion: what a caller waits for from its decision to the durable object.
-async fn put_by_url(mut gofer: ObjectServiceClient<Connection>, http: &Client, mib: usize) -> Result<()> {
+/// The URL that Gofer hands out, and the completion: what a caller waits for from its decision to
+/// the durable object.
+async fn put_by_url(
+    mut gofer: ObjectServiceClient<Connection>,
+    http: &Client,
+    mib: usize,
+) -> Result<()> {
     let request = BeginObjectUploadRequest {
         namespace: NAMESPACE.to_owned(),
         pipeline: PIPELINE.to_owned(),
@@ -176,12 +201,15 @@ async fn put_by_url(mut gofer: ObjectServiceClient<Connection>, http: &Client, m
         size_bytes: Some((mib * MIB) as u64),
         ..BeginObjectUploadRequest::default()
     };
+
     let begun = gofer.begin_object_upload(request).await?.into_inner();
     let body = Body::wrap_stream(data(mib).map(Ok::<_, std::io::Error>));
     let mut request = http.put(begun.url).header("content-length", mib * MIB).body(body);
+
     for header in begun.headers {
         request = request.header(header.name, header.value);
     }
+
     request.send().await?.error_for_status()?;
     let request = CompleteObjectUploadRequest {
         namespace: NAMESPACE.to_owned(),
@@ -189,11 +217,16 @@ async fn put_by_url(mut gofer: ObjectServiceClient<Connection>, http: &Client, m
         upload_id: begun.upload_id,
         ..CompleteObjectUploadRequest::default()
     };
+
     gofer.complete_object_upload(request).await?;
     Ok(())
 }
 
-async fn get_by_url(mut gofer: ObjectServiceClient<Connection>, http: &Client, mib: usize) -> Result<()> {
+async fn get_by_url(
+    mut gofer: ObjectServiceClient<Connection>,
+    http: &Client,
+    mib: usize,
+) -> Result<()> {
     let request = GetObjectUrlRequest {
         namespace: NAMESPACE.to_owned(),
         pipeline: PIPELINE.to_owned(),
@@ -236,8 +269,12 @@ struct Bare {
 impl Bare {
     fn new(options: &Options) -> Result<Self> {
         let secret = http::secret(&options.secret_key_file)?;
-        let credentials = Credentials::new(Some(&options.access_key), Some(&secret), None, None, None)?;
-        let region = Region::Custom { region: "us-east-1".to_owned(), endpoint: options.s3_endpoint.clone() };
+        let credentials =
+            Credentials::new(Some(&options.access_key), Some(&secret), None, None, None)?;
+        let region = Region::Custom {
+            region: "us-east-1".to_owned(),
+            endpoint: options.s3_endpoint.clone(),
+        };
         let http = http::client()?;
         let mut bucket = Bucket::new(&options.bucket, region, credentials)?.with_path_style();
         bucket.set_request_timeout(Some(Duration::from_secs(PRESIGNED_S.into())));

@@ -45,8 +45,8 @@ Exit codes:
 
 /// Runs pipelines: DAGs of short-lived jobs, written in a real programming language
 ///
-/// `gofer local` runs a pipeline on this machine and needs nothing else. `gofer server` is the server; every other
-/// command talks to one.
+/// `gofer local` runs a pipeline on this machine and needs nothing else. `gofer server` is the
+/// server; every other command talks to one.
 #[derive(Debug, Parser)]
 #[command(name = "gofer", version, after_help = EXIT_CODES, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -61,20 +61,38 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Address of the server
-    #[arg(long, global = true, env = "GOFER_API_ADDR", default_value = "http://127.0.0.1:8469", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "GOFER_API_ADDR",
+        default_value = "http://127.0.0.1:8469",
+        value_name = "URL"
+    )]
     addr: String,
-    /// File that holds the token on its first line; without it the environment's GOFER_API_TOKEN is used, and without that what a
-    /// development server on this machine has left for you
+    /// File that holds the token on its first line; without it the environment's GOFER_API_TOKEN is
+    /// used, and without that what a development server on this machine has left for you
     #[arg(long, global = true, env = "GOFER_API_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// PEM file with the certificates to trust instead of the system's
     #[arg(long, global = true, env = "GOFER_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// PEM file with this client's own certificate, for a server that asks for one
-    #[arg(long, global = true, env = "GOFER_CLIENT_CERT_FILE", value_name = "FILE", requires = "client_key")]
+    #[arg(
+        long,
+        global = true,
+        env = "GOFER_CLIENT_CERT_FILE",
+        value_name = "FILE",
+        requires = "client_key"
+    )]
     client_cert: Option<PathBuf>,
     /// PEM file with the private key of `--client-cert`
-    #[arg(long, global = true, env = "GOFER_CLIENT_KEY_FILE", value_name = "FILE", requires = "client_cert")]
+    #[arg(
+        long,
+        global = true,
+        env = "GOFER_CLIENT_KEY_FILE",
+        value_name = "FILE",
+        requires = "client_cert"
+    )]
     client_key: Option<PathBuf>,
     /// Send the token to another machine also without TLS
     #[arg(long, global = true, env = "GOFER_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
@@ -137,20 +155,22 @@ impl Context {
         let _ = self.scratch.set((dir, owner));
     }
 
-    /// Connects to the server that was named, with the token that was, or else with the one that a server on this machine has left
-    /// for its own user.
+    /// Connects to the server that was named, with the token that was, or else with the one that a
+    /// server on this machine has left for its own user.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let Global { addr, ca_file, client_cert, client_key, insecure, .. } = &self.global;
         let mut addr = addr.clone();
         let mut token = client::token(self.global.token_file.as_deref())?;
         let mut token_source = self.global.token_file.clone().map(TokenSource::File);
+
         if token.is_none() {
             let uri = client::parse_addr(&addr)?;
             match own_file::find(&uri, Kind::Token) {
                 Ok(found) => {
                     token = Some(found.secret);
                     token_source = Some(TokenSource::Server(uri));
-                    // A name may lead to another server on the same port. A certificate, however, is for the name.
+                    // A name may lead to another server on the same port. A certificate, however,
+                    // is for the name.
                     if found.addr.starts_with("http://") {
                         addr = found.addr;
                     }
@@ -159,13 +179,17 @@ impl Context {
                 Err(why) => drop(self.sought.set(why)),
             }
         }
+
         let client_files = client_cert.clone().zip(client_key.clone());
         let ca_file = ca_file.clone();
-        let target = Target { addr, ca_file, client_files, insecure: *insecure, token, token_source };
+        let target =
+            Target { addr, ca_file, client_files, insecure: *insecure, token, token_source };
+
         Client::connect(&target).await
     }
 
-    /// The code for the first management token that the server has left on this machine; or why there is none.
+    /// The code for the first management token that the server has left on this machine; or why
+    /// there is none.
     ///
     /// # Errors
     /// Wrong use for an address that cannot be.
@@ -191,7 +215,8 @@ impl Context {
 }
 
 impl Cli {
-    /// Executes the command on a runtime of the size it needs, and says the exit code: an [`Exit`], or of a command in a task.
+    /// Executes the command on a runtime of the size it needs, and says the exit code: an [`Exit`],
+    /// or of a command in a task.
     pub(crate) fn execute(self) -> Result<u8, Failure> {
         let out = Out::new(self.global.output, self.global.quiet);
         let context = Context {
@@ -201,6 +226,7 @@ impl Cli {
             #[cfg(feature = "server")]
             scratch: std::sync::OnceLock::new(),
         };
+
         let runtime = runtime(&self.command)?;
         let patience = patience(&self.command);
         let result = runtime.block_on(run(self.command, &context));
@@ -208,6 +234,7 @@ impl Cli {
             Some(sought) => failure.without_token(sought),
             None => failure,
         });
+
         // Not dropped: that would wait for a read of stdin that nobody needs any more.
         runtime.shutdown_timeout(patience);
         result
@@ -225,10 +252,14 @@ fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, Failure> {
     if let Command::Local(_) = command {
         builder.worker_threads(2);
     }
-    builder.enable_all().build().map_err(|error| Failure::refused(format!("cannot start threads: {error}")))
+    builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::refused(format!("cannot start threads: {error}")))
 }
 
-/// How long file operations may go on that were under way when the command was over: a server's, not a client's.
+/// How long file operations may go on that were under way when the command was over: a server's,
+/// not a client's.
 fn patience(command: &Command) -> Duration {
     match command {
         #[cfg(feature = "server")]
@@ -247,7 +278,9 @@ async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
         Command::Up(args) => commands::up::run(args, context).await.map(|()| Exit::Ok),
         Command::Pipeline(args) => commands::pipeline::run(args, context).await.map(|()| Exit::Ok),
         Command::Task(args) => return commands::task::run(args, context).await,
-        Command::Namespace(args) => commands::namespace::run(args, context).await.map(|()| Exit::Ok),
+        Command::Namespace(args) => {
+            commands::namespace::run(args, context).await.map(|()| Exit::Ok)
+        }
         Command::Object(args) => commands::object::run(args, context).await.map(|()| Exit::Ok),
         Command::Secret(args) => commands::secret::run(args, context).await.map(|()| Exit::Ok),
         Command::Event(args) => commands::event::run(args, context).await.map(|()| Exit::Ok),
@@ -272,7 +305,9 @@ mod tests {
     #[test]
     fn every_global_option_has_a_variable() {
         let command = Cli::command();
-        let lacks = command.get_arguments().filter(|argument| argument.is_global_set() && argument.get_env().is_none());
+        let lacks = command
+            .get_arguments()
+            .filter(|argument| argument.is_global_set() && argument.get_env().is_none());
         let lacks: Vec<_> = lacks.map(|argument| argument.get_id().as_str()).collect();
         assert!(lacks.is_empty(), "{lacks:?}");
     }
@@ -284,15 +319,22 @@ mod tests {
             if command.get_about().is_none() {
                 wrong.push(format!("{path}: no help"));
             }
-            let example = command.get_after_help().is_some_and(|text| text.to_string().contains("Examples:\n  gofer"));
+
+            let example = command
+                .get_after_help()
+                .is_some_and(|text| text.to_string().contains("Examples:\n  gofer"));
             if !command.has_subcommands() && !example {
                 wrong.push(format!("{path}: no example"));
             }
-            for argument in command.get_arguments().filter(|argument| argument.get_help().is_none()) {
+
+            for argument in command.get_arguments().filter(|argument| argument.get_help().is_none())
+            {
                 wrong.push(format!("{path}: `{}` has no help", argument.get_id()));
             }
+
             command.get_subcommands().for_each(|child| visit(child, &path, wrong));
         }
+
         let mut wrong = Vec::new();
         visit(&Cli::command(), "", &mut wrong);
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -34,7 +34,8 @@ use crate::own_file::{self, Kind};
 
 /// How long a connection may take to be made; a server that is there answers within milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a call with one answer may take; the slowest (a registration of 3 MiB) takes well under a second.
+/// How long a call with one answer may take; the slowest (a registration of 3 MiB) takes well under
+/// a second.
 const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Without keepalive a connection whose packets are dropped is never noticed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -68,8 +69,8 @@ pub(crate) struct Client {
 /// The connection, which adds the token to every call.
 pub(crate) type Transport = InterceptedService<Contacted, Authorization>;
 
-/// Whether the server has answered a call of this command, whichever: then it is worth waiting for it. The beginning of an
-/// answer counts: a stream may have nothing to say for hours.
+/// Whether the server has answered a call of this command, whichever: then it is worth waiting for
+/// it. The beginning of an answer counts: a stream may have nothing to say for hours.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Contact(Arc<AtomicBool>);
 
@@ -120,7 +121,8 @@ pub(crate) struct Authorization {
     source: Option<TokenSource>,
 }
 
-/// Where a token is read again at each call: a command may outlive the server that it began with, and so the server's own token.
+/// Where a token is read again at each call: a command may outlive the server that it began with,
+/// and so the server's own token.
 #[derive(Debug, Clone)]
 pub(crate) enum TokenSource {
     File(PathBuf),
@@ -176,24 +178,33 @@ impl Client {
     /// Connects.
     ///
     /// # Errors
-    /// Wrong use for an address, token or certificate that cannot be; unreachable when nobody answers.
+    /// Wrong use for an address, token or certificate that cannot be; unreachable when nobody
+    /// answers.
     pub(crate) async fn connect(target: &Target) -> Result<Self, Failure> {
         let uri = parse_addr(&target.addr)?;
         let in_clear = uri.scheme_str() == Some("http") && !is_loopback(&uri);
         if in_clear && target.token.is_some() && !target.insecure {
-            return Err(Failure::usage(format!("`{}` is not encrypted, so the token is not sent to it", target.addr))
-                .hint("use an `https://` address, or `--insecure` when nobody can listen on the way"));
+            return Err(Failure::usage(format!(
+                "`{}` is not encrypted, so the token is not sent to it",
+                target.addr
+            ))
+            .hint("use an `https://` address, or `--insecure` when nobody can listen on the way"));
         }
+
         let value = target.token.as_ref().map(bearer).transpose()?;
         let authorization = Authorization { value, source: target.token_source.clone() };
         let channel = endpoint(uri, target)?.connect().await.map_err(|error| {
-            let failure =
-                Failure::unreachable(format!("no server answers at `{}`: {}", target.addr, innermost(&error)));
+            let failure = Failure::unreachable(format!(
+                "no server answers at `{}`: {}",
+                target.addr,
+                innermost(&error)
+            ));
             match certificate_problem(&error) {
                 Some(hint) => failure.hint(hint),
                 None => failure,
             }
         })?;
+
         let contact = Contact::default();
         let contacted = Contacted { channel, contact: contact.clone() };
         Ok(Self { transport: InterceptedService::new(contacted, authorization), contact })
@@ -205,18 +216,23 @@ impl Client {
     }
 }
 
-const CERTIFICATE_HINT: &str = "name the authority that has signed the server's certificate with `--ca-file FILE` or \
-                                `GOFER_CA_FILE`, and the server by a name that the certificate has";
+const CERTIFICATE_HINT: &str = "name the authority that has signed the server's certificate with \
+                                `--ca-file FILE` or `GOFER_CA_FILE`, and the server by a name that \
+                                the certificate has";
 
-const CLIENT_CERTIFICATE_HINT: &str = "this server asks its clients for a certificate: name yours with `--client-cert FILE` and \
-                                       `--client-key FILE`";
+const CLIENT_CERTIFICATE_HINT: &str = "this server asks its clients for a certificate: name yours \
+                                       with `--client-cert FILE` and `--client-key FILE`";
 
 /// What to do when somebody is there, but one of the two does not know the other.
-pub(crate) fn certificate_problem(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+pub(crate) fn certificate_problem(
+    error: &(dyn std::error::Error + 'static),
+) -> Option<&'static str> {
     let mut error = Some(error);
     while let Some(cause) = error {
         let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let found = inner.map_or_else(|| cause.downcast_ref(), |inner| inner.downcast_ref::<rustls::Error>());
+        let found = inner
+            .map_or_else(|| cause.downcast_ref(), |inner| inner.downcast_ref::<rustls::Error>());
+
         match found {
             Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
                 return Some(CERTIFICATE_HINT);
@@ -228,6 +244,7 @@ pub(crate) fn certificate_problem(error: &(dyn std::error::Error + 'static)) -> 
             _ => error = cause.source(),
         }
     }
+
     None
 }
 
@@ -256,31 +273,38 @@ pub(crate) fn unary<T>(message: T) -> Request<T> {
 /// Where Nomad puts the token that it signs for a task.
 pub(crate) const NOMAD_TOKEN: &str = "NOMAD_TOKEN_gofer";
 
-/// The token of `--token-file`, or of `GOFER_API_TOKEN`, or the one that Nomad gave the task this runs in.
+/// The token of `--token-file`, or of `GOFER_API_TOKEN`, or the one that Nomad gave the task this
+/// runs in.
 pub(crate) fn token(token_file: Option<&Path>) -> Result<Option<SecretString>, Failure> {
     let text = match token_file {
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|error| Failure::usage(format!("cannot read the token file `{}`: {error}", path.display())))?,
+        Some(path) => std::fs::read_to_string(path).map_err(|error| {
+            Failure::usage(format!("cannot read the token file `{}`: {error}", path.display()))
+        })?,
         None => {
-            let found =
-                ["GOFER_API_TOKEN", NOMAD_TOKEN].into_iter().find_map(|name| Some((name, std::env::var_os(name)?)));
+            let found = ["GOFER_API_TOKEN", NOMAD_TOKEN]
+                .into_iter()
+                .find_map(|name| Some((name, std::env::var_os(name)?)));
             let Some((name, text)) = found else { return Ok(None) };
             text.into_string().map_err(|_| Failure::usage(format!("`{name}` is not UTF-8")))?
         }
     };
+
     // A server's own file tells on the second line whose token it is.
     let token = text.trim().lines().next().unwrap_or_default().trim();
     match (token.is_empty(), token_file) {
-        (true, Some(path)) => Err(Failure::usage(format!("the token file `{}` is empty", path.display()))),
+        (true, Some(path)) => {
+            Err(Failure::usage(format!("the token file `{}` is empty", path.display())))
+        }
         (true, None) => Ok(None),
         (false, _) => Ok(Some(SecretString::from(token))),
     }
 }
 
 fn bearer(token: &SecretString) -> Result<MetadataValue<Ascii>, Failure> {
-    let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.expose_secret())
-        .parse()
-        .map_err(|_| Failure::usage("the token holds characters that no token has; is the right file named?"))?;
+    let mut value: MetadataValue<Ascii> =
+        format!("Bearer {}", token.expose_secret()).parse().map_err(|_| {
+            Failure::usage("the token holds characters that no token has; is the right file named?")
+        })?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -290,7 +314,8 @@ pub(crate) fn parse_addr(addr: &str) -> Result<Uri, Failure> {
         Failure::usage(format!("the address `{addr}` is not one: {why}"))
             .hint("write it as `http://127.0.0.1:8469` or `https://gofer.example.com:8469`")
     };
-    let uri: Uri = addr.parse().map_err(|error: http::uri::InvalidUri| wrong(&error.to_string()))?;
+    let uri: Uri =
+        addr.parse().map_err(|error: http::uri::InvalidUri| wrong(&error.to_string()))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(wrong("it must begin with `http://` or `https://`"));
     }
@@ -314,28 +339,40 @@ fn endpoint(uri: Uri, target: &Target) -> Result<Endpoint, Failure> {
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
+
     if !encrypted {
         return Ok(endpoint);
     }
+
     let mut tls = match &target.ca_file {
         Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read_ca(path)?)),
         None => ClientTlsConfig::new().with_native_roots(),
     };
+
     if let Some((certificate, key)) = &target.client_files {
         tls = tls.identity(Identity::from_pem(read_file(certificate)?, read_file(key)?));
     }
-    endpoint.tls_config(tls).map_err(|error| Failure::usage(format!("cannot set up TLS: {}", innermost(&error))))
+
+    endpoint
+        .tls_config(tls)
+        .map_err(|error| Failure::usage(format!("cannot set up TLS: {}", innermost(&error))))
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read the file `{}`: {error}", path.display())))
+    std::fs::read(path).map_err(|error| {
+        Failure::usage(format!("cannot read the file `{}`: {error}", path.display()))
+    })
 }
 
 fn read_ca(path: &Path) -> Result<Vec<u8>, Failure> {
-    let pem = std::fs::read(path)
-        .map_err(|error| Failure::usage(format!("cannot read the CA file `{}`: {error}", path.display())))?;
+    let pem = std::fs::read(path).map_err(|error| {
+        Failure::usage(format!("cannot read the CA file `{}`: {error}", path.display()))
+    })?;
     if !pem.windows(27).any(|part| part == b"-----BEGIN CERTIFICATE-----") {
-        return Err(Failure::usage(format!("the CA file `{}` holds no PEM certificate", path.display())));
+        return Err(Failure::usage(format!(
+            "the CA file `{}` holds no PEM certificate",
+            path.display()
+        )));
     }
     Ok(pem)
 }
@@ -349,7 +386,8 @@ mod tests {
         for good in ["http://127.0.0.1:8469", "https://gofer.example.com", "http://[::1]:1/"] {
             assert!(parse_addr(good).is_ok(), "{good}");
         }
-        for bad in ["", "localhost:8469", "ftp://x", "http://x:1/path", "http://x?y", "http://a b"] {
+        for bad in ["", "localhost:8469", "ftp://x", "http://x:1/path", "http://x?y", "http://a b"]
+        {
             let failure = parse_addr(bad).expect_err(bad);
             assert!(failure.render().contains("hint: write it as"), "{}", failure.render());
         }
@@ -368,7 +406,11 @@ mod tests {
     #[test]
     fn only_this_machine_is_loopback() {
         let loopback = |addr: &str| is_loopback(&addr.parse().expect("a URI"));
-        assert!(loopback("http://localhost:1") && loopback("http://127.0.0.9") && loopback("http://[::1]:1"));
+        assert!(
+            loopback("http://localhost:1")
+                && loopback("http://127.0.0.9")
+                && loopback("http://[::1]:1")
+        );
         assert!(!loopback("http://10.0.0.1") && !loopback("http://localhost.example.com"));
     }
 

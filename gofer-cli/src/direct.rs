@@ -1,5 +1,6 @@
-//! Objects straight from and to the object store: the server gives a URL, and the bytes go past it. A URL is a credential:
-//! no message shows one, so errors of the HTTP client are stripped of theirs.
+//! Objects straight from and to the object store: the server gives a URL, and the bytes go past it.
+//! A URL is a credential: no message shows one, so errors of the HTTP client are stripped of
+//! theirs.
 
 use std::io;
 use std::path::Path;
@@ -7,8 +8,8 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use gofer_proto::v1::{
-    BeginObjectUploadRequest, BeginObjectUploadResponse, CompleteObjectUploadRequest, GetObjectUrlRequest,
-    PutObjectHeader, PutObjectResponse,
+    BeginObjectUploadRequest, BeginObjectUploadResponse, CompleteObjectUploadRequest,
+    GetObjectUrlRequest, PutObjectHeader, PutObjectResponse,
 };
 use http::StatusCode;
 use reqwest::{Body, Certificate, Response};
@@ -39,6 +40,7 @@ pub(crate) async fn put(
     if file == Path::new("-") {
         return Err(no_length("stdin"));
     }
+
     let mut source = Source::open(file, &header.key).await?;
     let Some(size_bytes) = source.size_bytes() else { return Err(no_length(source.name())) };
     let sha256 = source.sha256().await?;
@@ -54,11 +56,13 @@ pub(crate) async fn put(
         sha256: sha256.clone(),
         ttl: None,
     };
+
     let begun = client.objects().begin_object_upload(unary(request)).await?.into_inner();
     let upload_id = begun.upload_id.clone();
     send(&http, begun, source, size_bytes, sha256).await?;
     let request = CompleteObjectUploadRequest { namespace, pipeline, run, upload_id };
     let done = client.objects().complete_object_upload(unary(request)).await?.into_inner();
+
     Ok(PutObjectResponse { object: done.object, evicted_keys: done.evicted_keys })
 }
 
@@ -77,17 +81,24 @@ async fn send(
     let (broken, mut is_broken) = oneshot::channel();
     let chunks = the_same_again(source, sha256, broken, Progress::new(Some(size_bytes)));
     let mut request = http.put(begun.url).header(http::header::CONTENT_LENGTH, size_bytes);
+
     for header in begun.headers {
         request = request.header(header.name, header.value);
     }
+
     let answer = request.body(Body::wrap_stream(chunks)).send().await;
     // What is wrong here says more than what the store makes of it.
     if let Ok(failure) = is_broken.try_recv() {
         return Err(failure);
     }
+
     let answer = answer.map_err(broken_off)?;
     // The bytes of this upload are there already: only this URL writes them.
-    if answer.status() == StatusCode::PRECONDITION_FAILED { Ok(()) } else { accepted(answer).await.map(drop) }
+    if answer.status() == StatusCode::PRECONDITION_FAILED {
+        Ok(())
+    } else {
+        accepted(answer).await.map(drop)
+    }
 }
 
 /// The bytes of the file, which were read once before, for their hash.
@@ -116,9 +127,13 @@ fn the_same_again(
                         .hint("try again once nobody writes to it"),
                 ),
             };
-            if let (Some(failure), Some(broken)) = (wrong, broken.take_if(|_| !matches!(chunk, Some(Ok(_))))) {
+
+            if let (Some(failure), Some(broken)) =
+                (wrong, broken.take_if(|_| !matches!(chunk, Some(Ok(_)))))
+            {
                 let _ = broken.send(failure);
             }
+
             chunk.map(|chunk| (chunk, (chunks, hash, progress, broken)))
         }
     })
@@ -139,6 +154,7 @@ pub(crate) async fn get(
     let mut answer = accepted(http.get(found.url).send().await.map_err(broken_off)?).await?;
     let mut incoming = Incoming::new(object, file, out)?;
     let mut hash = Sha256::new();
+
     while let Some(chunk) = answer.chunk().await.map_err(broken_off)? {
         hash.update(&chunk);
         incoming.take(&chunk)?;
@@ -146,12 +162,17 @@ pub(crate) async fn get(
             return Ok(());
         }
     }
+
     if let Some((received, size)) = incoming.cut_off() {
         return Err(Failure::refused(format!("the object store sent {received} of {size} bytes")));
     }
+
     if !stored.is_empty() && hex(&hash.finalize()) != stored {
-        return Err(Failure::refused("the object store sent other bytes than were stored: their SHA-256 differs"));
+        return Err(Failure::refused(
+            "the object store sent other bytes than were stored: their SHA-256 differs",
+        ));
     }
+
     incoming.finish()
 }
 
@@ -161,16 +182,21 @@ async fn accepted(mut answer: Response) -> Result<Response, Failure> {
     if status.is_success() {
         return Ok(answer);
     }
+
     let mut explanation = Vec::new();
     while explanation.len() < MAX_EXPLANATION_BYTES {
         let Ok(Some(chunk)) = answer.chunk().await else { break };
         explanation.extend_from_slice(&chunk);
     }
+
     let explanation = String::from_utf8_lossy(&explanation);
-    // A signature that is wrong is explained with all that was signed; only S3's word for it is for people.
+    // A signature that is wrong is explained with all that was signed; only S3's word for it is for
+    // people.
     let code = between(&explanation, "<Code>", "</Code>").unwrap_or_default();
-    Err(Failure::refused(format!("the object store answered {status} {code}").trim_end().to_owned())
-        .hint("try again, or leave `--direct` out"))
+    Err(Failure::refused(
+        format!("the object store answered {status} {code}").trim_end().to_owned(),
+    )
+    .hint("try again, or leave `--direct` out"))
 }
 
 fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
@@ -179,8 +205,10 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
 
 fn broken_off(error: reqwest::Error) -> Failure {
     let error = error.without_url();
-    Failure::refused(format!("the object store did not answer: {}", innermost(&error)))
-        .hint("can this machine reach the store (`objects.s3.public_endpoint`)? else leave `--direct` out")
+    Failure::refused(format!("the object store did not answer: {}", innermost(&error))).hint(
+        "can this machine reach the store (`objects.s3.public_endpoint`)? else leave \
+               `--direct` out",
+    )
 }
 
 /// A client that trusts what the system does, and `--ca-file`.
@@ -193,6 +221,7 @@ fn http_client(ca_file: Option<&Path>) -> Result<reqwest::Client, Failure> {
         .user_agent(concat!("gofer/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(IDLE_TIMEOUT);
+
     if let Some(path) = ca_file {
         let wrong = |error: &dyn std::fmt::Display| {
             Failure::usage(format!("cannot read the CA file `{}`: {error}", path.display()))
@@ -202,7 +231,10 @@ fn http_client(ca_file: Option<&Path>) -> Result<reqwest::Client, Failure> {
             builder = builder.add_root_certificate(certificate);
         }
     }
-    builder.build().map_err(|error| Failure::refused(format!("cannot set up HTTP: {}", innermost(&error))))
+
+    builder
+        .build()
+        .map_err(|error| Failure::refused(format!("cannot set up HTTP: {}", innermost(&error))))
 }
 
 #[cfg(test)]
@@ -229,10 +261,19 @@ mod tests {
         use std::os::unix::fs::FileExt as _;
 
         assert_eq!(wrong(|_| ()).await, None);
-        assert_eq!(wrong(|file| file.write_all(b"more").expect("written")).await, None, "it only grows");
-        let changed = wrong(|file| file.write_all_at(b"y", 150_000).expect("written")).await.expect("a failure");
+        assert_eq!(
+            wrong(|file| file.write_all(b"more").expect("written")).await,
+            None,
+            "it only grows"
+        );
+
+        let changed = wrong(|file| file.write_all_at(b"y", 150_000).expect("written"))
+            .await
+            .expect("a failure");
         assert!(changed.contains("changed while it was read"), "{changed}");
-        let shorter = wrong(|file| file.set_len(150_000).expect("a size")).await.expect("a failure");
+
+        let shorter =
+            wrong(|file| file.set_len(150_000).expect("a size")).await.expect("a failure");
         assert!(shorter.contains("became shorter while it was read"), "{shorter}");
     }
 }

@@ -72,7 +72,8 @@ impl Failure {
 
     /// Something is missing, and with what that ends.
     pub(crate) fn incomplete(exit: Exit, message: impl Into<String>) -> Self {
-        Self::new(exit, message).hint("what is missing is said above; the same command may show it later")
+        Self::new(exit, message)
+            .hint("what is missing is said above; the same command may show it later")
     }
 
     /// Adds a line of its own under the message.
@@ -116,37 +117,53 @@ impl Failure {
     }
 }
 
-const UNREACHABLE_HINT: &str = "start one with `gofer server`, or name another one with `--addr` or `GOFER_API_ADDR`";
+const UNREACHABLE_HINT: &str =
+    "start one with `gofer server`, or name another one with `--addr` or `GOFER_API_ADDR`";
 const LATER_HINT: &str = "the same call may succeed later; the server's log says more";
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        let message = if status.message().is_empty() { status.code().description() } else { status.message() };
+        let message = if status.message().is_empty() {
+            status.code().description()
+        } else {
+            status.message()
+        };
+
         let mut failure = Self::new(exit_of(status.code()), message);
         failure.lacks_token = status.code() == Code::Unauthenticated;
+
         // What has a reason comes from the server itself: it is there, and says why it cannot.
         let answered = status.get_details_error_info().is_some();
         if failure.exit == Exit::Unreachable && !answered {
             failure.message = format!("the server did not answer: {message}");
             failure.details.extend(transport_cause(&status));
         }
-        let violations = status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
+
+        let violations = status
+            .get_details_bad_request()
+            .map(|request| request.field_violations)
+            .unwrap_or_default();
+
         match violations.as_slice() {
             [] => {}
             // The message is the violations again, run together.
             [violation] => failure.message = violation_line(violation),
             violations => {
-                failure.message = format!("the input breaks {} rules; there may be more", violations.len());
+                failure.message =
+                    format!("the input breaks {} rules; there may be more", violations.len());
                 failure.details.extend(violations.iter().map(violation_line));
             }
         }
-        // With TLS 1.3 a server refuses a client's certificate only after the handshake, in place of the first answer.
+
+        // With TLS 1.3 a server refuses a client's certificate only after the handshake, in place
+        // of the first answer.
         let certificate = std::error::Error::source(&status).and_then(certificate_problem);
         let hint = match status.code() {
             _ if certificate.is_some() => certificate,
             Code::Unavailable if answered => Some(LATER_HINT),
             code => hint_of(code),
         };
+
         failure.hint = hint.map(str::to_owned);
         failure
     }
@@ -159,10 +176,16 @@ fn violation_line(violation: &tonic_types::FieldViolation) -> String {
     }
 }
 
-/// A field as a person calls it. Those of a spec are the user's own; the others are named by the contract, which only programs know.
+/// A field as a person calls it. Those of a spec are the user's own; the others are named by the
+/// contract, which only programs know.
 fn words(field: &str) -> String {
-    let is_of_spec = field.starts_with("spec") || field.contains(['[', '.']) && !field.starts_with("header.");
-    if is_of_spec { field.to_owned() } else { field.trim_start_matches("header.").replace('_', " ") }
+    let is_of_spec =
+        field.starts_with("spec") || field.contains(['[', '.']) && !field.starts_with("header.");
+    if is_of_spec {
+        field.to_owned()
+    } else {
+        field.trim_start_matches("header.").replace('_', " ")
+    }
 }
 
 fn exit_of(code: Code) -> Exit {
@@ -191,12 +214,15 @@ fn hint_of(code: Code) -> Option<&'static str> {
     match code {
         Code::Unavailable => Some(UNREACHABLE_HINT),
         Code::Unauthenticated => Some(
-            "pass a token with `--token-file FILE` or `GOFER_API_TOKEN`; a new server's first token comes from \
-             `gofer token bootstrap`, and a development server's is in the file `token` of its data directory",
+            "pass a token with `--token-file FILE` or `GOFER_API_TOKEN`; a new server's first \
+             token comes from `gofer token bootstrap`, and a development server's is in the file \
+             `token` of its data directory",
         ),
         Code::PermissionDenied => Some("`gofer token whoami` shows what your token may do"),
         Code::Aborted => Some("somebody else was faster; look at the present state and try again"),
-        Code::Unimplemented => Some("this server cannot do that; `gofer system info` shows its version"),
+        Code::Unimplemented => {
+            Some("this server cannot do that; `gofer system info` shows its version")
+        }
         Code::Internal | Code::Unknown | Code::DataLoss => Some("the server's log says more"),
         _ => None,
     }
@@ -244,13 +270,24 @@ mod tests {
     fn violations_are_lines_of_their_own() {
         let mut details = ErrorDetails::new();
         details.add_bad_request_violation("tasks[0].id", "`A B` has a space");
-        let one = Failure::from(Status::with_error_details(Code::InvalidArgument, "text", details.clone()));
-        assert_eq!((one.exit, one.render().as_str()), (Exit::Usage, "error: tasks[0].id: `A B` has a space\n"));
+        let one = Failure::from(Status::with_error_details(
+            Code::InvalidArgument,
+            "text",
+            details.clone(),
+        ));
+
+        assert_eq!(
+            (one.exit, one.render().as_str()),
+            (Exit::Usage, "error: tasks[0].id: `A B` has a space\n")
+        );
         details.add_bad_request_violation("name", "is empty");
-        let two = Failure::from(Status::with_error_details(Code::InvalidArgument, "text", details)).render();
+
+        let two = Failure::from(Status::with_error_details(Code::InvalidArgument, "text", details))
+            .render();
         assert_eq!(
             two,
-            "error: the input breaks 2 rules; there may be more\n  tasks[0].id: `A B` has a space\n  name: is empty\n"
+            "error: the input breaks 2 rules; there may be more\n  tasks[0].id: `A B` has a \
+             space\n  name: is empty\n"
         );
     }
 
@@ -288,8 +325,12 @@ mod tests {
         assert!(text.contains("did not answer: gone") && text.contains("`gofer server`"), "{text}");
         let mut details = ErrorDetails::new();
         details.set_error_info("DATABASE_FULL", "gofer", HashMap::<String, String>::new());
-        let text = Failure::from(Status::with_error_details(Code::Unavailable, "no room", details)).render();
-        assert!(text.starts_with("error: no room\n") && text.contains("may succeed later"), "{text}");
+        let text = Failure::from(Status::with_error_details(Code::Unavailable, "no room", details))
+            .render();
+        assert!(
+            text.starts_with("error: no room\n") && text.contains("may succeed later"),
+            "{text}"
+        );
         assert!(!text.contains("`gofer server`"), "one is there: {text}");
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use gofer_proto::v1::{InitiatorKind, Reason, Run, RunState, RunStatus, TaskRun, TaskRunState, TaskRunStatus};
+use gofer_proto::v1::{
+    InitiatorKind, Reason, Run, RunState, RunStatus, TaskRun, TaskRunState, TaskRunStatus,
+};
 use jiff::tz::TimeZone;
 use prost_types::Timestamp;
 
@@ -24,9 +26,9 @@ pub(crate) fn stamp(timestamp: &Timestamp) -> String {
 }
 
 fn strftime(timestamp: Option<&Timestamp>, pattern: &str) -> String {
-    timestamp
-        .and_then(instant)
-        .map_or_else(String::new, |at| at.to_zoned(TimeZone::system()).strftime(pattern).to_string())
+    timestamp.and_then(instant).map_or_else(String::new, |at| {
+        at.to_zoned(TimeZone::system()).strftime(pattern).to_string()
+    })
 }
 
 /// The point in time, unless it is out of range.
@@ -34,7 +36,8 @@ pub(crate) fn instant(timestamp: &Timestamp) -> Option<jiff::Timestamp> {
     jiff::Timestamp::new(timestamp.seconds, timestamp.nanos).ok()
 }
 
-/// The time between two points, the second one being now when absent; `None` when the first one is absent.
+/// The time between two points, the second one being now when absent; `None` when the first one is
+/// absent.
 pub(crate) fn elapsed(from: Option<&Timestamp>, to: Option<&Timestamp>) -> Option<Duration> {
     let from = from.and_then(instant)?;
     let to = to.map_or_else(|| Some(jiff::Timestamp::now()), instant)?;
@@ -56,7 +59,8 @@ pub(crate) fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
-/// The value of an enum as a word: `TASK_RUN_STATUS_TIMED_OUT` without `TASK_RUN_STATUS_` is `timed out`.
+/// The value of an enum as a word: `TASK_RUN_STATUS_TIMED_OUT` without `TASK_RUN_STATUS_` is
+/// `timed out`.
 pub(crate) fn word(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase().replace('_', " ")
 }
@@ -95,7 +99,9 @@ pub(crate) fn reason(reason: Option<&Reason>) -> String {
 pub(crate) fn initiator(initiator: Option<&gofer_proto::v1::Initiator>) -> String {
     initiator.map_or_else(String::new, |initiator| {
         let kind = InitiatorKind::try_from(initiator.kind).unwrap_or_default();
-        format!("{} {}", word(kind.as_str_name(), "INITIATOR_KIND_"), initiator.name).trim_end().to_owned()
+        format!("{} {}", word(kind.as_str_name(), "INITIATOR_KIND_"), initiator.name)
+            .trim_end()
+            .to_owned()
     })
 }
 

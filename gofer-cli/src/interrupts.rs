@@ -52,12 +52,15 @@ impl Interrupt {
     /// Whether the process was started to ignore it, as `nohup` does.
     fn is_ignored(self) -> bool {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+        let mask = status
+            .lines()
+            .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
         mask.is_some_and(|mask| mask >> (self.kind().as_raw_value() - 1) & 1 == 1)
     }
 }
 
-/// SIGHUP as a server takes it: a wish to read its files again, or the end of the terminal that it was started from.
+/// SIGHUP as a server takes it: a wish to read its files again, or the end of the terminal that it
+/// was started from.
 pub(crate) struct HangUps {
     signal: Signal,
     /// Whether there was a terminal, whose end is meant for this process.
@@ -68,7 +71,8 @@ impl HangUps {
     pub(crate) fn catch() -> Result<Self, Failure> {
         let has_terminal = has_terminal() && !Interrupt::HangUp.is_ignored();
         let signal = signal(SignalKind::hangup());
-        let signal = signal.map_err(|error| Failure::refused(format!("cannot catch signals: {error}")))?;
+        let signal =
+            signal.map_err(|error| Failure::refused(format!("cannot catch signals: {error}")))?;
         Ok(Self { signal, has_terminal })
     }
 
@@ -103,21 +107,25 @@ impl Interrupts {
 
     /// Nor does SIGQUIT or the end of the terminal, for a command with something to clean up.
     pub(crate) fn catch_all() -> Result<Self, Failure> {
-        let more = [Interrupt::HangUp, Interrupt::Quit].into_iter().filter(|more| !more.is_ignored());
+        let more =
+            [Interrupt::HangUp, Interrupt::Quit].into_iter().filter(|more| !more.is_ignored());
         Self::catch_these([Interrupt::CtrlC, Interrupt::Terminate].into_iter().chain(more))
     }
 
     fn catch_these(wanted: impl IntoIterator<Item = Interrupt>) -> Result<Self, Failure> {
         let caught = wanted.into_iter().map(|wanted| Ok((wanted, signal(wanted.kind())?)));
         let caught = caught.collect::<std::io::Result<_>>();
-        caught.map(|caught| Self { caught }).map_err(|error| Failure::refused(format!("cannot catch signals: {error}")))
+        caught
+            .map(|caught| Self { caught })
+            .map_err(|error| Failure::refused(format!("cannot catch signals: {error}")))
     }
 
     /// The next signal.
     pub(crate) async fn next(&mut self) -> Interrupt {
         std::future::poll_fn(|context| {
             let mut caught = self.caught.iter_mut();
-            let came = caught.find_map(|(which, signal)| signal.poll_recv(context).is_ready().then_some(*which));
+            let came = caught
+                .find_map(|(which, signal)| signal.poll_recv(context).is_ready().then_some(*which));
             came.map_or(Poll::Pending, Poll::Ready)
         })
         .await

@@ -27,10 +27,12 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == commands::server::SUPERVISOR) {
         return gofer_api::supervisor::main();
     }
+
     // Beside every task of a Nomad node, so it does without the command line's machinery.
     if std::env::args_os().nth(1).is_some_and(|argument| argument == supervise::COMMAND) {
         return supervise::main();
     }
+
     match cli::Cli::parse().execute() {
         Ok(exit) => ExitCode::from(exit),
         Err(failure) => {

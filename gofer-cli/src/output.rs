@@ -1,4 +1,5 @@
-//! What goes to stdout and stderr: tables for people, canonical proto JSON for programs, bytes as they are.
+//! What goes to stdout and stderr: tables for people, canonical proto JSON for programs, bytes as
+//! they are.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -21,7 +22,8 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Stdout and stderr of one command. A reader that has gone away (`| head`) is no error: see [`Out::closed`].
+/// Stdout and stderr of one command. A reader that has gone away (`| head`) is no error: see
+/// [`Out::closed`].
 #[derive(Debug)]
 pub(crate) struct Out {
     format: Format,
@@ -62,12 +64,14 @@ impl Out {
         if self.closed() {
             return Ok(());
         }
+
         let mut stdout = io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Ok(()) => Ok(()),
             // What reads a terminal is its window.
             Err(error)
-                if error.kind() == io::ErrorKind::BrokenPipe || self.terminal && error.raw_os_error() == Some(EIO) =>
+                if error.kind() == io::ErrorKind::BrokenPipe
+                    || self.terminal && error.raw_os_error() == Some(EIO) =>
             {
                 self.closed.store(true, Ordering::Relaxed);
                 Ok(())
@@ -81,8 +85,9 @@ impl Out {
         self.bytes(format!("{line}\n").as_bytes())
     }
 
-    /// Writes bytes to stderr; nobody can be told when that does not work. Where stdout is the same file, all goes to stdout in one
-    /// order: two descriptors of one file may each have a position of their own.
+    /// Writes bytes to stderr; nobody can be told when that does not work. Where stdout is the same
+    /// file, all goes to stdout in one order: two descriptors of one file may each have a position
+    /// of their own.
     pub(crate) fn error_bytes(&self, bytes: &[u8]) {
         if self.one_file {
             let _ = self.bytes(bytes);
@@ -105,7 +110,11 @@ impl Out {
 
     /// See [`Out::json`].
     pub(crate) fn json_value(&self, value: &serde_json::Value) -> Result<(), Failure> {
-        if self.terminal { self.line(&escape_controls(format!("{value:#}"))) } else { self.json_line(value) }
+        if self.terminal {
+            self.line(&escape_controls(format!("{value:#}")))
+        } else {
+            self.json_line(value)
+        }
     }
 
     /// An object of a stream: always one line.
@@ -115,7 +124,11 @@ impl Out {
     }
 
     /// The result of a command: the message as JSON, or what `table` makes of it.
-    pub(crate) fn show<M: Message + Name>(&self, message: &M, table: impl FnOnce(&M) -> String) -> Result<(), Failure> {
+    pub(crate) fn show<M: Message + Name>(
+        &self,
+        message: &M,
+        table: impl FnOnce(&M) -> String,
+    ) -> Result<(), Failure> {
         if self.is_json() { self.json(message) } else { self.bytes(table(message).as_bytes()) }
     }
 
@@ -207,7 +220,10 @@ mod tests {
 
     #[test]
     fn tables_have_aligned_columns_and_no_trailing_spaces() {
-        let text = table(&["NAME", "STATE"], [vec!["a".into(), "on".into()], vec!["longer".into(), "off".into()]]);
+        let text = table(
+            &["NAME", "STATE"],
+            [vec!["a".into(), "on".into()], vec!["longer".into(), "off".into()]],
+        );
         assert_eq!(text, "NAME    STATE\na       on\nlonger  off\n");
     }
 

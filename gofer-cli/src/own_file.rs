@@ -1,5 +1,6 @@
-//! What a server on this machine leaves for its own user: a token (dev mode), and the code that makes the first management
-//! token. Each is in the server's data directory; a link that is named after the server's address leads to it.
+//! What a server on this machine leaves for its own user: a token (dev mode), and the code that
+//! makes the first management token. Each is in the server's data directory; a link that is named
+//! after the server's address leads to it.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -35,13 +36,15 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) secret: SecretString,
-    /// Where the server that it is for listens, as the server says: what was found is sent nowhere else.
+    /// Where the server that it is for listens, as the server says: what was found is sent nowhere
+    /// else.
     pub(crate) addr: String,
 }
 
 /// The folder of the links: `$XDG_STATE_HOME/gofer/servers`, else `~/.local/state/gofer/servers`.
 pub(crate) fn links_dir() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
     state.map(|state| state.join("gofer/servers"))
 }
@@ -59,11 +62,16 @@ fn find_in(links: Option<&Path>, uri: &Uri, kind: Kind) -> Result<Found, String>
         Kind::Token => "token",
         Kind::Bootstrap => "code",
     };
+
     let listening = addresses(uri);
     if listening.is_empty() {
         return Err(format!("a {what} is looked for by itself only for a server on this machine"));
     }
-    let links = links.ok_or_else(|| format!("no {what} was looked for: neither `XDG_STATE_HOME` nor `HOME` is set"))?;
+
+    let links = links.ok_or_else(|| {
+        format!("no {what} was looked for: neither `XDG_STATE_HOME` nor `HOME` is set")
+    })?;
+
     let mut why = String::new();
     for addr in listening {
         let path = links.join(format!("{addr}.{}", kind.name()));
@@ -77,6 +85,7 @@ fn find_in(links: Option<&Path>, uri: &Uri, kind: Kind) -> Result<Found, String>
             Err(_) => {}
         }
     }
+
     Err(why)
 }
 
@@ -100,23 +109,31 @@ fn open(path: &Path, expected: &str) -> Result<SecretString, String> {
         std::io::ErrorKind::NotFound => "does not exist".to_owned(),
         _ => format!("cannot be read: {error}"),
     };
+
     let mut file = File::open(path).map_err(cannot)?;
     let found = file.metadata().map_err(cannot)?;
     let (owner, caller) = (found.uid(), rustix::process::geteuid().as_raw());
     if !found.is_file() {
         return Err("is not a file".to_owned());
     }
+
     if owner != caller {
         return Err(format!("belongs to user {owner}, not to you ({caller})"));
     }
+
     if found.mode() & OTHERS != 0 {
         let mode = found.mode() & 0o7777;
-        return Err(format!("may be read by others (mode {mode:04o}); restart the server, which makes a new one"));
+        return Err(format!(
+            "may be read by others (mode {mode:04o}); restart the server, which makes a new one"
+        ));
     }
+
     let mut text = String::new();
     file.by_ref().take(MAX_BYTES).read_to_string(&mut text).map_err(cannot)?;
     match text.lines().collect::<Vec<_>>()[..] {
-        [secret, addr, ..] if addr == expected && !secret.is_empty() => Ok(SecretString::from(secret)),
+        [secret, addr, ..] if addr == expected && !secret.is_empty() => {
+            Ok(SecretString::from(secret))
+        }
         [_, addr, ..] => Err(format!("is for the server at `{addr}`")),
         _ => Err("holds nothing of a server".to_owned()),
     }
@@ -133,22 +150,32 @@ mod tests {
 
     #[test]
     fn only_ones_own_private_file_is_read_and_for_its_server_alone() {
-        let (links, data) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let (links, data) =
+            (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
         let (file, link) = (data.path().join("token"), links.path().join("127.0.0.1:8469.token"));
         fs::write(&file, "gofer_t_x\nhttp://127.0.0.1:8469\n").expect("a file");
         symlink(&file, &link).expect("a link");
-        let find = |addr: &str| find_in(Some(links.path()), &addr.parse().expect("a URI"), Kind::Token);
-        let set_mode = |mode| set_permissions(&file, Permissions::from_mode(mode)).expect("an own file");
 
-        for (mode, is_read) in [(0o644, false), (0o640, false), (0o602, false), (0o600, true), (0o400, true)] {
+        let find =
+            |addr: &str| find_in(Some(links.path()), &addr.parse().expect("a URI"), Kind::Token);
+        let set_mode =
+            |mode| set_permissions(&file, Permissions::from_mode(mode)).expect("an own file");
+
+        for (mode, is_read) in
+            [(0o644, false), (0o640, false), (0o602, false), (0o600, true), (0o400, true)]
+        {
             set_mode(mode);
             let found = find("http://127.0.0.1:8469");
             assert_eq!(found.is_ok(), is_read, "{mode:o}: {found:?}");
             assert!(is_read || found.expect_err("refused").contains(&format!("(mode {mode:04o})")));
         }
+
         set_mode(0o600);
         let found = find("http://localhost:8469").expect("the same server");
-        assert_eq!((found.secret.expose_secret(), found.addr.as_str()), ("gofer_t_x", "http://127.0.0.1:8469"));
+        assert_eq!(
+            (found.secret.expose_secret(), found.addr.as_str()),
+            ("gofer_t_x", "http://127.0.0.1:8469")
+        );
 
         for (addr, why) in [
             ("http://127.0.0.1:8470", "does not exist"),
@@ -160,8 +187,11 @@ mod tests {
             let refused = find(addr).expect_err(addr);
             assert!(refused.contains(why), "{addr}: {refused}");
         }
+
         symlink(&file, links.path().join("127.0.0.1:9.token")).expect("a link");
-        assert!(find("http://127.0.0.1:9").expect_err("another port").contains("is for the server at"));
+        assert!(
+            find("http://127.0.0.1:9").expect_err("another port").contains("is for the server at")
+        );
         fs::remove_file(&file).expect("an own file");
         fs::create_dir(&file).expect("a folder");
         assert!(find("http://127.0.0.1:8469").expect_err("a folder").contains("is not a file"));

@@ -1,4 +1,5 @@
-//! What is to be stored: the bytes that a file held when it was opened, whatever is done to it meanwhile.
+//! What is to be stored: the bytes that a file held when it was opened, whatever is done to it
+//! meanwhile.
 
 use std::io::{self, ErrorKind, SeekFrom};
 use std::path::Path;
@@ -26,8 +27,9 @@ pub(crate) struct Source {
 impl Source {
     /// Opens the file, and reads its beginning.
     ///
-    /// What the system says of a file's size is true of most, but 0 of those in `/proc`, and 4096 of those in `/sys`. These are
-    /// small, so a file that ends within the first piece is as long as that.
+    /// What the system says of a file's size is true of most, but 0 of those in `/proc`, and 4096
+    /// of those in `/sys`. These are small, so a file that ends within the first piece is as long
+    /// as that.
     pub(crate) async fn open(path: &Path, key: &str) -> Result<Self, Failure> {
         let name = format!("`{}`", path.display());
         let wrong = |error: io::Error| unreadable(&name, &error);
@@ -37,6 +39,7 @@ impl Source {
             let pack = format!("pack it: `tar c {} | gofer object put {key} -`", path.display());
             return Err(Failure::usage(format!("{name} is a folder")).hint(pack));
         }
+
         let promised = Some(meta.len()).filter(|length| meta.is_file() && *length > 0);
 
         let most = promised.unwrap_or(u64::MAX).min(CHUNK_BYTES as u64);
@@ -46,6 +49,7 @@ impl Source {
         if length < most && file.metadata().await.map_err(wrong)?.len() < meta.len() {
             return Err(shorter(&name));
         }
+
         let size_bytes = if length < most { Some(length) } else { promised };
         Ok(Self { name, file, head: head.into(), size_bytes })
     }
@@ -66,6 +70,7 @@ impl Source {
         hash.update(&self.head);
         let mut left = self.left().unwrap_or(0);
         let mut buffer = vec![0; 1 << 20];
+
         while left > 0 {
             let read = (&mut self.file).take(left).read(&mut buffer).await;
             match read.map_err(|error| unreadable(&self.name, &error))? {
@@ -76,10 +81,12 @@ impl Source {
                 }
             }
         }
+
         if self.left() != Some(0) {
             let back = self.file.seek(SeekFrom::Start(self.head.len() as u64)).await;
             back.map_err(|error| unreadable(&self.name, &error))?;
         }
+
         Ok(hex(&hash.finalize()))
     }
 
@@ -88,11 +95,13 @@ impl Source {
         Some(self.size_bytes?.saturating_sub(self.head.len() as u64))
     }
 
-    /// The bytes. What is appended meanwhile is not among them, and an end before its time is an error.
+    /// The bytes. What is appended meanwhile is not among them, and an end before its time is an
+    /// error.
     pub(crate) fn chunks(self) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
         let left = self.left();
         let head = Some(self.head).filter(|head| !head.is_empty());
-        let rest = ReaderStream::with_capacity(self.file.take(left.unwrap_or(u64::MAX)), CHUNK_BYTES);
+        let rest =
+            ReaderStream::with_capacity(self.file.take(left.unwrap_or(u64::MAX)), CHUNK_BYTES);
         let rest = futures::stream::unfold((rest, left), async |(mut rest, mut left)| {
             let chunk = match (rest.next().await, left) {
                 (Some(chunk), _) => chunk,
@@ -102,11 +111,14 @@ impl Source {
                 }
                 (None, _) => return None,
             };
+
             if let (Some(left), Ok(chunk)) = (&mut left, &chunk) {
                 *left = left.saturating_sub(chunk.len() as u64);
             }
+
             Some((chunk, (rest, left)))
         });
+
         futures::stream::iter(head.map(Ok)).chain(rest)
     }
 }
@@ -165,15 +177,25 @@ mod tests {
 
     #[tokio::test]
     async fn files_whose_size_the_system_does_not_know_are_read_to_their_end() {
-        for path in ["/proc/cpuinfo", "/proc/self/status", "/sys/kernel/mm/transparent_hugepage/enabled", "/dev/null"] {
+        for path in [
+            "/proc/cpuinfo",
+            "/proc/self/status",
+            "/sys/kernel/mm/transparent_hugepage/enabled",
+            "/dev/null",
+        ] {
             let path = Path::new(path);
             if !path.exists() {
                 continue;
             }
+
             let source = Source::open(path, "k").await.expect("opened");
             let size = source.size_bytes();
             let read = all(source).await.expect("read");
-            assert!(size.is_none_or(|size| size == read.len() as u64), "{} {size:?}", path.display());
+            assert!(
+                size.is_none_or(|size| size == read.len() as u64),
+                "{} {size:?}",
+                path.display()
+            );
             assert_eq!(read.is_empty(), path == Path::new("/dev/null"));
         }
     }

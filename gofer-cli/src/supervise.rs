@@ -1,11 +1,13 @@
-//! `gofer supervise -- PROGRAM …`: runs one task on a Nomad node, and tells Gofer of its end at once.
+//! `gofer supervise -- PROGRAM …`: runs one task on a Nomad node, and tells Gofer of its end at
+//! once.
 //!
-//! To Nomad it looks as the program itself would: the same output, exit code and signal. Whatever goes wrong between it and Gofer
-//! changes nothing of that, and is not written to the task's log; Nomad's own report comes a second later.
+//! To Nomad it looks as the program itself would: the same output, exit code and signal. Whatever
+//! goes wrong between it and Gofer changes nothing of that, and is not written to the task's log;
+//! Nomad's own report comes a second later.
 //!
-//! Two things it does besides. A program that had begun in this allocation before is not started again: Nomad's client does that
-//! when it does not find its process after a restart. And it holds the task's deadline, if it is given one, where no server need be
-//! there to do so.
+//! Two things it does besides. A program that had begun in this allocation before is not started
+//! again: Nomad's client does that when it does not find its process after a restart. And it holds
+//! the task's deadline, if it is given one, where no server need be there to do so.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -44,11 +46,13 @@ const SIGNAL_BASE: i32 = 128;
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What is left in the allocation's directory, for what an exit code cannot say.
 const EXIT_FILE: &str = "gofer-exit.json";
-/// Is there once the program was started in this allocation; the shell that stands in for a supervisor makes the same.
+/// Is there once the program was started in this allocation; the shell that stands in for a
+/// supervisor makes the same.
 const BEGUN_FILE: &str = ".gofer-begun";
 /// What such a shell, too, ends with when the program had begun before.
 const BEGUN_BEFORE: u8 = 118;
-/// The task's deadline, in milliseconds after its start. No argument: an older supervisor has to understand the job, too.
+/// The task's deadline, in milliseconds after its start. No argument: an older supervisor has to
+/// understand the job, too.
 const TIMEOUT: &str = "GOFER_SUPERVISE_TIMEOUT_MS";
 /// How long a program has after its deadline.
 const GRACE: Duration = Duration::from_secs(10);
@@ -65,20 +69,26 @@ const FORWARDED: [(SignalKind, Signal); 6] = [
 /// The whole process.
 pub(crate) fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(2);
-    let (Some(dashes), Some(program)) = (words.next(), words.next()) else { return ExitCode::from(WRONG_USE) };
+    let (Some(dashes), Some(program)) = (words.next(), words.next()) else {
+        return ExitCode::from(WRONG_USE);
+    };
+
     if dashes != "--" {
         return ExitCode::from(WRONG_USE);
     }
+
     let arguments: Vec<OsString> = words.collect();
     // One thread: the program starts about as soon as without a supervisor.
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         // Better the program without a supervisor than none.
         return become_program(&program, &arguments);
     };
+
     if has_begun() {
         leave(&json!({"again": true}));
         return ExitCode::from(BEGUN_BEFORE);
     }
+
     let ended = runtime.block_on(supervise(&program, &arguments));
     runtime.shutdown_background();
     match ended {
@@ -90,8 +100,9 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Whether the program was started in this allocation before. If not, that it is now is on the disk when this returns, so that a
-/// power cut does not undo it. Where no file can be made, nothing is known.
+/// Whether the program was started in this allocation before. If not, that it is now is on the disk
+/// when this returns, so that a power cut does not undo it. Where no file can be made, nothing is
+/// known.
 fn has_begun() -> bool {
     let Some(dir) = std::env::var_os("NOMAD_ALLOC_DIR").map(PathBuf::from) else { return false };
     match OpenOptions::new().write(true).create_new(true).open(dir.join(BEGUN_FILE)) {
@@ -104,15 +115,20 @@ fn has_begun() -> bool {
     }
 }
 
-/// Runs the program to its end, reports that, and returns it; the error says why the program could not be started.
+/// Runs the program to its end, reports that, and returns it; the error says why the program could
+/// not be started.
 async fn supervise(program: &OsStr, arguments: &[OsString]) -> Result<ExitStatus, String> {
     // Before the program: what comes while it starts is for it, too.
     let mut signals = forwarded();
-    let cannot = |error: std::io::Error| format!("`{}` cannot be started: {error}", program.display());
-    let found = look_up(program).ok_or_else(|| format!("binary `{}` could not be found", program.display()))?;
+    let cannot =
+        |error: std::io::Error| format!("`{}` cannot be started: {error}", program.display());
+    let found = look_up(program)
+        .ok_or_else(|| format!("binary `{}` could not be found", program.display()))?;
     let limit = timeout();
-    let mut child = Command::new(found).args(arguments).env_remove(TIMEOUT).spawn().map_err(cannot)?;
+    let mut child =
+        Command::new(found).args(arguments).env_remove(TIMEOUT).spawn().map_err(cannot)?;
     let mut deadline = Deadline::new(limit);
+
     // Meanwhile, so that a report is one round trip.
     let connecting = tokio::spawn(connect());
     let mut asked_to_end = false;
@@ -127,6 +143,7 @@ async fn supervise(program: &OsStr, arguments: &[OsString]) -> Result<ExitStatus
             number = deadline.passes() => signal_all(&child, number),
         }
     };
+
     let times = deadline.times();
     leave(&times.with(json!({"exit_code": status.code(), "signal": status.signal()})));
 
@@ -135,6 +152,7 @@ async fn supervise(program: &OsStr, arguments: &[OsString]) -> Result<ExitStatus
         let end = times.of(end);
         let _ = tokio::time::timeout(PATIENCE, report(connecting, end)).await;
     }
+
     Ok(status)
 }
 
@@ -170,7 +188,8 @@ impl Deadline {
         number
     }
 
-    /// How long the program ran. One that ended by itself did so in time, however late this process was to see it.
+    /// How long the program ran. One that ended by itself did so in time, however late this process
+    /// was to see it.
     fn ran(&self) -> Duration {
         let ran = self.begun.elapsed();
         self.limit.filter(|_| self.sent == 0).map_or(ran, |limit| ran.min(limit))
@@ -178,14 +197,20 @@ impl Deadline {
 
     /// The times of a program that has just ended.
     fn times(&self) -> Times {
-        let micros = |time: Duration| Duration::from_micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        let micros = |time: Duration| {
+            Duration::from_micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+        };
         let started = self.begun_at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Times { started: micros(started), ended: micros(started + self.begun.elapsed()), ran: micros(self.ran()) }
+        Times {
+            started: micros(started),
+            ended: micros(started + self.begun.elapsed()),
+            ran: micros(self.ran()),
+        }
     }
 }
 
-/// When a program began and ended, since 1970, and how long it ran. All in whole microseconds, so that the report and the file
-/// tell the same.
+/// When a program began and ended, since 1970, and how long it ran. All in whole microseconds, so
+/// that the report and the file tell the same.
 struct Times {
     started: Duration,
     ended: Duration,
@@ -220,7 +245,9 @@ fn forwarded() -> mpsc::Receiver<Signal> {
         // One that cannot be heard does here what it does to any program.
         let Ok(mut heard) = signal(kind) else { continue };
         let sender = sender.clone();
-        tokio::spawn(async move { while heard.recv().await.is_some() && sender.send(number).await.is_ok() {} });
+        tokio::spawn(async move {
+            while heard.recv().await.is_some() && sender.send(number).await.is_ok() {}
+        });
     }
     receiver
 }
@@ -233,16 +260,18 @@ fn forward(child: &Child, number: Signal) {
     }
 }
 
-/// Signals the program and what it has started: all of this process's group but this one, if Nomad made the group for it.
+/// Signals the program and what it has started: all of this process's group but this one, if Nomad
+/// made the group for it.
 fn signal_all(child: &Child, number: Signal) {
     let own = rustix::process::getpid();
     if rustix::process::getpgrp() != own {
         return forward(child, number);
     }
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        let is_in_group =
-            std::fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| group_in(&stat) == Some(own));
+        let pid =
+            entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        let is_in_group = std::fs::read_to_string(entry.path().join("stat"))
+            .is_ok_and(|stat| group_in(&stat) == Some(own));
         if let Some(pid) = pid.filter(|pid| *pid != own && is_in_group) {
             // One that has just ended needs no signal.
             let _ = kill_process(pid, number);
@@ -250,34 +279,40 @@ fn signal_all(child: &Child, number: Signal) {
     }
 }
 
-/// The process group that a process's `stat` tells, after the name, which may hold anything, its state and its parent. The kernel's
-/// own processes have none.
+/// The process group that a process's `stat` tells, after the name, which may hold anything, its
+/// state and its parent. The kernel's own processes have none.
 fn group_in(stat: &str) -> Option<Pid> {
     let (_, fields) = stat.rsplit_once(')')?;
     Pid::from_raw(fields.split_whitespace().nth(2)?.parse().ok()?)
 }
 
-/// What is told of an end. Who was killed may have had no memory left, which Nomad knows and a supervisor does not.
+/// What is told of an end. Who was killed may have had no memory left, which Nomad knows and a
+/// supervisor does not.
 fn told(status: ExitStatus) -> Option<ReportEndRequest> {
     let kill = Signal::KILL.as_raw();
     match (status.code(), status.signal()) {
         (Some(code), _) if code != SIGNAL_BASE + kill => {
             Some(ReportEndRequest { exit_code: code, ..ReportEndRequest::default() })
         }
-        (None, Some(signal)) if signal != kill => Some(ReportEndRequest { signal, ..ReportEndRequest::default() }),
+        (None, Some(signal)) if signal != kill => {
+            Some(ReportEndRequest { signal, ..ReportEndRequest::default() })
+        }
         _ => None,
     }
 }
 
 async fn connect() -> Result<Client, Failure> {
-    let (Ok(addr), Ok(token)) = (std::env::var("GOFER_API_ADDR"), std::env::var(NOMAD_TOKEN)) else {
+    let (Ok(addr), Ok(token)) = (std::env::var("GOFER_API_ADDR"), std::env::var(NOMAD_TOKEN))
+    else {
         return Err(Failure::usage("nobody is to be told"));
     };
-    let insecure = std::env::var("GOFER_INSECURE").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
+    let insecure = std::env::var("GOFER_INSECURE")
+        .is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
     let file = |name| std::env::var_os(name).map(PathBuf::from);
     let client_files = file("GOFER_CLIENT_CERT_FILE").zip(file("GOFER_CLIENT_KEY_FILE"));
     let (ca_file, token) = (file("GOFER_CA_FILE"), Some(token.into()));
-    Client::connect(&Target { addr, ca_file, client_files, insecure, token, token_source: None }).await
+    Client::connect(&Target { addr, ca_file, client_files, insecure, token, token_source: None })
+        .await
 }
 
 async fn report(connecting: JoinHandle<Result<Client, Failure>>, end: ReportEndRequest) {
@@ -288,7 +323,9 @@ async fn report(connecting: JoinHandle<Result<Client, Failure>>, end: ReportEndR
         }
         let Some(client) = connected.take() else { continue };
         match client.executions().report_end(client::unary(end)).await {
-            Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => {}
+            Err(status)
+                if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => {
+            }
             _ => return,
         }
     }
@@ -311,7 +348,8 @@ fn is_program(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Leaves a file beside the log, whole or not at all. Without one, the exit code is all that is known.
+/// Leaves a file beside the log, whole or not at all. Without one, the exit code is all that is
+/// known.
 fn leave(content: &serde_json::Value) {
     let Some(dir) = std::env::var_os("NOMAD_ALLOC_DIR").map(PathBuf::from) else { return };
     let fresh = dir.join(format!("{EXIT_FILE}.new"));
@@ -325,7 +363,8 @@ fn end_as(status: ExitStatus) -> ExitCode {
     let Some(signal) = status.signal() else {
         return ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
     };
-    // A new program has no handlers of this one's; without a core of its own, which would be nobody's.
+    // A new program has no handlers of this one's; without a core of its own, which would be
+    // nobody's.
     let dies = format!("ulimit -c 0; kill -{signal} $$");
     let _ = std::process::Command::new("/bin/sh").args(["-c", &dies]).exec();
     ExitCode::from(u8::try_from(SIGNAL_BASE + signal).unwrap_or(1))

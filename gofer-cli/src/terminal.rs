@@ -1,13 +1,14 @@
-//! What others wrote, made safe for a terminal: text and colours. Everything else a terminal obeys is left out, since it could
-//! overwrite what Gofer says itself, move the cursor, or set the window's title.
+//! What others wrote, made safe for a terminal: text and colours. Everything else a terminal obeys
+//! is left out, since it could overwrite what Gofer says itself, move the cursor, or set the
+//! window's title.
 
 use anstyle_parse::{DefaultCharAccumulator, Params, Parser, Perform};
 
 /// Back to the terminal's own colours.
 const RESET: &[u8] = b"\x1b[0m";
 
-/// One line, without its end, as it looks once all of it was written: of a line that was overwritten (`\r`), as progress bars do,
-/// the last state. Colours end with it.
+/// One line, without its end, as it looks once all of it was written: of a line that was
+/// overwritten (`\r`), as progress bars do, the last state. Colours end with it.
 pub(crate) fn line(bytes: &[u8]) -> Vec<u8> {
     let mut shown = Shown { overwrites: true, ..Shown::default() };
     let mut parser = Parser::<DefaultCharAccumulator>::new();
@@ -57,7 +58,8 @@ impl Shown {
         if std::mem::take(&mut self.returned) {
             self.bytes.clear();
             if self.coloured {
-                // Set before, and still in force; which they were does not matter for a line that is drawn anew.
+                // Set before, and still in force; which they were does not matter for a line that
+                // is drawn anew.
                 self.bytes.extend_from_slice(RESET);
             }
         }
@@ -96,7 +98,9 @@ impl Perform for Shown {
         if action != b'm' || !intermediates.is_empty() || ignore {
             return;
         }
-        let numbers = params.iter().map(|param| param.iter().map(u16::to_string).collect::<Vec<_>>().join(":"));
+        let numbers = params
+            .iter()
+            .map(|param| param.iter().map(u16::to_string).collect::<Vec<_>>().join(":"));
         let sequence = format!("\x1b[{}m", numbers.collect::<Vec<_>>().join(";"));
         self.text(sequence.as_bytes());
         self.coloured = true;
@@ -143,8 +147,12 @@ mod tests {
             "\u{85}".as_bytes(),
         ] {
             let text = shown(&[b"a", sequence, b"b"].concat());
-            let rest = text.strip_prefix('a').and_then(|text| text.strip_suffix('b')).expect("a and b");
-            assert!(rest.chars().all(|c| c.is_ascii_graphic()) && !rest.contains('\x1b'), "{sequence:?}: {text:?}");
+            let rest =
+                text.strip_prefix('a').and_then(|text| text.strip_suffix('b')).expect("a and b");
+            assert!(
+                rest.chars().all(|c| c.is_ascii_graphic()) && !rest.contains('\x1b'),
+                "{sequence:?}: {text:?}"
+            );
         }
         assert_eq!(shown(b"a\x1b]0;never ends"), "a");
     }

@@ -1,4 +1,5 @@
-//! Objects on their way: streamed in both directions, so that memory stays small whatever their size.
+//! Objects on their way: streamed in both directions, so that memory stays small whatever their
+//! size.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -8,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
 use gofer_proto::v1::{
-    GetObjectRequest, GetObjectResponse, Object, PutObjectHeader, PutObjectRequest, PutObjectResponse,
-    get_object_response, put_object_request,
+    GetObjectRequest, GetObjectResponse, Object, PutObjectHeader, PutObjectRequest,
+    PutObjectResponse, get_object_response, put_object_request,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::oneshot;
@@ -61,17 +62,20 @@ async fn send(
     }
 }
 
-/// The chunks. Closing the stream would mean "this is all", so after a read error it stays open and the error is told.
+/// The chunks. Closing the stream would mean "this is all", so after a read error it stays open and
+/// the error is told.
 fn whole_or_never(
     source: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
     broken: oneshot::Sender<io::Error>,
     progress: Progress,
 ) -> impl futures::Stream<Item = PutObjectRequest> + Send + 'static {
-    futures::stream::unfold((source, Some(broken), progress), async |(mut source, mut broken, mut progress)| {
-        match source.next().await? {
+    futures::stream::unfold(
+        (source, Some(broken), progress),
+        async |(mut source, mut broken, mut progress)| match source.next().await? {
             Ok(chunk) => {
                 progress.advance(chunk.len());
-                let message = PutObjectRequest { part: Some(put_object_request::Part::Chunk(chunk)) };
+                let message =
+                    PutObjectRequest { part: Some(put_object_request::Part::Chunk(chunk)) };
                 Some((message, (source, broken, progress)))
             }
             Err(error) => {
@@ -80,17 +84,24 @@ fn whole_or_never(
                 }
                 std::future::pending().await
             }
-        }
-    })
+        },
+    )
 }
 
 /// Reads an object into the file, which appears when it is whole, or to stdout for `-`.
-pub(crate) async fn get(client: &Client, request: GetObjectRequest, file: &Path, out: &Out) -> Result<(), Failure> {
+pub(crate) async fn get(
+    client: &Client,
+    request: GetObjectRequest,
+    file: &Path,
+    out: &Out,
+) -> Result<(), Failure> {
     let mut stream = client.objects().get_object(request).await?.into_inner();
     let first = stream.message().await?;
-    let Some(GetObjectResponse { part: Some(get_object_response::Part::Object(object)) }) = first else {
+    let Some(GetObjectResponse { part: Some(get_object_response::Part::Object(object)) }) = first
+    else {
         return Err(Failure::unreachable("the server did not say which object it sends"));
     };
+
     let mut incoming = Incoming::new(object, file, out)?;
     while let Some(message) = stream.message().await? {
         if let Some(get_object_response::Part::Chunk(chunk)) = message.part {
@@ -100,9 +111,13 @@ pub(crate) async fn get(client: &Client, request: GetObjectRequest, file: &Path,
             return Ok(());
         }
     }
+
     if let Some((received, size)) = incoming.cut_off() {
-        return Err(Failure::unreachable(format!("the object was cut off after {received} of {size} bytes")));
+        return Err(Failure::unreachable(format!(
+            "the object was cut off after {received} of {size} bytes"
+        )));
     }
+
     incoming.finish()
 }
 
@@ -144,7 +159,9 @@ impl<'a> Incoming<'a> {
             return Ok(());
         }
         let size = crate::format::size(object.size_bytes);
-        out.done(&object, |object| format!("object `{}` is in `{}`: {size}", object.key, file.display()))
+        out.done(&object, |object| {
+            format!("object `{}` is in `{}`: {size}", object.key, file.display())
+        })
     }
 }
 
@@ -164,7 +181,9 @@ impl Sink<'_> {
             // Made smaller by the umask, as for every new file.
             .permissions(std::fs::Permissions::from_mode(0o666))
             .tempfile_in(dir);
-        let made = made.map_err(|error| Failure::usage(format!("cannot write in `{}`: {error}", dir.display())))?;
+        let made = made.map_err(|error| {
+            Failure::usage(format!("cannot write in `{}`: {error}", dir.display()))
+        })?;
         Ok(Self::File(made))
     }
 
@@ -174,7 +193,9 @@ impl Sink<'_> {
             Self::File(file) => {
                 let path = file.path().to_owned();
                 let written = file.write_all(bytes);
-                written.map_err(|error| Failure::usage(format!("cannot write `{}`: {error}", path.display())))
+                written.map_err(|error| {
+                    Failure::usage(format!("cannot write `{}`: {error}", path.display()))
+                })
             }
         }
     }
@@ -182,9 +203,9 @@ impl Sink<'_> {
     fn finish(self, file: &Path) -> Result<(), Failure> {
         let Self::File(made) = self else { return Ok(()) };
         let persisted = made.persist(file);
-        persisted
-            .map(drop)
-            .map_err(|error| Failure::usage(format!("cannot write `{}`: {}", file.display(), error.error)))
+        persisted.map(drop).map_err(|error| {
+            Failure::usage(format!("cannot write `{}`: {}", file.display(), error.error))
+        })
     }
 }
 
@@ -207,7 +228,10 @@ impl Progress {
     pub(crate) fn new(size_bytes: Option<u64>) -> Self {
         let bar = ProgressBar::with_draw_target(size_bytes, ProgressDrawTarget::hidden());
         let template = match size_bytes {
-            Some(_) => "{wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
+            Some(_) => {
+                "{wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} \
+                 left"
+            }
             None => "{binary_bytes}, {binary_bytes_per_sec}",
         };
         bar.set_style(ProgressStyle::with_template(template).expect("the template is right"));

@@ -1,4 +1,5 @@
-//! What the database keeps beside runs: namespaces, pipelines, tokens, objects and secrets (never their values).
+//! What the database keeps beside runs: namespaces, pipelines, tokens, objects and secrets (never
+//! their values).
 
 use std::sync::Arc;
 
@@ -120,8 +121,8 @@ pub struct ObjectScope {
     pub run: Option<RunNumber>,
 }
 
-/// An object as the database knows it. The bytes lie in the object store under `location`, a key used once: replacing
-/// an object writes a new location, commits it, then deletes the old one.
+/// An object as the database knows it. The bytes lie in the object store under `location`, a key
+/// used once: replacing an object writes a new location, commits it, then deletes the old one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectRecord {
     /// Whose it is.
@@ -147,8 +148,9 @@ pub enum SecretScope {
     Global,
 }
 
-/// A secret as the database knows it: never its value. That lies in the secret store under `location`, a path used once:
-/// replacing a secret writes a new location, commits it, then deletes the old one.
+/// A secret as the database knows it: never its value. That lies in the secret store under
+/// `location`, a path used once: replacing a secret writes a new location, commits it, then deletes
+/// the old one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretRecord {
     /// Whose it is.

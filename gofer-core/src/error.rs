@@ -40,7 +40,8 @@ impl ErrorKind {
 
 /// A backend's error: a kind to act on, a message for a person, and the cause.
 ///
-/// `Display` is the message alone and never repeats the source; print the chain once, at the boundary.
+/// `Display` is the message alone and never repeats the source; print the chain once, at the
+/// boundary.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct BackendError {

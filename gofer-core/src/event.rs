@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::entity::TokenKind;
-use crate::id::{Attempt, ExecutionId, NamespaceId, PipelineId, RunKey, RunNumber, TaskId, Version};
+use crate::id::{
+    Attempt, ExecutionId, NamespaceId, PipelineId, RunKey, RunNumber, TaskId, Version,
+};
 use crate::quota::QuotaKind;
 use crate::run::{Initiator, Reason, RunStatus, TaskStatus};
 use crate::time::Timestamp;
@@ -77,7 +79,10 @@ impl Subject {
 /// What happened. Serialized with its stable name under `type`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the variants are what the wire contract documents; proto/gofer/v1/event.proto")]
+#[expect(
+    missing_docs,
+    reason = "the variants are what the wire contract documents; proto/gofer/v1/event.proto"
+)]
 pub enum EventDetails {
     ServerStarted {
         server_id: String,

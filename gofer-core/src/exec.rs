@@ -10,7 +10,8 @@ use crate::error::{BackendError, ErrorKind};
 
 /// Most bytes in one [`ExecInput::Stdin`], [`ExecOutput::Stdout`] or [`ExecOutput::Stderr`].
 pub const MAX_EXEC_CHUNK_BYTES: usize = 32 * 1024;
-/// Pieces of input or output that may wait in one direction of a session; beyond them the writer waits.
+/// Pieces of input or output that may wait in one direction of a session; beyond them the writer
+/// waits.
 pub const EXEC_QUEUE: usize = 8;
 
 /// A command to run in a running execution.
@@ -26,7 +27,8 @@ impl ExecRequest {
     /// Checks what every backend asks for.
     ///
     /// # Errors
-    /// `Invalid` when there is no program, an argument holds a NUL byte, or a terminal has no rows or no columns.
+    /// `Invalid` when there is no program, an argument holds a NUL byte, or a terminal has no rows
+    /// or no columns.
     pub fn validate(&self) -> Result<(), BackendError> {
         let invalid = |message: &str| Err(BackendError::new(ErrorKind::Invalid, message));
         if self.command.first().is_none_or(String::is_empty) {
@@ -53,12 +55,14 @@ pub struct TerminalSize {
     pub columns: u16,
 }
 
-/// A command that runs in an execution. Dropping it ends the command and every process it has started.
+/// A command that runs in an execution. Dropping it ends the command and every process it has
+/// started.
 pub struct ExecSession {
-    /// Where input goes; waits while the command does not read. Dropping it, too, is the end of the command's input.
+    /// Where input goes; waits while the command does not read. Dropping it, too, is the end of the
+    /// command's input.
     pub input: mpsc::Sender<ExecInput>,
-    /// What the command writes, and last how it ended; the stream ends after that, or after an error. It ends with an error
-    /// when the execution ends first.
+    /// What the command writes, and last how it ended; the stream ends after that, or after an
+    /// error. It ends with an error when the execution ends first.
     pub output: BoxStream<'static, Result<ExecOutput, BackendError>>,
 }
 
@@ -82,10 +86,12 @@ pub enum ExecInput {
 /// Something from the command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecOutput {
-    /// Bytes from its standard output, or from its terminal; never empty, at most [`MAX_EXEC_CHUNK_BYTES`].
+    /// Bytes from its standard output, or from its terminal; never empty, at most
+    /// [`MAX_EXEC_CHUNK_BYTES`].
     Stdout(Bytes),
     /// Bytes from its standard error; never with a terminal.
     Stderr(Bytes),
-    /// It has ended: the exit code, or 128 and the number of the signal that ended it. The last of all.
+    /// It has ended: the exit code, or 128 and the number of the signal that ended it. The last of
+    /// all.
     Exited(i32),
 }

@@ -6,16 +6,19 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest namespace, pipeline or task id. Backends build names from several of them (a Nomad job id, a file name).
+/// Longest namespace, pipeline or task id. Backends build names from several of them (a Nomad job
+/// id, a file name).
 pub const MAX_ID_BYTES: usize = 64;
-/// Longest object key: file systems allow 255 bytes per segment, S3 1,024 per key, and Gofer adds a prefix.
+/// Longest object key: file systems allow 255 bytes per segment, S3 1,024 per key, and Gofer adds a
+/// prefix.
 pub const MAX_OBJECT_KEY_BYTES: usize = 512;
 /// Longest secret path, prefix included.
 pub const MAX_SECRET_PATH_BYTES: usize = 512;
 /// Longest segment of an object key or secret path.
 pub const MAX_SEGMENT_BYTES: usize = 200;
 
-/// Why a text is not the identifier it was meant to be. `Display` names the kind, the value and the rule.
+/// Why a text is not the identifier it was meant to be. `Display` names the kind, the value and the
+/// rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} `{value}` is not valid: {rule}")]
 pub struct InvalidId {
@@ -33,8 +36,8 @@ impl InvalidId {
     }
 }
 
-const SLUG_RULE: &str =
-    "1 to 64 characters: lower-case letters, digits, `-` and `_`, starting and ending with a letter or digit";
+const SLUG_RULE: &str = "1 to 64 characters: lower-case letters, digits, `-` and `_`, starting and \
+                         ending with a letter or digit";
 
 fn check_slug(kind: &'static str, value: &str) -> Result<(), InvalidId> {
     let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -47,7 +50,8 @@ fn check_slug(kind: &'static str, value: &str) -> Result<(), InvalidId> {
     if ok { Ok(()) } else { Err(InvalidId::new(kind, value, SLUG_RULE)) }
 }
 
-const PATH_RULE: &str = "up to 512 bytes of segments separated by `/`, each 1 to 200 of letters, digits and `._-=+@:,`, none of them `.` or `..`";
+const PATH_RULE: &str = "up to 512 bytes of segments separated by `/`, each 1 to 200 of letters, \
+                         digits and `._-=+@:,`, none of them `.` or `..`";
 
 fn check_path(kind: &'static str, value: &str, max_bytes: usize) -> Result<(), InvalidId> {
     let segment_ok = |segment: &str| {
@@ -55,7 +59,9 @@ fn check_path(kind: &'static str, value: &str, max_bytes: usize) -> Result<(), I
             && segment.len() <= MAX_SEGMENT_BYTES
             && segment != "."
             && segment != ".."
-            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-=+@:,".contains(&byte))
+            && segment
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-=+@:,".contains(&byte))
     };
     if value.len() <= max_bytes && value.split('/').all(segment_ok) {
         Ok(())
@@ -148,7 +154,8 @@ text_id!(
     TaskId, "task id", check_slug
 );
 text_id!(
-    /// The key of an object: segments separated by `/`. The same rule serves users' keys and the keys in the store.
+    /// The key of an object: segments separated by `/`. The same rule serves users' keys and the
+    /// keys in the store.
     ObjectKey, "object key", |kind, value| check_path(kind, value, MAX_OBJECT_KEY_BYTES)
 );
 text_id!(
@@ -212,8 +219,8 @@ impl fmt::Display for RunKey {
     }
 }
 
-/// One attempt of a task run as a scheduler sees it. The caller names it; Gofer never uses a name twice.
-/// Displays as `namespace/pipeline/run/task/attempt`.
+/// One attempt of a task run as a scheduler sees it. The caller names it; Gofer never uses a name
+/// twice. Displays as `namespace/pipeline/run/task/attempt`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ExecutionId {
     /// The run it belongs to.
@@ -235,7 +242,8 @@ impl FromStr for ExecutionId {
     type Err = InvalidId;
 
     fn from_str(value: &str) -> Result<Self, InvalidId> {
-        let invalid = || InvalidId::new("execution id", value, "namespace/pipeline/run/task/attempt");
+        let invalid =
+            || InvalidId::new("execution id", value, "namespace/pipeline/run/task/attempt");
         let parts: Vec<&str> = value.split('/').collect();
         let [namespace, pipeline, run, task, attempt] = parts[..] else { return Err(invalid()) };
         Ok(Self {

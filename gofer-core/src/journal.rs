@@ -13,44 +13,52 @@ use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::error::BackendError;
 use crate::event::{EventDetails, NewEvent};
 use crate::id::{
-    Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, SecretPath, TaskId, Version,
+    Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, SecretPath,
+    TaskId, Version,
 };
 use crate::pipeline::PipelineSpec;
 use crate::quota::QuotaExceeded;
 use crate::resource::Resource;
-use crate::run::{AttemptRecord, CancelRequest, Initiator, LogState, Reason, Run, RunState, TaskRun, TaskState};
+use crate::run::{
+    AttemptRecord, CancelRequest, Initiator, LogState, Reason, Run, RunState, TaskRun, TaskState,
+};
 use crate::scheduler::ReportedEnd;
 use crate::time::Timestamp;
 use crate::validate::Violation;
 
 /// Durable storage of runs.
 ///
-/// Every change is a compare-and-set inside one transaction with its events; when a call returns `Ok`, it is durable.
-/// A call whose caller goes away takes effect whole or not at all. Errors are retryable unless their kind says
-/// otherwise, and after an error the change may or may not have happened: every call is safe to repeat.
+/// Every change is a compare-and-set inside one transaction with its events; when a call returns
+/// `Ok`, it is durable. A call whose caller goes away takes effect whole or not at all. Errors are
+/// retryable unless their kind says otherwise, and after an error the change may or may not have
+/// happened: every call is safe to repeat.
 #[async_trait]
 pub trait Journal: Debug + Send + Sync + 'static {
-    /// Commits a run: takes the pipeline's next run number, applies its `overlap`, inserts one task run per task, and
-    /// the `run_created` event. A repeated idempotency key changes nothing and returns the run of the first call.
+    /// Commits a run: takes the pipeline's next run number, applies its `overlap`, inserts one task
+    /// run per task, and the `run_created` event. A repeated idempotency key changes nothing and
+    /// returns the run of the first call.
     ///
-    /// With `overlap: skip` and no room the run is inserted complete (cancelled, `overlap_skipped`) with both events. With
-    /// `cancel_running` the oldest active runs get a cancel request, and are returned.
+    /// With `overlap: skip` and no room the run is inserted complete (cancelled, `overlap_skipped`)
+    /// with both events. With `cancel_running` the oldest active runs get a cancel request, and are
+    /// returned.
     ///
-    /// Variables that [`run_variables::check`](crate::run_variables::check) refuses for the version are refused here, where no newer
-    /// version can come between.
+    /// Variables that [`run_variables::check`](crate::run_variables::check) refuses for the version
+    /// are refused here, where no newer version can come between.
     ///
-    /// A run that its namespace's quotas have no room for is refused, and nothing changes: of runs and their bytes per
-    /// minute, and of pending runs unless it is claimed at once. However many are inserted at once, no quota is exceeded.
+    /// A run that its namespace's quotas have no room for is refused, and nothing changes: of runs
+    /// and their bytes per minute, and of pending runs unless it is claimed at once. However many
+    /// are inserted at once, no quota is exceeded.
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError>;
 
-    /// Takes leases on unfinished runs whose lease nobody holds at `now`, and returns them oldest first. Each lease has a
-    /// higher epoch than any before it.
+    /// Takes leases on unfinished runs whose lease nobody holds at `now`, and returns them oldest
+    /// first. Each lease has a higher epoch than any before it.
     ///
-    /// Running runs are taken first, then pending ones whose cancellation was requested, each oldest first. Other pending
-    /// runs are taken only while fewer runs of their pipeline than its `parallelism` are running, and fairly: next is
-    /// always a run of the namespace with the fewest running runs, of those one of the pipeline with the fewest, of those
-    /// the oldest. Taking a pending run makes it `Running` (with `run_started`). A namespace that has as many running runs
-    /// as its quota of active runs waits.
+    /// Running runs are taken first, then pending ones whose cancellation was requested, each
+    /// oldest first. Other pending runs are taken only while fewer runs of their pipeline than its
+    /// `parallelism` are running, and fairly: next is always a run of the namespace with the fewest
+    /// running runs, of those one of the pipeline with the fewest, of those the oldest. Taking a
+    /// pending run makes it `Running` (with `run_started`). A namespace that has as many running
+    /// runs as its quota of active runs waits.
     async fn claim(
         &self,
         owner: &str,
@@ -59,42 +67,59 @@ pub trait Journal: Debug + Send + Sync + 'static {
         limit: ClaimLimit,
     ) -> Result<Vec<Lease>, JournalError>;
 
-    /// Prolongs every lease of this owner that it still holds to at least `now + ttl`, and returns how many that are. A lease
-    /// that ran out but was not taken by anybody is held.
-    async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError>;
+    /// Prolongs every lease of this owner that it still holds to at least `now + ttl`, and returns
+    /// how many that are. A lease that ran out but was not taken by anybody is held.
+    async fn renew(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<usize, JournalError>;
 
-    /// Gives up every lease of this owner, and the lead if it has it, so that another may take them at once.
+    /// Gives up every lease of this owner, and the lead if it has it, so that another may take them
+    /// at once.
     async fn release(&self, owner: &str) -> Result<(), JournalError>;
 
-    /// Takes the lead or prolongs it to at least `now + ttl`, and returns whether this owner has it: the right to do what one
-    /// server does for all. It is free at first, when it was released, and when it ran out.
+    /// Takes the lead or prolongs it to at least `now + ttl`, and returns whether this owner has
+    /// it: the right to do what one server does for all. It is free at first, when it was released,
+    /// and when it ran out.
     async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError>;
 
-    /// A sign of life, good until `now + ttl`: this owner counts as a server until then, or until it [releases](Self::release)
-    /// what it holds. Returns what a server has to know of those it shares with.
-    async fn heartbeat(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<Cluster, JournalError>;
+    /// A sign of life, good until `now + ttl`: this owner counts as a server until then, or until
+    /// it [releases](Self::release) what it holds. Returns what a server has to know of those it
+    /// shares with.
+    async fn heartbeat(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Cluster, JournalError>;
 
-    /// What time it is for everybody who uses this journal, since the clocks of several hosts are apart; `None` when nobody
-    /// else can use it, and one's own will do.
+    /// What time it is for everybody who uses this journal, since the clocks of several hosts are
+    /// apart; `None` when nobody else can use it, and one's own will do.
     async fn clock(&self) -> Result<Option<Timestamp>, JournalError>;
 
-    /// What others change from now on; and every wish to cancel, also one's own, since a call that was given up may take effect
-    /// later. The stream ends when something may have been missed; whoever follows it then looks at everything, and follows
-    /// again. A journal that nobody else can use has a stream that never says anything.
+    /// What others change from now on; and every wish to cancel, also one's own, since a call that
+    /// was given up may take effect later. The stream ends when something may have been missed;
+    /// whoever follows it then looks at everything, and follows again. A journal that nobody else
+    /// can use has a stream that never says anything.
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError>;
 
-    /// Gives the others a hint that no event does. It may be lost, and a journal that nobody else can use drops it.
+    /// Gives the others a hint that no event does. It may be lost, and a journal that nobody else
+    /// can use drops it.
     async fn tell(&self, hint: Hint) -> Result<(), JournalError>;
 
     /// The run, its spec and its task runs; `NotFound` when there is no such run.
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError>;
 
-    /// Applies commits in one transaction, each whole or not at all, and answers for each in order. The stored `cancel` of
-    /// a task run is never changed by a commit, only by [`Journal::request_cancel`].
+    /// Applies commits in one transaction, each whole or not at all, and answers for each in order.
+    /// The stored `cancel` of a task run is never changed by a commit, only by
+    /// [`Journal::request_cancel`].
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError>;
 
-    /// Records a wish to cancel a run, or one task of it, with its event, whoever holds the run's lease; [`Journal::load`]
-    /// shows it. The first wish stays, but `force` is added to it. Returns whether anything changed; a complete run (or task run) is left alone.
+    /// Records a wish to cancel a run, or one task of it, with its event, whoever holds the run's
+    /// lease; [`Journal::load`] shows it. The first wish stays, but `force` is added to it. Returns
+    /// whether anything changed; a complete run (or task run) is left alone.
     async fn request_cancel(
         &self,
         key: &RunKey,
@@ -102,7 +127,8 @@ pub trait Journal: Debug + Send + Sync + 'static {
         request: CancelRequest,
     ) -> Result<bool, JournalError>;
 
-    /// Attempts that ended before `before` and whose log is [unsettled](LogState::is_unsettled), oldest first, after `after`.
+    /// Attempts that ended before `before` and whose log is [unsettled](LogState::is_unsettled),
+    /// oldest first, after `after`.
     async fn live_logs(
         &self,
         before: Timestamp,
@@ -123,21 +149,35 @@ pub trait Journal: Debug + Send + Sync + 'static {
     ) -> Result<bool, JournalError>;
 
     /// The record of an object.
-    async fn object(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, JournalError>;
+    async fn object(
+        &self,
+        scope: &ObjectScope,
+        key: &ObjectKey,
+    ) -> Result<Option<ObjectRecord>, JournalError>;
 
-    /// The record of a secret. Whoever may read it, and where its value lies, belong together: both are of one put.
-    async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError>;
+    /// The record of a secret. Whoever may read it, and where its value lies, belong together: both
+    /// are of one put.
+    async fn secret(
+        &self,
+        scope: &SecretScope,
+        key: &str,
+    ) -> Result<Option<SecretRecord>, JournalError>;
 
-    /// Records where a value lies that an unfinished run wants masked in its logs, with its event. A location that is known changes
-    /// nothing; `NotFound` when there is no such run, or it is complete; `TooManyMasks` beyond [`MAX_RUN_MASKS`] and
-    /// [`MAX_RUN_MASK_BYTES`], also of several at once.
+    /// Records where a value lies that an unfinished run wants masked in its logs, with its event.
+    /// A location that is known changes nothing; `NotFound` when there is no such run, or it is
+    /// complete; `TooManyMasks` beyond [`MAX_RUN_MASKS`] and [`MAX_RUN_MASK_BYTES`], also of
+    /// several at once.
     async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError>;
 
     /// Where the values lie that a run has added to what is masked.
     async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError>;
 
     /// What retention should delete now, at most `limit` items.
-    async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError>;
+    async fn expirable(
+        &self,
+        policy: &Retention,
+        limit: usize,
+    ) -> Result<Vec<Expirable>, JournalError>;
 
     /// Records that the thing was deleted, with its event.
     async fn expired(&self, what: &Expirable, at: Timestamp) -> Result<(), JournalError>;
@@ -197,7 +237,8 @@ pub enum JournalError {
 /// A run masks as many values as a run may.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "run `{run}` has {MAX_RUN_MASKS} values to mask, or {MAX_RUN_MASK_BYTES} bytes of them, and may have no more; put secrets into `gofer secret put`"
+    "run `{run}` has {MAX_RUN_MASKS} values to mask, or {MAX_RUN_MASK_BYTES} bytes of them, and \
+     may have no more; put secrets into `gofer secret put`"
 )]
 pub struct TooManyMasks {
     /// Which.
@@ -227,18 +268,20 @@ pub struct NewRun {
     pub initiator: Initiator,
     /// The run it repeats.
     pub retry_of: Option<RunNumber>,
-    /// Tasks that are inserted complete (successful, `reused`), because they ended so in `retry_of`.
+    /// Tasks that are inserted complete (successful, `reused`), because they ended so in
+    /// `retry_of`.
     pub reused: Vec<TaskId>,
     /// Chosen by the caller; the same key of the same pipeline never makes a second run.
     pub idempotency_key: Option<String>,
     /// See [`Run::token_nonce`].
     pub token_nonce: [u8; 16],
-    /// SHA-256 of the run's API token: what a request's token is looked up by while the run is not complete.
+    /// SHA-256 of the run's API token: what a request's token is looked up by while the run is not
+    /// complete.
     pub token_hash: [u8; 32],
     /// Now.
     pub at: Timestamp,
-    /// Who drives the run at once, if its turn has come: its pipeline has room, and none of its runs waits. Not for a run
-    /// that repeats another.
+    /// Who drives the run at once, if its turn has come: its pipeline has room, and none of its
+    /// runs waits. Not for a run that repeats another.
     pub claim: Option<Claim>,
 }
 
@@ -249,14 +292,16 @@ pub struct Claim {
     pub owner: String,
     /// How long, unless it is renewed.
     pub ttl: Duration,
-    /// Nothing is claimed if the owner would hold more runs than these, whatever else it takes at the same time.
+    /// Nothing is claimed if the owner would hold more runs than these, whatever else it takes at
+    /// the same time.
     pub most: usize,
     /// What becomes true with it.
     pub first: Option<FirstCommit>,
 }
 
-/// Makes the first commit of a run that is claimed as it is inserted, so that both are one transaction. Called inside of it, and
-/// again when it is repeated; a commit that does not hold is an error of the insert, which then changed nothing.
+/// Makes the first commit of a run that is claimed as it is inserted, so that both are one
+/// transaction. Called inside of it, and again when it is repeated; a commit that does not hold is
+/// an error of the insert, which then changed nothing.
 #[derive(Clone)]
 pub struct FirstCommit(Arc<OfInserted>);
 
@@ -264,7 +309,9 @@ type OfInserted = dyn Fn(&Lease, &RunSnapshot) -> Option<Commit> + Send + Sync;
 
 impl FirstCommit {
     /// From what to do with the lease and the run as it was inserted.
-    pub fn new(of: impl Fn(&Lease, &RunSnapshot) -> Option<Commit> + Send + Sync + 'static) -> Self {
+    pub fn new(
+        of: impl Fn(&Lease, &RunSnapshot) -> Option<Commit> + Send + Sync + 'static,
+    ) -> Self {
         Self(Arc::new(of))
     }
 
@@ -290,7 +337,8 @@ pub struct Inserted {
     pub new: bool,
     /// Runs that got a cancel request to make room.
     pub superseded: Vec<RunKey>,
-    /// The lease, if it was claimed at once, and the run as it stood then, before its [`Claim::first`].
+    /// The lease, if it was claimed at once, and the run as it stood then, before its
+    /// [`Claim::first`].
     pub claimed: Option<(Lease, RunSnapshot)>,
 }
 
@@ -299,7 +347,8 @@ pub struct Inserted {
 pub struct ClaimLimit {
     /// In all.
     pub runs: usize,
-    /// Pending ones that are not merely to be cancelled are taken only as long as the owner holds no more than these.
+    /// Pending ones that are not merely to be cancelled are taken only as long as the owner holds
+    /// no more than these.
     pub held: usize,
 }
 
@@ -326,7 +375,8 @@ pub struct Cluster {
     pub servers: usize,
     /// Namespaces that own or may get pipelines: all but a `default` without any.
     pub namespaces: usize,
-    /// How many executions of a namespace may be in flight, in all servers together, where it has no limit of its own.
+    /// How many executions of a namespace may be in flight, in all servers together, where it has
+    /// no limit of its own.
     pub executions: u64,
     /// The limits of those that have.
     pub executions_of: BTreeMap<NamespaceId, u64>,
@@ -340,11 +390,13 @@ pub enum Hint {
     Claimable,
     /// A wish to cancel this run, or a task of it, was recorded.
     Cancel(RunKey),
-    /// A run added a value to what is masked in its logs. No event tells that, since the value comes after the event.
+    /// A run added a value to what is masked in its logs. No event tells that, since the value
+    /// comes after the event.
     Masked(RunKey),
     /// Something was committed with events.
     Committed,
-    /// An execution told its own end to a server that does not drive its run. A report is not the truth, and is not stored.
+    /// An execution told its own end to a server that does not drive its run. A report is not the
+    /// truth, and is not stored.
     Reported(ExecutionId, ReportedEnd),
 }
 
@@ -355,8 +407,11 @@ impl Hint {
         let mut hints = Vec::new();
         for event in events {
             let hint = match &event.details {
-                EventDetails::RunCreated { .. } | EventDetails::RunCompleted { .. } => Some(Self::Claimable),
-                EventDetails::RunCancelRequested { .. } | EventDetails::TaskRunCancelRequested { .. } => {
+                EventDetails::RunCreated { .. } | EventDetails::RunCompleted { .. } => {
+                    Some(Self::Claimable)
+                }
+                EventDetails::RunCancelRequested { .. }
+                | EventDetails::TaskRunCancelRequested { .. } => {
                     event.subject.run_key().map(Self::Cancel)
                 }
                 _ => None,
@@ -367,6 +422,7 @@ impl Hint {
                 }
             }
         }
+
         hints
     }
 }
@@ -445,7 +501,8 @@ pub struct Retention {
     pub keep_runs: u64,
     /// Events from before this are deleted.
     pub events_before: Timestamp,
-    /// Versions are kept for this many newest versions of a pipeline, and those that a kept run is of.
+    /// Versions are kept for this many newest versions of a pipeline, and those that a kept run is
+    /// of.
     pub keep_versions: u64,
     /// Uploads by URL are forgotten whose URL ended before this.
     pub uploads_before: Timestamp,
@@ -467,8 +524,8 @@ pub enum Expirable {
         /// Where the bytes lie.
         location: ObjectKey,
     },
-    /// Runs of one pipeline that are complete, have neither archived logs nor objects left, and that no unfinished run
-    /// repeats. Their numbers are not used again.
+    /// Runs of one pipeline that are complete, have neither archived logs nor objects left, and
+    /// that no unfinished run repeats. Their numbers are not used again.
     Runs {
         /// The pipeline's namespace.
         namespace: NamespaceId,
@@ -495,8 +552,9 @@ pub enum Expirable {
     Upload {
         /// Its id.
         id: String,
-        /// Where bytes may lie that no record names or ever will; `None` while a record may. Without it, recording this
-        /// ends an upload that is open, so that its bytes are named the next time, and forgets one whose object is there.
+        /// Where bytes may lie that no record names or ever will; `None` while a record may.
+        /// Without it, recording this ends an upload that is open, so that its bytes are named the
+        /// next time, and forgets one whose object is there.
         location: Option<ObjectKey>,
     },
     /// A value that was masked in the logs of a run, all of which are archived.
@@ -508,8 +566,8 @@ pub enum Expirable {
     SecretValue {
         /// Where it lies.
         location: SecretPath,
-        /// Whether a put may still be about to name it. If so, recording this refuses that put, so that the value is
-        /// named again the next time, to be deleted.
+        /// Whether a put may still be about to name it. If so, recording this refuses that put, so
+        /// that the value is named again the next time, to be deleted.
         being_put: bool,
     },
 }

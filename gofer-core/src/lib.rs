@@ -25,7 +25,8 @@ pub mod validate;
 
 pub use error::{BackendError, ErrorKind};
 pub use id::{
-    Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, SecretPath, TaskId, Version,
+    Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, SecretPath,
+    TaskId, Version,
 };
 pub use resource::Resource;
 pub use time::Timestamp;

@@ -17,8 +17,9 @@ pub type ByteStream = BoxStream<'static, Result<Bytes, BackendError>>;
 
 /// Keeps bytes under keys.
 ///
-/// Puts are atomic: readers see the whole old or the whole new object, also after a crash. A put whose stream fails
-/// or is dropped changes nothing. Memory per transfer is bounded (32 MiB) whatever the object's size.
+/// Puts are atomic: readers see the whole old or the whole new object, also after a crash. A put
+/// whose stream fails or is dropped changes nothing. Memory per transfer is bounded (32 MiB)
+/// whatever the object's size.
 #[async_trait]
 pub trait ObjectStore: Debug + Send + Sync + 'static {
     /// Proves that the store can be read and written, and says in one line what was found.
@@ -27,14 +28,22 @@ pub trait ObjectStore: Debug + Send + Sync + 'static {
     /// With the next step for an operator in the message.
     async fn check(&self) -> Result<String, BackendError>;
 
-    /// Stores the stream under the key, replacing what was there. When it returns `Ok`, the object is durable.
+    /// Stores the stream under the key, replacing what was there. When it returns `Ok`, the object
+    /// is durable.
     ///
     /// # Errors
-    /// `AlreadyExists` with `if_absent` when the key is taken (of two concurrent puts one wins); the stream's own error
-    /// unchanged; or the store's. In every case the key holds what it held before.
-    async fn put(&self, key: &ObjectKey, body: ByteStream, options: PutOptions) -> Result<ObjectMeta, BackendError>;
+    /// `AlreadyExists` with `if_absent` when the key is taken (of two concurrent puts one wins);
+    /// the stream's own error unchanged; or the store's. In every case the key holds what it held
+    /// before.
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: ByteStream,
+        options: PutOptions,
+    ) -> Result<ObjectMeta, BackendError>;
 
-    /// The object's bytes, as they were when the call was made, even if it is replaced or deleted meanwhile.
+    /// The object's bytes, as they were when the call was made, even if it is replaced or deleted
+    /// meanwhile.
     ///
     /// # Errors
     /// `NotFound`, or the store's.
@@ -46,7 +55,8 @@ pub trait ObjectStore: Debug + Send + Sync + 'static {
     /// `NotFound`, or the store's.
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, BackendError>;
 
-    /// Objects whose key starts with `prefix` (any text; empty is all), in key order, after `page.after`.
+    /// Objects whose key starts with `prefix` (any text; empty is all), in key order, after
+    /// `page.after`.
     ///
     /// # Errors
     /// The store's.
@@ -58,13 +68,19 @@ pub trait ObjectStore: Debug + Send + Sync + 'static {
     /// The store's.
     async fn delete(&self, key: &ObjectKey) -> Result<(), BackendError>;
 
-    /// A URL with which anybody may read or write the object for at most `ttl`; `None` when this store has no such thing.
-    /// What is written by it is as atomic and durable as a put. The object need not exist.
+    /// A URL with which anybody may read or write the object for at most `ttl`; `None` when this
+    /// store has no such thing. What is written by it is as atomic and durable as a put. The object
+    /// need not exist.
     ///
     /// # Errors
-    /// `Invalid` for a `ttl` that this store cannot sign; `Unsupported` when it gives URLs, but cannot keep to
-    /// [`UploadTerms::if_absent`]; or the store's.
-    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<Presigned>, BackendError>;
+    /// `Invalid` for a `ttl` that this store cannot sign; `Unsupported` when it gives URLs, but
+    /// cannot keep to [`UploadTerms::if_absent`]; or the store's.
+    async fn presign(
+        &self,
+        key: &ObjectKey,
+        access: Access,
+        ttl: Duration,
+    ) -> Result<Option<Presigned>, BackendError>;
 }
 
 /// How to put.
@@ -83,7 +99,8 @@ pub struct ObjectMeta {
     pub size_bytes: u64,
     /// When it was put.
     pub modified_at: Timestamp,
-    /// SHA-256 of its bytes as the store itself found it; `None` when this store, or this call of it, does not tell.
+    /// SHA-256 of its bytes as the store itself found it; `None` when this store, or this call of
+    /// it, does not tell.
     pub sha256: Option<[u8; 32]>,
 }
 
@@ -124,7 +141,8 @@ pub struct ObjectList {
 pub enum Access {
     /// Reading.
     Get {
-        /// The name under which a browser saves it, as far as the store can say so: one segment of an object's key.
+        /// The name under which a browser saves it, as far as the store can say so: one segment of
+        /// an object's key.
         file_name: Option<String>,
     },
     /// Writing.
@@ -138,7 +156,8 @@ pub struct UploadTerms {
     pub if_absent: bool,
     /// The request must announce this length, which is signed, so that the store refuses any other.
     pub size_bytes: Option<u64>,
-    /// The bytes must have this SHA-256, in stores that compute it; [`ObjectMeta::sha256`] tells whether it did.
+    /// The bytes must have this SHA-256, in stores that compute it; [`ObjectMeta::sha256`] tells
+    /// whether it did.
     pub sha256: Option<[u8; 32]>,
 }
 
@@ -147,9 +166,10 @@ pub struct UploadTerms {
 pub struct Presigned {
     /// The URL.
     pub url: SecretString,
-    /// Headers that the request must carry as they are, because they are signed, too. `Content-Length` is not among them, though it
-    /// may be signed: every client sets it itself.
+    /// Headers that the request must carry as they are, because they are signed, too.
+    /// `Content-Length` is not among them, though it may be signed: every client sets it itself.
     pub headers: Vec<(String, String)>,
-    /// How long it is good from now; shorter than asked for when the credentials behind it end sooner.
+    /// How long it is good from now; shorter than asked for when the credentials behind it end
+    /// sooner.
     pub good_for: Duration,
 }

@@ -21,7 +21,8 @@ pub struct PipelineSpec {
     /// Variables every task gets; a task's own win.
     #[serde(default)]
     pub variables: BTreeMap<String, String>,
-    /// The variables a run may set; when empty, any but those that [`run_variables`](crate::run_variables) guards.
+    /// The variables a run may set; when empty, any but those that
+    /// [`run_variables`](crate::run_variables) guards.
     #[serde(default)]
     pub run_variables: Vec<RunVariable>,
     /// How many runs may be active at once; `None` is no limit.
@@ -43,7 +44,8 @@ pub struct PipelineSpec {
 pub struct RunVariable {
     /// Its name.
     pub name: String,
-    /// Whether the run's value is a template, as the pipeline's own are. Otherwise it is plain text.
+    /// Whether the run's value is a template, as the pipeline's own are. Otherwise it is plain
+    /// text.
     #[serde(default)]
     pub template: bool,
 }

@@ -1,6 +1,7 @@
 //! Quotas: how much of what all namespaces share one of them may use.
 //!
-//! There is one table, at the top of this file. Configuration, wire, command line, documentation and refusals read it.
+//! There is one table, at the top of this file. Configuration, wire, command line, documentation
+//! and refusals read it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +19,8 @@ const TIB: u64 = 1024 * GIB;
 /// Makes [`QuotaKind`] of the table.
 macro_rules! quotas {
     ($($kind:ident, $name:literal, $unit:ident, $default:expr, $doc:literal, $remedy:literal;)+) => {
-        /// What a quota counts. Its stable name is the key in `[quota]`, on the wire and on the command line.
+        /// What a quota counts. Its stable name is the key in `[quota]`, on the wire and on the
+        /// command line.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum QuotaKind {
@@ -77,10 +79,12 @@ quotas! {
         "runs started within one minute of the clock; a further one is refused",
         "start it in the next minute";
     RunBytesPerMinute, "run_bytes_per_minute", Bytes, 256 * MIB,
-        "bytes of variables of runs started within one minute of the clock; a run with more than 4 KiB of them is refused beyond",
+        "bytes of variables of runs started within one minute of the clock; a run with more than 4 \
+         KiB of them is refused beyond",
         "start it in the next minute, and pass large values as objects";
     Pipelines, "pipelines", Pipelines, 10_000,
-        "names of pipelines, deleted ones included because their numbers are never used again; a further one is refused",
+        "names of pipelines, deleted ones included because their numbers are never used again; a \
+         further one is refused",
         "register under a name that was used before";
     PipelineVersions, "pipeline_versions", Versions, 100_000,
         "versions of all pipelines that are kept; a further one is refused",
@@ -89,7 +93,8 @@ quotas! {
         "bytes of all versions that are kept; a version that takes more is refused",
         "wait for retention to delete old ones, or delete pipelines";
     ObjectBytes, "object_bytes", Bytes, TIB,
-        "bytes of objects of pipelines and runs, open uploads included; an upload that takes more is refused",
+        "bytes of objects of pipelines and runs, open uploads included; an upload that takes more \
+         is refused",
         "delete objects";
     LogBytes, "log_bytes", Bytes, 100 * GIB,
         "bytes of archived logs; beyond, the oldest are deleted before their time",
@@ -116,7 +121,13 @@ impl QuotaKind {
     ///
     /// # Errors
     /// [`QuotaExceeded`], which says how much there is.
-    pub fn admit(self, namespace: &NamespaceId, limit: u64, used: u64, wanted: u64) -> Result<(), QuotaExceeded> {
+    pub fn admit(
+        self,
+        namespace: &NamespaceId,
+        limit: u64,
+        used: u64,
+        wanted: u64,
+    ) -> Result<(), QuotaExceeded> {
         if used.saturating_add(wanted) <= limit {
             return Ok(());
         }
@@ -227,8 +238,8 @@ impl fmt::Display for QuotaExceeded {
         let (unit, remedy) = (quota.unit().as_str(), quota.remedy());
         write!(
             f,
-            "namespace `{namespace}` has used {used} of the {limit} {unit} of its quota `{quota}`, and {wanted} more \
-             would exceed it; {remedy}, or let a management token raise it: \
+            "namespace `{namespace}` has used {used} of the {limit} {unit} of its quota `{quota}`, \
+             and {wanted} more would exceed it; {remedy}, or let a management token raise it: \
              `gofer namespace update {namespace} --quota {quota}=LIMIT`"
         )
     }
@@ -247,7 +258,8 @@ pub struct QuotaUse {
     pub used: u64,
 }
 
-/// A server's part of a limit that several servers share: together they have no more, but for one each.
+/// A server's part of a limit that several servers share: together they have no more, but for one
+/// each.
 #[must_use]
 pub fn share_of_server(limit: u64, servers: usize) -> usize {
     let share = limit / (servers.max(1) as u64);
@@ -260,7 +272,8 @@ pub fn minute(at: Timestamp) -> i64 {
     at.0.div_euclid(60_000_000)
 }
 
-/// Variables of a run up to this are counted, but not held against it: `runs_per_minute` bounds them.
+/// Variables of a run up to this are counted, but not held against it: `runs_per_minute` bounds
+/// them.
 pub const SMALL_RUN_BYTES: u64 = 4 * KIB;
 
 /// What `run_bytes_per_minute` counts of a run.
@@ -278,7 +291,11 @@ mod tests {
         for (at, kind) in QuotaKind::ALL.iter().enumerate() {
             assert_eq!(*kind as usize, at, "{kind}: its number is its place in the table");
             assert_eq!(QuotaKind::parse(kind.name()), Some(*kind));
-            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name(), "serialized as it is named");
+            assert_eq!(
+                serde_json::to_value(kind).unwrap(),
+                kind.name(),
+                "serialized as it is named"
+            );
             assert!(kind.default_limit() > 0 && kind.default_limit() <= MAX_LIMIT);
             assert!(!kind.doc().ends_with('.') && !kind.remedy().ends_with('.'), "{kind}");
         }
@@ -291,7 +308,10 @@ mod tests {
         let own = defaults.with(&[(QuotaKind::Secrets, 0)].into());
         assert_eq!((own.get(QuotaKind::Executions), own.get(QuotaKind::Secrets)), (5, 0));
         assert_eq!(own.get(QuotaKind::LogBytes), QuotaKind::LogBytes.default_limit());
-        assert!(serde_json::from_str::<Quotas>(r#"{"execution": 5}"#).is_err(), "there is no such quota");
+        assert!(
+            serde_json::from_str::<Quotas>(r#"{"execution": 5}"#).is_err(),
+            "there is no such quota"
+        );
     }
 
     #[test]
@@ -301,10 +321,14 @@ mod tests {
         let refused = QuotaKind::Secrets.admit(&red, 3, 3, 1).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "namespace `red` has used 3 of the 3 secrets of its quota `secrets`, and 1 more would exceed it; delete \
-             secrets, or let a management token raise it: `gofer namespace update red --quota secrets=LIMIT`"
+            "namespace `red` has used 3 of the 3 secrets of its quota `secrets`, and 1 more would \
+             exceed it; delete secrets, or let a management token raise it: `gofer namespace \
+             update red --quota secrets=LIMIT`"
         );
-        assert!(QuotaKind::Secrets.admit(&red, u64::MAX, u64::MAX, 1).is_ok(), "the sum does not overflow");
+        assert!(
+            QuotaKind::Secrets.admit(&red, u64::MAX, u64::MAX, 1).is_ok(),
+            "the sum does not overflow"
+        );
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A kind of thing that has a name. It is the subject of an error's message and part of its stable reason, so that both
-/// always agree.
+/// A kind of thing that has a name. It is the subject of an error's message and part of its stable
+/// reason, so that both always agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resource {
     /// A namespace.

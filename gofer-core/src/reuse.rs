@@ -8,16 +8,23 @@ use crate::run::TaskStatus;
 
 /// The tasks that need not run again when a run is repeated from what failed, in the spec's order.
 ///
-/// A task is taken over when it was successful and everything above it *stands*: it was taken over too, or skipped for
-/// the sake of parents that stand, so that it is skipped again. Everything below a task that runs again is therefore
-/// decided anew. Without this, a deploy could fail a second time and its rollback, successful the first time, not run.
+/// A task is taken over when it was successful and everything above it *stands*: it was taken over
+/// too, or skipped for the sake of parents that stand, so that it is skipped again. Everything
+/// below a task that runs again is therefore decided anew. Without this, a deploy could fail a
+/// second time and its rollback, successful the first time, not run.
 ///
 /// `status` tells how a task of the repeated run ended. Linear in tasks and edges.
 #[must_use]
-pub fn reused_tasks(spec: &PipelineSpec, status: impl Fn(&TaskId) -> Option<TaskStatus>) -> Vec<TaskId> {
-    let index: HashMap<&TaskId, usize> = spec.tasks.iter().enumerate().map(|(at, task)| (&task.id, at)).collect();
+pub fn reused_tasks(
+    spec: &PipelineSpec,
+    status: impl Fn(&TaskId) -> Option<TaskStatus>,
+) -> Vec<TaskId> {
+    let index: HashMap<&TaskId, usize> =
+        spec.tasks.iter().enumerate().map(|(at, task)| (&task.id, at)).collect();
     let mut children = vec![Vec::new(); spec.tasks.len()];
-    let mut parents_left: Vec<usize> = spec.tasks.iter().map(|task| task.depends_on.len()).collect();
+    let mut parents_left: Vec<usize> =
+        spec.tasks.iter().map(|task| task.depends_on.len()).collect();
+
     for (child, task) in spec.tasks.iter().enumerate() {
         for edge in &task.depends_on {
             children[index[&edge.task]].push(child);
@@ -25,8 +32,10 @@ pub fn reused_tasks(spec: &PipelineSpec, status: impl Fn(&TaskId) -> Option<Task
     }
 
     // A task comes into the queue once all its parents stand.
-    let mut queue: VecDeque<usize> = (0..spec.tasks.len()).filter(|at| parents_left[*at] == 0).collect();
+    let mut queue: VecDeque<usize> =
+        (0..spec.tasks.len()).filter(|at| parents_left[*at] == 0).collect();
     let mut reused = vec![false; spec.tasks.len()];
+
     while let Some(at) = queue.pop_front() {
         match status(&spec.tasks[at].id) {
             Some(TaskStatus::Successful) => reused[at] = true,
@@ -41,5 +50,10 @@ pub fn reused_tasks(spec: &PipelineSpec, status: impl Fn(&TaskId) -> Option<Task
         }
     }
 
-    spec.tasks.iter().zip(reused).filter(|(_, reused)| *reused).map(|(task, _)| task.id.clone()).collect()
+    spec.tasks
+        .iter()
+        .zip(reused)
+        .filter(|(_, reused)| *reused)
+        .map(|(task, _)| task.id.clone())
+        .collect()
 }

@@ -68,7 +68,8 @@ impl RunState {
     pub fn may_become(self, next: Self) -> bool {
         matches!(
             (self, next),
-            (Self::Pending, Self::Running | Self::Complete(RunStatus::Cancelled)) | (Self::Running, Self::Complete(_))
+            (Self::Pending, Self::Running | Self::Complete(RunStatus::Cancelled))
+                | (Self::Running, Self::Complete(_))
         )
     }
 
@@ -88,7 +89,8 @@ pub struct TaskRun {
     pub state: TaskState,
     /// The current or last attempt.
     pub attempt: Attempt,
-    /// How many attempts were lost by the infrastructure; they do not count against the user's retries.
+    /// How many attempts were lost by the infrastructure; they do not count against the user's
+    /// retries.
     pub losses: u32,
     /// Why it stands there, when that needs saying.
     pub reason: Option<Reason>,
@@ -98,7 +100,8 @@ pub struct TaskRun {
     pub not_before: Option<Timestamp>,
     /// When the current attempt's intent was committed.
     pub intended_at: Option<Timestamp>,
-    /// When the current attempt began to run, by its own clock; when that was noticed, where the scheduler does not know.
+    /// When the current attempt began to run, by its own clock; when that was noticed, where the
+    /// scheduler does not know.
     pub started_at: Option<Timestamp>,
     /// When the task completed.
     pub ended_at: Option<Timestamp>,
@@ -173,8 +176,8 @@ impl TaskStatus {
 }
 
 impl TaskState {
-    /// Whether the state machine of design.md section 4 allows this step. `Pending` follows `Starting` and `Running`
-    /// only with the next attempt.
+    /// Whether the state machine of design.md section 4 allows this step. `Pending` follows
+    /// `Starting` and `Running` only with the next attempt.
     #[must_use]
     pub fn may_become(self, next: Self) -> bool {
         use TaskStatus::{Cancelled, Skipped};
@@ -236,8 +239,9 @@ pub struct AttemptRecord {
 pub enum LogState {
     /// At the scheduler; to be archived.
     Live,
-    /// It ended without a byte of output, and the scheduler may have forgotten it since; it becomes [`LogState::Empty`].
-    /// Without this step nobody could tell a log that was empty from one that was lost, after a crash in between.
+    /// It ended without a byte of output, and the scheduler may have forgotten it since; it becomes
+    /// [`LogState::Empty`]. Without this step nobody could tell a log that was empty from one that
+    /// was lost, after a crash in between.
     Silent,
     /// In the object store, compressed and masked.
     Archived,
@@ -250,7 +254,8 @@ pub enum LogState {
 }
 
 impl LogState {
-    /// Whether something is left to do: to archive the log, or to let the scheduler forget the execution.
+    /// Whether something is left to do: to archive the log, or to let the scheduler forget the
+    /// execution.
     #[must_use]
     pub fn is_unsettled(self) -> bool {
         matches!(self, Self::Live | Self::Silent)

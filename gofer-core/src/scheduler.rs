@@ -19,20 +19,23 @@ pub use crate::exec::{ExecInput, ExecOutput, ExecRequest, ExecSession, TerminalS
 
 /// Runs executions somewhere, and tells truthfully what became of them.
 ///
-/// The caller names every execution and never uses a name twice. An execution outlives the Gofer server: after a
-/// restart `state` and `logs` still answer. Every method may be called concurrently and again; none may guess.
+/// The caller names every execution and never uses a name twice. An execution outlives the Gofer
+/// server: after a restart `state` and `logs` still answer. Every method may be called concurrently
+/// and again; none may guess.
 #[async_trait]
 pub trait Scheduler: Debug + Send + Sync + 'static {
     /// What this backend can do. Constant for the life of the value.
     fn capabilities(&self) -> SchedulerCapabilities;
 
-    /// Names the time in which the backend forgets nothing: what was intended in another incarnation and is `NotFound` now may
-    /// have been started, and counts as lost. Constant for the life of the value; one that never forgets has only one.
+    /// Names the time in which the backend forgets nothing: what was intended in another
+    /// incarnation and is `NotFound` now may have been started, and counts as lost. Constant for
+    /// the life of the value; one that never forgets has only one.
     fn incarnation(&self) -> u64 {
         0
     }
 
-    /// Proves that the backend can be used, and says in one line what was found, such as `nomad 2.0.5 at https://…`.
+    /// Proves that the backend can be used, and says in one line what was found, such as
+    /// `nomad 2.0.5 at https://…`.
     ///
     /// # Errors
     /// With the next step for an operator in the message.
@@ -40,42 +43,50 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
 
     /// Starts the execution, once. When it returns `Ok`, the execution exists durably.
     ///
-    /// `start` on a name that exists does nothing and succeeds, whatever state it is in and whatever the spec says; two
-    /// concurrent starts of one name start one execution. A command that does not exist or an image that cannot be had
-    /// is not an error of this call: the execution exists and its `state` is `Failed`.
+    /// `start` on a name that exists does nothing and succeeds, whatever state it is in and
+    /// whatever the spec says; two concurrent starts of one name start one execution. A command
+    /// that does not exist or an image that cannot be had is not an error of this call: the
+    /// execution exists and its `state` is `Failed`.
     ///
     /// # Errors
-    /// When the kind is retryable, the execution may or may not exist; the same call again is always safe.
+    /// When the kind is retryable, the execution may or may not exist; the same call again is
+    /// always safe.
     async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError>;
 
-    /// Asks the execution to end (SIGTERM or the product's word for it), waits `grace`, then kills its whole process
-    /// tree. Returns once the request is durable, without waiting for the end; the state becomes `Stopped`. A process that
-    /// had ended before the request reached it is `Exited`, however close the two were. Stopping what is finished or
-    /// unknown succeeds. A second call with a shorter grace hastens.
+    /// Asks the execution to end (SIGTERM or the product's word for it), waits `grace`, then kills
+    /// its whole process tree. Returns once the request is durable, without waiting for the end;
+    /// the state becomes `Stopped`. A process that had ended before the request reached it is
+    /// `Exited`, however close the two were. Stopping what is finished or unknown succeeds. A
+    /// second call with a shorter grace hastens.
     ///
     /// # Errors
     /// When the request could not be delivered.
     async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError>;
 
-    /// What is known of the execution now. A fate that is not known is `Lost`, never guessed; a name this backend has
-    /// never seen, or that was removed, is `NotFound`. The times are the execution's own, however late somebody asks, and
-    /// stay the same once it has ended.
+    /// What is known of the execution now. A fate that is not known is `Lost`, never guessed; a
+    /// name this backend has never seen, or that was removed, is `NotFound`. The times are the
+    /// execution's own, however late somebody asks, and stay the same once it has ended.
     ///
     /// # Errors
     /// When the backend cannot answer, which says nothing about the execution.
     async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError>;
 
-    /// One stream of changes for all executions of this instance, from now on. It may drop or repeat events; it ends
-    /// or yields an error when the connection is lost. After every (re)connect the caller reconciles with `state`: what
-    /// changed after the stream was handed out is either on the stream or followed by its end.
+    /// One stream of changes for all executions of this instance, from now on. It may drop or
+    /// repeat events; it ends or yields an error when the connection is lost. After every
+    /// (re)connect the caller reconciles with `state`: what changed after the stream was handed out
+    /// is either on the stream or followed by its end.
     ///
     /// # Errors
     /// When the stream cannot be opened.
-    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError>;
+    async fn watch(
+        &self,
+    ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError>;
 
-    /// The bytes of stdout and stderr, in order per stream, from a position. Where both are one stream, that is their order, too. Without `follow` the stream ends with what
-    /// there is now; with it, it goes on and ends by itself after the execution did and everything was delivered. Lines
-    /// of any length and any bytes survive. Logs of an execution that was never seen or was removed are `NotFound`.
+    /// The bytes of stdout and stderr, in order per stream, from a position. Where both are one
+    /// stream, that is their order, too. Without `follow` the stream ends with what there is now;
+    /// with it, it goes on and ends by itself after the execution did and everything was delivered.
+    /// Lines of any length and any bytes survive. Logs of an execution that was never seen or was
+    /// removed are `NotFound`.
     ///
     /// # Errors
     /// `NotFound`, or when the backend cannot answer.
@@ -86,53 +97,70 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError>;
 
-    /// Runs a command in a running execution, beside its own: with the same environment, working directory and limits. The
-    /// answer comes once the command runs. The execution itself goes on as if nothing had been: its log, its state and its
-    /// exit are its own command's. However the session ends (the command exits, the session is dropped, the execution ends,
-    /// the server dies), no process of it is left. Both directions are bounded: who does not read makes the other wait.
+    /// Runs a command in a running execution, beside its own: with the same environment, working
+    /// directory and limits. The answer comes once the command runs. The execution itself goes on
+    /// as if nothing had been: its log, its state and its exit are its own command's. However the
+    /// session ends (the command exits, the session is dropped, the execution ends, the server
+    /// dies), no process of it is left. Both directions are bounded: who does not read makes the
+    /// other wait.
     ///
     /// # Errors
-    /// `Unsupported` without the capability `exec`; `NotFound` for an execution that was never seen or was removed; `Invalid`
-    /// for one that does not run (yet, or any more), for a bad request, or for a command that cannot be run; `Denied` when the
-    /// backend does not let Gofer do this.
-    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+    /// `Unsupported` without the capability `exec`; `NotFound` for an execution that was never seen
+    /// or was removed; `Invalid` for one that does not run (yet, or any more), for a bad request,
+    /// or for a command that cannot be run; `Denied` when the backend does not let Gofer do this.
+    async fn exec(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, BackendError> {
         let _ = (id, request);
-        Err(BackendError::new(ErrorKind::Unsupported, "this scheduler cannot run a command in a running execution"))
+        Err(BackendError::new(
+            ErrorKind::Unsupported,
+            "this scheduler cannot run a command in a running execution",
+        ))
     }
 
-    /// Forgets a finished execution and frees what the backend keeps of it, its logs included. Afterwards its state is
-    /// `NotFound`. Removing what is unknown succeeds; removing what has not finished is `Invalid` and changes nothing.
+    /// Forgets a finished execution and frees what the backend keeps of it, its logs included.
+    /// Afterwards its state is `NotFound`. Removing what is unknown succeeds; removing what has not
+    /// finished is `Invalid` and changes nothing.
     ///
     /// # Errors
     /// `Invalid`, or when the backend cannot answer.
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError>;
 
-    /// Which execution was given this token by the backend itself, and is not over: the backend proved who made the token,
-    /// for whom, and that it has not expired. Only where `capabilities` say `workload_identity`.
+    /// Which execution was given this token by the backend itself, and is not over: the backend
+    /// proved who made the token, for whom, and that it has not expired. Only where `capabilities`
+    /// say `workload_identity`.
     ///
     /// # Errors
-    /// `NotFound`, with the reason, for a token that names no living execution of this instance; or when the backend cannot
-    /// answer. Never with the token.
+    /// `NotFound`, with the reason, for a token that names no living execution of this instance; or
+    /// when the backend cannot answer. Never with the token.
     async fn identify(&self, _token: &SecretString) -> Result<ExecutionId, BackendError> {
         Err(no_identities())
     }
 
-    /// An execution tells its own end, by the token that the backend gave it, before the backend does. From then on `state`
-    /// and `watch` say so; `logs` with `follow` still end with the whole log, and a report is forgotten with the value: the
-    /// backend's own word comes in any case. The same report again succeeds. Returns whose end it is.
+    /// An execution tells its own end, by the token that the backend gave it, before the backend
+    /// does. From then on `state` and `watch` say so; `logs` with `follow` still end with the whole
+    /// log, and a report is forgotten with the value: the backend's own word comes in any case. The
+    /// same report again succeeds. Returns whose end it is.
     ///
     /// # Errors
-    /// `NotFound` as for `identify`; `Invalid` for an end that what the backend knows contradicts: it ended otherwise, was
-    /// stopped or is lost; or when the backend cannot answer.
-    async fn report(&self, _token: &SecretString, _end: ReportedEnd) -> Result<ExecutionId, BackendError> {
+    /// `NotFound` as for `identify`; `Invalid` for an end that what the backend knows contradicts:
+    /// it ended otherwise, was stopped or is lost; or when the backend cannot answer.
+    async fn report(
+        &self,
+        _token: &SecretString,
+        _end: ReportedEnd,
+    ) -> Result<ExecutionId, BackendError> {
         Err(no_identities())
     }
 
-    /// The same, of an execution whose token another server that shares this one's database was shown, and has proved. What
-    /// the backend knows may contradict it all the same.
+    /// The same, of an execution whose token another server that shares this one's database was
+    /// shown, and has proved. What the backend knows may contradict it all the same.
     ///
     /// # Errors
-    /// `NotFound` for an execution that does not exist; `Invalid` as for `report`; or when the backend cannot answer.
+    /// `NotFound` for an execution that does not exist; `Invalid` as for `report`; or when the
+    /// backend cannot answer.
     async fn reported(&self, _id: &ExecutionId, _end: ReportedEnd) -> Result<(), BackendError> {
         Err(no_identities())
     }
@@ -167,13 +195,16 @@ pub struct SchedulerCapabilities {
     pub exec: bool,
     /// `ExecutionSpec::timeout` is held where the execution runs, also while no server does.
     pub deadlines: bool,
-    /// Both outputs of an execution are one stream, in the order in which they were written, unless it wants them apart.
-    /// Otherwise they are always apart, and of one with the other there is no order.
+    /// Both outputs of an execution are one stream, in the order in which they were written, unless
+    /// it wants them apart. Otherwise they are always apart, and of one with the other there is no
+    /// order.
     pub merged_output: bool,
-    /// Each execution gets a token of its own as `GOFER_API_TOKEN`, which `identify` knows: nobody needs to hand it one.
+    /// Each execution gets a token of its own as `GOFER_API_TOKEN`, which `identify` knows: nobody
+    /// needs to hand it one.
     pub workload_identity: bool,
-    /// An execution of one namespace can neither read what another namespace's executions or the server have (environment,
-    /// directories, memory, files) nor signal their processes, whatever its command does.
+    /// An execution of one namespace can neither read what another namespace's executions or the
+    /// server have (environment, directories, memory, files) nor signal their processes, whatever
+    /// its command does.
     pub isolates_namespaces: bool,
 }
 
@@ -194,13 +225,14 @@ pub struct ExecutionSpec {
     pub env: BTreeMap<String, EnvValue>,
     /// Set aside, and limited to, where the backend can.
     pub resources: Resources,
-    /// How long it may run. A backend with the capability `deadlines` then stops it by itself, with [`TIMEOUT_GRACE`]; for
-    /// others the engine does. Time during which the machine is suspended does not count. Nothing for a service.
+    /// How long it may run. A backend with the capability `deadlines` then stops it by itself, with
+    /// [`TIMEOUT_GRACE`]; for others the engine does. Time during which the machine is suspended
+    /// does not count. Nothing for a service.
     pub timeout: Option<Duration>,
     /// Credentials for pulling the image.
     pub registry_auth: Option<RegistryLogin>,
-    /// Stdout and stderr are told apart, at the price of the order between them. Otherwise all output is stdout, where the backend
-    /// can do that.
+    /// Stdout and stderr are told apart, at the price of the order between them. Otherwise all
+    /// output is stdout, where the backend can do that.
     pub separate_output: bool,
 }
 
@@ -264,15 +296,16 @@ impl From<ExecutionState> for Observation {
     }
 }
 
-/// When an execution's process began and ended, by the clock of the machine it runs on, whoever looks and whenever. What a
-/// backend does not know is absent.
+/// When an execution's process began and ended, by the clock of the machine it runs on, whoever
+/// looks and whenever. What a backend does not know is absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ExecutionTimes {
     /// When its process began.
     pub started_at: Option<Timestamp>,
     /// When its process ended.
     pub ended_at: Option<Timestamp>,
-    /// How long its process ran, measured by a clock that nobody sets, without the time its machine was suspended.
+    /// How long its process ran, measured by a clock that nobody sets, without the time its machine
+    /// was suspended.
     pub ran: Option<Duration>,
 }
 
@@ -319,7 +352,8 @@ pub enum ExecutionState {
         /// In the backend's words.
         message: String,
     },
-    /// Ended after it was asked to (by `stop`, at its timeout, or by somebody else), whatever the exit code was.
+    /// Ended after it was asked to (by `stop`, at its timeout, or by somebody else), whatever the
+    /// exit code was.
     Stopped,
     /// It existed, and what became of it cannot be known.
     Lost,
@@ -388,7 +422,8 @@ pub struct LogChunk {
     pub offset: u64,
     /// At most [`MAX_LOG_CHUNK_BYTES`], never empty; cut anywhere.
     pub data: Bytes,
-    /// When the first byte was read from the execution, where the backend knows; never goes back within a log.
+    /// When the first byte was read from the execution, where the backend knows; never goes back
+    /// within a log.
     pub at: Option<Timestamp>,
 }
 

@@ -9,14 +9,16 @@ use crate::error::BackendError;
 use crate::id::SecretPath;
 use crate::object_store::{ListPage, PutOptions};
 
-/// Longest secret value: Vault's default request limit is far above, an environment variable's is 128 KiB.
+/// Longest secret value: Vault's default request limit is far above, an environment variable's is
+/// 128 KiB.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 
-/// Keeps secret values under paths. Values are UTF-8 text, of 0 to [`MAX_SECRET_BYTES`] bytes, and survive unchanged.
-/// No value ever appears in an error, a log or a `Debug`.
+/// Keeps secret values under paths. Values are UTF-8 text, of 0 to [`MAX_SECRET_BYTES`] bytes, and
+/// survive unchanged. No value ever appears in an error, a log or a `Debug`.
 #[async_trait]
 pub trait SecretStore: Debug + Send + Sync + 'static {
-    /// Proves that the store can be used with the key or credentials at hand, and says in one line what was found.
+    /// Proves that the store can be used with the key or credentials at hand, and says in one line
+    /// what was found.
     ///
     /// # Errors
     /// With the next step for an operator in the message.
@@ -25,8 +27,14 @@ pub trait SecretStore: Debug + Send + Sync + 'static {
     /// Stores the value, replacing what was there. When it returns `Ok`, the value is durable.
     ///
     /// # Errors
-    /// `AlreadyExists` with `if_absent` when the path is taken (of two concurrent puts one wins), or the store's.
-    async fn put(&self, path: &SecretPath, value: &SecretString, options: PutOptions) -> Result<(), BackendError>;
+    /// `AlreadyExists` with `if_absent` when the path is taken (of two concurrent puts one wins),
+    /// or the store's.
+    async fn put(
+        &self,
+        path: &SecretPath,
+        value: &SecretString,
+        options: PutOptions,
+    ) -> Result<(), BackendError>;
 
     /// The value.
     ///
@@ -34,7 +42,8 @@ pub trait SecretStore: Debug + Send + Sync + 'static {
     /// `NotFound`; `Corrupt` when it cannot be decrypted; or the store's.
     async fn get(&self, path: &SecretPath) -> Result<SecretString, BackendError>;
 
-    /// Paths that start with `prefix` (any text; empty is all), in order, after `page.after`. Never values.
+    /// Paths that start with `prefix` (any text; empty is all), in order, after `page.after`. Never
+    /// values.
     ///
     /// # Errors
     /// The store's.

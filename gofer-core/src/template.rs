@@ -1,5 +1,5 @@
-//! Interpolation in variable values: `secret{{key}}`, `global_secret{{key}}`, `pipeline_object{{key}}`,
-//! `run_object{{key}}`. Anything else is plain text.
+//! Interpolation in variable values: `secret{{key}}`, `global_secret{{key}}`,
+//! `pipeline_object{{key}}`, `run_object{{key}}`. Anything else is plain text.
 
 use std::fmt;
 
@@ -51,35 +51,44 @@ pub enum Piece<'a> {
 }
 
 /// Longest word first: `secret{{` is also the end of `global_secret{{`.
-const SOURCES: [Source; 4] = [Source::GlobalSecret, Source::PipelineObject, Source::RunObject, Source::Secret];
+const SOURCES: [Source; 4] =
+    [Source::GlobalSecret, Source::PipelineObject, Source::RunObject, Source::Secret];
 
-/// Splits a variable's value. A `word{{` without `}}` is plain text: scripts contain all sorts of braces.
+/// Splits a variable's value. A `word{{` without `}}` is plain text: scripts contain all sorts of
+/// braces.
 ///
-/// Each byte is looked at a fixed number of times. The word is asked for first, so a bare `{{` costs no search for its `}}`; a
-/// search that finds none is the last one.
+/// Each byte is looked at a fixed number of times. The word is asked for first, so a bare `{{`
+/// costs no search for its `}}`; a search that finds none is the last one.
 #[must_use]
 pub fn parse(value: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let mut text_start = 0;
     let mut search_from = 0;
+
     while let Some(open) = value[search_from..].find("{{").map(|at| at + search_from) {
-        let Some(source) = SOURCES.into_iter().find(|source| value[text_start..open].ends_with(source.word())) else {
+        let Some(source) =
+            SOURCES.into_iter().find(|source| value[text_start..open].ends_with(source.word()))
+        else {
             search_from = open + 2;
             continue;
         };
+
         let Some(close) = value[open + 2..].find("}}").map(|at| at + open + 2) else { break };
 
         let word_start = open - source.word().len();
         if word_start > text_start {
             pieces.push(Piece::Text(&value[text_start..word_start]));
         }
+
         pieces.push(Piece::Value(source, value[open + 2..close].trim()));
         text_start = close + 2;
         search_from = text_start;
     }
+
     if text_start < value.len() || pieces.is_empty() {
         pieces.push(Piece::Text(&value[text_start..]));
     }
+
     pieces
 }
 
@@ -109,7 +118,10 @@ mod tests {
             ]
         );
         assert_eq!(parse("global_secret{{k}}"), [Piece::Value(Source::GlobalSecret, "k")]);
-        assert_eq!(parse("${{ github }} secret{{open"), [Piece::Text("${{ github }} secret{{open")]);
+        assert_eq!(
+            parse("${{ github }} secret{{open"),
+            [Piece::Text("${{ github }} secret{{open")]
+        );
         assert_eq!(references("a{{b}}secret{{c}}").collect::<Vec<_>>(), [(Source::Secret, "c")]);
         assert_eq!(references("secret{{{{a}}}}").collect::<Vec<_>>(), [(Source::Secret, "{{a")]);
     }
@@ -127,8 +139,12 @@ mod tests {
                 };
                 (0..5).map(|_| once()).min().unwrap()
             };
+
             let (short, long) = (took(16 << 10), took(128 << 10));
-            assert!(long < short * 24 + std::time::Duration::from_millis(50), "`{unit}`: {short:?}, 8 times: {long:?}");
+            assert!(
+                long < short * 24 + std::time::Duration::from_millis(50),
+                "`{unit}`: {short:?}, 8 times: {long:?}"
+            );
         }
     }
 }

@@ -4,8 +4,9 @@ use diesel::backend::Backend;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::result::QueryResult;
 
-/// A statement worth keeping prepared. Diesel prepares every UPDATE, every upsert and everything with a piece of SQL in it
-/// anew, because many of those have another text each time. These have few texts, and are found again by them.
+/// A statement worth keeping prepared. Diesel prepares every UPDATE, every upsert and everything
+/// with a piece of SQL in it anew, because many of those have another text each time. These have
+/// few texts, and are found again by them.
 pub(crate) struct Cached<Q>(Q);
 
 /// Keeps the statement prepared.

@@ -32,7 +32,8 @@ pub struct DbConfig {
     /// PostgreSQL: several servers use the database. Not a setting: it follows from the backends.
     #[serde(skip)]
     pub shared: bool,
-    /// What a namespace may use that has no limits of its own. Not a setting of the database: it has a table of its own.
+    /// What a namespace may use that has no limits of its own. Not a setting of the database: it
+    /// has a table of its own.
     #[serde(skip)]
     pub quotas: Quotas,
 }
@@ -70,13 +71,17 @@ impl DbConfig {
         if self.acquire_timeout.is_zero() {
             return Err(DbError::config("acquire_timeout: must be longer than `0s`"));
         }
+
         match (&self.url, &self.url_file) {
             (Some(_), Some(_)) => Err(DbError::config("url, url_file: set one of them, not both")),
-            (None, None) => Err(DbError::config("url: is not set; give a SQLite file or a `postgres://` URL")),
+            (None, None) => {
+                Err(DbError::config("url: is not set; give a SQLite file or a `postgres://` URL"))
+            }
             (Some(url), None) => Target::parse(url.0.expose_secret()),
             (None, Some(path)) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| DbError::config(format!("url_file: cannot read `{}`: {error}", path.display())))?;
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    DbError::config(format!("url_file: cannot read `{}`: {error}", path.display()))
+                })?;
                 Target::parse(text.trim())
             }
         }
@@ -98,11 +103,13 @@ pub enum Durability {
     /// What was committed survives a power cut.
     #[default]
     Full,
-    /// What was committed survives the process, but not always the machine: for runs nobody asks about afterwards.
+    /// What was committed survives the process, but not always the machine: for runs nobody asks
+    /// about afterwards.
     Off,
 }
 
-/// Encryption of the connection to PostgreSQL. Where it is on, the server's certificate and host name are verified.
+/// Encryption of the connection to PostgreSQL. Where it is on, the server's certificate and host
+/// name are verified.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
@@ -152,28 +159,36 @@ pub enum Target {
 impl Target {
     fn parse(text: &str) -> Result<Self, DbError> {
         if text.is_empty() {
-            return Err(DbError::config("url: is empty; give a SQLite file or a `postgres://` URL"));
+            return Err(DbError::config(
+                "url: is empty; give a SQLite file or a `postgres://` URL",
+            ));
         }
+
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
             // The parser's own message may quote a part of the URL, and the password with it.
             let config = text.parse::<tokio_postgres::Config>().map_err(|_| {
                 DbError::config(
-                    "url: is not a valid PostgreSQL URL; write `postgres://user:password@host:port/database`, with \
-                     special characters percent-encoded, and certificates under `tls`",
+                    "url: is not a valid PostgreSQL URL; write \
+                     `postgres://user:password@host:port/database`, with special characters \
+                     percent-encoded, and certificates under `tls`",
                 )
             })?;
             return Ok(Self::Postgres(Box::new(config)));
         }
+
         let path = text.strip_prefix("sqlite://").unwrap_or(text);
         if path.contains("://") || path.starts_with("file:") || path.starts_with(':') {
             let scheme = path.split(':').next().unwrap_or_default();
             return Err(DbError::config(format!(
-                "url: `{scheme}:` is not supported; use `sqlite:///absolute/path` or `postgres://…`"
+                "url: `{scheme}:` is not supported; use `sqlite:///absolute/path` or \
+                 `postgres://…`"
             )));
         }
+
         if path.is_empty() {
             return Err(DbError::config("url: names no file; write `sqlite:///absolute/path`"));
         }
+
         Ok(Self::Sqlite(PathBuf::from(path)))
     }
 }
@@ -193,6 +208,7 @@ impl fmt::Display for Target {
                     .collect();
                 let ports: Vec<String> = config.get_ports().iter().map(u16::to_string).collect();
                 let colon = if ports.is_empty() { "" } else { ":" };
+
                 write!(f, "postgres://{}{colon}{}", hosts.join(","), ports.join(","))?;
                 write!(f, "/{}", config.get_dbname().unwrap_or_default())
             }
@@ -216,6 +232,7 @@ mod tests {
             url: Some(DatabaseUrl::new("postgres://gofer:hunter2@db.example:5432/gofer")),
             ..DbConfig::default()
         };
+
         let shown = format!("{config:?} {:?}", config.target().unwrap());
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains("db.example"), "{shown}");
@@ -224,6 +241,7 @@ mod tests {
             url: Some(DatabaseUrl::new("postgres://gofer:hunter2@db:port/x?sslmode=verify-full")),
             ..DbConfig::default()
         };
+
         let error = broken.target().unwrap_err();
         let shown = format!("{broken:?} {error} {error:?}");
         assert!(!shown.contains("hunter2"), "{shown}");
@@ -249,8 +267,13 @@ mod tests {
         let config = DbConfig { readers: 0, ..DbConfig::sqlite("x.db") };
         assert_eq!(config.target().unwrap_err().to_string(), "readers: must be 1 to 64 (got `0`)");
         assert!(serde_json::from_str::<DbConfig>(r#"{"urll": "x"}"#).is_err());
-        let config: DbConfig =
-            serde_json::from_str(r#"{"url": "x.db", "durability": "off", "acquire_timeout": "2s"}"#).unwrap();
-        assert_eq!((config.durability, config.acquire_timeout), (Durability::Off, Duration::from_secs(2)));
+        let config: DbConfig = serde_json::from_str(
+            r#"{"url": "x.db", "durability": "off", "acquire_timeout": "2s"}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            (config.durability, config.acquire_timeout),
+            (Durability::Off, Duration::from_secs(2))
+        );
     }
 }

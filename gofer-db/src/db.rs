@@ -40,26 +40,31 @@ impl Db {
     /// Opens the database, makes it this process's own, and brings its schema up to date.
     ///
     /// # Errors
-    /// `Config` for settings that make no sense; `Locked` when another server uses the database; `Corrupt` when a newer
-    /// Gofer wrote it; `Unavailable` when it cannot be reached.
+    /// `Config` for settings that make no sense; `Locked` when another server uses the database;
+    /// `Corrupt` when a newer Gofer wrote it; `Unavailable` when it cannot be reached.
     pub async fn connect(config: DbConfig) -> Result<Self, DbError> {
         let target = config.target()?;
         let last_event = watch::Sender::new(0);
         let engine = match &target {
-            Target::Sqlite(path) => {
-                Engine::Sqlite(sqlite::Sqlite::open(path.clone(), &config, last_event.clone()).await?)
-            }
+            Target::Sqlite(path) => Engine::Sqlite(
+                sqlite::Sqlite::open(path.clone(), &config, last_event.clone()).await?,
+            ),
             Target::Postgres(server) => Engine::Postgres(Box::new(
                 postgres::Postgres::open(server, &target, &config, last_event.clone()).await?,
             )),
         };
+
         let quotas = Arc::new(QuotaBook::new(config.quotas));
-        let db = Self { inner: Arc::new(Inner { engine, target, specs: Arc::default(), quotas, last_event }) };
+        let db = Self {
+            inner: Arc::new(Inner { engine, target, specs: Arc::default(), quotas, last_event }),
+        };
+
         db.note_event(db.run_counts().await?.last_event_id);
         Ok(db)
     }
 
-    /// Proves that the database can be read and is still this process's own, and says in one line what was found.
+    /// Proves that the database can be read and is still this process's own, and says in one line
+    /// what was found.
     ///
     /// # Errors
     /// With the next step for an operator in the message.
@@ -80,8 +85,8 @@ impl Db {
         }
     }
 
-    /// Finishes what was begun, closes every connection and gives the database up to another server. Later calls, on
-    /// every clone, fail as unavailable.
+    /// Finishes what was begun, closes every connection and gives the database up to another
+    /// server. Later calls, on every clone, fail as unavailable.
     pub async fn close(&self) {
         match &self.inner.engine {
             Engine::Sqlite(engine) => engine.close().await,
@@ -138,11 +143,14 @@ pub(crate) fn this_process() -> String {
 }
 
 /// What a spawned operation came to.
-pub(crate) fn joined<T>(result: Result<Result<T, DbError>, tokio::task::JoinError>) -> Result<T, DbError> {
+pub(crate) fn joined<T>(
+    result: Result<Result<T, DbError>, tokio::task::JoinError>,
+) -> Result<T, DbError> {
     result.unwrap_or_else(|error| Err(DbError::internal("a database operation broke off", error)))
 }
 
-/// Runs a query of `crate::queries` on a connection that reads, within a time limit. The arguments move into it.
+/// Runs a query of `crate::queries` on a connection that reads, within a time limit. The arguments
+/// move into it.
 macro_rules! query {
     ($db:expr, $module:ident :: $call:ident ( $($arg:expr),* $(,)? )) => {
         match $db.engine() {
@@ -162,8 +170,8 @@ macro_rules! query {
     };
 }
 
-/// Runs a query of `crate::queries` in a transaction of its own, with the events it records. The arguments move into it,
-/// and it goes on, within a time limit, when the caller goes away.
+/// Runs a query of `crate::queries` in a transaction of its own, with the events it records. The
+/// arguments move into it, and it goes on, within a time limit, when the caller goes away.
 macro_rules! transact {
     ($db:expr, $module:ident :: $call:ident ( $($arg:expr),* $(,)? )) => {
         match $db.engine() {

@@ -75,7 +75,10 @@ pub enum DbError {
         message: String,
     },
     /// Another server uses this database.
-    #[error("another Gofer server uses `{database}` ({holder}); stop it first, or give this one its own database")]
+    #[error(
+        "another Gofer server uses `{database}` ({holder}); stop it first, or give this one its \
+         own database"
+    )]
     Locked {
         /// Which database.
         database: String,
@@ -91,8 +94,11 @@ pub enum DbError {
         #[source]
         source: Option<Source>,
     },
-    /// The disk is full, or a limit of the database is reached; the same call may succeed when there is room again.
-    #[error("the database has no room left; free space on its disk, everything goes on by itself then")]
+    /// The disk is full, or a limit of the database is reached; the same call may succeed when
+    /// there is room again.
+    #[error(
+        "the database has no room left; free space on its disk, everything goes on by itself then"
+    )]
     Exhausted {
         /// The cause.
         #[source]
@@ -200,7 +206,9 @@ impl From<DieselError> for DbError {
         match meaning {
             Meaning::Unavailable(message) => Self::unavailable(message, error),
             Meaning::Exhausted => Self::Exhausted { source: Some(error.into()) },
-            Meaning::Corrupt(message) => Self::Corrupt { message: message.into(), source: Some(error.into()) },
+            Meaning::Corrupt(message) => {
+                Self::Corrupt { message: message.into(), source: Some(error.into()) }
+            }
             Meaning::Internal => Self::internal(REFUSED, error),
         }
     }
@@ -222,14 +230,16 @@ fn of_sqlstate(code: &str) -> Meaning {
         _ => match &code[..2] {
             // Broken connections.
             "08" => Meaning::Unavailable(CONNECTION_LOST),
-            // Serialization failures and deadlocks; no room for memory or connections; cancelled, shutting down, starting.
+            // Serialization failures and deadlocks; no room for memory or connections; cancelled,
+            // shutting down, starting.
             "40" | "53" | "57" => Meaning::Unavailable(BUSY),
             _ => Meaning::Internal,
         },
     }
 }
 
-/// SQLite's errors and those of PostgreSQL's driver, which have no code here. Their texts are English everywhere.
+/// SQLite's errors and those of PostgreSQL's driver, which have no code here. Their texts are
+/// English everywhere.
 fn of_text(kind: &DatabaseErrorKind, text: &str) -> Meaning {
     let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
     match kind {
@@ -248,7 +258,9 @@ fn of_text(kind: &DatabaseErrorKind, text: &str) -> Meaning {
         _ if says(&["database or disk is full"]) => Meaning::Exhausted,
         _ if says(&["malformed", "file is not a database"]) => Meaning::Corrupt(DAMAGED),
         _ if says(&["database is locked"]) => Meaning::Unavailable(BUSY),
-        _ if says(&["disk I/O error", "unable to open database file"]) => Meaning::Unavailable(NO_FILES),
+        _ if says(&["disk I/O error", "unable to open database file"]) => {
+            Meaning::Unavailable(NO_FILES)
+        }
         _ => Meaning::Internal,
     }
 }
@@ -272,6 +284,7 @@ impl From<DbError> for BackendError {
             DbError::Corrupt { .. } => ErrorKind::Corrupt,
             DbError::Internal { .. } => ErrorKind::Internal,
         };
+
         let message = error.to_string();
         let source = match error {
             DbError::Unavailable { source, .. }
@@ -280,6 +293,7 @@ impl From<DbError> for BackendError {
             | DbError::Internal { source, .. } => source,
             _ => None,
         };
+
         Self { kind, message, source }
     }
 }
@@ -306,35 +320,62 @@ mod tests {
         let said = |kind, text: &str| DieselError::DatabaseError(kind, Box::new(text.to_owned()));
         let unknown = |text: &str| said(DatabaseErrorKind::Unknown, text);
         for (error, kind) in [
-            (said(DatabaseErrorKind::ClosedConnection, "connection closed"), ErrorKind::Unavailable),
-            (said(DatabaseErrorKind::SerializationFailure, "could not serialize access"), ErrorKind::Unavailable),
+            (
+                said(DatabaseErrorKind::ClosedConnection, "connection closed"),
+                ErrorKind::Unavailable,
+            ),
+            (
+                said(DatabaseErrorKind::SerializationFailure, "could not serialize access"),
+                ErrorKind::Unavailable,
+            ),
             (said(DatabaseErrorKind::UniqueViolation, "duplicate key"), ErrorKind::Internal),
             (
                 said(DatabaseErrorKind::UnableToSendCommand, "error communicating with the server"),
                 ErrorKind::Unavailable,
             ),
-            (said(DatabaseErrorKind::UnableToSendCommand, "error serializing parameter 0"), ErrorKind::Internal),
+            (
+                said(DatabaseErrorKind::UnableToSendCommand, "error serializing parameter 0"),
+                ErrorKind::Internal,
+            ),
             (unknown("attempt to write a readonly database"), ErrorKind::Unavailable),
             (unknown("database is locked"), ErrorKind::Unavailable),
             (unknown("SQLSTATE 40P01: Verklemmung entdeckt"), ErrorKind::Unavailable),
-            (unknown("SQLSTATE 57014: storniere Anfrage wegen Zeitüberschreitung der Anfrage"), ErrorKind::Unavailable),
             (
-                unknown("SQLSTATE 57P01: breche Verbindung ab aufgrund von Anweisung des Administrators"),
+                unknown("SQLSTATE 57014: storniere Anfrage wegen Zeitüberschreitung der Anfrage"),
+                ErrorKind::Unavailable,
+            ),
+            (
+                unknown(
+                    "SQLSTATE 57P01: breche Verbindung ab aufgrund von Anweisung des \
+                     Administrators",
+                ),
                 ErrorKind::Unavailable,
             ),
             (
                 unknown("SQLSTATE 55P03: storniere Anfrage wegen Zeitüberschreitung einer Sperre"),
                 ErrorKind::Unavailable,
             ),
-            (unknown("SQLSTATE 53300: tut mir leid, schon zu viele Verbindungen"), ErrorKind::Unavailable),
+            (
+                unknown("SQLSTATE 53300: tut mir leid, schon zu viele Verbindungen"),
+                ErrorKind::Unavailable,
+            ),
             (unknown("SQLSTATE 25P03: Verbindung abgebrochen"), ErrorKind::Unavailable),
             (unknown("SQLSTATE 25006: kann INSERT nicht ausführen"), ErrorKind::Unavailable),
             (unknown("SQLSTATE 08006: Verbindung verloren"), ErrorKind::Unavailable),
             (unknown("SQLSTATE 58030: Eingabe-/Ausgabefehler"), ErrorKind::Unavailable),
-            (said(DatabaseErrorKind::UniqueViolation, "SQLSTATE 23505: doppelter Schlüsselwert"), ErrorKind::Internal),
-            (said(DatabaseErrorKind::UnableToSendCommand, "connection closed"), ErrorKind::Unavailable),
+            (
+                said(DatabaseErrorKind::UniqueViolation, "SQLSTATE 23505: doppelter Schlüsselwert"),
+                ErrorKind::Internal,
+            ),
+            (
+                said(DatabaseErrorKind::UnableToSendCommand, "connection closed"),
+                ErrorKind::Unavailable,
+            ),
             (unknown("database or disk is full"), ErrorKind::Exhausted),
-            (unknown("SQLSTATE 53100: konnte Datei »base/1/2« nicht erweitern"), ErrorKind::Exhausted),
+            (
+                unknown("SQLSTATE 53100: konnte Datei »base/1/2« nicht erweitern"),
+                ErrorKind::Exhausted,
+            ),
             (unknown("SQLSTATE XX001: ungültige Seite in Block 1"), ErrorKind::Corrupt),
             (unknown("SQLSTATE XX002: Index ist beschädigt"), ErrorKind::Corrupt),
             (unknown("SQLSTATE 42601: Syntaxfehler"), ErrorKind::Internal),

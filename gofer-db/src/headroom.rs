@@ -1,9 +1,10 @@
 //! How much of a quota a namespace can have used at most, without counting.
 //!
-//! Ids of runs count up over all namespaces and servers. So after a count of a namespace's runs at the time of id N, at most
-//! `count + (M - N)` of them can be there when the newest id is M, whoever inserted them. While that is within the limit
-//! nothing needs to be counted; when it is not, it is counted again in the database. Nothing here says what is true, only
-//! when it need not be asked for.
+//! Ids of runs count up over all namespaces and servers. So after a count of a namespace's runs at
+//! the time of id N, at most `count + (M - N)` of them can be there when the newest id is M,
+//! whoever inserted them. While that is within the limit nothing needs to be counted; when it is
+//! not, it is counted again in the database. Nothing here says what is true, only when it need not
+//! be asked for.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -46,13 +47,19 @@ impl QuotaBook {
         Self { defaults, counted: Mutex::default() }
     }
 
-    /// Most runs of the namespace that can be unfinished when this id is the newest; `None` before the first count.
+    /// Most runs of the namespace that can be unfinished when this id is the newest; `None` before
+    /// the first count.
     pub(crate) fn unfinished_at_most(&self, namespace: &NamespaceId, newest: i64) -> Option<i64> {
         Some(self.counted().get(namespace)?.unfinished?.bound(newest))
     }
 
     /// Most runs of the namespace that can have been started in this minute.
-    pub(crate) fn started_at_most(&self, namespace: &NamespaceId, minute: i64, newest: i64) -> Option<i64> {
+    pub(crate) fn started_at_most(
+        &self,
+        namespace: &NamespaceId,
+        minute: i64,
+        newest: i64,
+    ) -> Option<i64> {
         let (counted_in, count) = self.counted().get(namespace)?.started?;
         // Of a later minute are at most those that came after the count.
         let number = if counted_in == minute { count.number } else { 0 };
@@ -63,8 +70,16 @@ impl QuotaBook {
         self.change(namespace, |counted| counted.unfinished = Some(Count { number, newest }));
     }
 
-    pub(crate) fn counted_started(&self, namespace: &NamespaceId, minute: i64, number: i64, newest: i64) {
-        self.change(namespace, |counted| counted.started = Some((minute, Count { number, newest })));
+    pub(crate) fn counted_started(
+        &self,
+        namespace: &NamespaceId,
+        minute: i64,
+        number: i64,
+        newest: i64,
+    ) {
+        self.change(namespace, |counted| {
+            counted.started = Some((minute, Count { number, newest }))
+        });
     }
 
     /// Runs were deleted: an engine that gives ids of deleted rows again counts from a smaller one.
@@ -94,8 +109,15 @@ mod tests {
         let (book, red) = (QuotaBook::default(), NamespaceId::new("red").unwrap());
         assert_eq!(book.unfinished_at_most(&red, 10), None, "not counted yet");
         book.counted_unfinished(&red, 3, 10);
-        assert_eq!([10, 11, 17].map(|newest| book.unfinished_at_most(&red, newest)), [Some(3), Some(4), Some(10)]);
-        assert_eq!(book.unfinished_at_most(&red, 9), Some(3), "an id that was rolled back comes again");
+        assert_eq!(
+            [10, 11, 17].map(|newest| book.unfinished_at_most(&red, newest)),
+            [Some(3), Some(4), Some(10)]
+        );
+        assert_eq!(
+            book.unfinished_at_most(&red, 9),
+            Some(3),
+            "an id that was rolled back comes again"
+        );
         book.forget();
         assert_eq!(book.unfinished_at_most(&red, 11), None);
     }
@@ -105,6 +127,10 @@ mod tests {
         let (book, red) = (QuotaBook::default(), NamespaceId::new("red").unwrap());
         book.counted_started(&red, 5, 100, 1_000);
         assert_eq!(book.started_at_most(&red, 5, 1_007), Some(107));
-        assert_eq!(book.started_at_most(&red, 6, 1_007), Some(7), "those of the minute before are over");
+        assert_eq!(
+            book.started_at_most(&red, 6, 1_007),
+            Some(7),
+            "those of the minute before are over"
+        );
     }
 }

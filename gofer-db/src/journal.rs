@@ -9,8 +9,8 @@ use futures::stream::{self, BoxStream};
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
-    RunMask, RunSnapshot,
+    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError,
+    Lease, NewRun, Retention, RunMask, RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState};
 use gofer_core::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId, Timestamp};
@@ -49,7 +49,12 @@ impl Journal for Db {
         Ok(transact!(self, leases::claim(&owner, now, ttl, limit, &book))?)
     }
 
-    async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError> {
+    async fn renew(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<usize, JournalError> {
         let owner = owner.to_owned();
         Ok(transact!(self, leases::renew(&owner, now, ttl))?)
     }
@@ -64,7 +69,12 @@ impl Journal for Db {
         Ok(transact!(self, lead::take(&owner, now, ttl))?)
     }
 
-    async fn heartbeat(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<Cluster, JournalError> {
+    async fn heartbeat(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Cluster, JournalError> {
         let (owner, book) = (owner.to_owned(), Arc::clone(self.quotas()));
         Ok(transact!(self, lead::heartbeat(&owner, now, ttl, &book.defaults))?)
     }
@@ -139,12 +149,20 @@ impl Journal for Db {
         Ok(transact!(self, logs::set_state(&id, from, to, event))?)
     }
 
-    async fn object(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, JournalError> {
+    async fn object(
+        &self,
+        scope: &ObjectScope,
+        key: &ObjectKey,
+    ) -> Result<Option<ObjectRecord>, JournalError> {
         let (scope, key) = (scope.clone(), key.clone());
         Ok(query!(self, objects::find(&scope, &key))?)
     }
 
-    async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
+    async fn secret(
+        &self,
+        scope: &SecretScope,
+        key: &str,
+    ) -> Result<Option<SecretRecord>, JournalError> {
         let (scope, key) = (scope.clone(), key.to_owned());
         Ok(query!(self, secrets::find(&scope, &key))?)
     }
@@ -158,7 +176,11 @@ impl Journal for Db {
         Ok(query!(self, run_masks::list(&key))?)
     }
 
-    async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {
+    async fn expirable(
+        &self,
+        policy: &Retention,
+        limit: usize,
+    ) -> Result<Vec<Expirable>, JournalError> {
         let policy = policy.clone();
         let book = Arc::clone(self.quotas());
         Ok(query!(self, retention::expirable(&policy, limit.min(MAX_LIMIT), &book.defaults))?)

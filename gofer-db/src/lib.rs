@@ -1,5 +1,8 @@
 #![doc = include_str!("../README.md")]
-#![expect(clippy::duplicate_mod, reason = "src/queries is compiled once per engine; see the README")]
+#![expect(
+    clippy::duplicate_mod,
+    reason = "src/queries is compiled once per engine; see the README"
+)]
 
 mod api;
 mod cached;
@@ -21,7 +24,8 @@ pub use config::{DatabaseUrl, DbConfig, Durability, Target, TlsConfig};
 pub use db::Db;
 pub use error::DbError;
 pub use types::{
-    BootstrapProof, CompletedUpload, Counts, DeletedPipeline, EventFilter, LocalSecret, MAX_OPEN_UPLOADS, MAX_PAGE,
-    ManagementEnd, ObjectPut, ObjectPutOutcome, ObjectUpload, Page, PipelineRoom, PipelineVersionSummary, Registered,
-    Registration, RunFilter, RunRecords, SecretPutOutcome, SomeTasks, UploadState, UploadedObject,
+    BootstrapProof, CompletedUpload, Counts, DeletedPipeline, EventFilter, LocalSecret,
+    MAX_OPEN_UPLOADS, MAX_PAGE, ManagementEnd, ObjectPut, ObjectPutOutcome, ObjectUpload, Page,
+    PipelineRoom, PipelineVersionSummary, Registered, Registration, RunFilter, RunRecords,
+    SecretPutOutcome, SomeTasks, UploadState, UploadedObject,
 };

@@ -21,16 +21,21 @@ impl Recent {
     /// What was just committed, in order. To be called in the order of commits.
     pub(crate) fn add(&self, events: Vec<Event>) {
         let mut kept = self.lock();
-        let follows = kept.back().zip(events.first()).is_none_or(|(last, first)| last.id + 1 == first.id);
+        let follows =
+            kept.back().zip(events.first()).is_none_or(|(last, first)| last.id + 1 == first.id);
         if !follows {
             kept.clear();
         }
+
         kept.extend(events);
-        // A name says which namespace is meant only as long as it has one: what came before is left to the table, which has ids.
-        let is_end = |event: &Event| matches!(event.body.details, EventDetails::NamespaceDeleted {});
+        // A name says which namespace is meant only as long as it has one: what came before is left
+        // to the table, which has ids.
+        let is_end =
+            |event: &Event| matches!(event.body.details, EventDetails::NamespaceDeleted {});
         if let Some(end) = kept.iter().rposition(is_end) {
             kept.drain(..=end);
         }
+
         let surplus = kept.len().saturating_sub(KEPT);
         kept.drain(..surplus);
     }
@@ -43,22 +48,38 @@ impl Recent {
     }
 
     /// The events after the cursor, ascending; `None` when they do not reach back that far.
-    pub(crate) fn after(&self, cursor: u64, filter: &EventFilter, limit: usize) -> Option<Vec<Event>> {
+    pub(crate) fn after(
+        &self,
+        cursor: u64,
+        filter: &EventFilter,
+        limit: usize,
+    ) -> Option<Vec<Event>> {
         let kept = self.lock();
         let first = kept.front()?.id;
         let skip = usize::try_from((cursor + 1).checked_sub(first)?).unwrap_or(usize::MAX);
         let limit = limit.clamp(1, MAX_PAGE);
-        Some(kept.iter().skip(skip).filter(|event| matches(filter, event)).take(limit).cloned().collect())
+        Some(
+            kept.iter()
+                .skip(skip)
+                .filter(|event| matches(filter, event))
+                .take(limit)
+                .cloned()
+                .collect(),
+        )
     }
 }
 
 /// The filter of `queries/events.rs`, on an event.
 fn matches(filter: &EventFilter, event: &Event) -> bool {
     let subject = &event.body.subject;
-    filter.namespaces.as_ref().is_none_or(|allowed| subject.namespace.as_ref().is_some_and(|id| allowed.contains(id)))
+    filter
+        .namespaces
+        .as_ref()
+        .is_none_or(|allowed| subject.namespace.as_ref().is_some_and(|id| allowed.contains(id)))
         && filter.pipeline.as_ref().is_none_or(|wanted| subject.pipeline.as_ref() == Some(wanted))
         && filter.run.is_none_or(|wanted| subject.run == Some(wanted))
-        && (filter.types.is_empty() || filter.types.iter().any(|name| name == event.body.details.type_name()))
+        && (filter.types.is_empty()
+            || filter.types.iter().any(|name| name == event.body.details.type_name()))
 }
 
 #[cfg(test)]
@@ -92,13 +113,19 @@ mod tests {
         assert_eq!(ids(&recent, 6, &any, 1), Some(vec![7]));
         assert_eq!(ids(&recent, 8, &any, 10), Some(vec![]));
         assert_eq!(
-            ids(&recent, 4, &EventFilter { run: Some(gofer_core::RunNumber(1)), ..any.clone() }, 10),
+            ids(
+                &recent,
+                4,
+                &EventFilter { run: Some(gofer_core::RunNumber(1)), ..any.clone() },
+                10
+            ),
             Some(vec![5, 7])
         );
         recent.add(events(20..=21));
         assert_eq!(ids(&recent, 8, &any, 10), None, "9 to 19 were missed");
         recent.add(events(22..=22 + KEPT as u64));
         assert_eq!(ids(&recent, 21, &any, 10), None, "the oldest make room");
+
         let last = 22 + KEPT as u64;
         let mut end = events(last + 1..=last + 3);
         end[1].body.details = EventDetails::NamespaceDeleted {};

@@ -45,7 +45,8 @@ impl SpecCache {
         let known = Arc::new(KnownSpec { spec: Arc::new(spec), tasks });
         let mut cached = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.tasks + known.tasks.len() > MAX_CACHED_TASKS {
-            // Simpler than keeping order, and as good: what is still in use comes back with one read.
+            // Simpler than keeping order, and as good: what is still in use comes back with one
+            // read.
             *cached = Cached::default();
         }
         if cached.by_version.insert((pipeline_id, version), Arc::clone(&known)).is_none() {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use gofer_core::entity::{ObjectRecord, ObjectScope, Pipeline, PipelineVersion, SecretRecord};
 use gofer_core::pipeline::PipelineSpec;
 use gofer_core::run::{AttemptRecord, Run, RunState, RunStatus, TaskRun};
-use gofer_core::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunNumber, SecretPath, TaskId, Timestamp, Version};
+use gofer_core::{
+    ExecutionId, NamespaceId, ObjectKey, PipelineId, RunNumber, SecretPath, TaskId, Timestamp,
+    Version,
+};
 
 /// Most items of one page, whatever the caller asks for.
 pub const MAX_PAGE: usize = 1_000;
@@ -15,7 +18,8 @@ pub const MAX_PAGE: usize = 1_000;
 pub struct Page<T> {
     /// In the list's order.
     pub items: Vec<T>,
-    /// What `after` of the next request must be; `None` at the end of the list. Opaque, and safe to hand out.
+    /// What `after` of the next request must be; `None` at the end of the list. Opaque, and safe to
+    /// hand out.
     pub next: Option<String>,
 }
 
@@ -66,7 +70,8 @@ pub struct Registration {
     pub spec: Arc<PipelineSpec>,
     /// SHA-256 of the spec's canonical form, in hex.
     pub digest: String,
-    /// The version the caller has seen as the latest; `Version(0)` says that the pipeline must not exist.
+    /// The version the caller has seen as the latest; `Version(0)` says that the pipeline must not
+    /// exist.
     pub expected_version: Option<Version>,
 }
 
@@ -131,8 +136,8 @@ pub struct EventFilter {
     pub pipeline: Option<PipelineId>,
     /// Only of runs of this number.
     pub run: Option<RunNumber>,
-    /// Only of these types ([`gofer_core::event::EventDetails::type_name`]); empty is any. A rare type is searched for
-    /// event by event.
+    /// Only of these types ([`gofer_core::event::EventDetails::type_name`]); empty is any. A rare
+    /// type is searched for event by event.
     pub types: Vec<String>,
 }
 
@@ -159,7 +164,8 @@ pub struct RunRecords {
     pub live_logs: u64,
     /// When the newest log was archived.
     pub last_archived: Option<Timestamp>,
-    /// The last run of the same pipeline that ended while this one waited, among the thousand before it.
+    /// The last run of the same pipeline that ended while this one waited, among the thousand
+    /// before it.
     pub ended_before: Option<RunNumber>,
 }
 
@@ -193,8 +199,8 @@ pub struct SecretPutOutcome {
 /// Most uploads by URL that a pipeline may have open: each is a row until retention forgets it.
 pub const MAX_OPEN_UPLOADS: u64 = 1_000;
 
-/// An upload by URL: the bytes go to the store without passing through the server, and become an object when the upload is
-/// completed.
+/// An upload by URL: the bytes go to the store without passing through the server, and become an
+/// object when the upload is completed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectUpload {
     /// Random, and no credential.
@@ -241,14 +247,16 @@ pub struct UploadedObject {
     pub at: Timestamp,
 }
 
-/// What completing an upload came to; the same each time it is asked for, but for what is to be deleted.
+/// What completing an upload came to; the same each time it is asked for, but for what is to be
+/// deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompletedUpload {
     /// The object.
     pub record: ObjectRecord,
     /// Keys that were evicted, oldest first.
     pub evicted_keys: Vec<String>,
-    /// What this left behind in the store; the caller deletes it there. Empty when it was complete before.
+    /// What this left behind in the store; the caller deletes it there. Empty when it was complete
+    /// before.
     pub no_longer_named: Vec<ObjectRecord>,
 }
 

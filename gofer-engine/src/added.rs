@@ -6,8 +6,8 @@
 //! end:   retention deletes the values, and then the records, of runs whose logs are archived
 //! ```
 //!
-//! The record comes first, so that no value is left behind by a server that dies. It is worth nothing without the value, and the
-//! caller has no answer then.
+//! The record comes first, so that no value is left behind by a server that dies. It is worth
+//! nothing without the value, and the caller has no answer then.
 
 use std::sync::Arc;
 
@@ -28,10 +28,22 @@ use crate::mask::Masker;
 const AT_ONCE: usize = 8;
 
 /// See [`crate::Engine::mask_value`].
-pub(crate) async fn add(shared: &Shared, run: &RunKey, value: &SecretString, actor: String) -> Result<(), EngineError> {
+pub(crate) async fn add(
+    shared: &Shared,
+    run: &RunKey,
+    value: &SecretString,
+    actor: String,
+) -> Result<(), EngineError> {
     let location = layout::run_mask_path(run, &shared.tokens.fingerprint(run, value));
     let size_bytes = value.expose_secret().len() as u64;
-    let mask = RunMask { run: run.clone(), location: location.clone(), size_bytes, actor, at: shared.clock.now() };
+    let mask = RunMask {
+        run: run.clone(),
+        location: location.clone(),
+        size_bytes,
+        actor,
+        at: shared.clock.now(),
+    };
+
     shared.journal.add_run_mask(mask).await?;
     shared.secrets.put(&location, value, PutOptions::default()).await?;
 
@@ -41,7 +53,10 @@ pub(crate) async fn add(shared: &Shared, run: &RunKey, value: &SecretString, act
 }
 
 /// The values that the run has added by now.
-pub(crate) async fn of_run(shared: &Shared, run: &RunKey) -> Result<Vec<SecretString>, BackendError> {
+pub(crate) async fn of_run(
+    shared: &Shared,
+    run: &RunKey,
+) -> Result<Vec<SecretString>, BackendError> {
     let locations = shared.journal.run_masks(run).await.map_err(of_journal)?;
     let values = stream::iter(locations).map(|location| async move {
         match shared.secrets.get(&location).await {

@@ -1,6 +1,7 @@
-//! The form of an archived log: zstd around `GOFERLOG2\n` and records of one byte for the output (1 or 3 stdout, 2 or 4 stderr),
-//! four for the length (little endian), with 3 and 4 eight for the time (microseconds since 1970, little endian), and the bytes.
-//! Records keep the order in which the outputs were read. `GOFERLOG1\n` is the same from when no time was known.
+//! The form of an archived log: zstd around `GOFERLOG2\n` and records of one byte for the output (1
+//! or 3 stdout, 2 or 4 stderr), four for the length (little endian), with 3 and 4 eight for the
+//! time (microseconds since 1970, little endian), and the bytes. Records keep the order in which
+//! the outputs were read. `GOFERLOG1\n` is the same from when no time was known.
 
 use std::io::Write;
 use std::ops::Range;
@@ -20,7 +21,8 @@ const MAX_RECORD_BYTES: usize = MAX_LOG_CHUNK_BYTES;
 const ZSTD_LEVEL: i32 = 1;
 /// How far back a compressed log refers, as a power of two: 512 KiB, what zstd takes at this level.
 const WINDOW_LOG: u32 = 19;
-/// How far back one that is read may refer: what a reader sets aside follows it, and zstd's own limit is 128 MiB.
+/// How far back one that is read may refer: what a reader sets aside follows it, and zstd's own
+/// limit is 128 MiB.
 const MAX_WINDOW_LOG: u32 = 20;
 /// What a reader decompresses ahead of who takes the chunks; some whole records.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -46,8 +48,10 @@ impl Writer {
             (LogStream::Stdout, Some(_)) => 3,
             (LogStream::Stderr, Some(_)) => 4,
         };
+
         for piece in chunk.data.chunks(MAX_RECORD_BYTES) {
-            let length = u32::try_from(piece.len()).expect("a record is at most 64 KiB").to_le_bytes();
+            let length =
+                u32::try_from(piece.len()).expect("a record is at most 64 KiB").to_le_bytes();
             self.encoder.write_all(&[tag])?;
             self.encoder.write_all(&length)?;
             if let Some(at) = chunk.at {
@@ -55,6 +59,7 @@ impl Writer {
             }
             self.encoder.write_all(piece)?;
         }
+
         Ok(std::mem::take(self.encoder.get_mut()))
     }
 
@@ -63,8 +68,9 @@ impl Writer {
     }
 }
 
-/// Reads an archived log as its bytes come, in memory that does not depend on them: a few compressed bytes may stand for a
-/// gigabyte, so no more is decompressed than the buffer holds, and the rest once its records were taken.
+/// Reads an archived log as its bytes come, in memory that does not depend on them: a few
+/// compressed bytes may stand for a gigabyte, so no more is decompressed than the buffer holds, and
+/// the rest once its records were taken.
 pub(crate) struct Reader {
     decoder: Decoder<'static>,
     /// Compressed bytes that wait.
@@ -117,7 +123,11 @@ impl Reader {
 
     /// Whether the log is whole, now that its last bytes were read.
     pub(crate) fn finish(&self) -> Result<(), BackendError> {
-        if self.complete && self.magic_seen && self.unread.is_empty() { Ok(()) } else { Err(corrupt("ends early")) }
+        if self.complete && self.magic_seen && self.unread.is_empty() {
+            Ok(())
+        } else {
+            Err(corrupt("ends early"))
+        }
     }
 
     /// Fills the buffer, as far as the bytes at hand go.
@@ -130,29 +140,38 @@ impl Reader {
         let hint = self.decoder.run(&mut input, &mut output);
         let (consumed, filled) = (input.pos(), output.pos());
 
-        self.complete =
-            hint.map_err(|error| corrupt("is not zstd with a window of at most 1 MiB").with_source(error))? == 0;
+        self.complete = hint.map_err(|error| {
+            corrupt("is not zstd with a window of at most 1 MiB").with_source(error)
+        })? == 0;
+
         self.drained = filled < self.buffer.len();
         self.unread.end = filled;
         self.input.advance(consumed);
+
         Ok(())
     }
 
     /// The record at the front of the buffer, if it is whole.
     fn record(&mut self) -> Result<Option<LogChunk>, BackendError> {
         if !self.magic_seen {
-            let Some(magic) = self.buffer[self.unread.clone()].first_chunk::<{ MAGIC.len() }>() else {
+            let Some(magic) = self.buffer[self.unread.clone()].first_chunk::<{ MAGIC.len() }>()
+            else {
                 return Ok(None);
             };
+
             if magic != MAGIC && magic != OLD_MAGIC {
                 return Err(corrupt("does not start with its magic bytes"));
             }
+
             self.magic_seen = true;
             self.unread.start += MAGIC.len();
         }
 
         let buffer = &self.buffer[self.unread.clone()];
-        let Some((header, rest)) = buffer.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let Some((header, rest)) = buffer.split_first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+
         let [tag, length @ ..] = *header;
         let length = u32::from_le_bytes(length) as usize;
         let (stream, timed) = match tag {
@@ -162,17 +181,26 @@ impl Reader {
             4 => (LogStream::Stderr, true),
             _ => return Err(corrupt("has a record of no known output")),
         };
+
         if length > MAX_RECORD_BYTES {
             return Err(corrupt("has a record that is too long"));
         }
+
         let (at, rest) = match (timed, rest.split_first_chunk()) {
             (false, _) => (None, rest),
             (true, Some((micros, rest))) => (Some(Timestamp(i64::from_le_bytes(*micros))), rest),
             (true, None) => return Ok(None),
         };
+
         let Some(data) = rest.get(..length) else { return Ok(None) };
 
-        let chunk = LogChunk { stream, offset: self.position.of(stream), data: Bytes::copy_from_slice(data), at };
+        let chunk = LogChunk {
+            stream,
+            offset: self.position.of(stream),
+            data: Bytes::copy_from_slice(data),
+            at,
+        };
+
         self.unread.start += buffer.len() - rest.len() + length;
         self.position.advance(&chunk);
         Ok(Some(chunk))
@@ -195,6 +223,7 @@ mod tests {
             chunk(LogStream::Stderr, &long, Some(1_795_525_766_000_001)),
             chunk(LogStream::Stdout, b"more", None),
         ]);
+
         for size in [1, 7, stored.len()] {
             let (mut out, mut err) = (Vec::new(), Vec::new());
             for chunk in read(&stored, size).unwrap() {
@@ -202,6 +231,7 @@ mod tests {
                 assert_eq!(chunk.offset, seen.len() as u64);
                 seen.extend_from_slice(&chunk.data);
             }
+
             assert_eq!(out, b"out \x00\xff\nmore");
             assert_eq!(err, long);
             let times: Vec<_> = read(&stored, size).unwrap().iter().map(|chunk| chunk.at).collect();
@@ -212,8 +242,11 @@ mod tests {
 
     #[test]
     fn archives_of_earlier_versions_are_read() {
-        let stored = zstd::encode_all(&b"GOFERLOG1\n\x01\x02\0\0\0a\n\x02\x01\0\0\0b"[..], ZSTD_LEVEL).unwrap();
-        let expected = [chunk(LogStream::Stdout, b"a\n", None), chunk(LogStream::Stderr, b"b", None)];
+        let stored =
+            zstd::encode_all(&b"GOFERLOG1\n\x01\x02\0\0\0a\n\x02\x01\0\0\0b"[..], ZSTD_LEVEL)
+                .unwrap();
+        let expected =
+            [chunk(LogStream::Stdout, b"a\n", None), chunk(LogStream::Stderr, b"b", None)];
         assert_eq!(read(&stored, 3).unwrap(), expected);
     }
 
@@ -224,21 +257,30 @@ mod tests {
             let error = read(&stored[..cut], 7).unwrap_err();
             assert_eq!(error.to_string(), "the archived log ends early", "cut at {cut}");
         }
+
         let packed = |text: &[u8]| zstd::encode_all(text, 1).unwrap();
         for (stored, what) in [
-            (b"garbage that is no zstd frame".to_vec(), "is not zstd with a window of at most 1 MiB"),
+            (
+                b"garbage that is no zstd frame".to_vec(),
+                "is not zstd with a window of at most 1 MiB",
+            ),
             (packed(b"ANOTHERLOG"), "does not start with its magic bytes"),
             (packed(b"GOFERLOG1\n\x05\x01\0\0\0x"), "has a record of no known output"),
             (packed(b"GOFERLOG1\n\x01\0\0\0\x01x"), "has a record that is too long"),
         ] {
-            assert_eq!(read(&stored, 1024).unwrap_err().to_string(), format!("the archived log {what}"));
+            assert_eq!(
+                read(&stored, 1024).unwrap_err().to_string(),
+                format!("the archived log {what}")
+            );
         }
     }
 
     #[test]
     fn a_window_that_takes_much_memory_is_refused() {
         let text = [MAGIC.as_slice(), &vec![0; 4 << 20]].concat();
-        for (window_log, fits) in [(WINDOW_LOG, true), (MAX_WINDOW_LOG, true), (MAX_WINDOW_LOG + 1, false)] {
+        for (window_log, fits) in
+            [(WINDOW_LOG, true), (MAX_WINDOW_LOG, true), (MAX_WINDOW_LOG + 1, false)]
+        {
             let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL).unwrap();
             encoder.window_log(window_log).unwrap();
             encoder.write_all(&text).unwrap();
@@ -255,7 +297,8 @@ mod tests {
 
     fn written(chunks: &[LogChunk]) -> Vec<u8> {
         let mut writer = Writer::new().unwrap();
-        let mut stored: Vec<u8> = chunks.iter().flat_map(|chunk| writer.push(chunk).unwrap()).collect();
+        let mut stored: Vec<u8> =
+            chunks.iter().flat_map(|chunk| writer.push(chunk).unwrap()).collect();
         stored.extend(writer.finish().unwrap());
         stored
     }

@@ -1,6 +1,7 @@
-//! Moves the logs of finished attempts from the scheduler into the object store, masked and compressed, and lets the
-//! scheduler forget the executions. Each server does that for the attempts it saw end; what is left to do is in the journal,
-//! so that the leading server finds what others left, and a crash only makes somebody do a step again.
+//! Moves the logs of finished attempts from the scheduler into the object store, masked and
+//! compressed, and lets the scheduler forget the executions. Each server does that for the attempts
+//! it saw end; what is left to do is in the journal, so that the leading server finds what others
+//! left, and a crash only makes somebody do a step again.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,14 +27,16 @@ use crate::repeated::Repeated;
 
 /// Logs archived at the same time: each is a stream of at most a few hundred KiB in memory.
 const AT_ONCE: usize = 8;
-/// Batches under way: a log that takes minutes is in one of them, and the others do not wait for it.
+/// Batches under way: a log that takes minutes is in one of them, and the others do not wait for
+/// it.
 const BATCHES: usize = 4;
 /// Records written at the same time: those that come together become one transaction.
 const RECORDS: usize = 64;
 const PAGE: usize = 100;
 /// Attempts that may wait; those beyond are found by the sweep.
 const QUEUE: usize = 4_096;
-/// An attempt's log is archived a moment after its end: what starts next goes first, and many are done together.
+/// An attempt's log is archived a moment after its end: what starts next goes first, and many are
+/// done together.
 const DELAY: Duration = Duration::from_millis(250);
 /// Time between two sweeps that nobody asked for.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -84,6 +87,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Finished>
     let mut batch: Vec<Finished> = Vec::new();
     let mut again: Vec<Finished> = Vec::new();
     let mut under_way: JoinSet<Vec<Finished>> = JoinSet::new();
+
     loop {
         let more = async {
             if again.is_empty() {
@@ -95,6 +99,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Finished>
                 backoff.wait().await;
             }
         };
+
         tokio::select! {
             biased;
             () = shared.stop.cancelled() => break,
@@ -111,25 +116,30 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Finished>
             }
             () = more, if under_way.len() < BATCHES => {}
         }
+
         batch.append(&mut again);
         while batch.len() < QUEUE
             && let Ok(finished) = inbox.try_recv()
         {
             batch.push(finished);
         }
+
         let (shared, batch) = (shared.clone(), std::mem::take(&mut batch));
         under_way.spawn(async move { archive_all(&shared, batch).await });
     }
+
     // Each ends with its last moments.
     while under_way.join_next().await.is_some() {}
 }
 
-/// Archives what was left behind, for as long as this server leads: first all there is, then what nobody can be at.
+/// Archives what was left behind, for as long as this server leads: first all there is, then what
+/// nobody can be at.
 pub(crate) async fn sweep(shared: Arc<Shared>) {
     let mut before = shared.clock.now();
     loop {
         if let Err(error) = sweep_once(&shared, before).await {
-            tracing::warn!(error = %crate::chain(&error), "cannot list the logs to archive, will retry");
+            tracing::warn!(error = %crate::chain(&error), "cannot list the logs to archive, will \
+                                                           retry");
         }
         if tokio::time::timeout(SWEEP, shared.archive.sweep.notified()).await.is_ok() {
             tokio::time::sleep(LEFT_BEHIND).await;
@@ -144,13 +154,17 @@ async fn sweep_once(shared: &Shared, before: Timestamp) -> Result<(), JournalErr
         let page = shared.journal.live_logs(before, after.take(), PAGE).await?;
         let Some(last) = page.last().cloned() else { return Ok(()) };
         let mut found: Vec<Finished> = Vec::with_capacity(page.len());
+
         for id in page {
-            // Attempts that ended one after the other are often of one run, whose load costs as much as it has tasks.
-            let known = found.last().filter(|last| last.id.run == id.run).map(|last| last.origin.clone());
+            // Attempts that ended one after the other are often of one run, whose load costs as
+            // much as it has tasks.
+            let known =
+                found.last().filter(|last| last.id.run == id.run).map(|last| last.origin.clone());
             let origin = match known {
                 Some(origin) => Ok(origin),
                 None => Origin::load(shared, &id).await,
             };
+
             match origin {
                 Ok(origin) => found.push(Finished { id, origin, left_behind: true }),
                 // Deleted since.
@@ -158,14 +172,16 @@ async fn sweep_once(shared: &Shared, before: Timestamp) -> Result<(), JournalErr
                 Err(error) => return Err(error.into()),
             }
         }
+
         // Those that fail are found by the next sweep.
         archive_all(shared, found).await;
         after = Some(last);
     }
 }
 
-/// The next step on the way to an archived log, in this order: what there was is durable before the scheduler may forget, and the
-/// record comes last, so that a crash repeats the rest. There is no archive to tell of an empty log, so that is noted before.
+/// The next step on the way to an archived log, in this order: what there was is durable before the
+/// scheduler may forget, and the record comes last, so that a crash repeats the rest. There is no
+/// archive to tell of an empty log, so that is noted before.
 enum Step {
     Store,
     Note(Stored),
@@ -173,7 +189,8 @@ enum Step {
     Record(Stored),
 }
 
-/// Archives each, whatever becomes of the others, all of them a step at a time; returns those to try again.
+/// Archives each, whatever becomes of the others, all of them a step at a time; returns those to
+/// try again.
 async fn archive_all(shared: &Shared, batch: Vec<Finished>) -> Vec<Finished> {
     let mut again = Vec::new();
     let mut batch: Vec<_> = batch.into_iter().map(|finished| (finished, Step::Store)).collect();
@@ -184,6 +201,7 @@ async fn archive_all(shared: &Shared, batch: Vec<Finished>) -> Vec<Finished> {
             .collect()
             .await;
         batch = Vec::with_capacity(results.len());
+
         for (result, finished) in results {
             match result {
                 Ok(next) => batch.extend(next.map(|step| (finished, step))),
@@ -197,16 +215,22 @@ async fn archive_all(shared: &Shared, batch: Vec<Finished>) -> Vec<Finished> {
             }
         }
     }
+
     again
 }
 
-/// Takes the step and returns the next. `None`: it was the last; or the server ends, and the moment that what is under way then has
-/// is over.
-async fn take(shared: &Shared, finished: &Finished, step: Step) -> Result<Option<Step>, BackendError> {
+/// Takes the step and returns the next. `None`: it was the last; or the server ends, and the moment
+/// that what is under way then has is over.
+async fn take(
+    shared: &Shared,
+    finished: &Finished,
+    step: Step,
+) -> Result<Option<Step>, BackendError> {
     let ending = async {
         shared.stop.cancelled().await;
         tokio::time::sleep(LAST_MOMENTS).await;
     };
+
     let work = async {
         Ok(Some(match step {
             Step::Store => Step::Note(store(shared, finished).await?),
@@ -226,6 +250,7 @@ async fn take(shared: &Shared, finished: &Finished, step: Step) -> Result<Option
             }
         }))
     };
+
     tokio::select! {
         biased;
         result = work => result,
@@ -233,13 +258,17 @@ async fn take(shared: &Shared, finished: &Finished, step: Step) -> Result<Option
     }
 }
 
-async fn store(shared: &Shared, Finished { id, origin, left_behind }: &Finished) -> Result<Stored, BackendError> {
-    // It may have told its end to the server that saw it, before the scheduler knows: then neither is its log all there, nor
-    // may it be removed.
+async fn store(
+    shared: &Shared,
+    Finished { id, origin, left_behind }: &Finished,
+) -> Result<Stored, BackendError> {
+    // It may have told its end to the server that saw it, before the scheduler knows: then neither
+    // is its log all there, nor may it be removed.
     if *left_behind && !shared.scheduler.state(id).await?.state.is_final() {
         let message = format!("the scheduler has not seen the end of `{id}` yet");
         return Err(BackendError::new(ErrorKind::Unavailable, message));
     }
+
     let gone = Arc::new(OnceLock::new());
     let stored = match logs::live(shared, id, origin, false, None).await {
         Ok(chunks) => {
@@ -252,15 +281,17 @@ async fn store(shared: &Shared, Finished { id, origin, left_behind }: &Finished)
             Err(error)
         }
     };
+
     match (stored, gone.get()) {
-        // Never started; or removed, by somebody who was at the same log or died before it was recorded what there was.
+        // Never started; or removed, by somebody who was at the same log or died before it was
+        // recorded what there was.
         (Err(_), Some(why)) => found_gone(shared, id, why).await,
         (stored, _) => stored,
     }
 }
 
-/// The scheduler does not know the execution, before its log was read or in the middle of it; the object store's own word that it
-/// does not know something is another thing.
+/// The scheduler does not know the execution, before its log was read or in the middle of it; the
+/// object store's own word that it does not know something is another thing.
 fn note_gone(gone: &OnceLock<String>, error: &BackendError) {
     if error.kind == ErrorKind::NotFound {
         // The first says why.
@@ -281,7 +312,8 @@ async fn settle(shared: &Shared, id: &ExecutionId, stored: Stored) -> Result<(),
 
 /// What became of the log of an execution that the scheduler does not know.
 async fn found_gone(shared: &Shared, id: &ExecutionId, why: &str) -> Result<Stored, BackendError> {
-    // What only asks for its metadata is answered without a text, which alone tells a missing object from a missing bucket.
+    // What only asks for its metadata is answered without a text, which alone tells a missing
+    // object from a missing bucket.
     match shared.objects.get(&layout::log_location(id)).await {
         Ok(body) => Ok(Stored::Archived(body.meta.size_bytes)),
         Err(error) if error.kind == ErrorKind::NotFound => {
@@ -312,30 +344,36 @@ async fn store_chunks(
     let Some(first) = chunks.try_next().await? else { return Ok(Stored::Nothing(LogState::Empty)) };
     let chunks = stream::once(async move { Ok(first) }).chain(chunks).boxed();
     let writer = Some(Writer::new().map_err(compression)?);
-    let body: ByteStream = stream::try_unfold((chunks, writer), |(mut chunks, writer)| async move {
-        let Some(mut writer) = writer else { return Ok(None) };
-        loop {
-            let Some(chunk) = chunks.try_next().await? else {
-                let rest = writer.finish().map_err(compression)?;
-                return Ok(Some((Bytes::from(rest), (chunks, None))));
-            };
-            let compressed = writer.push(&chunk).map_err(compression)?;
-            if !compressed.is_empty() {
-                return Ok(Some((Bytes::from(compressed), (chunks, Some(writer)))));
+    let body: ByteStream =
+        stream::try_unfold((chunks, writer), |(mut chunks, writer)| async move {
+            let Some(mut writer) = writer else { return Ok(None) };
+            loop {
+                let Some(chunk) = chunks.try_next().await? else {
+                    let rest = writer.finish().map_err(compression)?;
+                    return Ok(Some((Bytes::from(rest), (chunks, None))));
+                };
+                let compressed = writer.push(&chunk).map_err(compression)?;
+                if !compressed.is_empty() {
+                    return Ok(Some((Bytes::from(compressed), (chunks, Some(writer)))));
+                }
             }
-        }
-    })
-    .boxed();
+        })
+        .boxed();
     let meta = shared.objects.put(&layout::log_location(id), body, PutOptions::default()).await?;
+
     Ok(Stored::Archived(meta.size_bytes))
 }
 
-async fn forget(shared: &Shared, Finished { id, origin, .. }: &Finished) -> Result<(), BackendError> {
+async fn forget(
+    shared: &Shared,
+    Finished { id, origin, .. }: &Finished,
+) -> Result<(), BackendError> {
     match shared.scheduler.remove(id).await {
         Ok(()) => {}
         // It was given up as lost and lives on somewhere; its name is never used again.
         Err(error) if error.kind == ErrorKind::Invalid => {
-            tracing::warn!(execution = %id, error = %error.chain(), "the scheduler keeps an execution that was given up");
+            tracing::warn!(execution = %id, error = %error.chain(), "the scheduler keeps an \
+                                                                     execution that was given up");
         }
         Err(error) => return Err(error),
     }
@@ -354,7 +392,8 @@ async fn record(
 ) -> Result<(), BackendError> {
     let set = |from| shared.journal.set_log_state(id, from, to, event.clone());
     if !set(from).await.map_err(of_journal)? && from == LogState::Live {
-        // An earlier try of this very step took effect; or one that found nothing, and there was something after all.
+        // An earlier try of this very step took effect; or one that found nothing, and there was
+        // something after all.
         set(LogState::Silent).await.map_err(of_journal)?;
     }
     Ok(())

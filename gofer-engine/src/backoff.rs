@@ -1,7 +1,8 @@
-//! Waits between tries at something outside that failed: doubling, with jitter, so that many waiters spread out.
+//! Waits between tries at something outside that failed: doubling, with jitter, so that many
+//! waiters spread out.
 //!
-//! The jitter comes from who waits and how often it has waited: it spreads as well as a random one, and a simulation sees
-//! the same wait each time.
+//! The jitter comes from who waits and how often it has waited: it spreads as well as a random one,
+//! and a simulation sees the same wait each time.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;

@@ -6,7 +6,8 @@ use gofer_core::scheduler::Scheduler;
 
 use crate::machine::{Effect, Input, Machine, SchedulerFacts};
 
-/// More tasks than these begin in a commit of their own: whoever starts the run need not wait for it.
+/// More tasks than these begin in a commit of their own: whoever starts the run need not wait for
+/// it.
 const MAX_TASKS: usize = 64;
 
 /// A run as its driver finds it.
@@ -23,7 +24,8 @@ impl Begun {
         Self { machine: Machine::new(snapshot, scheduler), effects: None }
     }
 
-    /// The first decision, to be committed together with the run itself: one wait for the disk less before its first task.
+    /// The first decision, to be committed together with the run itself: one wait for the disk less
+    /// before its first task.
     pub(crate) fn by(
         at: Timestamp,
         lease: &Lease,
@@ -41,5 +43,8 @@ impl Begun {
 
 /// What a machine is to know of this backend.
 pub(crate) fn facts(scheduler: &dyn Scheduler) -> SchedulerFacts {
-    SchedulerFacts { incarnation: scheduler.incarnation(), deadlines: scheduler.capabilities().deadlines }
+    SchedulerFacts {
+        incarnation: scheduler.incarnation(),
+        deadlines: scheduler.capabilities().deadlines,
+    }
 }

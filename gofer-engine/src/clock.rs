@@ -1,9 +1,11 @@
-//! The engine's time. It begins with the system's (or with what a simulation says), is moved by tokio's clock, so that a
-//! test can pause it, follows the journal's where servers share one, and never goes back.
+//! The engine's time. It begins with the system's (or with what a simulation says), is moved by
+//! tokio's clock, so that a test can pause it, follows the journal's where servers share one, and
+//! never goes back.
 //!
-//! A lease is certain only as far as the clocks of those who may take it agree: a server whose clock is ahead would take
-//! what another still holds. What one server cannot know of another's clock is bounded by how long the journal took to
-//! answer, which is why a lease is trusted for less than it lasts ([`crate::freshness`]).
+//! A lease is certain only as far as the clocks of those who may take it agree: a server whose
+//! clock is ahead would take what another still holds. What one server cannot know of another's
+//! clock is bounded by how long the journal took to answer, which is why a lease is trusted for
+//! less than it lasts ([`crate::freshness`]).
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -38,7 +40,8 @@ impl Clock {
     }
 
     fn at(&self, instant: Instant) -> Timestamp {
-        Timestamp(self.wall.load(Ordering::Relaxed)).after(instant.saturating_duration_since(self.start))
+        Timestamp(self.wall.load(Ordering::Relaxed))
+            .after(instant.saturating_duration_since(self.start))
     }
 
     /// Follows the journal's clock, and returns how far apart the two may still be.
@@ -53,14 +56,16 @@ impl Clock {
         if off.unsigned_abs() > 1_000_000 {
             tracing::warn!(
                 microseconds = off,
-                "this host's clock and the database's disagree; the database's counts. Is the host's time synchronised?"
+                "this host's clock and the database's disagree; the database's counts. Is the \
+                 host's time synchronised?"
             );
         }
         Ok(answered.saturating_duration_since(asked))
     }
 
-    /// Their clock showed `theirs` at some moment between the two. Where ours certainly showed something else, it is set
-    /// to the nearest that it may have shown; returns by how many microseconds.
+    /// Their clock showed `theirs` at some moment between the two. Where ours certainly showed
+    /// something else, it is set to the nearest that it may have shown; returns by how many
+    /// microseconds.
     fn agree(&self, asked: Instant, answered: Instant, theirs: Timestamp) -> i64 {
         let (earliest, latest) = (self.at(asked).0, self.at(answered).0);
         let off = if theirs.0 > latest { theirs.0 - latest } else { (theirs.0 - earliest).min(0) };

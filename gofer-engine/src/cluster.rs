@@ -1,4 +1,5 @@
-//! Signs of life among the servers of one journal, and what comes back: how many share a quota of executions, and whose it is.
+//! Signs of life among the servers of one journal, and what comes back: how many share a quota of
+//! executions, and whose it is.
 
 use std::sync::Arc;
 
@@ -16,7 +17,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         match shared.journal.heartbeat(&shared.config.server_id, now, ttl).await {
             Ok(cluster) => shared.places.bound(bounds(cluster)),
             Err(error) => {
-                tracing::warn!(error = %crate::chain(&error), "cannot tell that this server lives, will retry")
+                tracing::warn!(error = %crate::chain(&error), "cannot tell that this server lives, \
+                                                               will retry")
             }
         }
         let _ = tokio::time::timeout(ttl / 3, shared.quotas_changed.notified()).await;

@@ -1,4 +1,5 @@
-//! Drives one run: feeds its machine, commits what follows, then acts. Holds the run's lease while it lives.
+//! Drives one run: feeds its machine, commits what follows, then acts. Holds the run's lease while
+//! it lives.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use crate::writer::NotCommitted;
 
 /// Messages taken into one commit.
 const MAX_BATCH: usize = 64;
-/// How long the news that something runs may wait for company: too short for people, long enough for the shortest tasks.
+/// How long the news that something runs may wait for company: too short for people, long enough
+/// for the shortest tasks.
 const SETTLE: Duration = Duration::from_millis(5);
 
 /// Why a driver stops looking at its machine.
@@ -39,15 +41,20 @@ enum Stopped {
     Gone,
 }
 
-/// Drives the run until it is complete, the lease is lost, or `gone` says so. When this returns, nothing of it is under
-/// way any more: no call that starts an execution can still arrive at the scheduler. Returns `false` for a run that is held
-/// and cannot be loaded.
-pub(crate) async fn drive(mut driving: Driving, known: Option<Begun>, mut inbox: mpsc::Receiver<Box<Message>>) -> bool {
+/// Drives the run until it is complete, the lease is lost, or `gone` says so. When this returns,
+/// nothing of it is under way any more: no call that starts an execution can still arrive at the
+/// scheduler. Returns `false` for a run that is held and cannot be loaded.
+pub(crate) async fn drive(
+    mut driving: Driving,
+    known: Option<Begun>,
+    mut inbox: mpsc::Receiver<Box<Message>>,
+) -> bool {
     let mut backoff = Backoff::new(&driving.lease.run);
     let mut found = match known {
         Some(known) => Some(known),
         None => driving.load().await,
     };
+
     while let Some(Begun { mut machine, effects }) = found {
         match driving.work(&mut machine, effects, &mut inbox).await {
             Stopped::Complete => break,
@@ -63,11 +70,13 @@ pub(crate) async fn drive(mut driving: Driving, known: Option<Begun>, mut inbox:
         }
         found = driving.load().await;
     }
+
     drop(inbox);
     driving.gone.cancel();
     for start in driving.starts.values() {
         start.over.cancelled().await;
     }
+
     !driving.unreadable
 }
 
@@ -89,12 +98,13 @@ pub(crate) struct Driving {
     freshness: Freshness,
     gone: CancellationToken,
     driver: Inbox,
-    /// Starts of current attempts, so that a stop can wait for them: one that lands after its stop would run for ever.
+    /// Starts of current attempts, so that a stop can wait for them: one that lands after its stop
+    /// would run for ever.
     starts: HashMap<ExecutionId, Starting>,
     /// How many starts there were.
     serial: u64,
-    /// Ends that were seen while the start was under way. They count once it is over: a start that lands after its
-    /// execution was archived and removed would start it a second time.
+    /// Ends that were seen while the start was under way. They count once it is over: a start that
+    /// lands after its execution was archived and removed would start it a second time.
     held: HashMap<ExecutionId, Observation>,
     /// Executions that were seen running, and when.
     seen_running: Vec<(ExecutionId, Timestamp, ExecutionTimes)>,
@@ -144,6 +154,7 @@ impl Driving {
                 }
             }
         }
+
         None
     }
 
@@ -165,14 +176,17 @@ impl Driving {
             Some(effects) => Decision { effects, ..Decision::default() },
             None => machine.step(self.shared.clock.now(), Input::Claimed),
         };
+
         if let Err(stopped) = self.carry_out(machine, first).await {
             return stopped;
         }
+
         let mut batch = Vec::new();
         while !machine.run().state.is_complete() {
             let clock = &self.shared.clock;
             let due = at(machine.next_deadline().map(|at| clock.instant(at)));
-            let settled = at(self.seen_running.first().map(|(_, seen, _)| clock.instant(seen.after(SETTLE))));
+            let settled =
+                at(self.seen_running.first().map(|(_, seen, _)| clock.instant(seen.after(SETTLE))));
             tokio::select! {
                 biased;
                 () = self.gone.cancelled() => return Stopped::Gone,
@@ -180,30 +194,36 @@ impl Driving {
                 () = due => batch.push(Box::new(Message::Input(Input::Tick))),
                 () = settled => {}
             }
+
             if !batch.is_empty() && self.only_running(machine, &mut batch) {
                 continue;
             }
+
             let mut decision = Decision::default();
             self.take_running(machine, &mut decision);
             if let Err(stopped) = self.make_sure(&batch).await {
                 return stopped;
             }
+
             let reload = batch.iter().any(|message| matches!(**message, Message::Reload));
             for message in batch.drain(..) {
                 self.take(machine, *message, &mut decision);
             }
+
             if let Err(stopped) = self.carry_out(machine, decision).await {
                 return stopped;
             }
+
             if reload && !machine.run().state.is_complete() {
                 return Stopped::Reload;
             }
         }
+
         Stopped::Complete
     }
 
-    /// Whether the messages only say that something runs, or that a start is over. That waits a moment: if it ends meanwhile, or
-    /// something else happens, it is committed together with it.
+    /// Whether the messages only say that something runs, or that a start is over. That waits a
+    /// moment: if it ends meanwhile, or something else happens, it is committed together with it.
     #[expect(clippy::vec_box, reason = "it holds what the queue does")]
     fn only_running(&mut self, machine: &mut Machine, batch: &mut Vec<Box<Message>>) -> bool {
         let now = self.shared.clock.now();
@@ -214,19 +234,29 @@ impl Driving {
             }
             _ => true,
         });
-        let says_nothing = |over: &StartOver| over.refused.is_none() && !self.held.contains_key(&over.id);
-        if !batch.iter().all(|message| matches!(message.as_ref(), Message::StartOver(over) if says_nothing(over))) {
+
+        let says_nothing =
+            |over: &StartOver| over.refused.is_none() && !self.held.contains_key(&over.id);
+        if !batch.iter().all(
+            |message| matches!(message.as_ref(), Message::StartOver(over) if says_nothing(over)),
+        ) {
             return false;
         }
+
         for message in batch.drain(..) {
             self.take(machine, *message, &mut Decision::default());
         }
+
         true
     }
 
     fn take_running(&mut self, machine: &mut Machine, decision: &mut Decision) {
         for (id, seen, times) in std::mem::take(&mut self.seen_running) {
-            let input = Input::Observed(id.task, id.attempt, Observation { state: ExecutionState::Running, times });
+            let input = Input::Observed(
+                id.task,
+                id.attempt,
+                Observation { state: ExecutionState::Running, times },
+            );
             add(decision, machine.step(seen, input));
         }
     }
@@ -243,7 +273,11 @@ impl Driving {
             }
             Message::Answered(id, found, asked) => {
                 if let Some(found) = self.timely(&id, found, asked.starts) {
-                    self.step(machine, Input::Answered(id.task, id.attempt, found, asked.at), decision);
+                    self.step(
+                        machine,
+                        Input::Answered(id.task, id.attempt, found, asked.at),
+                        decision,
+                    );
                 }
             }
             Message::StartOver(over) => self.start_over(machine, over, decision),
@@ -271,16 +305,21 @@ impl Driving {
     fn start_over(&mut self, machine: &mut Machine, over: StartOver, decision: &mut Decision) {
         let StartOver { id, serial, refused } = over;
         // If it was repeated since, the later one finds out by itself.
-        let Some(start) = self.starts.get_mut(&id).filter(|start| start.serial == serial) else { return };
+        let Some(start) = self.starts.get_mut(&id).filter(|start| start.serial == serial) else {
+            return;
+        };
+
         start.known = true;
         let end = match (self.held.remove(&id), refused) {
             (Some(found), _) => Some(Input::Observed(id.task.clone(), id.attempt, found)),
             (None, Some(reason)) => Some(Input::Refused(id.task.clone(), id.attempt, reason)),
             (None, None) => None,
         };
+
         if let Some(end) = end {
             self.step(machine, end, decision);
         }
+
         if !is_current(machine, &id) {
             self.shared.places.release(&id);
         }
@@ -297,7 +336,8 @@ impl Driving {
             // Asked for before the start was over, it means nothing.
             return (start.known && start.serial <= starts).then_some(found);
         }
-        // A start that has reported is over, though its task may not have come to its last line yet.
+        // A start that has reported is over, though its task may not have come to its last line
+        // yet.
         if found.state.is_final() && !start.known && !start.over.is_cancelled() {
             start.give_up.cancel();
             self.held.insert(id.clone(), found);
@@ -306,7 +346,11 @@ impl Driving {
         Some(found)
     }
 
-    async fn carry_out(&mut self, machine: &Machine, mut decision: Decision) -> Result<(), Stopped> {
+    async fn carry_out(
+        &mut self,
+        machine: &Machine,
+        mut decision: Decision,
+    ) -> Result<(), Stopped> {
         let effects = std::mem::take(&mut decision.effects);
         if !decision.commits_nothing() {
             self.commit(decision).await?;
@@ -346,10 +390,13 @@ impl Driving {
                 if machine.task(&task).is_some_and(|(task, _)| task.state == TaskState::Running) {
                     self.shared.places.take(&id);
                 }
+
                 let (shared, driver) = (self.shared.clone(), self.driver.clone());
-                let (starts, start_over) = (self.serial, self.starts.get(&id).map(|start| start.over.clone()));
+                let (starts, start_over) =
+                    (self.serial, self.starts.get(&id).map(|start| start.over.clone()));
                 tokio::spawn(async move {
-                    // Asked before the start took effect and answered after it, "not found" would mean "lost".
+                    // Asked before the start took effect and answered after it, "not found" would
+                    // mean "lost".
                     if let Some(over) = start_over {
                         over.cancelled().await;
                     }
@@ -358,8 +405,10 @@ impl Driving {
             }
             Effect::Confirm(task, attempt) => {
                 let id = self.id(&task, attempt);
-                let (shared, driver, starts) = (self.shared.clone(), self.driver.clone(), self.serial);
-                let waits_here = self.starts.get(&id).is_some_and(|start| !start.over.is_cancelled());
+                let (shared, driver, starts) =
+                    (self.shared.clone(), self.driver.clone(), self.serial);
+                let waits_here =
+                    self.starts.get(&id).is_some_and(|start| !start.over.is_cancelled());
                 tokio::spawn(async move {
                     if waits_here {
                         execution::still_starting(&shared, &id, starts, &driver).await;
@@ -369,15 +418,18 @@ impl Driving {
                 });
             }
             Effect::Stop(task, attempt, grace) => {
-                let (shared, id, driver) = (self.shared.clone(), self.id(&task, attempt), self.driver.clone());
+                let (shared, id, driver) =
+                    (self.shared.clone(), self.id(&task, attempt), self.driver.clone());
                 let starts = self.serial;
                 let start_over = self.starts.get(&id).map(|start| {
                     start.give_up.cancel();
                     start.over.clone()
                 });
+
                 if start_over.is_none() {
                     self.shared.places.take(&id);
                 }
+
                 tokio::spawn(async move {
                     if let Some(over) = start_over {
                         over.cancelled().await;
@@ -400,11 +452,13 @@ impl Driving {
         if self.starts.get(&id).is_some_and(|start| !start.over.is_cancelled()) {
             return;
         }
+
         let give_up = self.gone.child_token();
         if again {
             // It may be in flight; if not, the place is given back.
             self.shared.places.take(&id);
         }
+
         self.serial += 1;
         let start = Start {
             serial: self.serial,
@@ -417,12 +471,14 @@ impl Driving {
             give_up: give_up.clone(),
             forgotten: machine.may_be_forgotten(task),
         };
+
         let over = CancellationToken::new();
         let guard = over.clone().drop_guard();
         tokio::spawn(async move {
             let _over = guard;
             start.run(again).await;
         });
+
         self.starts.insert(id, Starting { serial: self.serial, known: false, give_up, over });
     }
 
@@ -448,5 +504,7 @@ async fn at(moment: Option<Instant>) {
 
 /// Whether the execution is its task's current attempt and has not ended.
 fn is_current(machine: &Machine, id: &ExecutionId) -> bool {
-    machine.task(&id.task).is_some_and(|(task, _)| task.attempt == id.attempt && task.state.is_active())
+    machine
+        .task(&id.task)
+        .is_some_and(|(task, _)| task.attempt == id.attempt && task.state.is_active())
 }

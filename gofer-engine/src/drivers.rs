@@ -21,7 +21,8 @@ pub(crate) struct Drivers {
     unreadable: Mutex<BTreeSet<RunKey>>,
     /// How many drivers there were.
     begun: AtomicU64,
-    /// How often something was told that may have missed a driver: one of a run whose insert is not answered yet.
+    /// How often something was told that may have missed a driver: one of a run whose insert is not
+    /// answered yet.
     missed: AtomicU64,
 }
 
@@ -76,7 +77,8 @@ impl Drivers {
         self.lock().get(key).map(|run| run.inbox.clone())
     }
 
-    /// Where to reach the run's driver; where there is none, one that is about to begin learns that it missed something.
+    /// Where to reach the run's driver; where there is none, one that is about to begin learns that
+    /// it missed something.
     pub(crate) fn reach(&self, key: &RunKey) -> Option<Inbox> {
         self.inbox(key).or_else(|| {
             self.miss();
@@ -84,7 +86,8 @@ impl Drivers {
         })
     }
 
-    /// Something may be told to nobody. A driver that began before this is told itself; one that begins later sees it.
+    /// Something may be told to nobody. A driver that began before this is told itself; one that
+    /// begins later sees it.
     pub(crate) fn miss(&self) {
         self.missed.fetch_add(1, Ordering::Relaxed);
     }
@@ -95,16 +98,25 @@ impl Drivers {
     }
 
     /// Tells the drivers of these runs. One that is gone has completed its run.
-    pub(crate) async fn tell_all(&self, of: impl Fn(&RunKey) -> bool, message: impl Fn() -> Message) {
-        let inboxes: Vec<_> = self.lock().iter().filter(|(key, _)| of(key)).map(|(_, run)| run.inbox.clone()).collect();
+    pub(crate) async fn tell_all(
+        &self,
+        of: impl Fn(&RunKey) -> bool,
+        message: impl Fn() -> Message,
+    ) {
+        let inboxes: Vec<_> = self
+            .lock()
+            .iter()
+            .filter(|(key, _)| of(key))
+            .map(|(_, run)| run.inbox.clone())
+            .collect();
         for inbox in inboxes {
             inbox.tell(message()).await;
         }
     }
 
-    /// Whatever leases this server held when so many drivers had begun were renewed until then; `all` unless fewer were than it
-    /// thought. Who may have lost its lease finds out by a commit. Later ones were claimed when the renewal was on its way, and
-    /// perhaps after it.
+    /// Whatever leases this server held when so many drivers had begun were renewed until then;
+    /// `all` unless fewer were than it thought. Who may have lost its lease finds out by a commit.
+    /// Later ones were claimed when the renewal was on its way, and perhaps after it.
     pub(crate) async fn prolonged(&self, begun: u64, now: Timestamp, until: Timestamp, all: bool) {
         let mut doubtful = Vec::new();
         for run in self.lock().values().filter(|run| run.serial <= begun) {
@@ -119,11 +131,16 @@ impl Drivers {
         }
     }
 
-    /// Makes every driver end, and waits until no call of theirs is under way. All leases are about to be given up.
+    /// Makes every driver end, and waits until no call of theirs is under way. All leases are about
+    /// to be given up.
     pub(crate) async fn rest(&self) {
         crate::lock(&self.unreadable).clear();
-        let ended: Vec<_> =
-            self.lock().values().inspect(|run| run.gone.cancel()).map(|run| run.ended.clone()).collect();
+        let ended: Vec<_> = self
+            .lock()
+            .values()
+            .inspect(|run| run.gone.cancel())
+            .map(|run| run.ended.clone())
+            .collect();
         for ended in ended {
             ended.cancelled().await;
         }
@@ -132,7 +149,12 @@ impl Drivers {
 
 impl Shared {
     /// Drives a run from now on; `known` is how it stands, if that is known.
-    pub(crate) fn begin(self: &Arc<Self>, lease: Lease, freshness: Freshness, known: Option<Begun>) {
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        lease: Lease,
+        freshness: Freshness,
+        known: Option<Begun>,
+    ) {
         let (driver, inbox) = Inbox::new();
         let (key, epoch) = (lease.run.clone(), lease.epoch);
         let (gone, ended) = (self.stop.child_token(), CancellationToken::new());
@@ -144,24 +166,31 @@ impl Shared {
             gone: gone.clone(),
             ended: ended.clone(),
         };
+
         let before = self.runs.lock().insert(key.clone(), entry);
         crate::lock(&self.runs.unreadable).remove(&key);
         let shared = self.clone();
         self.tasks.spawn(async move {
             let _ended = ended.drop_guard();
-            // This server had lost the lease and did not know; what it began must be over before anything is repeated.
+            // This server had lost the lease and did not know; what it began must be over before
+            // anything is repeated.
             if let Some(before) = before {
                 before.gone.cancel();
                 before.ended.cancelled().await;
             }
-            let readable = drive(Driving::new(shared.clone(), lease, freshness, gone, driver), known, inbox).await;
+
+            let readable =
+                drive(Driving::new(shared.clone(), lease, freshness, gone, driver), known, inbox)
+                    .await;
             let mut runs = shared.runs.lock();
+
             if runs.get(&key).is_some_and(|run| run.epoch == epoch) {
                 runs.remove(&key);
                 if !readable {
                     crate::lock(&shared.runs.unreadable).insert(key);
                 }
             }
+
             drop(runs);
             // Its end may make room for the next run of the pipeline.
             shared.claim_wanted.notify_one();
@@ -179,19 +208,34 @@ mod tests {
 
     fn driver(serial: u64, until: Timestamp) -> Driver {
         let ((inbox, _), freshness) = (Inbox::new(), Freshness::until(until));
-        Driver { epoch: 1, serial, inbox, freshness, gone: CancellationToken::new(), ended: CancellationToken::new() }
+        Driver {
+            epoch: 1,
+            serial,
+            inbox,
+            freshness,
+            gone: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        }
     }
 
     #[tokio::test]
     async fn a_renewal_prolongs_only_what_was_held_when_it_was_sent() {
         let drivers = Drivers::default();
-        let [asked, soon, later] = [0, 1, 2].map(|seconds| Timestamp(0).after(Duration::from_secs(seconds)));
+        let [asked, soon, later] =
+            [0, 1, 2].map(|seconds| Timestamp(0).after(Duration::from_secs(seconds)));
+
         for serial in [1, 2] {
             let id: ExecutionId = format!("n/p/{serial}/t/1").parse().unwrap();
             drivers.lock().insert(id.run, driver(serial, soon));
         }
+
         drivers.prolonged(1, asked, later, true).await;
-        let held: Vec<bool> = drivers.lock().values().map(|run| run.freshness.holds(soon)).collect();
-        assert_eq!(held, [true, false], "the second was claimed since, and perhaps after the renewal took effect");
+        let held: Vec<bool> =
+            drivers.lock().values().map(|run| run.freshness.holds(soon)).collect();
+        assert_eq!(
+            held,
+            [true, false],
+            "the second was claimed since, and perhaps after the renewal took effect"
+        );
     }
 }

@@ -61,11 +61,18 @@ impl End {
     }
 
     pub(crate) fn stopped_outside() -> Self {
-        let reason = Reason::new(ReasonKind::StoppedOutside, "stopped at the scheduler by somebody else than gofer");
+        let reason = Reason::new(
+            ReasonKind::StoppedOutside,
+            "stopped at the scheduler by somebody else than gofer",
+        );
         Self { ran: true, kind: EndKind::Stopped, ..Self::failed(reason) }
     }
 
     pub(crate) fn lost(message: &str) -> Self {
-        Self { lost: true, kind: EndKind::Unknown, ..Self::failed(Reason::new(ReasonKind::Lost, message)) }
+        Self {
+            lost: true,
+            kind: EndKind::Unknown,
+            ..Self::failed(Reason::new(ReasonKind::Lost, message))
+        }
     }
 }

@@ -10,9 +10,13 @@ use gofer_core::journal::{Claim, FirstCommit, Journal, JournalError, NewRun};
 use gofer_core::object_store::ObjectStore;
 use gofer_core::reuse::reused_tasks;
 use gofer_core::run::{CancelRequest, Initiator, Run};
-use gofer_core::scheduler::{ExecRequest, ExecSession, LogChunk, LogCursor, ReportedEnd, Scheduler};
+use gofer_core::scheduler::{
+    ExecRequest, ExecSession, LogChunk, LogCursor, ReportedEnd, Scheduler,
+};
 use gofer_core::secret_store::SecretStore;
-use gofer_core::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Timestamp, Version, validate};
+use gofer_core::{
+    ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Timestamp, Version, validate,
+};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Notify, RwLock, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +44,8 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 pub struct EngineConfig {
     /// Names this server among those that share a database.
     pub server_id: String,
-    /// Where tasks reach the API, such as `http://127.0.0.1:8469`; `None` leaves `GOFER_API_ADDR` out.
+    /// Where tasks reach the API, such as `http://127.0.0.1:8469`; `None` leaves `GOFER_API_ADDR`
+    /// out.
     pub api_addr: Option<String>,
     /// How long a run stays this server's without being renewed; renewed three times as often.
     pub lease_ttl: Duration,
@@ -48,7 +53,8 @@ pub struct EngineConfig {
     pub max_executions: usize,
     /// The same of one pipeline; `None` is no limit but `max_executions`.
     pub max_executions_per_pipeline: Option<usize>,
-    /// Runs driven at once; further ones stay pending. Runs whose server is gone are taken over all the same.
+    /// Runs driven at once; further ones stay pending. Runs whose server is gone are taken over all
+    /// the same.
     pub max_active_runs: usize,
     /// Task runs that change in one commit at most; a larger decision becomes true in several.
     pub max_changes: usize,
@@ -62,12 +68,14 @@ pub struct EngineConfig {
     pub keep_runs: u64,
     /// Events are kept this long.
     pub event_retention: Duration,
-    /// Versions are kept for this many newest versions of each pipeline, and those that a kept run is of.
+    /// Versions are kept for this many newest versions of each pipeline, and those that a kept run
+    /// is of.
     pub keep_versions: u64,
-    /// Uploads by URL are remembered this long after their URL ended, and then what was never completed is deleted. Longer
-    /// than an upload may last that began while its URL was good.
+    /// Uploads by URL are remembered this long after their URL ended, and then what was never
+    /// completed is deleted. Longer than an upload may last that began while its URL was good.
     pub upload_retention: Duration,
-    /// The time it is when the engine starts; `None` asks the system. A simulation has a time of its own.
+    /// The time it is when the engine starts; `None` asks the system. A simulation has a time of
+    /// its own.
     pub starts_at: Option<Timestamp>,
 }
 
@@ -154,10 +162,12 @@ pub(crate) struct Shared {
     pub(crate) claim_wanted: Notify,
     /// Limits of executions have changed.
     pub(crate) quotas_changed: Notify,
-    /// A call that may take leases was answered with an error: some may be held that nobody knows of.
+    /// A call that may take leases was answered with an error: some may be held that nobody knows
+    /// of.
     pub(crate) leases_doubtful: AtomicBool,
-    /// Read while a run is inserted, until its driver is known; written while all leases are given up. A lease that an insert
-    /// took would be given up with the others, and its driver would not know.
+    /// Read while a run is inserted, until its driver is known; written while all leases are given
+    /// up. A lease that an insert took would be given up with the others, and its driver would not
+    /// know.
     pub(crate) inserting: RwLock<()>,
     /// Turns of reports that other servers pass on.
     pub(crate) reports: Arc<Semaphore>,
@@ -210,6 +220,7 @@ impl Engine {
             runs: Drivers::default(),
             tasks: TaskTracker::new(),
         });
+
         shared.spawn(listen::scheduler);
         shared.spawn(listen::servers);
         shared.spawn(leases::claim);
@@ -217,6 +228,7 @@ impl Engine {
         shared.spawn(cluster::run);
         shared.spawn(lead::run);
         shared.tasks.spawn(archiver::run(shared.clone(), finished));
+
         Ok(Self { shared })
     }
 
@@ -230,7 +242,8 @@ impl Engine {
         if !violations.is_empty() {
             return Err(EngineError::Invalid(violations));
         }
-        let StartRun { namespace, pipeline, version, variables, initiator, idempotency_key } = request;
+        let StartRun { namespace, pipeline, version, variables, initiator, idempotency_key } =
+            request;
         let new = self.new_run(namespace, pipeline, variables, initiator);
         self.insert(NewRun { version, idempotency_key, ..new }).await
     }
@@ -239,24 +252,42 @@ impl Engine {
     ///
     /// # Errors
     /// `NotFound`, `NotComplete`, `Disabled`, or the database's own.
-    pub async fn retry_run(&self, key: &RunKey, from_failed: bool, initiator: Initiator) -> Result<Run, EngineError> {
+    pub async fn retry_run(
+        &self,
+        key: &RunKey,
+        from_failed: bool,
+        initiator: Initiator,
+    ) -> Result<Run, EngineError> {
         let old = self.shared.journal.load(key).await?;
         if !old.run.state.is_complete() {
             return Err(EngineError::NotComplete { key: key.to_string() });
         }
+
         let reused = match from_failed {
             true => reused_tasks(&old.spec, |task| old.tasks.get(task)?.state.status()),
             false => Vec::new(),
         };
-        let new = self.new_run(key.namespace.clone(), key.pipeline.clone(), old.run.variables, initiator);
-        self.insert(NewRun { version: Some(old.run.version), retry_of: Some(key.run), reused, ..new }).await
+
+        let new =
+            self.new_run(key.namespace.clone(), key.pipeline.clone(), old.run.variables, initiator);
+        self.insert(NewRun {
+            version: Some(old.run.version),
+            retry_of: Some(key.run),
+            reused,
+            ..new
+        })
+        .await
     }
 
     /// Asks that a run end. Returns whether there was anything left to cancel.
     ///
     /// # Errors
     /// `NotFound`, or the database's own.
-    pub async fn cancel_run(&self, key: &RunKey, request: CancelRequest) -> Result<bool, EngineError> {
+    pub async fn cancel_run(
+        &self,
+        key: &RunKey,
+        request: CancelRequest,
+    ) -> Result<bool, EngineError> {
         let changed = self.shared.journal.request_cancel(key, None, request.clone()).await;
         self.shared.tell_of_cancel(key, &changed, Input::CancelRun(request)).await;
         Ok(changed?)
@@ -266,14 +297,20 @@ impl Engine {
     ///
     /// # Errors
     /// `NotFound`, or the database's own.
-    pub async fn cancel_task(&self, key: &RunKey, task: &TaskId, request: CancelRequest) -> Result<bool, EngineError> {
+    pub async fn cancel_task(
+        &self,
+        key: &RunKey,
+        task: &TaskId,
+        request: CancelRequest,
+    ) -> Result<bool, EngineError> {
         let changed = self.shared.journal.request_cancel(key, Some(task), request.clone()).await;
         self.shared.tell_of_cancel(key, &changed, Input::CancelTask(task.clone(), request)).await;
         Ok(changed?)
     }
 
-    /// An attempt's log, masked, from a position; live while it runs, else from the archive. With `follow` it waits for
-    /// an attempt that has not started, and ends by itself after the attempt did.
+    /// An attempt's log, masked, from a position; live while it runs, else from the archive. With
+    /// `follow` it waits for an attempt that has not started, and ends by itself after the attempt
+    /// did.
     ///
     /// # Errors
     /// `NotFound` when there is no such attempt or its log has expired, or a backend's own.
@@ -286,8 +323,8 @@ impl Engine {
         logs::open(self.shared.clone(), id.clone(), from, follow).await
     }
 
-    /// The execution in which a command can be run now, and the command as it may be recorded: in one line of bounded length,
-    /// with the secret values of the task masked.
+    /// The execution in which a command can be run now, and the command as it may be recorded: in
+    /// one line of bounded length, with the secret values of the task masked.
     ///
     /// # Errors
     /// `NotFound`, `NotRunning`, `Unsupported`, or the database's own.
@@ -304,24 +341,39 @@ impl Engine {
     ///
     /// # Errors
     /// The scheduler's own, see [`gofer_core::scheduler::Scheduler::exec`].
-    pub async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, EngineError> {
+    pub async fn exec(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, EngineError> {
         Ok(self.shared.scheduler.exec(id, request).await?)
     }
 
-    /// An execution tells its own end, by the token that the scheduler gave it. Whoever drives its run hears of it.
+    /// An execution tells its own end, by the token that the scheduler gave it. Whoever drives its
+    /// run hears of it.
     ///
     /// # Errors
     /// The scheduler's own, see [`gofer_core::scheduler::Scheduler::report`].
-    pub async fn report_end(&self, token: &SecretString, end: ReportedEnd) -> Result<(), EngineError> {
+    pub async fn report_end(
+        &self,
+        token: &SecretString,
+        end: ReportedEnd,
+    ) -> Result<(), EngineError> {
         reports::take(&self.shared, token, end).await
     }
 
-    /// Masks a value in the logs of a run that is not complete, on every server: in what is read from now on, and in all of each log
-    /// that is not archived yet. Doing it again changes nothing.
+    /// Masks a value in the logs of a run that is not complete, on every server: in what is read
+    /// from now on, and in all of each log that is not archived yet. Doing it again changes
+    /// nothing.
     ///
     /// # Errors
     /// `NotFound`, `TooManyMasks`, or a backend's own.
-    pub async fn mask_value(&self, run: &RunKey, value: &SecretString, actor: String) -> Result<(), EngineError> {
+    pub async fn mask_value(
+        &self,
+        run: &RunKey,
+        value: &SecretString,
+        actor: String,
+    ) -> Result<(), EngineError> {
         added::add(&self.shared, run, value, actor).await
     }
 
@@ -331,7 +383,8 @@ impl Engine {
         &self.shared.config.server_id
     }
 
-    /// Quotas were changed by this server: those of executions are read at once, by the others within a third of the lease.
+    /// Quotas were changed by this server: those of executions are read at once, by the others
+    /// within a third of the lease.
     pub fn quotas_changed(&self) {
         self.shared.quotas_changed.notify_one();
         self.shared.claim_wanted.notify_one();
@@ -347,18 +400,25 @@ impl Engine {
         }
     }
 
-    /// Stops driving. Executions go on; the leases are given up, so that the next server takes over at once.
+    /// Stops driving. Executions go on; the leases are given up, so that the next server takes over
+    /// at once.
     pub async fn shutdown(&self) {
         self.shared.stop.cancel();
         self.shared.tasks.close();
-        // A driver may be waiting for a database that is away; its intent is committed, another server goes on.
+
+        // A driver may be waiting for a database that is away; its intent is committed, another
+        // server goes on.
         if tokio::time::timeout(SHUTDOWN, self.shared.tasks.wait()).await.is_err() {
             // With its lease given up, a call still under way could meet what the next server does.
-            tracing::warn!("some runs did not come to rest in time; they go on when their leases run out");
+            tracing::warn!(
+                "some runs did not come to rest in time; they go on when their leases run out"
+            );
             return;
         }
+
         if let Err(error) = self.shared.journal.release(&self.shared.config.server_id).await {
-            tracing::warn!(error = %crate::chain(&error), "cannot give up the leases; they run out by themselves");
+            tracing::warn!(error = %crate::chain(&error), "cannot give up the leases; they run out \
+                                                           by themselves");
         }
     }
 
@@ -392,18 +452,27 @@ impl Engine {
         }
     }
 
-    /// To its end, also when the caller goes away: a run that was claimed as it was inserted has to be driven.
+    /// To its end, also when the caller goes away: a run that was claimed as it was inserted has to
+    /// be driven.
     async fn insert(&self, new: NewRun) -> Result<Run, EngineError> {
         if self.shared.stop.is_cancelled() {
             return Err(EngineError::Stopped);
         }
         let shared = self.shared.clone();
-        self.shared.tasks.spawn(async move { shared.insert(new).await }).await.unwrap_or(Err(EngineError::Stopped))
+        self.shared
+            .tasks
+            .spawn(async move { shared.insert(new).await })
+            .await
+            .unwrap_or(Err(EngineError::Stopped))
     }
 }
 
 /// Before anything is claimed: by a clock that is wrong this server would take what others hold.
-async fn know_the_time(clock: &Clock, journal: &dyn Journal, ttl: Duration) -> Result<(), JournalError> {
+async fn know_the_time(
+    clock: &Clock,
+    journal: &dyn Journal,
+    ttl: Duration,
+) -> Result<(), JournalError> {
     let mut backoff = Backoff::new("clock");
     loop {
         let apart = clock.follow(journal).await?;
@@ -422,7 +491,9 @@ impl Shared {
     async fn insert(self: &Arc<Self>, mut new: NewRun) -> Result<Run, EngineError> {
         let (namespace, pipeline) = (new.namespace.clone(), new.pipeline.clone());
         let _inserting = self.inserting.read().await;
-        // Now, and not before the wait: what the journal stores of the lease begins with this, and so does what is made of it.
+
+        // Now, and not before the wait: what the journal stores of the lease begins with this, and
+        // so does what is made of it.
         new.at = self.clock.now();
         let until = certain(new.at, self.config.lease_ttl);
         let begun = self.begun_with_insert(&mut new);
@@ -436,15 +507,19 @@ impl Shared {
                 return Err(error.into());
             }
         };
+
         for superseded in &inserted.superseded {
             self.tell(superseded, Message::Reload).await;
         }
+
         match inserted.claimed {
             Some((lease, snapshot)) => {
                 let begun = lock(&begun).take();
                 let known = begun.unwrap_or_else(|| Begun::not(snapshot, facts(&*self.scheduler)));
                 self.begin(lease, Freshness::until(until), Some(known));
-                // Cancelled meanwhile, by a client or a newer run, when there was no driver to tell.
+
+                // Cancelled meanwhile, by a client or a newer run, when there was no driver to
+                // tell.
                 if self.runs.missed() != missed
                     && let Some(driver) = self.runs.inbox(&inserted.run.key)
                 {
@@ -454,6 +529,7 @@ impl Shared {
             None if inserted.new => self.claim_wanted.notify_one(),
             None => {}
         }
+
         Ok(inserted.run)
     }
 
@@ -486,7 +562,8 @@ impl Shared {
         });
     }
 
-    /// Sends to the run's driver. A run nobody drives yet is claimed: a cancelled one may leave its queue.
+    /// Sends to the run's driver. A run nobody drives yet is claimed: a cancelled one may leave its
+    /// queue.
     pub(crate) async fn tell(&self, key: &RunKey, message: Message) {
         match self.runs.reach(key) {
             Some(driver) => driver.tell(message).await,
@@ -494,9 +571,16 @@ impl Shared {
         }
     }
 
-    /// After an error the wish may be recorded all the same, and a wish that was there already may be one of those.
-    async fn tell_of_cancel(&self, key: &RunKey, changed: &Result<bool, JournalError>, wish: Input) {
-        let message = if matches!(changed, Ok(true)) { Message::Input(wish) } else { Message::Reload };
+    /// After an error the wish may be recorded all the same, and a wish that was there already may
+    /// be one of those.
+    async fn tell_of_cancel(
+        &self,
+        key: &RunKey,
+        changed: &Result<bool, JournalError>,
+        wish: Input,
+    ) {
+        let message =
+            if matches!(changed, Ok(true)) { Message::Input(wish) } else { Message::Reload };
         self.tell(key, message).await;
     }
 

@@ -17,7 +17,10 @@ pub enum EngineError {
         key: String,
     },
     /// Nobody has the log of an attempt that ended any more.
-    #[error("the log of `{id}` is gone: it expired, or the scheduler no longer had it when it was to be archived")]
+    #[error(
+        "the log of `{id}` is gone: it expired, or the scheduler no longer had it when it was to \
+         be archived"
+    )]
     LogGone {
         /// The attempt.
         id: ExecutionId,
@@ -38,7 +41,10 @@ pub enum EngineError {
         key: String,
     },
     /// Only in a task that runs can something be run beside it.
-    #[error("task run `{key}` is {state}: a command can only be run while it runs; `gofer task get` shows it")]
+    #[error(
+        "task run `{key}` is {state}: a command can only be run while it runs; `gofer task get` \
+         shows it"
+    )]
     NotRunning {
         /// `namespace/pipeline/run/task`.
         key: String,

@@ -18,21 +18,28 @@ pub(crate) async fn target(
     command: &[String],
 ) -> Result<(ExecutionId, String), EngineError> {
     if !shared.scheduler.capabilities().exec {
-        let message = "the scheduler of this server cannot run a command in a running task".to_owned();
+        let message =
+            "the scheduler of this server cannot run a command in a running task".to_owned();
         return Err(EngineError::Unsupported { message });
     }
+
     let snapshot = shared.journal.load(key).await?;
     let full = || format!("{key}/{task}");
-    let found =
-        snapshot.tasks.get(task).ok_or_else(|| EngineError::NotFound { what: Resource::TaskRun, key: full() })?;
+    let found = snapshot
+        .tasks
+        .get(task)
+        .ok_or_else(|| EngineError::NotFound { what: Resource::TaskRun, key: full() })?;
+
     if found.state != TaskState::Running {
         return Err(EngineError::NotRunning { key: full(), state: state_name(&found.state) });
     }
+
     let id = ExecutionId { run: key.clone(), task: task.clone(), attempt: found.attempt };
     let origin = Origin { spec: snapshot.spec, run: snapshot.run };
     let mut masker = origin.masker(shared, &id).await?;
     let mut shown = masker.push(command.join(" ").as_bytes());
     shown.extend(masker.finish());
+
     Ok((id, shorten(String::from_utf8_lossy(&shown).into_owned())))
 }
 

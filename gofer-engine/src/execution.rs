@@ -1,5 +1,5 @@
-//! One execution's conversation with the scheduler: start it, find out what became of it, stop it. Each repeats while the
-//! backend is unavailable, and tells the run's driver what it learned.
+//! One execution's conversation with the scheduler: start it, find out what became of it, stop it.
+//! Each repeats while the backend is unavailable, and tells the run's driver what it learned.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -47,9 +47,9 @@ pub(crate) struct Start {
 }
 
 impl Start {
-    /// Starts the execution; what becomes of it comes over the watch. With `again`, finds out first whether a server that
-    /// is gone had started it. If so, nothing is resolved again: a secret may be gone by now, and the execution runs all
-    /// the same.
+    /// Starts the execution; what becomes of it comes over the watch. With `again`, finds out first
+    /// whether a server that is gone had started it. If so, nothing is resolved again: a secret may
+    /// be gone by now, and the execution runs all the same.
     pub(crate) async fn run(self, again: bool) {
         let asked = Asked { at: self.shared.clock.now(), starts: self.serial };
         let found = if again {
@@ -57,6 +57,7 @@ impl Start {
         } else {
             Some(ExecutionState::NotFound.into())
         };
+
         let Some(found) = found else { return };
         let refused = match found.state {
             ExecutionState::NotFound if again && self.forgotten => {
@@ -73,6 +74,7 @@ impl Start {
                 None
             }
         };
+
         let over = StartOver { id: self.id.clone(), serial: self.serial, refused };
         // Who drives the run after a driver that is gone asks the scheduler itself.
         self.driver.tell(Message::StartOver(over)).await;
@@ -95,13 +97,14 @@ impl Start {
         Ok(())
     }
 
-    /// One call, under way no longer than the lease is certainly held: beyond that another server may have started the
-    /// execution and be done with it.
+    /// One call, under way no longer than the lease is certainly held: beyond that another server
+    /// may have started the execution and be done with it.
     async fn call(&self, spec: &ExecutionSpec) -> Result<(), BackendError> {
         tokio::select! {
             biased;
             () = self.freshness.run_out(&self.shared.clock) => {
-                Err(BackendError::new(ErrorKind::Unavailable, "it is not certain that the run's lease is still held"))
+                Err(BackendError::new(ErrorKind::Unavailable, "it is not certain that the run's \
+                                                               lease is still held"))
             }
             result = self.shared.scheduler.start(&self.id, spec) => result,
         }
@@ -116,6 +119,7 @@ impl Start {
             place = &mut wait => Some(place),
             () = tokio::time::sleep(PATIENCE) => None,
         };
+
         let told = soon.is_none() || again;
         let place = match soon {
             Some(place) => place,
@@ -126,15 +130,17 @@ impl Start {
                 never = self.tell_of_wait() => match never {},
             },
         };
+
         if told {
             let placed = Input::Placed(self.id.task.clone(), self.id.attempt);
             self.driver.tell(Message::Input(placed)).await;
         }
+
         Some(place)
     }
 
-    /// Tells the driver that the execution waits for a place. A queue of thousands must not keep its driver from what
-    /// else happens, so nobody tells while the driver's inbox is half full.
+    /// Tells the driver that the execution waits for a place. A queue of thousands must not keep
+    /// its driver from what else happens, so nobody tells while the driver's inbox is half full.
     async fn tell_of_wait(&self) -> Infallible {
         while self.driver.is_half_full() {
             tokio::time::sleep(PATIENCE).await;
@@ -145,12 +151,21 @@ impl Start {
         std::future::pending().await
     }
 
-    /// Reads secrets and objects, and leaves the values to mask where a restarted server finds them. `None`: given up.
+    /// Reads secrets and objects, and leaves the values to mask where a restarted server finds
+    /// them. `None`: given up.
     async fn prepare(&self) -> Result<Option<ExecutionSpec>, Reason> {
         let task = self.spec.task(&self.id.task).expect("a run has no task its spec has not");
         let mut backoff = Backoff::new(("resolve", &self.id));
         loop {
-            let error = match resolve::execution(&self.shared, &self.spec, task, &self.run, self.id.attempt).await {
+            let error = match resolve::execution(
+                &self.shared,
+                &self.spec,
+                task,
+                &self.run,
+                self.id.attempt,
+            )
+            .await
+            {
                 Ok(resolved) => match self.keep_masks(&resolved.secrets).await {
                     Ok(()) => return Ok(Some(resolved.spec)),
                     Err(error) => error,
@@ -158,6 +173,7 @@ impl Start {
                 Err(Unresolved::Later(error)) => error,
                 Err(Unresolved::Refused(reason)) => return Err(reason),
             };
+
             self.pause(&error, &mut backoff).await;
             if self.give_up.is_cancelled() {
                 return Ok(None);
@@ -175,7 +191,8 @@ impl Start {
     }
 
     async fn pause(&self, error: &BackendError, backoff: &mut Backoff) {
-        tracing::warn!(execution = %self.id, error = %error.chain(), "cannot start the execution yet, will retry");
+        tracing::warn!(execution = %self.id, error = %error.chain(), "cannot start the execution \
+                                                                      yet, will retry");
         tokio::select! {
             biased;
             () = self.give_up.cancelled() => {}
@@ -184,9 +201,14 @@ impl Start {
     }
 }
 
-/// Asks for the state until there is an answer, and tells the driver. Returns whether it was a final one, or nobody wants to
-/// know any more.
-pub(crate) async fn observe(shared: &Shared, id: &ExecutionId, starts: u64, driver: &Inbox) -> bool {
+/// Asks for the state until there is an answer, and tells the driver. Returns whether it was a
+/// final one, or nobody wants to know any more.
+pub(crate) async fn observe(
+    shared: &Shared,
+    id: &ExecutionId,
+    starts: u64,
+    driver: &Inbox,
+) -> bool {
     let asked = Asked { at: shared.clock.now(), starts };
     let Some(found) = state(shared, id, driver).await else { return true };
     let over = found.state.is_final();
@@ -194,8 +216,8 @@ pub(crate) async fn observe(shared: &Shared, id: &ExecutionId, starts: u64, driv
     over
 }
 
-/// Tells the driver that the execution waits in this server, for a place or for an answer of a store: that counts as waiting
-/// to start, as the scheduler's own queue does.
+/// Tells the driver that the execution waits in this server, for a place or for an answer of a
+/// store: that counts as waiting to start, as the scheduler's own queue does.
 pub(crate) async fn still_starting(shared: &Shared, id: &ExecutionId, starts: u64, driver: &Inbox) {
     let asked = Asked { at: shared.clock.now(), starts };
     tell(id, Observation::queued(""), asked, driver).await;
@@ -217,16 +239,25 @@ async fn state(shared: &Shared, id: &ExecutionId, driver: &Inbox) -> Option<Obse
 }
 
 /// Stops the execution. Its end comes over the watch, or at once when it was over or never begun.
-pub(crate) async fn stop(shared: &Shared, id: &ExecutionId, grace: Duration, starts: u64, driver: &Inbox) {
+pub(crate) async fn stop(
+    shared: &Shared,
+    id: &ExecutionId,
+    grace: Duration,
+    starts: u64,
+    driver: &Inbox,
+) {
     let mut backoff = Backoff::new(("stop", id));
     while let Err(error) = shared.scheduler.stop(id, grace).await {
-        tracing::warn!(execution = %id, error = %error.chain(), "cannot stop the execution yet, will retry");
+        tracing::warn!(execution = %id, error = %error.chain(), "cannot stop the execution yet, \
+                                                                 will retry");
         backoff.wait().await;
         if driver.is_closed() {
             return;
         }
     }
-    // The end is on the watch. Where that is late, the scheduler is asked: a stopped attempt keeps its run from ending.
+
+    // The end is on the watch. Where that is late, the scheduler is asked: a stopped attempt keeps
+    // its run from ending.
     while !observe(shared, id, starts, driver).await {
         tokio::select! {
             () = tokio::time::sleep(grace + OVERDUE) => {}

@@ -1,5 +1,6 @@
-//! Until when a lease is certainly this server's. A server that stood still, or whose journal was away, may have lost its
-//! leases without knowing; fencing keeps its commits out, and this its calls of the scheduler.
+//! Until when a lease is certainly this server's. A server that stood still, or whose journal was
+//! away, may have lost its leases without knowing; fencing keeps its commits out, and this its
+//! calls of the scheduler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,7 +13,8 @@ use crate::clock::Clock;
 /// How far the clocks of two servers may be apart: this part of a lease.
 const APART: u32 = 10;
 
-/// Until when a lease that was asked for at `now` is trusted: whoever may take it has a clock that may be ahead.
+/// Until when a lease that was asked for at `now` is trusted: whoever may take it has a clock that
+/// may be ahead.
 pub(crate) fn certain(now: Timestamp, ttl: Duration) -> Timestamp {
     now.after(ttl - ttl / APART)
 }

@@ -1,4 +1,5 @@
-//! A time limit around every call of a backend: a call that never returns would hold a run for ever.
+//! A time limit around every call of a backend: a call that never returns would hold a run for
+//! ever.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -7,11 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gofer_core::object_store::{
-    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
+    PutOptions,
 };
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd, Scheduler,
-    SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd,
+    Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::secret_store::{SecretList, SecretStore};
 use gofer_core::{BackendError, ErrorKind, ExecutionId, ObjectKey, SecretPath};
@@ -32,7 +34,10 @@ async fn within<T>(
     call: impl Future<Output = Result<T, BackendError>>,
 ) -> Result<T, BackendError> {
     tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        Err(BackendError::new(ErrorKind::Timeout, format!("`{what}` got no answer within {} s", limit.as_secs())))
+        Err(BackendError::new(
+            ErrorKind::Timeout,
+            format!("`{what}` got no answer within {} s", limit.as_secs()),
+        ))
     })
 }
 
@@ -63,7 +68,9 @@ impl Scheduler for Timed<dyn Scheduler> {
         within(CALL, "scheduler state", self.0.state(id)).await
     }
 
-    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+    async fn watch(
+        &self,
+    ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         within(CALL, "scheduler watch", self.0.watch()).await
     }
 
@@ -76,7 +83,11 @@ impl Scheduler for Timed<dyn Scheduler> {
         within(CALL, "scheduler logs", self.0.logs(id, from, follow)).await
     }
 
-    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+    async fn exec(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, BackendError> {
         within(CALL, "scheduler exec", self.0.exec(id, request)).await
     }
 
@@ -88,7 +99,11 @@ impl Scheduler for Timed<dyn Scheduler> {
         within(CALL, "scheduler identify", self.0.identify(token)).await
     }
 
-    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<ExecutionId, BackendError> {
+    async fn report(
+        &self,
+        token: &SecretString,
+        end: ReportedEnd,
+    ) -> Result<ExecutionId, BackendError> {
         within(CALL, "scheduler report", self.0.report(token, end)).await
     }
 
@@ -104,7 +119,12 @@ impl ObjectStore for Timed<dyn ObjectStore> {
         within(CALL, "object store check", self.0.check()).await
     }
 
-    async fn put(&self, key: &ObjectKey, body: ByteStream, options: PutOptions) -> Result<ObjectMeta, BackendError> {
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: ByteStream,
+        options: PutOptions,
+    ) -> Result<ObjectMeta, BackendError> {
         within(TRANSFER, "object store put", self.0.put(key, body, options)).await
     }
 
@@ -124,7 +144,12 @@ impl ObjectStore for Timed<dyn ObjectStore> {
         within(CALL, "object store delete", self.0.delete(key)).await
     }
 
-    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<Presigned>, BackendError> {
+    async fn presign(
+        &self,
+        key: &ObjectKey,
+        access: Access,
+        ttl: Duration,
+    ) -> Result<Option<Presigned>, BackendError> {
         within(CALL, "object store presign", self.0.presign(key, access, ttl)).await
     }
 }
@@ -136,7 +161,12 @@ impl SecretStore for Timed<dyn SecretStore> {
         within(CALL, "secret store check", self.0.check()).await
     }
 
-    async fn put(&self, path: &SecretPath, value: &SecretString, options: PutOptions) -> Result<(), BackendError> {
+    async fn put(
+        &self,
+        path: &SecretPath,
+        value: &SecretString,
+        options: PutOptions,
+    ) -> Result<(), BackendError> {
         within(CALL, "secret store put", self.0.put(path, value, options)).await
     }
 

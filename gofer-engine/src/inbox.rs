@@ -47,8 +47,8 @@ pub(crate) struct StartOver {
     pub(crate) refused: Option<Reason>,
 }
 
-/// Where a driver is told. The messages are boxed since a queue takes room for 32 of them at once, and most drivers of many
-/// wait for a single one.
+/// Where a driver is told. The messages are boxed since a queue takes room for 32 of them at once,
+/// and most drivers of many wait for a single one.
 #[derive(Debug, Clone)]
 pub(crate) struct Inbox(mpsc::Sender<Box<Message>>);
 

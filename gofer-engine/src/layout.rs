@@ -6,9 +6,10 @@ use gofer_core::id::{ExecutionId, InvalidId, ObjectKey, RunKey, SecretPath};
 /// Every key below is made of validated ids and hexadecimal digits.
 const VALID: &str = "made of validated ids";
 
-/// A fresh place for a secret's value, never used before: `pipeline/<namespace>/<pipeline>/<key>/<random>` or
-/// `global/<key>/<random>`. Replacing a secret never touches the value that its record names. Secrets that were put before
-/// version 5 of the schema lie at the same path without the last segment, until they are put again.
+/// A fresh place for a secret's value, never used before:
+/// `pipeline/<namespace>/<pipeline>/<key>/<random>` or `global/<key>/<random>`. Replacing a secret
+/// never touches the value that its record names. Secrets that were put before version 5 of the
+/// schema lie at the same path without the last segment, until they are put again.
 ///
 /// # Errors
 /// When the user's key is not a valid path.
@@ -23,7 +24,8 @@ pub fn secret_location(scope: &SecretScope, key: &str) -> Result<SecretPath, Inv
     }
 }
 
-/// A fresh place for an object's bytes, never used before: replacing an object never touches the bytes being read.
+/// A fresh place for an object's bytes, never used before: replacing an object never touches the
+/// bytes being read.
 ///
 /// # Panics
 /// Never: the location is made of validated ids.
@@ -34,7 +36,8 @@ pub fn object_location(scope: &ObjectScope, _key: &ObjectKey) -> ObjectKey {
         Some(run) => format!("run/{run}"),
         None => "pipeline".to_owned(),
     };
-    ObjectKey::new(format!("objects/{}/{}/{owner}/{unique:032x}", scope.namespace, scope.pipeline)).expect(VALID)
+    ObjectKey::new(format!("objects/{}/{}/{owner}/{unique:032x}", scope.namespace, scope.pipeline))
+        .expect(VALID)
 }
 
 /// Where an attempt's archived log lies.
@@ -46,7 +49,8 @@ pub fn log_location(id: &ExecutionId) -> ObjectKey {
     ObjectKey::new(format!("logs/{id}")).expect(VALID)
 }
 
-/// Where the values to mask in an execution's log lie, from before its start until its log is archived.
+/// Where the values to mask in an execution's log lie, from before its start until its log is
+/// archived.
 pub(crate) fn mask_path(id: &ExecutionId) -> SecretPath {
     SecretPath::new(format!("internal/masks/{id}")).expect(VALID)
 }

@@ -20,11 +20,13 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 false
             }
         };
+
         if leads {
             work.get_or_insert_with(|| begin(&shared));
         } else if let Some(work) = work.take() {
             work.cancel();
         }
+
         tokio::time::sleep(ttl / 3).await;
     }
 }

@@ -1,7 +1,9 @@
-//! Cuts a log where its lines end, whatever pieces it comes in: two outputs that are read as one never share a line.
+//! Cuts a log where its lines end, whatever pieces it comes in: two outputs that are read as one
+//! never share a line.
 //!
-//! The end of a piece that is no whole line waits for the rest of its line: until that comes, until the line is too long for
-//! one record, or, while the log is followed, until its output has been silent for a moment, as it is after a prompt.
+//! The end of a piece that is no whole line waits for the rest of its line: until that comes, until
+//! the line is too long for one record, or, while the log is followed, until its output has been
+//! silent for a moment, as it is after a prompt.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,15 +18,26 @@ use tokio::time::Instant;
 
 use crate::logs::Chunks;
 
-/// How long a line waits for its end. Short to a person at a prompt, and long to a program between two writes of one line.
+/// How long a line waits for its end. Short to a person at a prompt, and long to a program between
+/// two writes of one line.
 const SILENCE: Duration = Duration::from_millis(200);
 
 const STREAMS: [LogStream; 2] = [LogStream::Stdout, LogStream::Stderr];
 
 /// The log in whole lines, as far as it has them. Times never go back.
 pub(crate) fn whole(source: Chunks, follow: bool) -> Chunks {
-    let cutting = Cutting { source, follow, begun: [None, None], ready: VecDeque::new(), last: None, ended: false };
-    stream::unfold(cutting, |mut cutting| async move { cutting.next().await.map(|chunk| (chunk, cutting)) }).boxed()
+    let cutting = Cutting {
+        source,
+        follow,
+        begun: [None, None],
+        ready: VecDeque::new(),
+        last: None,
+        ended: false,
+    };
+    stream::unfold(cutting, |mut cutting| async move {
+        cutting.next().await.map(|chunk| (chunk, cutting))
+    })
+    .boxed()
 }
 
 /// Where the cutting of a log stands.
@@ -57,9 +70,11 @@ impl Cutting {
                 self.last = self.last.max(chunk.at);
                 return Some(Ok(chunk));
             }
+
             if self.ended {
                 return None;
             }
+
             match self.source_next().await {
                 Ok(Some(Ok(chunk))) => self.take(chunk),
                 Ok(Some(Err(error))) => return Some(Err(error)),
@@ -74,20 +89,22 @@ impl Cutting {
         }
     }
 
-    /// The next piece; or the output that has been silent for so long that its last line should not wait for its end.
+    /// The next piece; or the output that has been silent for so long that its last line should not
+    /// wait for its end.
     async fn source_next(&mut self) -> Result<Option<Result<LogChunk, BackendError>>, LogStream> {
         match self.oldest().filter(|_| self.follow) {
-            Some((since, stream)) => {
-                tokio::time::timeout_at(since + SILENCE, self.source.next()).await.map_err(|_| stream)
-            }
+            Some((since, stream)) => tokio::time::timeout_at(since + SILENCE, self.source.next())
+                .await
+                .map_err(|_| stream),
             None => Ok(self.source.next().await),
         }
     }
 
     /// Of the lines that have begun, the one that has waited longest.
     fn oldest(&self) -> Option<(Instant, LogStream)> {
-        let begun =
-            STREAMS.into_iter().filter_map(|stream| Some((self.begun[stream as usize].as_ref()?.since, stream)));
+        let begun = STREAMS
+            .into_iter()
+            .filter_map(|stream| Some((self.begun[stream as usize].as_ref()?.since, stream)));
         begun.min_by_key(|(since, _)| *since)
     }
 
@@ -105,6 +122,7 @@ impl Cutting {
                     return;
                 }
             }
+
             self.give_up(stream);
         }
 
@@ -112,17 +130,21 @@ impl Cutting {
         let end = memrchr(b'\n', &chunk.data).map_or(0, |newline| newline + 1);
         let whole = split_to(&mut chunk, end);
         self.ready.extend((!whole.data.is_empty()).then_some(whole));
+
         if chunk.data.len() >= MAX_LOG_CHUNK_BYTES {
             self.ready.push_back(chunk);
         } else if !chunk.data.is_empty() {
             let LogChunk { offset, data, at, .. } = chunk;
-            self.begun[stream as usize] = Some(Begun { offset, data: data.into(), at, since: Instant::now() });
+            self.begun[stream as usize] =
+                Some(Begun { offset, data: data.into(), at, since: Instant::now() });
         }
     }
 
     /// Hands out the line that has begun as it is.
     fn give_up(&mut self, stream: LogStream) {
-        let Some(Begun { offset, data, at, .. }) = self.begun[stream as usize].take() else { return };
+        let Some(Begun { offset, data, at, .. }) = self.begun[stream as usize].take() else {
+            return;
+        };
         self.ready.push_back(LogChunk { stream, offset, data: Bytes::from(data), at });
     }
 }
@@ -146,7 +168,12 @@ mod tests {
         let mut seen = LogCursor::default();
         let chunk = |(stream, text, at): &(LogStream, &str, i64)| {
             let data = Bytes::copy_from_slice(text.as_bytes());
-            let chunk = LogChunk { stream: *stream, offset: seen.of(*stream), data, at: Some(Timestamp(*at)) };
+            let chunk = LogChunk {
+                stream: *stream,
+                offset: seen.of(*stream),
+                data,
+                at: Some(Timestamp(*at)),
+            };
             seen.advance(&chunk);
             Ok(chunk)
         };
@@ -165,9 +192,13 @@ mod tests {
 
     #[tokio::test]
     async fn outputs_share_no_line_and_keep_their_order() {
-        let source = pieces(&[(O, "a", 1), (E, "x\ny", 2), (O, "b\nc\nd", 3), (E, "z\n", 4), (O, "e", 5)]);
+        let source =
+            pieces(&[(O, "a", 1), (E, "x\ny", 2), (O, "b\nc\nd", 3), (E, "z\n", 4), (O, "e", 5)]);
         let expected = [(E, "x\n", 2), (O, "ab\n", 2), (O, "c\n", 3), (E, "yz\n", 3), (O, "de", 3)];
-        assert_eq!(read(source, false).await, expected.map(|(stream, text, at)| (stream, text.to_owned(), at)));
+        assert_eq!(
+            read(source, false).await,
+            expected.map(|(stream, text, at)| (stream, text.to_owned(), at))
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -189,8 +220,10 @@ mod tests {
     #[tokio::test]
     async fn a_line_without_end_is_passed_on_in_pieces() {
         let long = "x".repeat(MAX_LOG_CHUNK_BYTES - 1);
-        let source = pieces(&[(O, "begin ", 1), (O, &long, 2), (O, &long, 3), (O, "end\nnext\n", 4)]);
-        let lengths: Vec<_> = read(source, false).await.iter().map(|(_, text, _)| text.len()).collect();
+        let source =
+            pieces(&[(O, "begin ", 1), (O, &long, 2), (O, &long, 3), (O, "end\nnext\n", 4)]);
+        let lengths: Vec<_> =
+            read(source, false).await.iter().map(|(_, text, _)| text.len()).collect();
         assert_eq!(lengths, [6, long.len(), long.len(), 9]);
     }
 

@@ -13,11 +13,12 @@ use crate::engine::Shared;
 use crate::inbox::Message;
 use crate::reports;
 
-/// How often everything is asked for though nothing broke off. No scheduler may need it, and a run that stands still for ever
-/// because one lost an event is worse than a question every few minutes.
+/// How often everything is asked for though nothing broke off. No scheduler may need it, and a run
+/// that stands still for ever because one lost an event is worse than a question every few minutes.
 const RECONCILE: Duration = Duration::from_secs(300);
 
-/// Listens to the scheduler for every run; after each (re)connect all drivers ask for what was missed.
+/// Listens to the scheduler for every run; after each (re)connect all drivers ask for what was
+/// missed.
 pub(crate) async fn scheduler(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(("listen", &shared.config.server_id));
     loop {
@@ -35,25 +36,31 @@ pub(crate) async fn scheduler(shared: Arc<Shared>) {
                         Some(Ok(event)) => {
                             backoff.reset();
                             if let Some(driver) = shared.runs.inbox(&event.id.run) {
-                                let observation = Observation { state: event.state, times: event.times };
+                                let observation =
+                                    Observation { state: event.state, times: event.times };
                                 driver.tell(Message::Observed(event.id, observation)).await;
                             }
                         }
                         Some(Err(error)) => {
-                            tracing::warn!(error = %error.chain(), "the scheduler's events broke off, will reconnect");
+                            tracing::warn!(error = %error.chain(), "the scheduler's events broke \
+                                                                    off, will reconnect");
                             break;
                         }
                         None => break,
                     }
                 }
             }
-            Err(error) => tracing::warn!(error = %error.chain(), "cannot listen to the scheduler yet, will retry"),
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "cannot listen to the scheduler yet, will \
+                                                        retry")
+            }
         }
         backoff.wait().await;
     }
 }
 
-/// Listens to the other servers; after each (re)connect it looks at everything they may have changed.
+/// Listens to the other servers; after each (re)connect it looks at everything they may have
+/// changed.
 pub(crate) async fn servers(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(("hints", &shared.config.server_id));
     loop {
@@ -62,6 +69,7 @@ pub(crate) async fn servers(shared: Arc<Shared>) {
                 shared.reload(|_| true).await;
                 shared.commits.send_replace(());
                 shared.masked.send_replace(());
+
                 while let Some(hint) = hints.next().await {
                     backoff.reset();
                     match hint {
@@ -78,7 +86,8 @@ pub(crate) async fn servers(shared: Arc<Shared>) {
                 }
             }
             Err(error) => {
-                tracing::warn!(error = %crate::chain(&error), "cannot hear the other servers yet, will retry");
+                tracing::warn!(error = %crate::chain(&error), "cannot hear the other servers yet, \
+                                                               will retry");
             }
         }
         backoff.wait().await;

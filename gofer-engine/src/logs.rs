@@ -1,4 +1,5 @@
-//! Reads an attempt's log: from the scheduler while it is there, else from the archive; always masked.
+//! Reads an attempt's log: from the scheduler while it is there, else from the archive; always
+//! masked.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ const REST: Duration = Duration::from_secs(10);
 pub(crate) type Chunks = BoxStream<'static, Result<LogChunk, BackendError>>;
 type Answer = BoxStream<'static, Result<LogChunk, EngineError>>;
 
-/// See [`crate::Engine::logs`]. Positions count masked bytes, so that they mean the same live and archived.
+/// See [`crate::Engine::logs`]. Positions count masked bytes, so that they mean the same live and
+/// archived.
 pub(crate) async fn open(
     shared: Arc<Shared>,
     id: ExecutionId,
@@ -46,15 +48,22 @@ pub(crate) async fn open(
             Some(LogState::Live) => Some(ended(&shared, &id, follow).await?),
             None => unfinished(&shared, &id, follow).await?,
         };
+
         if let Some(chunks) = chunks {
             let reading = Reading { shared, id, chunks, at: LogCursor::default(), moved: false };
-            let chunks = stream::unfold(reading, |mut reading| async move { Some((reading.next().await?, reading)) });
-            return Ok(skip(chunks.boxed(), from).map(|chunk| chunk.map_err(EngineError::from)).boxed());
+            let chunks = stream::unfold(reading, |mut reading| async move {
+                Some((reading.next().await?, reading))
+            });
+            return Ok(skip(chunks.boxed(), from)
+                .map(|chunk| chunk.map_err(EngineError::from))
+                .boxed());
         }
+
         if shared.journal.log_state(&id).await?.is_some() {
             // It ended between the two looks.
             continue;
         }
+
         tokio::select! {
             biased;
             () = shared.stop.cancelled() => return Err(EngineError::Stopped),
@@ -64,7 +73,8 @@ pub(crate) async fn open(
     }
 }
 
-/// Where the reading of a log stands that may be archived and removed meanwhile: it goes on in the archive, where it was.
+/// Where the reading of a log stands that may be archived and removed meanwhile: it goes on in the
+/// archive, where it was.
 struct Reading {
     shared: Arc<Shared>,
     id: ExecutionId,
@@ -95,18 +105,27 @@ impl Reading {
     }
 }
 
-/// The log of an attempt that has not ended; `None` when it has not begun and the caller should wait.
-async fn unfinished(shared: &Arc<Shared>, id: &ExecutionId, follow: bool) -> Result<Option<Chunks>, EngineError> {
+/// The log of an attempt that has not ended; `None` when it has not begun and the caller should
+/// wait.
+async fn unfinished(
+    shared: &Arc<Shared>,
+    id: &ExecutionId,
+    follow: bool,
+) -> Result<Option<Chunks>, EngineError> {
     let snapshot = shared.journal.load(&id.run).await?;
-    let task =
-        snapshot.tasks.get(&id.task).ok_or_else(|| not_found(Resource::TaskRun, format!("{}/{}", id.run, id.task)))?;
+    let task = snapshot
+        .tasks
+        .get(&id.task)
+        .ok_or_else(|| not_found(Resource::TaskRun, format!("{}/{}", id.run, id.task)))?;
     if task.attempt < id.attempt && (task.state.is_complete() || !follow) {
         return Err(not_found(Resource::Attempt, id));
     }
+
     if task.state.is_complete() {
         // It was skipped, cancelled before it began, or reused from another run.
         return empty_unless_ended(shared, id).await;
     }
+
     let origin = Origin { spec: snapshot.spec, run: snapshot.run };
     match reading(shared, id, &origin, follow).await {
         Ok(chunks) => Ok(Some(chunks)),
@@ -116,17 +135,26 @@ async fn unfinished(shared: &Arc<Shared>, id: &ExecutionId, follow: bool) -> Res
     }
 }
 
-/// Nothing to read, unless the attempt has ended since its log was asked for: then there may be a log after all.
-async fn empty_unless_ended(shared: &Shared, id: &ExecutionId) -> Result<Option<Chunks>, EngineError> {
+/// Nothing to read, unless the attempt has ended since its log was asked for: then there may be a
+/// log after all.
+async fn empty_unless_ended(
+    shared: &Shared,
+    id: &ExecutionId,
+) -> Result<Option<Chunks>, EngineError> {
     let ended = shared.journal.log_state(id).await?.is_some();
     Ok((!ended).then(|| stream::empty().boxed()))
 }
 
-/// The log of an attempt that has ended, to its end. The archiver removes the execution just before it records that the log
-/// is archived.
-async fn ended(shared: &Arc<Shared>, id: &ExecutionId, follow: bool) -> Result<Chunks, EngineError> {
+/// The log of an attempt that has ended, to its end. The archiver removes the execution just before
+/// it records that the log is archived.
+async fn ended(
+    shared: &Arc<Shared>,
+    id: &ExecutionId,
+    follow: bool,
+) -> Result<Chunks, EngineError> {
     let origin = Origin::load(shared, id).await?;
-    // The scheduler may not know of the end yet, which the attempt told itself: the rest of its log is on its way.
+    // The scheduler may not know of the end yet, which the attempt told itself: the rest of its log
+    // is on its way.
     match reading(shared, id, &origin, true).await {
         Ok(chunks) if follow => Ok(chunks),
         Ok(chunks) => Ok(while_it_comes(shared.clone(), id.clone(), chunks)),
@@ -135,13 +163,22 @@ async fn ended(shared: &Arc<Shared>, id: &ExecutionId, follow: bool) -> Result<C
     }
 }
 
-/// Ends where nothing comes from an execution that goes on: an attempt that was given up may live on somewhere.
+/// Ends where nothing comes from an execution that goes on: an attempt that was given up may live
+/// on somewhere.
 fn while_it_comes(shared: Arc<Shared>, id: ExecutionId, chunks: Chunks) -> Chunks {
     let next = |(shared, id, mut chunks): (Arc<Shared>, ExecutionId, Chunks)| async move {
         loop {
             match tokio::time::timeout(REST, chunks.next()).await {
                 Ok(next) => return next.map(|chunk| (chunk, (shared, id, chunks))),
-                Err(_) if shared.scheduler.state(&id).await.is_ok_and(|found| !found.state.is_final()) => return None,
+                Err(_)
+                    if shared
+                        .scheduler
+                        .state(&id)
+                        .await
+                        .is_ok_and(|found| !found.state.is_final()) =>
+                {
+                    return None;
+                }
                 // It is only slow.
                 Err(_) => {}
             }
@@ -193,16 +230,21 @@ impl Origin {
     /// Whether values to mask were left in the secret store when the execution was started.
     pub(crate) fn keeps_masks(&self, id: &ExecutionId) -> Kept {
         let Some(task) = self.spec.task(&id.task) else { return Kept::No };
-        let has_login = matches!(&task.kind, TaskKind::Custom(custom) if custom.registry_auth.is_some());
+        let has_login =
+            matches!(&task.kind, TaskKind::Custom(custom) if custom.registry_auth.is_some());
         if has_login || resolve::names_secrets(&self.spec, task, &self.run) {
             return Kept::Yes;
         }
         if resolve::run_mentions_secrets(&self.run) { Kept::Perhaps } else { Kept::No }
     }
 
-    /// Masks the run's token, what the execution was started with, what the run has added since, and tokens that the scheduler may
-    /// have given to it.
-    pub(crate) async fn masker(&self, shared: &Shared, id: &ExecutionId) -> Result<Masker, BackendError> {
+    /// Masks the run's token, what the execution was started with, what the run has added since,
+    /// and tokens that the scheduler may have given to it.
+    pub(crate) async fn masker(
+        &self,
+        shared: &Shared,
+        id: &ExecutionId,
+    ) -> Result<Masker, BackendError> {
         let mut masks = vec![shared.tokens.token(&self.run.token_nonce)];
         let kept = self.keeps_masks(id);
         if kept != Kept::No {
@@ -222,14 +264,19 @@ impl Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kept {
     Yes,
-    /// A run's value reads like a template. It was one in versions before, and an execution of then may still have a log.
+    /// A run's value reads like a template. It was one in versions before, and an execution of then
+    /// may still have a log.
     Perhaps,
     No,
 }
 
-fn kept_values(id: &ExecutionId, stored: &SecretString) -> Result<impl Iterator<Item = SecretString>, BackendError> {
-    let values: Vec<String> = serde_json::from_str(stored.expose_secret())
-        .map_err(|_| BackendError::new(ErrorKind::Corrupt, format!("the values to mask for `{id}` are damaged")))?;
+fn kept_values(
+    id: &ExecutionId,
+    stored: &SecretString,
+) -> Result<impl Iterator<Item = SecretString>, BackendError> {
+    let values: Vec<String> = serde_json::from_str(stored.expose_secret()).map_err(|_| {
+        BackendError::new(ErrorKind::Corrupt, format!("the values to mask for `{id}` are damaged"))
+    })?;
     Ok(values.into_iter().map(SecretString::from))
 }
 
@@ -259,7 +306,8 @@ impl Masking {
         }
     }
 
-    /// What of the chunk can be shown, and before it what was held back. A piece has the time of its first byte.
+    /// What of the chunk can be shown, and before it what was held back. A piece has the time of
+    /// its first byte.
     fn take(&mut self, chunk: &LogChunk) {
         let output = self.output(chunk.stream);
         let (held, held_at) = (output.masker.held(), output.held_at);
@@ -308,14 +356,17 @@ impl Masking {
             if let Some(chunk) = self.ready.pop_front() {
                 return Some(Ok(chunk));
             }
+
             if self.ended {
                 return None;
             }
+
             let next = self.source.next().await;
             if let Err(error) = self.add().await {
                 self.ended = true;
                 return Some(Err(error));
             }
+
             match next {
                 Some(Ok(chunk)) => self.take(&chunk),
                 Some(Err(error)) => return Some(Err(error)),
@@ -339,7 +390,10 @@ fn masked(source: Chunks, masker: Masker, additions: Option<Additions>) -> Chunk
         ended: false,
         additions,
     };
-    stream::unfold(masking, |mut masking| async move { masking.next().await.map(|chunk| (chunk, masking)) }).boxed()
+    stream::unfold(masking, |mut masking| async move {
+        masking.next().await.map(|chunk| (chunk, masking))
+    })
+    .boxed()
 }
 
 /// Where the reading of an archived log stands.
@@ -352,7 +406,8 @@ impl Unpacking {
     async fn next(&mut self) -> Result<Option<LogChunk>, BackendError> {
         loop {
             if let Some(chunk) = self.reader.next()? {
-                // Without this, one piece from the store that stands for a gigabyte would have its thread for itself.
+                // Without this, one piece from the store that stands for a gigabyte would have its
+                // thread for itself.
                 tokio::task::coop::consume_budget().await;
                 return Ok(Some(chunk));
             }
@@ -370,15 +425,21 @@ impl Unpacking {
 async fn archived(shared: &Shared, id: &ExecutionId) -> Result<Chunks, EngineError> {
     let body = match shared.objects.get(&layout::log_location(id)).await {
         Ok(body) => body,
-        Err(error) if error.kind == ErrorKind::NotFound => return Err(EngineError::LogGone { id: id.clone() }),
+        Err(error) if error.kind == ErrorKind::NotFound => {
+            return Err(EngineError::LogGone { id: id.clone() });
+        }
         Err(error) => return Err(error.into()),
     };
-    let reader = archive::Reader::new()
-        .map_err(|error| BackendError::new(ErrorKind::Internal, "cannot decompress").with_source(error))?;
+
+    let reader = archive::Reader::new().map_err(|error| {
+        BackendError::new(ErrorKind::Internal, "cannot decompress").with_source(error)
+    })?;
+
     let unpacking = Unpacking { source: body.stream, reader };
     let chunks = stream::try_unfold(unpacking, |mut unpacking| async move {
         Ok(unpacking.next().await?.map(|chunk| (chunk, unpacking)))
     });
+
     // Of versions that did not see to whole lines.
     Ok(lines::whole(chunks.boxed(), false))
 }
@@ -410,17 +471,21 @@ mod tests {
     #[tokio::test]
     async fn a_masked_piece_has_the_time_of_its_first_byte() {
         let mut offset = 0;
-        let pieces = [("pw hun", 1), ("ter2 one\ntwo hu", 2), ("n", 3), ("ger\nh", 4)].map(|(text, at)| {
-            let data = Bytes::from_static(text.as_bytes());
-            let chunk = LogChunk { stream: LogStream::Stdout, offset, data, at: Some(Timestamp(at)) };
-            offset += text.len() as u64;
-            Ok(chunk)
-        });
+        let pieces =
+            [("pw hun", 1), ("ter2 one\ntwo hu", 2), ("n", 3), ("ger\nh", 4)].map(|(text, at)| {
+                let data = Bytes::from_static(text.as_bytes());
+                let chunk =
+                    LogChunk { stream: LogStream::Stdout, offset, data, at: Some(Timestamp(at)) };
+                offset += text.len() as u64;
+                Ok(chunk)
+            });
+
         let masker = Masker::new(&[SecretString::from("hunter2")]);
         let shown = masked(stream::iter(pieces).boxed(), masker, None).map(|chunk| {
             let LogChunk { data, at, .. } = chunk.unwrap();
             (String::from_utf8(data.to_vec()).unwrap(), at.unwrap().0)
         });
+
         let shown: Vec<_> = shown.collect().await;
         let expected = [("pw ", 1), ("*** one\n", 1), ("two ", 2), ("hunger\n", 2), ("h", 4)];
         assert_eq!(shown, expected.map(|(text, at)| (text.to_owned(), at)));

@@ -1,8 +1,9 @@
-//! The state machine of one run: who may start, what an end means, when the run is over. The only code that knows the
-//! rules of design.md section 4. No clock, no I/O, no randomness: time comes in with each input.
+//! The state machine of one run: who may start, what an end means, when the run is over. The only
+//! code that knows the rules of design.md section 4. No clock, no I/O, no randomness: time comes in
+//! with each input.
 //!
-//! A step changes the machine in place and says what to commit and, after that, what to do. It costs the number of tasks
-//! it touches, not the size of the DAG.
+//! A step changes the machine in place and says what to commit and, after that, what to do. It
+//! costs the number of tasks it touches, not the size of the DAG.
 
 mod deadlines;
 mod ends;
@@ -15,7 +16,9 @@ use std::time::Duration;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::journal::{Commit, Lease, RunSnapshot, RunTransition, TaskTransition};
 use gofer_core::pipeline::{Condition, PipelineSpec, TaskSpec};
-use gofer_core::run::{CancelRequest, Reason, ReasonKind, Run, RunState, StopCause, TaskRun, TaskState, TaskStatus};
+use gofer_core::run::{
+    CancelRequest, Reason, ReasonKind, Run, RunState, StopCause, TaskRun, TaskState, TaskStatus,
+};
 use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation};
 use gofer_core::{Attempt, TaskId, Timestamp};
 
@@ -40,11 +43,14 @@ pub struct SchedulerFacts {
 /// Something that happened to a run.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// It was claimed: for the first time, or after a server was lost. What the scheduler knows is not known.
+    /// It was claimed: for the first time, or after a server was lost. What the scheduler knows is
+    /// not known.
     Claimed,
-    /// The scheduler says what an execution is. `NotFound` only after its start is known to have succeeded, or its stop.
+    /// The scheduler says what an execution is. `NotFound` only after its start is known to have
+    /// succeeded, or its stop.
     Observed(TaskId, Attempt, Observation),
-    /// The same in answer to a question of that instant: what it says is at least as new, so it may confirm a deadline.
+    /// The same in answer to a question of that instant: what it says is at least as new, so it may
+    /// confirm a deadline.
     Answered(TaskId, Attempt, Observation, Timestamp),
     /// An execution that is to be started has waited a while for a place in flight; why.
     Waiting(TaskId, Attempt, String),
@@ -60,7 +66,8 @@ pub enum Input {
     Tick,
 }
 
-/// What a step leads to: `tasks`, `run` and `events` become true together; only then the `effects` are carried out.
+/// What a step leads to: `tasks`, `run` and `events` become true together; only then the `effects`
+/// are carried out.
 #[derive(Debug, Default)]
 pub struct Decision {
     /// Task runs that change, in order.
@@ -93,11 +100,13 @@ impl Decision {
 pub enum Effect {
     /// Start the execution, whose intent is committed.
     Start(TaskId, Attempt),
-    /// The intent was committed by a server that is gone: find out whether it started the execution, and start it if not.
+    /// The intent was committed by a server that is gone: find out whether it started the
+    /// execution, and start it if not.
     Restart(TaskId, Attempt),
     /// Find out what became of an execution that was started.
     Observe(TaskId, Attempt),
-    /// A deadline of the execution has come: find out whether it still runs, or waits. The answer decides.
+    /// A deadline of the execution has come: find out whether it still runs, or waits. The answer
+    /// decides.
     Confirm(TaskId, Attempt),
     /// Stop the execution.
     Stop(TaskId, Attempt, Duration),
@@ -121,8 +130,8 @@ pub struct Machine {
     /// Pending tasks whose last parent completed during the current step.
     ready: VecDeque<usize>,
     scheduler: SchedulerFacts,
-    /// When this machine saw each task's current attempt running for the first time. The deadline of an attempt is counted
-    /// from then: not by the clock of its node, which may be wrong.
+    /// When this machine saw each task's current attempt running for the first time. The deadline
+    /// of an attempt is counted from then: not by the clock of its node, which may be wrong.
     seen_running: Vec<Option<Timestamp>>,
     /// Since when a server has watched the run without standing still.
     watched_since: Timestamp,
@@ -145,6 +154,7 @@ impl Machine {
             .collect();
         let mut children = vec![Vec::new(); tasks.len()];
         let mut waiting = vec![0; tasks.len()];
+
         for (child, task) in spec.tasks.iter().enumerate() {
             for edge in &task.depends_on {
                 let parent = index[&edge.task];
@@ -154,6 +164,7 @@ impl Machine {
                 }
             }
         }
+
         let seen_running = vec![None; tasks.len()];
         let incomplete = tasks.iter().filter(|task| !task.state.is_complete()).count();
         Self {
@@ -191,7 +202,8 @@ impl Machine {
         Some((&self.tasks[at], &self.spec.tasks[at]))
     }
 
-    /// Whether the scheduler may have forgotten what was intended of this task: that was in another incarnation of it.
+    /// Whether the scheduler may have forgotten what was intended of this task: that was in another
+    /// incarnation of it.
     #[must_use]
     pub fn may_be_forgotten(&self, id: &TaskId) -> bool {
         self.task(id).is_some_and(|(task, _)| task.incarnation != self.scheduler.incarnation)
@@ -215,6 +227,7 @@ impl Machine {
         if self.run.state.is_complete() {
             return out;
         }
+
         match input {
             Input::Claimed => self.claimed(now, &mut out),
             Input::Observed(task, attempt, found) => {
@@ -252,11 +265,13 @@ impl Machine {
             }
             Input::Tick => self.tick(now, &mut out),
         }
+
         self.settle(now, &mut out);
         out
     }
 
-    /// The position of a task whose current attempt may have an execution, if that attempt is `attempt`.
+    /// The position of a task whose current attempt may have an execution, if that attempt is
+    /// `attempt`.
     fn active(&self, task: &TaskId, attempt: Attempt) -> Option<usize> {
         let at = *self.index.get(task)?;
         (self.tasks[at].attempt == attempt && self.tasks[at].state.is_active()).then_some(at)
@@ -276,11 +291,13 @@ impl Machine {
                 (TaskState::Pending, _) if self.waiting[at] == 0 => self.ready.push_back(at),
                 _ => {}
             }
+
             self.set_timer(at);
             if let Some(request) = self.tasks[at].cancel.clone() {
                 self.cancel_task(now, at, &request, out);
             }
         }
+
         if let Some(request) = self.run.cancel.clone() {
             self.cancel_run(now, request, out);
         }
@@ -293,7 +310,9 @@ impl Machine {
                 self.waits(now, at, Reason::new(ReasonKind::Queued, reason), out);
             }
             ExecutionState::Running => self.running(now, at, times, out),
-            ExecutionState::Exited { code: 0, .. } => self.ended(now, at, End::successful(), times, out),
+            ExecutionState::Exited { code: 0, .. } => {
+                self.ended(now, at, End::successful(), times, out)
+            }
             ExecutionState::Exited { code, oom, signal } => {
                 self.ended(now, at, End::exited(code, oom, signal), times, out);
             }
@@ -302,9 +321,17 @@ impl Machine {
                 self.ended(now, at, End::failed(reason), times, out);
             }
             ExecutionState::Stopped => self.ended(now, at, End::stopped_outside(), times, out),
-            ExecutionState::Lost => self.ended(now, at, End::lost("the scheduler lost the execution"), times, out),
+            ExecutionState::Lost => {
+                self.ended(now, at, End::lost("the scheduler lost the execution"), times, out)
+            }
             ExecutionState::NotFound => {
-                self.ended(now, at, End::lost("the scheduler no longer knows the execution"), times, out);
+                self.ended(
+                    now,
+                    at,
+                    End::lost("the scheduler no longer knows the execution"),
+                    times,
+                    out,
+                );
             }
         }
     }
@@ -312,7 +339,10 @@ impl Machine {
     /// Says why an attempt does not run yet, unless that is said already.
     fn waits(&mut self, now: Timestamp, at: usize, reason: Reason, out: &mut Decision) {
         let task = &self.tasks[at];
-        if task.state == TaskState::Starting && !reason.message.is_empty() && task.reason.as_ref() != Some(&reason) {
+        if task.state == TaskState::Starting
+            && !reason.message.is_empty()
+            && task.reason.as_ref() != Some(&reason)
+        {
             let mut next = task.clone();
             next.reason = Some(reason.clone());
             self.change(at, next, out);
@@ -347,9 +377,17 @@ impl Machine {
     }
 
     /// The current attempt is over: schedules another, or completes the task.
-    fn ended(&mut self, now: Timestamp, at: usize, end: End, times: ExecutionTimes, out: &mut Decision) {
+    fn ended(
+        &mut self,
+        now: Timestamp,
+        at: usize,
+        end: End,
+        times: ExecutionTimes,
+        out: &mut Decision,
+    ) {
         let end = self.judged(at, end, times);
         let mut next = self.tasks[at].clone();
+
         // An end that overtakes the news of the start: the intent is the nearest known instant.
         let started_at = next.started_at.or_else(|| self.began(now, at, times));
         let started_at = started_at.or(if end.ran { next.intended_at } else { None });
@@ -365,6 +403,7 @@ impl Machine {
             ended_at,
             log: gofer_core::run::LogState::Live,
         };
+
         out.effects.push(Effect::Archive(next.task.clone(), next.attempt));
         if let Some((delay, losses)) = self.retry_after(at, &end) {
             let not_before = now.after(delay);
@@ -375,6 +414,7 @@ impl Machine {
                 next_attempt: next.attempt.next(),
                 not_before,
             };
+
             self.record(now, Some(at), details, out);
             next = TaskRun { attempt: next.attempt.next(), losses, ..TaskRun::pending(next.task) };
             next.cancel = self.tasks[at].cancel.clone();
@@ -394,12 +434,19 @@ impl Machine {
         crate::reasons::cancelled(request)
     }
 
-    /// How long to wait before the next attempt, and the task's losses then; `None` when there is to be none.
+    /// How long to wait before the next attempt, and the task's losses then; `None` when there is
+    /// to be none.
     fn retry_after(&self, at: usize, end: &End) -> Option<(Duration, u32)> {
         if self.run.cancel.is_some() || self.tasks[at].cancel.is_some() {
             return None;
         }
-        crate::retry::after(&self.spec.tasks[at].retries, &self.tasks[at], end.status, end.reason.as_ref(), end.lost)
+        crate::retry::after(
+            &self.spec.tasks[at].retries,
+            &self.tasks[at],
+            end.status,
+            end.reason.as_ref(),
+            end.lost,
+        )
     }
 
     fn cancel_run(&mut self, now: Timestamp, request: CancelRequest, out: &mut Decision) {
@@ -409,7 +456,13 @@ impl Machine {
         }
     }
 
-    fn cancel_task(&mut self, now: Timestamp, at: usize, request: &CancelRequest, out: &mut Decision) {
+    fn cancel_task(
+        &mut self,
+        now: Timestamp,
+        at: usize,
+        request: &CancelRequest,
+        out: &mut Decision,
+    ) {
         match self.tasks[at].state {
             TaskState::Pending => {
                 let next = self.tasks[at].clone();
@@ -424,13 +477,15 @@ impl Machine {
         }
     }
 
-    /// Starts or skips what became ready, until nothing more follows from it; then completes the run if all is done.
+    /// Starts or skips what became ready, until nothing more follows from it; then completes the
+    /// run if all is done.
     fn settle(&mut self, now: Timestamp, out: &mut Decision) {
         while let Some(at) = self.ready.pop_front() {
             let task = &self.tasks[at];
             if task.state != TaskState::Pending || self.waiting[at] != 0 {
                 continue;
             }
+
             if task.not_before.is_some_and(|not_before| not_before > now) {
                 self.set_timer(at);
             } else if let Some(reason) = self.unsatisfied(at) {
@@ -443,8 +498,19 @@ impl Machine {
         if self.incomplete == 0 {
             let (status, reason) = self.verdict();
             let state = RunState::Complete(status);
-            out.run = Some(RunTransition { from: self.run.state, to: state, reason: reason.clone(), at: now });
-            self.record(now, None, EventDetails::RunCompleted { status, reason: reason.clone() }, out);
+            out.run = Some(RunTransition {
+                from: self.run.state,
+                to: state,
+                reason: reason.clone(),
+                at: now,
+            });
+
+            self.record(
+                now,
+                None,
+                EventDetails::RunCompleted { status, reason: reason.clone() },
+                out,
+            );
             (self.run.state, self.run.reason, self.run.ended_at) = (state, reason, Some(now));
         }
     }
@@ -468,12 +534,16 @@ impl Machine {
         self.spec.tasks[at].depends_on.iter().find_map(|edge| {
             let parent = self.index[&edge.task];
             let status = self.tasks[parent].state.status()?;
-            let tolerated = self.spec.tasks[parent].continue_on_failure && status != TaskStatus::Cancelled;
+            let tolerated =
+                self.spec.tasks[parent].continue_on_failure && status != TaskStatus::Cancelled;
             let satisfied = match edge.condition {
                 Condition::Any => true,
-                Condition::Success => status == TaskStatus::Successful || (status.is_failure() && tolerated),
+                Condition::Success => {
+                    status == TaskStatus::Successful || (status.is_failure() && tolerated)
+                }
                 Condition::Failure => status.is_failure(),
             };
+
             let wanted = if edge.condition == Condition::Success { "succeed" } else { "fail" };
             (!satisfied).then(|| {
                 let message = format!(
@@ -504,10 +574,17 @@ impl Machine {
         next.reason.clone_from(&reason);
         next.ended_at = Some(ended.as_ref().map_or(now, |record| record.ended_at));
         next.not_before = None;
+
         let exit_code = next.exit_code;
         self.change_with(at, next, ended, out);
-        self.record(now, Some(at), EventDetails::TaskRunCompleted { status, reason, exit_code }, out);
+        self.record(
+            now,
+            Some(at),
+            EventDetails::TaskRunCompleted { status, reason, exit_code },
+            out,
+        );
         self.incomplete -= 1;
+
         for child in 0..self.children[at].len() {
             let child = self.children[at][child];
             self.waiting[child] -= 1;
@@ -529,12 +606,28 @@ impl Machine {
         out: &mut Decision,
     ) {
         let task = &mut self.tasks[at];
-        debug_assert!(task.state.may_become(next.state), "{:?} may not become {:?}", task.state, next.state);
-        out.tasks.push(TaskTransition { from: task.state, from_attempt: task.attempt, to: next.clone(), ended });
+        debug_assert!(
+            task.state.may_become(next.state),
+            "{:?} may not become {:?}",
+            task.state,
+            next.state
+        );
+        out.tasks.push(TaskTransition {
+            from: task.state,
+            from_attempt: task.attempt,
+            to: next.clone(),
+            ended,
+        });
         *task = next;
     }
 
-    fn record(&self, at: Timestamp, task: Option<usize>, details: EventDetails, out: &mut Decision) {
+    fn record(
+        &self,
+        at: Timestamp,
+        task: Option<usize>,
+        details: EventDetails,
+        out: &mut Decision,
+    ) {
         let task = task.map(|task| &self.tasks[task]);
         let subject = Subject {
             attempt: task.map(|task| task.attempt),

@@ -1,7 +1,9 @@
-//! Replaces secret values in a stream of bytes by `***`, also where a value spans two reads, and in its usual encodings.
+//! Replaces secret values in a stream of bytes by `***`, also where a value spans two reads, and in
+//! its usual encodings.
 //!
-//! Every byte that belongs to a match is hidden, also where matches overlap: those become one `***`. Which match comes first, or is
-//! longer, decides nothing, so a value cannot be shown by half because another one begins before it.
+//! Every byte that belongs to a match is hidden, also where matches overlap: those become one
+//! `***`. Which match comes first, or is longer, decides nothing, so a value cannot be shown by
+//! half because another one begins before it.
 
 mod automaton;
 mod encodings;
@@ -18,9 +20,11 @@ use self::automaton::{Automaton, ROOT};
 /// What stands in the log instead of a secret.
 pub const MASK: &[u8] = b"***";
 
-/// A line of a multi-line secret is masked by itself from this length on; shorter ones (`}`, `--`) are everywhere.
+/// A line of a multi-line secret is masked by itself from this length on; shorter ones (`}`, `--`)
+/// are everywhere.
 const MIN_LINE_BYTES: usize = 4;
-/// Longest value whose encodings are masked, too. Keys and certificates are shorter; each encoding is a text as long as the value.
+/// Longest value whose encodings are masked, too. Keys and certificates are shorter; each encoding
+/// is a text as long as the value.
 const MAX_ENCODED_BYTES: usize = 8 * 1024;
 /// All encodings of one log together: what they take is memory of each reader.
 const MAX_ENCODINGS_BYTES: usize = 512 * 1024;
@@ -86,30 +90,35 @@ pub fn warning(value: &SecretString) -> Option<&'static str> {
     let is_common = |pattern: &&str| COMMON_WORDS.contains(&pattern.to_lowercase().as_str());
     if patterns.iter().any(|pattern| pattern.chars().count() < MIN_TELLING_CHARS) {
         return Some(
-            "the value is short: logs will show `***` wherever these characters occur, in ordinary text as well",
+            "the value is short: logs will show `***` wherever these characters occur, in ordinary \
+             text as well",
         );
     }
     if patterns.iter().any(is_common) {
-        return Some("the value, or a line of it, is a common word: logs will show `***` wherever it occurs");
+        return Some(
+            "the value, or a line of it, is a common word: logs will show `***` wherever it occurs",
+        );
     }
     None
 }
 
-/// What is masked because of a value: the whole, with and without the white space around it, and each longer line.
+/// What is masked because of a value: the whole, with and without the white space around it, and
+/// each longer line.
 fn literals(value: &str) -> Vec<&str> {
     let lines = value.lines().filter(|line| line.len() >= MIN_LINE_BYTES);
     [value, value.trim()].into_iter().chain(lines).filter(|pattern| !pattern.is_empty()).collect()
 }
 
-/// Masks one output of one execution. What it emits depends on the bytes alone, not on how they are cut. Clones share what is
-/// costly to build, and where there is no output it is never built.
+/// Masks one output of one execution. What it emits depends on the bytes alone, not on how they are
+/// cut. Clones share what is costly to build, and where there is no output it is never built.
 #[derive(Clone)]
 pub struct Masker {
     patterns: Arc<Patterns>,
     /// Whether JSON Web Tokens are masked as well.
     tokens: bool,
-    /// The end of what was seen, when it may be the beginning of a secret, from `begin` on. What stands before it was shown, and goes
-    /// when there is more of it than of the rest. All positions below are in here.
+    /// The end of what was seen, when it may be the beginning of a secret, from `begin` on. What
+    /// stands before it was shown, and goes when there is more of it than of the rest. All
+    /// positions below are in here.
     held: Vec<u8>,
     begin: usize,
     /// Where the automaton stands after what it has seen.
@@ -136,7 +145,9 @@ impl Patterns {
         let mut texts: BTreeSet<Vec<u8>> = literals.map(|text| text.as_bytes().to_vec()).collect();
 
         let mut room = MAX_ENCODINGS_BYTES;
-        for value in values.into_iter().map(str::trim).filter(|value| value.len() <= MAX_ENCODED_BYTES) {
+        for value in
+            values.into_iter().map(str::trim).filter(|value| value.len() <= MAX_ENCODED_BYTES)
+        {
             for text in encodings::all(value) {
                 room = room.saturating_sub(text.len());
                 if room > 0 {
@@ -144,6 +155,7 @@ impl Patterns {
                 }
             }
         }
+
         Self { texts: texts.into_iter().collect(), automaton: OnceLock::new() }
     }
 
@@ -154,7 +166,9 @@ impl Patterns {
 
 impl std::fmt::Debug for Masker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Masker").field("patterns", &self.patterns.texts.len()).finish_non_exhaustive()
+        f.debug_struct("Masker")
+            .field("patterns", &self.patterns.texts.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -175,7 +189,8 @@ impl Masker {
         }
     }
 
-    /// Masks every JSON Web Token too: where executions get theirs from the scheduler, nobody here knows its value.
+    /// Masks every JSON Web Token too: where executions get theirs from the scheduler, nobody here
+    /// knows its value.
     #[must_use]
     pub fn with_tokens(mut self, tokens: bool) -> Self {
         self.tokens = tokens;
@@ -267,14 +282,17 @@ impl Masker {
             self.hidden = self.hidden.max(found.end);
             shown = shown.max(found.end);
         }
+
         if shown < decided {
             out.extend_from_slice(&self.held[shown..decided]);
         }
+
         self.begin = decided;
         out
     }
 
-    /// Only when that moves fewer bytes than it frees: a stream may hold tens of kilobytes back for ever, and come in small pieces.
+    /// Only when that moves fewer bytes than it frees: a stream may hold tens of kilobytes back for
+    /// ever, and come in small pieces.
     fn forget_shown(&mut self) {
         let shown = self.begin;
         if shown * 2 < self.held.len() {
@@ -320,7 +338,10 @@ mod tests {
 
     #[test]
     fn masks_across_reads() {
-        assert_eq!(mask(&["hunter2"], &[b"the password is hun", b"ter2\n"]), "the password is ***\n");
+        assert_eq!(
+            mask(&["hunter2"], &[b"the password is hun", b"ter2\n"]),
+            "the password is ***\n"
+        );
         assert_eq!(mask(&["hunter2"], &[b"hun", b"ger hunter2hunter2"]), "hunger ******");
         assert_eq!(mask(&["abc", "abcdef"], &[b"xabc", b"defx abcx"]), "x***x ***x");
         assert_eq!(mask(&["line one\nline two"], &[b"> line two <"]), "> *** <");
@@ -343,29 +364,39 @@ mod tests {
         assert_eq!(masker.push(b"ter2 zebra"), b"*** ***");
     }
 
-    /// A secret of sixty times the length would be sixty times the work, if each byte of a log like it were the beginning of another
-    /// search.
+    /// A secret of sixty times the length would be sixty times the work, if each byte of a log like
+    /// it were the beginning of another search.
     #[test]
     fn the_work_follows_the_stream_whatever_is_looked_for() {
         let repeated = |length: usize| vec!["a".repeat(length)];
         let also_short = |length: usize| vec!["a".to_owned(), format!("{}b", "a".repeat(length))];
-        let by_lines = |length: usize| vec!["a".repeat(length), (4..60).map(|at| "a".repeat(at) + "\n").collect()];
+        let by_lines = |length: usize| {
+            vec!["a".repeat(length), (4..60).map(|at| "a".repeat(at) + "\n").collect()]
+        };
+
         let kinds: [fn(usize) -> Vec<String>; 3] = [repeated, also_short, by_lines];
         for (at, secrets) in kinds.into_iter().enumerate() {
             let took = |length: usize| {
-                let secrets: Vec<SecretString> = secrets(length).into_iter().map(SecretString::from).collect();
+                let secrets: Vec<SecretString> =
+                    secrets(length).into_iter().map(SecretString::from).collect();
                 let masker = Masker::new(&secrets);
                 masker.clone().push(b"a");
+
                 let once = || {
                     let (begun, mut masker) = (std::time::Instant::now(), masker.clone());
                     b"a".repeat(128 << 10).chunks(512).for_each(|piece| drop(masker.push(piece)));
                     masker.finish();
                     begun.elapsed()
                 };
+
                 (0..5).map(|_| once()).min().unwrap()
             };
+
             let (short, long) = (took(1 << 10), took(60 << 10));
-            assert!(long < short * 16 + std::time::Duration::from_millis(100), "{at}: {short:?}, {long:?}");
+            assert!(
+                long < short * 16 + std::time::Duration::from_millis(100),
+                "{at}: {short:?}, {long:?}"
+            );
         }
     }
 
@@ -375,10 +406,16 @@ mod tests {
             let warning = warning(&value.into()).unwrap_or_else(|| panic!("{value}"));
             assert!(warning.contains("short"), "{warning}");
         }
-        for value in ["true", "Production\n", "-----BEGIN-----\nQm9iIGxpa2Vz\nerror\n-----END-----"] {
+
+        for value in ["true", "Production\n", "-----BEGIN-----\nQm9iIGxpa2Vz\nerror\n-----END-----"]
+        {
             let warning = warning(&value.into()).unwrap_or_else(|| panic!("{value}"));
-            assert!(warning.contains("common word") && !warning.contains(value.trim()), "{warning}");
+            assert!(
+                warning.contains("common word") && !warning.contains(value.trim()),
+                "{warning}"
+            );
         }
+
         // Lines that are too short to be masked by themselves hide nothing.
         for value in ["hunter2", "{\n\"key\": \"Zm9v\"\n}", "    ", "x1y2"] {
             assert_eq!(warning(&value.into()), None, "{value}");
@@ -420,9 +457,14 @@ mod tests {
             let mut masker = Masker::new(&[SecretString::from(secret.as_str())]).with_tokens(true);
             for _ in 0..4 {
                 masker.push(&text.repeat(64 * 1024 / text.len()).into_bytes());
-                assert!(masker.held() < secret.len(), "{} bytes are held of `{text}`", masker.held());
+                assert!(
+                    masker.held() < secret.len(),
+                    "{} bytes are held of `{text}`",
+                    masker.held()
+                );
             }
         }
+
         let mut masker = Masker::new(&[]).with_tokens(true);
         for _ in 0..4 {
             masker.push(format!("eyJ.eyJ.{}", "s".repeat(64 * 1024)).as_bytes());
@@ -437,6 +479,7 @@ mod tests {
             let begins = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(text));
             found.extend(begins.map(|at| at..at + text.len()));
         }
+
         found.sort_by_key(|range| (range.start, range.end));
         let (mut out, mut shown) = (Vec::new(), 0);
         for range in found {
@@ -446,6 +489,7 @@ mod tests {
             }
             shown = shown.max(range.end);
         }
+
         out.extend_from_slice(&bytes[shown..]);
         out
     }

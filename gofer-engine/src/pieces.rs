@@ -1,11 +1,12 @@
-//! A large decision becomes true in several transactions: one of ten thousand task runs takes a database longer than it may
-//! take to answer, and would never get through.
+//! A large decision becomes true in several transactions: one of ten thousand task runs takes a
+//! database longer than it may take to answer, and would never get through.
 //!
-//! That is right because the changes of a decision follow one from another in the order it has them, and each task's change
-//! is a compare-and-set of its own with its own event. After a crash between two pieces the next driver finds a run in which
-//! less has happened yet: it makes what is left of the decision once more, from what is stored (wishes to cancel are, and
-//! times), and asks the scheduler about intents that nobody carried out. What only the whole makes true, the run's own end,
-//! is in the last piece.
+//! That is right because the changes of a decision follow one from another in the order it has
+//! them, and each task's change is a compare-and-set of its own with its own event. After a crash
+//! between two pieces the next driver finds a run in which less has happened yet: it makes what is
+//! left of the decision once more, from what is stored (wishes to cancel are, and times), and asks
+//! the scheduler about intents that nobody carried out. What only the whole makes true, the run's
+//! own end, is in the last piece.
 
 use gofer_core::journal::Commit;
 
@@ -14,13 +15,20 @@ pub(crate) fn of(commit: Commit, most: usize) -> Vec<Commit> {
     let Commit { lease, mut tasks, run, mut events } = commit;
     // The machine records one event with each change of a task run; the run's own is the last.
     let paired = events.len() == tasks.len() + usize::from(run.is_some());
-    debug_assert!(paired || tasks.len() <= 1, "{} changes have {} events", tasks.len(), events.len());
+    debug_assert!(
+        paired || tasks.len() <= 1,
+        "{} changes have {} events",
+        tasks.len(),
+        events.len()
+    );
+
     let mut pieces = Vec::new();
     while paired && tasks.len() > most {
         let (later_tasks, later_events) = (tasks.split_off(most), events.split_off(most));
         pieces.push(Commit { lease: lease.clone(), tasks, run: None, events });
         (tasks, events) = (later_tasks, later_events);
     }
+
     pieces.push(Commit { lease, tasks, run, events });
     pieces
 }
@@ -35,44 +43,70 @@ mod tests {
     use super::*;
 
     fn ending(tasks: usize) -> Commit {
-        let key = RunKey { namespace: "n".parse().unwrap(), pipeline: "p".parse().unwrap(), run: RunNumber(1) };
+        let key = RunKey {
+            namespace: "n".parse().unwrap(),
+            pipeline: "p".parse().unwrap(),
+            run: RunNumber(1),
+        };
+
         let id = |at: usize| TaskId::new(format!("t{at}")).unwrap();
         let change = |at| {
             let state = TaskState::Complete(TaskStatus::Skipped);
             let to = TaskRun { state, ..TaskRun::pending(id(at)) };
-            TaskTransition { from: TaskState::Pending, from_attempt: Attempt::FIRST, to, ended: None }
+            TaskTransition {
+                from: TaskState::Pending,
+                from_attempt: Attempt::FIRST,
+                to,
+                ended: None,
+            }
         };
+
         let event = |task: Option<TaskId>| NewEvent {
             at: Timestamp(0),
             actor: "gofer".to_owned(),
             subject: Subject { task, ..Subject::default() },
             details: EventDetails::TaskRunStarting {},
         };
+
         let state = RunState::Complete(RunStatus::Failed);
         Commit {
             lease: Lease { run: key, epoch: 3 },
             tasks: (0..tasks).map(change).collect(),
-            run: Some(RunTransition { from: RunState::Running, to: state, reason: None, at: Timestamp(0) }),
+            run: Some(RunTransition {
+                from: RunState::Running,
+                to: state,
+                reason: None,
+                at: Timestamp(0),
+            }),
             events: (0..tasks).map(|at| event(Some(id(at)))).chain([event(None)]).collect(),
         }
     }
 
     #[test]
     fn pieces_are_bounded_in_order_and_end_with_the_run() {
-        for (tasks, sizes) in [(0, vec![0]), (1, vec![1]), (4, vec![4]), (5, vec![4, 1]), (12, vec![4, 4, 4])] {
+        for (tasks, sizes) in
+            [(0, vec![0]), (1, vec![1]), (4, vec![4]), (5, vec![4, 1]), (12, vec![4, 4, 4])]
+        {
             let pieces = of(ending(tasks), 4);
             assert_eq!(pieces.iter().map(|piece| piece.tasks.len()).collect::<Vec<_>>(), sizes);
             let (last, before) = pieces.split_last().unwrap();
             assert!(last.run.is_some() && before.iter().all(|piece| piece.run.is_none()));
+
             let mut told = Vec::new();
             for piece in &pieces {
                 assert_eq!(piece.lease.epoch, 3);
                 let changed = piece.tasks.iter().map(|change| Some(change.to.task.clone()));
-                let events: Vec<_> = piece.events.iter().map(|event| event.subject.task.clone()).collect();
-                assert!(changed.eq(events.iter().take(piece.tasks.len()).cloned()), "each change has its own event");
+                let events: Vec<_> =
+                    piece.events.iter().map(|event| event.subject.task.clone()).collect();
+                assert!(
+                    changed.eq(events.iter().take(piece.tasks.len()).cloned()),
+                    "each change has its own event"
+                );
                 told.extend(events);
             }
-            let whole: Vec<_> = ending(tasks).events.into_iter().map(|event| event.subject.task).collect();
+
+            let whole: Vec<_> =
+                ending(tasks).events.into_iter().map(|event| event.subject.task).collect();
             assert_eq!(told, whole);
         }
     }

@@ -1,6 +1,7 @@
-//! Places for executions in flight: a bound on how many a server starts, in all and of one pipeline, and a fair queue
-//! before it. What a server finds running, because another server or an earlier life started it, takes a place too, if
-//! need be one too many: new ones then wait the longer.
+//! Places for executions in flight: a bound on how many a server starts, in all and of one
+//! pipeline, and a fair queue before it. What a server finds running, because another server or an
+//! earlier life started it, takes a place too, if need be one too many: new ones then wait the
+//! longer.
 
 mod queue;
 
@@ -16,7 +17,8 @@ use queue::{Owner, Queue, Ticket};
 #[derive(Debug)]
 pub(crate) struct Places {
     queue: Mutex<Queue<oneshot::Sender<()>>>,
-    /// Whose they are; whoever drives the run gives them back, also when that is another driver than before.
+    /// Whose they are; whoever drives the run gives them back, also when that is another driver
+    /// than before.
     kept: Mutex<BTreeMap<ExecutionId, Place>>,
 }
 
@@ -30,7 +32,10 @@ pub(crate) struct Place {
 impl Places {
     /// So many in all, and so many of one pipeline.
     pub(crate) fn new(limit: usize, limit_per_pipeline: Option<usize>) -> Arc<Self> {
-        Arc::new(Self { queue: Mutex::new(Queue::new(limit, limit_per_pipeline)), kept: Mutex::default() })
+        Arc::new(Self {
+            queue: Mutex::new(Queue::new(limit, limit_per_pipeline)),
+            kept: Mutex::default(),
+        })
     }
 
     /// Waits for a place for an execution of this run.
@@ -158,7 +163,8 @@ mod tests {
     use super::*;
 
     fn run(pipeline: &str) -> RunKey {
-        let (namespace, pipeline) = (NamespaceId::new("default").unwrap(), PipelineId::new(pipeline).unwrap());
+        let (namespace, pipeline) =
+            (NamespaceId::new("default").unwrap(), PipelineId::new(pipeline).unwrap());
         RunKey { namespace, pipeline, run: RunNumber(1) }
     }
 
@@ -168,7 +174,10 @@ mod tests {
         let (first, found) = (places.take_one(&run("ci")), places.take_one(&run("ci")));
         assert_eq!(places.taken(), 2);
         drop(first);
-        assert!(places.wait(&run("ci")).now_or_never().is_none(), "one is still in flight, and one is allowed");
+        assert!(
+            places.wait(&run("ci")).now_or_never().is_none(),
+            "one is still in flight, and one is allowed"
+        );
         drop(found);
         assert!(places.wait(&run("ci")).now_or_never().is_some());
         assert_eq!(places.taken(), 0);
@@ -200,6 +209,9 @@ mod tests {
         assert!(other.as_mut().now_or_never().is_none());
         assert_eq!(places.why(&other_run), "waiting: 2 of 2 executions of this server in flight");
         drop(in_flight);
-        assert!(other.as_mut().now_or_never().is_some(), "its place came with the first that was free");
+        assert!(
+            other.as_mut().now_or_never().is_some(),
+            "its place came with the first that was free"
+        );
     }
 }

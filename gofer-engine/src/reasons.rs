@@ -16,10 +16,16 @@ pub(crate) fn of_failure(kind: FailureKind) -> ReasonKind {
 
 pub(crate) fn of_exit(code: i32, oom: bool, signal: Option<i32>) -> Reason {
     if oom {
-        return Reason::new(ReasonKind::OutOfMemory, "killed by the kernel for want of memory; raise `memory_bytes`");
+        return Reason::new(
+            ReasonKind::OutOfMemory,
+            "killed by the kernel for want of memory; raise `memory_bytes`",
+        );
     }
     match signal {
-        Some(signal) => Reason::new(ReasonKind::Signal, format!("ended by signal {signal}{}", signal_name(signal))),
+        Some(signal) => Reason::new(
+            ReasonKind::Signal,
+            format!("ended by signal {signal}{}", signal_name(signal)),
+        ),
         None => Reason::new(ReasonKind::ExitCode, format!("ended with exit code {code}")),
     }
 }
@@ -63,9 +69,11 @@ pub(crate) fn tasks_failed(tasks: &[&TaskRun]) -> Reason {
             }
         })
         .collect();
+
     if tasks.len() > NAMED_TASKS {
         parts.push(format!("and {} more", tasks.len() - NAMED_TASKS));
     }
+
     Reason::new(ReasonKind::TasksFailed, parts.join("; "))
 }
 

@@ -1,4 +1,5 @@
-//! Warnings that repeat: of each cause the first is told at once, and then how many there were, once a minute.
+//! Warnings that repeat: of each cause the first is told at once, and then how many there were,
+//! once a minute.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -23,13 +24,15 @@ struct Told {
 }
 
 impl Repeated {
-    /// Counts an error. When it is to be told: how many of its cause there were since the last that was told, itself included.
+    /// Counts an error. When it is to be told: how many of its cause there were since the last that
+    /// was told, itself included.
     pub(crate) fn count(&self, error: &str) -> Option<u64> {
         let now = Instant::now();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= CAUSES {
             all.retain(|_, told| now - told.at < EVERY);
         }
+
         let is_full = all.len() >= CAUSES;
         let cause = cause(error);
         if let Some(told) = all.get_mut(&cause) {
@@ -41,9 +44,11 @@ impl Repeated {
             *told = Told { at: now, since: 0 };
             return Some(times);
         }
+
         if !is_full {
             all.insert(cause, Told { at: now, since: 0 });
         }
+
         Some(1)
     }
 }
@@ -61,7 +66,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_outage_is_told_once_a_minute() {
         let warnings = Repeated::default();
-        let outage = |log: u32| format!("the log of `ns/p/{log}/a/1` cannot be stored: connection {log} refused");
+        let outage = |log: u32| {
+            format!("the log of `ns/p/{log}/a/1` cannot be stored: connection {log} refused")
+        };
         assert_eq!(warnings.count(&outage(1)), Some(1), "the first at once");
         for log in 2..100 {
             assert_eq!(warnings.count(&outage(log)), None);

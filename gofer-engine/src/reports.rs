@@ -1,5 +1,6 @@
-//! Ends that executions tell themselves. The server that is told may not be the one that drives the run: then it passes the
-//! report on. A report is a hint: one that is lost on its way costs time, and the scheduler's own word comes in any case.
+//! Ends that executions tell themselves. The server that is told may not be the one that drives the
+//! run: then it passes the report on. A report is a hint: one that is lost on its way costs time,
+//! and the scheduler's own word comes in any case.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +13,24 @@ use secrecy::SecretString;
 use crate::engine::Shared;
 use crate::error::EngineError;
 
-/// Reports of other servers that the scheduler is asked about at the same time; further ones are dropped.
+/// Reports of other servers that the scheduler is asked about at the same time; further ones are
+/// dropped.
 pub(crate) const AT_ONCE: usize = 64;
 /// How long whoever tells its end waits until others are told of it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// See [`crate::Engine::report_end`].
-pub(crate) async fn take(shared: &Shared, token: &SecretString, end: ReportedEnd) -> Result<(), EngineError> {
+pub(crate) async fn take(
+    shared: &Shared,
+    token: &SecretString,
+    end: ReportedEnd,
+) -> Result<(), EngineError> {
     let id = shared.scheduler.report(token, end).await?;
     if shared.runs.contains(&id.run) {
         return Ok(());
     }
-    match tokio::time::timeout(PATIENCE, shared.journal.tell(Hint::Reported(id.clone(), end))).await {
+    match tokio::time::timeout(PATIENCE, shared.journal.tell(Hint::Reported(id.clone(), end))).await
+    {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             tracing::info!(execution = %id, error = %crate::chain(&error), "cannot pass a reported end on")
@@ -33,12 +40,13 @@ pub(crate) async fn take(shared: &Shared, token: &SecretString, end: ReportedEnd
     Ok(())
 }
 
-/// Another server was told of an end. If the run is driven here, the scheduler looks at the report; it tells what it makes of
-/// it as it tells everything.
+/// Another server was told of an end. If the run is driven here, the scheduler looks at the report;
+/// it tells what it makes of it as it tells everything.
 pub(crate) fn hear(shared: &Arc<Shared>, id: ExecutionId, end: ReportedEnd) {
     if !shared.runs.contains(&id.run) {
         return;
     }
+
     let Ok(turn) = shared.reports.clone().try_acquire_owned() else { return };
     let looking = shared.clone();
     shared.tasks.spawn(async move {
@@ -48,8 +56,10 @@ pub(crate) fn hear(shared: &Arc<Shared>, id: ExecutionId, end: ReportedEnd) {
             () = looking.stop.cancelled() => return,
             looked = looking.scheduler.reported(&id, end) => looked,
         };
+
         if let Err(error) = looked {
-            tracing::info!(execution = %id, error = %error.chain(), "an end that another server was told of is not taken");
+            tracing::info!(execution = %id, error = %error.chain(), "an end that another server \
+                                                                     was told of is not taken");
         }
     });
 }

@@ -1,4 +1,5 @@
-//! From a task's spec to what the scheduler executes: the environment with every interpolation replaced.
+//! From a task's spec to what the scheduler executes: the environment with every interpolation
+//! replaced.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -17,9 +18,11 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::engine::Shared;
 use crate::error::of_journal;
 
-/// How often a read begins anew because the secret was put again between looking it up and reading its value.
+/// How often a read begins anew because the secret was put again between looking it up and reading
+/// its value.
 const READ_ATTEMPTS: usize = 5;
-/// Most bytes of all secrets of a task: what masks them in its log is held in memory by each of its readers.
+/// Most bytes of all secrets of a task: what masks them in its log is held in memory by each of its
+/// readers.
 const MAX_SECRETS_BYTES: usize = 512 * 1024;
 
 /// What came of resolving.
@@ -78,7 +81,8 @@ fn mentions_secrets(template: &str) -> bool {
     template::references(template).any(|(source, _)| source.is_secret())
 }
 
-/// Reads every secret and object the task names and builds its execution. What is missing is told with the task's name.
+/// Reads every secret and object the task names and builds its execution. What is missing is told
+/// with the task's name.
 pub(crate) async fn execution(
     shared: &Shared,
     spec: &PipelineSpec,
@@ -105,6 +109,7 @@ async fn build(
         let message = "common tasks cannot be run by this version of gofer";
         return Err(Unresolved::Refused(Reason::new(ReasonKind::Unsupported, message)));
     };
+
     let mut resolver = Resolver { shared, run, secrets: Vec::new(), known: HashMap::new() };
     let mut env = system_variables(shared, task, run, attempt);
     for (name, value) in variables(spec, task, run) {
@@ -114,6 +119,7 @@ async fn build(
         };
         env.insert(name.to_owned(), value);
     }
+
     let registry_auth = resolver.registry_login(custom).await?;
     let execution = ExecutionSpec {
         kind: ExecutionKind::Task,
@@ -127,10 +133,16 @@ async fn build(
         timeout: task.timeout,
         separate_output: custom.separate_output,
     };
+
     Ok(Resolved { spec: execution, secrets: resolver.secrets })
 }
 
-fn system_variables(shared: &Shared, task: &TaskSpec, run: &Run, attempt: Attempt) -> BTreeMap<String, EnvValue> {
+fn system_variables(
+    shared: &Shared,
+    task: &TaskSpec,
+    run: &Run,
+    attempt: Attempt,
+) -> BTreeMap<String, EnvValue> {
     let plain = [
         ("GOFER_NAMESPACE", run.key.namespace.to_string()),
         ("GOFER_PIPELINE", run.key.pipeline.to_string()),
@@ -140,12 +152,18 @@ fn system_variables(shared: &Shared, task: &TaskSpec, run: &Run, attempt: Attemp
     ];
     let mut env: BTreeMap<String, EnvValue> =
         plain.into_iter().map(|(name, value)| (name.to_owned(), EnvValue::Plain(value))).collect();
+
     if let Some(addr) = &shared.config.api_addr {
         env.insert("GOFER_API_ADDR".to_owned(), EnvValue::Plain(addr.clone()));
     }
+
     if !shared.scheduler.capabilities().workload_identity {
-        env.insert("GOFER_API_TOKEN".to_owned(), EnvValue::Secret(shared.tokens.token(&run.token_nonce)));
+        env.insert(
+            "GOFER_API_TOKEN".to_owned(),
+            EnvValue::Secret(shared.tokens.token(&run.token_nonce)),
+        );
     }
+
     env
 }
 
@@ -170,12 +188,17 @@ impl Resolver<'_> {
                     text.push_str(self.lookup(source, key).await?.expose_secret());
                 }
             }
-            // Here, and not only of the whole: a short template may stand for hundreds of megabytes.
+            // Here, and not only of the whole: a short template may stand for hundreds of
+            // megabytes.
             if text.len() > MAX_VARIABLE_BYTES || text.contains('\0') {
-                let rule = format!("a variable's value has at most {MAX_VARIABLE_BYTES} bytes and no NUL character");
+                let rule = format!(
+                    "a variable's value has at most {MAX_VARIABLE_BYTES} bytes and no NUL \
+                     character"
+                );
                 return Err(missing(&format!("variable `{name}` cannot be passed: {rule}")));
             }
         }
+
         Ok(if secret { EnvValue::Secret(SecretString::from(text)) } else { EnvValue::Plain(text) })
     }
 
@@ -186,7 +209,9 @@ impl Resolver<'_> {
         }
         let value = match source {
             Source::Secret | Source::GlobalSecret => self.secret(source, key).await?,
-            Source::PipelineObject | Source::RunObject => SecretString::from(self.object(source, key).await?),
+            Source::PipelineObject | Source::RunObject => {
+                SecretString::from(self.object(source, key).await?)
+            }
         };
         self.known.insert(place, value.clone());
         Ok(value)
@@ -197,27 +222,42 @@ impl Resolver<'_> {
         self.secrets.push(value.clone());
         let total: usize = self.secrets.iter().map(|secret| secret.expose_secret().len()).sum();
         if total > MAX_SECRETS_BYTES {
-            let rule = format!("at most {MAX_SECRETS_BYTES} bytes together; put large ones into an object");
+            let rule = format!(
+                "at most {MAX_SECRETS_BYTES} bytes together; put large ones into an object"
+            );
             return Err(missing(&format!("the task has secrets of {total} bytes: {rule}")));
         }
         Ok(())
     }
 
-    /// The value that the record names. Who may read it is decided by the same record: they are of one put.
+    /// The value that the record names. Who may read it is decided by the same record: they are of
+    /// one put.
     async fn secret(&mut self, source: Source, key: &str) -> Result<SecretString, Unresolved> {
         let (scope, name) = if source == Source::Secret {
-            (SecretScope::Pipeline(self.run.key.namespace.clone(), self.run.key.pipeline.clone()), "secret")
+            (
+                SecretScope::Pipeline(
+                    self.run.key.namespace.clone(),
+                    self.run.key.pipeline.clone(),
+                ),
+                "secret",
+            )
         } else {
             (SecretScope::Global, "global secret")
         };
 
         for _ in 0..READ_ATTEMPTS {
             let Some(record) = self.shared.journal.secret(&scope, key).await.map_err(later)? else {
-                return Err(missing(&format!("{name} `{key}` does not exist; put it with `gofer secret put`")));
-            };
-            if scope == SecretScope::Global && !record.allowed_namespaces.contains(&self.run.key.namespace) {
                 return Err(missing(&format!(
-                    "global secret `{key}` may not be read by namespace `{}`; allow it with `gofer secret put --global --allow`",
+                    "{name} `{key}` does not exist; put it with `gofer secret put`"
+                )));
+            };
+
+            if scope == SecretScope::Global
+                && !record.allowed_namespaces.contains(&self.run.key.namespace)
+            {
+                return Err(missing(&format!(
+                    "global secret `{key}` may not be read by namespace `{}`; allow it with `gofer \
+                     secret put --global --allow`",
                     self.run.key.namespace
                 )));
             }
@@ -227,42 +267,55 @@ impl Resolver<'_> {
                     self.take(&value)?;
                     return Ok(value);
                 }
-                // Put again since its record was read: the old value is deleted, and a newer record names the new one.
+                // Put again since its record was read: the old value is deleted, and a newer record
+                // names the new one.
                 Err(error) if error.kind == ErrorKind::NotFound => {}
                 Err(error) => return Err(self.failed(error)),
             }
         }
+
         Err(missing(&format!(
-            "the value of {name} `{key}` is not in the secret store; put it again with `gofer secret put`"
+            "the value of {name} `{key}` is not in the secret store; put it again with `gofer \
+             secret put`"
         )))
     }
 
-    /// A run's objects, or those of the run it repeats: the tasks that made them may have been reused.
+    /// A run's objects, or those of the run it repeats: the tasks that made them may have been
+    /// reused.
     async fn object(&self, source: Source, key: &str) -> Result<String, Unresolved> {
         let key = ObjectKey::new(key).map_err(|error| missing(&error.to_string()))?;
         let runs = match source {
             Source::RunObject => vec![Some(self.run.key.run), self.run.retry_of],
             _ => vec![None],
         };
+
         let wants_run = source == Source::RunObject;
         for run in runs.into_iter().filter(|run| run.is_some() || !wants_run) {
-            let (namespace, pipeline) = (self.run.key.namespace.clone(), self.run.key.pipeline.clone());
+            let (namespace, pipeline) =
+                (self.run.key.namespace.clone(), self.run.key.pipeline.clone());
             let scope = ObjectScope { namespace, pipeline, run };
             if let Some(record) = self.shared.journal.object(&scope, &key).await.map_err(later)? {
                 return self.object_text(&key, &record.location).await;
             }
         }
+
         let what = if wants_run { "run object" } else { "pipeline object" };
         Err(missing(&format!("{what} `{key}` does not exist")))
     }
 
-    async fn object_text(&self, key: &ObjectKey, location: &ObjectKey) -> Result<String, Unresolved> {
+    async fn object_text(
+        &self,
+        key: &ObjectKey,
+        location: &ObjectKey,
+    ) -> Result<String, Unresolved> {
         let body = self.shared.objects.get(location).await.map_err(|error| self.failed(error))?;
         let too_long = |size: usize| {
             missing(&format!(
-                "object `{key}` has {size} bytes, and a variable at most {MAX_VARIABLE_BYTES}; read it with `gofer object get`"
+                "object `{key}` has {size} bytes, and a variable at most {MAX_VARIABLE_BYTES}; \
+                 read it with `gofer object get`"
             ))
         };
+
         let size = usize::try_from(body.meta.size_bytes).unwrap_or(usize::MAX);
         if size > MAX_VARIABLE_BYTES {
             return Err(too_long(size));
@@ -277,11 +330,16 @@ impl Resolver<'_> {
             }
             text.extend_from_slice(&piece);
         }
-        String::from_utf8(text)
-            .map_err(|_| missing(&format!("object `{key}` is not UTF-8 text; read it with `gofer object get`")))
+
+        String::from_utf8(text).map_err(|_| {
+            missing(&format!("object `{key}` is not UTF-8 text; read it with `gofer object get`"))
+        })
     }
 
-    async fn registry_login(&mut self, custom: &CustomTask) -> Result<Option<RegistryLogin>, Unresolved> {
+    async fn registry_login(
+        &mut self,
+        custom: &CustomTask,
+    ) -> Result<Option<RegistryLogin>, Unresolved> {
         let Some(auth) = &custom.registry_auth else { return Ok(None) };
         let password = self.lookup(Source::Secret, &auth.password_secret_key).await?;
         Ok(Some(RegistryLogin { username: auth.username.clone(), password }))

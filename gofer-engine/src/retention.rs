@@ -1,6 +1,7 @@
-//! Deletes what has been kept long enough: archived logs by age, run objects by the number of newer runs, runs by both, when
-//! nothing of them is left elsewhere, versions that no run is of, events, uploads that nobody completed, values of secrets that no
-//! record names, and values to mask once there is nothing left to mask.
+//! Deletes what has been kept long enough: archived logs by age, run objects by the number of newer
+//! runs, runs by both, when nothing of them is left elsewhere, versions that no run is of, events,
+//! uploads that nobody completed, values of secrets that no record names, and values to mask once
+//! there is nothing left to mask.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +21,15 @@ const SECRET_PUT_TIMEOUT: Duration = Duration::from_secs(3600);
 pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         if let Err(error) = expire_all(&shared).await {
-            tracing::warn!(error = %crate::chain(&error), "cannot delete what has expired, will retry");
+            tracing::warn!(error = %crate::chain(&error), "cannot delete what has expired, will \
+                                                           retry");
         }
         tokio::time::sleep(PERIOD).await;
     }
 }
 
-/// Deletes the bytes first and records it then: a crash between makes it delete nothing a second time.
+/// Deletes the bytes first and records it then: a crash between makes it delete nothing a second
+/// time.
 async fn expire_all(shared: &Shared) -> Result<(), JournalError> {
     let mut before = Vec::new();
     loop {
@@ -40,16 +43,19 @@ async fn expire_all(shared: &Shared) -> Result<(), JournalError> {
             uploads_before: shared.clock.now().before(shared.config.upload_retention),
             secret_values_before: shared.clock.now().before(SECRET_PUT_TIMEOUT),
         };
+
         let page = shared.journal.expirable(&policy, PAGE).await?;
         for what in &page {
             delete(shared, what).await?;
             shared.journal.expired(what, shared.clock.now()).await?;
         }
-        // What was given up can be deleted now, and a run whose logs are gone. The same page again is what cannot be deleted
-        // yet: it is looked at in the next walk.
+
+        // What was given up can be deleted now, and a run whose logs are gone. The same page again
+        // is what cannot be deleted yet: it is looked at in the next walk.
         if page.is_empty() || page == before {
             return Ok(());
         }
+
         before = page;
     }
 }
@@ -57,7 +63,8 @@ async fn expire_all(shared: &Shared) -> Result<(), JournalError> {
 async fn delete(shared: &Shared, what: &Expirable) -> Result<(), BackendError> {
     match what {
         Expirable::Log(id) => shared.objects.delete(&layout::log_location(id)).await,
-        Expirable::RunObject { location, .. } | Expirable::Upload { location: Some(location), .. } => {
+        Expirable::RunObject { location, .. }
+        | Expirable::Upload { location: Some(location), .. } => {
             shared.objects.delete(location).await
         }
         Expirable::RunMask { location } | Expirable::SecretValue { location, being_put: false } => {
@@ -65,6 +72,7 @@ async fn delete(shared: &Shared, what: &Expirable) -> Result<(), BackendError> {
         }
         // Nothing of these is anywhere but in the journal.
         Expirable::Runs { .. } | Expirable::Versions { .. } | Expirable::Events { .. } => Ok(()),
-        Expirable::Upload { location: None, .. } | Expirable::SecretValue { being_put: true, .. } => Ok(()),
+        Expirable::Upload { location: None, .. }
+        | Expirable::SecretValue { being_put: true, .. } => Ok(()),
     }
 }

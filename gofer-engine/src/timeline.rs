@@ -1,7 +1,9 @@
-//! Where the time of a run went, and why: computed from what is recorded of it, without clock or I/O.
+//! Where the time of a run went, and why: computed from what is recorded of it, without clock or
+//! I/O.
 //!
-//! The spans of a run, and those of each of its task runs, follow each other without gap or overlap. An attempt's log is
-//! archived while the next attempt is under way; such time is the next attempt's.
+//! The spans of a run, and those of each of its task runs, follow each other without gap or
+//! overlap. An attempt's log is archived while the next attempt is under way; such time is the next
+//! attempt's.
 
 use gofer_core::event::{EventDetails, NewEvent};
 use gofer_core::journal::RunSnapshot;
@@ -12,7 +14,8 @@ use gofer_core::{Attempt, RunNumber, TaskId, Timestamp};
 use crate::reasons;
 
 /// Types of the events that [`of_task`] wants to see; others it passes over.
-pub const EVENT_TYPES: [&str; 4] = ["task_run_waiting", "task_run_placed", "task_run_stop_requested", "log_archived"];
+pub const EVENT_TYPES: [&str; 4] =
+    ["task_run_waiting", "task_run_placed", "task_run_stop_requested", "log_archived"];
 
 /// Where spans end that go on.
 const FOREVER: Timestamp = Timestamp(i64::MAX);
@@ -76,9 +79,12 @@ pub fn of_run(run: &Run, facts: &RunFacts) -> Vec<Span> {
     let mut line = Line { task: None, at: run.created_at, spans: Vec::new() };
     let waits = match (&facts.waits, facts.made_room) {
         (Some(reason), _) => reason.message.clone(),
-        (None, Some(other)) => format!("waited for a place of its pipeline's parallelism, until run {other} ended"),
+        (None, Some(other)) => {
+            format!("waited for a place of its pipeline's parallelism, until run {other} ended")
+        }
         (None, None) => String::new(),
     };
+
     line.go(run.started_at.or(run.ended_at), Phase::Queued, None, waits);
     if run.started_at.is_some() {
         let stop = run.cancel.as_ref().map(|cancel| cancel.at);
@@ -86,44 +92,62 @@ pub fn of_run(run: &Run, facts: &RunFacts) -> Vec<Span> {
             (Some(_), None) => "ended successfully".to_owned(),
             (_, reason) => reason.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
+
         line.go(
             earliest([stop, run.ended_at]),
             Phase::Running,
             None,
             if stop.is_none() { outcome } else { String::new() },
         );
+
         if stop.is_some() {
-            line.go(run.ended_at, Phase::Stopping, None, reasons::cancelled(run.cancel.as_ref()).message);
+            line.go(
+                run.ended_at,
+                Phase::Stopping,
+                None,
+                reasons::cancelled(run.cancel.as_ref()).message,
+            );
         }
     }
+
     if run.ended_at.is_some() {
         line.archive(None, facts.live_logs, facts.last_archived);
     }
+
     line.spans
 }
 
-/// A task run's spans, from the start of the run to the archived log. `attempts` are its finished ones and `events` its
-/// own, each oldest first.
+/// A task run's spans, from the start of the run to the archived log. `attempts` are its finished
+/// ones and `events` its own, each oldest first.
 ///
 /// # Panics
 /// When the snapshot has no such task.
 #[must_use]
-pub fn of_task(snapshot: &RunSnapshot, task: &TaskId, attempts: &[AttemptRecord], events: &[NewEvent]) -> Vec<Span> {
+pub fn of_task(
+    snapshot: &RunSnapshot,
+    task: &TaskId,
+    attempts: &[AttemptRecord],
+    events: &[NewEvent],
+) -> Vec<Span> {
     let (run, task) = (&snapshot.run, &snapshot.tasks[task]);
     let spec = snapshot.spec.task(&task.task).expect("a run has no task its spec has not");
-    let Some(begin) = run.started_at.filter(|begin| task.ended_at.is_none_or(|end| end > *begin)) else {
+    let Some(begin) = run.started_at.filter(|begin| task.ended_at.is_none_or(|end| end > *begin))
+    else {
         return Vec::new();
     };
+
     let mut line = Line { task: Some(task.task.clone()), at: begin, spans: Vec::new() };
     // Read after the task run, the records may already know of its end.
     let known = |record: &&AttemptRecord| record.attempt < task.attempt || task.state.is_complete();
     let ended: Vec<&AttemptRecord> = attempts.iter().filter(known).collect();
     let mut before: Option<&AttemptRecord> = None;
+
     for record in &ended {
         line.wait_for_turn(snapshot, spec, before, Some(record.intended_at), None);
         line.attempt(&Tried::from(*record), events);
         before = Some(record);
     }
+
     match task.state {
         TaskState::Pending => line.wait_for_turn(snapshot, spec, before, None, None),
         TaskState::Starting | TaskState::Running => {
@@ -132,14 +156,23 @@ pub fn of_task(snapshot: &RunSnapshot, task: &TaskId, attempts: &[AttemptRecord]
         }
         TaskState::Complete(_) if before.is_some_and(|record| record.attempt == task.attempt) => {
             let live = ended.iter().filter(|record| record.log.is_unsettled()).count();
-            let archived = events.iter().filter(|event| matches!(event.details, EventDetails::LogArchived { .. }));
+            let archived = events
+                .iter()
+                .filter(|event| matches!(event.details, EventDetails::LogArchived { .. }));
             line.archive(Some(task.attempt), live as u64, archived.map(|event| event.at).max());
         }
         // It ended before its first attempt, or between two.
         TaskState::Complete(status) => {
-            line.wait_for_turn(snapshot, spec, before, task.ended_at, Some(outcome(status, task.reason.as_ref())));
+            line.wait_for_turn(
+                snapshot,
+                spec,
+                before,
+                task.ended_at,
+                Some(outcome(status, task.reason.as_ref())),
+            );
         }
     }
+
     line.spans
 }
 
@@ -189,8 +222,15 @@ struct Line {
 }
 
 impl Line {
-    /// Goes on to an instant, or for ever. What takes no time, or is overtaken by what comes before, leaves no span.
-    fn go(&mut self, to: Option<Timestamp>, phase: Phase, attempt: Option<Attempt>, why: impl Into<String>) {
+    /// Goes on to an instant, or for ever. What takes no time, or is overtaken by what comes
+    /// before, leaves no span.
+    fn go(
+        &mut self,
+        to: Option<Timestamp>,
+        phase: Phase,
+        attempt: Option<Attempt>,
+        why: impl Into<String>,
+    ) {
         if self.at == FOREVER || to.is_some_and(|to| to <= self.at) {
             return;
         }
@@ -209,13 +249,27 @@ impl Line {
         outcome_of_task: Option<String>,
     ) {
         if let Some(before) = before {
-            let after =
-                || format!("after attempt {}: {}", before.attempt, outcome(before.status, before.reason.as_ref()));
-            self.go(to, Phase::RetryBackoff, Some(before.attempt), outcome_of_task.unwrap_or_else(after));
+            let after = || {
+                format!(
+                    "after attempt {}: {}",
+                    before.attempt,
+                    outcome(before.status, before.reason.as_ref())
+                )
+            };
+
+            self.go(
+                to,
+                Phase::RetryBackoff,
+                Some(before.attempt),
+                outcome_of_task.unwrap_or_else(after),
+            );
             return;
         }
-        let open: Vec<&TaskRun> = parents(snapshot, spec).filter(|parent| !parent.state.is_complete()).collect();
+
+        let open: Vec<&TaskRun> =
+            parents(snapshot, spec).filter(|parent| !parent.state.is_complete()).collect();
         let last = parents(snapshot, spec).max_by_key(|parent| parent.ended_at);
+
         if let Some(outcome) = outcome_of_task {
             let phase = if last.is_some() { Phase::WaitingForParents } else { Phase::Queued };
             self.go(to, phase, None, outcome);
@@ -233,11 +287,15 @@ impl Line {
 
     fn attempt(&mut self, tried: &Tried<'_>, events: &[NewEvent]) {
         let attempt = Some(tried.attempt);
-        let events: Vec<&NewEvent> = events.iter().filter(|event| event.subject.attempt == attempt).collect();
+        let events: Vec<&NewEvent> =
+            events.iter().filter(|event| event.subject.attempt == attempt).collect();
         let stop = events.iter().find_map(|event| match &event.details {
-            EventDetails::TaskRunStopRequested { reason } => Some((event.at, reason.message.clone())),
+            EventDetails::TaskRunStopRequested { reason } => {
+                Some((event.at, reason.message.clone()))
+            }
             _ => None,
         });
+
         let stop = stop.or_else(|| tried.stopped_at.map(|at| (at, String::new())));
         let stop_at = stop.as_ref().map(|(at, _)| *at);
         self.start(tried, earliest([tried.started_at, stop_at, tried.ended_at]), &events);
@@ -245,6 +303,7 @@ impl Line {
             let outcome = if stop.is_none() { tried.outcome.as_str() } else { "" };
             self.go(earliest([stop_at, tried.ended_at]), Phase::Running, attempt, outcome);
         }
+
         if let Some((_, why)) = stop {
             self.go(tried.ended_at, Phase::Stopping, attempt, why);
         }
@@ -270,29 +329,40 @@ impl Line {
                 _ => {}
             }
         }
+
         if why.is_empty()
             && let Some(reason) = tried.reason.filter(|_| to.is_none())
         {
             (phase, why) = waits(reason);
         }
+
         if why.is_empty() && tried.started_at.is_none() {
             why.clone_from(&tried.outcome);
         }
+
         self.go(to, phase, attempt, why);
     }
 
     fn archive(&mut self, attempt: Option<Attempt>, live: u64, last: Option<Timestamp>) {
         match (live, last) {
             (0, None) => {}
-            (0, last) => self.go(last, Phase::Archiving, attempt, "logs went into the object store"),
+            (0, last) => {
+                self.go(last, Phase::Archiving, attempt, "logs went into the object store")
+            }
             (1, _) => self.go(None, Phase::Archiving, attempt, "1 log is still with the scheduler"),
-            (live, _) => self.go(None, Phase::Archiving, attempt, format!("{live} logs are still with the scheduler")),
+            (live, _) => self.go(
+                None,
+                Phase::Archiving,
+                attempt,
+                format!("{live} logs are still with the scheduler"),
+            ),
         }
     }
 }
 
 fn waits(reason: &Reason) -> (Phase, String) {
-    let phase = if reason.kind == ReasonKind::Waiting { Phase::WaitingForPlace } else { Phase::Starting };
+    let phase =
+        if reason.kind == ReasonKind::Waiting { Phase::WaitingForPlace } else { Phase::Starting };
     (phase, reason.message.clone())
 }
 
@@ -301,7 +371,8 @@ fn parents<'a>(snapshot: &'a RunSnapshot, spec: &'a TaskSpec) -> impl Iterator<I
 }
 
 fn named(tasks: &[&TaskRun]) -> String {
-    let names: Vec<String> = tasks.iter().take(NAMED_PARENTS).map(|task| format!("`{}`", task.task)).collect();
+    let names: Vec<String> =
+        tasks.iter().take(NAMED_PARENTS).map(|task| format!("`{}`", task.task)).collect();
     let more = match tasks.len().saturating_sub(NAMED_PARENTS) {
         0 => String::new(),
         more => format!(" and {more} more"),

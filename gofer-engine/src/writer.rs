@@ -1,4 +1,5 @@
-//! The one writer: commits whatever has queued up in one transaction, then answers everybody (group commit).
+//! The one writer: commits whatever has queued up in one transaction, then answers everybody (group
+//! commit).
 
 use std::sync::Arc;
 
@@ -8,9 +9,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::backoff::Backoff;
 
-/// Most commits of one transaction. Beyond this size a transaction gets longer, not cheaper per commit.
+/// Most commits of one transaction. Beyond this size a transaction gets longer, not cheaper per
+/// commit.
 const MAX_GROUP: usize = 256;
-/// Most task runs that change in one transaction, unless they are all of one commit: a database has to answer in time.
+/// Most task runs that change in one transaction, unless they are all of one commit: a database has
+/// to answer in time.
 const MAX_CHANGES: usize = 1_000;
 /// Commits that may wait; senders wait beyond it.
 const QUEUE: usize = 1024;
@@ -33,7 +36,8 @@ pub(crate) enum NotCommitted {
 }
 
 impl Writer {
-    /// Starts the writer; it ends when every handle is gone. It says `committed` after each transaction.
+    /// Starts the writer; it ends when every handle is gone. It says `committed` after each
+    /// transaction.
     pub(crate) fn start(journal: Arc<dyn Journal>, committed: watch::Sender<()>) -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE);
         tokio::spawn(write(journal, inbox, committed));
@@ -46,7 +50,9 @@ impl Writer {
         self.queue.send((commit, answer)).await.map_err(|_| NotCommitted::Stopped)?;
         match answered.await {
             Ok(Ok(committed)) => Ok(committed),
-            Ok(Err(message)) => Err(NotCommitted::Refused(BackendError::new(ErrorKind::Internal, &*message))),
+            Ok(Err(message)) => {
+                Err(NotCommitted::Refused(BackendError::new(ErrorKind::Internal, &*message)))
+            }
             Err(_) => Err(NotCommitted::Stopped),
         }
     }
@@ -61,6 +67,7 @@ async fn write(
     while !group.is_empty() || inbox.recv_many(&mut group, MAX_GROUP).await > 0 {
         let (commits, answers): (Vec<Commit>, Vec<_>) = group.drain(..fitting(&group)).unzip();
         let results = commit_until_answered(journal.as_ref(), commits).await;
+
         // Those who wait to go on come before those who watch.
         for (at, answer) in answers.into_iter().enumerate() {
             let result = match &results {
@@ -70,6 +77,7 @@ async fn write(
             // The run's driver may be gone; its commit stands.
             let _ = answer.send(result);
         }
+
         committed.send_replace(());
     }
 }
@@ -84,9 +92,12 @@ fn fitting<T>(group: &[(Commit, T)]) -> usize {
     fits.count().max(1)
 }
 
-/// Repeats while the storage is unavailable. A commit that took effect before its error answers `Conflict` when
-/// repeated, and its driver loads the run again.
-async fn commit_until_answered(journal: &dyn Journal, commits: Vec<Commit>) -> Result<Vec<Committed>, Arc<str>> {
+/// Repeats while the storage is unavailable. A commit that took effect before its error answers
+/// `Conflict` when repeated, and its driver loads the run again.
+async fn commit_until_answered(
+    journal: &dyn Journal,
+    commits: Vec<Commit>,
+) -> Result<Vec<Committed>, Arc<str>> {
     let mut backoff = Backoff::new("writer");
     loop {
         match journal.commit(commits.clone()).await {

@@ -1,7 +1,9 @@
-//! Canonical proto3 JSON of any message of the contract, by reflection over [`FILE_DESCRIPTOR_SET`].
+//! Canonical proto3 JSON of any message of the contract, by reflection over
+//! [`FILE_DESCRIPTOR_SET`].
 //!
-//! Field names are written in lowerCamelCase and read in that or in the form of the .proto files; enum values are
-//! their full names; 64-bit integers are strings; fields with their default value are left out.
+//! Field names are written in lowerCamelCase and read in that or in the form of the .proto files;
+//! enum values are their full names; 64-bit integers are strings; fields with their default value
+//! are left out.
 
 use std::sync::OnceLock;
 
@@ -11,7 +13,8 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use crate::FILE_DESCRIPTOR_SET;
 use crate::unique_keys::UniqueKeys;
 
-/// Why a text or value is not the JSON of a message. `Display` names the field and, for texts, line and column.
+/// Why a text or value is not the JSON of a message. `Display` names the field and, for texts, line
+/// and column.
 #[derive(Debug, thiserror::Error)]
 #[error("the JSON is not a `{message}`: {source}{hint}")]
 pub struct JsonError {
@@ -22,7 +25,8 @@ pub struct JsonError {
 
 /// What the parser says of a duration, and what it does not say.
 const BAD_DURATION: &str = "failed to parse duration";
-const DURATION_HINT: &str = "; a duration is a number of seconds with an `s`, such as \"300s\" or \"0.5s\"";
+const DURATION_HINT: &str =
+    "; a duration is a number of seconds with an `s`, such as \"300s\" or \"0.5s\"";
 
 /// Every message, field, enum and service of the contract, for reflection.
 ///
@@ -31,7 +35,9 @@ const DURATION_HINT: &str = "; a duration is a number of seconds with an `s`, su
 #[must_use]
 pub fn descriptor_pool() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    POOL.get_or_init(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the committed descriptors are valid"))
+    POOL.get_or_init(|| {
+        DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the committed descriptors are valid")
+    })
 }
 
 /// The message as JSON.
@@ -48,26 +54,31 @@ pub fn to_json<M: Message + Name>(message: &M) -> serde_json::Value {
 /// The message a JSON value stands for.
 ///
 /// # Errors
-/// [`JsonError`] for a field the message does not have (it names the field) and for a value of the wrong type.
+/// [`JsonError`] for a field the message does not have (it names the field) and for a value of the
+/// wrong type.
 ///
 /// # Panics
 /// When `M` is not a message of the contract.
 pub fn from_json<M: Message + Name + Default>(value: serde_json::Value) -> Result<M, JsonError> {
-    DynamicMessage::deserialize(descriptor::<M>(), value).map_err(error::<M>).map(|dynamic| typed(&dynamic))
+    DynamicMessage::deserialize(descriptor::<M>(), value)
+        .map_err(error::<M>)
+        .map(|dynamic| typed(&dynamic))
 }
 
-/// The message a JSON text stands for; errors give line and column. Nothing but white space may follow.
+/// The message a JSON text stands for; errors give line and column. Nothing but white space may
+/// follow.
 ///
 /// # Errors
-/// [`JsonError`] as for [`from_json`], for a text that is not JSON, and for an object that has a key twice: whoever wrote that
-/// does not know which one counts.
+/// [`JsonError`] as for [`from_json`], for a text that is not JSON, and for an object that has a
+/// key twice: whoever wrote that does not know which one counts.
 ///
 /// # Panics
 /// When `M` is not a message of the contract.
 pub fn from_json_slice<M: Message + Name + Default>(text: &[u8]) -> Result<M, JsonError> {
     serde_json::from_slice::<UniqueKeys>(text).map_err(error::<M>)?;
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let dynamic = DynamicMessage::deserialize(descriptor::<M>(), &mut deserializer).map_err(error::<M>)?;
+    let dynamic =
+        DynamicMessage::deserialize(descriptor::<M>(), &mut deserializer).map_err(error::<M>)?;
     deserializer.end().map_err(error::<M>)?;
     Ok(typed(&dynamic))
 }

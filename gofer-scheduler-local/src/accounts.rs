@@ -15,7 +15,10 @@ pub(crate) struct Accounts {
 
 impl Accounts {
     pub(crate) fn read() -> io::Result<Self> {
-        Ok(Self { passwd: fs::read_to_string("/etc/passwd")?, group: fs::read_to_string("/etc/group")? })
+        Ok(Self {
+            passwd: fs::read_to_string("/etc/passwd")?,
+            group: fs::read_to_string("/etc/group")?,
+        })
     }
 
     /// A user by name, or by `uid:gid`.
@@ -24,6 +27,7 @@ impl Accounts {
             let user = User { uid: uid.parse().ok()?, gid: gid.parse().ok()?, groups: Vec::new() };
             return Some(Account { user, name: None });
         }
+
         let line = self.passwd.lines().find(|line| line.split(':').next() == Some(text))?;
         let mut fields = line.split(':').skip(2);
         let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
@@ -32,7 +36,11 @@ impl Accounts {
             let gid = fields.next()?.parse().ok()?;
             fields.next()?.split(',').any(|member| member == text).then_some(gid)
         });
-        Some(Account { user: User { uid, gid, groups: groups.collect() }, name: Some(text.to_owned()) })
+
+        Some(Account {
+            user: User { uid, gid, groups: groups.collect() },
+            name: Some(text.to_owned()),
+        })
     }
 }
 
@@ -50,8 +58,10 @@ mod tests {
     #[test]
     fn a_user_is_found_with_its_groups() {
         let accounts = Accounts {
-            passwd: "root:x:0:0:root:/root:/bin/sh\nci-red:x:70001:70002::/home/ci-red:/bin/sh\n".into(),
-            group: "root:x:0:\nci-red:x:70002:\ndocker:x:999:else,ci-red\nother:x:998:ci-redder\n".into(),
+            passwd: "root:x:0:0:root:/root:/bin/sh\nci-red:x:70001:70002::/home/ci-red:/bin/sh\n"
+                .into(),
+            group: "root:x:0:\nci-red:x:70002:\ndocker:x:999:else,ci-red\nother:x:998:ci-redder\n"
+                .into(),
         };
         let found = accounts.find("ci-red").unwrap();
         assert_eq!(found.user, User { uid: 70001, gid: 70002, groups: vec![999] });

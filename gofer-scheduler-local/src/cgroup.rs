@@ -1,8 +1,9 @@
-//! A cgroup v2 per execution, where a directory for them can be had: it limits memory, cpu and processes as far as the kernel
-//! offers that there, and whatever a task makes of itself, it can be killed with everything that came of it.
+//! A cgroup v2 per execution, where a directory for them can be had: it limits memory, cpu and
+//! processes as far as the kernel offers that there, and whatever a task makes of itself, it can be
+//! killed with everything that came of it.
 //!
-//! The server makes the cgroup, and the task's process enters it before it executes anything. Its supervisor stays outside, so
-//! that it never dies with the task.
+//! The server makes the cgroup, and the task's process enters it before it executes anything. Its
+//! supervisor stays outside, so that it never dies with the task.
 
 use std::fs;
 use std::io;
@@ -41,13 +42,14 @@ pub(crate) struct CgroupBase {
 /// Where this process is.
 struct OwnCgroup {
     dir: PathBuf,
-    /// It is the root, as far as this process sees: a container's, or a machine's on which nobody manages cgroups.
+    /// It is the root, as far as this process sees: a container's, or a machine's on which nobody
+    /// manages cgroups.
     is_root: bool,
 }
 
 impl CgroupBase {
-    /// Opens what the operator chose, for the scheduler of a directory. `auto` gives `None` when there is none to be had, with
-    /// `for_limits` also when memory and cpu cannot be limited in it.
+    /// Opens what the operator chose, for the scheduler of a directory. `auto` gives `None` when
+    /// there is none to be had, with `for_limits` also when memory and cpu cannot be limited in it.
     pub(crate) fn open(
         choice: &Cgroup,
         scheduler: &Path,
@@ -59,14 +61,16 @@ impl CgroupBase {
             Cgroup::Auto => {
                 let Some(own) = own_cgroup() else { return Ok(None) };
                 let parent = own.dir.parent().filter(|dir| !own.is_root && is_delegated(dir));
-                let delegated = parent.or((own.is_root || is_delegated(&own.dir)).then_some(own.dir.as_path()));
-                Ok(delegated.and_then(|dir| Self::within(dir, scheduler, max_processes, for_limits).ok()))
+                let delegated =
+                    parent.or((own.is_root || is_delegated(&own.dir)).then_some(own.dir.as_path()));
+                Ok(delegated
+                    .and_then(|dir| Self::within(dir, scheduler, max_processes, for_limits).ok()))
             }
             Cgroup::Path(dir) => {
                 let unusable = |error: io::Error| {
                     let message = format!(
-                        "`cgroup` is `{}`: must be a cgroup v2 directory without processes that this user may write, with \
-                         the controllers `memory` and `cpu`",
+                        "`cgroup` is `{}`: must be a cgroup v2 directory without processes that \
+                         this user may write, with the controllers `memory` and `cpu`",
                         dir.display()
                     );
                     BackendError::new(ErrorKind::Invalid, message).with_source(error)
@@ -77,31 +81,47 @@ impl CgroupBase {
     }
 
     /// A directory of its own in this one, so that what is left in it is nobody else's.
-    fn within(dir: &Path, scheduler: &Path, max_processes: u32, for_limits: bool) -> io::Result<Self> {
+    fn within(
+        dir: &Path,
+        scheduler: &Path,
+        max_processes: u32,
+        for_limits: bool,
+    ) -> io::Result<Self> {
         let found = fs::metadata(scheduler)?;
         let own = dir.join(format!("gofer-{:x}-{:x}", found.dev(), found.ino()));
         let missing = || io::Error::new(io::ErrorKind::Unsupported, "a controller is missing");
         let offered = enable(dir);
+
         // Before anything is made and tried that would be thrown away.
         if for_limits && !limit(&offered) {
             return Err(missing());
         }
+
         make(&own)?;
         let base = Self::enabled(own, max_processes);
-        // Proves that cgroups can be made, entered and killed: who finds out later that one cannot runs no task.
+
+        // Proves that cgroups can be made, entered and killed: who finds out later that one cannot
+        // runs no task.
         let probe = base.dir.join("probe");
         make(&probe)?;
-        let entered = Command::new("/bin/sh").args(["-c", "echo 0 > \"$0/cgroup.procs\""]).arg(&probe).status();
-        let usable = entered.is_ok_and(|status| status.success()) && probe.join("cgroup.kill").exists();
+        let entered = Command::new("/bin/sh")
+            .args(["-c", "echo 0 > \"$0/cgroup.procs\""])
+            .arg(&probe)
+            .status();
+        let usable =
+            entered.is_ok_and(|status| status.success()) && probe.join("cgroup.kill").exists();
+
         fs::remove_dir(probe)?;
         if !usable {
             base.leave();
             return Err(io::ErrorKind::Unsupported.into());
         }
+
         if for_limits && !base.limits {
             base.leave();
             return Err(missing());
         }
+
         Ok(base)
     }
 
@@ -140,16 +160,20 @@ impl CgroupBase {
         if let Some(most) = self.max_processes {
             fs::write(task.join("pids.max"), most.to_string())?;
         }
+
         if let Some(bytes) = resources.memory_bytes.filter(|_| self.limits) {
             fs::write(task.join("memory.max"), bytes.to_string())?;
-            // A task that lost one of its processes is no use; and swapping would make the limit a suggestion.
+            // A task that lost one of its processes is no use; and swapping would make the limit a
+            // suggestion.
             let _ = fs::write(task.join("memory.oom.group"), "1");
             let _ = fs::write(task.join("memory.swap.max"), "0");
         }
+
         if let Some(millis) = resources.cpu_millis.filter(|_| self.limits) {
             let quota = (u64::from(millis) * CPU_PERIOD_MICROS / 1000).max(CPU_QUOTA_MIN_MICROS);
             fs::write(task.join("cpu.max"), format!("{quota} {CPU_PERIOD_MICROS}"))?;
         }
+
         Ok(task)
     }
 
@@ -196,17 +220,26 @@ fn make(dir: &Path) -> io::Result<()> {
 fn enable(dir: &Path) -> Vec<&'static str> {
     let offered = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
     let wanted = ["memory", "cpu", "pids"];
-    let wanted: Vec<_> =
-        wanted.into_iter().filter(|name| offered.split_whitespace().any(|offered| offered == *name)).collect();
+    let wanted: Vec<_> = wanted
+        .into_iter()
+        .filter(|name| offered.split_whitespace().any(|offered| offered == *name))
+        .collect();
     let text = wanted.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ");
-    if wanted.is_empty() || fs::write(dir.join("cgroup.subtree_control"), text).is_err() { Vec::new() } else { wanted }
+    if wanted.is_empty() || fs::write(dir.join("cgroup.subtree_control"), text).is_err() {
+        Vec::new()
+    } else {
+        wanted
+    }
 }
 
 fn own_cgroup() -> Option<OwnCgroup> {
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let mount = mount_point(&fs::read_to_string("/proc/self/mountinfo").ok()?)?;
-    Some(OwnCgroup { dir: if path.is_empty() { mount } else { mount.join(path) }, is_root: path.is_empty() })
+    Some(OwnCgroup {
+        dir: if path.is_empty() { mount } else { mount.join(path) },
+        is_root: path.is_empty(),
+    })
 }
 
 /// Where cgroup v2 is mounted whole.
@@ -219,7 +252,8 @@ fn mount_point(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
-/// systemd marks the directory of a unit with `Delegate=yes`; with `DelegateSubgroup=` the server runs one level below.
+/// systemd marks the directory of a unit with `Delegate=yes`; with `DelegateSubgroup=` the server
+/// runs one level below.
 fn is_delegated(dir: &Path) -> bool {
     ["user.delegate", "trusted.delegate"].iter().any(|name| {
         let mut value = [0_u8; 4];
@@ -245,7 +279,9 @@ impl TaskCgroup {
     /// Whether the kernel killed anything in it for want of memory.
     pub(crate) fn ran_out_of_memory(&self) -> bool {
         let events = fs::read_to_string(self.dir.join("memory.events")).unwrap_or_default();
-        let kills = events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok());
+        let kills = events
+            .lines()
+            .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok());
         kills.is_some_and(|count| count > 0)
     }
 
@@ -271,7 +307,10 @@ impl TaskCgroup {
 
 /// Where a process writes `0` to enter this cgroup.
 pub(crate) fn entrance(dir: &Path) -> io::Result<OwnedFd> {
-    let options = fs::OpenOptions::new().write(true).custom_flags(libc::O_CLOEXEC).open(dir.join("cgroup.procs"));
+    let options = fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(dir.join("cgroup.procs"));
     options.map(OwnedFd::from)
 }
 
@@ -305,8 +344,14 @@ mod tests {
         assert_eq!(read("memory.max"), "67108864");
         assert_eq!(read("cpu.max"), "150000 100000");
         assert_eq!(read("pids.max"), "99");
-        assert_eq!(fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap(), "+memory +cpu +pids");
-        let tiny = base.create(&live("tiny"), &Resources { cpu_millis: Some(1), memory_bytes: None }).unwrap();
+        assert_eq!(
+            fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap(),
+            "+memory +cpu +pids"
+        );
+
+        let tiny = base
+            .create(&live("tiny"), &Resources { cpu_millis: Some(1), memory_bytes: None })
+            .unwrap();
         assert_eq!(fs::read_to_string(tiny.join("cpu.max")).unwrap(), "1000 100000");
     }
 
@@ -329,16 +374,17 @@ mod tests {
         let all = Resources { cpu_millis: Some(1), memory_bytes: Some(1) };
         let task = base.create(&live("task"), &all).unwrap();
         assert_eq!(fs::read_dir(task).unwrap().count(), 0);
-        let named = CgroupBase::open(&Cgroup::Path(root.path().into()), root.path(), 1, false).unwrap_err();
+        let named =
+            CgroupBase::open(&Cgroup::Path(root.path().into()), root.path(), 1, false).unwrap_err();
         assert!(named.message.contains("must be a cgroup v2 directory"), "{named}");
         assert!(CgroupBase::open(&Cgroup::Off, root.path(), 1, false).unwrap().is_none());
     }
 
     #[test]
     fn the_mount_is_found_where_both_versions_are() {
-        let mountinfo = "25 20 0:23 / /sys/fs/cgroup rw shared:9 - tmpfs tmpfs rw\n\
-                         26 25 0:24 /inner /elsewhere rw - cgroup2 cgroup2 rw\n\
-                         27 25 0:24 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let mountinfo = "25 20 0:23 / /sys/fs/cgroup rw shared:9 - tmpfs tmpfs rw\n26 25 0:24 \
+                         /inner /elsewhere rw - cgroup2 cgroup2 rw\n27 25 0:24 / \
+                         /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw,nsdelegate\n";
         assert_eq!(mount_point(mountinfo), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(mount_point("25 20 0:23 / /sys/fs/cgroup rw - cgroup cgroup rw,memory"), None);
     }

@@ -38,7 +38,8 @@ pub(crate) struct User {
 pub(crate) struct Landlock {
     /// Signals to processes, and abstract sockets, that are not of the task.
     pub(crate) scopes: bool,
-    /// Absolute paths, without links in them, of files and directories that it may not open anything in. Empty: everything is open.
+    /// Absolute paths, without links in them, of files and directories that it may not open
+    /// anything in. Empty: everything is open.
     pub(crate) protected: Vec<PathBuf>,
     /// Directories below these that every task may read and execute from.
     pub(crate) readable: Vec<PathBuf>,
@@ -50,24 +51,36 @@ const RESOURCES: [(&str, Resource); 3] =
 impl Confinement {
     /// As strings of a request: none holds a NUL byte.
     pub(crate) fn encode(&self) -> Vec<Vec<u8>> {
-        let mut fields = vec![self.limits.iter().map(Limit::encode).collect::<Vec<_>>().join(",").into_bytes()];
-        let numbers = |numbers: &[u32]| numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-        let user = self.user.as_ref().map(|user| [&[user.uid, user.gid], user.groups.as_slice()].concat());
+        let mut fields =
+            vec![self.limits.iter().map(Limit::encode).collect::<Vec<_>>().join(",").into_bytes()];
+        let numbers =
+            |numbers: &[u32]| numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+        let user =
+            self.user.as_ref().map(|user| [&[user.uid, user.gid], user.groups.as_slice()].concat());
+
         fields.push(user.map_or(String::new(), |user| numbers(&user)).into());
 
         let Some(Landlock { scopes, protected, readable }) = &self.landlock else {
             fields.push(Vec::new());
             return fields;
         };
+
         fields.push(format!("{} {} {}", u8::from(*scopes), protected.len(), readable.len()).into());
-        fields.extend(protected.iter().chain(readable).map(|path| path.as_os_str().as_bytes().to_vec()));
+        fields.extend(
+            protected.iter().chain(readable).map(|path| path.as_os_str().as_bytes().to_vec()),
+        );
+
         fields
     }
 
     /// Reads what [`Confinement::encode`] wrote.
     pub(crate) fn decode<'a>(mut next: impl FnMut() -> Option<&'a CStr>) -> Option<Self> {
         let mut text = || next()?.to_str().ok();
-        let limits = text()?.split(',').filter(|limit| !limit.is_empty()).map(Limit::decode).collect::<Option<_>>()?;
+        let limits = text()?
+            .split(',')
+            .filter(|limit| !limit.is_empty())
+            .map(Limit::decode)
+            .collect::<Option<_>>()?;
         let user = match text()? {
             "" => None,
             numbers => {
@@ -82,11 +95,14 @@ impl Confinement {
             words => {
                 let mut words = words.split(' ');
                 let scopes = words.next()? == "1";
-                let (protected, readable) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-                let mut paths = |count: usize| (0..count).map(|_| next().map(path)).collect::<Option<Vec<_>>>();
+                let (protected, readable) =
+                    (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+                let mut paths =
+                    |count: usize| (0..count).map(|_| next().map(path)).collect::<Option<Vec<_>>>();
                 Some(Landlock { scopes, protected: paths(protected)?, readable: paths(readable)? })
             }
         };
+
         Some(Self { limits, user, landlock })
     }
 }
@@ -106,8 +122,12 @@ impl Limit {
     }
 
     fn encode(&self) -> String {
-        let name = RESOURCES.iter().find(|(_, resource)| *resource == self.resource).map_or("", |(name, _)| name);
-        let value = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+        let name = RESOURCES
+            .iter()
+            .find(|(_, resource)| *resource == self.resource)
+            .map_or("", |(name, _)| name);
+        let value =
+            |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
         format!("{name}:{}:{}", value(self.values.current), value(self.values.maximum))
     }
 
@@ -141,12 +161,22 @@ mod tests {
             protected: vec!["/a b".into(), "/c".into()],
             readable: vec!["/a b/bin".into()],
         });
+
         let whole = Confinement { limits, user, landlock };
-        for confinement in [Confinement::default(), whole.clone(), Confinement { landlock: None, ..whole }] {
-            let fields: Vec<CString> =
-                confinement.encode().into_iter().map(|field| CString::new(field).unwrap()).collect();
+        for confinement in
+            [Confinement::default(), whole.clone(), Confinement { landlock: None, ..whole }]
+        {
+            let fields: Vec<CString> = confinement
+                .encode()
+                .into_iter()
+                .map(|field| CString::new(field).unwrap())
+                .collect();
             let mut fields = fields.iter();
-            assert_eq!(Confinement::decode(|| fields.next().map(CString::as_c_str)), Some(confinement));
+
+            assert_eq!(
+                Confinement::decode(|| fields.next().map(CString::as_c_str)),
+                Some(confinement)
+            );
             assert_eq!(fields.next(), None);
         }
     }

@@ -26,10 +26,15 @@ const PRIVATE: u32 = 0o700;
 /// Others may pass, and see nothing.
 const PASSABLE: u32 = 0o711;
 
-/// Makes the directories, and gives those that exist the modes they need: with `passable`, other users reach theirs.
+/// Makes the directories, and gives those that exist the modes they need: with `passable`, other
+/// users reach theirs.
 pub(crate) fn prepare(layout: &Layout, passable: bool) -> io::Result<()> {
     let outer = if passable { PASSABLE } else { PRIVATE };
-    let dirs = [(layout.root().to_path_buf(), outer), (layout.live_dir(), PRIVATE), (layout.executions(), outer)];
+    let dirs = [
+        (layout.root().to_path_buf(), outer),
+        (layout.live_dir(), PRIVATE),
+        (layout.executions(), outer),
+    ];
     for (dir, mode) in dirs {
         fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(&dir)?;
         set_mode(&dir, mode)?;
@@ -48,18 +53,29 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 /// Takes the lock that says a server uses the directory; `Err` with who has it.
 pub(crate) fn lock_server(layout: &Layout) -> io::Result<Result<OwnedFd, String>> {
     let path = layout.server_lock();
-    let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)?;
+
     // One of an earlier version, or of a restored backup.
     set_mode(&path, 0o600)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Err(fs::read_to_string(&path)?.trim().to_owned())),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            return Ok(Err(fs::read_to_string(&path)?.trim().to_owned()));
+        }
         other => other?,
     }
+
     fs::write(&path, format!("{}\n", std::process::id()))?;
     Ok(Ok(file.into()))
 }
 
-/// Whether the machine has booted since a server last came up here. Call [`note_boot`] once that was acted upon.
+/// Whether the machine has booted since a server last came up here. Call [`note_boot`] once that
+/// was acted upon.
 pub(crate) fn has_rebooted(layout: &Layout) -> io::Result<bool> {
     match fs::read_to_string(layout.boot()) {
         Ok(text) => Ok(text != boot_id()?),
@@ -76,7 +92,8 @@ pub(crate) fn note_boot(layout: &Layout) -> io::Result<()> {
 /// The current boot as a number; never 0, which is the number of what never forgets.
 pub(crate) fn boot() -> io::Result<u64> {
     let digits: String = boot_id()?.chars().filter(char::is_ascii_hexdigit).take(16).collect();
-    let number = u64::from_str_radix(&digits, 16).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let number = u64::from_str_radix(&digits, 16)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok(number.max(1))
 }
 
@@ -92,8 +109,9 @@ pub(crate) enum Begun {
     Ready,
 }
 
-/// Makes the live entry and the directory of an execution this server does not know. Nothing of it can be running, for
-/// then it would be known: whatever lies there is left from a launch that came to nothing.
+/// Makes the live entry and the directory of an execution this server does not know. Nothing of it
+/// can be running, for then it would be known: whatever lies there is left from a launch that came
+/// to nothing.
 pub(crate) fn begin(
     layout: &Layout,
     spares: &Spares,
@@ -105,18 +123,22 @@ pub(crate) fn begin(
     if record::read(&dir)?.is_some() {
         return Ok(Begun::Ended);
     }
+
     let entry = layout.live(live);
     if user.is_none() && spares.use_for(&dir, &entry) {
         return Ok(Begun::Ready);
     }
+
     live::create(&entry)?;
     let made = match user {
         None => make_execution_dir(&dir),
         Some(user) => make_users_dir(&dir, user),
     };
+
     if made.is_err() {
         let _ = fs::remove_file(entry);
     }
+
     made.map(|()| Begun::Ready)
 }
 
@@ -125,7 +147,8 @@ pub(crate) fn make_execution_dir(dir: &ExecutionDir) -> io::Result<()> {
     make_dir(dir.path()).and_then(|()| make_dir(&dir.work()))
 }
 
-/// The same for a process of another user: what is the server's stays closed to it, and `work` and `tmp` are its own.
+/// The same for a process of another user: what is the server's stays closed to it, and `work` and
+/// `tmp` are its own.
 fn make_users_dir(dir: &ExecutionDir, user: &User) -> io::Result<()> {
     make_dir(dir.path())?;
     set_mode(dir.path(), PASSABLE)?;
@@ -144,9 +167,13 @@ fn make_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Records the end of an execution that never got a supervisor. Returns the state that counts, which is an older one if
-/// there is one.
-pub(crate) fn record_end(layout: &Layout, id: &ExecutionId, end: Observation) -> io::Result<Observation> {
+/// Records the end of an execution that never got a supervisor. Returns the state that counts,
+/// which is an older one if there is one.
+pub(crate) fn record_end(
+    layout: &Layout,
+    id: &ExecutionId,
+    end: Observation,
+) -> io::Result<Observation> {
     let dir = layout.execution(id);
     if let Some(known) = record::read(&dir)? {
         return Ok(known);
@@ -174,12 +201,13 @@ pub(crate) enum Settle {
     Now,
     /// The supervisor's entry was closed: wait the moment until its lock is gone.
     AfterClose,
-    /// The machine has booted since: nothing lives, and what was not written to the disk may have happened.
+    /// The machine has booted since: nothing lives, and what was not written to the disk may have
+    /// happened.
     AfterReboot,
 }
 
-/// Finds out what became of a launch, and makes that final: files an end away, declares the launch void, or records the
-/// execution as lost.
+/// Finds out what became of a launch, and makes that final: files an end away, declares the launch
+/// void, or records the execution as lost.
 pub(crate) fn settle(
     layout: &Layout,
     cgroups: Option<&CgroupBase>,
@@ -192,8 +220,10 @@ pub(crate) fn settle(
         forget(layout, live);
         return Ok(Settled::Ended(state));
     }
+
     let path = layout.live(live);
-    let probe = if how == Settle::AfterClose { live::probe_ended(&path)? } else { live::probe(&path)? };
+    let probe =
+        if how == Settle::AfterClose { live::probe_ended(&path)? } else { live::probe(&path)? };
     let (record, lock) = match probe {
         Probe::Held(Some(LiveRecord { end: Some(state), .. }))
         | Probe::Free(Some(LiveRecord { end: Some(state), .. }), _) => {
@@ -201,17 +231,21 @@ pub(crate) fn settle(
             return Ok(Settled::Ended(state));
         }
         Probe::Held(record) => {
-            return Ok(Settled::Alive(record.map_or_else(ExecutionTimes::default, |record| record.times())));
+            return Ok(Settled::Alive(
+                record.map_or_else(ExecutionTimes::default, |record| record.times()),
+            ));
         }
         Probe::Free(record, lock) => (record, Some(lock)),
         Probe::Gone => (None, None),
     };
+
     if lock.is_none()
         && let Some(state) = record::read(&dir)?
     {
         // Filed away between our two looks.
         return Ok(Settled::Ended(state));
     }
+
     if record.is_none() && how != Settle::AfterReboot {
         forget(layout, live);
         if dir.path().exists() {
@@ -219,6 +253,7 @@ pub(crate) fn settle(
         }
         return Ok(Settled::Void);
     }
+
     let times = record.as_ref().map_or_else(ExecutionTimes::default, LiveRecord::times);
     if how != Settle::AfterReboot {
         if let Some(cgroups) = cgroups {
@@ -228,14 +263,17 @@ pub(crate) fn settle(
             kill_session(task);
         }
     }
+
     // Whoever asked it to stop got what they wanted; otherwise nobody can say how it ended.
     let state = if dir.stop().exists() { ExecutionState::Stopped } else { ExecutionState::Lost };
     let end = record_end(layout, id, Observation { state, times })?;
     forget(layout, live);
+
     Ok(Settled::Ended(end))
 }
 
-/// Moves the entry of an execution that has ended to its place as `exit`. Repeating it has no effect.
+/// Moves the entry of an execution that has ended to its place as `exit`. Repeating it has no
+/// effect.
 pub(crate) fn file_away(layout: &Layout, id: &ExecutionId, live: &LiveName) -> io::Result<()> {
     let exit = layout.execution(id).exit();
     match fs::rename(layout.live(live), &exit) {
@@ -252,8 +290,8 @@ pub(crate) fn forget(layout: &Layout, live: &LiveName) {
     }
 }
 
-/// Kills what a dead supervisor's task left in its session. What detached itself into one of its own is in the execution's cgroup,
-/// and falls to the warden.
+/// Kills what a dead supervisor's task left in its session. What detached itself into one of its
+/// own is in the execution's cgroup, and falls to the warden.
 fn kill_session(task: StartedTask) {
     // Ticks are cut to hundredths of a second on both sides.
     let plausible = task.earliest.saturating_sub(1)..=task.latest + 1;
@@ -261,6 +299,7 @@ fn kill_session(task: StartedTask) {
     if leader.is_some_and(|leader| !plausible.contains(&leader.started)) {
         return;
     }
+
     let mut killed = HashSet::new();
     loop {
         let before = killed.len();
@@ -269,17 +308,25 @@ fn kill_session(task: StartedTask) {
                 let _ = kill_process(member.pid, Signal::KILL);
             }
         }
+
         if killed.len() == before {
             return;
         }
     }
 }
 
-/// Writes the stop request, where it outlives the server, and tells the supervisor. It reads the file by itself if it has only just begun.
-pub(crate) fn stop(layout: &Layout, id: &ExecutionId, live: &LiveName, grace: Duration) -> io::Result<()> {
+/// Writes the stop request, where it outlives the server, and tells the supervisor. It reads the
+/// file by itself if it has only just begun.
+pub(crate) fn stop(
+    layout: &Layout,
+    id: &ExecutionId,
+    live: &LiveName,
+    grace: Duration,
+) -> io::Result<()> {
     let dir = layout.execution(id);
     let wanted = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-    let asked = fs::read_to_string(dir.stop()).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let asked =
+        fs::read_to_string(dir.stop()).ok().and_then(|text| text.trim().parse::<u64>().ok());
     if asked.is_none_or(|asked| wanted < asked) {
         match replace(&dir.stop(), &format!("{wanted}\n")) {
             // Removed: it had ended.
@@ -292,7 +339,11 @@ pub(crate) fn stop(layout: &Layout, id: &ExecutionId, live: &LiveName, grace: Du
 
 /// Repeats a stop request that an earlier server may have written without telling.
 pub(crate) fn repeat_stop(layout: &Layout, id: &ExecutionId, live: &LiveName) -> io::Result<()> {
-    if layout.execution(id).stop().exists() { signal_supervisor(&layout.live(live)) } else { Ok(()) }
+    if layout.execution(id).stop().exists() {
+        signal_supervisor(&layout.live(live))
+    } else {
+        Ok(())
+    }
 }
 
 fn signal_supervisor(live: &Path) -> io::Result<()> {
@@ -325,15 +376,16 @@ pub(crate) fn sweep(layout: &Layout, alive: &HashSet<ExecutionDir>) {
 
 pub(crate) fn delete_tree(path: &Path) {
     let result = fs::remove_dir_all(path).or_else(|_| {
-        // Tasks leave directories without write permission (Go's module cache, for one). Root needs none, and must not follow what
-        // another user may put in its way.
+        // Tasks leave directories without write permission (Go's module cache, for one). Root needs
+        // none, and must not follow what another user may put in its way.
         if !geteuid().is_root() {
             make_writable(path);
         }
         fs::remove_dir_all(path)
     });
     if let Err(error) = result {
-        tracing::warn!(%error, path = %path.display(), "a removed execution could not be deleted; the next start tries again");
+        tracing::warn!(%error, path = %path.display(), "a removed execution could not be deleted; \
+                                                        the next start tries again");
     }
 }
 
@@ -392,7 +444,8 @@ pub(crate) fn replace_durably(path: &Path, text: &str) -> io::Result<()> {
     path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
 }
 
-/// Writes what is to be at a path under a name of its own, so that two callers do not write into one file.
+/// Writes what is to be at a path under a name of its own, so that two callers do not write into
+/// one file.
 fn write_beside(path: &Path, text: &str) -> io::Result<(PathBuf, fs::File)> {
     let temporary = path.with_extension(format!("{:x}.tmp", nonce()));
     let file = write_private(&temporary, text)?;
@@ -401,7 +454,8 @@ fn write_beside(path: &Path, text: &str) -> io::Result<(PathBuf, fs::File)> {
 
 /// Writes a file that only its owner may read.
 pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<fs::File> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     Ok(file)
 }

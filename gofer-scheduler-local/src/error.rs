@@ -22,7 +22,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => {
-            Err(BackendError::new(ErrorKind::Internal, "a part of the local scheduler failed").with_source(error))
+            Err(BackendError::new(ErrorKind::Internal, "a part of the local scheduler failed")
+                .with_source(error))
         }
     }
 }

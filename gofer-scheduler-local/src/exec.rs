@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::channel::mpsc as futures_mpsc;
-use gofer_core::exec::{EXEC_QUEUE, ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES};
+use gofer_core::exec::{
+    EXEC_QUEUE, ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES,
+};
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use rustix::net::{RecvFlags, recv};
@@ -38,14 +40,21 @@ pub(crate) async fn open(
     match executions.state(id).await?.state {
         ExecutionState::Running => {}
         ExecutionState::NotFound => {
-            return Err(BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`")));
+            return Err(BackendError::new(
+                ErrorKind::NotFound,
+                format!("there is no execution `{id}`"),
+            ));
         }
         ExecutionState::Queued { .. } => {
             return Err(invalid(format!("`{id}` does not run yet; try again once it does")));
         }
         _ => return Err(invalid(format!("`{id}` has ended"))),
     }
-    let Some(found) = executions.table.find(id) else { return Err(invalid(format!("`{id}` has ended"))) };
+
+    let Some(found) = executions.table.find(id) else {
+        return Err(invalid(format!("`{id}` has ended")));
+    };
+
     let account = executions.account(id).await.map_err(invalid)?;
     let begin = Begin {
         task: task(executions, id, &found).await?,
@@ -54,35 +63,51 @@ pub(crate) async fn open(
         confinement: executions.confinement(account.map(|account| account.user)),
         terminal: request.terminal,
     };
+
     let (socket, child) = executions.warden.start_session()?;
     let body = begin.encode(&request.command);
     let began = tokio::time::timeout(BEGIN_TIMEOUT, async {
         send_request(&socket, SESSION, &body).await?;
         receive(&socket).await
     });
+
     let said = match began.await {
         Ok(Ok(Some(Said::Began))) => Ok(()),
         Ok(Ok(Some(Said::Refused(why)))) => Err(invalid(why)),
-        Ok(Ok(_)) => Err(BackendError::new(ErrorKind::Unavailable, "the session's process ended at once")),
+        Ok(Ok(_)) => {
+            Err(BackendError::new(ErrorKind::Unavailable, "the session's process ended at once"))
+        }
         Ok(Err(error)) => Err(io_error("the session's process ended at once", error)),
-        Err(_) => Err(BackendError::new(ErrorKind::Timeout, "the session's process did not begin in time")),
+        Err(_) => Err(BackendError::new(
+            ErrorKind::Timeout,
+            "the session's process did not begin in time",
+        )),
     };
+
     let (input, typed) = futures_mpsc::channel(EXEC_QUEUE);
     let (written, output) = mpsc::channel(EXEC_QUEUE);
     let relay = Relay { socket, child, typed, written, phase: found.phase, id: id.clone() };
     let running = said.is_ok();
+
     // Also when it has not begun: somebody has to end the process.
     tokio::spawn(relay.run(running));
     said?;
-    let output = futures::stream::unfold(output, async |mut output| Some((output.recv().await?, output)));
+    let output =
+        futures::stream::unfold(output, async |mut output| Some((output.recv().await?, output)));
+
     Ok(ExecSession { input, output: output.boxed() })
 }
 
 /// The task's process.
-async fn task(executions: &Executions, id: &ExecutionId, found: &Found) -> Result<StartedTask, BackendError> {
+async fn task(
+    executions: &Executions,
+    id: &ExecutionId,
+    found: &Found,
+) -> Result<StartedTask, BackendError> {
     let path = executions.layout.live(&found.live);
     let failed = format!("the state of `{id}` could not be read");
-    let probe = blocking(move || live::probe(&path).map_err(|error| io_error(failed, error))).await?;
+    let probe =
+        blocking(move || live::probe(&path).map_err(|error| io_error(failed, error))).await?;
     match probe {
         Probe::Held(Some(record)) => record.task.ok_or_else(|| {
             let message = format!("`{id}` has no process yet; try again");
@@ -122,6 +147,7 @@ impl Relay {
                 let _ = self.written.send(Err(error)).await;
             }
         }
+
         let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
         drop(self.written);
         let _ = self.child.wait().await;
@@ -131,7 +157,9 @@ impl Relay {
 /// Hands out what the command writes, until its end.
 async fn deliver(socket: &AsyncFd<OwnedFd>, written: &Output) -> Result<(), BackendError> {
     loop {
-        let said = receive(socket).await.map_err(|error| io_error("the session's process is gone", error))?;
+        let said = receive(socket)
+            .await
+            .map_err(|error| io_error("the session's process is gone", error))?;
         let Some(Said::Output(output)) = said else {
             return Err(BackendError::new(ErrorKind::Unavailable, "the session's process is gone"));
         };
@@ -143,7 +171,10 @@ async fn deliver(socket: &AsyncFd<OwnedFd>, written: &Output) -> Result<(), Back
 }
 
 /// Passes the input on. Never ends: a process that is gone is seen by who reads from it.
-async fn feed(socket: &AsyncFd<OwnedFd>, typed: &mut futures_mpsc::Receiver<ExecInput>) -> Result<(), BackendError> {
+async fn feed(
+    socket: &AsyncFd<OwnedFd>,
+    typed: &mut futures_mpsc::Receiver<ExecInput>,
+) -> Result<(), BackendError> {
     let mut ended = false;
     while let Some(input) = typed.next().await {
         ended |= input == ExecInput::StdinEnd;
@@ -158,9 +189,10 @@ async fn feed(socket: &AsyncFd<OwnedFd>, typed: &mut futures_mpsc::Receiver<Exec
 /// In pieces that the process takes, whatever the caller makes of its input.
 async fn pass_on(socket: &AsyncFd<OwnedFd>, input: ExecInput) {
     let pieces = match input {
-        ExecInput::Stdin(data) => {
-            data.chunks(MAX_EXEC_CHUNK_BYTES).map(|piece| ExecInput::Stdin(data.slice_ref(piece))).collect()
-        }
+        ExecInput::Stdin(data) => data
+            .chunks(MAX_EXEC_CHUNK_BYTES)
+            .map(|piece| ExecInput::Stdin(data.slice_ref(piece)))
+            .collect(),
         other => vec![other],
     };
     for piece in pieces {
@@ -174,7 +206,8 @@ async fn receive(socket: &AsyncFd<OwnedFd>) -> std::io::Result<Option<Said>> {
     let mut packet = vec![0; PACKET_BYTES];
     loop {
         let mut ready = socket.readable().await?;
-        let received = ready.try_io(|socket| Ok(recv(socket.as_fd(), &mut packet, RecvFlags::DONTWAIT)?));
+        let received =
+            ready.try_io(|socket| Ok(recv(socket.as_fd(), &mut packet, RecvFlags::DONTWAIT)?));
         match received {
             Ok(Ok((count, _))) => return Ok(Said::decode(&packet[..count])),
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}

@@ -31,7 +31,8 @@ use crate::wire::{Launch, MAX_BODY_BYTES, Outcome, Reply};
 
 /// How often a launch is tried when the warden dies under it.
 const LAUNCH_TRIES: u32 = 4;
-/// How long to wait for another server to let go of the directory: a restarted one overlaps with its predecessor.
+/// How long to wait for another server to let go of the directory: a restarted one overlaps with
+/// its predecessor.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const LOCK_INTERVAL: Duration = Duration::from_millis(25);
 
@@ -74,11 +75,15 @@ impl Executions {
         let layout = Layout::new(config.dir.clone());
         let policy = Policy::decide(&config)?;
         let lock = lock_server(&layout, config.users.is_some()).await?;
-        let users = config.users.as_ref().map(|users| Users::open(users, &config.dir)).transpose()?;
+        let users =
+            config.users.as_ref().map(|users| Users::open(users, &config.dir)).transpose()?;
+
         // One command's own tasks end with it in any case, so they get a cgroup for limits alone.
         let for_limits = config.owner.is_some();
-        let cgroup = CgroupBase::open(&config.cgroup, &config.dir, config.max_processes, for_limits)?;
+        let cgroup =
+            CgroupBase::open(&config.cgroup, &config.dir, config.max_processes, for_limits)?;
         let failed = |error| io_error("the local scheduler cannot watch its directory", error);
+
         // Before looking at what lives, so that no end falls between.
         let watcher = Arc::new(Watcher::open(&layout.live_dir()).map_err(failed)?);
         let table = Table::new();
@@ -89,10 +94,13 @@ impl Executions {
                     .map_err(|error| io_error("the running executions cannot be read", error))
             })
         };
+
         for (id, live) in recovered.await? {
             table.adopt(id, live);
         }
-        let incarnation = disk::boot().map_err(|error| io_error("the kernel's boot id cannot be read", error))?;
+
+        let incarnation =
+            disk::boot().map_err(|error| io_error("the kernel's boot id cannot be read", error))?;
         let base_env = BaseEnv::capture(&config);
         let warden = Warden::new(launcher, config.owner.clone());
         let executions = Self {
@@ -109,12 +117,17 @@ impl Executions {
             base_env,
             incarnation,
         };
+
         executions.warden.ensure().await?;
         Ok((executions, ServerLock(lock)))
     }
 
     /// Starts an execution unless it exists.
-    pub(crate) async fn start(self: &Arc<Self>, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
+    pub(crate) async fn start(
+        self: &Arc<Self>,
+        id: &ExecutionId,
+        spec: &ExecutionSpec,
+    ) -> Result<(), BackendError> {
         let mut tries = 0;
         while tries < LAUNCH_TRIES {
             let live = LiveName::new(id, disk::nonce());
@@ -136,7 +149,10 @@ impl Executions {
                 }
             }
         }
-        let message = format!("`{id}` was not started: the supervisor process died {LAUNCH_TRIES} times on the way");
+
+        let message = format!(
+            "`{id}` was not started: the supervisor process died {LAUNCH_TRIES} times on the way"
+        );
         Err(BackendError::new(ErrorKind::Unavailable, message))
     }
 
@@ -151,27 +167,31 @@ impl Executions {
             Ok(account) => account,
             Err(refusal) => return self.record_failure(id, live, spec::refused(refusal)).await,
         };
+
         let home = account.as_ref().map(|account| self.home(id, account));
         let prepared = match spec::prepare(&self.base_env, spec, home.as_ref()) {
             Ok(prepared) => prepared,
             Err(refusal) => return self.record_failure(id, live, refusal).await,
         };
+
         let user = account.map(|account| account.user);
         if let Begun::Ended = self.begin(id, live, user.as_ref())? {
             self.table.forget(id, live);
             return Ok(Decided::Yes);
         }
+
         let body = match self.body(id, live, prepared, &spec.resources, user) {
             Ok(body) if body.len() <= MAX_BODY_BYTES => body,
             Ok(_) => {
                 let message = format!(
-                    "the arguments and the environment together are longer than {MAX_BODY_BYTES} bytes; pass large \
-                     values as objects"
+                    "the arguments and the environment together are longer than {MAX_BODY_BYTES} \
+                     bytes; pass large values as objects"
                 );
                 return self.record_failure(id, live, spec::refused(message)).await;
             }
             Err(failure) => return self.record_failure(id, live, failure).await,
         };
+
         let launched = match self.warden.launch(&body, died).await {
             Ok(launched) => launched,
             Err(error) => {
@@ -179,15 +199,18 @@ impl Executions {
                 return Err(error);
             }
         };
+
         if let Launched::Answer(Reply { outcome: Outcome::Running, started_at, .. }) = launched
             && self.table.running(id, live, ExecutionTimes::since(Timestamp(started_at)))
         {
             return Ok(Decided::Yes);
         }
+
         match self.decide(id, live).await {
             Ok(decided) => Ok(decided),
             Err(error) => {
-                // It may live: keep it known, so that nothing starts it again, and let `state` settle it.
+                // It may live: keep it known, so that nothing starts it again, and let `state`
+                // settle it.
                 self.table.doubt(id, live);
                 Err(error)
             }
@@ -195,7 +218,11 @@ impl Executions {
     }
 
     /// There is no answer, or one that says to look at the files.
-    async fn decide(self: &Arc<Self>, id: &ExecutionId, live: &LiveName) -> Result<Decided, BackendError> {
+    async fn decide(
+        self: &Arc<Self>,
+        id: &ExecutionId,
+        live: &LiveName,
+    ) -> Result<Decided, BackendError> {
         let mut settled = self.settle(id, live, Settle::Now).await?;
         if let Settled::Alive(times) = settled
             && !self.table.running(id, live, times)
@@ -205,20 +232,30 @@ impl Executions {
         Ok(if settled == Settled::Void { Decided::No } else { Decided::Yes })
     }
 
-    /// In place: a few entries in directories that are in memory take less time than to wake another thread.
-    fn begin(&self, id: &ExecutionId, live: &LiveName, user: Option<&User>) -> Result<Begun, BackendError> {
+    /// In place: a few entries in directories that are in memory take less time than to wake
+    /// another thread.
+    fn begin(
+        &self,
+        id: &ExecutionId,
+        live: &LiveName,
+        user: Option<&User>,
+    ) -> Result<Begun, BackendError> {
         disk::begin(&self.layout, &self.spares, id, live, user)
             .map_err(|error| io_error(format!("the directory of `{id}` could not be made"), error))
     }
 
     /// Whom the execution runs as, unless that is this server's user; or why it cannot.
-    pub(crate) async fn account(self: &Arc<Self>, id: &ExecutionId) -> Result<Option<Account>, String> {
+    pub(crate) async fn account(
+        self: &Arc<Self>,
+        id: &ExecutionId,
+    ) -> Result<Option<Account>, String> {
         if self.users.is_none() {
             return Ok(None);
         }
         let (this, namespace) = (self.clone(), id.run.namespace.clone());
         // The first time it is written down.
-        let found = blocking(move || Ok(this.users.as_ref().map(|users| users.of(&namespace)).transpose()));
+        let found =
+            blocking(move || Ok(this.users.as_ref().map(|users| users.of(&namespace)).transpose()));
         found.await.map_err(|error| error.chain())?
     }
 
@@ -250,7 +287,8 @@ impl Executions {
         user: Option<User>,
     ) -> Result<secrecy::zeroize::Zeroizing<Vec<u8>>, ExecutionState> {
         let cgroup = self.cgroup.as_ref().map(|base| base.create(live, resources)).transpose();
-        let cgroup = cgroup.map_err(|error| spec::setup(format!("its cgroup could not be made: {error}")))?;
+        let cgroup = cgroup
+            .map_err(|error| spec::setup(format!("its cgroup could not be made: {error}")))?;
         let launch = Launch {
             live: self.layout.live(live),
             dir: self.layout.execution(id).path().to_owned(),
@@ -263,6 +301,7 @@ impl Executions {
             cgroup,
             confinement: self.confinement(user),
         };
+
         Ok(launch.encode(&prepared.argv, &prepared.env))
     }
 
@@ -275,8 +314,9 @@ impl Executions {
     ) -> Result<Decided, BackendError> {
         let (this, owned, entry) = (self.clone(), id.clone(), live.clone());
         let end = blocking(move || {
-            let end = disk::record_end(&this.layout, &owned, failure.into())
-                .map_err(|error| io_error(format!("the end of `{owned}` could not be recorded"), error))?;
+            let end = disk::record_end(&this.layout, &owned, failure.into()).map_err(|error| {
+                io_error(format!("the end of `{owned}` could not be recorded"), error)
+            })?;
             disk::forget(&this.layout, &entry);
             Ok(end)
         })
@@ -287,13 +327,20 @@ impl Executions {
     }
 
     /// Finds out what became of a launch, and reports an end.
-    async fn settle(self: &Arc<Self>, id: &ExecutionId, live: &LiveName, how: Settle) -> Result<Settled, BackendError> {
+    async fn settle(
+        self: &Arc<Self>,
+        id: &ExecutionId,
+        live: &LiveName,
+        how: Settle,
+    ) -> Result<Settled, BackendError> {
         let (this, owned, entry) = (self.clone(), id.clone(), live.clone());
         let settled = blocking(move || {
-            disk::settle(&this.layout, this.cgroup.as_ref(), &owned, &entry, how)
-                .map_err(|error| io_error(format!("the state of `{owned}` could not be read"), error))
+            disk::settle(&this.layout, this.cgroup.as_ref(), &owned, &entry, how).map_err(|error| {
+                io_error(format!("the state of `{owned}` could not be read"), error)
+            })
         })
         .await?;
+
         match &settled {
             Settled::Ended(end) => {
                 self.table.ended(id, live, end.clone());
@@ -302,24 +349,33 @@ impl Executions {
             Settled::Void => self.table.forget(id, live),
             Settled::Alive(_) => {}
         }
+
         Ok(settled)
     }
 
     /// What is known of an execution.
-    pub(crate) async fn state(self: &Arc<Self>, id: &ExecutionId) -> Result<Observation, BackendError> {
-        // First the table and then the files: what is in neither by then has never been, or was removed.
+    pub(crate) async fn state(
+        self: &Arc<Self>,
+        id: &ExecutionId,
+    ) -> Result<Observation, BackendError> {
+        // First the table and then the files: what is in neither by then has never been, or was
+        // removed.
         let Some(found) = self.table.find(id) else {
             let (layout, owned) = (self.layout.clone(), id.clone());
             let recorded = blocking(move || {
-                record::read(&layout.execution(&owned))
-                    .map_err(|error| io_error(format!("the state of `{owned}` could not be read"), error))
+                record::read(&layout.execution(&owned)).map_err(|error| {
+                    io_error(format!("the state of `{owned}` could not be read"), error)
+                })
             });
             return Ok(recorded.await?.unwrap_or(ExecutionState::NotFound.into()));
         };
+
         let phase = *found.phase.borrow();
         match (found.end, phase) {
             (Some(end), _) => Ok(end),
-            (None, Phase::Starting) => Ok(ExecutionState::Queued { reason: "being started".to_owned() }.into()),
+            (None, Phase::Starting) => {
+                Ok(ExecutionState::Queued { reason: "being started".to_owned() }.into())
+            }
             (None, _) => Ok(match self.settle(id, &found.live, Settle::Now).await? {
                 Settled::Ended(end) => end,
                 Settled::Alive(times) => Observation { state: ExecutionState::Running, times },
@@ -348,7 +404,8 @@ impl Executions {
         }
     }
 
-    /// A supervisor closed its entry. Normally its record is there, and one small read in place is the fastest way to it.
+    /// A supervisor closed its entry. Normally its record is there, and one small read in place is
+    /// the fastest way to it.
     fn closed(self: &Arc<Self>, id: ExecutionId, live: LiveName) {
         if !self.table.knows(&id, &live) {
             return;
@@ -358,13 +415,16 @@ impl Executions {
             match disk::file_away(&self.layout, &id, &live) {
                 Ok(()) => self.table.forget(&id, &live),
                 // It stays known, and the next server files it.
-                Err(error) => tracing::error!(%id, %error, "the end of an execution could not be filed away"),
+                Err(error) => {
+                    tracing::error!(%id, %error, "the end of an execution could not be filed away")
+                }
             }
         } else if self.table.supervisor_died(&id, &live) == Some(Phase::Running) {
             let this = self.clone();
             tokio::spawn(async move {
                 if let Err(error) = this.settle(&id, &live, Settle::AfterClose).await {
-                    tracing::error!(%id, error = error.chain(), "the end of an execution could not be recorded");
+                    tracing::error!(%id, error = error.chain(), "the end of an execution could not \
+                                                                 be recorded");
                 }
             });
         }
@@ -376,7 +436,8 @@ impl Executions {
             if phase == Phase::Running
                 && let Err(error) = self.settle(&id, &live, Settle::Now).await
             {
-                tracing::error!(%id, error = error.chain(), "the state of an execution could not be read");
+                tracing::error!(%id, error = error.chain(), "the state of an execution could not \
+                                                             be read");
             }
         }
     }
@@ -392,12 +453,16 @@ async fn lock_server(layout: &Layout, passable: bool) -> Result<OwnedFd, Backend
                 .and_then(|()| disk::lock_server(&layout))
                 .map_err(|error| io_error(failed, error))
         });
+
         match attempt.await? {
             Ok(lock) => return Ok(lock),
-            Err(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(LOCK_INTERVAL).await,
+            Err(_) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(LOCK_INTERVAL).await
+            }
             Err(owner) => {
                 let message = format!(
-                    "`dir` is `{dir}`: in use by the server with process id {owner}; stop it or choose another directory"
+                    "`dir` is `{dir}`: in use by the server with process id {owner}; stop it or \
+                     choose another directory"
                 );
                 return Err(BackendError::new(ErrorKind::Unavailable, message));
             }
@@ -406,10 +471,14 @@ async fn lock_server(layout: &Layout, passable: bool) -> Result<OwnedFd, Backend
 }
 
 /// Settles every live entry, and returns those whose supervisor lives.
-fn recover(layout: &Layout, cgroups: Option<&CgroupBase>) -> std::io::Result<Vec<(ExecutionId, LiveName)>> {
+fn recover(
+    layout: &Layout,
+    cgroups: Option<&CgroupBase>,
+) -> std::io::Result<Vec<(ExecutionId, LiveName)>> {
     let rebooted = disk::has_rebooted(layout)?;
     let mut alive = Vec::new();
     let mut rest = Vec::new();
+
     for (id, live) in disk::live_entries(layout)? {
         if !rebooted && disk::is_held(layout, &live)? {
             disk::repeat_stop(layout, &id, &live)?;
@@ -418,6 +487,7 @@ fn recover(layout: &Layout, cgroups: Option<&CgroupBase>) -> std::io::Result<Vec
             rest.push((id, live));
         }
     }
+
     // An entry of an earlier launch that came to nothing says nothing about a later one that lives.
     let live_ids: HashSet<_> = alive.iter().map(|(id, _)| id.clone()).collect();
     let how = if rebooted { Settle::AfterReboot } else { Settle::Now };
@@ -431,10 +501,12 @@ fn recover(layout: &Layout, cgroups: Option<&CgroupBase>) -> std::io::Result<Vec
             disk::forget(layout, &live);
         }
     }
+
     disk::note_boot(layout)?;
     if let Some(cgroups) = cgroups {
         cgroups.sweep(&alive.iter().map(|(_, live)| live).collect::<Vec<_>>());
     }
+
     disk::sweep(layout, &alive.iter().map(|(id, _)| layout.execution(id)).collect());
     Ok(alive)
 }

@@ -1,8 +1,9 @@
 //! The format of a log file: frames of at most 64 KiB, in the order the supervisor received them.
 //!
-//! One file and not one per stream, so that the order between stdout and stderr is kept, and because it halves what a
-//! start costs. A frame is a tag byte (`o` stdout, `e` stderr), three zero bytes, the length as u32 little-endian, when it was read
-//! as i64 little-endian in microseconds since 1970, and the bytes as they are. The tags `O` and `E` are of versions that wrote no time.
+//! One file and not one per stream, so that the order between stdout and stderr is kept, and
+//! because it halves what a start costs. A frame is a tag byte (`o` stdout, `e` stderr), three zero
+//! bytes, the length as u32 little-endian, when it was read as i64 little-endian in microseconds
+//! since 1970, and the bytes as they are. The tags `O` and `E` are of versions that wrote no time.
 
 use gofer_core::Timestamp;
 use gofer_core::scheduler::{LogStream, MAX_LOG_CHUNK_BYTES};
@@ -11,7 +12,8 @@ use gofer_core::scheduler::{LogStream, MAX_LOG_CHUNK_BYTES};
 pub(crate) const HEADER_BYTES: usize = UNTIMED_HEADER_BYTES + 8;
 /// The same of a frame without a time.
 const UNTIMED_HEADER_BYTES: usize = 8;
-/// Most data in one frame: the most a [`gofer_core::scheduler::LogChunk`] may hold, and a pipe by default.
+/// Most data in one frame: the most a [`gofer_core::scheduler::LogChunk`] may hold, and a pipe by
+/// default.
 pub(crate) const MAX_DATA_BYTES: usize = MAX_LOG_CHUNK_BYTES;
 
 /// The header of a frame. `length` is at most [`MAX_DATA_BYTES`].
@@ -50,7 +52,10 @@ pub(crate) struct Frame<'a> {
 
 /// Reads the frame at the front.
 pub(crate) fn parse(bytes: &[u8]) -> Parsed<'_> {
-    let Some((head, rest)) = bytes.split_first_chunk::<UNTIMED_HEADER_BYTES>() else { return Parsed::Incomplete };
+    let Some((head, rest)) = bytes.split_first_chunk::<UNTIMED_HEADER_BYTES>() else {
+        return Parsed::Incomplete;
+    };
+
     let [tag, 0, 0, 0, a, b, c, d] = *head else { return Parsed::Corrupt };
     let data_bytes = u32::from_le_bytes([a, b, c, d]) as usize;
     let stream = match tag {
@@ -58,6 +63,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed<'_> {
         b'e' | b'E' => LogStream::Stderr,
         _ => return Parsed::Corrupt,
     };
+
     if data_bytes > MAX_DATA_BYTES {
         return Parsed::Corrupt;
     }
@@ -68,6 +74,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed<'_> {
     } else {
         (None, rest)
     };
+
     match rest.get(..data_bytes) {
         Some(data) => {
             let length = bytes.len() - rest.len() + data_bytes;
@@ -87,11 +94,18 @@ mod tests {
     fn frames_round_trip_and_torn_ones_wait() {
         let mut bytes = header(LogStream::Stderr, AT, 3).to_vec();
         bytes.extend(b"a\0\xff");
-        let frame = Frame { stream: LogStream::Stderr, at: Some(AT), data: b"a\0\xff", length: bytes.len() };
+        let frame = Frame {
+            stream: LogStream::Stderr,
+            at: Some(AT),
+            data: b"a\0\xff",
+            length: bytes.len(),
+        };
+
         assert_eq!(parse(&bytes), Parsed::Frame(frame));
         for length in 0..bytes.len() {
             assert_eq!(parse(&bytes[..length]), Parsed::Incomplete);
         }
+
         bytes[0] = b'X';
         assert_eq!(parse(&bytes), Parsed::Corrupt);
         assert_eq!(parse(&header(LogStream::Stdout, AT, MAX_DATA_BYTES + 1)), Parsed::Corrupt);

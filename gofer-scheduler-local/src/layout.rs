@@ -67,7 +67,8 @@ impl Layout {
         self.executions().join(format!("~{nonce:x}.gone"))
     }
 
-    /// One directory each, side by side: to make and to remove one touches nothing that others are at.
+    /// One directory each, side by side: to make and to remove one touches nothing that others are
+    /// at.
     pub(crate) fn execution(&self, id: &ExecutionId) -> ExecutionDir {
         ExecutionDir { path: self.executions().join(file_name(id)) }
     }
@@ -122,9 +123,10 @@ impl ExecutionDir {
     }
 }
 
-/// The name of a live entry: the execution's id with `.` for `/`, which no identifier contains, and a nonce that is
-/// different for every attempt to launch. A supervisor that comes too late (its server died, and the next one declared
-/// the launch void) looks for a nonce that is gone and does nothing.
+/// The name of a live entry: the execution's id with `.` for `/`, which no identifier contains, and
+/// a nonce that is different for every attempt to launch. A supervisor that comes too late (its
+/// server died, and the next one declared the launch void) looks for a nonce that is gone and does
+/// nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LiveName(String);
 
@@ -150,7 +152,8 @@ mod tests {
     #[test]
     fn live_names_round_trip_and_fit_a_file_name() {
         let long = "x".repeat(64);
-        let id: ExecutionId = format!("{long}/{long}/{}/{long}/{}", u64::MAX, u32::MAX).parse().unwrap();
+        let id: ExecutionId =
+            format!("{long}/{long}/{}/{long}/{}", u64::MAX, u32::MAX).parse().unwrap();
         let name = LiveName::new(&id, u64::MAX);
         assert!(name.0.len() <= 255, "{} bytes", name.0.len());
         assert_eq!(LiveName::parse(&name.0), Some((id, name)));

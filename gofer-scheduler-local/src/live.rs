@@ -1,10 +1,12 @@
-//! Live entries: one file per execution that has not ended, locked by its supervisor for as long as that lives.
+//! Live entries: one file per execution that has not ended, locked by its supervisor for as long as
+//! that lives.
 //!
-//! The lock is the truth about being alive: the kernel drops it whatever way the supervisor ends, and a process id that is
-//! used again does not hold it. The text in the file is the truth about having launched: the supervisor writes its line
-//! under the lock before it starts anything, so that an unlocked entry without text proves that nothing was started. The
-//! last thing in it is the record of the end; the server then moves the file to its place as `exit`. So an execution
-//! costs one file for all of this, and deletes none.
+//! The lock is the truth about being alive: the kernel drops it whatever way the supervisor ends,
+//! and a process id that is used again does not hold it. The text in the file is the truth about
+//! having launched: the supervisor writes its line under the lock before it starts anything, so
+//! that an unlocked entry without text proves that nothing was started. The last thing in it is the
+//! record of the end; the server then moves the file to its place as `exit`. So an execution costs
+//! one file for all of this, and deletes none.
 //!
 //! ```text
 //! S <supervisor's pid>
@@ -27,8 +29,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::record;
 
-/// Makes the entry; fails if it exists. Opened for reading only, because closing a file that was opened for writing is
-/// what the server watches for.
+/// Makes the entry; fails if it exists. Opened for reading only, because closing a file that was
+/// opened for writing is what the server watches for.
 pub(crate) fn create(path: &Path) -> io::Result<()> {
     let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::EXCL | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::open(path, flags, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
@@ -69,11 +71,14 @@ impl LiveRecord {
 impl LiveRecord {
     /// What is known of its times while it runs.
     pub(crate) fn times(&self) -> ExecutionTimes {
-        self.task.and_then(|task| task.at).map_or_else(ExecutionTimes::default, ExecutionTimes::since)
+        self.task
+            .and_then(|task| task.at)
+            .map_or_else(ExecutionTimes::default, ExecutionTimes::since)
     }
 }
 
-/// A process and between which clock ticks since boot it started; together they name it even if its number is used again.
+/// A process and between which clock ticks since boot it started; together they name it even if its
+/// number is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StartedTask {
     /// Its process id.
@@ -93,24 +98,31 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Locks the entry and notes that launching begins. `None` when this launch is void: the entry is gone or was taken.
+    /// Locks the entry and notes that launching begins. `None` when this launch is void: the entry
+    /// is gone or was taken.
     pub(crate) fn take(path: &Path) -> io::Result<Option<Self>> {
         let file = match OpenOptions::new().read(true).write(true).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
+
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => return Ok(None),
             other => other?,
         }
+
         // Removed or used between the opening and the lock?
         let metadata = file.metadata()?;
         if metadata.nlink() == 0 || metadata.len() > 0 {
             return Ok(None);
         }
+
         let mut claim = Self { file };
-        claim.file.write_all(format!("S {}\n", rustix::process::getpid().as_raw_nonzero()).as_bytes())?;
+        claim
+            .file
+            .write_all(format!("S {}\n", rustix::process::getpid().as_raw_nonzero()).as_bytes())?;
+
         Ok(Some(claim))
     }
 
@@ -119,11 +131,13 @@ impl Claim {
         let mut line = String::new();
         let at = task.at.map_or(String::new(), |at| format!(" {}", at.0));
         // Writing to a string cannot fail.
-        let _ = writeln!(line, "T {} {} {}{at}", task.pid.as_raw_nonzero(), task.earliest, task.latest);
+        let _ =
+            writeln!(line, "T {} {} {}{at}", task.pid.as_raw_nonzero(), task.earliest, task.latest);
         self.file.write_all(line.as_bytes())
     }
 
-    /// Records the end. In one write, which a reader sees whole or not at all; a torn one counts as none.
+    /// Records the end. In one write, which a reader sees whole or not at all; a torn one counts as
+    /// none.
     pub(crate) fn record(&mut self, end: &Observation) -> io::Result<()> {
         self.file.write_all(record::encode(end).as_bytes())
     }
@@ -165,6 +179,7 @@ fn look(path: &Path, lock: FlockOperation) -> io::Result<Probe> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Probe::Gone),
         Err(error) => return Err(error),
     };
+
     let held = match flock(&file, lock) {
         Err(Errno::WOULDBLOCK) => true,
         other => {
@@ -172,14 +187,16 @@ fn look(path: &Path, lock: FlockOperation) -> io::Result<Probe> {
             false
         }
     };
+
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
     let record = LiveRecord::parse(&String::from_utf8_lossy(&text));
+
     Ok(if held { Probe::Held(record) } else { Probe::Free(record, file) })
 }
 
-/// Now, in the unit of the start time in `/proc/<pid>/stat`: hundredths of a second since boot, whatever the kernel's own
-/// tick is.
+/// Now, in the unit of the start time in `/proc/<pid>/stat`: hundredths of a second since boot,
+/// whatever the kernel's own tick is.
 pub(crate) fn ticks_since_boot() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     u64::try_from(now.tv_sec * 100 + now.tv_nsec / 10_000_000).unwrap_or(0)
@@ -202,10 +219,19 @@ mod tests {
 
         let mut claim = Claim::take(&path).unwrap().expect("the first claim");
         assert!(Claim::take(&path).unwrap().is_none(), "taken while locked");
-        let task = StartedTask { pid: Pid::from_raw(77).unwrap(), earliest: 5, latest: 6, at: Some(Timestamp(7)) };
+        let task = StartedTask {
+            pid: Pid::from_raw(77).unwrap(),
+            earliest: 5,
+            latest: 6,
+            at: Some(Timestamp(7)),
+        };
+
         claim.note_task(task).unwrap();
         let Probe::Held(Some(record)) = probe(&path).unwrap() else { panic!("not held") };
-        assert_eq!(record, LiveRecord { supervisor: rustix::process::getpid(), task: Some(task), end: None });
+        assert_eq!(
+            record,
+            LiveRecord { supervisor: rustix::process::getpid(), task: Some(task), end: None }
+        );
 
         let end = Observation::from(ExecutionState::Exited { code: 3, oom: false, signal: None });
         claim.record(&end).unwrap();

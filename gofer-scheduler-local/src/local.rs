@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, Scheduler, SchedulerCapabilities,
-    WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, Scheduler,
+    SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use tokio::task::AbortHandle;
@@ -21,7 +21,8 @@ use crate::executions::{Executions, ServerLock};
 use crate::logs;
 use crate::table::{Found, Phase, filed, started};
 
-/// Runs executions as processes on this machine. Cheap to clone; one instance at a time per directory.
+/// Runs executions as processes on this machine. Cheap to clone; one instance at a time per
+/// directory.
 #[derive(Debug, Clone)]
 pub struct LocalScheduler {
     instance: Arc<Instance>,
@@ -44,16 +45,20 @@ impl Drop for Instance {
     }
 }
 
-/// How long `remove` waits until the end of an execution is filed away, which follows at once unless the disk is broken.
+/// How long `remove` waits until the end of an execution is filed away, which follows at once
+/// unless the disk is broken.
 const FILING_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl LocalScheduler {
     /// Opens the directory, takes up what runs there already, and starts the supervisor process.
     ///
     /// # Errors
-    /// `Invalid` for a setting; `Unavailable` when the directory is in use by another server or the process cannot be
-    /// started.
-    pub async fn connect(config: LocalSchedulerConfig, launcher: Launcher) -> Result<Self, BackendError> {
+    /// `Invalid` for a setting; `Unavailable` when the directory is in use by another server or the
+    /// process cannot be started.
+    pub async fn connect(
+        config: LocalSchedulerConfig,
+        launcher: Launcher,
+    ) -> Result<Self, BackendError> {
         config.validate()?;
         let (executions, lock) = Executions::open(config, launcher).await?;
         let executions = Arc::new(executions);
@@ -90,12 +95,17 @@ impl Scheduler for LocalScheduler {
         let layout = executions.layout.clone();
         let dir = layout.root().display().to_string();
         let failed = format!("`dir` is `{dir}`: must be writable for this user");
-        blocking(move || disk::probe_write(&layout).map_err(|error| io_error(failed, error))).await?;
+        blocking(move || disk::probe_write(&layout).map_err(|error| io_error(failed, error)))
+            .await?;
+
         let pid = executions.warden.ping().await?;
         let limits = match &executions.cgroup {
-            Some(base) if base.limits() => format!("limits of memory and cpu in `{}`", base.dir().display()),
+            Some(base) if base.limits() => {
+                format!("limits of memory and cpu in `{}`", base.dir().display())
+            }
             _ => "limits of memory and cpu not enforced (no delegated cgroup)".to_owned(),
         };
+
         let whole = match &executions.cgroup {
             Some(base) => match base.max_processes() {
                 Some(most) => format!("a cgroup each, of {most} processes at most"),
@@ -103,9 +113,18 @@ impl Scheduler for LocalScheduler {
             },
             None => "no cgroup each".to_owned(),
         };
-        let users = if executions.users.is_some() { "a user per namespace" } else { "one user for all namespaces" };
+
+        let users = if executions.users.is_some() {
+            "a user per namespace"
+        } else {
+            "one user for all namespaces"
+        };
+
         let landlock = &executions.policy.description;
-        Ok(format!("local processes in `{dir}`, supervisor process {pid}, {limits}, {whole}, {users}; {landlock}"))
+        Ok(format!(
+            "local processes in `{dir}`, supervisor process {pid}, {limits}, {whole}, {users}; \
+             {landlock}"
+        ))
     }
 
     async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
@@ -114,7 +133,8 @@ impl Scheduler for LocalScheduler {
         match tokio::spawn(async move { executions.start(&id, &spec).await }).await {
             Ok(result) => result,
             Err(error) => {
-                Err(BackendError::new(ErrorKind::Internal, "a part of the local scheduler failed").with_source(error))
+                Err(BackendError::new(ErrorKind::Internal, "a part of the local scheduler failed")
+                    .with_source(error))
             }
         }
     }
@@ -124,13 +144,18 @@ impl Scheduler for LocalScheduler {
         if !started(found.phase).await {
             return Ok(());
         }
+
         // The launch may have been repeated under another name meanwhile.
-        let Some(Found { live, end: None, .. }) = self.executions().table.find(id) else { return Ok(()) };
+        let Some(Found { live, end: None, .. }) = self.executions().table.find(id) else {
+            return Ok(());
+        };
+
         let (executions, id) = (self.executions().clone(), id.clone());
         blocking(move || {
             let _turn = executions.stopping.lock().unwrap_or_else(PoisonError::into_inner);
-            disk::stop(&executions.layout, &id, &live, grace)
-                .map_err(|error| io_error(format!("the request to stop `{id}` could not be written"), error))
+            disk::stop(&executions.layout, &id, &live, grace).map_err(|error| {
+                io_error(format!("the request to stop `{id}` could not be written"), error)
+            })
         })
         .await
     }
@@ -139,7 +164,9 @@ impl Scheduler for LocalScheduler {
         self.executions().state(id).await
     }
 
-    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+    async fn watch(
+        &self,
+    ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         Ok(self.executions().table.watch())
     }
 
@@ -153,28 +180,43 @@ impl Scheduler for LocalScheduler {
             if let Some(found) = self.executions().table.find(id) {
                 started(found.phase).await;
             }
+
             let (executions, id) = (self.executions().clone(), id.clone());
             let opened = blocking(move || {
                 let dir = executions.layout.execution(&id);
                 let phase = executions.table.find(&id).map(|found| found.phase);
                 if phase.as_ref().is_some_and(|phase| *phase.borrow() == Phase::Starting) {
-                    // Begun since the look above: its log is not there yet, which is not the same as empty.
+                    // Begun since the look above: its log is not there yet, which is not the same
+                    // as empty.
                     return Ok(None);
                 }
-                let failed = |error| io_error(format!("the log of `{id}` could not be opened"), error);
+
+                let failed =
+                    |error| io_error(format!("the log of `{id}` could not be opened"), error);
                 if phase.is_none() && crate::record::read(&dir).map_err(failed)?.is_none() {
-                    return Err(BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`")));
+                    return Err(BackendError::new(
+                        ErrorKind::NotFound,
+                        format!("there is no execution `{id}`"),
+                    ));
                 }
-                logs::open(&dir, from, &executions.watcher, phase.filter(|_| follow)).map(Some).map_err(failed)
+
+                logs::open(&dir, from, &executions.watcher, phase.filter(|_| follow))
+                    .map(Some)
+                    .map_err(failed)
             })
             .await?;
+
             if let Some(opened) = opened {
                 return Ok(opened);
             }
         }
     }
 
-    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+    async fn exec(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, BackendError> {
         exec::open(self.executions(), id, &request).await
     }
 
@@ -186,10 +228,13 @@ impl Scheduler for LocalScheduler {
                 return Err(BackendError::new(ErrorKind::Invalid, message));
             }
             if tokio::time::timeout(FILING_TIMEOUT, filed(found.phase)).await.is_err() {
-                let message = format!("the end of `{id}` could not be filed away; see the log, and try again");
+                let message = format!(
+                    "the end of `{id}` could not be filed away; see the log, and try again"
+                );
                 return Err(BackendError::new(ErrorKind::Unavailable, message));
             }
         }
+
         let (executions, id) = (self.executions().clone(), id.clone());
         blocking(move || {
             executions

@@ -31,7 +31,8 @@ struct Following {
     phase: watch::Receiver<Phase>,
 }
 
-/// The log from a position. With `phase`, that of an execution that has not ended, it follows until it has.
+/// The log from a position. With `phase`, that of an execution that has not ended, it follows until
+/// it has.
 pub(crate) fn open(
     dir: &ExecutionDir,
     from: LogCursor,
@@ -76,6 +77,7 @@ async fn next(mut state: State) -> Result<Option<(LogChunk, State)>, BackendErro
         if let Some(chunk) = state.queue.pop_front() {
             return Ok(Some((chunk, state)));
         }
+
         if let Some(following) = &state.following {
             // In this order: an entry is ended first and then forgotten.
             let forgotten = following.phase.has_changed().is_err();
@@ -87,18 +89,21 @@ async fn next(mut state: State) -> Result<Option<(LogChunk, State)>, BackendErro
         } else {
             state.last_pass = true;
         }
+
         let Some(mut reader) = state.reader.take() else { return Ok(None) };
         let (reader, batch) = blocking(move || {
             let batch = reader.read()?;
             Ok((reader, batch))
         })
         .await?;
+
         state.reader = Some(reader);
         let progressed = batch.progressed;
         state.queue = batch.chunks;
         if progressed {
             continue;
         }
+
         match &mut state.following {
             Some(following) if !state.last_pass => {
                 tokio::select! {
@@ -131,9 +136,11 @@ struct Batch {
 impl Reader {
     fn read(&mut self) -> Result<Batch, BackendError> {
         let mut buffer = vec![0; READ_BYTES];
-        let length = self.fill(&mut buffer).map_err(|error| io_error("a log could not be read", error))?;
+        let length =
+            self.fill(&mut buffer).map_err(|error| io_error("a log could not be read", error))?;
         let mut joiner = Joiner::default();
         let mut used = 0;
+
         loop {
             match frame::parse(&buffer[used..length]) {
                 Parsed::Frame(frame) => {
@@ -142,11 +149,13 @@ impl Reader {
                 }
                 Parsed::Incomplete => break,
                 Parsed::Corrupt => {
-                    let message = format!("a log is damaged at byte {}", self.position + used as u64);
+                    let message =
+                        format!("a log is damaged at byte {}", self.position + used as u64);
                     return Err(BackendError::new(ErrorKind::Corrupt, message));
                 }
             }
         }
+
         self.position += used as u64;
         Ok(Batch { chunks: joiner.finish(), progressed: used > 0 })
     }
@@ -155,7 +164,8 @@ impl Reader {
     fn take(&mut self, frame: &Frame<'_>, joiner: &mut Joiner) {
         let Frame { stream, data, .. } = *frame;
         let offset = self.seen.of(stream);
-        let skipped = usize::try_from(self.from.of(stream).saturating_sub(offset)).unwrap_or(usize::MAX);
+        let skipped =
+            usize::try_from(self.from.of(stream).saturating_sub(offset)).unwrap_or(usize::MAX);
         if let Some(wanted) = data.get(skipped..).filter(|wanted| !wanted.is_empty()) {
             joiner.push(&Frame { data: wanted, ..*frame }, offset + skipped as u64);
         }
@@ -200,19 +210,25 @@ struct Open {
 }
 
 impl Open {
-    /// How much of the frame belongs to this chunk: all of one that was read in the same moment, and of another the rest of the line
-    /// that has begun.
+    /// How much of the frame belongs to this chunk: all of one that was read in the same moment,
+    /// and of another the rest of the line that has begun.
     fn share_of(&self, frame: &Frame<'_>) -> usize {
         let same_moment = match (self.at, frame.at) {
             (Some(ours), Some(theirs)) => theirs.since(ours) < ONE_CHUNK,
             (ours, theirs) => ours == theirs,
         };
+
         let share = match () {
             () if self.stream != frame.stream => 0,
             () if same_moment => frame.data.len(),
             () if self.data.ends_with(b"\n") => 0,
-            () => frame.data.iter().position(|&byte| byte == b'\n').map_or(frame.data.len(), |newline| newline + 1),
+            () => frame
+                .data
+                .iter()
+                .position(|&byte| byte == b'\n')
+                .map_or(frame.data.len(), |newline| newline + 1),
         };
+
         if self.data.len() + share <= MAX_DATA_BYTES { share } else { 0 }
     }
 }
@@ -227,7 +243,8 @@ impl Joiner {
         if !rest.is_empty() {
             self.close();
             let Frame { stream, at, .. } = *frame;
-            self.open = Some(Open { stream, offset: offset + share as u64, at, data: rest.to_vec() });
+            self.open =
+                Some(Open { stream, offset: offset + share as u64, at, data: rest.to_vec() });
         }
     }
 
@@ -251,15 +268,29 @@ mod tests {
     fn a_line_has_the_time_of_its_first_byte_however_much_is_read_at_once() {
         let mut joiner = Joiner::default();
         let mut offset = 0;
-        for (text, at) in [("one\n", 0), ("same\n", 999), ("tw", 2_000), ("o\nthree\n", 9_000), ("four\n", 20_000)] {
+        for (text, at) in [
+            ("one\n", 0),
+            ("same\n", 999),
+            ("tw", 2_000),
+            ("o\nthree\n", 9_000),
+            ("four\n", 20_000),
+        ] {
             let (data, at) = (text.as_bytes(), Some(Timestamp(at)));
             joiner.push(&Frame { stream: LogStream::Stdout, at, data, length: 0 }, offset);
             offset += data.len() as u64;
         }
+
         let chunks = joiner.finish();
-        let seen: Vec<_> = chunks.iter().map(|chunk| (&chunk.data[..], chunk.offset, chunk.at.unwrap().0)).collect();
-        let expected: [(&[u8], u64, i64); 4] =
-            [(b"one\nsame\n", 0, 0), (b"two\n", 9, 2_000), (b"three\n", 13, 9_000), (b"four\n", 19, 20_000)];
+        let seen: Vec<_> = chunks
+            .iter()
+            .map(|chunk| (&chunk.data[..], chunk.offset, chunk.at.unwrap().0))
+            .collect();
+        let expected: [(&[u8], u64, i64); 4] = [
+            (b"one\nsame\n", 0, 0),
+            (b"two\n", 9, 2_000),
+            (b"three\n", 13, 9_000),
+            (b"four\n", 19, 20_000),
+        ];
         assert_eq!(seen, expected);
     }
 }

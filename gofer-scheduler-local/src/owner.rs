@@ -1,7 +1,8 @@
 //! A process whose executions end with it, such as a command that runs one pipeline.
 //!
-//! Nobody takes up the executions of such an owner once it is gone. So it holds the writing end of a pipe, and the warden and
-//! every supervisor hold the reading end: whatever way the owner ends, the kernel closes its end, and they see that.
+//! Nobody takes up the executions of such an owner once it is gone. So it holds the writing end of
+//! a pipe, and the warden and every supervisor hold the reading end: whatever way the owner ends,
+//! the kernel closes its end, and they see that.
 
 use std::fs::File;
 use std::io;
@@ -30,8 +31,8 @@ struct Life {
 }
 
 impl Owner {
-    /// `folder` is an absolute path: what else is to go with the owner. The last of the processes that outlive the owner
-    /// removes it, unless the owner has done so before its end.
+    /// `folder` is an absolute path: what else is to go with the owner. The last of the processes
+    /// that outlive the owner removes it, unless the owner has done so before its end.
     ///
     /// # Errors
     /// When this process has no descriptor left.

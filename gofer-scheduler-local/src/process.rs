@@ -49,7 +49,8 @@ mod tests {
     fn names_may_hold_anything() {
         let text = "77 (a) b (c) S 12 77 70 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2";
         let pid = |number| Pid::from_raw(number).unwrap();
-        let expected = ProcessStat { pid: pid(77), parent: pid(12), session: Some(pid(70)), started: 987_654 };
+        let expected =
+            ProcessStat { pid: pid(77), parent: pid(12), session: Some(pid(70)), started: 987_654 };
         assert_eq!(parse(text), Some(expected));
     }
 

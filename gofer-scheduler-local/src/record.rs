@@ -1,5 +1,5 @@
-//! How an execution ended, as text: the last line its supervisor writes into the live entry, or the whole of an `exit` file
-//! that the server made itself.
+//! How an execution ended, as text: the last line its supervisor writes into the live entry, or the
+//! whole of an `exit` file that the server made itself.
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,7 +11,8 @@ use gofer_core::scheduler::{ExecutionState, ExecutionTimes, FailureKind, Observa
 
 use crate::layout::ExecutionDir;
 
-/// What the line begins with: its tag, and a version so that a later one can tell its own records from these.
+/// What the line begins with: its tag, and a version so that a later one can tell its own records
+/// from these.
 const BEGIN: &str = "X 2 ";
 /// The same of a supervisor that an older server had started. It knew no times.
 const BEGIN_1: &str = "X 1 ";
@@ -21,16 +22,23 @@ const UNKNOWN: &str = "-";
 /// Makes an `exit` file, in one step, for an execution that has no supervisor to record its end.
 pub(crate) fn write(dir: &ExecutionDir, end: &Observation) -> io::Result<()> {
     let temporary = dir.path().join("exit.tmp");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(encode(end).as_bytes())?;
     fs::rename(&temporary, dir.exit())
 }
 
-/// What the `exit` file says; `None` if there is none. One that cannot be understood (a power failure can leave an empty
-/// one) is `Lost`: something ended, and how cannot be known.
+/// What the `exit` file says; `None` if there is none. One that cannot be understood (a power
+/// failure can leave an empty one) is `Lost`: something ended, and how cannot be known.
 pub(crate) fn read(dir: &ExecutionDir) -> io::Result<Option<Observation>> {
     match fs::read(dir.exit()) {
-        Ok(text) => Ok(Some(decode(&String::from_utf8_lossy(&text)).unwrap_or(ExecutionState::Lost.into()))),
+        Ok(text) => {
+            Ok(Some(decode(&String::from_utf8_lossy(&text)).unwrap_or(ExecutionState::Lost.into())))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -42,34 +50,47 @@ pub(crate) fn encode(end: &Observation) -> String {
         ExecutionState::Exited { code, oom, signal } => {
             format!("exited {code} {} {}", u8::from(*oom), signal.unwrap_or(0))
         }
-        ExecutionState::Failed { kind, message } => format!("failed {} {message}", failure_name(*kind)),
-        ExecutionState::Stopped => "stopped".to_owned(),
-        ExecutionState::Lost | ExecutionState::Queued { .. } | ExecutionState::Running | ExecutionState::NotFound => {
-            "lost".to_owned()
+        ExecutionState::Failed { kind, message } => {
+            format!("failed {} {message}", failure_name(*kind))
         }
+        ExecutionState::Stopped => "stopped".to_owned(),
+        ExecutionState::Lost
+        | ExecutionState::Queued { .. }
+        | ExecutionState::Running
+        | ExecutionState::NotFound => "lost".to_owned(),
     };
+
     let ExecutionTimes { started_at, ended_at, ran } = end.times;
     let instant = |at: Option<Timestamp>| at.map_or(UNKNOWN.to_owned(), |at| at.0.to_string());
     let ran = ran.map_or(UNKNOWN.to_owned(), |ran| ran.as_micros().to_string());
+
     format!("{BEGIN}{} {} {ran} {text}\n", instant(started_at), instant(ended_at))
 }
 
-/// The record in a text; `None` if there is none, or not a whole one. It is the last thing in the text, and may itself go
-/// over several lines.
+/// The record in a text; `None` if there is none, or not a whole one. It is the last thing in the
+/// text, and may itself go over several lines.
 pub(crate) fn decode(text: &str) -> Option<Observation> {
-    let begin = |tag| text.match_indices(tag).map(|(at, _)| at).find(|&at| at == 0 || text[..at].ends_with('\n'));
+    let begin = |tag| {
+        text.match_indices(tag).map(|(at, _)| at).find(|&at| at == 0 || text[..at].ends_with('\n'))
+    };
+
     if let Some(at) = begin(BEGIN_1) {
         return decode_state(text[at + BEGIN_1.len()..].strip_suffix('\n')?).map(Observation::from);
     }
+
     let text = text[begin(BEGIN)? + BEGIN.len()..].strip_suffix('\n')?;
     let mut words = text.splitn(4, ' ');
     let mut micros = || -> Option<Option<i64>> {
         let word = words.next()?;
         if word == UNKNOWN { Some(None) } else { word.parse().ok().map(Some) }
     };
+
     let (started_at, ended_at) = (micros()?.map(Timestamp), micros()?.map(Timestamp));
     let ran = micros()?.and_then(|ran| u64::try_from(ran).ok()).map(Duration::from_micros);
-    Some(Observation { state: decode_state(words.next()?)?, times: ExecutionTimes { started_at, ended_at, ran } })
+    Some(Observation {
+        state: decode_state(words.next()?)?,
+        times: ExecutionTimes { started_at, ended_at, ran },
+    })
 }
 
 fn decode_state(text: &str) -> Option<ExecutionState> {
@@ -102,9 +123,14 @@ fn failure_name(kind: FailureKind) -> &'static str {
 }
 
 fn parse_failure(name: &str) -> Option<FailureKind> {
-    [FailureKind::CommandNotFound, FailureKind::ImageUnavailable, FailureKind::Refused, FailureKind::Setup]
-        .into_iter()
-        .find(|&kind| failure_name(kind) == name)
+    [
+        FailureKind::CommandNotFound,
+        FailureKind::ImageUnavailable,
+        FailureKind::Refused,
+        FailureKind::Setup,
+    ]
+    .into_iter()
+    .find(|&kind| failure_name(kind) == name)
 }
 
 #[cfg(test)]

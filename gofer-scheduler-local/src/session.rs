@@ -1,5 +1,6 @@
-//! What the server and a session's process say to each other once the process is one: a packet each, a tag and its data. Packets
-//! wait in the socket until they are taken, so neither side holds more than one.
+//! What the server and a session's process say to each other once the process is one: a packet
+//! each, a tag and its data. Packets wait in the socket until they are taken, so neither side holds
+//! more than one.
 
 use std::ffi::{CStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -14,7 +15,8 @@ use crate::live::StartedTask;
 /// Longest packet: a tag and a piece.
 pub(crate) const PACKET_BYTES: usize = 1 + MAX_EXEC_CHUNK_BYTES;
 
-/// What a session's process needs to know. The environment and the directory it takes from the task's own process.
+/// What a session's process needs to know. The environment and the directory it takes from the
+/// task's own process.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Begin {
     /// The task's process.
@@ -54,8 +56,10 @@ impl Begin {
         let mut number = || next()?.to_str().ok()?.parse::<u64>().ok();
         let pid = Pid::from_raw(i32::try_from(number()?).ok()?)?;
         let (earliest, latest) = (number()?, number()?);
-        let path =
-            |text: &CStr| (!text.is_empty()).then(|| PathBuf::from(OsString::from_vec(text.to_bytes().to_vec())));
+        let path = |text: &CStr| {
+            (!text.is_empty()).then(|| PathBuf::from(OsString::from_vec(text.to_bytes().to_vec())))
+        };
+
         let (cgroup, work) = (path(next()?), path(next()?)?);
         let mut size = || next()?.to_str().ok()?.parse::<u16>().ok();
         let (rows, columns) = (size()?, size()?);
@@ -68,6 +72,7 @@ impl Begin {
             confinement,
             terminal: (rows > 0 && columns > 0).then_some(TerminalSize { rows, columns }),
         };
+
         (!command.is_empty()).then_some((begin, command))
     }
 }
@@ -87,7 +92,9 @@ impl Said {
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Began => packet(b'S', b""),
-            Self::Refused(why) => packet(b'F', &why.as_bytes()[..why.floor_char_boundary(MAX_EXEC_CHUNK_BYTES)]),
+            Self::Refused(why) => {
+                packet(b'F', &why.as_bytes()[..why.floor_char_boundary(MAX_EXEC_CHUNK_BYTES)])
+            }
             Self::Output(ExecOutput::Stdout(data)) => packet(b'O', data),
             Self::Output(ExecOutput::Stderr(data)) => packet(b'E', data),
             Self::Output(ExecOutput::Exited(code)) => packet(b'X', &code.to_le_bytes()),
@@ -101,7 +108,9 @@ impl Said {
             b'F' => Some(Self::Refused(String::from_utf8_lossy(data).into_owned())),
             b'O' => Some(Self::Output(ExecOutput::Stdout(data.to_vec().into()))),
             b'E' => Some(Self::Output(ExecOutput::Stderr(data.to_vec().into()))),
-            b'X' => Some(Self::Output(ExecOutput::Exited(i32::from_le_bytes(data.try_into().ok()?)))),
+            b'X' => {
+                Some(Self::Output(ExecOutput::Exited(i32::from_le_bytes(data.try_into().ok()?))))
+            }
             _ => None,
         }
     }
@@ -142,15 +151,30 @@ mod tests {
 
     #[test]
     fn everything_round_trips() {
-        let task = StartedTask { pid: Pid::from_raw(77).unwrap(), earliest: 5, latest: 6, at: None };
+        let task =
+            StartedTask { pid: Pid::from_raw(77).unwrap(), earliest: 5, latest: 6, at: None };
         let cgroup = PathBuf::from("/c/t");
         let terminal = TerminalSize { rows: 24, columns: 80 };
+
         for (cgroup, terminal) in [(None, None), (Some(cgroup), Some(terminal))] {
-            let begin = Begin { task, cgroup, work: "/x/work".into(), confinement: Confinement::default(), terminal };
+            let begin = Begin {
+                task,
+                cgroup,
+                work: "/x/work".into(),
+                confinement: Confinement::default(),
+                terminal,
+            };
+
             let body = begin.encode(&["sh".to_owned(), String::new()]);
             assert_eq!(Begin::decode(&body), Some((begin, vec![c"sh", c""])));
         }
-        assert_eq!(Begin::decode(b"77\x005\x006\0\0/w\x000\x000\0\0\0\0"), None, "there is no command");
+
+        assert_eq!(
+            Begin::decode(b"77\x005\x006\0\0/w\x000\x000\0\0\0\0"),
+            None,
+            "there is no command"
+        );
+
         for said in [
             Said::Began,
             Said::Refused("why".into()),
@@ -160,7 +184,10 @@ mod tests {
         ] {
             assert_eq!(Said::decode(&said.encode()), Some(said));
         }
-        for input in [ExecInput::Stdin("i".into()), ExecInput::StdinEnd, ExecInput::Resize(terminal)] {
+
+        for input in
+            [ExecInput::Stdin("i".into()), ExecInput::StdinEnd, ExecInput::Resize(terminal)]
+        {
             assert_eq!(decode_input(&encode_input(&input)), Some(input));
         }
     }

@@ -48,7 +48,11 @@ pub(crate) struct BaseEnv {
 impl BaseEnv {
     /// Reads the server's environment, once.
     pub(crate) fn capture(config: &LocalSchedulerConfig) -> Self {
-        let passed = config.pass_env.iter().filter_map(|name| Some((name.clone(), std::env::var_os(name)?))).collect();
+        let passed = config
+            .pass_env
+            .iter()
+            .filter_map(|name| Some((name.clone(), std::env::var_os(name)?)))
+            .collect();
         Self { passed, path_prepend: config.path_prepend.clone() }
     }
 
@@ -76,29 +80,44 @@ pub(crate) struct Prepared {
     pub(crate) separate_output: bool,
 }
 
-/// Checks the spec and joins it with the base environment. What cannot be run is a state, not an error: the execution
-/// exists and has failed.
-pub(crate) fn prepare(base: &BaseEnv, spec: &ExecutionSpec, home: Option<&Home>) -> Result<Prepared, ExecutionState> {
+/// Checks the spec and joins it with the base environment. What cannot be run is a state, not an
+/// error: the execution exists and has failed.
+pub(crate) fn prepare(
+    base: &BaseEnv,
+    spec: &ExecutionSpec,
+    home: Option<&Home>,
+) -> Result<Prepared, ExecutionState> {
     if let Some(image) = &spec.image {
         return Err(refused(format!(
-            "image `{image}` needs a scheduler that runs images; the local one runs programs of this machine, so leave the \
-             image out"
+            "image `{image}` needs a scheduler that runs images; the local one runs programs of \
+             this machine, so leave the image out"
         )));
     }
-    let argv: Vec<OsString> = spec.entrypoint.iter().chain(&spec.command).map(OsString::from).collect();
+
+    let argv: Vec<OsString> =
+        spec.entrypoint.iter().chain(&spec.command).map(OsString::from).collect();
     if argv.first().is_none_or(|program| program.is_empty()) {
         return Err(refused("there is no command: name a program in `command`".to_owned()));
     }
+
     if argv.iter().any(|argument| argument.as_bytes().contains(&0)) {
-        return Err(refused("the command holds a NUL byte, which no program can be given".to_owned()));
+        return Err(refused(
+            "the command holds a NUL byte, which no program can be given".to_owned(),
+        ));
     }
+
     let working_dir = spec.working_dir.as_ref().map(PathBuf::from);
     if let Some(dir) = working_dir.as_ref().filter(|dir| !dir.is_absolute()) {
-        return Err(refused(format!("the working directory `{}` must be an absolute path", dir.display())));
+        return Err(refused(format!(
+            "the working directory `{}` must be an absolute path",
+            dir.display()
+        )));
     }
+
     let env = environment(base, spec, home)?;
     let service = spec.kind == ExecutionKind::Service;
     let timeout = spec.timeout.filter(|_| !service);
+
     Ok(Prepared { argv, env, working_dir, service, timeout, separate_output: spec.separate_output })
 }
 
@@ -112,6 +131,7 @@ fn environment(
     for (name, value) in own.iter().filter(|(name, _)| !spec.env.contains_key(*name)) {
         env.push(assignment(name, value.as_bytes()));
     }
+
     let mut path = None;
     let is_users = |name: &str| home.is_some() && USERS.contains(&name);
     for (name, value) in &base.passed {
@@ -121,25 +141,32 @@ fn environment(
             env.push(assignment(name, value.as_bytes()));
         }
     }
+
     for (name, value) in &spec.env {
         let value = match value {
             EnvValue::Plain(text) => text.as_str(),
             EnvValue::Secret(secret) => secret.expose_secret(),
         };
+
         if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(refused(format!("variable `{name}` is not a name: it must not be empty or hold `=` or NUL")));
+            return Err(refused(format!(
+                "variable `{name}` is not a name: it must not be empty or hold `=` or NUL"
+            )));
         }
+
         if value.contains('\0') {
             return Err(refused(format!(
                 "the value of variable `{name}` holds a NUL byte, which no program can be given"
             )));
         }
+
         if name == "PATH" {
             path = Some(OsString::from_vec(value.as_bytes().to_vec()));
         } else {
             env.push(assignment(name, value.as_bytes()));
         }
     }
+
     env.push(assignment("PATH", base.path(path).as_bytes()));
     Ok(env)
 }
@@ -182,7 +209,8 @@ mod tests {
     }
 
     fn base() -> BaseEnv {
-        let passed = vec![("PATH".into(), "/usr/bin:/bin".into()), ("HOME".into(), "/home/a".into())];
+        let passed =
+            vec![("PATH".into(), "/usr/bin:/bin".into()), ("HOME".into(), "/home/a".into())];
         BaseEnv { passed, path_prepend: Some("/opt/gofer".into()) }
     }
 
@@ -206,8 +234,18 @@ mod tests {
         let mut spec = spec(&["true"]);
         spec.env.insert("TMPDIR".into(), EnvValue::Plain("/own".into()));
         let prepared = prepare(&base(), &spec, Some(&home)).ok().unwrap();
-        let env: Vec<_> = prepared.env.iter().map(|text| String::from_utf8(text.to_vec()).unwrap()).collect();
-        assert_eq!(env, ["HOME=/x/work", "USER=ci", "LOGNAME=ci", "TMPDIR=/own", "PATH=/opt/gofer:/usr/bin:/bin"]);
+        let env: Vec<_> =
+            prepared.env.iter().map(|text| String::from_utf8(text.to_vec()).unwrap()).collect();
+        assert_eq!(
+            env,
+            [
+                "HOME=/x/work",
+                "USER=ci",
+                "LOGNAME=ci",
+                "TMPDIR=/own",
+                "PATH=/opt/gofer:/usr/bin:/bin"
+            ]
+        );
     }
 
     #[test]
@@ -216,10 +254,12 @@ mod tests {
         image.image = Some("alpine".into());
         let mut relative = spec(&["true"]);
         relative.working_dir = Some("here".into());
+
         let mut name = spec(&["true"]);
         name.env.insert("A=B".into(), EnvValue::Plain(String::new()));
         let mut nul = spec(&["true"]);
         nul.env.insert("A".into(), EnvValue::Secret("hidden\0value".into()));
+
         let cases = [
             (image, "needs a scheduler that runs images"),
             (spec(&[]), "no command"),
@@ -228,6 +268,7 @@ mod tests {
             (name, "`A=B` is not a name"),
             (nul, "variable `A` holds a NUL byte"),
         ];
+
         for (spec, expected) in cases {
             match prepare(&base(), &spec, None).err() {
                 Some(ExecutionState::Failed { kind: FailureKind::Refused, message }) => {

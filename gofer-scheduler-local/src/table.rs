@@ -54,7 +54,8 @@ pub(crate) struct Found {
 
 /// The answer to a wish to start.
 pub(crate) enum Claimed {
-    /// The caller, and nobody else, launches it; the notification comes when its supervisor dies silently.
+    /// The caller, and nobody else, launches it; the notification comes when its supervisor dies
+    /// silently.
     New(Arc<Notify>),
     /// Somebody else does or did; wait with [`started`].
     Taken(watch::Receiver<Phase>),
@@ -78,7 +79,8 @@ impl Table {
                 Ok(event) => Some((Ok(event), Some(events))),
                 Err(RecvError::Closed) => None,
                 Err(RecvError::Lagged(missed)) => {
-                    let message = format!("{missed} events were missed; ask for the states and watch again");
+                    let message =
+                        format!("{missed} events were missed; ask for the states and watch again");
                     Some((Err(BackendError::new(ErrorKind::Unavailable, message)), None))
                 }
             }
@@ -106,13 +108,17 @@ impl Table {
     /// Takes up an execution that an earlier server started.
     pub(crate) fn adopt(&self, id: ExecutionId, live: LiveName) {
         let phase = watch::Sender::new(Phase::Running);
-        self.lock().insert(id, Known { live, phase, end: None, died: false, died_notify: Arc::default() });
+        self.lock()
+            .insert(id, Known { live, phase, end: None, died: false, died_notify: Arc::default() });
     }
 
     /// Gives up a launch of which nothing is left.
     pub(crate) fn abandon(&self, id: &ExecutionId, live: &LiveName) {
         let mut known = self.lock();
-        if known.get(id).is_some_and(|entry| entry.live == *live && *entry.phase.borrow() == Phase::Starting) {
+        if known
+            .get(id)
+            .is_some_and(|entry| entry.live == *live && *entry.phase.borrow() == Phase::Starting)
+        {
             known.remove(id);
         }
     }
@@ -125,14 +131,18 @@ impl Table {
         }
     }
 
-    /// Nobody can say at the moment what became of the launch: it counts as running until somebody can.
+    /// Nobody can say at the moment what became of the launch: it counts as running until somebody
+    /// can.
     pub(crate) fn doubt(&self, id: &ExecutionId, live: &LiveName) {
-        if let Some(entry) = self.lock().get(id).filter(|entry| entry.live == *live && entry.end.is_none()) {
+        if let Some(entry) =
+            self.lock().get(id).filter(|entry| entry.live == *live && entry.end.is_none())
+        {
             entry.phase.send_replace(Phase::Running);
         }
     }
 
-    /// Its supervisor reported it running. `false` if that supervisor has died meanwhile without a record.
+    /// Its supervisor reported it running. `false` if that supervisor has died meanwhile without a
+    /// record.
     pub(crate) fn running(&self, id: &ExecutionId, live: &LiveName, times: ExecutionTimes) -> bool {
         let mut known = self.lock();
         match known.get_mut(id) {
@@ -154,15 +164,17 @@ impl Table {
     /// It has ended. Repeating it has no effect. It stays known until it is forgotten.
     pub(crate) fn ended(&self, id: &ExecutionId, live: &LiveName, end: Observation) {
         let mut known = self.lock();
-        if let Some(entry) = known.get_mut(id).filter(|entry| entry.live == *live && entry.end.is_none()) {
+        if let Some(entry) =
+            known.get_mut(id).filter(|entry| entry.live == *live && entry.end.is_none())
+        {
             entry.end = Some(end.clone());
             entry.phase.send_replace(Phase::Ended);
             self.send(id, end);
         }
     }
 
-    /// Its supervisor is gone and left no record. Says in which phase that happened; in `Starting` whoever launches it has
-    /// been told and deals with it.
+    /// Its supervisor is gone and left no record. Says in which phase that happened; in `Starting`
+    /// whoever launches it has been told and deals with it.
     pub(crate) fn supervisor_died(&self, id: &ExecutionId, live: &LiveName) -> Option<Phase> {
         let mut known = self.lock();
         let entry = known.get_mut(id).filter(|entry| entry.live == *live)?;
@@ -187,7 +199,10 @@ impl Table {
 
     /// All of them.
     pub(crate) fn all(&self) -> Vec<(ExecutionId, LiveName, Phase)> {
-        self.lock().iter().map(|(id, entry)| (id.clone(), entry.live.clone(), *entry.phase.borrow())).collect()
+        self.lock()
+            .iter()
+            .map(|(id, entry)| (id.clone(), entry.live.clone(), *entry.phase.borrow()))
+            .collect()
     }
 
     fn send(&self, id: &ExecutionId, now: Observation) {
@@ -266,6 +281,9 @@ mod tests {
         assert!(!started(phase).await);
         assert!(matches!(table.claim(&id, &live), Claimed::New(_)));
         assert_eq!(table.supervisor_died(&id, &live), Some(Phase::Starting));
-        assert!(!table.running(&id, &live, ExecutionTimes::default()), "reported running after its supervisor died");
+        assert!(
+            !table.running(&id, &live, ExecutionTimes::default()),
+            "reported running after its supervisor died"
+        );
     }
 }

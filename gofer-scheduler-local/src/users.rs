@@ -1,7 +1,8 @@
-//! A user of this machine for each namespace: the boundary between namespaces that the kernel itself keeps.
+//! A user of this machine for each namespace: the boundary between namespaces that the kernel
+//! itself keeps.
 //!
-//! A namespace has the user that the operator names, or a number from a range, which it keeps: the numbers are in a file of the
-//! scheduler's directory, and none is ever given to another namespace.
+//! A namespace has the user that the operator names, or a number from a range, which it keeps: the
+//! numbers are in a file of the scheduler's directory, and none is ever given to another namespace.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +21,8 @@ use crate::accounts::{Accounts, numbers_in_use};
 use crate::confinement::User;
 use crate::disk;
 
-/// What the server needs to start, stop and clean up after processes of other users: the names and numbers of capabilities.
+/// What the server needs to start, stop and clean up after processes of other users: the names and
+/// numbers of capabilities.
 const CAPABILITIES: [(&str, u32); 6] = [
     ("CAP_CHOWN", 0),
     ("CAP_DAC_OVERRIDE", 1),
@@ -52,11 +54,17 @@ impl TryFrom<String> for UidRange {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let parsed = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+        let parsed = text
+            .split_once('-')
+            .and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
         match parsed {
             // 4294967295 is nobody's number: the kernel reads it as `leave it`.
-            Some((first, last)) if 0 < first && first <= last && last < u32::MAX => Ok(Self { first, last }),
-            _ => Err(format!("`{text}` is not valid: must be two numbers above 0, such as `70000-79999`")),
+            Some((first, last)) if 0 < first && first <= last && last < u32::MAX => {
+                Ok(Self { first, last })
+            }
+            _ => Err(format!(
+                "`{text}` is not valid: must be two numbers above 0, such as `70000-79999`"
+            )),
         }
     }
 }
@@ -77,12 +85,15 @@ impl UsersConfig {
     pub(crate) fn validate(&self) -> Result<(), BackendError> {
         if self.range.is_none() && self.namespaces.is_empty() {
             return invalid(
-                "`users` is empty: must have a `range`, or name the user of at least one namespace".to_owned(),
+                "`users` is empty: must have a `range`, or name the user of at least one namespace"
+                    .to_owned(),
             );
         }
         for name in self.namespaces.keys() {
             if let Err(error) = NamespaceId::new(name.as_str()) {
-                return invalid(format!("`users.namespaces` names `{name}`: must be a namespace: {error}"));
+                return invalid(format!(
+                    "`users.namespaces` names `{name}`: must be a namespace: {error}"
+                ));
             }
         }
         Ok(())
@@ -108,39 +119,55 @@ pub(crate) struct Users {
 }
 
 impl Users {
-    /// Checks that this server may have tasks run as others, and that these reach their directories.
+    /// Checks that this server may have tasks run as others, and that these reach their
+    /// directories.
     ///
     /// # Errors
-    /// `Invalid`, naming what is missing and the next step; or when the file with the numbers cannot be read.
+    /// `Invalid`, naming what is missing and the next step; or when the file with the numbers
+    /// cannot be read.
     pub(crate) fn open(config: &UsersConfig, dir: &Path) -> Result<Self, BackendError> {
         config.validate()?;
         let missing = missing_capabilities();
         if !missing.is_empty() {
             return invalid(format!(
-                "`users` needs capabilities that this server has not got: {}; run it as root, or with \
-                 `AmbientCapabilities=` of these in its systemd unit, or without `users`",
+                "`users` needs capabilities that this server has not got: {}; run it as root, or \
+                 with `AmbientCapabilities=` of these in its systemd unit, or without `users`",
                 missing.join(", ")
             ));
         }
+
         reachable(dir)?;
         let accounts = Accounts::read().map_err(|error| unreadable("/etc/passwd", error))?;
         let mut named: BTreeMap<String, Account> = BTreeMap::new();
+
         for (namespace, text) in &config.namespaces {
             let key = format!("`users.namespaces.{namespace}` is `{text}`");
             let account = match accounts.find(text) {
                 Some(account) => account,
-                None => return invalid(format!("{key}: must be a name in /etc/passwd, or `uid:gid`")),
+                None => {
+                    return invalid(format!("{key}: must be a name in /etc/passwd, or `uid:gid`"));
+                }
             };
+
             if account.user.uid == 0 || account.user.uid == geteuid().as_raw() {
                 return invalid(format!("{key}: must be neither root nor the server's own user"));
             }
-            if let Some((other, _)) = named.iter().find(|(_, known)| known.user.uid == account.user.uid) {
-                return invalid(format!("{key}: must not be the user of another namespace, `{other}`, too"));
+
+            if let Some((other, _)) =
+                named.iter().find(|(_, known)| known.user.uid == account.user.uid)
+            {
+                return invalid(format!(
+                    "{key}: must not be the user of another namespace, `{other}`, too"
+                ));
             }
+
             named.insert(namespace.clone(), account);
         }
+
         let file = dir.join("users");
-        let given = read_numbers(&file).map_err(|error| unreadable(&file.display().to_string(), error))?;
+        let given =
+            read_numbers(&file).map_err(|error| unreadable(&file.display().to_string(), error))?;
+
         Ok(Self { named, range: config.range, file, given: Mutex::new(given) })
     }
 
@@ -153,11 +180,14 @@ impl Users {
         if let Some(account) = self.named.get(name) {
             return Ok(account.clone());
         }
+
         let Some(range) = self.range else {
             return Err(format!(
-                "namespace `{name}` has no user: name one in `scheduler.local.users.namespaces`, or give a `range`"
+                "namespace `{name}` has no user: name one in `scheduler.local.users.namespaces`, \
+                 or give a `range`"
             ));
         };
+
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(&uid) = given.get(name) {
             return Ok(numbered(uid));
@@ -165,22 +195,33 @@ impl Users {
 
         let taken = |uid: &u32| {
             given.values().any(|known| known == uid)
-                || self.named.values().any(|account| account.user.uid == *uid || account.user.gid == *uid)
+                || self
+                    .named
+                    .values()
+                    .any(|account| account.user.uid == *uid || account.user.gid == *uid)
                 || *uid == geteuid().as_raw()
         };
-        let used = numbers_in_use().map_err(|error| format!("the users of this machine cannot be read: {error}"))?;
+
+        let used = numbers_in_use()
+            .map_err(|error| format!("the users of this machine cannot be read: {error}"))?;
         let free = (range.first..=range.last).find(|uid| !taken(uid) && !used.contains(uid));
         let Some(uid) = free else {
             return Err(format!(
-                "namespace `{name}` has no user: all of `scheduler.local.users.range` ({range}) are taken"
+                "namespace `{name}` has no user: all of `scheduler.local.users.range` ({range}) \
+                 are taken"
             ));
         };
+
         let mut all = given.clone();
         all.insert(name.to_owned(), uid);
+
         // Before it is used: a number that is forgotten would be another namespace's later.
         let text: String = all.iter().map(|(name, uid)| format!("{name} {uid}\n")).collect();
         let kept = disk::replace_durably(&self.file, &text);
-        kept.map_err(|error| format!("the user of namespace `{name}` could not be noted: {error}"))?;
+        kept.map_err(|error| {
+            format!("the user of namespace `{name}` could not be noted: {error}")
+        })?;
+
         *given = all;
         Ok(numbered(uid))
     }
@@ -196,8 +237,11 @@ fn read_numbers(file: &Path) -> io::Result<BTreeMap<String, u32>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(error),
     };
-    let parse = |line: &str| Some((line.split_once(' ')?.0.to_owned(), line.split_once(' ')?.1.parse().ok()?));
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "a line is not a namespace and a number");
+    let parse = |line: &str| {
+        Some((line.split_once(' ')?.0.to_owned(), line.split_once(' ')?.1.parse().ok()?))
+    };
+    let damaged =
+        || io::Error::new(io::ErrorKind::InvalidData, "a line is not a namespace and a number");
     text.lines().map(|line| parse(line).ok_or_else(damaged)).collect()
 }
 
@@ -206,7 +250,9 @@ fn missing_capabilities() -> Vec<&'static str> {
     // A process that is not root keeps over an exec what is ambient.
     let tag = if geteuid().is_root() { "CapEff:" } else { "CapAmb:" };
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let held = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix(tag)?.trim(), 16).ok());
+    let held = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix(tag)?.trim(), 16).ok());
     let held = held.unwrap_or(0);
     CAPABILITIES.iter().filter(|(_, bit)| held & (1 << bit) == 0).map(|(name, _)| *name).collect()
 }
@@ -214,12 +260,15 @@ fn missing_capabilities() -> Vec<&'static str> {
 /// Everybody has to get through the directories above the executions', to one's own.
 fn reachable(dir: &Path) -> Result<(), BackendError> {
     for above in dir.ancestors().skip(1) {
-        let mode = fs::metadata(above).map_err(|error| unreadable(&above.display().to_string(), error))?.mode();
+        let mode = fs::metadata(above)
+            .map_err(|error| unreadable(&above.display().to_string(), error))?
+            .mode();
         if mode & 0o001 == 0 {
             let (above, mode) = (above.display(), mode & 0o7777);
             return invalid(format!(
-                "`users` needs that others may pass `{above}` on the way to `{}`, and its mode is {mode:04o}: `chmod o+x \
-                 {above}` lets them pass and not list it; or set `dir` elsewhere",
+                "`users` needs that others may pass `{above}` on the way to `{}`, and its mode is \
+                 {mode:04o}: `chmod o+x {above}` lets them pass and not list it; or set `dir` \
+                 elsewhere",
                 dir.display()
             ));
         }
@@ -249,7 +298,8 @@ mod tests {
     #[test]
     fn a_namespace_keeps_its_number_and_shares_it_with_none() {
         let dir = tempfile::tempdir().unwrap();
-        let [red, blue, green] = ["red", "blue", "green"].map(|name| NamespaceId::new(name).unwrap());
+        let [red, blue, green] =
+            ["red", "blue", "green"].map(|name| NamespaceId::new(name).unwrap());
         let first = users(dir.path(), "3000000000-3000000001");
         let (a, b) = (first.of(&red).unwrap(), first.of(&blue).unwrap());
         assert_ne!(a.user.uid, b.user.uid);
@@ -259,7 +309,10 @@ mod tests {
         assert_eq!((second.of(&blue).unwrap(), second.of(&red).unwrap()), (b, a));
         assert_eq!(second.of(&green).unwrap().user.uid, 3_000_000_002);
         fs::write(dir.path().join("users"), "red x\n").unwrap();
-        assert!(read_numbers(&dir.path().join("users")).is_err(), "a number that is lost could be given twice");
+        assert!(
+            read_numbers(&dir.path().join("users")).is_err(),
+            "a number that is lost could be given twice"
+        );
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::time::Duration;
 use gofer_core::{BackendError, ErrorKind};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv,
-    send, sendmsg, socketpair,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recv, send, sendmsg, socketpair,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
@@ -25,7 +25,8 @@ use crate::error::io_error;
 use crate::owner::{FOLDER_VARIABLE, Owner};
 use crate::wire::{self, PACKET_BYTES, REPLY_BYTES, Reply};
 
-/// How long a launch may take. Far beyond any real one: a warden this late is stuck, and is replaced.
+/// How long a launch may take. Far beyond any real one: a warden this late is stuck, and is
+/// replaced.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the warden may take to say that it is there.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,7 +51,12 @@ pub(crate) enum Launched {
 
 impl Warden {
     pub(crate) fn new(launcher: Launcher, owner: Option<Owner>) -> Self {
-        Self { launcher, owner, current: tokio::sync::Mutex::default(), next_sequence: AtomicU64::new(1) }
+        Self {
+            launcher,
+            owner,
+            current: tokio::sync::Mutex::default(),
+            next_sequence: AtomicU64::new(1),
+        }
     }
 
     /// Starts a process that is to be a session.
@@ -76,11 +82,16 @@ impl Warden {
         Ok(connection)
     }
 
-    /// Asks for a launch, and waits until it is decided or `died` says that the supervisor is no more.
+    /// Asks for a launch, and waits until it is decided or `died` says that the supervisor is no
+    /// more.
     ///
     /// # Errors
     /// When no warden can be started. Then nothing was launched.
-    pub(crate) async fn launch(&self, body: &[u8], died: &Notify) -> Result<Launched, BackendError> {
+    pub(crate) async fn launch(
+        &self,
+        body: &[u8],
+        died: &Notify,
+    ) -> Result<Launched, BackendError> {
         let connection = self.ensure().await?;
         let answer = tokio::select! {
             answer = self.call(&connection, body, LAUNCH_TIMEOUT) => answer,
@@ -101,7 +112,9 @@ impl Warden {
         }
         result.map(|reply| reply.pid).map_err(|_| {
             let program = self.launcher.program.display();
-            let message = format!("the supervisor process `{program}` does not answer; is it the right program?");
+            let message = format!(
+                "the supervisor process `{program}` does not answer; is it the right program?"
+            );
             BackendError::new(ErrorKind::Unavailable, message)
         })
     }
@@ -111,8 +124,14 @@ impl Warden {
         Ok(self.call(&connection, &[], PING_TIMEOUT).await)
     }
 
-    /// One request and its reply. Without one the connection is closed, and the next request starts another warden.
-    async fn call(&self, connection: &Connection, body: &[u8], timeout: Duration) -> Result<Reply, NoReply> {
+    /// One request and its reply. Without one the connection is closed, and the next request starts
+    /// another warden.
+    async fn call(
+        &self,
+        connection: &Connection,
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<Reply, NoReply> {
         let sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
         let answer = connection.expect(sequence).ok_or(NoReply::Broken)?;
         let result = tokio::time::timeout(timeout, async {
@@ -121,12 +140,15 @@ impl Warden {
         })
         .await;
         let result = result.unwrap_or(Err(NoReply::Late));
+
         if result == Err(NoReply::Late) {
             connection.stuck.store(true, Ordering::Relaxed);
         }
+
         if result.is_err() {
             connection.close();
         }
+
         result
     }
 }
@@ -161,8 +183,11 @@ pub(crate) struct Connection {
 impl Connection {
     fn open(launcher: &Launcher, owner: Option<&Owner>) -> Result<Arc<Self>, BackendError> {
         let (socket, child) = start(launcher, owner)?;
-        let connection =
-            Arc::new(Self { socket, waiting: Mutex::new(Some(HashMap::new())), stuck: AtomicBool::new(false) });
+        let connection = Arc::new(Self {
+            socket,
+            waiting: Mutex::new(Some(HashMap::new())),
+            stuck: AtomicBool::new(false),
+        });
         tokio::spawn(read_replies(connection.clone(), child));
         Ok(connection)
     }
@@ -173,7 +198,11 @@ impl Connection {
 
     fn expect(&self, sequence: u64) -> Option<oneshot::Receiver<Reply>> {
         let (sender, receiver) = oneshot::channel();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.insert(sequence, sender);
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()?
+            .insert(sequence, sender);
         Some(receiver)
     }
 
@@ -184,7 +213,8 @@ impl Connection {
         }
     }
 
-    /// Ends it: everybody who waits is told, the warden sees the end of its input, and so does the reader, who reaps it.
+    /// Ends it: everybody who waits is told, the warden sees the end of its input, and so does the
+    /// reader, who reaps it.
     fn close(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
@@ -199,12 +229,22 @@ impl Connection {
 ///
 /// # Errors
 /// When the program cannot be executed.
-fn start(launcher: &Launcher, owner: Option<&Owner>) -> Result<(AsyncFd<OwnedFd>, Child), BackendError> {
-    let failed =
-        |error| io_error(format!("the supervisor process `{}` cannot be started", launcher.program.display()), error);
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|error| failed(error.into()))?;
+fn start(
+    launcher: &Launcher,
+    owner: Option<&Owner>,
+) -> Result<(AsyncFd<OwnedFd>, Child), BackendError> {
+    let failed = |error| {
+        io_error(
+            format!("the supervisor process `{}` cannot be started", launcher.program.display()),
+            error,
+        )
+    };
+
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|error| failed(error.into()))?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(|error| failed(error.into()))?;
+
     let stdout = owner.map_or_else(|| Ok(Stdio::null()), Owner::stdio).map_err(failed)?;
     let child = Command::new(&launcher.program)
         .args(&launcher.args)
@@ -216,16 +256,22 @@ fn start(launcher: &Launcher, owner: Option<&Owner>) -> Result<(AsyncFd<OwnedFd>
         .stderr(Stdio::null())
         .spawn()
         .map_err(failed)?;
+
     Ok((crate::sys::async_fd(ours).map_err(failed)?, child))
 }
 
 /// Sends a request: one packet, and a file with the body when that is too long.
-pub(crate) async fn send_request(socket: &AsyncFd<OwnedFd>, sequence: u64, body: &[u8]) -> std::io::Result<()> {
+pub(crate) async fn send_request(
+    socket: &AsyncFd<OwnedFd>,
+    sequence: u64,
+    body: &[u8],
+) -> std::io::Result<()> {
     let header = wire::request_header(sequence, body.len());
     if header.len() + body.len() > PACKET_BYTES {
         return send_long(socket, &header, body).await;
     }
-    let mut packet = secrecy::zeroize::Zeroizing::new(Vec::with_capacity(header.len() + body.len()));
+    let mut packet =
+        secrecy::zeroize::Zeroizing::new(Vec::with_capacity(header.len() + body.len()));
     packet.extend_from_slice(&header);
     packet.extend_from_slice(body);
     send_packet(socket, &packet).await
@@ -235,18 +281,26 @@ async fn send_long(socket: &AsyncFd<OwnedFd>, header: &[u8], body: &[u8]) -> std
     let file = std::fs::File::from(memfd_create("gofer-request", MemfdFlags::CLOEXEC)?);
     file.write_all_at(body, 0)?;
     let files = [file.as_fd()];
+
     when_writable(socket, |socket| {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&files));
-        sendmsg(socket, &[IoSlice::new(header)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+
+        sendmsg(
+            socket,
+            &[IoSlice::new(header)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+        )
     })
     .await
 }
 
 /// Sends one packet, when there is room for it.
 pub(crate) async fn send_packet(socket: &AsyncFd<OwnedFd>, packet: &[u8]) -> std::io::Result<()> {
-    when_writable(socket, |socket| send(socket, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)).await
+    when_writable(socket, |socket| send(socket, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT))
+        .await
 }
 
 async fn when_writable(
@@ -280,7 +334,9 @@ async fn hand_out(connection: &Connection) {
     let mut packet = [0; REPLY_BYTES];
     loop {
         let Ok(mut ready) = connection.socket.readable().await else { return };
-        let received = ready.try_io(|socket| Ok(recv(socket.as_fd(), &mut packet, RecvFlags::DONTWAIT)?));
+        let received =
+            ready.try_io(|socket| Ok(recv(socket.as_fd(), &mut packet, RecvFlags::DONTWAIT)?));
+
         match received {
             Ok(Ok((count, _))) => match Reply::decode(&packet[..count]) {
                 Some(reply) => connection.answer(reply),

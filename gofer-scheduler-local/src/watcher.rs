@@ -1,4 +1,5 @@
-//! One inotify descriptor for everything the server waits for: ends of executions and growth of logs.
+//! One inotify descriptor for everything the server waits for: ends of executions and growth of
+//! logs.
 
 use std::collections::HashMap;
 use std::io;
@@ -66,22 +67,26 @@ impl Watcher {
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
         let mut reader = Reader::new(fd, &mut buffer);
         let mut batch = Vec::new();
+
         loop {
             let event = match reader.next() {
                 Ok(event) => event,
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
+
             if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
                 self.wake_all();
                 batch.push(Happened::Overflow);
             } else if event.events().intersects(ReadFlags::MODIFY | ReadFlags::CREATE) {
                 self.wake(event.wd());
             } else if event.events().contains(ReadFlags::CLOSE_WRITE)
-                && let Some((id, live)) = event.file_name().and_then(|name| LiveName::parse(name.to_str().ok()?))
+                && let Some((id, live)) =
+                    event.file_name().and_then(|name| LiveName::parse(name.to_str().ok()?))
             {
                 batch.push(Happened::Closed(id, live));
             }
+
             if reader.is_buffer_empty() {
                 return Ok(batch);
             }
@@ -100,18 +105,28 @@ impl Watcher {
         }
     }
 
-    /// Watches the log in an execution's directory for growth, until the value returned is dropped. `None` when there is no such
-    /// directory. (Of the directory, since the log is made with its first line.)
+    /// Watches the log in an execution's directory for growth, until the value returned is dropped.
+    /// `None` when there is no such directory. (Of the directory, since the log is made with its
+    /// first line.)
     pub(crate) fn follow(self: &Arc<Self>, dir: &Path) -> io::Result<Option<Follower>> {
-        // The lock is held across the system call, so that a last follower who leaves does not remove a new one's watch.
+        // The lock is held across the system call, so that a last follower who leaves does not
+        // remove a new one's watch.
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        let wd = match inotify::add_watch(self.fd.get_ref(), dir, WatchFlags::MODIFY | WatchFlags::CREATE) {
+        let wd = match inotify::add_watch(
+            self.fd.get_ref(),
+            dir,
+            WatchFlags::MODIFY | WatchFlags::CREATE,
+        ) {
             Ok(wd) => wd,
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let log = logs.entry(wd).or_insert_with(|| LogWatch { grown: watch::Sender::new(()), followers: 0 });
+
+        let log = logs
+            .entry(wd)
+            .or_insert_with(|| LogWatch { grown: watch::Sender::new(()), followers: 0 });
         log.followers += 1;
+
         Ok(Some(Follower { grown: log.grown.subscribe(), wd, watcher: self.clone() }))
     }
 }

@@ -1,8 +1,10 @@
 //! What the server and the warden say to each other, over a SEQPACKET socket.
 //!
-//! A request is one packet, so that of several who wait for one whoever receives it has it whole: a header (sequence number,
-//! length of the body) and the body. One that is too long for a packet is in a file in memory that comes with the header. The body is a list of strings, each ended by a NUL byte: nothing in it may contain one anyway, and the
-//! supervisor can hand the strings to `execve` where they lie. A reply is one packet of 21 bytes.
+//! A request is one packet, so that of several who wait for one whoever receives it has it whole: a
+//! header (sequence number, length of the body) and the body. One that is too long for a packet is
+//! in a file in memory that comes with the header. The body is a list of strings, each ended by a
+//! NUL byte: nothing in it may contain one anyway, and the supervisor can hand the strings to
+//! `execve` where they lie. A reply is one packet of 21 bytes.
 
 use std::ffi::{CStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -15,9 +17,11 @@ use crate::confinement::{Confinement, path_field};
 
 /// Bytes of the header in front of a request.
 pub(crate) const HEADER_BYTES: usize = 16;
-/// Longest packet. Small enough for the default socket buffer to hold some, large enough for nearly every request.
+/// Longest packet. Small enough for the default socket buffer to hold some, large enough for nearly
+/// every request.
 pub(crate) const PACKET_BYTES: usize = 32 * 1024;
-/// Longest body: more than the kernel takes as arguments and environment together (6 MiB at the most).
+/// Longest body: more than the kernel takes as arguments and environment together (6 MiB at the
+/// most).
 pub(crate) const MAX_BODY_BYTES: usize = 8 << 20;
 
 /// Everything a supervisor needs to know.
@@ -46,9 +50,13 @@ pub(crate) struct Launch {
 }
 
 impl Launch {
-    /// The body of a request: this, the program with its arguments, and the environment as `NAME=value`. It may hold
-    /// secrets, so it is wiped when dropped.
-    pub(crate) fn encode(&self, argv: &[OsString], env: &[Zeroizing<Vec<u8>>]) -> Zeroizing<Vec<u8>> {
+    /// The body of a request: this, the program with its arguments, and the environment as
+    /// `NAME=value`. It may hold secrets, so it is wiped when dropped.
+    pub(crate) fn encode(
+        &self,
+        argv: &[OsString],
+        env: &[Zeroizing<Vec<u8>>],
+    ) -> Zeroizing<Vec<u8>> {
         let flag = |set: bool| if set { "1" } else { "0" };
         let mut fields = vec![
             path_field(Some(&self.live)),
@@ -61,17 +69,22 @@ impl Launch {
             self.timeout.map_or(String::new(), |timeout| timeout.as_micros().to_string()).into(),
             path_field(self.cgroup.as_deref()),
         ];
+
         fields.extend(self.confinement.encode());
         fields.push(argv.len().to_string().into());
         let strings = fields.iter().map(Vec::as_slice);
-        let strings =
-            strings.chain(argv.iter().map(|text| text.as_bytes())).chain(env.iter().map(|text| text.as_slice()));
+        let strings = strings
+            .chain(argv.iter().map(|text| text.as_bytes()))
+            .chain(env.iter().map(|text| text.as_slice()));
+
         // The exact size at once: a vector that grows would leave unwiped copies behind.
-        let mut body = Zeroizing::new(Vec::with_capacity(strings.clone().map(|text| text.len() + 1).sum()));
+        let mut body =
+            Zeroizing::new(Vec::with_capacity(strings.clone().map(|text| text.len() + 1).sum()));
         for text in strings {
             body.extend_from_slice(text);
             body.push(0);
         }
+
         body
     }
 }
@@ -105,6 +118,7 @@ impl<'a> Request<'a> {
             "" => None,
             micros => Some(Duration::from_micros(micros.parse().ok()?)),
         };
+
         let cgroup = optional(next()?);
         let confinement = Confinement::decode(&mut next)?;
         let count: usize = next()?.to_str().ok()?.parse().ok()?;
@@ -113,6 +127,7 @@ impl<'a> Request<'a> {
         if argv.is_empty() {
             return None;
         }
+
         let launch = Launch {
             live,
             dir,
@@ -125,12 +140,13 @@ impl<'a> Request<'a> {
             cgroup,
             confinement,
         };
+
         Some(Self { launch, argv: argv.to_vec(), env: env.to_vec() })
     }
 }
 
-/// The sequence number of a request that makes the process that takes it a session instead of a warden; see
-/// [`crate::session`].
+/// The sequence number of a request that makes the process that takes it a session instead of a
+/// warden; see [`crate::session`].
 pub(crate) const SESSION: u64 = u64::MAX;
 
 /// The header of a request.
@@ -145,7 +161,9 @@ pub(crate) fn request_header(sequence: u64, length: usize) -> [u8; HEADER_BYTES]
 pub(crate) fn parse_request_header(packet: &[u8]) -> Option<(u64, usize, &[u8])> {
     let (sequence, rest) = packet.split_first_chunk::<8>()?;
     let (length, first) = rest.split_first_chunk::<8>()?;
-    let length = usize::try_from(u64::from_le_bytes(*length)).ok().filter(|&length| length <= MAX_BODY_BYTES)?;
+    let length = usize::try_from(u64::from_le_bytes(*length))
+        .ok()
+        .filter(|&length| length <= MAX_BODY_BYTES)?;
     Some((u64::from_le_bytes(*sequence), length, first))
 }
 
@@ -158,7 +176,8 @@ pub(crate) enum Outcome {
     Running,
     /// It never ran; the exit record says why.
     Ended,
-    /// Nothing was launched and nothing will be: the live entry is gone or taken, or the fork failed.
+    /// Nothing was launched and nothing will be: the live entry is gone or taken, or the fork
+    /// failed.
     Void,
 }
 
@@ -254,7 +273,12 @@ mod tests {
     #[test]
     fn replies_round_trip() {
         for outcome in [Outcome::Pong, Outcome::Running, Outcome::Ended, Outcome::Void] {
-            let reply = Reply { sequence: u64::MAX - 1, outcome, pid: 4_000_000, started_at: 1_700_000_000_000_000 };
+            let reply = Reply {
+                sequence: u64::MAX - 1,
+                outcome,
+                pid: 4_000_000,
+                started_at: 1_700_000_000_000_000,
+            };
             assert_eq!(Reply::decode(&reply.encode()), Some(reply));
         }
     }

@@ -1,4 +1,5 @@
-//! The parts of Nomad's answers that matter here. Go writes `null` for an empty list or map, hence the `Option`s.
+//! The parts of Nomad's answers that matter here. Go writes `null` for an empty list or map, hence
+//! the `Option`s.
 
 use std::collections::BTreeMap;
 
@@ -204,6 +205,8 @@ pub(crate) struct Driver {
     pub(crate) healthy: bool,
 }
 
-fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }

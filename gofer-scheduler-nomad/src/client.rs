@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use gofer_core::{BackendError, ErrorKind};
 use reqwest::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use reqwest::{Method, Response, StatusCode, Upgraded};
 use secrecy::{ExposeSecret, SecretString};
@@ -109,15 +110,21 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE)
             .redirect(reqwest::redirect::Policy::none())
-            // Agents are in the team's own network; a proxy that the environment names is for the world outside.
+            // Agents are in the team's own network; a proxy that the environment names is for the
+            // world outside.
             .no_proxy()
             .build()
             .map_err(|error| {
-                BackendError::new(ErrorKind::Internal, "the HTTP client cannot be made").with_source(error)
+                BackendError::new(ErrorKind::Internal, "the HTTP client cannot be made")
+                    .with_source(error)
             })?;
         Ok(Self {
             http,
-            addresses: config.addresses.iter().map(|address| address.trim_end_matches('/').to_owned()).collect(),
+            addresses: config
+                .addresses
+                .iter()
+                .map(|address| address.trim_end_matches('/').to_owned())
+                .collect(),
             current: AtomicUsize::new(0),
             region: config.region.clone(),
             token: TokenSource::new(config),
@@ -132,12 +139,20 @@ impl Client {
     }
 
     /// Reads something.
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, query: &Query) -> Result<Answer<T>, Failure> {
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &Query,
+    ) -> Result<Answer<T>, Failure> {
         self.call(Method::GET, path, query, None).await
     }
 
     /// Reads a list to its end, page by page.
-    pub(crate) async fn pages<T: DeserializeOwned>(&self, path: &str, query: &Query) -> Result<Vec<T>, Failure> {
+    pub(crate) async fn pages<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &Query,
+    ) -> Result<Vec<T>, Failure> {
         let mut all = Vec::new();
         let mut next: Option<String> = None;
         loop {
@@ -145,13 +160,16 @@ impl Client {
             if let Some(next) = &next {
                 query = query.with("next_token", next);
             }
+
             let page = self.get::<Option<Vec<T>>>(path, &query).await?;
             all.extend(page.value.unwrap_or_default());
             if all.len() > MAX_LISTED {
                 return Err(Failure::Unreadable(format!(
-                    "`{path}` lists more than {MAX_LISTED} entries; have nomad's garbage collection run more often"
+                    "`{path}` lists more than {MAX_LISTED} entries; have nomad's garbage \
+                     collection run more often"
                 )));
             }
+
             match page.next {
                 Some(token) => next = Some(token),
                 None => return Ok(all),
@@ -166,7 +184,8 @@ impl Client {
         query: &Query,
         body: &(impl Serialize + Sync),
     ) -> Result<Answer<T>, Failure> {
-        let body = serde_json::to_vec(body).map_err(|error| Failure::Unreadable(error.to_string()))?;
+        let body =
+            serde_json::to_vec(body).map_err(|error| Failure::Unreadable(error.to_string()))?;
         self.call(Method::PUT, path, query, Some(body)).await
     }
 
@@ -183,7 +202,8 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<Answer<T>, Failure> {
         let answer = self.bytes(method, path, query, body).await?;
-        let value = serde_json::from_slice(&answer.value).map_err(|error| Failure::Unreadable(error.to_string()))?;
+        let value = serde_json::from_slice(&answer.value)
+            .map_err(|error| Failure::Unreadable(error.to_string()))?;
         Ok(Answer { value, index: answer.index, next: answer.next })
     }
 
@@ -227,7 +247,9 @@ impl Client {
             // One agent of several that hangs must not use up the time of all.
             let share = if self.addresses.len() > 1 { self.timeout / 2 } else { self.timeout };
             let payload = body.map_or(Payload::Nothing, Payload::Json);
-            let attempt = async { read(self.send(index, method, path, query, payload).await?).await };
+            let attempt =
+                async { read(self.send(index, method, path, query, payload).await?).await };
+
             match tokio::time::timeout(share, attempt).await.unwrap_or(Err(Failure::Timeout)) {
                 Ok(answer) => {
                     self.current.store(index, Ordering::Relaxed);
@@ -237,6 +259,7 @@ impl Client {
                 Err(failure) => return Err(failure),
             }
         }
+
         Err(last)
     }
 
@@ -245,13 +268,23 @@ impl Client {
         self.open_as(Payload::Nothing, path, query).await
     }
 
-    async fn open_as(&self, payload: Payload<'_>, path: &str, query: &Query) -> Result<Response, Failure> {
+    async fn open_as(
+        &self,
+        payload: Payload<'_>,
+        path: &str,
+        query: &Query,
+    ) -> Result<Response, Failure> {
         let deadline = Instant::now() + self.timeout;
         let first = self.current.load(Ordering::Relaxed);
         let mut last = Failure::Timeout;
+
         for step in 0..self.addresses.len() {
             let index = (first + step) % self.addresses.len();
-            let opened = tokio::time::timeout_at(deadline, self.send(index, &Method::GET, path, query, payload));
+            let opened = tokio::time::timeout_at(
+                deadline,
+                self.send(index, &Method::GET, path, query, payload),
+            );
+
             match opened.await.unwrap_or(Err(Failure::Timeout)) {
                 Ok(response) => {
                     self.current.store(index, Ordering::Relaxed);
@@ -261,11 +294,16 @@ impl Client {
                 Err(failure) => return Err(failure),
             }
         }
+
         Err(last)
     }
 
     /// Opens a connection that speaks WebSocket from here on, with the first agent that takes it.
-    pub(crate) async fn open_websocket(&self, path: &str, query: &Query) -> Result<Upgraded, Failure> {
+    pub(crate) async fn open_websocket(
+        &self,
+        path: &str,
+        query: &Query,
+    ) -> Result<Upgraded, Failure> {
         let response = self.open_as(Payload::WebSocket, path, query).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::Unreadable("it is no websocket".to_owned()));
@@ -283,7 +321,8 @@ impl Client {
         payload: Payload<'_>,
     ) -> Result<Response, Failure> {
         let token = self.token.current().await.map_err(Failure::Local)?;
-        let refused = match self.request(index, method, path, query, payload, token.as_ref()).await {
+        let refused = match self.request(index, method, path, query, payload, token.as_ref()).await
+        {
             Err(failure) if failure.is_denied() => failure,
             other => return other,
         };
@@ -308,10 +347,14 @@ impl Client {
             Some(region) => query.clone().with("region", region),
             None => query.clone(),
         };
+
         let separator = if query.0.is_empty() { "" } else { "?" };
         let url = format!("{}{path}{separator}{}", self.addresses[index], query.0);
-        // Streams are read as they come; nothing here is large enough for compression to be worth it.
-        let mut request = self.http.request(method.clone(), url).header(ACCEPT_ENCODING, "identity");
+
+        // Streams are read as they come; nothing here is large enough for compression to be worth
+        // it.
+        let mut request =
+            self.http.request(method.clone(), url).header(ACCEPT_ENCODING, "identity");
         if let Some(token) = token {
             let mut value = HeaderValue::from_str(token.expose_secret()).map_err(|_| {
                 let message = "the token holds a character that no HTTP header can";
@@ -320,9 +363,12 @@ impl Client {
             value.set_sensitive(true);
             request = request.header("X-Nomad-Token", value);
         }
+
         request = match payload {
             Payload::Nothing => request,
-            Payload::Json(body) => request.header(CONTENT_TYPE, "application/json").body(body.to_vec()),
+            Payload::Json(body) => {
+                request.header(CONTENT_TYPE, "application/json").body(body.to_vec())
+            }
             // The key only keeps caches from answering.
             Payload::WebSocket => request
                 .header(CONNECTION, "Upgrade")
@@ -330,18 +376,23 @@ impl Client {
                 .header(SEC_WEBSOCKET_VERSION, "13")
                 .header(SEC_WEBSOCKET_KEY, "Z29mZXItZXhlYy1rZXkhIQ=="),
         };
+
         let response = request.send().await.map_err(Failure::Transport)?;
         let status = response.status();
         if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
-        let body = read(response).await.map(|answer| String::from_utf8_lossy(&answer.value).into_owned());
+
+        let body =
+            read(response).await.map(|answer| String::from_utf8_lossy(&answer.value).into_owned());
         Err(Failure::Refused { status: status.as_u16(), body: body.unwrap_or_default() })
     }
 }
 
 async fn read(mut response: Response) -> Result<Answer<Vec<u8>>, Failure> {
-    let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let text = |name: &str| {
+        response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    };
     let index = text("X-Nomad-Index").and_then(|index| index.parse().ok()).unwrap_or(0);
     let next = text("X-Nomad-NextToken").filter(|token| !token.is_empty());
     let mut value = Vec::new();
@@ -375,7 +426,8 @@ impl Pauses {
 /// Between half of the pause and all of it.
 pub(crate) fn jittered(pause: Duration) -> Duration {
     use std::hash::{BuildHasher, RandomState};
-    // The standard library seeds each `RandomState` differently, which is random enough for a pause.
+    // The standard library seeds each `RandomState` differently, which is random enough for a
+    // pause.
     let random = RandomState::new().hash_one(0_u8) % 1_000;
     pause / 2 + pause / 2 * u32::try_from(random).unwrap_or(0) / 1_000
 }

@@ -21,8 +21,8 @@ const MIN_MEMORY_MB: u64 = 10;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NomadConfig {
-    /// Base addresses of agents, such as `https://nomad.example.com:4646`. Servers or clients; when one does not answer,
-    /// the next is asked.
+    /// Base addresses of agents, such as `https://nomad.example.com:4646`. Servers or clients; when
+    /// one does not answer, the next is asked.
     pub addresses: Vec<String>,
     /// The Nomad namespace of Gofer namespaces that `namespaces` does not name.
     pub namespace: String,
@@ -33,15 +33,18 @@ pub struct NomadConfig {
     /// An ACL token. Better in a file.
     #[serde(deserialize_with = "secret")]
     pub token: Option<SecretString>,
-    /// A file that holds the ACL token; read again when it changes, and when Nomad refuses the token.
+    /// A file that holds the ACL token; read again when it changes, and when Nomad refuses the
+    /// token.
     pub token_file: Option<PathBuf>,
-    /// PEM file of the authorities that signed the agents' certificates; without it, the operating system's.
+    /// PEM file of the authorities that signed the agents' certificates; without it, the operating
+    /// system's.
     pub ca_file: Option<PathBuf>,
     /// PEM file of the client certificate, for agents that verify their clients.
     pub cert_file: Option<PathBuf>,
     /// PEM file of its private key.
     pub key_file: Option<PathBuf>,
-    /// The name in the agents' certificates where it is not the name in the address, such as `server.global.nomad`.
+    /// The name in the agents' certificates where it is not the name in the address, such as
+    /// `server.global.nomad`.
     pub tls_server_name: Option<String>,
     /// Datacenters that jobs may run in; `*` matches any.
     pub datacenters: Vec<String>,
@@ -49,22 +52,24 @@ pub struct NomadConfig {
     pub node_pool: String,
     /// Priority of jobs, 1 to 100.
     pub priority: u32,
-    /// What every job's id begins with, and the name of this Gofer among those that share a cluster. Jobs of another prefix
-    /// are never touched.
+    /// What every job's id begins with, and the name of this Gofer among those that share a
+    /// cluster. Jobs of another prefix are never touched.
     pub job_prefix: String,
     /// The driver of tasks without an image.
     pub host_driver: HostDriver,
     /// The driver of tasks with an image.
     pub image_driver: ImageDriver,
-    /// The shell that every image has, such as `/bin/sh`. Gofer puts it before tasks' programs, in place of an image's entrypoint
-    /// unless the task names its own: so that Nomad starts no program twice, secrets are not in its client's state, and nothing of
-    /// docker's output is lost. `None` does so only for tasks whose program is a shell.
+    /// The shell that every image has, such as `/bin/sh`. Gofer puts it before tasks' programs, in
+    /// place of an image's entrypoint unless the task names its own: so that Nomad starts no
+    /// program twice, secrets are not in its client's state, and nothing of docker's output is
+    /// lost. `None` does so only for tasks whose program is a shell.
     pub image_shell: Option<String>,
-    /// Each task gets a token that Nomad signs for it, as its `GOFER_API_TOKEN`, in place of its run's token. Agents must be
-    /// of version 1.7 or later.
+    /// Each task gets a token that Nomad signs for it, as its `GOFER_API_TOKEN`, in place of its
+    /// run's token. Agents must be of version 1.7 or later.
     pub identity: bool,
-    /// Where the nodes have the `gofer` binary, such as `/usr/local/bin/gofer`: it supervises tasks without an image and reports
-    /// their ends at once. `None`, and a node without the binary, leave that to Nomad. Needs `identity`.
+    /// Where the nodes have the `gofer` binary, such as `/usr/local/bin/gofer`: it supervises tasks
+    /// without an image and reports their ends at once. `None`, and a node without the binary,
+    /// leave that to Nomad. Needs `identity`.
     pub supervisor: Option<String>,
     /// An HCL job specification that every job is made from.
     pub job_template: Option<PathBuf>,
@@ -73,15 +78,15 @@ pub struct NomadConfig {
     /// How long a node may be out of reach before what ran on it counts as lost.
     #[serde(with = "humantime_serde")]
     pub node_lost_after: Duration,
-    /// How long a node may be down before the logs on it that are not archived yet are given up. Those on a node that Nomad does
-    /// not know any more are, at once.
+    /// How long a node may be down before the logs on it that are not archived yet are given up.
+    /// Those on a node that Nomad does not know any more are, at once.
     #[serde(with = "humantime_serde")]
     pub node_gone_after: Duration,
     /// How long one call may take, its repetitions included.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// The longest grace of a stop that is honoured. Nomad fixes it when a job is registered, and its clients limit it with
-    /// `max_kill_timeout` (30 seconds unless set).
+    /// The longest grace of a stop that is honoured. Nomad fixes it when a job is registered, and
+    /// its clients limit it with `max_kill_timeout` (30 seconds unless set).
     #[serde(with = "humantime_serde")]
     pub max_grace: Duration,
     /// How much of a log Nomad keeps.
@@ -90,7 +95,8 @@ pub struct NomadConfig {
     pub default_cpu_mhz: u64,
     /// Memory of a task that asks for nothing, in MiB.
     pub default_memory_mb: u64,
-    /// What one core counts as, in MHz: Nomad shares out MHz, pipelines ask for thousandths of a core.
+    /// What one core counts as, in MHz: Nomad shares out MHz, pipelines ask for thousandths of a
+    /// core.
     pub mhz_per_core: u64,
 }
 
@@ -111,7 +117,8 @@ pub enum HostDriver {
     /// In a chroot and cgroup of its own; the agent must be root.
     #[default]
     Exec,
-    /// As a process of the agent, with its rights and no isolation; agents allow it with `plugin "raw_exec"`.
+    /// As a process of the agent, with its rights and no isolation; agents allow it with
+    /// `plugin "raw_exec"`.
     RawExec,
 }
 
@@ -134,7 +141,8 @@ pub struct LogLimits {
     pub max_files: u64,
     /// MiB per file.
     pub max_file_size_mb: u64,
-    /// MiB of disk that the job asks for. Nomad wants it larger than `max_files` times `max_file_size_mb`.
+    /// MiB of disk that the job asks for. Nomad wants it larger than `max_files` times
+    /// `max_file_size_mb`.
     pub disk_mb: u64,
 }
 
@@ -208,7 +216,10 @@ impl NomadConfig {
     /// # Errors
     /// `Invalid`, naming the key, the value and the rule.
     pub fn validate(&self) -> Result<(), BackendError> {
-        let problem = self.connection_problem().or_else(|| self.job_problem()).or_else(|| self.namespace_problem());
+        let problem = self
+            .connection_problem()
+            .or_else(|| self.job_problem())
+            .or_else(|| self.namespace_problem());
         problem.map_or(Ok(()), |message| Err(BackendError::new(ErrorKind::Invalid, message)))
     }
 
@@ -229,28 +240,43 @@ impl NomadConfig {
 
     fn connection_problem(&self) -> Option<String> {
         if self.addresses.is_empty() {
-            return Some("`addresses` is empty: name at least one agent, such as `https://nomad:4646`".to_owned());
+            return Some(
+                "`addresses` is empty: name at least one agent, such as `https://nomad:4646`"
+                    .to_owned(),
+            );
         }
+
         for address in &self.addresses {
             let url = reqwest::Url::parse(address).ok();
             let usable = url.is_some_and(|url| {
-                matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty()
+                matches!(url.scheme(), "http" | "https")
+                    && url.has_host()
+                    && url.username().is_empty()
             });
+
             if !usable {
-                return Some(format!("`addresses` names `{address}`: must be like `https://nomad.example.com:4646`"));
+                return Some(format!(
+                    "`addresses` names `{address}`: must be like `https://nomad.example.com:4646`"
+                ));
             }
         }
+
         if self.token.is_some() && self.token_file.is_some() {
             return Some(
-                "`token` and `token_file` are both set: only one of them is used, leave out the other".to_owned(),
+                "`token` and `token_file` are both set: only one of them is used, leave out the \
+                 other"
+                    .to_owned(),
             );
         }
+
         if self.cert_file.is_some() != self.key_file.is_some() {
             return Some("`cert_file` and `key_file` are set together or not at all".to_owned());
         }
+
         if self.max_in_flight == 0 {
             return Some("`max_in_flight` is `0`: at least 1".to_owned());
         }
+
         let timeout = self.request_timeout;
         (timeout.is_zero() || timeout > MAX_TIMEOUT)
             .then(|| format!("`request_timeout` is `{timeout:?}`: more than 0 and at most 1 hour"))
@@ -259,48 +285,74 @@ impl NomadConfig {
     fn job_problem(&self) -> Option<String> {
         let prefix = &self.job_prefix;
         let slug = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if prefix.is_empty() || prefix.len() > MAX_PREFIX_BYTES || !prefix.bytes().all(slug) || prefix.ends_with('-') {
+        if prefix.is_empty()
+            || prefix.len() > MAX_PREFIX_BYTES
+            || !prefix.bytes().all(slug)
+            || prefix.ends_with('-')
+        {
             return Some(format!(
-                "`job_prefix` is `{prefix}`: 1 to {MAX_PREFIX_BYTES} lower-case letters, digits and `-`, not ending with `-`"
+                "`job_prefix` is `{prefix}`: 1 to {MAX_PREFIX_BYTES} lower-case letters, digits \
+                 and `-`, not ending with `-`"
             ));
         }
+
         if self.datacenters.is_empty() || self.datacenters.iter().any(String::is_empty) {
             return Some("`datacenters` has no name in it: name some, or `*` for any".to_owned());
         }
+
         if !PRIORITIES.contains(&self.priority) {
             return Some(format!("`priority` is `{}`: must be 1 to 100", self.priority));
         }
+
         if let Some(shell) = self.image_shell.as_ref().filter(|shell| !is_absolute(shell)) {
             return Some(format!(
-                "`image_shell` is `{shell}`: must be an absolute path in every image, such as `/bin/sh`"
+                "`image_shell` is `{shell}`: must be an absolute path in every image, such as \
+                 `/bin/sh`"
             ));
         }
+
         if let Some(supervisor) = &self.supervisor {
             if !is_absolute(supervisor) {
-                return Some(format!("`supervisor` is `{supervisor}`: must be an absolute path on the nodes"));
+                return Some(format!(
+                    "`supervisor` is `{supervisor}`: must be an absolute path on the nodes"
+                ));
             }
             if !self.identity {
                 return Some(
-                    "`supervisor` is set and `identity` is not: a supervisor needs a token to report with, set `identity = true`"
+                    "`supervisor` is set and `identity` is not: a supervisor needs a token to \
+                     report with, set `identity = true`"
                         .to_owned(),
                 );
             }
         }
+
         if self.default_memory_mb < MIN_MEMORY_MB {
-            return Some(format!("`default_memory_mb` is `{}`: at least {MIN_MEMORY_MB}", self.default_memory_mb));
+            return Some(format!(
+                "`default_memory_mb` is `{}`: at least {MIN_MEMORY_MB}",
+                self.default_memory_mb
+            ));
         }
-        for (key, value) in [("default_cpu_mhz", self.default_cpu_mhz), ("mhz_per_core", self.mhz_per_core)] {
+
+        for (key, value) in
+            [("default_cpu_mhz", self.default_cpu_mhz), ("mhz_per_core", self.mhz_per_core)]
+        {
             if value == 0 {
                 return Some(format!("`{key}` is `0`: at least 1"));
             }
         }
+
         let LogLimits { max_files, max_file_size_mb, disk_mb } = self.log;
-        if max_files == 0 || max_file_size_mb == 0 || max_files.saturating_mul(max_file_size_mb) >= disk_mb {
+        if max_files == 0
+            || max_file_size_mb == 0
+            || max_files.saturating_mul(max_file_size_mb) >= disk_mb
+        {
             return Some(format!(
-                "`log` is {max_files} files of {max_file_size_mb} MiB and `disk_mb` is `{disk_mb}`: at least one of each, \
-                 and `disk_mb` must be larger than their product"
+                "`log` is {max_files} files of {max_file_size_mb} MiB and `disk_mb` is \
+                 `{disk_mb}`: at least one of each, and `disk_mb` must be larger than their \
+                 product"
             ));
         }
+
         None
     }
 
@@ -309,17 +361,24 @@ impl NomadConfig {
         if self.namespace.is_empty() {
             return empty("namespace");
         }
+
         if self.region.as_ref().is_some_and(String::is_empty) {
             return empty("region");
         }
+
         for (namespace, own) in &self.namespaces {
             if let Err(error) = NamespaceId::new(namespace) {
-                return Some(format!("`namespaces` names `{namespace}`, which is not a namespace of gofer: {error}"));
+                return Some(format!(
+                    "`namespaces` names `{namespace}`, which is not a namespace of gofer: {error}"
+                ));
             }
             if own.namespace.as_ref().is_some_and(|name| name.is_empty() || name == "*") {
-                return Some(format!("`namespaces.{namespace}.namespace` must be the name of one Nomad namespace"));
+                return Some(format!(
+                    "`namespaces.{namespace}.namespace` must be the name of one Nomad namespace"
+                ));
             }
         }
+
         None
     }
 }
@@ -383,7 +442,9 @@ mod tests {
 
     #[test]
     fn namespaces_are_mapped() {
-        let config = parse("namespace = 'ci'\n[namespaces.team-a]\nnamespace = 'a'\n[namespaces.team-b]").unwrap();
+        let config =
+            parse("namespace = 'ci'\n[namespaces.team-a]\nnamespace = 'a'\n[namespaces.team-b]")
+                .unwrap();
         let of = |name: &str| config.namespace_of(&NamespaceId::new(name).unwrap()).to_owned();
         assert_eq!([of("team-a"), of("team-b"), of("other")], ["a", "ci", "ci"]);
         assert_eq!(config.nomad_namespaces(), ["a", "ci"]);

@@ -32,8 +32,8 @@ impl Failure {
             && !self.is_out_of_reach()
     }
 
-    /// No server has a connection to the client agent that was asked for, now. Every server says so, and it says nothing of what
-    /// is there.
+    /// No server has a connection to the client agent that was asked for, now. Every server says
+    /// so, and it says nothing of what is there.
     pub(crate) fn is_out_of_reach(&self) -> bool {
         matches!(self, Self::Refused { body, .. } if body.contains("No path to node"))
     }
@@ -51,7 +51,9 @@ impl Failure {
     /// What Nomad finds wrong with a job, when that is it.
     pub(crate) fn validation(&self) -> Option<String> {
         match self {
-            Self::Refused { body, .. } if body.contains("error occurred:") || body.contains("errors occurred:") => {
+            Self::Refused { body, .. }
+                if body.contains("error occurred:") || body.contains("errors occurred:") =>
+            {
                 Some(format!("nomad refuses the job: {}", shown(body)))
             }
             _ => None,
@@ -94,13 +96,17 @@ impl Failure {
         let (kind, doing) = (self.kind(), doing.into());
         let error = |text: String| BackendError::new(kind, format!("{doing}: {text}"));
         match self {
-            Self::Transport(cause) => BackendError::new(kind, doing).with_source(cause.without_url()),
+            Self::Transport(cause) => {
+                BackendError::new(kind, doing).with_source(cause.without_url())
+            }
             Self::Timeout => error("nomad did not answer in time".to_owned()),
             Self::Unreadable(text) => error(format!("nomad's answer cannot be read: {text}")),
             Self::Local(cause) => error(cause.chain()),
             Self::Refused { status, body } => {
                 let hint = match kind {
-                    ErrorKind::Denied => "; give gofer's token the policy in `config/nomad/gofer-policy.hcl`",
+                    ErrorKind::Denied => {
+                        "; give gofer's token the policy in `config/nomad/gofer-policy.hcl`"
+                    }
                     _ => "",
                 };
                 error(format!("nomad answers {status} `{}`{hint}", shown(&body)))
@@ -114,9 +120,11 @@ fn kind_of(status: u16, body: &str) -> ErrorKind {
     if status == 403 || says(&["Permission denied", "ACL token not found", "ACL token expired"]) {
         return ErrorKind::Denied;
     }
+
     if status == 429 {
         return ErrorKind::RateLimited;
     }
+
     if says(&[
         "No cluster leader",
         "Not ready to serve consistent reads",
@@ -126,22 +134,34 @@ fn kind_of(status: u16, body: &str) -> ErrorKind {
     ]) {
         return ErrorKind::Unavailable;
     }
-    if says(&["error occurred:", "errors occurred:", "nonexistent namespace", "nonexistent node pool"]) {
+
+    if says(&[
+        "error occurred:",
+        "errors occurred:",
+        "nonexistent namespace",
+        "nonexistent node pool",
+    ]) {
         return ErrorKind::Invalid;
     }
+
     if says(&["Enforcing job modify index"]) {
         return ErrorKind::AlreadyExists;
     }
+
     if says(&["Unknown allocation", "not found on client", "No such file", "no such file"]) {
         return ErrorKind::NotFound;
     }
+
     match status {
         400 | 405 | 413 => ErrorKind::Invalid,
         // Something in front of the agents has no such page, which says nothing of Nomad.
-        404 if body.contains("page not found") || body.trim_start().starts_with('<') => ErrorKind::Unavailable,
+        404 if body.contains("page not found") || body.trim_start().starts_with('<') => {
+            ErrorKind::Unavailable
+        }
         404 => ErrorKind::NotFound,
         409 => ErrorKind::AlreadyExists,
-        // `rpc error`, `EOF`, a proxy in front of the agents, and whatever a later version says: worth another try.
+        // `rpc error`, `EOF`, a proxy in front of the agents, and whatever a later version says:
+        // worth another try.
         500..=599 => ErrorKind::Unavailable,
         _ => ErrorKind::Internal,
     }
@@ -205,9 +225,11 @@ mod tests {
         let error = refused(403, "Permission denied\n").backend("the job could not be registered");
         assert_eq!(
             error.message,
-            "the job could not be registered: nomad answers 403 `Permission denied`; give gofer's token the policy in \
-             `config/nomad/gofer-policy.hcl`"
+            "the job could not be registered: nomad answers 403 `Permission denied`; give gofer's \
+             token the policy in `config/nomad/gofer-policy.hcl`"
         );
-        assert!(refused(500, &"x".repeat(10_000)).backend("it failed").message.chars().count() < 700);
+        assert!(
+            refused(500, &"x".repeat(10_000)).backend("it failed").message.chars().count() < 700
+        );
     }
 }

@@ -1,11 +1,12 @@
 //! A command in a running task.
 //!
-//! Nomad says neither that a command has begun nor whether it exists, and when a connection ends it kills the command's own
-//! process at most, with no driver what that has started. So a script of ours is the command: it answers for the beginning with
-//! a word nobody else knows, marks the real command and all that comes of it with a variable, and at the end kills what is
-//! marked. If it cannot, because the connection or the task ended first, the same is done by a process that watches it, and,
-//! where a driver leaves both alone, by a second command. It answers for the end, too: without a terminal, Nomad waits for the
-//! end of the input before it tells of a command's.
+//! Nomad says neither that a command has begun nor whether it exists, and when a connection ends it
+//! kills the command's own process at most, with no driver what that has started. So a script of
+//! ours is the command: it answers for the beginning with a word nobody else knows, marks the real
+//! command and all that comes of it with a variable, and at the end kills what is marked. If it
+//! cannot, because the connection or the task ended first, the same is done by a process that
+//! watches it, and, where a driver leaves both alone, by a second command. It answers for the end,
+//! too: without a terminal, Nomad waits for the end of the input before it tells of a command's.
 
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
@@ -15,7 +16,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::channel::mpsc as futures_mpsc;
-use gofer_core::exec::{EXEC_QUEUE, ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES};
+use gofer_core::exec::{
+    EXEC_QUEUE, ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES,
+};
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -29,7 +32,8 @@ use crate::websocket::{self, Receiver, Said, Sender};
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a node says of a task that it is about to start: `task "main" not started yet.`
 const NOT_STARTED: &str = "not started";
-/// How often a command is tried in a task that Nomad says runs, and whose node says that it has not started.
+/// How often a command is tried in a task that Nomad says runs, and whose node says that it has not
+/// started.
 const STARTING_TRIES: u32 = 20;
 /// The pause between two of these.
 const STARTING_PAUSE: Duration = Duration::from_millis(100);
@@ -37,11 +41,13 @@ const STARTING_PAUSE: Duration = Duration::from_millis(100);
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest text of what came instead of the beginning.
 const MAX_SHOWN: usize = 600;
-/// Output that is held until the word comes that the command runs: the word is the first that it says to stdout.
+/// Output that is held until the word comes that the command runs: the word is the first that it
+/// says to stdout.
 const MAX_EARLY_BYTES: usize = 1024 * 1024;
 
-/// Kills whatever carries the mark, until nothing does. What looks carries none itself, and what is dead has no environment.
-/// One GNU `grep` reads a whole machine's; that of a small image stops at the first NUL, but there is not much to read there.
+/// Kills whatever carries the mark, until nothing does. What looks carries none itself, and what is
+/// dead has no environment. One GNU `grep` reads a whole machine's; that of a small image stops at
+/// the first NUL, but there is not much to read there.
 const SWEEP: &str = r#"marked() { case $(grep --version 2>&1) in *GNU*) grep -ls "GOFER_EXEC_SESSION=$id" /proc/[0-9]*/environ;; *) for p in /proc/[0-9]*/environ; do tr '\0' '\n' 2>/dev/null < $p | grep -q "GOFER_EXEC_SESSION=$id" && echo $p; done 2>/dev/null;; esac; }
 left=20; while [ $left -gt 0 ]; do left=$((left - 1)); found=$(marked); [ -n "$found" ] || left=0
 for p in $found; do p=${p#/proc/}; kill -9 ${p%/environ} 2>/dev/null; done; done"#;
@@ -55,7 +61,8 @@ pub(crate) async fn open(
     request.validate()?;
     let changes = shared.changes.subscribe();
     let invalid = |message: String| BackendError::new(ErrorKind::Invalid, message);
-    let not_found = || BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`"));
+    let not_found =
+        || BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`"));
     let inspected = shared.inspect(id).await?.ok_or_else(not_found)?;
     let alloc = match (&inspected.view.state, inspected.own_alloc()) {
         (ExecutionState::Running, Some(alloc)) => alloc.id.clone(),
@@ -64,6 +71,7 @@ pub(crate) async fn open(
         }
         _ => return Err(invalid(format!("`{id}` has ended"))),
     };
+
     let session = Session {
         shared: shared.clone(),
         place: shared.place(id),
@@ -73,11 +81,14 @@ pub(crate) async fn open(
         in_container: Marks::of(&inspected.job).in_container,
         terminal: request.terminal.is_some(),
     };
+
     let (sender, receiver, first) = session.begin(request).await?;
     let (input, typed) = futures_mpsc::channel(EXEC_QUEUE);
     let (written, output) = mpsc::channel(EXEC_QUEUE);
     tokio::spawn(session.serve(Ends { sender, receiver, typed, written, changes, first }));
-    let output = futures::stream::unfold(output, async |mut output| Some((output.recv().await?, output)));
+
+    let output =
+        futures::stream::unfold(output, async |mut output| Some((output.recv().await?, output)));
     Ok(ExecSession { input, output: output.boxed() })
 }
 
@@ -113,37 +124,63 @@ struct Ends {
 
 impl Session {
     /// Connects, and waits for the word that the command runs.
-    async fn begin(&self, request: &ExecRequest) -> Result<(Sender, Receiver, [Said; 2]), BackendError> {
+    async fn begin(
+        &self,
+        request: &ExecRequest,
+    ) -> Result<(Sender, Receiver, [Said; 2]), BackendError> {
         for _ in 0..STARTING_TRIES {
             if let Some(begun) = self.try_begin(request).await? {
                 return Ok(begun);
             }
             tokio::time::sleep(STARTING_PAUSE).await;
         }
-        let message = format!("no command can be run in `{}` yet: its node says that it has not started", self.id);
+        let message = format!(
+            "no command can be run in `{}` yet: its node says that it has not started",
+            self.id
+        );
         Err(BackendError::new(ErrorKind::Unavailable, message))
     }
 
     /// `None`: the task has not started yet.
-    async fn try_begin(&self, request: &ExecRequest) -> Result<Option<(Sender, Receiver, [Said; 2])>, BackendError> {
+    async fn try_begin(
+        &self,
+        request: &ExecRequest,
+    ) -> Result<Option<(Sender, Receiver, [Said; 2])>, BackendError> {
         let command = script(&self.mark, request, self.in_container);
         let doing = format!("no command can be run in `{}`", self.id);
         let terminal = request.terminal.is_some();
-        let connected = websocket::connect(&self.shared, &self.place, &self.alloc, &command, terminal).await;
-        let (mut sender, mut receiver) = connected.map_err(|failure| failure.backend(doing.as_str()))?;
+        let connected =
+            websocket::connect(&self.shared, &self.place, &self.alloc, &command, terminal).await;
+        let (mut sender, mut receiver) =
+            connected.map_err(|failure| failure.backend(doing.as_str()))?;
+
         if let Some(size) = request.terminal {
             // Should this fail, so does the reading.
             let _ = sender.send(&ExecInput::Resize(size)).await;
         }
-        let late = || BackendError::new(ErrorKind::Timeout, format!("{doing}: nomad did not begin it in time"));
-        let began = tokio::time::timeout(BEGIN_TIMEOUT, self.began(&mut receiver, &request.command[0]));
+
+        let late = || {
+            BackendError::new(
+                ErrorKind::Timeout,
+                format!("{doing}: nomad did not begin it in time"),
+            )
+        };
+
+        let began =
+            tokio::time::timeout(BEGIN_TIMEOUT, self.began(&mut receiver, &request.command[0]));
         let first = began.await.unwrap_or_else(|_| Err(late()))?;
+
         Ok(first.map(|first| (sender, receiver, first)))
     }
 
-    async fn began(&self, receiver: &mut Receiver, program: &str) -> Result<Option<[Said; 2]>, BackendError> {
+    async fn began(
+        &self,
+        receiver: &mut Receiver,
+        program: &str,
+    ) -> Result<Option<[Said; 2]>, BackendError> {
         let error = |kind, text: String| Err(BackendError::new(kind, text));
-        // The two come by different ways: what a quick command wrote to one may be here before its beginning.
+        // The two come by different ways: what a quick command wrote to one may be here before its
+        // beginning.
         let (mut seen, mut stderr) = (BytesMut::new(), BytesMut::new());
         loop {
             let said = receiver.next().await?;
@@ -155,8 +192,8 @@ impl Session {
                 // Our script says its word before anything else, and does not end well without it.
                 Said::Exited(0) if seen.is_empty() && stderr.is_empty() => {
                     let message = format!(
-                        "no answer came of the command in `{}`: its node lost it before it began, or what it said; look whether \
-                         it ran, and try again",
+                        "no answer came of the command in `{}`: its node lost it before it began, \
+                         or what it said; look whether it ran, and try again",
                         self.id
                     );
                     return error(ErrorKind::Unavailable, message);
@@ -166,19 +203,23 @@ impl Session {
                     let mut text = String::from_utf8_lossy(&seen).trim().to_owned();
                     text.truncate(text.floor_char_boundary(MAX_SHOWN));
                     let message = format!(
-                        "no command can be run in `{}`: `/bin/sh`, which gofer needs for it, ended with {code} `{text}`",
+                        "no command can be run in `{}`: `/bin/sh`, which gofer needs for it, ended \
+                         with {code} `{text}`",
                         self.id
                     );
                     return error(ErrorKind::Invalid, message);
                 }
             }
+
             if seen.len() + stderr.len() > MAX_EARLY_BYTES {
                 let message = format!(
-                    "no command can be run in `{}`: its node sent more than {MAX_EARLY_BYTES} bytes and no word that it began",
+                    "no command can be run in `{}`: its node sent more than {MAX_EARLY_BYTES} \
+                     bytes and no word that it began",
                     self.id
                 );
                 return error(ErrorKind::Unavailable, message);
             }
+
             let mark = self.mark.as_bytes();
             let Some(at) = seen.windows(mark.len()).position(|part| part == mark) else { continue };
             match seen.get(at + mark.len()) {
@@ -205,6 +246,7 @@ impl Session {
             () = written.closed() => Ok(End::Left),
             () = ended(&self.id, &mut changes) => Err(over(&self.id)),
         };
+
         let left = !matches!(outcome, Ok(End::Exited));
         if let Err(error) = outcome {
             // Who does not read must not keep the command.
@@ -213,16 +255,19 @@ impl Session {
         } else {
             drop((sender, receiver));
         }
+
         drop(written);
         // The script cleans up after a command that ended by itself.
         if left && tokio::time::timeout(SWEEP_TIMEOUT, self.sweep()).await.is_err() {
-            tracing::warn!(execution = %self.id, "a command in a task may still run; it ends with the task");
+            tracing::warn!(execution = %self.id, "a command in a task may still run; it ends with \
+                                                  the task");
         }
     }
 
     async fn sweep(&self) {
         let command = ["/bin/sh", "-c", &format!("id=$0\n{SWEEP}"), &self.mark].map(str::to_owned);
-        let connected = websocket::connect(&self.shared, &self.place, &self.alloc, &command, false).await;
+        let connected =
+            websocket::connect(&self.shared, &self.place, &self.alloc, &command, false).await;
         let Ok((_sender, mut receiver)) = connected else { return };
         while let Ok(Said::Stdout(_) | Said::Stderr(_)) = receiver.next().await {}
     }
@@ -236,36 +281,52 @@ enum End {
     Left,
 }
 
-/// Sweeps when the script, or Nomad's process that started it, has gone. In a container that is process 0: its own group.
+/// Sweeps when the script, or Nomad's process that started it, has gone. In a container that is
+/// process 0: its own group.
 const WATCH: &str = r#"( trap '' HUP INT QUIT TERM; while kill -0 $$ && kill -0 $PPID; do sleep 1; done; sweep ) </dev/null >/dev/null 2>&1 &
 watcher=$!
 "#;
 
-/// Nomad hands out nothing more of a command in a container once docker says that it has ended, wherever the rest may be: so the
-/// script says where the rest ends, and waits until it is swept away, which says that all has come.
+/// Nomad hands out nothing more of a command in a container once docker says that it has ended,
+/// wherever the rest may be: so the script says where the rest ends, and waits until it is swept
+/// away, which says that all has come.
 const WAIT: &str = r#"{ env GOFER_EXEC_SESSION="$id" sleep 300; } >/dev/null 2>&1 </dev/null
 "#;
 
 /// The command as it is given to Nomad.
 fn script(mark: &str, request: &ExecRequest, in_container: bool) -> Vec<String> {
-    let mut script = String::from("id=$0\ncommand -v \"$1\" >/dev/null 2>&1 || { printf %s- \"$id\"; exit 127; }\n");
+    let mut script = String::from(
+        "id=$0\ncommand -v \"$1\" >/dev/null 2>&1 || { printf %s- \"$id\"; exit 127; }\n",
+    );
     script.push_str(&format!("sweep() {{ {SWEEP}; }}\n{WATCH}"));
+
     if let Some(size) = request.terminal {
-        // Nomad's own word about the size comes at any time, and the keys Ctrl-C and Ctrl-\ are for the command.
-        let _ = writeln!(script, "stty rows {} cols {} 2>/dev/null; trap : INT QUIT", size.rows, size.columns);
+        // Nomad's own word about the size comes at any time, and the keys Ctrl-C and Ctrl-\ are for
+        // the command.
+        let _ = writeln!(
+            script,
+            "stty rows {} cols {} 2>/dev/null; trap : INT QUIT",
+            size.rows, size.columns
+        );
         script.push_str("[ -n \"$TERM\" ] || { TERM=xterm; export TERM; }\n");
     }
+
     // In a shell of its own: no secret has the name of a variable that is used here.
     let load = secrets::LOAD_IF_THERE;
-    let _ = writeln!(script, "printf %s+ \"$id\"\n({load}; exec env GOFER_EXEC_SESSION=\"$0\" \"$@\")\ncode=$?");
+    let _ = writeln!(
+        script,
+        "printf %s+ \"$id\"\n({load}; exec env GOFER_EXEC_SESSION=\"$0\" \"$@\")\ncode=$?"
+    );
     script.push_str("kill -9 $watcher; sweep\n");
     if in_container || request.terminal.is_none() {
         script.push_str("printf %s= \"$id\"\n");
     }
+
     if in_container {
         script.push_str("[ -t 2 ] || printf %s= \"$id\" >&2\n");
         script.push_str(WAIT);
     }
+
     script.push_str("exit $code");
     let words = ["/bin/sh", "-c", &script, mark].map(str::to_owned);
     words.into_iter().chain(request.command.iter().cloned()).collect()
@@ -295,7 +356,8 @@ impl EndMark {
             self.seen = true;
             return std::mem::take(&mut self.held).split_to(at).freeze();
         }
-        let begun = (1..word.len()).rev().find(|&length| self.held.ends_with(&word[..length])).unwrap_or(0);
+        let begun =
+            (1..word.len()).rev().find(|&length| self.held.ends_with(&word[..length])).unwrap_or(0);
         self.held.split_to(self.held.len() - begun).freeze()
     }
 
@@ -316,11 +378,13 @@ async fn deliver(
     let mut first = first.into_iter();
     let (mut stdout, mut stderr) = (EndMark::new(&session.mark), EndMark::new(&session.mark));
     let mut all_came = false;
+
     loop {
         let said = match first.next() {
             Some(said) => said,
             None => receiver.next().await?,
         };
+
         match said {
             Said::Stdout(data) => {
                 if !hand_out(written, &stdout.push(&data), ExecOutput::Stdout).await {
@@ -344,6 +408,7 @@ async fn deliver(
             Said::Closed(reason) if reason.is_empty() => return Err(over(&session.id)),
             Said::Closed(reason) => return Err(refusal(&session.id, &reason)),
         }
+
         if session.in_container && !all_came && stdout.seen && (stderr.seen || session.terminal) {
             all_came = true;
             // Should it fail, the script ends by itself, later.
@@ -379,9 +444,11 @@ async fn feed(
         ended |= input == ExecInput::StdinEnd;
         let _ = sender.send(&input).await;
     }
+
     if !ended {
         let _ = sender.send(&ExecInput::StdinEnd).await;
     }
+
     let _ = sender.keep_alive().await;
     std::future::pending().await
 }
@@ -406,18 +473,20 @@ fn refusal(id: &ExecutionId, reason: &str) -> BackendError {
     let says = |text: &str| reason.contains(text);
     if says("Permission denied") {
         let message = format!(
-            "nomad does not let gofer run a command in `{id}`: give gofer's token the right `alloc-exec`, and for tasks \
-             without an image `alloc-node-exec`, as `config/nomad/gofer-policy.hcl` shows; or the node has \
-             `disable_remote_exec`"
+            "nomad does not let gofer run a command in `{id}`: give gofer's token the right \
+             `alloc-exec`, and for tasks without an image `alloc-node-exec`, as \
+             `config/nomad/gofer-policy.hcl` shows; or the node has `disable_remote_exec`"
         );
         return BackendError::new(ErrorKind::Denied, message);
     }
+
     let kind = match () {
         () if says("not running") || says("nknown task") => ErrorKind::Invalid,
         () if says("executable file not found") || says("no such file") => ErrorKind::Invalid,
         () if says("nknown allocation") || says("not found") => ErrorKind::NotFound,
         () => ErrorKind::Unavailable,
     };
+
     BackendError::new(kind, format!("no command can be run in `{id}`: nomad says `{reason}`"))
 }
 

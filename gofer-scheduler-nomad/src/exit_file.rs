@@ -1,4 +1,5 @@
-//! What the shell, or the supervisor, before a task's program leaves beside the log for what an exit code cannot say.
+//! What the shell, or the supervisor, before a task's program leaves beside the log for what an
+//! exit code cannot say.
 
 use std::time::Duration;
 
@@ -51,8 +52,15 @@ impl ExitFile {
 }
 
 /// Reads what was left in an allocation.
-pub(crate) async fn read(shared: &Shared, place: &Place, own: &Alloc) -> Result<Left, BackendError> {
-    let query = Query::namespace(&place.namespace).with("path", PATH).with("offset", "0").with("limit", LIMIT_BYTES);
+pub(crate) async fn read(
+    shared: &Shared,
+    place: &Place,
+    own: &Alloc,
+) -> Result<Left, BackendError> {
+    let query = Query::namespace(&place.namespace)
+        .with("path", PATH)
+        .with("offset", "0")
+        .with("limit", LIMIT_BYTES);
     let path = format!("/v1/client/fs/readat/{}", own.id);
     match shared.client.bytes(Method::GET, &path, &query, None).await {
         Ok(answer) => Ok(said(&answer.value)),
@@ -70,9 +78,14 @@ fn said(file: &[u8]) -> Left {
     if file == b"again" {
         return Left::BegunBefore;
     }
+
     if let Some(name) = file.strip_prefix(b"not found: ") {
-        return Left::NotStarted(format!("binary `{}` could not be found", String::from_utf8_lossy(name)));
+        return Left::NotStarted(format!(
+            "binary `{}` could not be found",
+            String::from_utf8_lossy(name)
+        ));
     }
+
     match serde_json::from_slice::<ExitFile>(file) {
         Ok(ExitFile { again: true, .. }) => Left::BegunBefore,
         Ok(ExitFile { failed: Some(why), .. }) => Left::NotStarted(why),
@@ -88,14 +101,22 @@ mod tests {
     #[test]
     fn both_hands_are_read() {
         let at = |second: i64| Some(Timestamp(second * 1_000_000));
-        let times = ExecutionTimes { started_at: at(1), ended_at: at(3), ran: Some(Duration::from_millis(1_500)) };
+        let times = ExecutionTimes {
+            started_at: at(1),
+            ended_at: at(3),
+            ran: Some(Duration::from_millis(1_500)),
+        };
+
         for (file, expected) in [
             ("again", Left::BegunBefore),
             (r#"{"again":true}"#, Left::BegunBefore),
             ("not found: x", Left::NotStarted("binary `x` could not be found".to_owned())),
             (r#"{"failed":"why"}"#, Left::NotStarted("why".to_owned())),
             (r#"{"exit_code":3,"signal":null}"#, Left::Ended(ExecutionTimes::UNKNOWN)),
-            (r#"{"exit_code":3,"started_us":1000000,"ended_us":3000000,"ran_us":1500000}"#, Left::Ended(times)),
+            (
+                r#"{"exit_code":3,"started_us":1000000,"ended_us":3000000,"ran_us":1500000}"#,
+                Left::Ended(times),
+            ),
             ("again?", Left::Ended(ExecutionTimes::UNKNOWN)),
         ] {
             assert_eq!(said(file.as_bytes()), expected, "{file}");

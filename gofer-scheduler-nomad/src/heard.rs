@@ -1,7 +1,7 @@
 //! How far the event stream has told of each job.
 //!
-//! Nomad publishes an event before the change can be read (2.0.5, `nomad/state/state_changes.go`: `Commit`), so what is read
-//! right after an event may be older than the event.
+//! Nomad publishes an event before the change can be read (2.0.5, `nomad/state/state_changes.go`:
+//! `Commit`), so what is read right after an event may be older than the event.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -77,10 +77,15 @@ mod tests {
         heard.job("ns", &job(7));
         heard.alloc("ns", &alloc(9));
         heard.alloc("ns", &alloc(8));
-        for (job_index, alloc_index, seen) in [(7, 9, true), (9, 9, true), (6, 9, false), (7, 8, false)] {
-            let are_seen = heard.of(&place).are_seen_in(&job(job_index), &[alloc(2), alloc(alloc_index)]);
+
+        for (job_index, alloc_index, seen) in
+            [(7, 9, true), (9, 9, true), (6, 9, false), (7, 8, false)]
+        {
+            let are_seen =
+                heard.of(&place).are_seen_in(&job(job_index), &[alloc(2), alloc(alloc_index)]);
             assert_eq!(are_seen, seen, "{job_index} {alloc_index}");
         }
+
         heard.keep("other", &HashSet::new());
         heard.keep("ns", &HashSet::from(["j".to_owned()]));
         assert_ne!(heard.of(&place), Indexes::default());

@@ -12,8 +12,8 @@ use crate::state::Marks;
 
 const STARTED: &str = "Started";
 const TERMINATED: &str = "Terminated";
-/// After these the client starts the program again, in the same allocation: its agent did not find the process again, or
-/// somebody asked for it.
+/// After these the client starts the program again, in the same allocation: its agent did not find
+/// the process again, or somebody asked for it.
 const AGAIN: [&str; 2] = ["Failed Restoring Task", "Restart Signaled"];
 
 /// The events of an allocation's main task.
@@ -55,7 +55,8 @@ impl<'a> History<'a> {
     pub(crate) fn once(self, marks: Marks) -> Option<Self> {
         let Some(at) = self.second_start() else { return Some(self) };
         let (first, second) = self.events.split_at(at);
-        let was_kept_out = marks.guarded && second.iter().any(|event| exit_code(event) == Some(guard::BEGUN_BEFORE));
+        let was_kept_out = marks.guarded
+            && second.iter().any(|event| exit_code(event) == Some(guard::BEGUN_BEFORE));
         let ran_twice = second.iter().any(|event| event.kind == STARTED) && !was_kept_out;
         let has_ended = first.iter().any(|event| event.kind == TERMINATED);
         (has_ended && !ran_twice).then_some(Self { events: first, ..self })
@@ -75,7 +76,9 @@ impl<'a> History<'a> {
     /// When an execution in this state ran.
     pub(crate) fn times_of(self, state: &ExecutionState, marks: Marks) -> ExecutionTimes {
         match state {
-            ExecutionState::Running => ExecutionTimes { ended_at: None, ran: None, ..self.times(marks) },
+            ExecutionState::Running => {
+                ExecutionTimes { ended_at: None, ran: None, ..self.times(marks) }
+            }
             ExecutionState::Exited { .. } | ExecutionState::Stopped => self.times(marks),
             _ => ExecutionTimes::UNKNOWN,
         }
@@ -84,23 +87,32 @@ impl<'a> History<'a> {
     /// When the process ran. Of one that was started twice, the first time.
     pub(crate) fn times(self, marks: Marks) -> ExecutionTimes {
         let at = |kind: &str| {
-            self.events.iter().find(|event| event.kind == kind).map(|event| event.time).filter(|time| *time > 0)
+            self.events
+                .iter()
+                .find(|event| event.kind == kind)
+                .map(|event| event.time)
+                .filter(|time| *time > 0)
         };
+
         let told = |text: Option<&str>| text.and_then(nanos_of);
-        let started = at(STARTED).or_else(|| told(self.task.and_then(|task| task.started_at.as_deref())));
+        let started =
+            at(STARTED).or_else(|| told(self.task.and_then(|task| task.started_at.as_deref())));
         let ended = match self.once(marks) {
             Some(once) => {
                 let exit = once.exit().map(|at| once.events[at].time).filter(|time| *time > 0);
                 exit.or_else(|| {
-                    told(self.task.and_then(|task| task.finished_at.as_deref())).filter(|_| started.is_some())
+                    told(self.task.and_then(|task| task.finished_at.as_deref()))
+                        .filter(|_| started.is_some())
                 })
             }
             None => None,
         };
+
         let ran = started.zip(ended).map(|(started, ended)| {
             // Clocks are set back.
             Duration::from_nanos(u64::try_from(ended.saturating_sub(started)).unwrap_or(0))
         });
+
         let timestamp = |nanos: i64| Timestamp(nanos / 1_000);
         ExecutionTimes { started_at: started.map(timestamp), ended_at: ended.map(timestamp), ran }
     }

@@ -1,4 +1,5 @@
-//! Which execution a token names that Nomad signed: its signature, its purpose, and whose allocation it was made for.
+//! Which execution a token names that Nomad signed: its signature, its purpose, and whose
+//! allocation it was made for.
 
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use crate::shared::{Inspected, Place, Shared};
 pub(crate) const NAME: &str = "gofer";
 /// Where the task finds its token.
 pub(crate) const VARIABLE: &str = "NOMAD_TOKEN_gofer";
-/// How long a token is worth something. Nomad renews the one in `secrets/nomad_gofer.jwt`; no process's environment can be
-/// renewed, so it is longer than nearly every task runs.
+/// How long a token is worth something. Nomad renews the one in `secrets/nomad_gofer.jwt`; no
+/// process's environment can be renewed, so it is longer than nearly every task runs.
 pub(crate) const LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// How far the servers' clocks and this one may differ, in seconds.
 const LEEWAY_S: u64 = 30;
@@ -60,8 +61,13 @@ struct Known {
 impl Keys {
     /// The key of this id. Keys that are not known yet are asked for.
     async fn find(&self, client: &Client, id: &str) -> Result<Jwk, BackendError> {
-        let unknown =
-            || BackendError::new(ErrorKind::NotFound, "the token is signed with a key that nomad does not have");
+        let unknown = || {
+            BackendError::new(
+                ErrorKind::NotFound,
+                "the token is signed with a key that nomad does not have",
+            )
+        };
+
         let mut known = self.0.lock().await;
         if let Some(known) = known.as_ref() {
             if let Some(key) = known.keys.find(id) {
@@ -71,9 +77,11 @@ impl Keys {
                 return Err(unknown());
             }
         }
+
         let keys = read(client).await?;
         let found = keys.find(id).cloned();
         *known = Some(Known { keys, at: Instant::now() });
+
         found.ok_or_else(unknown)
     }
 }
@@ -81,11 +89,16 @@ impl Keys {
 /// Reads the public keys.
 pub(crate) async fn read(client: &Client) -> Result<JwkSet, BackendError> {
     let answer = client.get::<JwkSet>("/.well-known/jwks.json", &Query::default()).await;
-    answer.map(|answer| answer.value).map_err(|failure| failure.backend("nomad's public keys cannot be read"))
+    answer
+        .map(|answer| answer.value)
+        .map_err(|failure| failure.backend("nomad's public keys cannot be read"))
 }
 
 /// The living execution that a token names.
-pub(crate) async fn identify(shared: &Shared, token: &SecretString) -> Result<ExecutionId, BackendError> {
+pub(crate) async fn identify(
+    shared: &Shared,
+    token: &SecretString,
+) -> Result<ExecutionId, BackendError> {
     let inspected = owner(shared, token).await?;
     match inspected.view.state {
         ExecutionState::Queued { .. } | ExecutionState::Running => Ok(inspected.id),
@@ -94,7 +107,10 @@ pub(crate) async fn identify(shared: &Shared, token: &SecretString) -> Result<Ex
 }
 
 /// The execution, alive or not, whose own allocation a token was made for.
-pub(crate) async fn owner(shared: &Shared, token: &SecretString) -> Result<Inspected, BackendError> {
+pub(crate) async fn owner(
+    shared: &Shared,
+    token: &SecretString,
+) -> Result<Inspected, BackendError> {
     let claims = verified(shared, token).await?;
     let config = &shared.config;
     let ours = config.nomad_namespaces().contains(&claims.namespace)
@@ -102,14 +118,21 @@ pub(crate) async fn owner(shared: &Shared, token: &SecretString) -> Result<Inspe
     if !ours || claims.task != MAIN {
         return Err(refused("the token is not of an execution of this gofer"));
     }
+
     let place = Place { namespace: claims.namespace, job_id: claims.job_id };
     let inspected = shared.inspect_job(&place).await?;
     let inspected = inspected.filter(|inspected| shared.place(&inspected.id) == place);
-    let inspected = inspected.ok_or_else(|| refused("the token's job is not an execution of this gofer any more"))?;
+    let inspected = inspected
+        .ok_or_else(|| refused("the token's job is not an execution of this gofer any more"))?;
+
     // What Nomad placed in its stead is not the execution, whatever it runs.
     if inspected.own_alloc().is_none_or(|own| own.id != claims.alloc) {
-        return Err(refused(format!("the token's allocation is not the one that is `{}`", inspected.id)));
+        return Err(refused(format!(
+            "the token's allocation is not the one that is `{}`",
+            inspected.id
+        )));
     }
+
     Ok(inspected)
 }
 
@@ -117,6 +140,7 @@ async fn verified(shared: &Shared, token: &SecretString) -> Result<Claims, Backe
     if !shared.config.identity {
         return Err(refused("`scheduler.nomad.identity` is off"));
     }
+
     jwt::install();
     let token = token.expose_secret();
     let no_token = |_| refused("it is not a token of nomad's");
@@ -125,13 +149,19 @@ async fn verified(shared: &Shared, token: &SecretString) -> Result<Claims, Backe
     let key = shared.keys.find(&shared.client, id).await?;
     let key = DecodingKey::from_jwk(&key).map_err(no_token)?;
     let usable = jwt::ALGORITHMS.into_iter().find(|algorithm| algorithm.family() == key.family());
-    let mut rules = Validation::new(usable.ok_or_else(|| refused("nomad's key is of a kind that it never had"))?);
+    let mut rules = Validation::new(
+        usable.ok_or_else(|| refused("nomad's key is of a kind that it never had"))?,
+    );
+
     rules.leeway = LEEWAY_S;
     rules.validate_nbf = true;
     rules.set_audience(&[audience(&shared.config.job_prefix)]);
     rules.set_required_spec_claims(&["exp", "nbf", "aud"]);
+
     let decoded = jsonwebtoken::decode::<Claims>(token, &key, &rules);
-    decoded.map(|token| token.claims).map_err(|error| refused(format!("the token is not valid: {error}")))
+    decoded
+        .map(|token| token.claims)
+        .map_err(|error| refused(format!("the token is not valid: {error}")))
 }
 
 fn refused(message: impl Into<String>) -> BackendError {

@@ -31,21 +31,24 @@ pub(crate) const META_SECRETS: &str = "gofer_secrets";
 pub(crate) const META_SUPERVISED: &str = "gofer_supervised";
 /// Job metadata: a shell or a supervisor sees to it that the task's program is started once.
 pub(crate) const META_GUARDED: &str = "gofer_guarded";
-/// Job metadata: the task runs in a container, whose exit code is all that is told of a death by signal.
+/// Job metadata: the task runs in a container, whose exit code is all that is told of a death by
+/// signal.
 pub(crate) const META_CONTAINER: &str = "gofer_container";
 
-/// How long the supervisor lets the task run, in milliseconds. It takes the variable out of the task's environment.
+/// How long the supervisor lets the task run, in milliseconds. It takes the variable out of the
+/// task's environment.
 const SUPERVISE_TIMEOUT: &str = "GOFER_SUPERVISE_TIMEOUT_MS";
 
-/// The password of the image registry on its way through the task's environment into the driver's configuration.
+/// The password of the image registry on its way through the task's environment into the driver's
+/// configuration.
 const REGISTRY_PASSWORD: &str = "GOFER_REGISTRY_PASSWORD";
 /// Metadata that holds the characters which Nomad would take for the beginning of an interpolation.
 const META_DOLLAR: &str = "gofer_dollar";
 const META_PERCENT: &str = "gofer_percent";
 
 const SECOND: i64 = 1_000_000_000;
-/// How long Nomad itself waits for a node that is out of reach before it places a replacement: longer than any patience of
-/// Gofer's, which acts after `node_lost_after`.
+/// How long Nomad itself waits for a node that is out of reach before it places a replacement:
+/// longer than any patience of Gofer's, which acts after `node_lost_after`.
 const DISCONNECT_LOST_AFTER: i64 = 6 * 3_600 * SECOND;
 /// Nomad's smallest memory of a task, in MiB.
 const MIN_MEMORY_MB: u64 = 10;
@@ -61,7 +64,8 @@ pub(crate) struct Prepared {
 
 /// Makes the job of an execution from the template (an object, possibly empty).
 ///
-/// A spec that Nomad cannot run becomes a job that runs nothing and says why: the execution exists, and has failed.
+/// A spec that Nomad cannot run becomes a job that runs nothing and says why: the execution exists,
+/// and has failed.
 pub(crate) fn prepare(
     config: &NomadConfig,
     template: &Value,
@@ -84,14 +88,23 @@ fn runnable(
 ) -> Result<Prepared, String> {
     let mut job = object(template);
     identify(&mut job, config, job_id, id);
-    set_meta(&mut job, META_KIND, if spec.kind == ExecutionKind::Service { "service" } else { "task" });
-    job.insert("Type".into(), json!(if spec.kind == ExecutionKind::Service { "service" } else { "batch" }));
+    set_meta(
+        &mut job,
+        META_KIND,
+        if spec.kind == ExecutionKind::Service { "service" } else { "task" },
+    );
+    job.insert(
+        "Type".into(),
+        json!(if spec.kind == ExecutionKind::Service { "service" } else { "batch" }),
+    );
     if supervisor(config, spec).is_some() {
         set_meta(&mut job, META_SUPERVISED, "1");
     }
+
     if spec.image.is_some() {
         set_meta(&mut job, META_CONTAINER, "1");
     }
+
     let has_shell = spec.image.is_none() || container::shell(config, spec).is_some();
     if spec.kind == ExecutionKind::Task && has_shell {
         set_meta(&mut job, META_GUARDED, "1");
@@ -102,24 +115,28 @@ fn runnable(
     let mut tasks = array(group.get("Tasks"));
     let place = tasks.iter().position(|task| task["Name"] == MAIN);
     let slot = place.map(|place| object(&tasks[place])).unwrap_or_default();
-    let as_agent = config.host_driver == HostDriver::RawExec && slot.get("User").is_none_or(|user| user == "");
+    let as_agent =
+        config.host_driver == HostDriver::RawExec && slot.get("User").is_none_or(|user| user == "");
     let shell = match spec.image {
         _ if !has_shell => Shell::None,
         None if as_agent => Shell::Same,
         _ => Shell::Other,
     };
+
     let packed = pack_secrets(job_id, spec, shell)?;
     let task = Value::Object(main_task(config, slot, spec, packed.as_ref())?);
     match place {
         Some(place) => tasks[place] = task,
         None => tasks.push(task),
     }
+
     set_group(config, &mut group, spec.kind);
     group.insert("Tasks".into(), Value::Array(tasks));
     job.insert("TaskGroups".into(), json!([group]));
     if let Some(packed) = &packed {
         set_meta(&mut job, META_SECRETS, &packed.variables.len().to_string());
     }
+
     let mut job = Value::Object(job);
     let text = job.to_string();
     for (key, value) in [(META_DOLLAR, "$"), (META_PERCENT, "%")] {
@@ -129,6 +146,7 @@ fn runnable(
             set_meta(job, key, value);
         }
     }
+
     Ok(Prepared { job, secrets: packed })
 }
 
@@ -150,13 +168,16 @@ fn identify(job: &mut Map<String, Value>, config: &NomadConfig, job_id: &str, id
     for (key, value) in [("ID", json!(job_id)), ("Name", json!(job_id))] {
         job.insert(key.into(), value);
     }
+
     job.insert("Namespace".into(), json!(config.namespace_of(&id.run.namespace)));
     if let Some(region) = &config.region {
         job.insert("Region".into(), json!(region));
     }
+
     set_default(job, "Datacenters", json!(config.datacenters));
     set_default(job, "NodePool", json!(config.node_pool));
     set_default(job, "Priority", json!(config.priority));
+
     for (key, value) in [
         (META_EXECUTION, id.to_string()),
         (META_INSTANCE, config.job_prefix.clone()),
@@ -179,21 +200,23 @@ fn set_group(config: &NomadConfig, group: &mut Map<String, Value>, kind: Executi
     if disk <= config.log.disk_mb {
         group.insert("EphemeralDisk".into(), smallest);
     }
+
     let (restart, reschedule) = match kind {
         ExecutionKind::Task => {
-            let disconnect =
-                json!({"LostAfter": DISCONNECT_LOST_AFTER, "Replace": false, "Reconcile": "keep_original"});
+            let disconnect = json!({"LostAfter": DISCONNECT_LOST_AFTER, "Replace": false, "Reconcile": "keep_original"});
             group.insert("Disconnect".into(), disconnect);
             let restart = json!({"Attempts": 0, "Mode": "fail", "Interval": 24 * 3_600 * SECOND, "Delay": 15 * SECOND});
             (restart, json!({"Attempts": 0, "Unlimited": false}))
         }
         ExecutionKind::Service => {
-            let restart = json!({"Attempts": 5, "Mode": "delay", "Interval": 10 * SECOND, "Delay": SECOND});
+            let restart =
+                json!({"Attempts": 5, "Mode": "delay", "Interval": 10 * SECOND, "Delay": SECOND});
             let reschedule = json!({"Unlimited": true, "Delay": 5 * SECOND, "DelayFunction": "exponential",
                 "MaxDelay": 300 * SECOND});
             (restart, reschedule)
         }
     };
+
     group.insert("RestartPolicy".into(), restart);
     group.insert("ReschedulePolicy".into(), reschedule);
 }
@@ -208,50 +231,65 @@ fn main_task(
         Some(_) => config.image_driver.as_str(),
         None => config.host_driver.as_str(),
     };
+
     // The template's settings of another driver mean nothing to this one.
     let kept = task.get("Driver").is_some_and(|kept| kept == driver);
     let mut settings = task.get("Config").filter(|_| kept).map(object).unwrap_or_default();
     settings.extend(driver_settings(config, spec, packed)?);
     if config.image_driver == ImageDriver::Docker && container::shell(config, spec).is_some() {
-        // Process 1 of a container ignores the signals that it sends itself, and adopts what others leave behind.
+        // Process 1 of a container ignores the signals that it sends itself, and adopts what others
+        // leave behind.
         settings.entry("init").or_insert(json!(true));
     }
+
     task.insert("Name".into(), json!(MAIN));
     task.insert("Driver".into(), json!(driver));
     task.insert("Config".into(), Value::Object(settings));
     task.remove("RestartPolicy");
+
     let mut env = task.get("Env").map(object).unwrap_or_default();
     for (name, value) in &spec.env {
         if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(format!("variable `{name}` is not a name: it must not be empty or hold `=` or NUL"));
+            return Err(format!(
+                "variable `{name}` is not a name: it must not be empty or hold `=` or NUL"
+            ));
         }
         if let EnvValue::Plain(value) = value {
             if value.contains('\0') {
-                return Err(format!("the value of variable `{name}` holds a NUL byte, which no program can be given"));
+                return Err(format!(
+                    "the value of variable `{name}` holds a NUL byte, which no program can be \
+                     given"
+                ));
             }
             env.insert(name.clone(), json!(literal(value)));
         } else {
             env.remove(name);
         }
     }
+
     if config.identity {
         set_identity(config, &mut task)?;
         env.insert("GOFER_API_TOKEN".into(), json!(format!("${{{}}}", identity::VARIABLE)));
     }
+
     if let Some(timeout) = spec.timeout.filter(|_| supervisor(config, spec).is_some()) {
         env.insert(SUPERVISE_TIMEOUT.into(), json!(timeout.as_millis().to_string()));
     }
+
     task.insert("Env".into(), Value::Object(env));
     let mut templates = array(task.get("Templates"));
     templates.extend(packed.map(|packed| packed.templates.clone()).unwrap_or_default());
     task.insert("Templates".into(), Value::Array(templates));
+
     let mut resources = task.get("Resources").map(object).unwrap_or_default();
     set_resources(config, &mut resources, spec);
     task.insert("Resources".into(), Value::Object(resources));
-    let log = json!({"MaxFiles": config.log.max_files, "MaxFileSizeMB": config.log.max_file_size_mb});
+    let log =
+        json!({"MaxFiles": config.log.max_files, "MaxFileSizeMB": config.log.max_file_size_mb});
     set_default(&mut task, "LogConfig", log);
     task.insert("KillTimeout".into(), json!(nanos(config.max_grace)));
     task.insert("KillSignal".into(), json!("SIGTERM"));
+
     Ok(task)
 }
 
@@ -265,14 +303,19 @@ fn supervisor<'a>(config: &'a NomadConfig, spec: &ExecutionSpec) -> Option<&'a s
 fn set_identity(config: &NomadConfig, task: &mut Map<String, Value>) -> Result<(), String> {
     let mut identities = array(task.get("Identities"));
     if identities.iter().any(|one| one["Name"] == identity::NAME) {
-        return Err(format!("the job template gives the task an identity `{}`: name it otherwise", identity::NAME));
+        return Err(format!(
+            "the job template gives the task an identity `{}`: name it otherwise",
+            identity::NAME
+        ));
     }
+
     // Without a user to give the file to, Nomad writes it for everybody on the node to read.
     let has_user = task.get("User").and_then(Value::as_str).is_some_and(|user| !user.is_empty());
     identities.push(json!({
         "Name": identity::NAME, "Audience": [identity::audience(&config.job_prefix)], "Env": true, "File": has_user,
         "TTL": nanos(identity::LIFE), "ChangeMode": "noop",
     }));
+
     task.insert("Identities".into(), Value::Array(identities));
     Ok(())
 }
@@ -284,10 +327,14 @@ fn driver_settings(
     packed: Option<&Packed>,
 ) -> Result<Map<String, Value>, String> {
     let mut settings = Map::new();
-    let words = |words: &[String]| Value::Array(words.iter().map(|word| json!(config_literal(word))).collect());
+    let words = |words: &[String]| {
+        Value::Array(words.iter().map(|word| json!(config_literal(word))).collect())
+    };
+
     if spec.entrypoint.iter().chain(&spec.command).any(|word| word.contains('\0')) {
         return Err("the command holds a NUL byte, which no program can be given".to_owned());
     }
+
     let podman = spec.image.is_some() && config.image_driver == ImageDriver::Podman;
     if let Some(dir) = &spec.working_dir {
         if !dir.starts_with('/') {
@@ -296,57 +343,78 @@ fn driver_settings(
         let key = if podman { "working_dir" } else { "work_dir" };
         settings.insert(key.into(), json!(config_literal(dir)));
     }
+
     let Some(image) = &spec.image else {
         let mut argv: Vec<String> = spec.entrypoint.iter().chain(&spec.command).cloned().collect();
         if argv.first().is_none_or(String::is_empty) {
             return Err("there is no command: name a program in `command`".to_owned());
         }
+
         let supervisor = supervisor(config, spec);
         let script = match spec.kind {
             ExecutionKind::Task => Some(guard::of_task(packed, supervisor.is_some())),
             ExecutionKind::Service => guard::of_service(packed),
         };
+
         if let Some(script) = script {
-            argv.splice(0..0, ["/bin/sh", "-c", &script, supervisor.unwrap_or("gofer")].map(str::to_owned));
+            argv.splice(
+                0..0,
+                ["/bin/sh", "-c", &script, supervisor.unwrap_or("gofer")].map(str::to_owned),
+            );
         }
+
         settings.insert("command".into(), json!(config_literal(&argv[0])));
         settings.insert("args".into(), words(&argv[1..]));
         return Ok(settings);
     };
+
     settings.insert("image".into(), json!(config_literal(image)));
     let (entrypoint, command) = container::wrapped(config, spec, packed);
     if !entrypoint.is_empty() {
         settings.insert("entrypoint".into(), words(&entrypoint));
     }
+
     if let Some((program, arguments)) = command.split_first() {
         settings.insert("command".into(), json!(config_literal(program)));
         settings.insert("args".into(), words(arguments));
     }
+
     if let Some(login) = &spec.registry_auth {
         let password = format!("${{{REGISTRY_PASSWORD}}}");
         let auth = json!([{"username": config_literal(&login.username), "password": password}]);
         settings.insert("auth".into(), auth);
     }
+
     Ok(settings)
 }
 
-fn pack_secrets(job_id: &str, spec: &ExecutionSpec, shell: Shell) -> Result<Option<Packed>, String> {
+fn pack_secrets(
+    job_id: &str,
+    spec: &ExecutionSpec,
+    shell: Shell,
+) -> Result<Option<Packed>, String> {
     let mut values: Vec<(&str, &SecretString)> = Vec::new();
     for (name, value) in &spec.env {
         if let EnvValue::Secret(value) = value {
             values.push((name, value));
         }
     }
+
     let mut drivers: Vec<(&str, &SecretString)> = Vec::new();
     if let Some(login) = spec.registry_auth.as_ref().filter(|_| spec.image.is_some()) {
         if spec.env.contains_key(REGISTRY_PASSWORD) {
-            return Err(format!("variable `{REGISTRY_PASSWORD}` is needed for the image registry: name it otherwise"));
+            return Err(format!(
+                "variable `{REGISTRY_PASSWORD}` is needed for the image registry: name it \
+                 otherwise"
+            ));
         }
         drivers.push((REGISTRY_PASSWORD, &login.password));
     }
+
     if values.is_empty() && drivers.is_empty() {
         return Ok(None);
     }
+
     secrets::pack(job_id, &values, &drivers, shell).map(Some)
 }
 
@@ -360,6 +428,7 @@ fn set_resources(config: &NomadConfig, resources: &mut Map<String, Value>, spec:
         None if resources.get("Cores").and_then(Value::as_u64).is_some_and(|cores| cores > 0) => {}
         None => set_default(resources, "CPU", json!(config.default_cpu_mhz)),
     }
+
     match spec.resources.memory_bytes {
         Some(bytes) => {
             let mib = bytes.div_ceil(1024 * 1024).max(MIN_MEMORY_MB);
@@ -368,13 +437,15 @@ fn set_resources(config: &NomadConfig, resources: &mut Map<String, Value>, spec:
         }
         None => set_default(resources, "MemoryMB", json!(config.default_memory_mb)),
     }
+
     resources.remove("DiskMB");
 }
 
 /// A text that Nomad must not interpolate, for the environment.
 ///
-/// There is no escape there: Nomad replaces `${name}` where it knows the name and leaves it where it does not. But what it puts in
-/// is not looked at again, so each `$` before a `{` comes from metadata.
+/// There is no escape there: Nomad replaces `${name}` where it knows the name and leaves it where
+/// it does not. But what it puts in is not looked at again, so each `$` before a `{` comes from
+/// metadata.
 fn literal(text: &str) -> String {
     guarded(text, &['$'])
 }
@@ -393,6 +464,7 @@ fn guarded(text: &str, signs: &[char]) -> String {
             run.push(char);
             continue;
         }
+
         for sign in run.drain(..) {
             match (char, sign) {
                 ('{', '$') => out.push_str(&interpolation(META_DOLLAR)),
@@ -400,8 +472,10 @@ fn guarded(text: &str, signs: &[char]) -> String {
                 (_, sign) => out.push(sign),
             }
         }
+
         out.push(char);
     }
+
     out + &run
 }
 
@@ -423,7 +497,10 @@ fn array(value: Option<&Value>) -> Vec<Value> {
 
 /// Sets what the template left out.
 fn set_default(map: &mut Map<String, Value>, key: &str, value: Value) {
-    if map.get(key).is_none_or(|known| known.is_null() || known.as_array().is_some_and(Vec::is_empty)) {
+    if map
+        .get(key)
+        .is_none_or(|known| known.is_null() || known.as_array().is_some_and(Vec::is_empty))
+    {
         map.insert(key.to_owned(), value);
     }
 }
@@ -440,7 +517,8 @@ impl HostDriver {
         self == Self::Exec
     }
 
-    /// Whether a task is kept from the node's other tasks and files: `raw_exec` has the agent's own rights.
+    /// Whether a task is kept from the node's other tasks and files: `raw_exec` has the agent's own
+    /// rights.
     pub(crate) fn isolates(self) -> bool {
         self == Self::Exec
     }

@@ -4,7 +4,9 @@ use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind, Result};
 use jsonwebtoken::signature::{Error as BadSignature, Verifier};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, EncodingKey};
-use ring::signature::{ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey};
+use ring::signature::{
+    ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
+};
 
 /// What Nomad signs with: RSA since version 1.7, Ed25519 with keys that are older.
 pub(crate) const ALGORITHMS: [Algorithm; 2] = [Algorithm::RS256, Algorithm::EdDSA];
@@ -31,7 +33,9 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
         (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, e }) => {
             Ok(Box::new(Rs256(RsaPublicKeyComponents { n: n.clone(), e: e.clone() })))
         }
-        (Algorithm::EdDSA, DecodingKeyKind::SecretOrDer(bytes)) if key.family() == algorithm.family() => {
+        (Algorithm::EdDSA, DecodingKeyKind::SecretOrDer(bytes))
+            if key.family() == algorithm.family() =>
+        {
             Ok(Box::new(EdDsa(UnparsedPublicKey::new(&ED25519, bytes.clone()))))
         }
         _ => Err(Error::from(ErrorKind::UnsupportedAlgorithm)),
@@ -42,7 +46,9 @@ struct Rs256(RsaPublicKeyComponents<Vec<u8>>);
 
 impl Verifier<Vec<u8>> for Rs256 {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), BadSignature> {
-        self.0.verify(&RSA_PKCS1_2048_8192_SHA256, message, signature).map_err(|_| BadSignature::new())
+        self.0
+            .verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
+            .map_err(|_| BadSignature::new())
     }
 }
 

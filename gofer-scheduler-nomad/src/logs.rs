@@ -1,8 +1,9 @@
 //! Logs, read from the files that Nomad keeps on the node.
 //!
-//! Nomad splits a log over files (`main.stdout.0`, `.1`, …) and deletes the oldest. Its own `logs` call knows positions only
-//! within a file, and its follow does not end with the task, so the files are listed and read by position, and one list a second at
-//! most tells whether they have grown. Nothing is held open, and an agent that restarts does not matter.
+//! Nomad splits a log over files (`main.stdout.0`, `.1`, …) and deletes the oldest. Its own `logs`
+//! call knows positions only within a file, and its follow does not end with the task, so the files
+//! are listed and read by position, and one list a second at most tells whether they have grown.
+//! Nothing is held open, and an agent that restarts does not matter.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,17 +28,19 @@ use crate::tail::{Piece, Tail, own_files};
 
 /// Pieces that wait for a slow reader.
 const QUEUE: usize = 4;
-/// The first pause between two looks at a log that has not grown; each further one is twice as long.
+/// The first pause between two looks at a log that has not grown; each further one is twice as
+/// long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LAST_PAUSE: Duration = Duration::from_secs(1);
-/// The log of an ended task has been written to the end when it has not grown for so long: the end is reported by another
-/// process than the one that writes the log.
+/// The log of an ended task has been written to the end when it has not grown for so long: the end
+/// is reported by another process than the one that writes the log.
 const SETTLED: Duration = Duration::from_millis(400);
 
 /// How often a client agent is asked again that says that it does not know an allocation.
 const RESTORING_TRIES: u32 = 20;
-/// The pause between two of these: reading hundreds of allocations from its disk takes an agent seconds.
+/// The pause between two of these: reading hundreds of allocations from its disk takes an agent
+/// seconds.
 const RESTORING_PAUSE: Duration = Duration::from_millis(250);
 
 type Chunk = Result<LogChunk, BackendError>;
@@ -49,10 +52,12 @@ pub(crate) async fn open(
     from: LogCursor,
     follow: bool,
 ) -> Result<BoxStream<'static, Chunk>, BackendError> {
-    let not_found = || BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`"));
+    let not_found =
+        || BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`"));
     let inspected = shared.inspect(id).await?.ok_or_else(not_found)?;
     let (chunks, receiver) = mpsc::channel(QUEUE);
     let podman = is_podmans(&inspected).then(|| podman::Lines::new(from));
+
     // Podman's log is read from its beginning: only its lines say how much of it is whose.
     let begin = if podman.is_some() { LogCursor::default() } else { from };
     let mut reader = Reader {
@@ -61,24 +66,35 @@ pub(crate) async fn open(
         place: shared.place(id),
         alloc: None,
         over: false,
-        tails: [Tail::new(LogStream::Stdout, begin.stdout), Tail::new(LogStream::Stderr, begin.stderr)],
+        tails: [
+            Tail::new(LogStream::Stdout, begin.stdout),
+            Tail::new(LogStream::Stderr, begin.stderr),
+        ],
         podman,
         chunks,
     };
+
     reader.learn(&inspected);
     if let (true, Some(alloc)) = (reader.over, &reader.alloc) {
-        // A log that is gone for good is an answer of this call, so that nobody tries for ever to read it.
+        // A log that is gone for good is an answer of this call, so that nobody tries for ever to
+        // read it.
         reader.files(alloc).await?;
     }
-    // What has ended is read to its end even without following: its last lines may not be written yet.
-    // So is what reported its end: Nomad keeps what is still on its way until the allocation ends.
+
+    // What has ended is read to its end even without following: its last lines may not be written
+    // yet. So is what reported its end: Nomad keeps what is still on its way until the allocation
+    // ends.
     let follow = follow || reader.over || inspected.reported;
     tokio::spawn(reader.run(follow));
-    let stream = futures::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+    let stream = futures::stream::unfold(receiver, async |mut receiver| {
+        Some((receiver.recv().await?, receiver))
+    });
+
     Ok(stream.boxed())
 }
 
-/// Whether the execution runs in podman, as its own job says: the configuration may have changed since.
+/// Whether the execution runs in podman, as its own job says: the configuration may have changed
+/// since.
 fn is_podmans(inspected: &Inspected) -> bool {
     let mut tasks = inspected.job.task_groups.iter().flat_map(|group| &group.tasks);
     tasks.any(|task| task.name == MAIN && task.driver == ImageDriver::Podman.as_str())
@@ -130,16 +146,19 @@ impl Reader {
                     None => self.over = true,
                 }
             }
+
             let moved = self.copy().await?;
             if self.over && (self.alloc.is_none() || (settled && !moved)) {
                 return Ok(());
             }
+
             settled = self.over;
             pause = match (self.over, moved) {
                 (true, _) => SETTLED,
                 (false, true) => FIRST_PAUSE,
                 (false, false) => (pause * 2).min(LAST_PAUSE),
             };
+
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.chunks.closed() => return Err(Stop::Gone),
@@ -152,7 +171,8 @@ impl Reader {
         let own = inspected.own_alloc();
         self.alloc = own.map(|alloc| alloc.id.clone()).or(self.alloc.take());
         // A stopped job's allocation may still write its last lines.
-        let silent = own.is_none_or(|alloc| state::is_terminal(alloc) || alloc.client_status == "unknown");
+        let silent =
+            own.is_none_or(|alloc| state::is_terminal(alloc) || alloc.client_status == "unknown");
         self.over = inspected.view.state.is_final() && silent;
     }
 
@@ -161,6 +181,7 @@ impl Reader {
         let Some(alloc) = self.alloc.clone() else { return Ok(false) };
         let files = self.files(&alloc).await?;
         let mut moved = false;
+
         for at in 0..self.tails.len() {
             let own = own_files(&files, self.tails[at].stream);
             self.tails[at].place(&own, self.shared.config.log.max_file_size_mb * 1024 * 1024);
@@ -170,6 +191,7 @@ impl Reader {
                     // Shorter than it was listed: deleted meanwhile. The next list tells.
                     break;
                 }
+
                 moved = true;
                 for chunk in self.tails[at].advance(&bytes) {
                     let chunks = match &mut self.podman {
@@ -182,13 +204,17 @@ impl Reader {
                 }
             }
         }
+
         Ok(moved)
     }
 
     async fn list(&self, alloc: &str) -> Result<Vec<FileInfo>, Failure> {
         let query = Query::namespace(&self.place.namespace).with("path", "alloc/logs");
-        let answer =
-            self.shared.client.get::<Option<Vec<FileInfo>>>(&format!("/v1/client/fs/ls/{alloc}"), &query).await?;
+        let answer = self
+            .shared
+            .client
+            .get::<Option<Vec<FileInfo>>>(&format!("/v1/client/fs/ls/{alloc}"), &query)
+            .await?;
         Ok(answer.value.unwrap_or_default())
     }
 
@@ -197,70 +223,99 @@ impl Reader {
             Ok(files) => Ok(files),
             Err(failure) if failure.is_not_found() => self.without_files(failure).await,
             Err(failure) if failure.is_out_of_reach() => Err(self.out_of_reach().await?),
-            Err(failure) => Err(failure.backend(format!("the log of `{}` cannot be listed", self.id))),
+            Err(failure) => {
+                Err(failure.backend(format!("the log of `{}` cannot be listed", self.id)))
+            }
         }
     }
 
     /// There are no files to read: too early, never, or no more.
     async fn without_files(&self, mut failure: Failure) -> Result<Vec<FileInfo>, BackendError> {
-        let Some(inspected) = self.shared.inspect(&self.id).await? else { return Err(self.deleted()) };
+        let Some(inspected) = self.shared.inspect(&self.id).await? else {
+            return Err(self.deleted());
+        };
+
         let Some(own) = inspected.own_alloc() else { return Ok(Vec::new()) };
         if !History::of(own).has_started() || !inspected.view.state.is_final() {
             return Ok(Vec::new());
         }
+
         // A client agent that was just started answers before it has read what it is to know.
         for _ in 0..RESTORING_TRIES {
             if !failure.is_unknown_allocation() {
                 break;
             }
+
             tokio::time::sleep(RESTORING_PAUSE).await;
             failure = match self.list(&own.id).await {
                 Ok(files) => return Ok(files),
-                Err(failure) if failure.is_out_of_reach() => return Err(self.out_of_reach().await?),
+                Err(failure) if failure.is_out_of_reach() => {
+                    return Err(self.out_of_reach().await?);
+                }
                 Err(failure) => failure,
             };
         }
+
         let mut error = failure.backend(format!(
-            "the log of `{}` is not on node `{}` any more; have the node's client keep more (`gc_max_allocs`)",
+            "the log of `{}` is not on node `{}` any more; have the node's client keep more \
+             (`gc_max_allocs`)",
             self.id, own.node_name
         ));
         error.kind = ErrorKind::NotFound;
+
         Err(error)
     }
 
     fn deleted(&self) -> BackendError {
         let message = format!(
-            "nomad has deleted `{}` and its log; unless gofer did, have its garbage collection wait longer \
-             (`job_gc_threshold`)",
+            "nomad has deleted `{}` and its log; unless gofer did, have its garbage collection \
+             wait longer (`job_gc_threshold`)",
             self.id
         );
         BackendError::new(ErrorKind::NotFound, message)
     }
 
-    /// What it means that nobody has a connection to the node: nothing, until the node is gone from Nomad, or was away for so
-    /// long that nobody waits for it any more. Its agent may just be restarted.
+    /// What it means that nobody has a connection to the node: nothing, until the node is gone from
+    /// Nomad, or was away for so long that nobody waits for it any more. Its agent may just be
+    /// restarted.
     async fn out_of_reach(&self) -> Result<BackendError, BackendError> {
-        let Some(inspected) = self.shared.inspect(&self.id).await? else { return Ok(self.deleted()) };
+        let Some(inspected) = self.shared.inspect(&self.id).await? else {
+            return Ok(self.deleted());
+        };
+
         let Some(own) = inspected.own_alloc() else { return Ok(self.deleted()) };
         let (id, name) = (&self.id, &own.node_name);
         let gone = |why: String| {
             let message = format!("the log of `{id}` went with node `{name}`, {why}");
             BackendError::new(ErrorKind::NotFound, message)
         };
+
         let patience = self.shared.config.node_gone_after;
         let path = format!("/v1/node/{}", encoded(&own.node_id));
         let hint = match self.shared.client.get::<Node>(&path, &Query::default()).await {
             Ok(answer) if is_away(&answer.value, patience) => {
                 let status = &answer.value.status;
-                return Ok(gone(format!("which is `{status}` for longer than `node_gone_after` ({patience:?})")));
+                return Ok(gone(format!(
+                    "which is `{status}` for longer than `node_gone_after` ({patience:?})"
+                )));
             }
             Ok(answer) => format!("nomad says `{}`", answer.value.status),
-            Err(failure) if failure.is_not_found() => return Ok(gone("which nomad does not know any more".to_owned())),
-            Err(failure) if failure.is_denied() => "gofer's token lacks `node:read` to ask for how long".to_owned(),
-            Err(failure) => return Err(failure.backend(format!("node `{name}` cannot be asked for"))),
+            Err(failure) if failure.is_not_found() => {
+                return Ok(gone("which nomad does not know any more".to_owned()));
+            }
+            Err(failure) if failure.is_denied() => {
+                "gofer's token lacks `node:read` to ask for how long".to_owned()
+            }
+            Err(failure) => {
+                return Err(failure.backend(format!("node `{name}` cannot be asked for")));
+            }
         };
-        let message =
-            format!("node `{name}` of `{id}` is out of reach now ({hint}), and so is its log: try again later");
+
+        let message = format!(
+            "node `{name}` of `{id}` is out of reach now ({hint}), and so is its log: try again \
+             later"
+        );
+
         Ok(BackendError::new(ErrorKind::Unavailable, message))
     }
 
@@ -270,23 +325,29 @@ impl Reader {
             .with("offset", &piece.offset.to_string())
             .with("limit", &piece.limit.to_string());
         let path = format!("/v1/client/fs/readat/{alloc}");
+
         match self.shared.client.bytes(Method::GET, &path, &query, None).await {
             Ok(answer) if answer.value.len() as u64 == piece.limit => Ok(answer.value),
             Ok(_) => {
-                // What goes wrong after the answer has begun, Nomad says in the answer: these are not the log's bytes. If the log
-                // is gone, this says so; if not, it is read again.
+                // What goes wrong after the answer has begun, Nomad says in the answer: these are
+                // not the log's bytes. If the log is gone, this says so; if not, it is read again.
                 self.files(alloc).await?;
                 Ok(Vec::new())
             }
             Err(failure) if failure.is_not_found() => Ok(Vec::new()),
             Err(failure) if failure.is_out_of_reach() => Err(self.out_of_reach().await?.into()),
-            Err(failure) => Err(failure.backend(format!("the log of `{}` cannot be read", self.id)).into()),
+            Err(failure) => {
+                Err(failure.backend(format!("the log of `{}` cannot be read", self.id)).into())
+            }
         }
     }
 }
 
-/// Whether a node is away for longer than this. One that is ready, by its heartbeats, is not away at all.
+/// Whether a node is away for longer than this. One that is ready, by its heartbeats, is not away
+/// at all.
 fn is_away(node: &Node, patience: Duration) -> bool {
-    let since = UNIX_EPOCH + Duration::from_secs(u64::try_from(node.status_updated_at).unwrap_or(0));
-    node.status != "ready" && SystemTime::now().duration_since(since).is_ok_and(|away| away > patience)
+    let since =
+        UNIX_EPOCH + Duration::from_secs(u64::try_from(node.status_updated_at).unwrap_or(0));
+    node.status != "ready"
+        && SystemTime::now().duration_since(since).is_ok_and(|away| away > patience)
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Observation, ReportedEnd, Scheduler,
-    SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Observation,
+    ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use secrecy::SecretString;
@@ -41,11 +41,13 @@ impl Drop for Instance {
 }
 
 impl NomadScheduler {
-    /// Checks the settings, lets Nomad parse and validate the job templates, if there are any, and begins to listen to what
-    /// happens in the cluster. Without templates Nomad need not be reachable yet.
+    /// Checks the settings, lets Nomad parse and validate the job templates, if there are any, and
+    /// begins to listen to what happens in the cluster. Without templates Nomad need not be
+    /// reachable yet.
     ///
     /// # Errors
-    /// `Invalid` for a setting or a template; `Unavailable` or `Denied` when a template cannot be parsed for another reason.
+    /// `Invalid` for a setting or a template; `Unavailable` or `Denied` when a template cannot be
+    /// parsed for another reason.
     pub async fn connect(config: NomadConfig) -> Result<Self, BackendError> {
         config.validate()?;
         let client = Client::new(&config)?;
@@ -76,14 +78,16 @@ impl Scheduler for NomadScheduler {
             resource_limits,
             exec: true,
             deadlines: false,
-            // Nomad has a file for each output, and no image is sure to have a shell that could join them.
+            // Nomad has a file for each output, and no image is sure to have a shell that could
+            // join them.
             merged_output: false,
             workload_identity: config.identity,
             isolates_namespaces: config.host_driver.isolates(),
         }
     }
 
-    /// One per connection: while no Gofer looked, Nomad's garbage collection may have taken a job that ran.
+    /// One per connection: while no Gofer looked, Nomad's garbage collection may have taken a job
+    /// that ran.
     fn incarnation(&self) -> u64 {
         self.instance.incarnation
     }
@@ -94,11 +98,13 @@ impl Scheduler for NomadScheduler {
 
     async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
         let (shared, id, spec) = (self.shared().clone(), id.clone(), spec.clone());
-        // In a task of its own: a caller who stops waiting must not leave secrets behind and no job.
+        // In a task of its own: a caller who stops waiting must not leave secrets behind and no
+        // job.
         match tokio::spawn(async move { shared.start(&id, &spec).await }).await {
             Ok(result) => result,
             Err(error) => {
-                Err(BackendError::new(ErrorKind::Internal, "a part of the nomad scheduler failed").with_source(error))
+                Err(BackendError::new(ErrorKind::Internal, "a part of the nomad scheduler failed")
+                    .with_source(error))
             }
         }
     }
@@ -121,7 +127,9 @@ impl Scheduler for NomadScheduler {
         Ok(inspected.map_or(ExecutionState::NotFound.into(), |inspected| inspected.observed()))
     }
 
-    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+    async fn watch(
+        &self,
+    ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         watch::subscribe(self.shared()).await
     }
 
@@ -134,7 +142,11 @@ impl Scheduler for NomadScheduler {
         logs::open(self.shared(), id, from, follow).await
     }
 
-    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+    async fn exec(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, BackendError> {
         exec::open(self.shared(), id, &request).await
     }
 
@@ -158,7 +170,11 @@ impl Scheduler for NomadScheduler {
         identity::identify(self.shared(), token).await
     }
 
-    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<ExecutionId, BackendError> {
+    async fn report(
+        &self,
+        token: &SecretString,
+        end: ReportedEnd,
+    ) -> Result<ExecutionId, BackendError> {
         reports::report(self.shared(), token, end).await
     }
 

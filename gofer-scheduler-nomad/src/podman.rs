@@ -1,5 +1,6 @@
-//! The log of a podman container. Its driver hands Nomad the file of podman's own log: all of it counts as stdout, and each line
-//! begins with a header that says when it was written, to what, and whether a newline belongs to it.
+//! The log of a podman container. Its driver hands Nomad the file of podman's own log: all of it
+//! counts as stdout, and each line begins with a header that says when it was written, to what, and
+//! whether a newline belongs to it.
 //!
 //! ```text
 //! 2026-11-28T07:04:40.150085242+00:00 stderr F a whole line
@@ -38,6 +39,7 @@ impl Lines {
             // What was between is gone, and with it the end of the line.
             self.pending.clear();
         }
+
         self.expected = raw.offset + raw.data.len() as u64;
         let mut pieces: Vec<(LogStream, Vec<u8>)> = Vec::new();
         for part in raw.data.split_inclusive(|&byte| byte == b'\n') {
@@ -46,21 +48,28 @@ impl Lines {
                 let line = std::mem::take(&mut self.pending);
                 let (stream, content) = parse(&line);
                 match pieces.last_mut() {
-                    Some((last, data)) if *last == stream && data.len() + content.len() <= MAX_CHUNK => {
+                    Some((last, data))
+                        if *last == stream && data.len() + content.len() <= MAX_CHUNK =>
+                    {
                         data.extend_from_slice(content);
                     }
-                    _ => pieces.extend(content.chunks(MAX_CHUNK).map(|content| (stream, content.to_vec()))),
+                    _ => pieces.extend(
+                        content.chunks(MAX_CHUNK).map(|content| (stream, content.to_vec())),
+                    ),
                 }
             }
         }
+
         pieces.into_iter().filter_map(|(stream, data)| self.place(stream, data)).collect()
     }
 
     /// The part of it that the reader wants, at its place.
     fn place(&mut self, stream: LogStream, data: Vec<u8>) -> Option<LogChunk> {
-        let chunk = LogChunk { stream, offset: self.seen.of(stream), data: Bytes::from(data), at: None };
+        let chunk =
+            LogChunk { stream, offset: self.seen.of(stream), data: Bytes::from(data), at: None };
         self.seen.advance(&chunk);
-        let skipped = usize::try_from(self.from.of(stream).saturating_sub(chunk.offset)).unwrap_or(usize::MAX);
+        let skipped = usize::try_from(self.from.of(stream).saturating_sub(chunk.offset))
+            .unwrap_or(usize::MAX);
         let is_wanted = skipped < chunk.data.len();
         is_wanted.then(|| LogChunk {
             offset: chunk.offset + skipped as u64,
@@ -73,13 +82,22 @@ impl Lines {
 /// A line's stream and content. One without a header is taken as it is: better strange than lost.
 fn parse(line: &[u8]) -> (LogStream, &[u8]) {
     let mut words = line.splitn(4, |&byte| byte == b' ');
-    let header = (words.next().filter(|time| time.contains(&b'T')), words.next(), words.next(), words.next());
-    let (Some(_), Some(stream), Some(kind), Some(content)) = header else { return (LogStream::Stdout, line) };
+    let header = (
+        words.next().filter(|time| time.contains(&b'T')),
+        words.next(),
+        words.next(),
+        words.next(),
+    );
+    let (Some(_), Some(stream), Some(kind), Some(content)) = header else {
+        return (LogStream::Stdout, line);
+    };
+
     let stream = match stream {
         b"stdout" => LogStream::Stdout,
         b"stderr" => LogStream::Stderr,
         _ => return (LogStream::Stdout, line),
     };
+
     match kind {
         b"F" => (stream, content),
         b"P" => (stream, content.strip_suffix(b"\n").unwrap_or(content)),
@@ -111,7 +129,13 @@ mod tests {
         let mut streams = [String::new(), String::new()];
         let mut at = 0;
         for piece in text.as_bytes().chunks(size) {
-            let raw = LogChunk { stream: LogStream::Stdout, offset: at, data: Bytes::copy_from_slice(piece), at: None };
+            let raw = LogChunk {
+                stream: LogStream::Stdout,
+                offset: at,
+                data: Bytes::copy_from_slice(piece),
+                at: None,
+            };
+
             at += piece.len() as u64;
             for chunk in lines.decode(&raw) {
                 let stream = &mut streams[usize::from(chunk.stream == LogStream::Stderr)];
@@ -120,6 +144,7 @@ mod tests {
                 stream.push_str(std::str::from_utf8(&chunk.data).unwrap());
             }
         }
+
         let [out, err] = streams;
         (out, err)
     }
@@ -130,8 +155,13 @@ mod tests {
         let err = "a part and its end\n";
         for size in [1, 7, 64, 4096] {
             let mut lines = Lines::new(LogCursor::default());
-            assert_eq!(read(&mut lines, &log(), size), (out.clone(), err.to_owned()), "pieces of {size}");
+            assert_eq!(
+                read(&mut lines, &log(), size),
+                (out.clone(), err.to_owned()),
+                "pieces of {size}"
+            );
         }
+
         for from in [1, 4, 5, 30] {
             let mut lines = Lines::new(LogCursor { stdout: from, stderr: from });
             let from = usize::try_from(from).unwrap();
@@ -143,9 +173,21 @@ mod tests {
     #[test]
     fn after_a_gap_a_line_begins_anew() {
         let mut lines = Lines::new(LogCursor::default());
-        let chunk = |offset, text: String| LogChunk { stream: LogStream::Stdout, offset, data: text.into(), at: None };
+        let chunk = |offset, text: String| LogChunk {
+            stream: LogStream::Stdout,
+            offset,
+            data: text.into(),
+            at: None,
+        };
+
         assert_eq!(lines.decode(&chunk(0, format!("{TIME} stdout F lost"))), []);
-        let [next] = &lines.decode(&chunk(9000, format!("{TIME} stderr F kept\n")))[..] else { panic!("one chunk") };
-        assert_eq!((next.stream, next.offset, &next.data[..]), (LogStream::Stderr, 0, &b"kept\n"[..]));
+        let [next] = &lines.decode(&chunk(9000, format!("{TIME} stderr F kept\n")))[..] else {
+            panic!("one chunk")
+        };
+
+        assert_eq!(
+            (next.stream, next.offset, &next.data[..]),
+            (LogStream::Stderr, 0, &b"kept\n"[..])
+        );
     }
 }

@@ -1,11 +1,15 @@
-//! What is done before anything runs: job templates are parsed and validated, and the cluster is looked at.
+//! What is done before anything runs: job templates are parsed and validated, and the cluster is
+//! looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use gofer_core::pipeline::Resources;
 use gofer_core::scheduler::{ExecutionKind, ExecutionSpec};
-use gofer_core::{Attempt, BackendError, ErrorKind, ExecutionId, NamespaceId, PipelineId, RunKey, RunNumber, TaskId};
+use gofer_core::{
+    Attempt, BackendError, ErrorKind, ExecutionId, NamespaceId, PipelineId, RunKey, RunNumber,
+    TaskId,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -19,26 +23,47 @@ use crate::{ids, jobspec, template};
 /// The longest job template; Nomad parses it in memory.
 const MAX_TEMPLATE_BYTES: usize = 1024 * 1024;
 
-/// Reads the job templates, lets Nomad parse them, and has Nomad validate a task and a trigger made from each.
+/// Reads the job templates, lets Nomad parse them, and has Nomad validate a task and a trigger made
+/// from each.
 pub(crate) async fn load_templates(
     config: &NomadConfig,
     client: &Client,
 ) -> Result<BTreeMap<String, Value>, BackendError> {
     let mut templates = BTreeMap::new();
-    if config.job_template.is_some() || config.namespaces.values().any(|own| own.job_template.is_some()) {
+    if config.job_template.is_some()
+        || config.namespaces.values().any(|own| own.job_template.is_some())
+    {
         // What is wrong with an address or a token is not the template's fault.
         reach(config, client).await?;
     }
-    let named = config.namespaces.iter().filter_map(|(name, own)| Some((name.as_str(), own.job_template.as_deref()?)));
-    for (name, path) in config.job_template.as_deref().map(|path| ("", path)).into_iter().chain(named) {
+
+    let named = config
+        .namespaces
+        .iter()
+        .filter_map(|(name, own)| Some((name.as_str(), own.job_template.as_deref()?)));
+
+    for (name, path) in
+        config.job_template.as_deref().map(|path| ("", path)).into_iter().chain(named)
+    {
         let template = load(config, client, name, path).await?;
         templates.insert(name.to_owned(), template);
     }
+
     Ok(templates)
 }
 
-async fn load(config: &NomadConfig, client: &Client, name: &str, path: &Path) -> Result<Value, BackendError> {
-    let key = if name.is_empty() { "job_template".to_owned() } else { format!("namespaces.{name}.job_template") };
+async fn load(
+    config: &NomadConfig,
+    client: &Client,
+    name: &str,
+    path: &Path,
+) -> Result<Value, BackendError> {
+    let key = if name.is_empty() {
+        "job_template".to_owned()
+    } else {
+        format!("namespaces.{name}.job_template")
+    };
+
     let key = format!("`{key}` is `{}`", path.display());
     let invalid = |text: String| BackendError::new(ErrorKind::Invalid, format!("{key}: {text}"));
     let text = tokio::fs::read_to_string(path)
@@ -47,30 +72,45 @@ async fn load(config: &NomadConfig, client: &Client, name: &str, path: &Path) ->
     if text.len() > MAX_TEMPLATE_BYTES {
         return Err(invalid(format!("the file is larger than {MAX_TEMPLATE_BYTES} bytes")));
     }
+
     // The common template serves every namespace that has none of its own.
     let namespaces: BTreeSet<&str> = match config.namespaces.get(name) {
         Some(own) => [own.namespace.as_deref().unwrap_or(&config.namespace)].into(),
         None => {
             let others = config.namespaces.values().filter(|own| own.job_template.is_none());
-            others.filter_map(|own| own.namespace.as_deref()).chain([config.namespace.as_str()]).collect()
+            others
+                .filter_map(|own| own.namespace.as_deref())
+                .chain([config.namespace.as_str()])
+                .collect()
         }
     };
+
     let namespace = namespaces.first().copied().unwrap_or(&config.namespace);
     let body = json!({"JobHCL": text, "Canonicalize": false});
     let parsed = client.put::<Value>("/v1/jobs/parse", &Query::namespace(namespace), &body).await;
-    let parsed = parsed.map_err(|failure| failure.backend(format!("{key}, which nomad does not take")))?.value;
-    let accepted = template::accept(&parsed, &namespaces.iter().copied().collect::<Vec<_>>()).map_err(&invalid)?;
+    let parsed = parsed
+        .map_err(|failure| failure.backend(format!("{key}, which nomad does not take")))?
+        .value;
+    let accepted = template::accept(&parsed, &namespaces.iter().copied().collect::<Vec<_>>())
+        .map_err(&invalid)?;
+
     for kind in [ExecutionKind::Task, ExecutionKind::Service] {
         let job = sample(config, &accepted, name, kind)?;
         if let Some(problem) = validate(client, &job).await? {
             return Err(invalid(format!("nomad finds the job made from it not valid: {problem}")));
         }
     }
+
     Ok(accepted)
 }
 
 /// A job as executions get them.
-fn sample(config: &NomadConfig, template: &Value, name: &str, kind: ExecutionKind) -> Result<Value, BackendError> {
+fn sample(
+    config: &NomadConfig,
+    template: &Value,
+    name: &str,
+    kind: ExecutionKind,
+) -> Result<Value, BackendError> {
     let id = sample_id(if name.is_empty() { "gofer" } else { name })?;
     let spec = ExecutionSpec {
         kind,
@@ -88,7 +128,8 @@ fn sample(config: &NomadConfig, template: &Value, name: &str, kind: ExecutionKin
 }
 
 fn sample_id(namespace: &str) -> Result<ExecutionId, BackendError> {
-    let internal = |error| BackendError::new(ErrorKind::Internal, "a name is not one").with_source(error);
+    let internal =
+        |error| BackendError::new(ErrorKind::Internal, "a name is not one").with_source(error);
     let run = RunKey {
         namespace: NamespaceId::new(namespace).map_err(internal)?,
         pipeline: PipelineId::new("check").map_err(internal)?,
@@ -154,18 +195,22 @@ async fn reach(config: &NomadConfig, client: &Client) -> Result<String, BackendE
 fn blamed(config: &NomadConfig, address: &str, failure: Failure) -> BackendError {
     let invalid = |message: String| BackendError::new(ErrorKind::Invalid, message);
     let is_plain = address.starts_with("http://");
-    let wants_tls =
-        matches!(&failure, Failure::Refused { status: 400, body } if body.is_empty() || body.contains("HTTPS server"));
+    let wants_tls = matches!(&failure, Failure::Refused { status: 400, body } if body.is_empty() || body.contains("HTTPS server"));
     if is_plain && wants_tls {
-        return invalid(format!("`addresses` names `{address}`, and the agent there speaks TLS: write `https://`"));
+        return invalid(format!(
+            "`addresses` names `{address}`, and the agent there speaks TLS: write `https://`"
+        ));
     }
+
     if failure.is_unknown_token() {
         let key = if config.token_file.is_some() { "token_file" } else { "token" };
-        let mut error =
-            failure.backend(format!("nomad at `{address}` does not know the token in `{key}`, or it expired"));
+        let mut error = failure.backend(format!(
+            "nomad at `{address}` does not know the token in `{key}`, or it expired"
+        ));
         error.kind = ErrorKind::Denied;
         return error;
     }
+
     let error = failure.backend(format!("nomad at `{address}` does not answer"));
     let text = error.chain();
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
@@ -174,6 +219,7 @@ fn blamed(config: &NomadConfig, address: &str, failure: Failure) -> BackendError
             "`addresses` names `{address}`, and what answers there speaks no TLS: write `http://`"
         ));
     }
+
     let hint = if says(&["UnknownIssuer"]) {
         "its certificate is not trusted; name the authority's PEM file in `ca_file`"
     } else if says(&["NotValidForName"]) {
@@ -183,23 +229,30 @@ fn blamed(config: &NomadConfig, address: &str, failure: Failure) -> BackendError
     } else {
         return error;
     };
+
     BackendError { message: format!("{}: {hint}", error.message), ..error }
 }
 
 /// Whether the agents sign tokens for tasks, and tell how to verify them.
 async fn identities(shared: &Shared, version: &str) -> Result<(), BackendError> {
     let refused = |why: String| {
-        let message = format!("`identity` is on, and {why}: leave `identity` out, or upgrade every agent");
+        let message =
+            format!("`identity` is on, and {why}: leave `identity` out, or upgrade every agent");
         BackendError::new(ErrorKind::Invalid, message)
     };
+
     // Older ones take the job, ignore what they do not know, and the task has no token.
     if is_before_1_7(version) {
-        return Err(refused(format!("nomad {version} gives tasks no identities of their own; 1.7 does")));
+        return Err(refused(format!(
+            "nomad {version} gives tasks no identities of their own; 1.7 does"
+        )));
     }
+
     let keys = crate::identity::read(&shared.client).await?;
     if keys.keys.is_empty() {
         return Err(refused("nomad shows no public keys".to_owned()));
     }
+
     Ok(())
 }
 
@@ -223,27 +276,42 @@ async fn region(shared: &Shared) -> Result<(), BackendError> {
 /// Tries what gofer does with jobs and variables, without running anything.
 async fn rights(shared: &Shared, namespace: &str) -> Result<(), BackendError> {
     let failed = |doing: &'static str| {
-        move |failure: Failure| failure.backend(format!("in nomad's namespace `{namespace}`, {doing}"))
+        move |failure: Failure| {
+            failure.backend(format!("in nomad's namespace `{namespace}`, {doing}"))
+        }
     };
+
     let query = Query::namespace(namespace);
     let list = query.clone().with("per_page", "1");
     shared.client.get::<Value>("/v1/jobs", &list).await.map_err(failed("jobs cannot be listed"))?;
-    let name = shared.config.namespaces.iter().find(|(_, own)| own.namespace.as_deref() == Some(namespace));
+    let name = shared
+        .config
+        .namespaces
+        .iter()
+        .find(|(_, own)| own.namespace.as_deref() == Some(namespace));
     let template = shared.templates.get("").unwrap_or(&Value::Null);
     let name = name.map_or("", |(name, _)| name.as_str());
     let mut job = sample(&shared.config, template, name, ExecutionKind::Task)?;
+
     job["Namespace"] = json!(namespace);
     let job_id = job["ID"].as_str().unwrap_or_default().to_owned();
+
     // A plan changes nothing, and needs the right to submit jobs.
     let path = format!("/v1/job/{}/plan", encoded(&job_id));
     let plan = json!({"Job": job, "Diff": false});
-    shared.client.put::<Value>(&path, &query, &plan).await.map_err(failed("a job cannot be planned"))?;
+    shared
+        .client
+        .put::<Value>(&path, &query, &plan)
+        .await
+        .map_err(failed("a job cannot be planned"))?;
+
     let place = Place { namespace: namespace.to_owned(), job_id };
     let path = &crate::secrets::paths(&place.job_id)[0];
     let body = json!({"Namespace": namespace, "Path": path, "Items": {"check": "1"}});
     let written = shared.client.put::<Value>(&format!("/v1/var/{path}"), &query, &body).await;
     written.map_err(failed("a variable cannot be written"))?;
     shared.variables(&place, &place.job_id).await.map_err(failed("variables cannot be listed"))?;
+
     shared.delete_variable(&place, path).await.map_err(failed("a variable cannot be deleted"))
 }
 
@@ -251,18 +319,30 @@ async fn rights(shared: &Shared, namespace: &str) -> Result<(), BackendError> {
 async fn drivers(shared: &Shared) -> Result<String, BackendError> {
     let nodes = match shared.client.get::<Option<Vec<Node>>>("/v1/nodes", &Query::default()).await {
         Ok(answer) => answer.value.unwrap_or_default(),
-        Err(failure) if failure.is_denied() => return Ok("nodes unknown (the token lacks `node:read`)".to_owned()),
+        Err(failure) if failure.is_denied() => {
+            return Ok("nodes unknown (the token lacks `node:read`)".to_owned());
+        }
         Err(failure) => return Err(failure.backend("nomad's nodes cannot be listed")),
     };
+
     let ready: Vec<&Node> = nodes.iter().filter(|node| node.status == "ready").collect();
     let having = |driver: &str| {
-        ready.iter().filter(|node| node.drivers.get(driver).is_some_and(|driver| driver.healthy)).count()
+        ready
+            .iter()
+            .filter(|node| node.drivers.get(driver).is_some_and(|driver| driver.healthy))
+            .count()
     };
+
     let with = |driver: &str| format!("{driver} on {} of {} nodes", having(driver), ready.len());
     let (host, image) = (shared.config.host_driver.as_str(), shared.config.image_driver.as_str());
     let note = |driver: &str, what: &str| {
-        if having(driver) == 0 { format!(" (tasks {what} an image wait until one has it)") } else { String::new() }
+        if having(driver) == 0 {
+            format!(" (tasks {what} an image wait until one has it)")
+        } else {
+            String::new()
+        }
     };
+
     Ok(format!("{}{}, {}{}", with(host), note(host, "without"), with(image), note(image, "with")))
 }
 

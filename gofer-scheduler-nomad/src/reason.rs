@@ -5,7 +5,8 @@ use crate::jobspec::MAIN;
 
 /// What the scheduler said last of why the job is not placed; empty when it has said nothing yet.
 pub(crate) fn of_placement(job: &Job, evaluations: &[Evaluation]) -> String {
-    let latest = evaluations.iter().filter(|one| !one.failed.is_empty()).max_by_key(|one| one.modify_index);
+    let latest =
+        evaluations.iter().filter(|one| !one.failed.is_empty()).max_by_key(|one| one.modify_index);
     let asked = job.task_groups.first().map(|group| group.tasks.as_slice()).unwrap_or_default();
     match latest.and_then(|one| one.failed.values().next()) {
         Some(metric) => of_metric(metric, asked),
@@ -23,7 +24,9 @@ pub(crate) fn of_pending(alloc: &Alloc) -> String {
     let on = format!("on node `{}`", alloc.node_name);
     let last = alloc.task_states.get(MAIN).and_then(|task| task.events.last());
     match last {
-        Some(event) if !event.display_message.is_empty() => format!("{on}: {}", event.display_message),
+        Some(event) if !event.display_message.is_empty() => {
+            format!("{on}: {}", event.display_message)
+        }
         Some(event) => format!("{on}: {}", event.kind.to_lowercase()),
         None => on,
     }
@@ -32,15 +35,28 @@ pub(crate) fn of_pending(alloc: &Alloc) -> String {
 fn of_metric(metric: &Metric, tasks: &[Task]) -> String {
     let total = metric.nodes_evaluated;
     if total == 0 {
-        let available: Vec<String> =
-            metric.nodes_available.iter().map(|(name, count)| format!("{count} in `{name}`")).collect();
-        let seen = if available.is_empty() { String::new() } else { format!(" (ready: {})", available.join(", ")) };
-        return format!("no node is eligible: none is ready in the job's datacenters and node pool{seen}");
+        let available: Vec<String> = metric
+            .nodes_available
+            .iter()
+            .map(|(name, count)| format!("{count} in `{name}`"))
+            .collect();
+        let seen = if available.is_empty() {
+            String::new()
+        } else {
+            format!(" (ready: {})", available.join(", "))
+        };
+
+        return format!(
+            "no node is eligible: none is ready in the job's datacenters and node pool{seen}"
+        );
     }
+
     let mut parts = Vec::new();
     for (constraint, count) in &metric.constraint_filtered {
         parts.push(match constraint.as_str() {
-            "missing drivers" => format!("{count} of {total} {} driver {}", lack(*count), drivers(tasks)),
+            "missing drivers" => {
+                format!("{count} of {total} {} driver {}", lack(*count), drivers(tasks))
+            }
             "missing compatible host volumes" => {
                 format!("{count} of {total} {} a host volume of the job", lack(*count))
             }
@@ -48,12 +64,14 @@ fn of_metric(metric: &Metric, tasks: &[Task]) -> String {
             other => format!("{count} of {total} {} the constraint `{other}`", fail(*count)),
         });
     }
+
     for (class, count) in &metric.class_filtered {
         // Nomad counts each of them under its constraint, too.
         if metric.constraint_filtered.is_empty() && !class.is_empty() {
             parts.push(format!("{count} of {total} {} are of class `{class}`", nodes(*count)));
         }
     }
+
     for (dimension, count) in &metric.dimension_exhausted {
         let sum = |of: fn(&Task) -> i64| tasks.iter().map(of).sum::<i64>();
         let needs = match dimension.as_str() {
@@ -64,10 +82,16 @@ fn of_metric(metric: &Metric, tasks: &[Task]) -> String {
         let (nodes, are) = (nodes(*count), if *count == 1 { "is" } else { "are" });
         parts.push(format!("{count} of {total} {nodes} {are} out of {dimension}{needs}"));
     }
+
     for quota in &metric.quota_exhausted {
         parts.push(format!("the quota is used up: {quota}"));
     }
-    if parts.is_empty() { "no node fits".to_owned() } else { format!("no node fits: {}", parts.join("; ")) }
+
+    if parts.is_empty() {
+        "no node fits".to_owned()
+    } else {
+        format!("no node fits: {}", parts.join("; "))
+    }
 }
 
 fn drivers(tasks: &[Task]) -> String {
@@ -112,17 +136,21 @@ mod tests {
             "NodesEvaluated": 5, "NodesFiltered": 3, "NodesExhausted": 2, "ClassFiltered": null, "QuotaExhausted": null,
             "ConstraintFiltered": {"missing drivers": 3}, "DimensionExhausted": {"memory": 2},
         });
+
         assert_eq!(
             reason(metric),
-            "no node fits: 3 of 5 nodes lack driver docker; 2 of 5 nodes are out of memory (needs 4096 MB)"
+            "no node fits: 3 of 5 nodes lack driver docker; 2 of 5 nodes are out of memory (needs \
+             4096 MB)"
         );
+
         let metric = serde_json::json!({
             "NodesEvaluated": 1, "ConstraintFiltered": {"${attr.cpu.arch} = arm64": 1}, "DimensionExhausted": {"cpu": 1},
         });
+
         assert_eq!(
             reason(metric),
-            "no node fits: 1 of 1 node fails the constraint `${attr.cpu.arch} = arm64`; 1 of 1 node is out of cpu (needs \
-             500 MHz)"
+            "no node fits: 1 of 1 node fails the constraint `${attr.cpu.arch} = arm64`; 1 of 1 \
+             node is out of cpu (needs 500 MHz)"
         );
     }
 
@@ -131,7 +159,8 @@ mod tests {
         let metric = serde_json::json!({"NodesEvaluated": 0, "NodesAvailable": {"dc1": 0}});
         assert_eq!(
             reason(metric),
-            "no node is eligible: none is ready in the job's datacenters and node pool (ready: 0 in `dc1`)"
+            "no node is eligible: none is ready in the job's datacenters and node pool (ready: 0 \
+             in `dc1`)"
         );
         assert_eq!(of_placement(&job(), &[]), "");
     }
@@ -144,6 +173,9 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(of_pending(&alloc), "on node `n1`: Downloading image");
-        assert_eq!(of_pending(&Alloc { node_name: "n1".into(), ..Alloc::default() }), "on node `n1`");
+        assert_eq!(
+            of_pending(&Alloc { node_name: "n1".into(), ..Alloc::default() }),
+            "on node `n1`"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! Ends that executions told of themselves, before Nomad does: a successful task shorter than a second is reported by Nomad
-//! after a second. The allocation stays the truth; what it contradicts is refused, and nothing here outlives this process.
+//! Ends that executions told of themselves, before Nomad does: a successful task shorter than a
+//! second is reported by Nomad after a second. The allocation stays the truth; what it contradicts
+//! is refused, and nothing here outlives this process.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,8 @@ use crate::state::{self, Fence, Marks, View};
 const HELD: usize = 65_536;
 /// Reports that may wait for the listener.
 const QUEUE: usize = 1_024;
-/// How long after its report an allocation may go on. What does not end then is stopped: it told what is not true.
+/// How long after its report an allocation may go on. What does not end then is stopped: it told
+/// what is not true.
 const OVERDUE: Duration = Duration::from_secs(30);
 /// The pause between two looks at an allocation that is about to end.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -51,32 +53,53 @@ impl Reports {
     /// What the listener of a namespace hears of reports.
     pub(crate) fn listen(&self, namespace: &str) -> mpsc::Receiver<Inspected> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace.to_owned(), sender);
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(namespace.to_owned(), sender);
         receiver
     }
 
     /// What is to be thought of an execution whose own allocation this is, if it reported its end.
     pub(crate) fn view(&self, place: &Place, own: Option<&Alloc>, nomads: &View) -> Option<View> {
         let held = self.held();
-        let reported = held.get(place).filter(|reported| own.is_some_and(|own| own.id == reported.alloc))?;
+        let reported =
+            held.get(place).filter(|reported| own.is_some_and(|own| own.id == reported.alloc))?;
         // Whatever Nomad placed in its stead is stopped; the execution itself is not lost.
         let fence = nomads.fence.map(|_| Fence::Stop);
-        Some(View { state: reported.state.clone(), fence, reported: Some(reported.times), lost_in: None })
+        Some(View {
+            state: reported.state.clone(),
+            fence,
+            reported: Some(reported.times),
+            lost_in: None,
+        })
     }
 
     /// Holds a report.
     fn hold(&self, place: &Place, alloc: &str, end: &Observation) -> Result<(), BackendError> {
         let Observation { state, times } = end;
         let mut held = self.held();
-        if let Some(known) = held.get(place).filter(|known| known.alloc == alloc && known.state != *state) {
+        if let Some(known) =
+            held.get(place).filter(|known| known.alloc == alloc && known.state != *state)
+        {
             return Err(contradicted(place, &known.state));
         }
+
         if held.len() >= HELD {
-            let message =
-                format!("{HELD} executions reported their end and were not removed yet: nomad's word is waited for");
+            let message = format!(
+                "{HELD} executions reported their end and were not removed yet: nomad's word is \
+                 waited for"
+            );
             return Err(BackendError::new(ErrorKind::Exhausted, message));
         }
-        let reported = Reported { alloc: alloc.to_owned(), state: state.clone(), times: *times, confirmed: false };
+
+        let reported = Reported {
+            alloc: alloc.to_owned(),
+            state: state.clone(),
+            times: *times,
+            confirmed: false,
+        };
+
         held.insert(place.clone(), reported);
         Ok(())
     }
@@ -86,15 +109,20 @@ impl Reports {
         if !state::is_terminal(alloc) {
             return;
         }
+
         let place = Place { namespace: namespace.to_owned(), job_id: alloc.job_id.clone() };
         let mut held = self.held();
-        let Some(reported) = held.get_mut(&place).filter(|held| held.alloc == alloc.id && !held.confirmed) else {
+        let Some(reported) =
+            held.get_mut(&place).filter(|held| held.alloc == alloc.id && !held.confirmed)
+        else {
             return;
         };
+
         reported.confirmed = true;
         // Only tasks on the host are supervised.
         let marks = Marks { guarded: true, supervised: true, in_container: false };
         let nomads = state::of_alloc(alloc, false, marks);
+
         if nomads != reported.state {
             tracing::warn!(job = %place.job_id, reported = ?reported.state, ?nomads, "an execution ended otherwise than it reported");
         }
@@ -113,7 +141,8 @@ impl Reports {
 
     fn tell(&self, namespace: &str, inspected: Inspected) {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = listeners.get(namespace).is_some_and(|listener| listener.try_send(inspected).is_ok());
+        let told =
+            listeners.get(namespace).is_some_and(|listener| listener.try_send(inspected).is_ok());
         if !told {
             tracing::warn!(namespace, "a reported end is told to nobody; nomad's own word comes");
         }
@@ -133,37 +162,58 @@ pub(crate) async fn report(
 }
 
 /// Takes another server's word for an execution's.
-pub(crate) async fn passed_on(shared: &Arc<Shared>, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
-    let unknown = || BackendError::new(ErrorKind::NotFound, format!("execution `{id}` does not exist"));
+pub(crate) async fn passed_on(
+    shared: &Arc<Shared>,
+    id: &ExecutionId,
+    end: ReportedEnd,
+) -> Result<(), BackendError> {
+    let unknown =
+        || BackendError::new(ErrorKind::NotFound, format!("execution `{id}` does not exist"));
     let inspected = shared.inspect(id).await?.ok_or_else(unknown)?;
     take(shared, inspected, end)
 }
 
-fn take(shared: &Arc<Shared>, mut inspected: Inspected, end: ReportedEnd) -> Result<(), BackendError> {
+fn take(
+    shared: &Arc<Shared>,
+    mut inspected: Inspected,
+    end: ReportedEnd,
+) -> Result<(), BackendError> {
     let place = shared.place(&inspected.id);
     let exited = ExecutionState::Exited { code: end.code, oom: false, signal: end.signal };
     if inspected.view.state == exited {
         return Ok(());
     }
-    let own = inspected.own_alloc().filter(|own| may_have_ended(&inspected, own)).map(|own| own.id.clone());
+
+    let own = inspected
+        .own_alloc()
+        .filter(|own| may_have_ended(&inspected, own))
+        .map(|own| own.id.clone());
     let held = match own {
-        Some(own) => shared.reports.hold(&place, &own, &Observation { state: exited.clone(), times: end.times }),
+        Some(own) => shared.reports.hold(
+            &place,
+            &own,
+            &Observation { state: exited.clone(), times: end.times },
+        ),
         None => Err(contradicted(&place, &inspected.view.state)),
     };
+
     if let Err(error) = held {
         tracing::warn!(job = %place.job_id, ?end, error = %error.chain(), "a reported end is refused");
         return Err(error);
     }
+
     tracing::debug!(job = %place.job_id, ?end, "an execution reported its end");
     inspected.view = View { state: exited, fence: None, reported: Some(end.times), lost_in: None };
     inspected.reported = true;
     shared.reports.tell(&place.namespace, inspected);
+
     let shared = shared.clone();
     tokio::spawn(async move { see_to_the_end(&shared, &place).await });
     Ok(())
 }
 
-/// Whether nothing speaks against the end: the allocation is the node's business alone, and is supervised.
+/// Whether nothing speaks against the end: the allocation is the node's business alone, and is
+/// supervised.
 fn may_have_ended(inspected: &Inspected, own: &Alloc) -> bool {
     let job = &inspected.job;
     let undecided = inspected.view.fence.is_none() && !inspected.view.state.is_final() && !job.stop;
@@ -174,20 +224,31 @@ fn may_have_ended(inspected: &Inspected, own: &Alloc) -> bool {
 }
 
 fn contradicted(place: &Place, known: &ExecutionState) -> BackendError {
-    let message = format!("the end of `{}` is not as it was reported: {known:?}, or it is being stopped", place.job_id);
+    let message = format!(
+        "the end of `{}` is not as it was reported: {known:?}, or it is being stopped",
+        place.job_id
+    );
     BackendError::new(ErrorKind::Invalid, message)
 }
 
-/// Stops an allocation that goes on after its report: nobody else would, since its execution is over.
+/// Stops an allocation that goes on after its report: nobody else would, since its execution is
+/// over.
 async fn see_to_the_end(shared: &Shared, place: &Place) {
     tokio::time::sleep(OVERDUE).await;
     match shared.allocs(place).await {
         Ok(allocs) if allocs.iter().all(state::is_terminal) => return,
-        Ok(_) => tracing::warn!(job = %place.job_id, "an execution reported its end and goes on: it is stopped"),
-        Err(error) => tracing::warn!(job = %place.job_id, error = %error.chain(), "cannot see whether it has ended"),
+        Ok(_) => {
+            tracing::warn!(job = %place.job_id, "an execution reported its end and goes on: it is \
+                                                 stopped")
+        }
+        Err(error) => {
+            tracing::warn!(job = %place.job_id, error = %error.chain(), "cannot see whether it has ended")
+        }
     }
+
     if let Err(error) = shared.stop_job(place).await {
-        tracing::warn!(job = %place.job_id, error = %error.chain(), "what goes on after its report cannot be stopped");
+        tracing::warn!(job = %place.job_id, error = %error.chain(), "what goes on after its report \
+                                                                     cannot be stopped");
     }
 }
 
@@ -202,7 +263,10 @@ pub(crate) async fn settle(shared: &Shared, place: &Place) -> Result<(), Backend
         }
     };
     tokio::time::timeout(PATIENCE, ended).await.unwrap_or_else(|_| {
-        let message = format!("nomad has not seen the end of `{}` yet, which it reported: call again", place.job_id);
+        let message = format!(
+            "nomad has not seen the end of `{}` yet, which it reported: call again",
+            place.job_id
+        );
         Err(BackendError::new(ErrorKind::Unavailable, message))
     })
 }

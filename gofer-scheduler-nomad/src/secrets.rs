@@ -1,10 +1,12 @@
-//! How secret values reach a task without being in its job: through Nomad Variables that only this job may read.
+//! How secret values reach a task without being in its job: through Nomad Variables that only this
+//! job may read.
 //!
-//! A template renders them into a file of the task's own `secrets` directory, from where the shell before the task's program takes
-//! them into the environment. Where no shell is before it, a template of Nomad's puts them there: Nomad then keeps them in its
-//! client's state, on the node's disk. It parses what it renders for that line by line, a line at most 64 KiB long and with JSON's
-//! escapes between double quotes. Either way the variable holds the value with the escapes already made, so that every value
-//! survives, whatever characters it has.
+//! A template renders them into a file of the task's own `secrets` directory, from where the shell
+//! before the task's program takes them into the environment. Where no shell is before it, a
+//! template of Nomad's puts them there: Nomad then keeps them in its client's state, on the node's
+//! disk. It parses what it renders for that line by line, a line at most 64 KiB long and with
+//! JSON's escapes between double quotes. Either way the variable holds the value with the escapes
+//! already made, so that every value survives, whatever characters it has.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,7 +58,8 @@ pub(crate) fn job_of(path: &str) -> Option<&str> {
 pub(crate) enum Shell {
     /// Nomad: nobody knows whether an image has a shell, unless the task's program is one.
     None,
-    /// A shell that runs as the user that Nomad runs as, so that nobody else needs to read the file.
+    /// A shell that runs as the user that Nomad runs as, so that nobody else needs to read the
+    /// file.
     Same,
     /// A shell that runs as another user than Nomad.
     Other,
@@ -79,20 +82,27 @@ pub(crate) fn pack(
         if shell == Shell::None {
             lines.push_str(&line(&mut boxes, name, value)?);
         } else {
-            exports.push_str(&format!("export {name}='{}'\n", boxes.put(name, &value.replace('\'', r"'\''"))?));
+            exports.push_str(&format!(
+                "export {name}='{}'\n",
+                boxes.put(name, &value.replace('\'', r"'\''"))?
+            ));
         }
     }
+
     for (name, value) in drivers {
         lines.push_str(&line(&mut boxes, name, checked(name, value)?)?);
     }
+
     let mut templates = Vec::new();
     if !exports.is_empty() {
         let perms = if shell == Shell::Same { "0600" } else { "0644" };
         templates.push(template(&exports, &format!("secrets/{FILE}"), false, perms));
     }
+
     if !lines.is_empty() {
         templates.push(template(&lines, "secrets/gofer.env", true, "0600"));
     }
+
     Ok(Packed { variables: boxes.filled(), templates, for_shell: !exports.is_empty() })
 }
 
@@ -102,7 +112,8 @@ pub(crate) fn load(packed: Option<&Packed>) -> String {
     if wanted { format!(". \"$NOMAD_SECRETS_DIR/{FILE}\"\n") } else { String::new() }
 }
 
-/// What a command beside a task does first, of which Nomad knows only the environment that it gave the task itself.
+/// What a command beside a task does first, of which Nomad knows only the environment that it gave
+/// the task itself.
 pub(crate) const LOAD_IF_THERE: &str =
     "[ -r \"$NOMAD_SECRETS_DIR/gofer-secrets.sh\" ] && . \"$NOMAD_SECRETS_DIR/gofer-secrets.sh\"";
 
@@ -110,12 +121,14 @@ pub(crate) const LOAD_IF_THERE: &str =
 fn checked<'a>(name: &str, value: &'a SecretString) -> Result<&'a str, String> {
     let value = value.expose_secret();
     if value.contains('\0') {
-        return Err(format!("the value of variable `{name}` holds a NUL byte, which no program can be given"));
+        return Err(format!(
+            "the value of variable `{name}` holds a NUL byte, which no program can be given"
+        ));
     }
     if !is_name(name) {
         return Err(format!(
-            "variable `{name}` holds a secret, and nomad takes such a name only of letters, digits and `_`, not \
-             beginning with a digit"
+            "variable `{name}` holds a secret, and nomad takes such a name only of letters, digits \
+             and `_`, not beginning with a digit"
         ));
     }
     Ok(value)
@@ -129,8 +142,9 @@ fn line(boxes: &mut Boxes, name: &str, value: &str) -> Result<String, String> {
         return Ok(format!("{name}=\"{}\"\n", boxes.put(name, escaped.expose_secret())?));
     }
     Err(format!(
-        "variable `{name}` holds a secret of {length} bytes, escapes included, and nomad itself gives a task up to \
-         {LINE_BYTES}: name a shell as its program, set `image_shell`, or put it into an object"
+        "variable `{name}` holds a secret of {length} bytes, escapes included, and nomad itself \
+         gives a task up to {LINE_BYTES}: name a shell as its program, set `image_shell`, or put \
+         it into an object"
     ))
 }
 
@@ -150,10 +164,13 @@ fn escaped(value: &str) -> SecretString {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            control if u32::from(control) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(control))),
+            control if u32::from(control) < 0x20 => {
+                out.push_str(&format!("\\u{:04x}", u32::from(control)))
+            }
             other => out.push(other),
         }
     }
+
     out.into()
 }
 
@@ -186,21 +203,27 @@ impl Boxes {
             let free = |used: usize| VARIABLE_BYTES.saturating_sub(used + key.len() + 4);
             let Some(at) = (0..VARIABLES).find(|at| free(self.used[*at]) > 0) else {
                 return Err(format!(
-                    "the secrets of the task do not fit into {VARIABLES} nomad variables of 64 KiB, at variable `{name}`"
+                    "the secrets of the task do not fit into {VARIABLES} nomad variables of 64 \
+                     KiB, at variable `{name}`"
                 ));
             };
+
             let mut cut = text.len().min(free(self.used[at]));
             while !text.is_char_boundary(cut) {
                 cut += 1;
             }
+
             let (piece, rest) = text.split_at(cut);
-            expression
-                .push_str(&format!("{{{{ with nomadVar \"{}\" }}}}{{{{ .{key} }}}}{{{{ end }}}}", self.paths[at]));
+            expression.push_str(&format!(
+                "{{{{ with nomadVar \"{}\" }}}}{{{{ .{key} }}}}{{{{ end }}}}",
+                self.paths[at]
+            ));
             self.used[at] += key.len() + piece.len();
             self.items[at].insert(key, piece.into());
             self.pieces += 1;
             text = rest;
         }
+
         Ok(expression)
     }
 
@@ -214,8 +237,14 @@ mod tests {
     use super::*;
 
     fn packed(values: &[(&str, &str)], shell: Shell) -> Result<Packed, String> {
-        let owned: Vec<(&str, SecretString)> = values.iter().map(|(name, value)| (*name, (*value).into())).collect();
-        pack("gofer-a", &owned.iter().map(|(name, value)| (*name, value)).collect::<Vec<_>>(), &[], shell)
+        let owned: Vec<(&str, SecretString)> =
+            values.iter().map(|(name, value)| (*name, (*value).into())).collect();
+        pack(
+            "gofer-a",
+            &owned.iter().map(|(name, value)| (*name, value)).collect::<Vec<_>>(),
+            &[],
+            shell,
+        )
     }
 
     /// What a template would render.
@@ -223,7 +252,8 @@ mod tests {
         let mut text = template["EmbeddedTmpl"].as_str().unwrap().to_owned();
         for (path, items) in &packed.variables {
             for (key, piece) in items {
-                let expression = format!("{{{{ with nomadVar \"{path}\" }}}}{{{{ .{key} }}}}{{{{ end }}}}");
+                let expression =
+                    format!("{{{{ with nomadVar \"{path}\" }}}}{{{{ .{key} }}}}{{{{ end }}}}");
                 text = text.replace(&expression, piece.expose_secret());
             }
         }
@@ -232,7 +262,9 @@ mod tests {
 
     #[test]
     fn values_are_in_the_variable_and_nowhere_else() {
-        let packed = packed(&[("A", "canary-1\n\"x\" \\ ${y} {{z}}\u{1}é"), ("B", "")], Shell::None).unwrap();
+        let packed =
+            packed(&[("A", "canary-1\n\"x\" \\ ${y} {{z}}\u{1}é"), ("B", "")], Shell::None)
+                .unwrap();
         assert_eq!(packed.variables.len(), 1);
         assert_eq!(packed.variables[0].0, "nomad/jobs/gofer-a/g/main");
         assert!(!packed.templates[0].to_string().contains("canary"), "{}", packed.templates[0]);
@@ -246,16 +278,22 @@ mod tests {
         let long = "é'".repeat(25_000);
         let packed = packed(&[("A", &long), ("B", "short")], Shell::Same).unwrap();
         assert_eq!(packed.variables.len(), 3);
+
         for (path, items) in &packed.variables {
-            let size: usize = items.iter().map(|(key, piece)| key.len() + piece.expose_secret().len()).sum();
+            let size: usize =
+                items.iter().map(|(key, piece)| key.len() + piece.expose_secret().len()).sum();
             assert!(size <= 65_536, "{path}: {size}");
         }
+
         let [template] = &packed.templates[..] else { panic!("{:?}", packed.templates) };
         assert_eq!(
             rendered(&packed, template),
             format!("export A='{}'\nexport B='short'\n", long.replace('\'', r"'\''"))
         );
-        assert_eq!((&template["DestPath"], &template["Perms"]), (&json!("secrets/gofer-secrets.sh"), &json!("0600")));
+        assert_eq!(
+            (&template["DestPath"], &template["Perms"]),
+            (&json!("secrets/gofer-secrets.sh"), &json!("0600"))
+        );
         assert_eq!(template["Envvars"], false, "nomad's client would keep it on its disk");
         assert!(load(Some(&packed)).contains(FILE) && LOAD_IF_THERE.contains(FILE));
     }
@@ -281,7 +319,8 @@ mod tests {
     fn what_a_driver_takes_goes_through_nomad() {
         let secret = SecretString::from("canary");
         let packed = pack("gofer-a", &[("A", &secret)], &[("B", &secret)], Shell::Other).unwrap();
-        let envvars: Vec<bool> = packed.templates.iter().map(|one| one["Envvars"] == true).collect();
+        let envvars: Vec<bool> =
+            packed.templates.iter().map(|one| one["Envvars"] == true).collect();
         assert_eq!(envvars, [false, true]);
         assert_eq!(rendered(&packed, &packed.templates[1]), "B=\"canary\"\n");
     }

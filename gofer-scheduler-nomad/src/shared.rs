@@ -5,7 +5,9 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gofer_core::scheduler::{ExecutionSpec, ExecutionState, ExecutionTimes, FailureKind, Observation, WatchEvent};
+use gofer_core::scheduler::{
+    ExecutionSpec, ExecutionState, ExecutionTimes, FailureKind, Observation, WatchEvent,
+};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -28,11 +30,12 @@ use crate::state::{self, Fence, Marks, View};
 
 /// Changes that a slow watcher may be behind before its stream ends.
 const CHANGES: usize = 4_096;
-/// Locks that starts share by their id's hash: far more than calls in flight, so that few wait for another's.
+/// Locks that starts share by their id's hash: far more than calls in flight, so that few wait for
+/// another's.
 const STARTING: usize = 1_024;
 
-/// How often something older than its event is read again. Should Nomad have deleted meanwhile what the event told of, no
-/// reading shows it.
+/// How often something older than its event is read again. Should Nomad have deleted meanwhile what
+/// the event told of, no reading shows it.
 const READ_TRIES: u32 = 20;
 /// The pause between two of these: what is awaited is the rest of a commit in memory.
 const READ_PAUSE: Duration = Duration::from_millis(5);
@@ -90,12 +93,15 @@ pub(crate) struct Inspected {
 }
 
 impl Inspected {
-    /// What is known of the execution. The times of one that told them are its own, since Nomad may not know them yet, and would
-    /// tell others by a few milliseconds when it does.
+    /// What is known of the execution. The times of one that told them are its own, since Nomad may
+    /// not know them yet, and would tell others by a few milliseconds when it does.
     pub(crate) fn observed(&self) -> Observation {
         let state = self.view.state.clone();
         let marks = Marks::of(&self.job);
-        let nomads = self.own_alloc().map(|own| History::of(own).times_of(&state, marks)).unwrap_or_default();
+        let nomads = self
+            .own_alloc()
+            .map(|own| History::of(own).times_of(&state, marks))
+            .unwrap_or_default();
         let times = match self.view.reported {
             // An older supervisor tells no times.
             Some(own) => ExecutionTimes {
@@ -105,6 +111,7 @@ impl Inspected {
             },
             None => nomads,
         };
+
         Observation { state, times }
     }
 
@@ -125,7 +132,11 @@ impl Place {
 }
 
 impl Shared {
-    pub(crate) fn new(config: NomadConfig, client: Client, templates: BTreeMap<String, Value>) -> Arc<Self> {
+    pub(crate) fn new(
+        config: NomadConfig,
+        client: Client,
+        templates: BTreeMap<String, Value>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             config,
             client,
@@ -155,12 +166,25 @@ impl Shared {
     }
 
     /// Registers the job of an execution, once.
-    pub(crate) async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
+    pub(crate) async fn start(
+        &self,
+        id: &ExecutionId,
+        spec: &ExecutionSpec,
+    ) -> Result<(), BackendError> {
         let place = self.place(id);
         let doing = format!("`{id}` could not be started");
-        let template = self.templates.get(id.run.namespace.as_str()).or_else(|| self.templates.get(""));
-        let prepared = jobspec::prepare(&self.config, template.unwrap_or(&Value::Null), &place.job_id, id, spec);
-        // Nomad before 2.0.1 can take two concurrent registrations of one id for a job and its update.
+        let template =
+            self.templates.get(id.run.namespace.as_str()).or_else(|| self.templates.get(""));
+        let prepared = jobspec::prepare(
+            &self.config,
+            template.unwrap_or(&Value::Null),
+            &place.job_id,
+            id,
+            spec,
+        );
+
+        // Nomad before 2.0.1 can take two concurrent registrations of one id for a job and its
+        // update.
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&place.job_id);
         let at = usize::try_from(hash % STARTING as u64).unwrap_or(0);
         let _alone = self.starting[at].lock().await;
@@ -168,16 +192,21 @@ impl Shared {
             if let Some(job) = self.job(&place).await? {
                 return self.known(id, &job);
             }
-            self.write_variables(&place, packed).await.map_err(|failure| failure.backend(doing.as_str()))?;
+            self.write_variables(&place, packed)
+                .await
+                .map_err(|failure| failure.backend(doing.as_str()))?;
         }
+
         let failure = match self.register(&prepared.job).await {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
+
         if failure.is_conflict() {
             let job = self.job(&place).await?;
             return job.map_or(Ok(()), |job| self.known(id, &job));
         }
+
         if let Some(reason) = failure.validation() {
             if let Some(packed) = &prepared.secrets {
                 self.delete_variables(&place, packed.variables.len()).await;
@@ -188,6 +217,7 @@ impl Shared {
                 _ => Ok(()),
             };
         }
+
         Err(failure.backend(doing))
     }
 
@@ -203,8 +233,8 @@ impl Shared {
             return Ok(());
         }
         let message = format!(
-            "nomad has a job `{}` that is not the execution `{id}` of this gofer: give this gofer another \
-             `scheduler.nomad.job_prefix`",
+            "nomad has a job `{}` that is not the execution `{id}` of this gofer: give this gofer \
+             another `scheduler.nomad.job_prefix`",
             job.id
         );
         Err(BackendError::new(ErrorKind::Invalid, message))
@@ -214,52 +244,82 @@ impl Shared {
         match self.client.get::<Job>(&place.path(""), &place.query()).await {
             Ok(answer) => Ok(Some(answer.value)),
             Err(failure) if failure.is_not_found() => Ok(None),
-            Err(failure) => Err(failure.backend(format!("the job `{}` cannot be read", place.job_id))),
+            Err(failure) => {
+                Err(failure.backend(format!("the job `{}` cannot be read", place.job_id)))
+            }
         }
     }
 
     pub(crate) async fn allocs(&self, place: &Place) -> Result<Vec<Alloc>, BackendError> {
-        let answer = self.client.get::<Option<Vec<Alloc>>>(&place.path("/allocations"), &place.query()).await;
-        let failed = |failure: Failure| failure.backend(format!("the job `{}` cannot be read", place.job_id));
+        let answer = self
+            .client
+            .get::<Option<Vec<Alloc>>>(&place.path("/allocations"), &place.query())
+            .await;
+        let failed = |failure: Failure| {
+            failure.backend(format!("the job `{}` cannot be read", place.job_id))
+        };
         Ok(answer.map_err(failed)?.value.unwrap_or_default())
     }
 
     async fn evaluations(&self, place: &Place) -> Result<Vec<Evaluation>, BackendError> {
-        let answer = self.client.get::<Option<Vec<Evaluation>>>(&place.path("/evaluations"), &place.query()).await;
-        let failed = |failure: Failure| failure.backend(format!("the job `{}` cannot be read", place.job_id));
+        let answer = self
+            .client
+            .get::<Option<Vec<Evaluation>>>(&place.path("/evaluations"), &place.query())
+            .await;
+        let failed = |failure: Failure| {
+            failure.backend(format!("the job `{}` cannot be read", place.job_id))
+        };
         Ok(answer.map_err(failed)?.value.unwrap_or_default())
     }
 
     /// What is known of an execution; `None` is `NotFound`.
-    pub(crate) async fn inspect(&self, id: &ExecutionId) -> Result<Option<Inspected>, BackendError> {
+    pub(crate) async fn inspect(
+        &self,
+        id: &ExecutionId,
+    ) -> Result<Option<Inspected>, BackendError> {
         let inspected = self.inspect_job(&self.place(id)).await?;
         Ok(inspected.filter(|inspected| inspected.id == *id))
     }
 
-    /// What is known of the execution that a job is. When it is lost, the answer comes after the job was stopped: nothing of it
-    /// can go on then, and another attempt may be made.
-    pub(crate) async fn inspect_job(&self, place: &Place) -> Result<Option<Inspected>, BackendError> {
+    /// What is known of the execution that a job is. When it is lost, the answer comes after the
+    /// job was stopped: nothing of it can go on then, and another attempt may be made.
+    pub(crate) async fn inspect_job(
+        &self,
+        place: &Place,
+    ) -> Result<Option<Inspected>, BackendError> {
         let Some((job, allocs)) = self.read(place).await? else { return Ok(None) };
         let Some(id) = self.execution_of(&job) else { return Ok(None) };
-        let evaluations = if allocs.is_empty() { self.evaluations(place).await? } else { Vec::new() };
-        // An allocation that came between the two answers: its evaluation is complete, and it is not in the list.
-        let allocs = if allocs.is_empty() && !evaluations.is_empty() { self.allocs(place).await? } else { allocs };
+        let evaluations =
+            if allocs.is_empty() { self.evaluations(place).await? } else { Vec::new() };
+
+        // An allocation that came between the two answers: its evaluation is complete, and it is
+        // not in the list.
+        let allocs = if allocs.is_empty() && !evaluations.is_empty() {
+            self.allocs(place).await?
+        } else {
+            allocs
+        };
+
         let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
         let now_ns = i64::try_from(now_ns).unwrap_or(i64::MAX);
-        let mut view = state::view(&job, &allocs, &evaluations, self.config.node_lost_after, now_ns);
+        let mut view =
+            state::view(&job, &allocs, &evaluations, self.config.node_lost_after, now_ns);
         let own = state::own_alloc(state::kind(&job), &allocs);
         let reported = self.reports.view(place, own, &view);
         let is_reported = reported.is_some();
+
         if let Some(reported) = reported {
             view = reported;
         } else if let Some(own) = own.filter(|_| Marks::of(&job).leave_word(&view.state)) {
             view = clarified(view, exit_file::read(self, place, own).await?);
         }
+
         match view.fence {
             Some(Fence::Stop) => self.stop_job(place).await?,
             Some(Fence::Lost(why)) => self.give_up(place, why).await?,
             None => {}
         }
+
         Ok(Some(Inspected { id, job, allocs, view, reported: is_reported }))
     }
 
@@ -279,20 +339,25 @@ impl Shared {
         }
     }
 
-    /// Stops a job and marks it as lost, at once: the mark is in the job's own metadata. A job that somebody else changes
-    /// meanwhile is read again.
+    /// Stops a job and marks it as lost, at once: the mark is in the job's own metadata. A job that
+    /// somebody else changes meanwhile is read again.
     async fn give_up(&self, place: &Place, why: &str) -> Result<(), BackendError> {
-        let failed =
-            |failure: Failure| failure.backend(format!("the lost job `{}` could not be stopped", place.job_id));
+        let failed = |failure: Failure| {
+            failure.backend(format!("the lost job `{}` could not be stopped", place.job_id))
+        };
+
         for _ in 0..FENCE_TRIES {
             let mut job = match self.client.get::<Value>(&place.path(""), &place.query()).await {
                 Ok(answer) => answer.value,
                 Err(failure) if failure.is_not_found() => return Ok(()),
                 Err(failure) => return Err(failed(failure)),
             };
+
             job["Stop"] = json!(true);
             job["Meta"][META_LOST] = json!(why);
-            let body = json!({"EnforceIndex": true, "JobModifyIndex": job["JobModifyIndex"], "Job": job});
+            let body =
+                json!({"EnforceIndex": true, "JobModifyIndex": job["JobModifyIndex"], "Job": job});
+
             match self.client.put::<Value>("/v1/jobs", &place.query(), &body).await {
                 Ok(_) => {
                     tracing::warn!(job = %place.job_id, why, "an execution is given up as lost");
@@ -302,7 +367,11 @@ impl Shared {
                 Err(failure) => return Err(failed(failure)),
             }
         }
-        let message = format!("the lost job `{}` could not be stopped: it changes all the time", place.job_id);
+
+        let message = format!(
+            "the lost job `{}` could not be stopped: it changes all the time",
+            place.job_id
+        );
         Err(BackendError::new(ErrorKind::Unavailable, message))
     }
 
@@ -317,12 +386,21 @@ impl Shared {
     }
 
     /// Deletes a job, its secrets first: while the job is there, somebody will come back for them.
-    pub(crate) async fn purge(&self, place: &Place, inspected: &Inspected) -> Result<(), BackendError> {
-        let failed = |failure: Failure| failure.backend(format!("the job `{}` could not be removed", place.job_id));
+    pub(crate) async fn purge(
+        &self,
+        place: &Place,
+        inspected: &Inspected,
+    ) -> Result<(), BackendError> {
+        let failed = |failure: Failure| {
+            failure.backend(format!("the job `{}` could not be removed", place.job_id))
+        };
         for path in secrets::paths(&place.job_id).iter().take(secret_count(&inspected.job)) {
             self.delete_variable(place, path).await.map_err(failed)?;
         }
-        self.client.delete(&place.path(""), &place.query().with("purge", "true")).await.map_err(failed)?;
+        self.client
+            .delete(&place.path(""), &place.query().with("purge", "true"))
+            .await
+            .map_err(failed)?;
         self.reports.forget(place);
         Ok(())
     }
@@ -337,12 +415,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Deletes the variables of an execution that needs them no more. What fails here is done by `remove`, or by the sweep.
+    /// Deletes the variables of an execution that needs them no more. What fails here is done by
+    /// `remove`, or by the sweep.
     pub(crate) async fn delete_variables(&self, place: &Place, count: usize) {
         for path in secrets::paths(&place.job_id).iter().take(count) {
             if let Err(failure) = self.delete_variable(place, path).await {
-                let error = failure.backend(format!("the nomad variable `{path}` could not be deleted yet"));
-                tracing::warn!(error = %error.chain(), "a secret stays in nomad until its execution is removed");
+                let error = failure
+                    .backend(format!("the nomad variable `{path}` could not be deleted yet"));
+                tracing::warn!(error = %error.chain(), "a secret stays in nomad until its \
+                                                        execution is removed");
             }
         }
     }
@@ -354,9 +435,12 @@ impl Shared {
         }
     }
 
-    /// Deletes what an execution without a job left: its secrets are written before the job is registered.
+    /// Deletes what an execution without a job left: its secrets are written before the job is
+    /// registered.
     pub(crate) async fn delete_stray_variables(&self, place: &Place) -> Result<(), BackendError> {
-        let failed = |failure: Failure| failure.backend(format!("the secrets of `{}` cannot be removed", place.job_id));
+        let failed = |failure: Failure| {
+            failure.backend(format!("the secrets of `{}` cannot be removed", place.job_id))
+        };
         for variable in self.variables(place, &place.job_id).await.map_err(failed)? {
             if secrets::job_of(&variable.path) == Some(&place.job_id) {
                 self.delete_variable(place, &variable.path).await.map_err(failed)?;
@@ -366,7 +450,11 @@ impl Shared {
     }
 
     /// Variables of jobs whose id begins so.
-    pub(crate) async fn variables(&self, place: &Place, job_prefix: &str) -> Result<Vec<VariableMeta>, Failure> {
+    pub(crate) async fn variables(
+        &self,
+        place: &Place,
+        job_prefix: &str,
+    ) -> Result<Vec<VariableMeta>, Failure> {
         let query = place.query().with("prefix", &format!("nomad/jobs/{job_prefix}"));
         self.client.pages("/v1/vars", &query).await
     }
@@ -374,15 +462,19 @@ impl Shared {
 
 /// What an end means together with what was left beside the log.
 fn clarified(view: View, left: Left) -> View {
-    let begun_before = matches!(view.state, ExecutionState::Exited { code: guard::BEGUN_BEFORE, .. });
+    let begun_before =
+        matches!(view.state, ExecutionState::Exited { code: guard::BEGUN_BEFORE, .. });
     match left {
         Left::BegunBefore => View::lost(state::BEGUN_TWICE),
         // Which of the two it is cannot be known.
         Left::OutOfReach if begun_before => View::lost(state::BEGUN_TWICE),
-        Left::NotStarted(message) => {
-            View { state: ExecutionState::Failed { kind: FailureKind::CommandNotFound, message }, ..view }
+        Left::NotStarted(message) => View {
+            state: ExecutionState::Failed { kind: FailureKind::CommandNotFound, message },
+            ..view
+        },
+        Left::Ended(times) if times != ExecutionTimes::UNKNOWN => {
+            View { reported: Some(times), ..view }
         }
-        Left::Ended(times) if times != ExecutionTimes::UNKNOWN => View { reported: Some(times), ..view },
         Left::Ended(_) | Left::OutOfReach => view,
     }
 }

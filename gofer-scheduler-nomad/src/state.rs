@@ -7,7 +7,9 @@ use gofer_core::scheduler::{ExecutionKind, ExecutionState, ExecutionTimes, Failu
 use crate::answers::{Alloc, Evaluation, Job, TaskEvent};
 use crate::guard;
 use crate::history::History;
-use crate::jobspec::{META_CONTAINER, META_GUARDED, META_KIND, META_LOST, META_REFUSED, META_SUPERVISED};
+use crate::jobspec::{
+    META_CONTAINER, META_GUARDED, META_KIND, META_LOST, META_REFUSED, META_SUPERVISED,
+};
 use crate::reason;
 
 /// The signal that ends what has used up its grace; Nomad's own word for it in events.
@@ -20,18 +22,20 @@ const SIGNAL_BASE: i32 = 128;
 const LAST_SIGNAL: i32 = 64;
 
 /// Why an execution is lost that was started a second time.
-pub(crate) const BEGUN_TWICE: &str = "its node started it a second time: the client agent did not find its process again, \
-                                      or somebody asked for a restart";
+pub(crate) const BEGUN_TWICE: &str = "its node started it a second time: the client agent did not \
+                                      find its process again, or somebody asked for a restart";
 
 /// What is to be thought of an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct View {
     pub(crate) state: ExecutionState,
-    /// What must be done to the job before the state may be told: the execution is over in Gofer's eyes.
+    /// What must be done to the job before the state may be told: the execution is over in Gofer's
+    /// eyes.
     pub(crate) fence: Option<Fence>,
     /// What the execution itself told of its times, if it reported its end.
     pub(crate) reported: Option<ExecutionTimes>,
-    /// When the view changes without an event: a node out of reach counts as lost then, or what began again is stopped.
+    /// When the view changes without an event: a node out of reach counts as lost then, or what
+    /// began again is stopped.
     pub(crate) lost_in: Option<Duration>,
 }
 
@@ -40,7 +44,8 @@ pub(crate) struct View {
 pub(crate) enum Fence {
     /// It is stopped.
     Stop,
-    /// It is stopped and marked as lost, for this reason, in one step: whatever its node says when it is back, it stays lost.
+    /// It is stopped and marked as lost, for this reason, in one step: whatever its node says when
+    /// it is back, it stays lost.
     Lost(&'static str),
 }
 
@@ -50,7 +55,12 @@ impl View {
     }
 
     pub(crate) fn lost(why: &'static str) -> Self {
-        Self { state: ExecutionState::Lost, fence: Some(Fence::Lost(why)), reported: None, lost_in: None }
+        Self {
+            state: ExecutionState::Lost,
+            fence: Some(Fence::Lost(why)),
+            reported: None,
+            lost_in: None,
+        }
     }
 }
 
@@ -62,7 +72,8 @@ pub(crate) fn kind(job: &Job) -> ExecutionKind {
     }
 }
 
-/// The state of an execution from its job, its allocations, and, while it has none, its evaluations.
+/// The state of an execution from its job, its allocations, and, while it has none, its
+/// evaluations.
 pub(crate) fn view(
     job: &Job,
     allocs: &[Alloc],
@@ -71,21 +82,28 @@ pub(crate) fn view(
     now_ns: i64,
 ) -> View {
     if let Some(message) = job.meta.get(META_REFUSED) {
-        return View::of(ExecutionState::Failed { kind: FailureKind::Refused, message: message.clone() });
+        return View::of(ExecutionState::Failed {
+            kind: FailureKind::Refused,
+            message: message.clone(),
+        });
     }
+
     if job.meta.contains_key(META_LOST) {
         return View::of(ExecutionState::Lost);
     }
+
     if allocs.is_empty() {
         return View::of(unplaced(job, evaluations));
     }
+
     match kind(job) {
         ExecutionKind::Service => View::of(service(job, allocs)),
         ExecutionKind::Task => task(job, allocs, node_lost_after, now_ns),
     }
 }
 
-/// The allocation that is the execution: the first one, whatever Nomad placed later. Of a service, the newest.
+/// The allocation that is the execution: the first one, whatever Nomad placed later. Of a service,
+/// the newest.
 pub(crate) fn own_alloc(kind: ExecutionKind, allocs: &[Alloc]) -> Option<&Alloc> {
     match kind {
         ExecutionKind::Task => allocs.iter().min_by_key(|alloc| alloc.create_index),
@@ -110,11 +128,15 @@ pub(crate) struct Marks {
 impl Marks {
     pub(crate) fn of(job: &Job) -> Self {
         let has = |key: &str| job.meta.contains_key(key);
-        Self { guarded: has(META_GUARDED), supervised: has(META_SUPERVISED), in_container: has(META_CONTAINER) }
+        Self {
+            guarded: has(META_GUARDED),
+            supervised: has(META_SUPERVISED),
+            in_container: has(META_CONTAINER),
+        }
     }
 
-    /// Whether what was left beside the log says more of an end: that the program was not found, that it had begun before, or, of
-    /// a supervised one, its times.
+    /// Whether what was left beside the log says more of an end: that the program was not found,
+    /// that it had begun before, or, of a supervised one, its times.
     pub(crate) fn leave_word(self, state: &ExecutionState) -> bool {
         let ExecutionState::Exited { code, signal, .. } = state else { return false };
         let no_program = !self.in_container && NO_PROGRAM.contains(code);
@@ -140,7 +162,9 @@ fn service(job: &Job, allocs: &[Alloc]) -> ExecutionState {
     let living = allocs.iter().filter(|alloc| !is_terminal(alloc));
     let newest = living.max_by_key(|alloc| alloc.create_index);
     match newest {
-        Some(alloc) if alloc.client_status == "pending" => ExecutionState::Queued { reason: reason::of_pending(alloc) },
+        Some(alloc) if alloc.client_status == "pending" => {
+            ExecutionState::Queued { reason: reason::of_pending(alloc) }
+        }
         Some(_) => ExecutionState::Running,
         None if job.stop => ExecutionState::Stopped,
         None => ExecutionState::Queued { reason: "it ended, and nomad starts it again".to_owned() },
@@ -148,7 +172,10 @@ fn service(job: &Job, allocs: &[Alloc]) -> ExecutionState {
 }
 
 fn task(job: &Job, allocs: &[Alloc], node_lost_after: Duration, now_ns: i64) -> View {
-    let Some(own) = own_alloc(ExecutionKind::Task, allocs) else { return View::of(unplaced(job, &[])) };
+    let Some(own) = own_alloc(ExecutionKind::Task, allocs) else {
+        return View::of(unplaced(job, &[]));
+    };
+
     let state = of_alloc(own, job.stop, Marks::of(job));
     let by_itself = matches!(state, ExecutionState::Exited { .. } | ExecutionState::Failed { .. });
     if allocs.len() > 1 {
@@ -157,6 +184,7 @@ fn task(job: &Job, allocs: &[Alloc], node_lost_after: Duration, now_ns: i64) -> 
         }
         return View { fence: (!job.stop).then_some(Fence::Stop), ..View::of(state) };
     }
+
     let silent = Duration::from_nanos(u64::try_from(now_ns - own.modify_time).unwrap_or(0));
     if own.client_status == "unknown" {
         let left = node_lost_after.checked_sub(silent).filter(|left| !left.is_zero());
@@ -165,15 +193,18 @@ fn task(job: &Job, allocs: &[Alloc], node_lost_after: Duration, now_ns: i64) -> 
             None => View::lost("its node was out of reach for too long"),
         };
     }
+
     let begins_again = History::of(own).begins_again();
     if begins_again && !state.is_final() {
         // Stopped at once, a shell that is about to keep the program out could not say so.
         let patience = if Marks::of(job).guarded { KEEPING_OUT } else { Duration::ZERO };
         let left = patience.checked_sub(silent).filter(|left| !left.is_zero() && !job.stop);
-        // What runs then must not: it is lost when it is over, and not before, since until then it runs.
+        // What runs then must not: it is lost when it is over, and not before, since until then it
+        // runs.
         let fence = (!job.stop && left.is_none()).then_some(Fence::Stop);
         return View { fence, lost_in: left, ..View::of(ExecutionState::Running) };
     }
+
     match state {
         ExecutionState::Lost if begins_again => View::lost(BEGUN_TWICE),
         ExecutionState::Lost => View::lost("nomad gave its allocation up"),
@@ -181,17 +212,21 @@ fn task(job: &Job, allocs: &[Alloc], node_lost_after: Duration, now_ns: i64) -> 
     }
 }
 
-/// Whether Nomad took the allocation's place from it, for a drain or for another job, before anybody stopped the job.
+/// Whether Nomad took the allocation's place from it, for a drain or for another job, before
+/// anybody stopped the job.
 fn given_up(alloc: &Alloc) -> bool {
-    alloc.desired_transition.migrate || alloc.desired_status == "evict" || !alloc.preempted_by_allocation.is_empty()
+    alloc.desired_transition.migrate
+        || alloc.desired_status == "evict"
+        || !alloc.preempted_by_allocation.is_empty()
 }
 
-/// The state of a task that is this allocation. Of a container only the exit code is known, and by docker's own convention one
-/// above 128 is a signal.
+/// The state of a task that is this allocation. Of a container only the exit code is known, and by
+/// docker's own convention one above 128 is a signal.
 pub(crate) fn of_alloc(alloc: &Alloc, stopped: bool, marks: Marks) -> ExecutionState {
     match of_any_alloc(alloc, stopped, marks) {
         ExecutionState::Exited { code, oom: false, signal: None } if marks.in_container => {
-            let signal = Some(code - SIGNAL_BASE).filter(|signal| (1..=LAST_SIGNAL).contains(signal));
+            let signal =
+                Some(code - SIGNAL_BASE).filter(|signal| (1..=LAST_SIGNAL).contains(signal));
             ExecutionState::Exited { code, oom: false, signal }
         }
         other => other,
@@ -210,25 +245,33 @@ fn of_any_alloc(alloc: &Alloc, stopped: bool, marks: Marks) -> ExecutionState {
     }
 }
 
-/// What the end of an allocation means. "complete" means nothing by itself: what was drained, preempted or stopped is
-/// complete, too.
+/// What the end of an allocation means. "complete" means nothing by itself: what was drained,
+/// preempted or stopped is complete, too.
 fn ended(alloc: &Alloc, history: History<'_>, stopped: bool) -> ExecutionState {
-    if let Some(event) = history.before_exit(&["Sibling Task Failed", "Leader Task Dead", "Disk Resources Exceeded"]) {
+    if let Some(event) =
+        history.before_exit(&["Sibling Task Failed", "Leader Task Dead", "Disk Resources Exceeded"])
+    {
         return failed(FailureKind::Setup, event);
     }
+
     let exit = history.exit().map(|at| exited(&history.events()[at]));
     // A stop that came when the process had ended changes nothing of its end.
     let killed = history.before_exit(&["Killing", "Killed"]).is_some();
-    let by_gofer = stopped && exit.as_ref().is_some_and(is_kill) && history.before_exit(&[SIGNALING]).is_some();
+    let by_gofer = stopped
+        && exit.as_ref().is_some_and(is_kill)
+        && history.before_exit(&[SIGNALING]).is_some();
+
     if killed || by_gofer {
-        // Who had it killed: the stopped job says that it was asked for; if not, the node was drained, or another job
-        // took its place.
+        // Who had it killed: the stopped job says that it was asked for; if not, the node was
+        // drained, or another job took its place.
         let asked_for = stopped && !given_up(alloc);
         return if asked_for { ExecutionState::Stopped } else { ExecutionState::Lost };
     }
+
     if let Some(exit) = exit {
         return exit;
     }
+
     for event in history.events().iter().rev() {
         match event.kind.as_str() {
             "Driver Failure" => return failed(driver_failure(event), event),
@@ -239,9 +282,11 @@ fn ended(alloc: &Alloc, history: History<'_>, stopped: bool) -> ExecutionState {
             _ => {}
         }
     }
+
     if stopped {
         return ExecutionState::Stopped;
     }
+
     if alloc.client_status == "failed" {
         let message = match alloc.client_description.as_str() {
             "" => "nomad says `failed`, and nothing else".to_owned(),
@@ -249,12 +294,16 @@ fn ended(alloc: &Alloc, history: History<'_>, stopped: bool) -> ExecutionState {
         };
         return ExecutionState::Failed { kind: FailureKind::Setup, message };
     }
+
     ExecutionState::Lost
 }
 
 /// Whether SIGKILL ended it.
 fn is_kill(state: &ExecutionState) -> bool {
-    matches!(state, ExecutionState::Exited { code: 137, .. } | ExecutionState::Exited { signal: Some(9), .. })
+    matches!(
+        state,
+        ExecutionState::Exited { code: 137, .. } | ExecutionState::Exited { signal: Some(9), .. }
+    )
 }
 
 fn exited(event: &TaskEvent) -> ExecutionState {
@@ -262,7 +311,9 @@ fn exited(event: &TaskEvent) -> ExecutionState {
     let Some(code) = number("exit_code") else { return ExecutionState::Lost };
     let oom = event.details.get("oom_killed").is_some_and(|text| text == "true");
     match number("signal").filter(|signal| *signal > 0) {
-        Some(signal) => ExecutionState::Exited { code: SIGNAL_BASE + signal, oom, signal: Some(signal) },
+        Some(signal) => {
+            ExecutionState::Exited { code: SIGNAL_BASE + signal, oom, signal: Some(signal) }
+        }
         None => ExecutionState::Exited { code, oom, signal: None },
     }
 }
@@ -296,12 +347,22 @@ fn driver_failure(event: &TaskEvent) -> FailureKind {
 }
 
 fn failed(kind: FailureKind, event: &TaskEvent) -> ExecutionState {
-    ExecutionState::Failed { kind, message: format!("{}: {}", event.kind.to_lowercase(), detail(event)) }
+    ExecutionState::Failed {
+        kind,
+        message: format!("{}: {}", event.kind.to_lowercase(), detail(event)),
+    }
 }
 
 /// The most that an event says of a failure.
 fn detail(event: &TaskEvent) -> &str {
-    let keys = ["driver_error", "validation_error", "setup_error", "download_error", "failed_sibling", "disk_limit"];
+    let keys = [
+        "driver_error",
+        "validation_error",
+        "setup_error",
+        "download_error",
+        "failed_sibling",
+        "disk_limit",
+    ];
     let known = keys.iter().filter_map(|key| event.details.get(*key)).find(|text| !text.is_empty());
     known.map_or(event.display_message.as_str(), String::as_str)
 }

@@ -1,7 +1,8 @@
 //! The end of a stop's grace.
 //!
-//! Nomad knows one grace per job, fixed when it is registered. A shorter one is kept here: when it is over, the processes get
-//! SIGKILL. If this process is gone by then, Nomad's own, longer one applies.
+//! Nomad knows one grace per job, fixed when it is registered. A shorter one is kept here: when it
+//! is over, the processes get SIGKILL. If this process is gone by then, Nomad's own, longer one
+//! applies.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,20 +44,25 @@ async fn kill(shared: &Shared, place: &Place) {
             Ok(allocs) if !allocs.is_empty() && allocs.iter().all(state::is_terminal) => return,
             Ok(allocs) => {
                 // Before Nomad wants it stopped, a service would only be started again.
-                for alloc in
-                    allocs.iter().filter(|alloc| alloc.client_status == "running" && alloc.desired_status == "stop")
-                {
+                for alloc in allocs.iter().filter(|alloc| {
+                    alloc.client_status == "running" && alloc.desired_status == "stop"
+                }) {
                     if let Err(failure) = send_kill(shared, place, alloc).await
                         && failure.is_denied()
                     {
-                        let error = failure.backend(format!("the job `{}` cannot be killed", place.job_id));
-                        tracing::warn!(error = %error.chain(), "a stop takes the grace that the job was registered with");
+                        let error =
+                            failure.backend(format!("the job `{}` cannot be killed", place.job_id));
+                        tracing::warn!(error = %error.chain(), "a stop takes the grace that the \
+                                                                job was registered with");
                         return;
                     }
                 }
             }
-            Err(error) => tracing::debug!(error = %error.chain(), "what is being stopped cannot be seen yet"),
+            Err(error) => {
+                tracing::debug!(error = %error.chain(), "what is being stopped cannot be seen yet")
+            }
         }
+
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LAST_PAUSE);
     }

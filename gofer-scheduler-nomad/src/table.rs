@@ -18,7 +18,8 @@ pub(crate) enum Act {
     Nothing,
     /// Tell the watchers.
     Emit(ExecutionId, Observation),
-    /// Ask Nomad for everything about this job: what was heard does not suffice to say what it means.
+    /// Ask Nomad for everything about this job: what was heard does not suffice to say what it
+    /// means.
     Inspect(String),
 }
 
@@ -81,11 +82,13 @@ impl Table {
             own: None,
             told: None,
         });
+
         let newly_stopped = job.stop && !entry.stopped;
         entry.stopped |= job.stop;
         if !entry.is_over() && (newly_stopped || job.meta.contains_key(META_REFUSED)) {
             return Act::Inspect(job.id.clone());
         }
+
         Act::Nothing
     }
 
@@ -105,9 +108,11 @@ impl Table {
         if entry.is_over() {
             return Act::Nothing;
         }
+
         if entry.kind == ExecutionKind::Service {
             return inspect();
         }
+
         match &mut entry.own {
             Some(own) if own.id == alloc.id => {
                 if alloc.modify_index <= own.modify_index {
@@ -124,13 +129,18 @@ impl Table {
                 });
             }
         }
+
         let now = state::of_alloc(alloc, entry.stopped, entry.marks);
-        let by_itself = matches!(now, ExecutionState::Exited { .. } | ExecutionState::Failed { .. })
-            && !entry.marks.leave_word(&now);
-        let certain = (by_itself && !entry.stopped) || (!now.is_final() && !History::of(alloc).begins_again());
+        let by_itself =
+            matches!(now, ExecutionState::Exited { .. } | ExecutionState::Failed { .. })
+                && !entry.marks.leave_word(&now);
+        let certain = (by_itself && !entry.stopped)
+            || (!now.is_final() && !History::of(alloc).begins_again());
+
         if !certain || alloc.client_status == "unknown" {
             return inspect();
         }
+
         let times = History::of(alloc).times_of(&now, entry.marks);
         self.tell(&alloc.job_id, Observation { state: now, times })
     }
@@ -140,7 +150,9 @@ impl Table {
         let waits = !evaluation.failed.is_empty() || evaluation.status == "failed";
         let stopping = |entry: &Entry| entry.stopped && evaluation.status == "complete";
         match self.entries.get(&evaluation.job_id) {
-            Some(entry) if !entry.is_over() && entry.own.is_none() && (waits || stopping(entry)) => {
+            Some(entry)
+                if !entry.is_over() && entry.own.is_none() && (waits || stopping(entry)) =>
+            {
                 Act::Inspect(evaluation.job_id.clone())
             }
             _ => Act::Nothing,
@@ -151,20 +163,28 @@ impl Table {
     pub(crate) fn inspected(&mut self, job_id: &str, inspected: Option<&Inspected>) -> Act {
         let Some(inspected) = inspected else {
             return match self.entries.remove(job_id) {
-                Some(entry) if !entry.is_over() => Act::Emit(entry.id, ExecutionState::NotFound.into()),
+                Some(entry) if !entry.is_over() => {
+                    Act::Emit(entry.id, ExecutionState::NotFound.into())
+                }
                 _ => Act::Nothing,
             };
         };
+
         self.job(inspected.id.clone(), &inspected.job);
         if let (Some(entry), Some(own)) = (self.entries.get_mut(job_id), inspected.own_alloc()) {
             let known = entry.own.as_ref().is_some_and(|known| {
-                known.create_index < own.create_index || (known.id == own.id && known.modify_index > own.modify_index)
+                known.create_index < own.create_index
+                    || (known.id == own.id && known.modify_index > own.modify_index)
             });
             if !known {
-                entry.own =
-                    Some(Own { id: own.id.clone(), create_index: own.create_index, modify_index: own.modify_index });
+                entry.own = Some(Own {
+                    id: own.id.clone(),
+                    create_index: own.create_index,
+                    modify_index: own.modify_index,
+                });
             }
         }
+
         self.tell(job_id, inspected.observed())
     }
 
@@ -244,7 +264,12 @@ mod tests {
     fn what_is_doubtful_is_asked_for() {
         let inspect = || Act::Inspect("j".to_owned());
         let mut unknown = Table::default();
-        assert_eq!(unknown.alloc(&alloc("1", "running", 11)), inspect(), "a job that nobody told of");
+        assert_eq!(
+            unknown.alloc(&alloc("1", "running", 11)),
+            inspect(),
+            "a job that nobody told of"
+        );
+
         let mut replaced = table();
         replaced.alloc(&alloc("1", "running", 11));
         assert_eq!(replaced.alloc(&alloc("2", "running", 21)), inspect(), "a replacement");
@@ -253,17 +278,22 @@ mod tests {
         assert_eq!(stopped.alloc(&alloc("1", "complete", 13)), inspect(), "an end after a stop");
         assert_eq!(table().alloc(&alloc("1", "unknown", 13)), inspect());
         assert_eq!(table().alloc(&alloc("1", "lost", 13)), inspect());
+
         let mut again = alloc("1", "running", 11);
-        let failed: TaskEvent = serde_json::from_value(json!({"Type": "Failed Restoring Task"})).unwrap();
+        let failed: TaskEvent =
+            serde_json::from_value(json!({"Type": "Failed Restoring Task"})).unwrap();
         again.task_states.get_mut("main").unwrap().events.push(failed);
         assert_eq!(table().alloc(&again), inspect(), "a second start");
     }
 
     #[test]
     fn only_blocked_evaluations_of_what_is_not_placed_matter() {
-        let blocked: Evaluation =
-            serde_json::from_value(json!({"JobID": "j", "Status": "blocked", "FailedTGAllocs": {"g": {}}})).unwrap();
-        let complete = Evaluation { job_id: "j".into(), status: "complete".into(), ..Evaluation::default() };
+        let blocked: Evaluation = serde_json::from_value(
+            json!({"JobID": "j", "Status": "blocked", "FailedTGAllocs": {"g": {}}}),
+        )
+        .unwrap();
+        let complete =
+            Evaluation { job_id: "j".into(), status: "complete".into(), ..Evaluation::default() };
         let mut table = table();
         assert_eq!(table.evaluation(&complete), Act::Nothing);
         assert_eq!(table.evaluation(&blocked), Act::Inspect("j".into()));
@@ -279,7 +309,11 @@ mod tests {
         assert_eq!(table.absent_from(&HashSet::new()), []);
         let mut ended = Table::default();
         ended.ended_before(id(), &job(true));
-        assert_eq!(ended.alloc(&alloc("1", "complete", 13)), Act::Nothing, "it ended before anybody listened");
+        assert_eq!(
+            ended.alloc(&alloc("1", "complete", 13)),
+            Act::Nothing,
+            "it ended before anybody listened"
+        );
         assert_eq!(ended.absent_from(&HashSet::new()), []);
         assert!(!ended.is_alive("j"));
     }

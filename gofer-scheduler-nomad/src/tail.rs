@@ -75,9 +75,11 @@ impl Tail {
                     }
                     start += file.size;
                 }
+
                 if let Some((index, offset)) = &mut self.at {
                     // Within the file; beyond its end, what comes is skipped by position.
-                    let size = files.iter().find(|file| file.index == *index).map_or(0, |file| file.size);
+                    let size =
+                        files.iter().find(|file| file.index == *index).map_or(0, |file| file.size);
                     *offset = self.from.saturating_sub(self.position).min(size);
                     self.position += *offset;
                 }
@@ -104,20 +106,30 @@ impl Tail {
         }
     }
 
-    /// Counts what was read, and cuts it into chunks; what is before the place where the reader wants to begin is left out.
+    /// Counts what was read, and cuts it into chunks; what is before the place where the reader
+    /// wants to begin is left out.
     pub(crate) fn advance(&mut self, bytes: &[u8]) -> Vec<LogChunk> {
         let start = self.position;
         self.position += bytes.len() as u64;
         if let Some((_, offset)) = &mut self.at {
             *offset += bytes.len() as u64;
         }
-        let skip = usize::try_from(self.from.saturating_sub(start)).unwrap_or(usize::MAX).min(bytes.len());
+
+        let skip =
+            usize::try_from(self.from.saturating_sub(start)).unwrap_or(usize::MAX).min(bytes.len());
         let mut at = start + skip as u64;
         let mut chunks = Vec::new();
+
         for data in bytes[skip..].chunks(MAX_CHUNK) {
-            chunks.push(LogChunk { stream: self.stream, offset: at, data: Bytes::copy_from_slice(data), at: None });
+            chunks.push(LogChunk {
+                stream: self.stream,
+                offset: at,
+                data: Bytes::copy_from_slice(data),
+                at: None,
+            });
             at += data.len() as u64;
         }
+
         chunks
     }
 }
@@ -129,7 +141,10 @@ mod tests {
     const FILE_BYTES: u64 = 100;
 
     fn files(sizes: &[(u64, u64)]) -> Vec<LogFile> {
-        sizes.iter().map(|(index, size)| LogFile { index: *index, name: format!("f{index}"), size: *size }).collect()
+        sizes
+            .iter()
+            .map(|(index, size)| LogFile { index: *index, name: format!("f{index}"), size: *size })
+            .collect()
     }
 
     /// Reads everything, from files that hold their position in the stream modulo 251.
@@ -138,7 +153,9 @@ mod tests {
         let mut chunks = Vec::new();
         while let Some(piece) = tail.next(files) {
             let bytes = vec![b'x'; usize::try_from(piece.limit).unwrap()];
-            chunks.extend(tail.advance(&bytes).into_iter().map(|chunk| (chunk.offset, chunk.data.len())));
+            chunks.extend(
+                tail.advance(&bytes).into_iter().map(|chunk| (chunk.offset, chunk.data.len())),
+            );
         }
         chunks
     }
@@ -163,8 +180,13 @@ mod tests {
             (151, vec![(151, 4)]),
             (155, vec![]),
         ] {
-            assert_eq!(read(&mut Tail::new(LogStream::Stdout, from), &all), expected, "from {from}");
+            assert_eq!(
+                read(&mut Tail::new(LogStream::Stdout, from), &all),
+                expected,
+                "from {from}"
+            );
         }
+
         let mut beyond = Tail::new(LogStream::Stdout, 160);
         assert_eq!(read(&mut beyond, &all), []);
         assert_eq!(read(&mut beyond, &files(&[(0, 90), (1, 60), (2, 20)])), [(160, 10)]);
@@ -181,7 +203,14 @@ mod tests {
     #[test]
     fn files_of_other_tasks_and_streams_are_not_taken() {
         let info = |name: &str| FileInfo { name: name.into(), size: 1 };
-        let all = ["main.stdout.10", "main.stdout.2", "main.stderr.0", "proxy.stdout.0", ".main.stdout.fifo"].map(info);
+        let all = [
+            "main.stdout.10",
+            "main.stdout.2",
+            "main.stderr.0",
+            "proxy.stdout.0",
+            ".main.stdout.fifo",
+        ]
+        .map(info);
         let own = own_files(&all, LogStream::Stdout);
         assert_eq!(own.iter().map(|file| file.index).collect::<Vec<_>>(), [2, 10]);
     }

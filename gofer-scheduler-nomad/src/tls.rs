@@ -27,16 +27,26 @@ pub(crate) fn client_config(config: &NomadConfig) -> Result<ClientConfig, Backen
             built.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         }
     };
+
     let (Some(cert_file), Some(key_file)) = (&config.cert_file, &config.key_file) else {
         return Ok(built.with_no_client_auth());
     };
+
     let chain = certificates("cert_file", cert_file)?;
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| {
-        invalid(&format!("`key_file` is `{}`, which holds no private key", key_file.display()), error)
+        invalid(
+            &format!("`key_file` is `{}`, which holds no private key", key_file.display()),
+            error,
+        )
     })?;
+
     built.with_client_auth_cert(chain, key).map_err(|error| {
         invalid(
-            &format!("`cert_file` and `key_file` are `{}` and `{}`", cert_file.display(), key_file.display()),
+            &format!(
+                "`cert_file` and `key_file` are `{}` and `{}`",
+                cert_file.display(),
+                key_file.display()
+            ),
             error,
         )
     })
@@ -47,15 +57,20 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, BackendError> {
     match ca_file {
         Some(path) => {
             for certificate in certificates("ca_file", path)? {
-                let what = format!("`ca_file` is `{}`, which holds a certificate that cannot be used", path.display());
+                let what = format!(
+                    "`ca_file` is `{}`, which holds a certificate that cannot be used",
+                    path.display()
+                );
                 roots.add(certificate).map_err(|error| invalid(&what, error))?;
             }
         }
-        // What cannot be read is left out, as every program does; an empty store refuses every certificate.
+        // What cannot be read is left out, as every program does; an empty store refuses every
+        // certificate.
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }
+
     Ok(roots)
 }
 
@@ -74,8 +89,9 @@ fn invalid(what: &str, error: impl std::error::Error + Send + Sync + 'static) ->
     BackendError::new(ErrorKind::Invalid, what).with_source(error)
 }
 
-/// Verifies a certificate in full, but against the name in the configuration instead of the one in the address: agents are
-/// often reached by an address that their certificates (`server.<region>.nomad`) do not name.
+/// Verifies a certificate in full, but against the name in the configuration instead of the one in
+/// the address: agents are often reached by an address that their certificates
+/// (`server.<region>.nomad`) do not name.
 #[derive(Debug)]
 struct NamedVerifier {
     inner: Arc<WebPkiServerVerifier>,
@@ -83,12 +99,17 @@ struct NamedVerifier {
 }
 
 impl NamedVerifier {
-    fn new(roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>, name: &str) -> Result<Self, BackendError> {
-        let parsed = ServerName::try_from(name.to_owned())
-            .map_err(|error| invalid(&format!("`tls_server_name` is `{name}`: must be a host name"), error))?;
-        let inner = WebPkiServerVerifier::builder_with_provider(roots, provider)
-            .build()
-            .map_err(|error| invalid("there is no certificate authority to trust: set `ca_file`", error))?;
+    fn new(
+        roots: Arc<RootCertStore>,
+        provider: Arc<CryptoProvider>,
+        name: &str,
+    ) -> Result<Self, BackendError> {
+        let parsed = ServerName::try_from(name.to_owned()).map_err(|error| {
+            invalid(&format!("`tls_server_name` is `{name}`: must be a host name"), error)
+        })?;
+        let inner = WebPkiServerVerifier::builder_with_provider(roots, provider).build().map_err(
+            |error| invalid("there is no certificate authority to trust: set `ca_file`", error),
+        )?;
         Ok(Self { inner, name: parsed })
     }
 }
@@ -135,25 +156,33 @@ mod tests {
     use super::*;
     use rustls::ServerConfig;
 
-    /// A TLS handshake in memory, with a certificate for `server.global.nomad`, an address that is an IP, and this name.
+    /// A TLS handshake in memory, with a certificate for `server.global.nomad`, an address that is
+    /// an IP, and this name.
     fn handshake(name: Option<&str>) -> Result<(), io::Error> {
         let made = rcgen::generate_simple_self_signed(["server.global.nomad".to_owned()]).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let ca_file = dir.path().join("ca.pem");
         std::fs::write(&ca_file, made.cert.pem()).unwrap();
-        let config =
-            NomadConfig { ca_file: Some(ca_file), tls_server_name: name.map(str::to_owned), ..NomadConfig::default() };
+
+        let config = NomadConfig {
+            ca_file: Some(ca_file),
+            tls_server_name: name.map(str::to_owned),
+            ..NomadConfig::default()
+        };
+
         let client = client_config(&config).unwrap();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-        let server = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
+        let server =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![made.cert.der().clone()], key)
+                .unwrap();
         let address = ServerName::try_from("127.0.0.1").unwrap();
         let mut client = rustls::ClientConnection::new(Arc::new(client), address).unwrap();
         let mut server = rustls::ServerConnection::new(Arc::new(server)).unwrap();
+
         while client.is_handshaking() || server.is_handshaking() {
             let mut wire = Vec::new();
             client.write_tls(&mut wire)?;
@@ -164,6 +193,7 @@ mod tests {
             client.read_tls(&mut wire.as_slice())?;
             client.process_new_packets().map_err(io::Error::other)?;
         }
+
         Ok(())
     }
 

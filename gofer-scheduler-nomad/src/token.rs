@@ -39,18 +39,24 @@ impl TokenSource {
             Self::None => Ok(None),
             Self::Fixed(token) => Ok(Some(token.clone())),
             Self::File { path, read } => {
-                let modified = tokio::fs::metadata(path).await.ok().and_then(|data| data.modified().ok());
+                let modified =
+                    tokio::fs::metadata(path).await.ok().and_then(|data| data.modified().ok());
                 let known = read.lock().unwrap_or_else(PoisonError::into_inner).clone();
+
                 match known {
-                    // A file that is gone for a moment, while it is replaced, does not take the token away.
-                    Some(known) if modified.is_none() || known.modified == modified => Ok(Some(known.token)),
+                    // A file that is gone for a moment, while it is replaced, does not take the
+                    // token away.
+                    Some(known) if modified.is_none() || known.modified == modified => {
+                        Ok(Some(known.token))
+                    }
                     _ => load(path, modified, read).await.map(Some),
                 }
             }
         }
     }
 
-    /// Reads the file whatever its time says; whether another token is in it than the one that Nomad refused.
+    /// Reads the file whatever its time says; whether another token is in it than the one that
+    /// Nomad refused.
     pub(crate) async fn renewed(&self, refused: &SecretString) -> Result<bool, BackendError> {
         let Self::File { path, read } = self else { return Ok(false) };
         let modified = tokio::fs::metadata(path).await.ok().and_then(|data| data.modified().ok());
@@ -68,12 +74,18 @@ async fn load(
         let message = format!("`token_file` is `{}`, which cannot be read", path.display());
         BackendError::new(ErrorKind::Denied, message).with_source(error)
     })?;
+
     let token = SecretString::from(text.trim());
-    if token.expose_secret().is_empty() || !token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
-        let message = format!("`token_file` is `{}`, which does not hold one token", path.display());
+    if token.expose_secret().is_empty()
+        || !token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic())
+    {
+        let message =
+            format!("`token_file` is `{}`, which does not hold one token", path.display());
         return Err(BackendError::new(ErrorKind::Denied, message));
     }
-    *read.lock().unwrap_or_else(PoisonError::into_inner) = Some(Read { token: token.clone(), modified });
+
+    *read.lock().unwrap_or_else(PoisonError::into_inner) =
+        Some(Read { token: token.clone(), modified });
     Ok(token)
 }
 

@@ -1,8 +1,9 @@
 //! One event stream per Nomad namespace, for everybody who watches.
 //!
-//! Nomad's stream drops, repeats, and says nothing of a gap. So after every connect the lists of jobs and allocations are read, and
-//! whatever differs from what was told last is told. A loss is healed here and no watcher hears of it; a watcher that is
-//! too slow, and a refused token, end the watchers' streams.
+//! Nomad's stream drops, repeats, and says nothing of a gap. So after every connect the lists of
+//! jobs and allocations are read, and whatever differs from what was told last is told. A loss is
+//! healed here and no watcher hears of it; a watcher that is too slow, and a refused token, end the
+//! watchers' streams.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,9 +25,11 @@ use crate::secrets;
 use crate::shared::{Change, Connection, Inspected, Place, Shared};
 use crate::table::{Act, Table};
 
-/// Nomad sends an empty object every 30 seconds; after two of them are missing, the stream counts as dead.
+/// Nomad sends an empty object every 30 seconds; after two of them are missing, the stream counts
+/// as dead.
 const SILENCE: Duration = Duration::from_secs(75);
-/// How often everything is listed, for what no event tells: jobs that Nomad's garbage collection took.
+/// How often everything is listed, for what no event tells: jobs that Nomad's garbage collection
+/// took.
 const LIST_EVERY: Duration = Duration::from_secs(300);
 /// The first pause before the stream is opened again; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -36,7 +39,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// A line longer than this is not Nomad's: a job is at most a few MiB.
 const MAX_LINE_BYTES: usize = 64 * 1024 * 1024;
-/// How old a variable without a living job must be before it counts as left behind by a start that was never completed.
+/// How old a variable without a living job must be before it counts as left behind by a start that
+/// was never completed.
 const STRAY_AFTER: Duration = Duration::from_secs(3_600);
 
 /// The changes from now on.
@@ -49,14 +53,18 @@ pub(crate) async fn subscribe(
         let mut changes = changes?;
         match changes.recv().await {
             Ok(Change::Event(event)) => Some((Ok(event), Some(changes))),
-            Ok(Change::Broken(kind, message)) => Some((Err(BackendError::new(kind, message)), None)),
+            Ok(Change::Broken(kind, message)) => {
+                Some((Err(BackendError::new(kind, message)), None))
+            }
             Err(RecvError::Lagged(missed)) => {
-                let message = format!("{missed} changes were dropped because they were not taken in time");
+                let message =
+                    format!("{missed} changes were dropped because they were not taken in time");
                 Some((Err(BackendError::new(ErrorKind::Unavailable, message)), None))
             }
             Err(RecvError::Closed) => None,
         }
     });
+
     Ok(stream.boxed())
 }
 
@@ -66,20 +74,27 @@ async fn wait_until_connected(shared: &Shared) -> Result<(), BackendError> {
     let open = |all: &HashMap<String, Connection>| {
         namespaces.iter().all(|namespace| all.get(namespace) == Some(&Connection::Open))
     };
+
     // Waiting does not help against a refusal.
     let denied = |all: &HashMap<String, Connection>| {
-        all.values().any(|connection| matches!(connection, Connection::Closed(ErrorKind::Denied, _)))
+        all.values()
+            .any(|connection| matches!(connection, Connection::Closed(ErrorKind::Denied, _)))
     };
+
     let decided = connected.wait_for(|all| open(all) || denied(all));
     let decided = tokio::time::timeout(shared.config.request_timeout, decided).await;
     if matches!(decided, Ok(Ok(all)) if open(&all)) {
         return Ok(());
     }
+
     let closed = shared.connected.borrow().values().find_map(|connection| match connection {
         Connection::Closed(kind, message) => Some(BackendError::new(*kind, message.clone())),
         Connection::Open => None,
     });
-    Err(closed.unwrap_or_else(|| BackendError::new(ErrorKind::Timeout, "nomad's event stream is not open yet")))
+
+    Err(closed.unwrap_or_else(|| {
+        BackendError::new(ErrorKind::Timeout, "nomad's event stream is not open yet")
+    }))
 }
 
 /// Listens to one namespace for ever.
@@ -92,10 +107,12 @@ pub(crate) async fn run(shared: Arc<Shared>, namespace: String) {
             Ok(()) => BackendError::new(ErrorKind::Unavailable, "nomad's event stream ended"),
             Err(failure) => failure.backend("nomad's event stream broke off"),
         };
+
         listener.closed(&error);
         if begun.elapsed() > LAST_PAUSE {
             pause = FIRST_PAUSE;
         }
+
         tokio::time::sleep(jittered(pause)).await;
         pause = (pause * 2).min(LAST_PAUSE);
     }
@@ -137,7 +154,9 @@ impl Listener {
     fn closed(&self, error: &BackendError) {
         tracing::warn!(namespace = %self.namespace, error = %error.chain(), "will listen to nomad again");
         let connection = Connection::Closed(error.kind, error.chain());
-        self.shared.connected.send_modify(|all| drop(all.insert(self.namespace.clone(), connection)));
+        self.shared
+            .connected
+            .send_modify(|all| drop(all.insert(self.namespace.clone(), connection)));
         if error.kind == ErrorKind::Denied {
             // Nobody listening is no error.
             let _ = self.shared.changes.send(Change::Broken(error.kind, error.chain()));
@@ -149,23 +168,36 @@ impl Listener {
         let query = Query::namespace(&self.namespace).with("per_page", "1");
         let now = self.shared.client.get::<Option<Vec<Job>>>("/v1/jobs", &query).await?.index;
         if now < self.index {
-            tracing::warn!(was = self.index, now, "nomad's state went back: everything is told again");
+            tracing::warn!(
+                was = self.index,
+                now,
+                "nomad's state went back: everything is told again"
+            );
             self.table.clear();
             self.shared.heard.keep(&self.namespace, &HashSet::new());
         }
+
         self.index = now;
         let mut query = Query::namespace(&self.namespace).with("index", &now.to_string());
         for topic in ["Job", "Allocation", "Evaluation"] {
             query = query.with("topic", topic);
         }
-        let mut lines =
-            Lines { response: self.shared.client.open("/v1/event/stream", &query).await?, buffer: Vec::new() };
-        // The first line says that the subscription is there; what changes from then on is on the stream.
+
+        let mut lines = Lines {
+            response: self.shared.client.open("/v1/event/stream", &query).await?,
+            buffer: Vec::new(),
+        };
+
+        // The first line says that the subscription is there; what changes from then on is on the
+        // stream.
         let first = lines.next().await?;
         self.list().await?;
         self.begun = true;
-        self.shared.connected.send_modify(|all| drop(all.insert(self.namespace.clone(), Connection::Open)));
+        self.shared
+            .connected
+            .send_modify(|all| drop(all.insert(self.namespace.clone(), Connection::Open)));
         self.hear(first);
+
         let mut next_list = Instant::now() + LIST_EVERY;
         loop {
             let wake = self.due.values().min().copied().unwrap_or(next_list).min(next_list);
@@ -213,26 +245,34 @@ impl Listener {
             self.shared.heard.alloc(&self.namespace, alloc);
             return self.table.alloc(alloc);
         }
+
         if let Some(evaluation) = &payload.evaluation {
             return self.table.evaluation(evaluation);
         }
+
         let Some(job) = &payload.job else { return Act::Nothing };
         if self.is_ours(&job.id) {
-            // Stopped, too, it is read as it is now; deleted, it is not there to be read, and the next list forgets it.
+            // Stopped, too, it is read as it is now; deleted, it is not there to be read, and the
+            // next list forgets it.
             self.shared.heard.job(&self.namespace, job);
         }
+
         if event.kind == "JobDeregistered" && self.table.is_alive(&job.id) {
             return Act::Inspect(job.id.clone());
         }
+
         match self.shared.execution_of(job) {
             Some(id) if event.kind != "JobDeregistered" => self.table.job(id, job),
             _ => Act::Nothing,
         }
     }
 
-    /// Whether a job's id is one that this Gofer gives. Another Gofer's may begin the same way; its metadata tells.
+    /// Whether a job's id is one that this Gofer gives. Another Gofer's may begin the same way; its
+    /// metadata tells.
     fn is_ours(&self, job_id: &str) -> bool {
-        job_id.strip_prefix(&self.shared.config.job_prefix).is_some_and(|rest| rest.starts_with('-'))
+        job_id
+            .strip_prefix(&self.shared.config.job_prefix)
+            .is_some_and(|rest| rest.starts_with('-'))
     }
 
     fn act(&mut self, act: Act) {
@@ -275,7 +315,8 @@ impl Listener {
         let changed = self.asked.remove(job_id).unwrap_or(false);
         match result {
             Ok(inspected) => {
-                if let Some(left) = inspected.as_ref().and_then(|inspected| inspected.view.lost_in) {
+                if let Some(left) = inspected.as_ref().and_then(|inspected| inspected.view.lost_in)
+                {
                     self.due.insert(job_id.to_owned(), Instant::now() + left);
                 }
                 let act = self.table.inspected(job_id, inspected.as_ref());
@@ -286,6 +327,7 @@ impl Listener {
                 self.due.insert(job_id.to_owned(), Instant::now() + ASK_AGAIN);
             }
         }
+
         if changed {
             self.ask(job_id.to_owned());
         }
@@ -293,8 +335,12 @@ impl Listener {
 
     fn ask_what_is_due(&mut self) {
         let now = Instant::now();
-        let due: Vec<String> =
-            self.due.iter().filter(|(_, at)| **at <= now).map(|(job_id, _)| job_id.clone()).collect();
+        let due: Vec<String> = self
+            .due
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(job_id, _)| job_id.clone())
+            .collect();
         for job_id in due {
             self.ask(job_id);
         }
@@ -312,6 +358,7 @@ impl Listener {
             .with("task_states", "true");
         let allocs: Vec<Alloc> = self.shared.client.pages("/v1/allocations", &query).await?;
         let mut listed = HashSet::new();
+
         for job in &jobs {
             let Some(id) = self.shared.execution_of(job) else { continue };
             listed.insert(job.id.clone());
@@ -322,21 +369,24 @@ impl Listener {
                 self.act(act);
             }
         }
+
         for alloc in allocs.iter().filter(|alloc| listed.contains(&alloc.job_id)) {
             let act = self.table.alloc(alloc);
             self.act(act);
         }
+
         self.shared.reports.keep(&self.namespace, &listed);
         self.shared.heard.keep(&self.namespace, &listed);
         for act in self.table.absent_from(&listed) {
             self.act(act);
         }
+
         self.sweep(&prefix);
         Ok(())
     }
 
-    /// Deletes, in the background, secrets that no start will ever use: their job was never registered, or ended while nobody
-    /// listened.
+    /// Deletes, in the background, secrets that no start will ever use: their job was never
+    /// registered, or ended while nobody listened.
     fn sweep(&self, prefix: &str) {
         let place = Place { namespace: self.namespace.clone(), job_id: String::new() };
         let alive: HashSet<String> = self.table.alive().map(str::to_owned).collect();
@@ -345,15 +395,19 @@ impl Listener {
             let variables = match shared.variables(&place, &prefix).await {
                 Ok(variables) => variables,
                 Err(failure) => {
-                    let error = failure.backend("the nomad variables of ended executions cannot be listed");
-                    tracing::warn!(error = %error.chain(), "secrets of executions that were never started may stay");
+                    let error =
+                        failure.backend("the nomad variables of ended executions cannot be listed");
+                    tracing::warn!(error = %error.chain(), "secrets of executions that were never \
+                                                            started may stay");
                     return;
                 }
             };
+
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             for variable in variables {
-                let age =
-                    now.saturating_sub(Duration::from_nanos(u64::try_from(variable.modify_time).unwrap_or(u64::MAX)));
+                let age = now.saturating_sub(Duration::from_nanos(
+                    u64::try_from(variable.modify_time).unwrap_or(u64::MAX),
+                ));
                 if let Some(job_id) = secrets::job_of(&variable.path)
                     && !alive.contains(job_id)
                     && age > STRAY_AFTER
@@ -361,8 +415,7 @@ impl Listener {
                     let place = Place { job_id: job_id.to_owned(), ..place.clone() };
                     let job = shared.job(&place).await;
                     // Another Gofer's prefix may begin like this one's.
-                    let others =
-                        !matches!(&job, Ok(job) if job.as_ref().is_none_or(|job| shared.execution_of(job).is_some()));
+                    let others = !matches!(&job, Ok(job) if job.as_ref().is_none_or(|job| shared.execution_of(job).is_some()));
                     if !others && shared.delete_stray_variables(&place).await.is_ok() {
                         tracing::info!(job = %job_id, "secrets that were left behind are deleted");
                     }
@@ -385,12 +438,19 @@ impl Lines {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 // An error after the start is text in the stream.
-                let shown = || Failure::Refused { status: 500, body: String::from_utf8_lossy(&line).into_owned() };
+                let shown = || Failure::Refused {
+                    status: 500,
+                    body: String::from_utf8_lossy(&line).into_owned(),
+                };
                 return serde_json::from_slice(&line).map(Some).map_err(|_| shown());
             }
+
             if self.buffer.len() > MAX_LINE_BYTES {
-                return Err(Failure::Unreadable(format!("an event is larger than {MAX_LINE_BYTES} bytes")));
+                return Err(Failure::Unreadable(format!(
+                    "an event is larger than {MAX_LINE_BYTES} bytes"
+                )));
             }
+
             match tokio::time::timeout(SILENCE, self.response.chunk()).await {
                 Ok(Ok(Some(chunk))) => self.buffer.extend_from_slice(&chunk),
                 Ok(Ok(None)) if self.buffer.is_empty() => return Ok(None),

@@ -1,4 +1,5 @@
-//! Nomad's websocket for a command in a task: JSON messages both ways, and errors as the reason of its close.
+//! Nomad's websocket for a command in a task: JSON messages both ways, and errors as the reason of
+//! its close.
 
 use std::time::Duration;
 
@@ -21,9 +22,11 @@ use crate::error::Failure;
 use crate::jobspec::MAIN;
 use crate::shared::{Place, Shared};
 
-/// Nomad's own client sends a message this often, so that nothing on the way takes the connection for dead.
+/// Nomad's own client sends a message this often, so that nothing on the way takes the connection
+/// for dead.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// Longest message of Nomad's: it reads some KiB of output at a time, and base64 makes a third more of them.
+/// Longest message of Nomad's: it reads some KiB of output at a time, and base64 makes a third more
+/// of them.
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// What Ctrl-D types.
 const END_OF_TRANSMISSION: &[u8] = &[4];
@@ -39,14 +42,20 @@ pub(crate) async fn connect(
     let command = json!(command).to_string();
     let query = Query::namespace(&place.namespace).with("task", MAIN).with("command", &command);
     let query = query.with("tty", if terminal { "true" } else { "false" });
-    let socket = shared.client.open_websocket(&format!("/v1/client/allocation/{alloc}/exec"), &query).await?;
-    let (sink, stream) = WebSocketStream::from_raw_socket(socket, Role::Client, Some(limits())).await.split();
+    let socket = shared
+        .client
+        .open_websocket(&format!("/v1/client/allocation/{alloc}/exec"), &query)
+        .await?;
+    let (sink, stream) =
+        WebSocketStream::from_raw_socket(socket, Role::Client, Some(limits())).await.split();
     Ok((Sender { sink, terminal }, Receiver { stream }))
 }
 
 /// What a session holds of what comes: the library would take messages of 64 MiB.
 fn limits() -> WebSocketConfig {
-    WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE_BYTES)).max_frame_size(Some(MAX_MESSAGE_BYTES))
+    WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE_BYTES))
+        .max_frame_size(Some(MAX_MESSAGE_BYTES))
 }
 
 /// Where input goes.
@@ -139,11 +148,13 @@ impl Receiver {
             let said = match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => read(text.as_bytes())?,
                 Some(Ok(Message::Binary(bytes))) => read(&bytes)?,
-                Some(Ok(Message::Close(frame))) => {
-                    Some(Said::Closed(frame.map_or_else(String::new, |frame| frame.reason.to_string())))
-                }
+                Some(Ok(Message::Close(frame))) => Some(Said::Closed(
+                    frame.map_or_else(String::new, |frame| frame.reason.to_string()),
+                )),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => None,
-                Some(Err(Error::ConnectionClosed | Error::AlreadyClosed)) | None => Some(Said::Closed(String::new())),
+                Some(Err(Error::ConnectionClosed | Error::AlreadyClosed)) | None => {
+                    Some(Said::Closed(String::new()))
+                }
                 Some(Err(error)) => Some(Said::Closed(error.to_string())),
             };
             if let Some(said) = said {
@@ -156,13 +167,19 @@ impl Receiver {
 /// `None` is a message that says nothing: the end of one of two streams, or a sign of life.
 fn read(text: &[u8]) -> Result<Option<Said>, BackendError> {
     let unreadable = |error: String| {
-        BackendError::new(ErrorKind::Internal, format!("nomad's message of a session cannot be read: {error}"))
+        BackendError::new(
+            ErrorKind::Internal,
+            format!("nomad's message of a session cannot be read: {error}"),
+        )
     };
-    let frame: Frame = serde_json::from_slice(text).map_err(|error| unreadable(error.to_string()))?;
+
+    let frame: Frame =
+        serde_json::from_slice(text).map_err(|error| unreadable(error.to_string()))?;
     let bytes = |data: Option<Data>| {
         let text = data.and_then(|data| data.data).unwrap_or_default();
         BASE64.decode(text).map(Bytes::from).map_err(|error| unreadable(error.to_string()))
     };
+
     let (stdout, stderr) = (bytes(frame.stdout)?, bytes(frame.stderr)?);
     Ok(match (stdout.is_empty(), stderr.is_empty(), frame.exited) {
         (false, _, _) => Some(Said::Stdout(stdout)),
@@ -180,17 +197,20 @@ mod tests {
     async fn a_message_beyond_the_limit_is_not_gathered() {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let mut agent = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
-        let mut session = WebSocketStream::from_raw_socket(ours, Role::Client, Some(limits())).await;
+        let mut session =
+            WebSocketStream::from_raw_socket(ours, Role::Client, Some(limits())).await;
         let sending = async {
             agent.send(Message::text("s".repeat(MAX_MESSAGE_BYTES))).await.unwrap();
             // Its end is never read.
             let _ = agent.send(Message::text("s".repeat(MAX_MESSAGE_BYTES + 1))).await;
         };
+
         let reading = async {
             assert_eq!(session.next().await.unwrap().unwrap().len(), MAX_MESSAGE_BYTES);
             let error = session.next().await.unwrap().unwrap_err();
             assert!(matches!(error, Error::Capacity(_)), "{error}");
         };
+
         tokio::select! {
             () = reading => {}
             () = async { sending.await; std::future::pending().await } => {}

@@ -1,4 +1,5 @@
-//! From what was written to a pipeline that may be registered, or to everything that is wrong with it.
+//! From what was written to a pipeline that may be registered, or to everything that is wrong with
+//! it.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -14,7 +15,8 @@ use crate::pipeline::Pipeline;
 use crate::proto::to_proto;
 use crate::task::{Program, Task};
 
-/// Longest encoded pipeline, as the contract has it: a gRPC message is at most 4 MiB unless both sides agree on more.
+/// Longest encoded pipeline, as the contract has it: a gRPC message is at most 4 MiB unless both
+/// sides agree on more.
 const MAX_ENCODED_BYTES: usize = 3 * 1024 * 1024;
 
 /// A pipeline that breaks no rule. `Display` is a summary for people.
@@ -75,7 +77,9 @@ pub(crate) fn build(pipeline: Pipeline) -> Result<Built, PipelineErrors> {
         found.push(Violation::new("name", &pipeline.name, invalid.rule));
         PipelineId::new("invalid").expect("a valid name")
     });
-    let tasks = pipeline.tasks.into_iter().map(|task| task_spec(task, &mut ids, &mut found)).collect();
+
+    let tasks =
+        pipeline.tasks.into_iter().map(|task| task_spec(task, &mut ids, &mut found)).collect();
     let spec = PipelineSpec {
         name,
         description: pipeline.description,
@@ -84,20 +88,31 @@ pub(crate) fn build(pipeline: Pipeline) -> Result<Built, PipelineErrors> {
         run_variables: pipeline.run_variables,
         parallelism: pipeline.parallelism,
         overlap: pipeline.overlap,
-        subscriptions: pipeline.subscriptions.into_iter().map(|subscription| subscription.0).collect(),
+        subscriptions: pipeline
+            .subscriptions
+            .into_iter()
+            .map(|subscription| subscription.0)
+            .collect(),
         sdk: concat!("rust/", env!("CARGO_PKG_VERSION")).to_owned(),
     };
+
     found.extend(validate::pipeline(&spec).into_iter().map(|violation| ids.as_written(violation)));
     let encoded = to_proto(&spec).encoded_len();
     if encoded > MAX_ENCODED_BYTES {
-        let rule = "at most 3 MiB (3145728 bytes) encoded; put long scripts and values into files or objects";
+        let rule = "at most 3 MiB (3145728 bytes) encoded; put long scripts and values into files \
+                    or objects";
         found.push(Violation::new("pipeline", format!("{encoded} bytes"), rule));
     }
-    if found.is_empty() { Ok(Built(spec)) } else { Err(PipelineErrors { pipeline: written_name, violations: found }) }
+
+    if found.is_empty() {
+        Ok(Built(spec))
+    } else {
+        Err(PipelineErrors { pipeline: written_name, violations: found })
+    }
 }
 
-/// Task ids on their way from text to type. A bad id gets a stand-in, the same one wherever it is used, so that the
-/// edges to it are still checked; messages show what was written.
+/// Task ids on their way from text to type. A bad id gets a stand-in, the same one wherever it is
+/// used, so that the edges to it are still checked; messages show what was written.
 #[derive(Debug, Default)]
 struct Ids {
     stand_ins: BTreeMap<String, TaskId>,
@@ -128,6 +143,7 @@ fn task_spec(task: Task, ids: &mut Ids, found: &mut Vec<Violation>) -> TaskSpec 
     if let Err(invalid) = TaskId::new(&task.id) {
         found.push(Violation::new(format!("{field}.id"), &task.id, invalid.rule));
     }
+
     check_combinations(&task, &field, found);
     let mut policy = RetryPolicy {
         attempts: task.retries.unwrap_or(0),
@@ -135,9 +151,11 @@ fn task_spec(task: Task, ids: &mut Ids, found: &mut Vec<Violation>) -> TaskSpec 
         max_backoff: task.max_backoff,
         ..RetryPolicy::default()
     };
+
     if let Some(ends) = task.retry_on {
         policy.on = ends;
     }
+
     let depends_on = task
         .parents
         .iter()
@@ -147,9 +165,16 @@ fn task_spec(task: Task, ids: &mut Ids, found: &mut Vec<Violation>) -> TaskSpec 
         Some(common) => TaskKind::Common(common),
         None => TaskKind::Custom(CustomTask {
             separate_output: task.separate_output,
-            ..custom(task.image, task.entrypoint, task.program, task.working_dir, task.registry_auth)
+            ..custom(
+                task.image,
+                task.entrypoint,
+                task.program,
+                task.working_dir,
+                task.registry_auth,
+            )
         }),
     };
+
     TaskSpec {
         id: ids.get(&task.id),
         description: task.description,
@@ -175,7 +200,8 @@ fn custom(
         None => Vec::new(),
         Some(Program::Command(words)) => words,
         Some(Program::Script(text)) => {
-            // As the entrypoint, so that an image with an entrypoint of its own runs the script, too.
+            // As the entrypoint, so that an image with an entrypoint of its own runs the script,
+            // too.
             if entrypoint.is_empty() {
                 entrypoint = vec!["sh".to_owned(), "-euc".to_owned()];
             }
@@ -185,7 +211,8 @@ fn custom(
     CustomTask { image, entrypoint, command, working_dir, registry_auth, separate_output: false }
 }
 
-/// Settings that mean nothing without, or beside, another: only the builder can tell, the message cannot say them.
+/// Settings that mean nothing without, or beside, another: only the builder can tell, the message
+/// cannot say them.
 fn check_combinations(task: &Task, field: &str, found: &mut Vec<Violation>) {
     let custom = task.image.is_some()
         || task.program.is_some()
@@ -193,25 +220,35 @@ fn check_combinations(task: &Task, field: &str, found: &mut Vec<Violation>) {
         || task.working_dir.is_some()
         || task.registry_auth.is_some()
         || task.separate_output;
+
     if let Some(common) = &task.common
         && custom
     {
         let rule = "a common task brings its own image and command: remove these, or `common`";
         found.push(Violation::new(format!("{field}.common.name"), &common.name, rule));
     }
-    if task.retries.is_none() && (task.backoff.is_some() || task.max_backoff.is_some() || task.retry_on.is_some()) {
+
+    if task.retries.is_none()
+        && (task.backoff.is_some() || task.max_backoff.is_some() || task.retry_on.is_some())
+    {
         let rule = "says how to retry, but nothing is retried: set `retries`, too";
         found.push(Violation::new(format!("{field}.retries"), "", rule));
     }
+
     if task.retry_on.as_ref().is_some_and(Vec::is_empty) {
         let rule = "names at least one end; for no retries leave out `retries`";
         found.push(Violation::new(format!("{field}.retries.on"), "", rule));
     }
+
     if let (Some(backoff), Some(max_backoff)) = (task.backoff, task.max_backoff)
         && max_backoff < backoff
     {
         let rule = format!("at least `backoff`, which is {backoff:?}");
-        found.push(Violation::new(format!("{field}.retries.max_backoff"), format!("{max_backoff:?}"), rule));
+        found.push(Violation::new(
+            format!("{field}.retries.max_backoff"),
+            format!("{max_backoff:?}"),
+            rule,
+        ));
     }
 }
 

@@ -14,7 +14,8 @@ use crate::task::Task;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not name a parent",
-    note = "a parent is a task, `&build`, or its id, `\"build\"`; several are an array, slice or `Vec` of these"
+    note = "a parent is a task, `&build`, or its id, `\"build\"`; several are an array, slice or \
+            `Vec` of these"
 )]
 pub trait Parents: sealed::Sealed {
     /// The ids, in order.

@@ -4,8 +4,8 @@ use std::fmt;
 
 use gofer_core::template::Source;
 
-/// Stands for a value that Gofer fills in when the task starts. `Display` is what the wire carries, such as
-/// `secret{{db/password}}`, so it can be a variable's whole value or a part of one:
+/// Stands for a value that Gofer fills in when the task starts. `Display` is what the wire carries,
+/// such as `secret{{db/password}}`, so it can be a variable's whole value or a part of one:
 ///
 /// ```
 /// use gofer_sdk::{Task, secret};
@@ -15,7 +15,8 @@ use gofer_core::template::Source;
 ///     .variable("DATABASE_URL", format!("postgres://app:{}@db/app", secret("db/password")));
 /// ```
 ///
-/// When there is nothing under the key, the task fails with a reason that names the key, before its command starts.
+/// When there is nothing under the key, the task fails with a reason that names the key, before its
+/// command starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     source: Source,
@@ -24,8 +25,8 @@ pub struct Reference {
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A `}}` inside a key would end the reference early and turn the rest into text that nobody checks. Parted,
-        // the key reaches validation whole and is refused there.
+        // A `}}` inside a key would end the reference early and turn the rest into text that nobody
+        // checks. Parted, the key reaches validation whole and is refused there.
         let key = self.key.replace('}', "} ");
         write!(f, "{}{{{{{key}}}}}", self.source)
     }
@@ -37,7 +38,8 @@ impl From<Reference> for String {
     }
 }
 
-/// The secret of this pipeline under `key`. It never shows in logs, events or the pipeline's versions.
+/// The secret of this pipeline under `key`. It never shows in logs, events or the pipeline's
+/// versions.
 pub fn secret(key: impl Into<String>) -> Reference {
     Reference { source: Source::Secret, key: key.into() }
 }

@@ -8,8 +8,8 @@ use gofer_core::pipeline::{self as core, Overlap};
 use crate::build::{Built, PipelineErrors, build};
 use crate::task::Task;
 
-/// A pipeline being written: a name, tasks, and how runs of it behave. End it with [`run`](Pipeline::run) in `main`,
-/// or with [`build`](Pipeline::build) in a test.
+/// A pipeline being written: a name, tasks, and how runs of it behave. End it with
+/// [`run`](Pipeline::run) in `main`, or with [`build`](Pipeline::build) in a test.
 #[derive(Debug, Clone)]
 #[must_use = "a pipeline does nothing until `run` or `build` is called"]
 pub struct Pipeline {
@@ -24,7 +24,8 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline with this name: 1 to 64 lower-case letters, digits, `-` and `_`, unique in its namespace.
+    /// A pipeline with this name: 1 to 64 lower-case letters, digits, `-` and `_`, unique in its
+    /// namespace.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -50,21 +51,24 @@ impl Pipeline {
         self
     }
 
-    /// What becomes of a new run while [`parallelism`](Self::parallelism) runs are active. It waits unless given.
+    /// What becomes of a new run while [`parallelism`](Self::parallelism) runs are active. It waits
+    /// unless given.
     pub fn overlap(mut self, overlap: Overlap) -> Self {
         self.overlap = overlap;
         self
     }
 
-    /// An environment variable of every task. The value may hold [references](crate::Reference). A run may set another
-    /// value, see [`run_variable`](Self::run_variable). Names that start with `GOFER_` are Gofer's own.
+    /// An environment variable of every task. The value may hold [references](crate::Reference). A
+    /// run may set another value, see [`run_variable`](Self::run_variable). Names that start with
+    /// `GOFER_` are Gofer's own.
     pub fn variable(mut self, name: impl Into<String>, value: impl Display) -> Self {
         self.variables.insert(name.into(), value.to_string());
         self
     }
 
-    /// A variable that a run may set (`gofer run start --var`). Once one is listed, a run may set no others. Without a list it may
-    /// set all but those that decide what programs load, such as `PATH` and `LD_PRELOAD`; those have to be listed.
+    /// A variable that a run may set (`gofer run start --var`). Once one is listed, a run may set
+    /// no others. Without a list it may set all but those that decide what programs load, such as
+    /// `PATH` and `LD_PRELOAD`; those have to be listed.
     ///
     /// A run's value is plain text: `secret{{key}}` in it stays these characters, whoever chose it.
     pub fn run_variable(mut self, name: impl Into<String>) -> Self {
@@ -72,8 +76,9 @@ impl Pipeline {
         self
     }
 
-    /// As [`run_variable`](Self::run_variable), and the run's value may hold [references](crate::Reference). Whoever starts a run
-    /// then chooses which of the pipeline's secrets and objects the task gets.
+    /// As [`run_variable`](Self::run_variable), and the run's value may hold
+    /// [references](crate::Reference). Whoever starts a run then chooses which of the pipeline's
+    /// secrets and objects the task gets.
     pub fn run_template(mut self, name: impl Into<String>) -> Self {
         self.run_variables.push(core::RunVariable { name: name.into(), template: true });
         self

@@ -15,9 +15,10 @@ const EXIT_INVALID: u8 = 2;
 const EXIT_OUTPUT: u8 = 1;
 
 impl Pipeline {
-    /// The whole `main` of a pipeline program. Prints the pipeline to standard output: as protobuf (`gofer.v1.PipelineSpec`)
-    /// when that is a pipe or a file, which is how Gofer reads it, and as a summary when it is a terminal. A pipeline
-    /// that breaks rules prints all of them to standard error and exits with code 2.
+    /// The whole `main` of a pipeline program. Prints the pipeline to standard output: as protobuf
+    /// (`gofer.v1.PipelineSpec`) when that is a pipe or a file, which is how Gofer reads it, and as
+    /// a summary when it is a terminal. A pipeline that breaks rules prints all of them to standard
+    /// error and exits with code 2.
     ///
     /// ```no_run
     /// use std::process::ExitCode;
@@ -36,7 +37,12 @@ impl Pipeline {
 }
 
 /// The exit code. When standard error cannot be written either, the code alone has to tell.
-fn print(built: Result<Built, PipelineErrors>, terminal: bool, stdout: &mut impl Write, stderr: &mut impl Write) -> u8 {
+fn print(
+    built: Result<Built, PipelineErrors>,
+    terminal: bool,
+    stdout: &mut impl Write,
+    stderr: &mut impl Write,
+) -> u8 {
     let built = match built {
         Ok(built) => built,
         Err(errors) => {
@@ -44,11 +50,13 @@ fn print(built: Result<Built, PipelineErrors>, terminal: bool, stdout: &mut impl
             return EXIT_INVALID;
         }
     };
+
     let written = if terminal {
         writeln!(stdout, "{built}\nit is valid; run it with `gofer local .`")
     } else {
         stdout.write_all(&built.encode())
     };
+
     match written.and_then(|()| stdout.flush()) {
         Ok(()) => 0,
         Err(error) => {
@@ -67,6 +75,7 @@ impl fmt::Display for Built {
         if !spec.description.is_empty() {
             writeln!(f, "{}", spec.description)?;
         }
+
         writeln!(f)?;
         let width = spec.tasks.iter().map(|task| task.id.as_str().len()).max().unwrap_or(0);
         for task in &spec.tasks {
@@ -76,13 +85,18 @@ impl fmt::Display for Built {
                 edges => writeln!(f, "  {id:width$}  after {edges}")?,
             }
         }
+
         Ok(())
     }
 }
 
 /// The parents, such as `build, lint; docs (in any case)`.
 fn edges(task: &TaskSpec) -> String {
-    let conditions = [(Condition::Success, ""), (Condition::Failure, " (failed)"), (Condition::Any, " (in any case)")];
+    let conditions = [
+        (Condition::Success, ""),
+        (Condition::Failure, " (failed)"),
+        (Condition::Any, " (in any case)"),
+    ];
     let mut groups = Vec::new();
     for (condition, words) in conditions {
         let edges = task.depends_on.iter().filter(|edge| edge.condition == condition);
@@ -112,7 +126,10 @@ mod tests {
         let build = Task::new("build").script("make");
         let test = Task::new("test").script("make test").depends_on(&build);
         let docs = Task::new("docs").script("make docs");
-        let report = Task::new("report").script("./report").depends_on_any([&docs, &test]).depends_on(&build);
+        let report = Task::new("report")
+            .script("./report")
+            .depends_on_any([&docs, &test])
+            .depends_on(&build);
         let page = Task::new("page-somebody").script("./page").depends_on_failure(&test);
         Pipeline::new("ci").description("builds and tests").tasks([build, test, docs, report, page])
     }
@@ -121,7 +138,10 @@ mod tests {
     fn a_pipe_gets_protobuf_and_nothing_else() {
         let (code, stdout, stderr) = printed(small(), false);
         assert_eq!((code, stderr.as_str()), (0, ""));
-        assert_eq!(v1::PipelineSpec::decode(&*stdout).unwrap(), small().build().unwrap().to_proto());
+        assert_eq!(
+            v1::PipelineSpec::decode(&*stdout).unwrap(),
+            small().build().unwrap().to_proto()
+        );
     }
 
     #[test]
@@ -146,7 +166,10 @@ it is valid; run it with `gofer local .`
     fn a_broken_pipeline_prints_no_bytes_and_exits_2() {
         let (code, stdout, stderr) = printed(Pipeline::new("ci"), false);
         assert_eq!((code, stdout.len()), (2, 0));
-        assert_eq!(stderr, "pipeline `ci` has 1 error:\n  tasks: a pipeline has at least one task\n");
+        assert_eq!(
+            stderr,
+            "pipeline `ci` has 1 error:\n  tasks: a pipeline has at least one task\n"
+        );
     }
 
     #[test]

@@ -11,8 +11,9 @@ use crate::edge::Parents;
 
 /// One node of the pipeline: a command, with or without a container image, or a common task.
 ///
-/// Nothing is checked before [`Pipeline::build`](crate::Pipeline::build), which lists everything that is wrong at once.
-/// A setting given twice is the later one; dependencies and variables add up.
+/// Nothing is checked before [`Pipeline::build`](crate::Pipeline::build), which lists everything
+/// that is wrong at once. A setting given twice is the later one; dependencies and variables add
+/// up.
 #[derive(Debug, Clone)]
 #[must_use = "a task does nothing until it is added to a pipeline"]
 pub struct Task {
@@ -45,7 +46,8 @@ pub(crate) enum Program {
 }
 
 impl Task {
-    /// A task with this id: 1 to 64 lower-case letters, digits, `-` and `_`, unique in the pipeline.
+    /// A task with this id: 1 to 64 lower-case letters, digits, `-` and `_`, unique in the
+    /// pipeline.
     pub fn new(id: impl Into<String>) -> Self {
         Self {
             id: id.into(),
@@ -84,69 +86,79 @@ impl Task {
 
     // What it runs.
 
-    /// Runs in a container of this image, such as `docker.io/library/rust:1.95`. Without an image the command runs
-    /// directly on the scheduler's host.
+    /// Runs in a container of this image, such as `docker.io/library/rust:1.95`. Without an image
+    /// the command runs directly on the scheduler's host.
     pub fn image(mut self, reference: impl Into<String>) -> Self {
         self.image = Some(reference.into());
         self
     }
 
-    /// Credentials for pulling the image: a user name, and the key of the pipeline secret that holds the password.
-    pub fn registry_auth(mut self, username: impl Into<String>, password_secret_key: impl Into<String>) -> Self {
-        self.registry_auth =
-            Some(RegistryAuth { username: username.into(), password_secret_key: password_secret_key.into() });
+    /// Credentials for pulling the image: a user name, and the key of the pipeline secret that
+    /// holds the password.
+    pub fn registry_auth(
+        mut self,
+        username: impl Into<String>,
+        password_secret_key: impl Into<String>,
+    ) -> Self {
+        self.registry_auth = Some(RegistryAuth {
+            username: username.into(),
+            password_secret_key: password_secret_key.into(),
+        });
         self
     }
 
-    /// The program and its arguments. No shell reads them: `*` and `$NAME` stay as they are. Replaces a script.
+    /// The program and its arguments. No shell reads them: `*` and `$NAME` stay as they are.
+    /// Replaces a script.
     pub fn command<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
         self.program = Some(Program::Command(words.into_iter().map(Into::into).collect()));
         self
     }
 
-    /// A shell script, run as `sh -euc`: it ends at the first command that fails and at the first unset variable.
-    /// With an [`entrypoint`](Self::entrypoint), that program gets the script as its last argument instead. Replaces a
-    /// command.
+    /// A shell script, run as `sh -euc`: it ends at the first command that fails and at the first
+    /// unset variable. With an [`entrypoint`](Self::entrypoint), that program gets the script as
+    /// its last argument instead. Replaces a command.
     pub fn script(mut self, text: impl Into<String>) -> Self {
         self.program = Some(Program::Script(text.into()));
         self
     }
 
-    /// Replaces the image's entrypoint; on the host it stands before the command. For a script in another language:
-    /// `.entrypoint(["python3", "-c"]).script("print(1)")`.
+    /// Replaces the image's entrypoint; on the host it stands before the command. For a script in
+    /// another language: `.entrypoint(["python3", "-c"]).script("print(1)")`.
     pub fn entrypoint<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
         self.entrypoint = words.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Where the command runs: an absolute path on the host, only for tasks without an image. Without it every attempt
-    /// gets a fresh directory, removed afterwards.
+    /// Where the command runs: an absolute path on the host, only for tasks without an image.
+    /// Without it every attempt gets a fresh directory, removed afterwards.
     pub fn working_dir(mut self, path: impl AsRef<Path>) -> Self {
         self.working_dir = Some(path.as_ref().to_string_lossy().into_owned());
         self
     }
 
-    /// Tells stdout and stderr apart, at the price of the order between them. Otherwise both are one stream, in the order in which
-    /// they were written, on schedulers that can do that.
+    /// Tells stdout and stderr apart, at the price of the order between them. Otherwise both are
+    /// one stream, in the order in which they were written, on schedulers that can do that.
     pub fn separate_output(mut self) -> Self {
         self.separate_output = true;
         self
     }
 
-    /// Uses a common task an administrator has installed, in place of image and command. Its settings reach it as
-    /// variables, with names in upper case.
+    /// Uses a common task an administrator has installed, in place of image and command. Its
+    /// settings reach it as variables, with names in upper case.
     pub fn common<K: Into<String>, V: Display>(
         mut self,
         name: impl Into<String>,
         settings: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
-        let settings = settings.into_iter().map(|(key, value)| (key.into(), value.to_string())).collect();
+        let settings =
+            settings.into_iter().map(|(key, value)| (key.into(), value.to_string())).collect();
         self.common = Some(CommonTask { name: name.into(), settings });
         self
     }
 
-    /// An environment variable of this task, which wins over the pipeline's of the same name. The value may hold
-    /// [references](crate::Reference). Names that start with `GOFER_` are Gofer's own.
+    /// An environment variable of this task, which wins over the pipeline's of the same name. The
+    /// value may hold [references](crate::Reference). Names that start with `GOFER_` are Gofer's
+    /// own.
     pub fn variable(mut self, name: impl Into<String>, value: impl Display) -> Self {
         self.variables.insert(name.into(), value.to_string());
         self
@@ -159,8 +171,8 @@ impl Task {
         self.edges(parents, Condition::Success)
     }
 
-    /// Runs after these, if each of them failed, timed out or was cancelled by itself. When it succeeds it has handled
-    /// the failure: the run is successful all the same.
+    /// Runs after these, if each of them failed, timed out or was cancelled by itself. When it
+    /// succeeds it has handled the failure: the run is successful all the same.
     pub fn depends_on_failure(self, parents: impl Parents) -> Self {
         self.edges(parents, Condition::Failure)
     }
@@ -207,7 +219,8 @@ impl Task {
         self
     }
 
-    /// How long one attempt may wait in the scheduler's queue, at most 30 days. The server's default unless given.
+    /// How long one attempt may wait in the scheduler's queue, at most 30 days. The server's
+    /// default unless given.
     pub fn start_timeout(mut self, limit: Duration) -> Self {
         self.start_timeout = Some(limit);
         self

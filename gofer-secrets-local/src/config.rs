@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalSecretsConfig {
-    /// The file with the keys. It is made, for its owner only, if it does not exist and no secret needs it yet.
+    /// The file with the keys. It is made, for its owner only, if it does not exist and no secret
+    /// needs it yet.
     pub key_file: PathBuf,
 }
 
@@ -22,7 +23,10 @@ impl LocalSecretsConfig {
     /// The file as an absolute path, so that a later change of the working directory loses no key.
     pub(crate) fn absolute_key_file(&self) -> Result<PathBuf, BackendError> {
         std::path::absolute(&self.key_file).map_err(|error| {
-            let message = format!("key_file: `{}` is no path; name the file for the keys", self.key_file.display());
+            let message = format!(
+                "key_file: `{}` is no path; name the file for the keys",
+                self.key_file.display()
+            );
             BackendError::new(ErrorKind::Invalid, message).with_source(error)
         })
     }

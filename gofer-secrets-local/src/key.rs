@@ -13,7 +13,8 @@ const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
 /// First byte of everything sealed, so that another format can be told apart one day.
 const FORMAT: u8 = 1;
-/// Bytes of the digest in an id: enough that ids of one file differ, too few to be of use to anybody.
+/// Bytes of the digest in an id: enough that ids of one file differ, too few to be of use to
+/// anybody.
 const ID_BYTES: usize = 8;
 
 /// A key of 256 bits. Wiped when dropped.
@@ -31,8 +32,10 @@ impl Key {
     }
 
     fn from_bytes(from: &[u8; KEY_BYTES]) -> Self {
-        let bytes = SecretBox::init_with_mut(|bytes: &mut [u8; KEY_BYTES]| bytes.copy_from_slice(from));
-        let digest = Sha256::new().chain_update(b"gofer secret key id\0").chain_update(from).finalize();
+        let bytes =
+            SecretBox::init_with_mut(|bytes: &mut [u8; KEY_BYTES]| bytes.copy_from_slice(from));
+        let digest =
+            Sha256::new().chain_update(b"gofer secret key id\0").chain_update(from).finalize();
         let id = digest[..ID_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
         Self { id, bytes }
     }
@@ -56,11 +59,19 @@ impl Key {
     }
 
     /// Encrypts a value for a path; with another path it will not open.
-    pub(crate) fn seal(&self, path: &SecretPath, value: &SecretString) -> Result<Vec<u8>, BackendError> {
+    pub(crate) fn seal(
+        &self,
+        path: &SecretPath,
+        value: &SecretString,
+    ) -> Result<Vec<u8>, BackendError> {
         let nonce = XNonce::try_generate().map_err(no_randomness)?;
-        let message = Payload { msg: value.expose_secret().as_bytes(), aad: path.as_str().as_bytes() };
+        let message =
+            Payload { msg: value.expose_secret().as_bytes(), aad: path.as_str().as_bytes() };
         let ciphertext = self.cipher().encrypt(&nonce, message).map_err(|_| {
-            BackendError::new(ErrorKind::Invalid, format!("the value of secret `{path}` is too long to encrypt"))
+            BackendError::new(
+                ErrorKind::Invalid,
+                format!("the value of secret `{path}` is too long to encrypt"),
+            )
         })?;
         let mut sealed = Vec::with_capacity(1 + NONCE_BYTES + ciphertext.len());
         sealed.push(FORMAT);
@@ -85,7 +96,8 @@ impl Key {
 }
 
 fn no_randomness(error: impl std::error::Error + Send + Sync + 'static) -> BackendError {
-    BackendError::new(ErrorKind::Unavailable, "the operating system gives no random numbers").with_source(error)
+    BackendError::new(ErrorKind::Unavailable, "the operating system gives no random numbers")
+        .with_source(error)
 }
 
 #[cfg(test)]
@@ -103,11 +115,18 @@ mod tests {
         assert_eq!(key.open(&path("a/b"), &sealed).unwrap().expose_secret(), "välue\n");
         assert!(other.open(&path("a/b"), &sealed).is_none());
         assert!(key.open(&path("a/c"), &sealed).is_none());
+
         for at in 0..sealed.len() {
             let mut changed = sealed.clone();
             changed[at] ^= 1;
-            assert!(key.open(&path("a/b"), &changed).is_none(), "a changed byte {at} went unnoticed");
-            assert!(key.open(&path("a/b"), &sealed[..at]).is_none(), "cut to {at} bytes went unnoticed");
+            assert!(
+                key.open(&path("a/b"), &changed).is_none(),
+                "a changed byte {at} went unnoticed"
+            );
+            assert!(
+                key.open(&path("a/b"), &sealed[..at]).is_none(),
+                "cut to {at} bytes went unnoticed"
+            );
         }
     }
 
@@ -124,7 +143,9 @@ mod tests {
         let line = key.line();
         assert_eq!(Key::parse(&line).unwrap().id(), key.id());
         let swapped = line.replace(key.id(), other.id());
-        for bad in [swapped.as_str(), "", "x", ":", &line[..line.len() - 4], &format!("{}AAAA", *line)] {
+        for bad in
+            [swapped.as_str(), "", "x", ":", &line[..line.len() - 4], &format!("{}AAAA", *line)]
+        {
             assert!(Key::parse(bad).is_none());
         }
     }

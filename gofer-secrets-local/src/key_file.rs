@@ -21,20 +21,28 @@ pub(crate) fn read(path: &Path) -> Result<Option<KeyRing>, BackendError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result.map_err(|error| io_error("read", path, error))?,
     };
+
     let meta = file.metadata().map_err(|error| io_error("read", path, error))?;
     let mode = meta.mode() & 0o777;
     if mode & 0o077 != 0 {
-        let message =
-            format!("key file `{0}` is open to other users (mode {mode:04o}); run `chmod 600 {0}`", path.display());
+        let message = format!(
+            "key file `{0}` is open to other users (mode {mode:04o}); run `chmod 600 {0}`",
+            path.display()
+        );
         return Err(BackendError::new(ErrorKind::Denied, message));
     }
+
     if meta.len() > MAX_BYTES {
         return Err(not_a_key_file(path, &format!("it has more than {MAX_BYTES} bytes")));
     }
+
     // One buffer of the right size: growing it would leave copies of keys behind.
-    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(meta.len()).unwrap_or_default() + 1));
+    let mut text =
+        Zeroizing::new(String::with_capacity(usize::try_from(meta.len()).unwrap_or_default() + 1));
     match file.read_to_string(&mut text) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(not_a_key_file(path, "it is no text")),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(not_a_key_file(path, "it is no text"))
+        }
         Err(error) => Err(io_error("read", path, error)),
         Ok(_) => KeyRing::parse(&text).map(Some).map_err(|why| not_a_key_file(path, &why)),
     }
@@ -58,11 +66,16 @@ pub(crate) fn create(path: &Path, keys: &KeyRing) -> Result<bool, BackendError> 
 pub(crate) fn replace(path: &Path, keys: &KeyRing) -> Result<(), BackendError> {
     // The path may be a link, and the file elsewhere.
     let target = fs::canonicalize(path).map_err(|error| io_error("find", path, error))?;
-    with_aside(&target, keys, |aside| fs::rename(aside, &target)).map_err(|error| io_error("replace", path, error))
+    with_aside(&target, keys, |aside| fs::rename(aside, &target))
+        .map_err(|error| io_error("replace", path, error))
 }
 
 /// Writes the keys beside `path`, has them placed, and sees to it that nothing else is left.
-fn with_aside(path: &Path, keys: &KeyRing, place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+fn with_aside(
+    path: &Path,
+    keys: &KeyRing,
+    place: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     let aside = aside_path(path);
     let written = write_private(&aside, &keys.text()).and_then(|()| place(&aside));
     // After a rename there is nothing to remove.
@@ -90,6 +103,7 @@ fn aside_path(path: &Path) -> PathBuf {
 }
 
 fn not_a_key_file(path: &Path, why: &str) -> BackendError {
-    let message = format!("key file `{}` cannot be used: {why}; restore it from a backup", path.display());
+    let message =
+        format!("key file `{}` cannot be used: {why}; restore it from a backup", path.display());
     BackendError::new(ErrorKind::Corrupt, message)
 }

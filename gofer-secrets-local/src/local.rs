@@ -17,11 +17,12 @@ use crate::key::Key;
 use crate::key_file;
 use crate::key_ring::KeyRing;
 
-/// The path of the row that tells whether the key file belongs to this database. It is the first of all paths, so a list
-/// that starts after it shows all others.
+/// The path of the row that tells whether the key file belongs to this database. It is the first of
+/// all paths, so a list that starts after it shows all others.
 pub(crate) const CANARY: &str = "+";
 const CANARY_VALUE: &str = "gofer";
-/// How many rows are looked at in one go where their ciphertexts come along, of at most 64 KiB each.
+/// How many rows are looked at in one go where their ciphertexts come along, of at most 64 KiB
+/// each.
 pub(crate) const ROWS_PER_PAGE: usize = 100;
 
 /// Keeps secrets encrypted in Gofer's database. Cloning shares the store.
@@ -29,8 +30,8 @@ pub(crate) const ROWS_PER_PAGE: usize = 100;
 pub struct LocalSecretStore {
     pub(crate) db: Db,
     pub(crate) key_file: PathBuf,
-    /// Whoever writes a row or reads one holds this for reading until the database has answered, so that a rotation, which
-    /// needs it for writing, never takes away a key in use.
+    /// Whoever writes a row or reads one holds this for reading until the database has answered, so
+    /// that a rotation, which needs it for writing, never takes away a key in use.
     pub(crate) keys: Arc<RwLock<KeyRing>>,
     /// Held by a rotation.
     pub(crate) rotating: Arc<Mutex<()>>,
@@ -46,8 +47,8 @@ impl LocalSecretStore {
     /// Opens the store; makes the key file on the very first start.
     ///
     /// # Errors
-    /// `Denied` when others can read the key file, `Corrupt` when it is missing, damaged, or does not belong to the
-    /// database's secrets; or the database's.
+    /// `Denied` when others can read the key file, `Corrupt` when it is missing, damaged, or does
+    /// not belong to the database's secrets; or the database's.
     pub async fn connect(config: LocalSecretsConfig, db: Db) -> Result<Self, BackendError> {
         let key_file = config.absolute_key_file()?;
         let stored = find(&db, &canary()).await?;
@@ -71,22 +72,32 @@ impl LocalSecretStore {
         self.read(&path).await.map(drop)
     }
 
-    async fn write(&self, path: &SecretPath, value: &SecretString, if_absent: bool) -> Result<(), BackendError> {
+    async fn write(
+        &self,
+        path: &SecretPath,
+        value: &SecretString,
+        if_absent: bool,
+    ) -> Result<(), BackendError> {
         let keys = Arc::clone(&self.keys).read_owned().await;
         let key = keys.newest();
-        let secret = LocalSecret { key_id: key.id().to_owned(), ciphertext: key.seal(path, value)? };
+        let secret =
+            LocalSecret { key_id: key.id().to_owned(), ciphertext: key.seal(path, value)? };
         let (db, path) = (self.db.clone(), path.clone());
-        // In a task of its own: the keys stay locked until the row is written, even if our caller gives up before.
+
+        // In a task of its own: the keys stay locked until the row is written, even if our caller
+        // gives up before.
         let written = tokio::spawn(async move {
             let result = db.local_secret_put(&path, &secret, if_absent).await;
             drop(keys);
             result.map_err(|error| match error {
-                DbError::AlreadyExists { .. } => {
-                    BackendError::new(ErrorKind::AlreadyExists, format!("secret `{path}` exists already"))
-                }
+                DbError::AlreadyExists { .. } => BackendError::new(
+                    ErrorKind::AlreadyExists,
+                    format!("secret `{path}` exists already"),
+                ),
                 error => error.into(),
             })
         });
+
         joined(written.await)
     }
 
@@ -96,7 +107,8 @@ impl LocalSecretStore {
             // Another process may have rotated the keys.
             Err(_) => {
                 self.reload_keys().await?;
-                let missing = |key_id: String, known| key_missing(path, &key_id, &self.key_file, known);
+                let missing =
+                    |key_id: String, known| key_missing(path, &key_id, &self.key_file, known);
                 let found = self.read_with_known_keys(path).await?;
                 let known = self.keys.read().await.ids();
                 found.map_err(|key_id| missing(key_id, &known))
@@ -105,10 +117,16 @@ impl LocalSecretStore {
     }
 
     /// The value, or the id of the key that is missing.
-    async fn read_with_known_keys(&self, path: &SecretPath) -> Result<Result<SecretString, String>, BackendError> {
+    async fn read_with_known_keys(
+        &self,
+        path: &SecretPath,
+    ) -> Result<Result<SecretString, String>, BackendError> {
         let keys = self.keys.read().await;
         let Some(row) = find(&self.db, path).await? else {
-            return Err(BackendError::new(ErrorKind::NotFound, format!("secret `{path}` does not exist")));
+            return Err(BackendError::new(
+                ErrorKind::NotFound,
+                format!("secret `{path}` does not exist"),
+            ));
         };
         match keys.find(&row.key_id) {
             None => Ok(Err(row.key_id)),
@@ -161,22 +179,33 @@ impl SecretStore for LocalSecretStore {
         self.check_canary().await?;
         self.check_rows().await?;
         let keys = self.keys.read().await;
-        let mut found = format!("key file `{}`, key `{}`", self.key_file.display(), keys.newest().id());
+        let mut found =
+            format!("key file `{}`, key `{}`", self.key_file.display(), keys.newest().id());
         if keys.len() > 1 {
             let older = keys.len() - 1;
-            found.push_str(&format!("; {older} older: a rotation was interrupted, rotate again to finish it"));
+            found.push_str(&format!(
+                "; {older} older: a rotation was interrupted, rotate again to finish it"
+            ));
         }
         Ok(found)
     }
 
-    async fn put(&self, path: &SecretPath, value: &SecretString, options: PutOptions) -> Result<(), BackendError> {
+    async fn put(
+        &self,
+        path: &SecretPath,
+        value: &SecretString,
+        options: PutOptions,
+    ) -> Result<(), BackendError> {
         let length = value.expose_secret().len();
         if length > MAX_SECRET_BYTES {
-            let message = format!("value of secret `{path}`: at most {MAX_SECRET_BYTES} bytes (got {length})");
+            let message = format!(
+                "value of secret `{path}`: at most {MAX_SECRET_BYTES} bytes (got {length})"
+            );
             return Err(BackendError::new(ErrorKind::Invalid, message));
         }
         if path.as_str() == CANARY {
-            let message = format!("secret key `{CANARY}` is taken by the store itself; use another");
+            let message =
+                format!("secret key `{CANARY}` is taken by the store itself; use another");
             return Err(BackendError::new(ErrorKind::Invalid, message));
         }
         self.write(path, value, options.if_absent).await
@@ -184,14 +213,21 @@ impl SecretStore for LocalSecretStore {
 
     async fn get(&self, path: &SecretPath) -> Result<SecretString, BackendError> {
         if path.as_str() == CANARY {
-            return Err(BackendError::new(ErrorKind::NotFound, format!("secret `{path}` does not exist")));
+            return Err(BackendError::new(
+                ErrorKind::NotFound,
+                format!("secret `{path}` does not exist"),
+            ));
         }
         self.read(path).await
     }
 
     async fn list(&self, prefix: &str, page: ListPage) -> Result<SecretList, BackendError> {
-        let after = page.after.filter(|after| after.as_str() > CANARY).unwrap_or_else(|| CANARY.to_owned());
-        let found = self.db.local_secret_list(prefix, &ListPage { after: Some(after), limit: page.limit }).await?;
+        let after =
+            page.after.filter(|after| after.as_str() > CANARY).unwrap_or_else(|| CANARY.to_owned());
+        let found = self
+            .db
+            .local_secret_list(prefix, &ListPage { after: Some(after), limit: page.limit })
+            .await?;
         Ok(SecretList { more: found.next.is_some(), paths: found.items })
     }
 
@@ -215,19 +251,25 @@ async fn find(db: &Db, path: &SecretPath) -> Result<Option<LocalSecret>, Backend
     }
 }
 
-async fn read_or_create(key_file: &Path, stored: Option<LocalSecret>) -> Result<KeyRing, BackendError> {
+async fn read_or_create(
+    key_file: &Path,
+    stored: Option<LocalSecret>,
+) -> Result<KeyRing, BackendError> {
     let key_file = key_file.to_path_buf();
     blocking(move || {
         if let Some(keys) = key_file::read(&key_file)? {
             return Ok(keys);
         }
+
         if let Some(row) = stored {
             return Err(key_file_missing(&key_file, &row.key_id));
         }
+
         let keys = KeyRing::of(Key::generate()?);
         if key_file::create(&key_file, &keys)? {
             return Ok(keys);
         }
+
         // Another process has just made it.
         key_file::read(&key_file)?.ok_or_else(|| key_file_missing(&key_file, "?"))
     })

@@ -26,7 +26,8 @@ struct Health {
 }
 
 impl Health {
-    /// What product this is; neither says it. OpenBao began at 2.0, and Vault tells its edition since long before its own 2.0.
+    /// What product this is; neither says it. OpenBao began at 2.0, and Vault tells its edition
+    /// since long before its own 2.0.
     fn product(&self) -> &'static str {
         match self.enterprise {
             Some(true) => "Vault Enterprise",
@@ -45,7 +46,11 @@ struct Mount {
     options: Option<HashMap<String, String>>,
 }
 
-pub(crate) async fn check(session: &Arc<Session>, layout: &Layout, method: &str) -> Result<String, BackendError> {
+pub(crate) async fn check(
+    session: &Arc<Session>,
+    layout: &Layout,
+    method: &str,
+) -> Result<String, BackendError> {
     let address = session.client.address();
     let health = health(session).await?;
     check_mount(session, layout).await?;
@@ -54,7 +59,10 @@ pub(crate) async fn check(session: &Arc<Session>, layout: &Layout, method: &str)
     let (place, mount) = (place.trim_end_matches('/'), &layout.mount);
     let place = if place.is_empty() { mount.clone() } else { format!("{mount}/{place}") };
     let login = if method == "token" { "with a token".to_owned() } else { format!("by {method}") };
-    Ok(format!("{product} {version} at `{address}`, secrets under `{place}` (KV version 2), logged in {login}"))
+    Ok(format!(
+        "{product} {version} at `{address}`, secrets under `{place}` (KV version 2), logged in \
+         {login}"
+    ))
 }
 
 /// Asked of the server that answers, not of the cluster: a standby is as good, since it forwards.
@@ -67,16 +75,23 @@ async fn health(session: &Session) -> Result<Health, BackendError> {
         uninitcode: Some(200),
         ..ReadHealthRequest::default()
     };
+
     let address = session.client.address();
     let answer = session.ask(&endpoint).await.and_then(|answer| answer.parse());
-    let health: Health = answer.map_err(|failure| failure.into_error(address, "say how it is", "nothing"))?;
+    let health: Health =
+        answer.map_err(|failure| failure.into_error(address, "say how it is", "nothing"))?;
     let unavailable = |message: String| Err(BackendError::new(ErrorKind::Unavailable, message));
+
     if !health.initialized {
-        return unavailable(format!("vault at `{address}` is not initialized; run `vault operator init`"));
+        return unavailable(format!(
+            "vault at `{address}` is not initialized; run `vault operator init`"
+        ));
     }
+
     if health.sealed {
         return unavailable(format!("vault at `{address}` is sealed; run `vault operator unseal`"));
     }
+
     Ok(health)
 }
 
@@ -88,26 +103,43 @@ async fn check_mount(session: &Arc<Session>, layout: &Layout) -> Result<(), Back
         Err(CallFailure::Login(error)) => return Err(error),
         Err(CallFailure::Vault { failure, .. }) => Err(failure),
     };
+
     let found = match info {
         Ok(found) => found,
-        // The server says the same of a mount that is not there and of one where the token may do nothing at all.
+        // The server says the same of a mount that is not there and of one where the token may do
+        // nothing at all.
         Err(failure) if failure.is_denied() => {
             let message = format!(
-                "mount: there is no `{mount}` in vault, or the token may do nothing there; {next_step}, and \
-                 config/vault/gofer-policy.hcl is the policy for it"
+                "mount: there is no `{mount}` in vault, or the token may do nothing there; \
+                 {next_step}, and config/vault/gofer-policy.hcl is the policy for it"
             );
             return Err(BackendError::new(ErrorKind::Denied, message));
         }
         Err(failure) => {
-            return Err(unanswered(failure, session, &format!("look at mount `{mount}`"), "any right there"));
+            return Err(unanswered(
+                failure,
+                session,
+                &format!("look at mount `{mount}`"),
+                "any right there",
+            ));
         }
     };
-    let version = found.options.as_ref().and_then(|options| options.get("version")).map_or("1", String::as_str);
+
+    let version = found
+        .options
+        .as_ref()
+        .and_then(|options| options.get("version"))
+        .map_or("1", String::as_str);
+
     if found.engine != "kv" || version != "2" {
-        let engine = if found.engine == "kv" { format!("kv version {version}") } else { found.engine };
-        let message = format!("mount: `{mount}` is an engine `{engine}`, and gofer needs `kv` version 2; {next_step}");
+        let engine =
+            if found.engine == "kv" { format!("kv version {version}") } else { found.engine };
+        let message = format!(
+            "mount: `{mount}` is an engine `{engine}`, and gofer needs `kv` version 2; {next_step}"
+        );
         return Err(BackendError::new(ErrorKind::Invalid, message));
     }
+
     Ok(())
 }
 
@@ -127,28 +159,45 @@ async fn check_capabilities(session: &Arc<Session>, layout: &Layout) -> Result<(
         Err(CallFailure::Login(error)) => return Err(error),
         Err(CallFailure::Vault { failure, .. }) => Err(failure),
     };
+
     let capabilities = answer.map_err(|failure| {
-        unanswered(failure, session, "say what the token may do", "`update` on `sys/capabilities-self`")
+        unanswered(
+            failure,
+            session,
+            "say what the token may do",
+            "`update` on `sys/capabilities-self`",
+        )
     })?;
+
     let mut missing = Vec::new();
     for (path, shown, wanted) in &needed {
         let has = capabilities.get(path).map(Vec::as_slice).unwrap_or_default();
         let may = |capability: &str| has.iter().any(|has| has == capability || has == "root");
-        missing.extend(wanted.iter().filter(|wanted| !may(wanted)).map(|wanted| format!("`{wanted}` on `{shown}`")));
+        missing.extend(
+            wanted
+                .iter()
+                .filter(|wanted| !may(wanted))
+                .map(|wanted| format!("`{wanted}` on `{shown}`")),
+        );
     }
+
     if missing.is_empty() {
         return Ok(());
     }
+
     let (address, missing) = (session.client.address(), missing.join(", "));
     let message = format!(
-        "the token at vault `{address}` lacks {missing}; give its role the policy config/vault/gofer-policy.hcl"
+        "the token at vault `{address}` lacks {missing}; give its role the policy \
+         config/vault/gofer-policy.hcl"
     );
+
     Err(BackendError::new(ErrorKind::Denied, message))
 }
 
 fn some_key() -> Result<SecretPath, BackendError> {
-    SecretPath::new(SOME_KEY)
-        .map_err(|error| BackendError::new(ErrorKind::Internal, "cannot check a key").with_source(error))
+    SecretPath::new(SOME_KEY).map_err(|error| {
+        BackendError::new(ErrorKind::Internal, "cannot check a key").with_source(error)
+    })
 }
 
 fn unanswered(failure: Failure, session: &Session, action: &str, needs: &str) -> BackendError {
@@ -168,7 +217,8 @@ mod tests {
             ("2.0.1", Some(false), "Vault"),
             ("2.4.1", None, "OpenBao"),
         ] {
-            let health = Health { initialized: true, sealed: false, version: version.into(), enterprise };
+            let health =
+                Health { initialized: true, sealed: false, version: version.into(), enterprise };
             assert_eq!(health.product(), product, "{version}");
         }
     }

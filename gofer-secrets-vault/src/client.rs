@@ -1,7 +1,7 @@
 //! One request and its answer.
 //!
-//! `vaultrs` says how requests look; sending them is done here, because its own client keeps `Retry-After` from us, logs every
-//! refusal as an error, and quotes whole answers in its errors.
+//! `vaultrs` says how requests look; sending them is done here, because its own client keeps
+//! `Retry-After` from us, logs every refusal as an error, and quotes whole answers in its errors.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,11 +19,13 @@ use crate::config::{VaultConfig, is_header_text};
 use crate::error::{Failure, Refusal};
 use crate::tls;
 
-/// Requests under way at once; further ones wait. Vault answers in about a millisecond, so more would only cost connections.
+/// Requests under way at once; further ones wait. Vault answers in about a millisecond, so more
+/// would only cost connections.
 const MAX_IN_FLIGHT: usize = 64;
 /// Longest answer: the list of one folder with some hundred thousand secrets.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
-/// Memory that is set aside for an answer before it comes: a secret of 64 KiB in JSON, several times over.
+/// Memory that is set aside for an answer before it comes: a secret of 64 KiB in JSON, several
+/// times over.
 const MAX_ANNOUNCED_BYTES: usize = 1024 * 1024;
 /// A standby names the active server, which may just have changed.
 const MAX_REDIRECTS: usize = 4;
@@ -53,7 +55,10 @@ pub(crate) struct Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("address", &self.address).field("namespace", &self.namespace).finish()
+        f.debug_struct("Client")
+            .field("address", &self.address)
+            .field("namespace", &self.namespace)
+            .finish()
     }
 }
 
@@ -70,18 +75,27 @@ impl Client {
             .referer(false)
             // Secrets go to the address and nowhere else, whatever the environment says.
             .no_proxy();
+
         if url.scheme() == "https" {
             builder = builder.tls_backend_preconfigured(tls::client_config(config)?);
         } else {
             // Spares the library a look at the system's certificates.
             builder = builder.tls_backend_preconfigured(tls::no_trust()?);
         }
+
         let http = builder.build().map_err(|error| {
-            BackendError::new(ErrorKind::Internal, "cannot set up the HTTP client").with_source(error)
+            BackendError::new(ErrorKind::Internal, "cannot set up the HTTP client")
+                .with_source(error)
         })?;
-        let namespace = config.namespace.as_deref().map(HeaderValue::from_str).transpose().map_err(|_| {
-            BackendError::new(ErrorKind::Invalid, "namespace: has characters that no HTTP header may have")
-        })?;
+
+        let namespace =
+            config.namespace.as_deref().map(HeaderValue::from_str).transpose().map_err(|_| {
+                BackendError::new(
+                    ErrorKind::Invalid,
+                    "namespace: has characters that no HTTP header may have",
+                )
+            })?;
+
         let address = url.as_str().trim_end_matches('/').to_owned();
         Ok(Self { http, address, namespace, in_flight: Semaphore::new(MAX_IN_FLIGHT) })
     }
@@ -92,15 +106,24 @@ impl Client {
     }
 
     /// Sends one request, once.
-    pub(crate) async fn send<E: Endpoint>(&self, request: Request<'_, E>) -> Result<Answer, Failure> {
+    pub(crate) async fn send<E: Endpoint>(
+        &self,
+        request: Request<'_, E>,
+    ) -> Result<Answer, Failure> {
         let sent = self.build(&request)?;
-        let _turn = self.in_flight.acquire().await.map_err(|_| Failure::Garbled("gofer is shutting down"))?;
+        let _turn = self
+            .in_flight
+            .acquire()
+            .await
+            .map_err(|_| Failure::Garbled("gofer is shutting down"))?;
         let response = self.http.execute(sent).await.map_err(Failure::from)?;
         let (status, retry_after) = (response.status(), retry_after(response.headers()));
         let body = read(response).await?;
+
         if status.is_success() {
             return Ok(Answer { body });
         }
+
         let told: ErrorBody = serde_json::from_slice(body.expose_secret()).unwrap_or_default();
         let masked = |text: String| {
             let secrets = [request.token, request.secret];
@@ -111,6 +134,7 @@ impl Client {
             let shows = secrets.into_iter().flatten().any(is_in);
             if shows { "a message that quotes the secret".to_owned() } else { text }
         };
+
         Err(Failure::Refused(Refusal {
             status: status.as_u16(),
             errors: told.errors.into_iter().map(masked).collect(),
@@ -120,8 +144,8 @@ impl Client {
     }
 
     fn build<E: Endpoint>(&self, request: &Request<'_, E>) -> Result<reqwest::Request, Failure> {
-        // Only the path, the method and the body are used; the address may have a path of its own, which `rustify` would
-        // put behind the version.
+        // Only the path, the method and the body are used; the address may have a path of its own,
+        // which `rustify` would put behind the version.
         let described = request
             .endpoint
             .request("http://vault.invalid")
@@ -129,18 +153,23 @@ impl Client {
         let path = described.uri().path_and_query().map_or("/", |path| path.as_str());
         let url = format!("{}/v1{path}", self.address);
         let mut builder = self.http.request(described.method().clone(), url);
-        // What an agent between us and the server may insist on, as a sign that no browser was tricked into this.
+
+        // What an agent between us and the server may insist on, as a sign that no browser was
+        // tricked into this.
         builder = builder.header("X-Vault-Request", "true");
         if let Some(token) = request.token {
             builder = builder.header("X-Vault-Token", sensitive(token)?);
         }
+
         if let Some(namespace) = self.namespace.as_ref().filter(|_| request.in_namespace) {
             builder = builder.header("X-Vault-Namespace", namespace);
         }
+
         let body = described.into_body();
         if !body.is_empty() {
             builder = builder.header(CONTENT_TYPE, "application/json").body(body);
         }
+
         builder.build().map_err(Failure::from)
     }
 }
@@ -199,9 +228,12 @@ struct GoneMetadata {
 }
 
 async fn read(mut response: Response) -> Result<SecretSlice<u8>, Failure> {
-    let expected = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
-    // Room for a whole secret from the beginning, since what a vector leaves behind when it grows is not wiped; but not for
-    // whatever length somebody announces.
+    let expected = response
+        .content_length()
+        .and_then(|length| usize::try_from(length).ok())
+        .unwrap_or_default();
+    // Room for a whole secret from the beginning, since what a vector leaves behind when it grows
+    // is not wiped; but not for whatever length somebody announces.
     let mut body = Vec::with_capacity(expected.min(MAX_ANNOUNCED_BYTES));
     while let Some(chunk) = response.chunk().await.map_err(Failure::from)? {
         if body.len() + chunk.len() > MAX_ANSWER_BYTES {

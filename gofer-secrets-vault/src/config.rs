@@ -20,7 +20,8 @@ const MAX_ATTEMPTS: u32 = 20;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VaultConfig {
-    /// URL of the server or of a proxy before it, `https://host:port`, with a path if the proxy wants one.
+    /// URL of the server or of a proxy before it, `https://host:port`, with a path if the proxy
+    /// wants one.
     pub address: String,
     /// Namespace, for Vault Enterprise, HCP and OpenBao. `sys/health` is asked without it.
     pub namespace: Option<String>,
@@ -37,7 +38,8 @@ pub struct VaultConfig {
     /// How long one answer may take, connecting included.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// How often one call is tried in all, 1 to 20, while the server is sealed, busy or out of reach.
+    /// How often one call is tried in all, 1 to 20, while the server is sealed, busy or out of
+    /// reach.
     pub attempts: u32,
     /// How Gofer proves who it is.
     pub auth: AuthConfig,
@@ -68,7 +70,8 @@ pub struct AuthConfig {
     pub method: AuthMethod,
     /// `token`: the token itself; better a file.
     pub token: Option<SecretString>,
-    /// `token`: a file that holds the token, such as an agent writes; read again when the token is refused or runs out.
+    /// `token`: a file that holds the token, such as an agent writes; read again when the token is
+    /// refused or runs out.
     pub token_file: Option<PathBuf>,
     /// `approle`: the role's id.
     pub role_id: Option<String>,
@@ -78,8 +81,8 @@ pub struct AuthConfig {
     pub secret_id_file: Option<PathBuf>,
     /// `kubernetes` and `jwt`: the role's name. `jwt` may leave it to the method's default role.
     pub role: Option<String>,
-    /// `jwt`: a file that holds the JWT, such as Nomad writes for a workload identity. `kubernetes`: by default the pod's
-    /// service account token. Read again at every login.
+    /// `jwt`: a file that holds the JWT, such as Nomad writes for a workload identity.
+    /// `kubernetes`: by default the pod's service account token. Read again at every login.
     pub jwt_file: Option<PathBuf>,
     /// Path of the auth method; by default the method's name.
     pub mount: Option<String>,
@@ -122,22 +125,39 @@ impl VaultConfig {
     pub fn validate(&self) -> Result<(), BackendError> {
         self.url()?;
         if self.namespace.as_ref().is_some_and(|name| name.is_empty() || !is_header_text(name)) {
-            return invalid("namespace", self.namespace.as_deref().unwrap_or_default(), "printable ASCII, or left out");
+            return invalid(
+                "namespace",
+                self.namespace.as_deref().unwrap_or_default(),
+                "printable ASCII, or left out",
+            );
         }
+
         if SecretPath::new(&self.mount).is_err() {
-            return invalid("mount", &self.mount, "the path of a KV engine, without `/` at its ends");
+            return invalid(
+                "mount",
+                &self.mount,
+                "the path of a KV engine, without `/` at its ends",
+            );
         }
+
         if !self.prefix.is_empty() && SecretPath::new(&self.prefix).is_err() {
-            return invalid("prefix", &self.prefix, "a folder such as `gofer`, without `/` at its ends, or empty");
+            return invalid(
+                "prefix",
+                &self.prefix,
+                "a folder such as `gofer`, without `/` at its ends, or empty",
+            );
         }
+
         self.validate_tls()?;
         if self.request_timeout.is_zero() || self.request_timeout > MAX_REQUEST_TIMEOUT {
             let given = format!("{:?}", self.request_timeout);
             return invalid("request_timeout", &given, "more than 0 and at most 5 minutes");
         }
+
         if !(1..=MAX_ATTEMPTS).contains(&self.attempts) {
             return invalid("attempts", &self.attempts.to_string(), "1 to 20");
         }
+
         self.auth.validate()
     }
 
@@ -145,19 +165,30 @@ impl VaultConfig {
         if self.cert_file.is_some() != self.key_file.is_some() {
             return Err(error("cert_file, key_file: set both or none"));
         }
-        let files = [("ca_file", &self.ca_file), ("cert_file", &self.cert_file), ("key_file", &self.key_file)];
+
+        let files = [
+            ("ca_file", &self.ca_file),
+            ("cert_file", &self.cert_file),
+            ("key_file", &self.key_file),
+        ];
+
         for (key, file) in files {
             if file.is_some() && self.address.starts_with("http://") {
-                return Err(error(format!("{key}: is for TLS, and `address` starts with `http://`; use `https://`")));
+                return Err(error(format!(
+                    "{key}: is for TLS, and `address` starts with `http://`; use `https://`"
+                )));
             }
         }
+
         Ok(())
     }
 
     /// The address, without a slash at its end.
     pub(crate) fn url(&self) -> Result<Url, BackendError> {
         const RULE: &str = "a URL such as `https://vault.example.com:8200`";
-        // Whatever is wrong with it, it might be a URL with a password in it, so it is shown only when it is not.
+
+        // Whatever is wrong with it, it might be a URL with a password in it, so it is shown only
+        // when it is not.
         let Ok(mut url) = Url::parse(&self.address) else {
             return if self.address.is_empty() {
                 Err(error(format!("address: is not set; give {RULE}")))
@@ -165,17 +196,23 @@ impl VaultConfig {
                 Err(error(format!("address: must be {RULE}")))
             };
         };
+
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(error(format!("address: has a user or a password, which Vault does not know; give {RULE}")));
+            return Err(error(format!(
+                "address: has a user or a password, which Vault does not know; give {RULE}"
+            )));
         }
+
         let is_plain = url.query().is_none() && url.fragment().is_none();
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !is_plain {
             return invalid("address", &self.address, RULE);
         }
+
         let path = url.path().trim_end_matches('/').to_owned();
         if path.ends_with("/v1") {
             return invalid("address", &self.address, "the address alone; Gofer adds `/v1`");
         }
+
         url.set_path(&path);
         Ok(url)
     }
@@ -187,13 +224,24 @@ impl AuthConfig {
         if let Some(mount) = &self.mount
             && SecretPath::new(mount).is_err()
         {
-            return invalid("auth.mount", mount, "the path of an auth method, without `auth/` and `/` at its ends");
+            return invalid(
+                "auth.mount",
+                mount,
+                "the path of an auth method, without `auth/` and `/` at its ends",
+            );
         }
+
         let wanted = |key: &str| {
-            Err(error(format!("auth.{key}: is not set; the auth method `{}` needs it", self.method.as_str())))
+            Err(error(format!(
+                "auth.{key}: is not set; the auth method `{}` needs it",
+                self.method.as_str()
+            )))
         };
+
         match self.method {
-            AuthMethod::Token => exactly_one("token", self.token.is_some(), "token_file", self.token_file.is_some()),
+            AuthMethod::Token => {
+                exactly_one("token", self.token.is_some(), "token_file", self.token_file.is_some())
+            }
             AuthMethod::AppRole if self.role_id.is_none() => wanted("role_id"),
             AuthMethod::AppRole => {
                 let (value, file) = (self.secret_id.is_some(), self.secret_id_file.is_some());
@@ -205,9 +253,11 @@ impl AuthConfig {
         }
     }
 
-    /// A key of another method is a mistake, and ignoring it would hide that the wrong method is set.
+    /// A key of another method is a mistake, and ignoring it would hide that the wrong method is
+    /// set.
     fn refuse_keys_of_other_methods(&self) -> Result<(), BackendError> {
         use AuthMethod::{AppRole, Jwt, Kubernetes, Token};
+
         let keys: [(&str, bool, &[AuthMethod]); 8] = [
             ("token", self.token.is_some(), &[Token]),
             ("token_file", self.token_file.is_some(), &[Token]),
@@ -218,14 +268,19 @@ impl AuthConfig {
             ("jwt_file", self.jwt_file.is_some(), &[Kubernetes, Jwt]),
             ("mount", self.mount.is_some(), &[AppRole, Kubernetes, Jwt]),
         ];
+
         for (key, is_set, methods) in keys {
             if is_set && !methods.contains(&self.method) {
                 let method = self.method.as_str();
-                let of: Vec<String> = methods.iter().map(|method| format!("`{}`", method.as_str())).collect();
+                let of: Vec<String> =
+                    methods.iter().map(|method| format!("`{}`", method.as_str())).collect();
                 let of = of.join(", ");
-                return Err(error(format!("auth.{key}: belongs to the method {of}, and `auth.method` is `{method}`")));
+                return Err(error(format!(
+                    "auth.{key}: belongs to the method {of}, and `auth.method` is `{method}`"
+                )));
             }
         }
+
         Ok(())
     }
 

@@ -50,23 +50,38 @@ impl LoginFailure {
             Self::Here(error) => return error,
             Self::Vault(failure) => failure,
         };
+
         let method = auth.method.as_str();
         // Which of these statuses it is differs between methods and versions; the words say it.
         let Some(words) = failure.refused_for_good() else {
             let needs = "`read` on `auth/token/lookup-self`";
             return failure.into_error(address, &format!("log in by `{method}`"), needs);
         };
+
         let next_step = match auth.method {
             AuthMethod::Token => {
-                "give it one that is alive in `auth.token_file` and has the policy config/vault/gofer-policy.hcl"
+                "give it one that is alive in `auth.token_file` and has the policy \
+                 config/vault/gofer-policy.hcl"
             }
-            AuthMethod::AppRole => "check `auth.role_id`, and put a secret id that is valid into `auth.secret_id_file`",
-            AuthMethod::Kubernetes | AuthMethod::Jwt => "check that `auth.role` exists there and accepts this JWT",
+            AuthMethod::AppRole => {
+                "check `auth.role_id`, and put a secret id that is valid into \
+                 `auth.secret_id_file`"
+            }
+            AuthMethod::Kubernetes | AuthMethod::Jwt => {
+                "check that `auth.role` exists there and accepts this JWT"
+            }
         };
+
         let message = match auth.method {
-            AuthMethod::Token => format!("vault at `{address}` refuses the token{words}; {next_step}"),
-            _ => format!("vault at `{address}` refuses the login at `auth/{}`{words}; {next_step}", auth.mount()),
+            AuthMethod::Token => {
+                format!("vault at `{address}` refuses the token{words}; {next_step}")
+            }
+            _ => format!(
+                "vault at `{address}` refuses the login at `auth/{}`{words}; {next_step}",
+                auth.mount()
+            ),
         };
+
         BackendError::new(ErrorKind::Denied, message)
     }
 }
@@ -99,10 +114,12 @@ pub(crate) async fn log_in(client: &Client, auth: &AuthConfig) -> Result<Token, 
     let mount = auth.mount();
     match auth.method {
         AuthMethod::Token => {
-            existing(client, given("token", auth.token.as_ref(), auth.token_file.clone()).await?).await
+            existing(client, given("token", auth.token.as_ref(), auth.token_file.clone()).await?)
+                .await
         }
         AuthMethod::AppRole => {
-            let secret = given("secret_id", auth.secret_id.as_ref(), auth.secret_id_file.clone()).await?;
+            let secret =
+                given("secret_id", auth.secret_id.as_ref(), auth.secret_id_file.clone()).await?;
             let endpoint = LoginWithApproleRequest {
                 mount: mount.to_owned(),
                 role_id: auth.role_id.clone().unwrap_or_default(),
@@ -159,7 +176,10 @@ async fn existing(client: &Client, secret: SecretString) -> Result<Token, LoginF
 
 async fn described(client: &Client, token: &SecretString) -> Result<Lookup, Failure> {
     let endpoint = LookupTokenSelfRequest {};
-    client.send(Request { endpoint: &endpoint, token: Some(token), in_namespace: true, secret: None }).await?.data()
+    client
+        .send(Request { endpoint: &endpoint, token: Some(token), in_namespace: true, secret: None })
+        .await?
+        .data()
 }
 
 /// The credential itself, or what its file holds now.
@@ -171,7 +191,9 @@ async fn given(
     match (value, file) {
         (Some(value), _) => checked(value.expose_secret(), &format!("auth.{key}")),
         (None, Some(file)) => blocking(move || read(key, &file)).await,
-        (None, None) => Err(BackendError::new(ErrorKind::Invalid, format!("auth.{key}: is not set"))),
+        (None, None) => {
+            Err(BackendError::new(ErrorKind::Invalid, format!("auth.{key}: is not set")))
+        }
     }
 }
 
@@ -186,11 +208,13 @@ fn read(key: &str, path: &Path) -> Result<SecretString, BackendError> {
             Err(_) => checked("\u{fffd}", &shown),
         },
         Err(error) => {
-            let message = format!("{shown} cannot be read; the user that runs gofer must be able to");
+            let message =
+                format!("{shown} cannot be read; the user that runs gofer must be able to");
             // Another process may be writing it anew just now, so it is worth another look later.
             Err(BackendError::new(ErrorKind::Unavailable, message).with_source(error))
         }
     };
+
     // Wiped when dropped, as the credential is.
     drop(secrecy::SecretSlice::from(bytes));
     result
@@ -200,7 +224,8 @@ fn read(key: &str, path: &Path) -> Result<SecretString, BackendError> {
 fn checked(text: &str, shown: &str) -> Result<SecretString, BackendError> {
     let text = text.trim();
     if text.is_empty() || !is_header_text(text) {
-        let message = format!("{shown} must hold one credential of printable ASCII and nothing else");
+        let message =
+            format!("{shown} must hold one credential of printable ASCII and nothing else");
         return Err(BackendError::new(ErrorKind::Invalid, message));
     }
     Ok(SecretString::from(text))

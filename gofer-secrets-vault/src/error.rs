@@ -1,4 +1,5 @@
-//! What can go wrong with a request, and what the caller of the store is told. None of it ever holds a value or a token.
+//! What can go wrong with a request, and what the caller of the store is told. None of it ever
+//! holds a value or a token.
 
 use std::time::Duration;
 
@@ -35,7 +36,11 @@ pub(crate) struct Refusal {
 impl From<reqwest::Error> for Failure {
     fn from(error: reqwest::Error) -> Self {
         let error = error.without_url();
-        if error.is_connect() || error.is_builder() { Self::Unreachable(error) } else { Self::NoAnswer(error) }
+        if error.is_connect() || error.is_builder() {
+            Self::Unreachable(error)
+        } else {
+            Self::NoAnswer(error)
+        }
     }
 }
 
@@ -62,7 +67,8 @@ impl Failure {
     /// Whether the server understood and will say the same again.
     pub(crate) fn is_final(&self) -> bool {
         match self {
-            // 412 is a standby that has not caught up yet; 472 and 473 are standbys, which forward soon.
+            // 412 is a standby that has not caught up yet; 472 and 473 are standbys, which forward
+            // soon.
             Self::Refused(refusal) => match refusal.status {
                 412 | 429 | 472 | 473 | 500 | 502..=504 => false,
                 400 => !refusal.says("Upgrading from non-versioned to versioned"),
@@ -85,7 +91,9 @@ impl Failure {
 
     /// The words of a refusal that is no matter of time; as they are put behind a sentence.
     pub(crate) fn refused_for_good(&self) -> Option<String> {
-        self.refusal().filter(|refusal| (400..500).contains(&refusal.status) && self.is_final()).map(Refusal::words)
+        self.refusal()
+            .filter(|refusal| (400..500).contains(&refusal.status) && self.is_final())
+            .map(Refusal::words)
     }
 
     /// How long the server wants to be left alone.
@@ -102,11 +110,12 @@ impl Failure {
     pub(crate) fn nothing_there(&self) -> Option<Option<u64>> {
         // With words in it, it is about the path: the mount does not exist.
         let refusal = self.refusal().filter(|refusal| refusal.status == 404)?;
-        (refusal.errors.is_empty() || refusal.gone_version.is_some()).then_some(refusal.gone_version)
+        (refusal.errors.is_empty() || refusal.gone_version.is_some())
+            .then_some(refusal.gone_version)
     }
 
-    /// What the caller is told. `action` is what was tried, such as ``read secret `a` ``, and `needs` what a policy must
-    /// allow for it.
+    /// What the caller is told. `action` is what was tried, such as ``read secret `a` ``, and
+    /// `needs` what a policy must allow for it.
     pub(crate) fn into_error(self, address: &str, action: &str, needs: &str) -> BackendError {
         let new = |kind, message: String| BackendError::new(kind, message);
         match self {
@@ -119,17 +128,25 @@ impl Failure {
                 } else {
                     ""
                 };
-                BackendError { message: format!("cannot reach vault at `{address}` to {action}{hint}"), ..shown }
+
+                BackendError {
+                    message: format!("cannot reach vault at `{address}` to {action}{hint}"),
+                    ..shown
+                }
             }
-            Self::NoAnswer(error) if error.is_timeout() => {
-                new(ErrorKind::Timeout, format!("vault at `{address}` did not answer in time when asked to {action}"))
-                    .with_source(error)
-            }
+            Self::NoAnswer(error) if error.is_timeout() => new(
+                ErrorKind::Timeout,
+                format!("vault at `{address}` did not answer in time when asked to {action}"),
+            )
+            .with_source(error),
             Self::NoAnswer(error) => {
-                let message = format!("vault at `{address}` broke off the connection when asked to {action}");
+                let message =
+                    format!("vault at `{address}` broke off the connection when asked to {action}");
                 new(ErrorKind::Unavailable, message).with_source(error)
             }
-            Self::Garbled(why) => new(ErrorKind::Internal, format!("cannot {action} in vault at `{address}`: {why}")),
+            Self::Garbled(why) => {
+                new(ErrorKind::Internal, format!("cannot {action} in vault at `{address}`: {why}"))
+            }
         }
     }
 }
@@ -151,38 +168,65 @@ impl Refusal {
         let vault = format!("vault at `{address}`");
         let (kind, message) = match self.status {
             403 => {
-                let next_step = format!("the token needs {needs}; see config/vault/gofer-policy.hcl");
-                (ErrorKind::Denied, format!("{vault} does not let gofer {action}{words}; {next_step}"))
+                let next_step =
+                    format!("the token needs {needs}; see config/vault/gofer-policy.hcl");
+                (
+                    ErrorKind::Denied,
+                    format!("{vault} does not let gofer {action}{words}; {next_step}"),
+                )
             }
             404 => {
                 let next_step = "does the mount exist, and is it a KV engine of version 2?";
-                (ErrorKind::Invalid, format!("{vault} does not know where to {action}{words}; {next_step}"))
+                (
+                    ErrorKind::Invalid,
+                    format!("{vault} does not know where to {action}{words}; {next_step}"),
+                )
             }
-            429 => (ErrorKind::RateLimited, format!("{vault} has too much to do to {action}{words}")),
+            429 => {
+                (ErrorKind::RateLimited, format!("{vault} has too much to do to {action}{words}"))
+            }
             501 => {
                 let next_step = "run `vault operator init`";
-                (ErrorKind::Unavailable, format!("{vault} is not initialized, so it cannot {action}; {next_step}"))
+                (
+                    ErrorKind::Unavailable,
+                    format!("{vault} is not initialized, so it cannot {action}; {next_step}"),
+                )
             }
             503 if self.says("sealed") => {
                 let next_step = "run `vault operator unseal`";
-                (ErrorKind::Unavailable, format!("{vault} is sealed, so it cannot {action}; {next_step}"))
+                (
+                    ErrorKind::Unavailable,
+                    format!("{vault} is sealed, so it cannot {action}; {next_step}"),
+                )
             }
-            status @ (412 | 472 | 473 | 500..) => {
-                (ErrorKind::Unavailable, format!("{vault} cannot {action} now (status {status}){words}"))
-            }
+            status @ (412 | 472 | 473 | 500..) => (
+                ErrorKind::Unavailable,
+                format!("{vault} cannot {action} now (status {status}){words}"),
+            ),
             status @ 300..400 => {
                 let next_step = "set `address` to the server that answers itself";
-                let message = format!("{vault} points elsewhere when asked to {action} (status {status}); {next_step}");
+                let message = format!(
+                    "{vault} points elsewhere when asked to {action} (status {status}); \
+                     {next_step}"
+                );
                 (ErrorKind::Unavailable, message)
             }
-            413 => (ErrorKind::Invalid, format!("{vault} finds the request too long to {action}{words}")),
-            status => (ErrorKind::Invalid, format!("{vault} refuses to {action} (status {status}){words}")),
+            413 => (
+                ErrorKind::Invalid,
+                format!("{vault} finds the request too long to {action}{words}"),
+            ),
+            status => (
+                ErrorKind::Invalid,
+                format!("{vault} refuses to {action} (status {status}){words}"),
+            ),
         };
+
         BackendError::new(kind, message)
     }
 }
 
-/// Runs file work on a thread that may block. A panic there goes on here, as if there had been no thread.
+/// Runs file work on a thread that may block. A panic there goes on here, as if there had been no
+/// thread.
 pub(crate) async fn blocking<T, F>(work: F) -> Result<T, BackendError>
 where
     T: Send + 'static,
@@ -192,12 +236,14 @@ where
 }
 
 /// What a task came to.
-pub(crate) fn joined<T, E: From<BackendError>>(result: Result<Result<T, E>, tokio::task::JoinError>) -> Result<T, E> {
+pub(crate) fn joined<T, E: From<BackendError>>(
+    result: Result<Result<T, E>, tokio::task::JoinError>,
+) -> Result<T, E> {
     match result {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(error) => {
-            Err(BackendError::new(ErrorKind::Unavailable, "gofer is shutting down").with_source(error).into())
-        }
+        Err(error) => Err(BackendError::new(ErrorKind::Unavailable, "gofer is shutting down")
+            .with_source(error)
+            .into()),
     }
 }

@@ -1,8 +1,8 @@
 //! Where a secret lies in Vault.
 //!
-//! HashiCorp's Vault refuses a path with `..` anywhere in it, also within a name, and Gofer's keys may have that (OpenBao
-//! refuses whole segments only). So a `.` after another `.` is written `~`, which no key of Gofer's contains: `a..b` lies at
-//! `a.~b`. Everything else is written as it is.
+//! HashiCorp's Vault refuses a path with `..` anywhere in it, also within a name, and Gofer's keys
+//! may have that (OpenBao refuses whole segments only). So a `.` after another `.` is written `~`,
+//! which no key of Gofer's contains: `a..b` lies at `a.~b`. Everything else is written as it is.
 
 use gofer_core::SecretPath;
 
@@ -23,7 +23,8 @@ impl Layout {
         self.below(&encode(key.as_str()))
     }
 
-    /// A folder's path below the mount. `folder` is the beginning of keys, empty or with a `/` at its end.
+    /// A folder's path below the mount. `folder` is the beginning of keys, empty or with a `/` at
+    /// its end.
     pub(crate) fn folder(&self, folder: &str) -> String {
         self.below(&encode(folder))
     }
@@ -48,7 +49,8 @@ fn encode(text: &str) -> String {
     encoded
 }
 
-/// The name that a segment stands for; `None` for one that Gofer would never write, which is somebody else's.
+/// The name that a segment stands for; `None` for one that Gofer would never write, which is
+/// somebody else's.
 pub(crate) fn decode(segment: &str) -> Option<String> {
     let decoded = segment.replace('~', ".");
     (encode(&decoded) == segment && SecretPath::new(&decoded).is_ok()).then_some(decoded)
@@ -73,7 +75,8 @@ mod tests {
             let path = layout.path(&SecretPath::new(key).unwrap());
             assert_eq!(path, expected);
             assert!(!path.contains(".."), "{path}");
-            let back: Vec<String> = path.split('/').skip(1).map(|segment| decode(segment).unwrap()).collect();
+            let back: Vec<String> =
+                path.split('/').skip(1).map(|segment| decode(segment).unwrap()).collect();
             assert_eq!(back.join("/"), key);
         }
     }

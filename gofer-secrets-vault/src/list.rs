@@ -1,8 +1,8 @@
 //! Lists of keys.
 //!
-//! Vault lists one folder at a time, names of folders with a `/` at their end. Sorting each folder's names as they are, `/`
-//! included, and going down into a folder where its name stands gives all keys in the order of their bytes. What cannot be on
-//! the page is not asked for.
+//! Vault lists one folder at a time, names of folders with a `/` at their end. Sorting each
+//! folder's names as they are, `/` included, and going down into a folder where its name stands
+//! gives all keys in the order of their bytes. What cannot be on the page is not asked for.
 
 use gofer_core::object_store::ListPage;
 use gofer_core::secret_store::SecretList;
@@ -22,11 +22,14 @@ impl<'a> Wanted<'a> {
         Self { prefix, after: page.after.as_deref() }
     }
 
-    /// The lowest folder that has everything wanted in it, empty or with a `/` at its end; `None` when there is no such key.
+    /// The lowest folder that has everything wanted in it, empty or with a `/` at its end; `None`
+    /// when there is no such key.
     fn folder(&self) -> Option<&'a str> {
         match self.prefix.rsplit_once('/') {
             None => Some(""),
-            Some((folder, _)) => SecretPath::new(folder).is_ok().then(|| &self.prefix[..=folder.len()]),
+            Some((folder, _)) => {
+                SecretPath::new(folder).is_ok().then(|| &self.prefix[..=folder.len()])
+            }
         }
     }
 
@@ -43,10 +46,12 @@ impl<'a> Wanted<'a> {
     /// The names in `folder` that are wanted, in full, the last of them first.
     fn pick(&self, folder: &str, names: Vec<String>) -> Vec<String> {
         let full = |name: String| {
-            let (segment, slash) = name.strip_suffix('/').map_or((name.as_str(), ""), |segment| (segment, "/"));
+            let (segment, slash) =
+                name.strip_suffix('/').map_or((name.as_str(), ""), |segment| (segment, "/"));
             Some(format!("{folder}{}{slash}", key::decode(segment)?))
         };
-        let mut picked: Vec<String> = names.into_iter().filter_map(full).filter(|name| self.includes(name)).collect();
+        let mut picked: Vec<String> =
+            names.into_iter().filter_map(full).filter(|name| self.includes(name)).collect();
         picked.sort_unstable_by(|a, b| b.cmp(a));
         picked
     }
@@ -64,19 +69,23 @@ where
     let mut paths = Vec::new();
     let Some(folder) = wanted.folder() else { return Ok(SecretList { paths, more: false }) };
     let mut open = wanted.pick(folder, names(folder.to_owned()).await?);
+
     while let Some(name) = open.pop() {
         if name.ends_with('/') {
             let inside = names(name.clone()).await?;
             open.extend(wanted.pick(&name, inside));
             continue;
         }
+
         // Somebody else's, in spite of its prefix.
         let Ok(path) = SecretPath::new(&name) else { continue };
         if paths.len() == limit {
             return Ok(SecretList { paths, more: true });
         }
+
         paths.push(path);
     }
+
     Ok(SecretList { paths, more: false })
 }
 
@@ -88,7 +97,12 @@ mod tests {
     use super::*;
 
     /// Lists like Vault, and notes which folders were asked for.
-    async fn run(keys: &[&str], prefix: &str, after: Option<&str>, limit: usize) -> (Vec<String>, bool, Vec<String>) {
+    async fn run(
+        keys: &[&str],
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> (Vec<String>, bool, Vec<String>) {
         let asked = Mutex::new(Vec::new());
         let page = ListPage { after: after.map(str::to_owned), limit };
         let names = |folder: String| {

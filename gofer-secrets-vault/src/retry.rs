@@ -22,7 +22,8 @@ impl Backoff {
         Self { left: attempts.saturating_sub(1), next: FIRST }
     }
 
-    /// The pause before the next attempt, at least as long as the server asked for; `None` when that was the last one.
+    /// The pause before the next attempt, at least as long as the server asked for; `None` when
+    /// that was the last one.
     pub(crate) fn pause(&mut self, asked: Option<Duration>) -> Option<Duration> {
         if self.left == 0 || asked.is_some_and(|asked| asked > LONGEST_ASKED) {
             return None;

@@ -1,4 +1,5 @@
-//! Who Gofer is to Vault: one token for all calls, renewed before it runs out, replaced when it is refused.
+//! Who Gofer is to Vault: one token for all calls, renewed before it runs out, replaced when it is
+//! refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,8 +20,9 @@ use crate::error::{Failure, joined};
 use crate::retry::{Backoff, jittered};
 use crate::token::Token;
 
-/// A token from a login that is younger is not replaced because of a refusal as long as it is alive: a new one would be
-/// refused as well, and a policy that forbids something must not turn every call into a login.
+/// A token from a login that is younger is not replaced because of a refusal as long as it is
+/// alive: a new one would be refused as well, and a policy that forbids something must not turn
+/// every call into a login.
 const YOUNG: Duration = Duration::from_secs(30);
 /// Pause after a renewal that failed for good, doubled each time up to the other.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -57,7 +59,8 @@ pub(crate) struct Session {
     current: watch::Sender<Option<Arc<Token>>>,
     /// Held by whoever logs in; what became of the last login that failed.
     login: Mutex<Option<(ErrorKind, String)>>,
-    /// How many logins have failed. Whoever waited while one did takes its error instead of trying the same again.
+    /// How many logins have failed. Whoever waited while one did takes its error instead of trying
+    /// the same again.
     failed_logins: AtomicU64,
 }
 
@@ -73,8 +76,9 @@ impl Session {
         }))
     }
 
-    /// Calls with the current token; with a new one once more if that is refused; and again while the server is sealed,
-    /// busy or out of reach, as often as configured. `secret` is what the request holds and no error may show.
+    /// Calls with the current token; with a new one once more if that is refused; and again while
+    /// the server is sealed, busy or out of reach, as often as configured. `secret` is what the
+    /// request holds and no error may show.
     pub(crate) async fn call<E: Endpoint>(
         self: &Arc<Self>,
         endpoint: &E,
@@ -83,12 +87,15 @@ impl Session {
         let mut backoff = Backoff::new(self.attempts);
         let (mut unsure, mut replaced) = (false, false);
         let mut token = self.token().await?;
+
         loop {
-            let request = Request { endpoint, token: Some(&token.secret), in_namespace: true, secret };
+            let request =
+                Request { endpoint, token: Some(&token.secret), in_namespace: true, secret };
             let failure = match self.client.send(request).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
+
             if failure.is_denied() && !replaced {
                 replaced = true;
                 match self.replacement(&token).await? {
@@ -97,10 +104,12 @@ impl Session {
                 }
                 continue;
             }
+
             match pause(&mut backoff, &failure) {
                 Some(pause) => sleep(pause).await,
                 None => return Err(CallFailure::Vault { failure, unsure }),
             }
+
             unsure |= failure.is_unsure();
             token = self.token().await?;
         }
@@ -121,7 +130,10 @@ impl Session {
     }
 
     /// A token to try after this one was refused, if there is one that might fare better.
-    async fn replacement(self: &Arc<Self>, token: &Arc<Token>) -> Result<Option<Arc<Token>>, BackendError> {
+    async fn replacement(
+        self: &Arc<Self>,
+        token: &Arc<Token>,
+    ) -> Result<Option<Arc<Token>>, BackendError> {
         let is_young = token.made.elapsed() < YOUNG;
         if is_young && credentials::look_up(&self.client, &token.secret).await.is_ok() {
             return Ok(None);
@@ -130,15 +142,27 @@ impl Session {
         Ok((!newer.is(token)).then_some(newer))
     }
 
-    /// Another token than `stale`: one that somebody else got meanwhile, or a new one. In a task of its own, so that a caller
-    /// who gives up does not waste a secret id that can be used once.
-    async fn log_in_again(self: &Arc<Self>, stale: Option<Arc<Token>>) -> Result<Arc<Token>, BackendError> {
+    /// Another token than `stale`: one that somebody else got meanwhile, or a new one. In a task of
+    /// its own, so that a caller who gives up does not waste a secret id that can be used once.
+    async fn log_in_again(
+        self: &Arc<Self>,
+        stale: Option<Arc<Token>>,
+    ) -> Result<Arc<Token>, BackendError> {
         let session = Arc::clone(self);
         let failed_before = self.failed_logins.load(Ordering::SeqCst);
-        joined(tokio::spawn(async move { session.log_in_in_turn(stale.as_deref(), failed_before).await }).await)
+        joined(
+            tokio::spawn(
+                async move { session.log_in_in_turn(stale.as_deref(), failed_before).await },
+            )
+            .await,
+        )
     }
 
-    async fn log_in_in_turn(&self, stale: Option<&Token>, failed_before: u64) -> Result<Arc<Token>, BackendError> {
+    async fn log_in_in_turn(
+        &self,
+        stale: Option<&Token>,
+        failed_before: u64,
+    ) -> Result<Arc<Token>, BackendError> {
         let mut last_failure = self.login.lock().await;
         if let Some(current) = self.current.borrow().as_ref()
             && !current.is_expired()
@@ -146,11 +170,13 @@ impl Session {
         {
             return Ok(Arc::clone(current));
         }
+
         if let Some((kind, message)) = last_failure.as_ref()
             && self.failed_logins.load(Ordering::SeqCst) > failed_before
         {
             return Err(BackendError::new(*kind, message.clone()));
         }
+
         match self.log_in().await {
             Ok(token) => {
                 let token = Arc::new(token);
@@ -173,10 +199,12 @@ impl Session {
                 Ok(token) => return Ok(token),
                 Err(failure) => failure,
             };
+
             let pause = match &failure {
                 LoginFailure::Vault(failure) => pause(&mut backoff, failure),
                 LoginFailure::Here(_) => None,
             };
+
             match pause {
                 Some(pause) => sleep(pause).await,
                 None => return Err(failure.into_error(self.client.address(), &self.auth)),
@@ -198,6 +226,7 @@ impl Session {
                         }
                         same
                     });
+
                     if !is_fading {
                         return Ok(());
                     }
@@ -206,7 +235,11 @@ impl Session {
                 Err(failure) if failure.is_final() => {}
                 Err(failure) => {
                     let needs = "`update` on `auth/token/renew-self`";
-                    return Err(failure.into_error(self.client.address(), "renew the token", needs));
+                    return Err(failure.into_error(
+                        self.client.address(),
+                        "renew the token",
+                        needs,
+                    ));
                 }
             }
         }
@@ -214,7 +247,8 @@ impl Session {
     }
 
     async fn renew(&self, token: &Token) -> Result<Token, Failure> {
-        let endpoint = RenewTokenSelfRequest { increment: Some(format!("{}s", token.full_lease.as_secs())) };
+        let endpoint =
+            RenewTokenSelfRequest { increment: Some(format!("{}s", token.full_lease.as_secs())) };
         let since = Instant::now();
         let login: Login = self.send(&endpoint, Some(&token.secret), true).await?.auth()?;
         let lease = (login.lease_duration > 0).then(|| Duration::from_secs(login.lease_duration));
@@ -275,15 +309,18 @@ async fn keep(session: Arc<Session>) {
             }
             continue;
         };
+
         let due = due.max(Instant::now() + SHORTEST_PAUSE);
         tokio::select! {
             () = sleep_until(due) => {}
             _ = changes.changed() => continue,
         }
+
         match session.prolong(&token).await {
             Ok(()) => pause = FIRST_PAUSE,
             Err(error) => {
-                tracing::warn!(error = %error.chain(), "the vault token cannot be kept alive; trying again");
+                tracing::warn!(error = %error.chain(), "the vault token cannot be kept alive; \
+                                                        trying again");
                 tokio::select! {
                     () = sleep(jittered(pause, 0.5, 1.0)) => {}
                     _ = changes.changed() => {}

@@ -16,7 +16,9 @@ pub(crate) fn client_config(config: &VaultConfig) -> Result<ClientConfig, Backen
     match &config.ca_file {
         Some(path) => {
             for certificate in certificates("ca_file", path)? {
-                roots.add(certificate).map_err(|error| unusable("ca_file", path).with_source(error))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| unusable("ca_file", path).with_source(error))?;
             }
         }
         None => {
@@ -27,16 +29,19 @@ pub(crate) fn client_config(config: &VaultConfig) -> Result<ClientConfig, Backen
             }
         }
     }
+
     let builder = builder()?.with_root_certificates(roots);
     let (Some(cert_file), Some(key_file)) = (&config.cert_file, &config.key_file) else {
         return Ok(builder.with_no_client_auth());
     };
+
     let chain = certificates("cert_file", cert_file)?;
     // Neither the parser's error nor rustls's own is kept: the file holds a key.
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|_| unusable("key_file", key_file))?;
     builder.with_client_auth_cert(chain, key).map_err(|_| {
         let (cert_file, key_file) = (cert_file.display(), key_file.display());
-        let message = format!("cert_file, key_file: the key in `{key_file}` is not that of `{cert_file}`");
+        let message =
+            format!("cert_file, key_file: the key in `{key_file}` is not that of `{cert_file}`");
         BackendError::new(ErrorKind::Invalid, message)
     })
 }
@@ -46,12 +51,13 @@ pub(crate) fn no_trust() -> Result<ClientConfig, BackendError> {
     Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
-/// With a crypto provider of its own: what the process has installed, or not, is not this crate's business.
+/// With a crypto provider of its own: what the process has installed, or not, is not this crate's
+/// business.
 fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, BackendError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| BackendError::new(ErrorKind::Internal, "cannot set up TLS").with_source(error))
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(
+        |error| BackendError::new(ErrorKind::Internal, "cannot set up TLS").with_source(error),
+    )
 }
 
 fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, BackendError> {
@@ -64,6 +70,9 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 fn unusable(key: &str, path: &Path) -> BackendError {
-    let message = format!("{key}: `{}` must be a readable file with what it is for, in PEM form", path.display());
+    let message = format!(
+        "{key}: `{}` must be a readable file with what it is for, in PEM form",
+        path.display()
+    );
     BackendError::new(ErrorKind::Invalid, message)
 }

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use crate::retry::jittered;
 
-/// Renewal comes when about two thirds of the lease are over; the spread keeps several servers apart.
+/// Renewal comes when about two thirds of the lease are over; the spread keeps several servers
+/// apart.
 const RENEW_FROM: f64 = 0.60;
 const RENEW_TO: f64 = 0.72;
 
@@ -29,13 +30,21 @@ pub(crate) struct Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").field("lease", &self.lease).field("renewable", &self.renewable).finish_non_exhaustive()
+        f.debug_struct("Token")
+            .field("lease", &self.lease)
+            .field("renewable", &self.renewable)
+            .finish_non_exhaustive()
     }
 }
 
 impl Token {
     /// A token that was asked for at `since`.
-    pub(crate) fn new(secret: SecretString, since: Instant, lease: Option<Duration>, renewable: bool) -> Self {
+    pub(crate) fn new(
+        secret: SecretString,
+        since: Instant,
+        lease: Option<Duration>,
+        renewable: bool,
+    ) -> Self {
         Self { secret, since, lease, full_lease: lease.unwrap_or_default(), renewable, made: since }
     }
 
@@ -69,7 +78,12 @@ mod tests {
     use super::*;
 
     fn token(lease: Option<u64>, full: u64) -> Token {
-        let token = Token::new("hunter2-token".into(), Instant::now(), Some(Duration::from_secs(full)), true);
+        let token = Token::new(
+            "hunter2-token".into(),
+            Instant::now(),
+            Some(Duration::from_secs(full)),
+            true,
+        );
         token.renewed(token.since, lease.map(Duration::from_secs), true)
     }
 

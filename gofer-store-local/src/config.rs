@@ -19,10 +19,12 @@ impl LocalStoreConfig {
         Self { dir: dir.as_ref().to_path_buf() }
     }
 
-    /// The directory as an absolute path, so that a later change of the working directory moves nothing.
+    /// The directory as an absolute path, so that a later change of the working directory moves
+    /// nothing.
     pub(crate) fn absolute_dir(&self) -> Result<PathBuf, BackendError> {
         std::path::absolute(&self.dir).map_err(|error| {
-            let message = format!("dir: `{}` is no path; name the directory for objects", self.dir.display());
+            let message =
+                format!("dir: `{}` is no path; name the directory for objects", self.dir.display());
             BackendError::new(ErrorKind::Invalid, message).with_source(error)
         })
     }

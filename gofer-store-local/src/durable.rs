@@ -1,7 +1,8 @@
 //! Which directories are known to survive a power cut, so that a put syncs only those that may not.
 //!
-//! A directory is durable when the one above it was synced after it was made. Syncing one that has nothing new still costs a
-//! flush of the disk, and a key has several; with this, the usual put syncs its file and the directory of that.
+//! A directory is durable when the one above it was synced after it was made. Syncing one that has
+//! nothing new still costs a flush of the disk, and a key has several; with this, the usual put
+//! syncs its file and the directory of that.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -9,10 +10,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Directories remembered, a few hundred bytes each. Beyond it all are forgotten, which costs a few flushes.
+/// Directories remembered, a few hundred bytes each. Beyond it all are forgotten, which costs a few
+/// flushes.
 const MAX_KNOWN: usize = 10_000;
 
-/// What this process knows. It starts with nothing, since another may have died before it synced what it made.
+/// What this process knows. It starts with nothing, since another may have died before it synced
+/// what it made.
 #[derive(Debug, Default)]
 pub(crate) struct Durable {
     known: Mutex<Known>,
@@ -21,13 +24,14 @@ pub(crate) struct Durable {
 #[derive(Debug, Default)]
 struct Known {
     dirs: HashSet<PathBuf>,
-    /// Counts what was forgotten: a directory that was removed and made again while it was synced is not known.
+    /// Counts what was forgotten: a directory that was removed and made again while it was synced
+    /// is not known.
     forgotten: u64,
 }
 
 impl Durable {
-    /// Makes the name of a file that lies in `objects` or below it durable, and the directories on the way to it.
-    /// The file must be there, since it keeps them from being removed meanwhile.
+    /// Makes the name of a file that lies in `objects` or below it durable, and the directories on
+    /// the way to it. The file must be there, since it keeps them from being removed meanwhile.
     pub(crate) fn sync_name(&self, file: &Path, objects: &Path) -> io::Result<()> {
         let forgotten = self.lock().forgotten;
         let mut synced = Vec::new();
@@ -35,25 +39,32 @@ impl Durable {
             if synced.is_empty() {
                 sync_unless_gone(dir)?;
             }
+
             // Those above were synced before it was.
             if self.lock().dirs.contains(dir) {
                 break;
             }
+
             let Some(above) = dir.parent() else { break };
             let result = sync_unless_gone(above);
+
             // Above the store, a directory may not be ours to open; it is not new, then.
             if above.starts_with(objects) {
                 result?;
             }
+
             synced.push(dir.to_path_buf());
         }
+
         let mut known = self.lock();
         if known.dirs.len() + synced.len() > MAX_KNOWN {
             known.dirs.clear();
         }
+
         if known.forgotten == forgotten {
             known.dirs.extend(synced);
         }
+
         Ok(())
     }
 
@@ -69,7 +80,8 @@ impl Durable {
     }
 }
 
-/// Makes what was done to the directory's entries durable. If it is gone, so is the object that was to be durable in it.
+/// Makes what was done to the directory's entries durable. If it is gone, so is the object that was
+/// to be durable in it.
 pub(crate) fn sync_unless_gone(dir: &Path) -> io::Result<()> {
     match File::open(dir).and_then(|dir| dir.sync_all()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

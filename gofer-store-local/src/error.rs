@@ -6,18 +6,26 @@ use std::path::Path;
 use gofer_core::{BackendError, ErrorKind};
 use rustix::io::Errno;
 
-/// The error of doing `action` (a verb, such as `write`) to `path`, with the next step where there is one.
+/// The error of doing `action` (a verb, such as `write`) to `path`, with the next step where there
+/// is one.
 pub(crate) fn io_error(action: &str, path: &Path, error: io::Error) -> BackendError {
     let (kind, next_step) = classify(&error);
-    BackendError::new(kind, format!("cannot {action} `{}`{next_step}", path.display())).with_source(error)
+    BackendError::new(kind, format!("cannot {action} `{}`{next_step}", path.display()))
+        .with_source(error)
 }
 
 fn classify(error: &io::Error) -> (ErrorKind, &'static str) {
     match Errno::from_io_error(error) {
         Some(Errno::NOSPC) => (ErrorKind::Exhausted, "; free space on its file system"),
-        Some(Errno::DQUOT) => (ErrorKind::Exhausted, "; raise the disk quota of the user that runs gofer"),
-        Some(Errno::MFILE | Errno::NFILE) => (ErrorKind::Exhausted, "; raise the limit of open files"),
-        Some(Errno::ACCESS | Errno::PERM) => (ErrorKind::Denied, "; the user that runs gofer must own it"),
+        Some(Errno::DQUOT) => {
+            (ErrorKind::Exhausted, "; raise the disk quota of the user that runs gofer")
+        }
+        Some(Errno::MFILE | Errno::NFILE) => {
+            (ErrorKind::Exhausted, "; raise the limit of open files")
+        }
+        Some(Errno::ACCESS | Errno::PERM) => {
+            (ErrorKind::Denied, "; the user that runs gofer must own it")
+        }
         Some(Errno::ROFS) => (ErrorKind::Denied, "; its file system is mounted read-only"),
         Some(Errno::INTR | Errno::AGAIN | Errno::STALE) => (ErrorKind::Unavailable, ""),
         _ if error.kind() == io::ErrorKind::WouldBlock => (ErrorKind::Unavailable, ""),
@@ -25,7 +33,8 @@ fn classify(error: &io::Error) -> (ErrorKind, &'static str) {
     }
 }
 
-/// Runs file work on a thread that may block. A panic there goes on here, as if there had been no thread.
+/// Runs file work on a thread that may block. A panic there goes on here, as if there had been no
+/// thread.
 pub(crate) async fn blocking<T, F>(work: F) -> Result<T, BackendError>
 where
     T: Send + 'static,
@@ -35,11 +44,16 @@ where
 }
 
 /// What a blocking task came to.
-pub(crate) fn joined<T>(result: Result<Result<T, BackendError>, tokio::task::JoinError>) -> Result<T, BackendError> {
+pub(crate) fn joined<T>(
+    result: Result<Result<T, BackendError>, tokio::task::JoinError>,
+) -> Result<T, BackendError> {
     match result {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(error) => Err(BackendError::new(ErrorKind::Unavailable, "gofer is shutting down").with_source(error)),
+        Err(error) => {
+            Err(BackendError::new(ErrorKind::Unavailable, "gofer is shutting down")
+                .with_source(error))
+        }
     }
 }
 

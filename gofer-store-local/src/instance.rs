@@ -18,7 +18,8 @@ const LOCK: &str = "lock";
 /// How long to wait for another process that is connecting to the same directory.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The store as one process has it open. Puts on their way lie in `staging`, which is this instance's alone.
+/// The store as one process has it open. Puts on their way lie in `staging`, which is this
+/// instance's alone.
 #[derive(Debug)]
 pub(crate) struct Instance {
     /// The objects' directory.
@@ -32,7 +33,8 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Makes the directories, removes what dead processes left, and takes a staging directory. Blocks.
+    /// Makes the directories, removes what dead processes left, and takes a staging directory.
+    /// Blocks.
     pub(crate) fn open(dir: &Path) -> Result<Self, BackendError> {
         let objects = dir.join("objects");
         let all_staging = dir.join("staging");
@@ -40,14 +42,23 @@ impl Instance {
             make_dirs(made).map_err(|error| io_error("make the directory", made, error))?;
         }
 
-        // Held until this function returns, so that nobody sees a staging directory whose lock is not taken yet.
+        // Held until this function returns, so that nobody sees a staging directory whose lock is
+        // not taken yet.
         let entry = dir.join(LOCK);
         let _entry_lock = locked_file(&entry).map_err(|error| io_error("lock", &entry, error))?;
         sweep(&all_staging)?;
-        let staging = make_staging(&all_staging).map_err(|error| io_error("write to", &all_staging, error))?;
+        let staging = make_staging(&all_staging)
+            .map_err(|error| io_error("write to", &all_staging, error))?;
         let lock_path = staging.join(LOCK);
         let lock = locked_file(&lock_path).map_err(|error| io_error("lock", &lock_path, error))?;
-        Ok(Self { objects, staging, next_staged: AtomicU64::new(0), durable: Durable::default(), _lock: lock })
+
+        Ok(Self {
+            objects,
+            staging,
+            next_staged: AtomicU64::new(0),
+            durable: Durable::default(),
+            _lock: lock,
+        })
     }
 
     /// A path in the staging directory that was not given out before.
@@ -58,7 +69,8 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // A put keeps its instance alive, so only the lock file is left. What fails here, the next sweep does.
+        // A put keeps its instance alive, so only the lock file is left. What fails here, the next
+        // sweep does.
         let _ = fs::remove_dir_all(&self.staging);
     }
 }
@@ -70,14 +82,19 @@ pub(crate) fn make_dirs(dir: &Path) -> io::Result<()> {
 
 /// The locked file. Whoever has it lets go within moments, unless it was stopped just then.
 fn locked_file(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
     let give_up = Instant::now() + LOCK_TIMEOUT;
+
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) if Instant::now() >= give_up => {
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process has held it for 10 seconds"));
+                return Err(io::Error::new(
+                    io::ErrorKind::WouldBlock,
+                    "another process has held it for 10 seconds",
+                ));
             }
             Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
         }
@@ -117,7 +134,8 @@ fn is_left_over(staging: &Path) -> io::Result<bool> {
         return Ok(false);
     }
     let lock = match OpenOptions::new().write(true).open(staging.join(LOCK)) {
-        // Its process died between making the directory and the lock, or it is going away in this moment.
+        // Its process died between making the directory and the lock, or it is going away in this
+        // moment.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         result => result?,
     };

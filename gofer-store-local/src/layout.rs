@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use gofer_core::ObjectKey;
 
-/// Ends the name of a directory. No key contains it, so a directory never has the name of an object.
+/// Ends the name of a directory. No key contains it, so a directory never has the name of an
+/// object.
 const DIRECTORY_SUFFIX: char = '%';
 
 /// The object's file. A key has no empty, `.` or `..` segment, so the path stays below `objects`.

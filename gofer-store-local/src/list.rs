@@ -13,11 +13,16 @@ use crate::layout::{directory_path, directory_segment};
 use crate::read::object_meta;
 
 /// The page of objects below `objects`. Blocks.
-pub(crate) fn list(objects: &Path, prefix: &str, page: &ListPage) -> Result<ObjectList, BackendError> {
+pub(crate) fn list(
+    objects: &Path,
+    prefix: &str,
+    page: &ListPage,
+) -> Result<ObjectList, BackendError> {
     if !(1..=1000).contains(&page.limit) {
         let message = format!("limit: a page has 1 to 1,000 objects, not `{}`", page.limit);
         return Err(BackendError::new(ErrorKind::Invalid, message));
     }
+
     let mut walk = Walk { prefix, page, found: Vec::new(), more: false };
     match prefix.rsplit_once('/') {
         None => walk.visit(objects, "")?,
@@ -28,6 +33,7 @@ pub(crate) fn list(objects: &Path, prefix: &str, page: &ListPage) -> Result<Obje
         // No key starts like this.
         Some(_) => {}
     }
+
     Ok(ObjectList { objects: walk.found, more: walk.more })
 }
 
@@ -39,16 +45,20 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Goes through a directory whose keys all start with `base` (empty, or ending in `/`), in key order.
+    /// Goes through a directory whose keys all start with `base` (empty, or ending in `/`), in key
+    /// order.
     ///
-    /// An entry is written as its keys begin: a file `b` of `a/` is `a/b`, a directory is `a/b/`. Byte order of these
-    /// is key order: keys below a directory are neighbours, and none lies between two of them.
+    /// An entry is written as its keys begin: a file `b` of `a/` is `a/b`, a directory is `a/b/`.
+    /// Byte order of these is key order: keys below a directory are neighbours, and none lies
+    /// between two of them.
     fn visit(&mut self, dir: &Path, base: &str) -> Result<(), BackendError> {
         let mut last: Option<String> = None;
         loop {
-            let entries =
-                self.next_entries(dir, base, last.as_deref()).map_err(|error| io_error("read", dir, error))?;
+            let entries = self
+                .next_entries(dir, base, last.as_deref())
+                .map_err(|error| io_error("read", dir, error))?;
             let full = entries.len() > self.page.limit;
+
             for entry in &entries {
                 match entry[base.len()..].strip_suffix('/') {
                     Some(segment) => self.visit(&directory_path(dir, segment), entry)?,
@@ -58,9 +68,11 @@ impl Walk<'_> {
                     return Ok(());
                 }
             }
+
             if !full {
                 return Ok(());
             }
+
             last = entries.into_iter().next_back();
         }
     }
@@ -73,6 +85,7 @@ impl Walk<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             result => result?,
         };
+
         for item in entries {
             let item = item?;
             let kind = item.file_type()?;
@@ -83,6 +96,7 @@ impl Walk<'_> {
                 None if kind.is_file() => format!("{base}{name}"),
                 _ => continue,
             };
+
             if last.is_none_or(|last| entry.as_str() > last) && self.may_hold(&entry) {
                 smallest.push(entry);
                 if smallest.len() > self.page.limit + 1 {
@@ -90,12 +104,14 @@ impl Walk<'_> {
                 }
             }
         }
+
         Ok(smallest.into_sorted_vec())
     }
 
     fn may_hold(&self, entry: &str) -> bool {
         let is_dir = entry.ends_with('/');
-        let in_prefix = entry.starts_with(self.prefix) || (is_dir && self.prefix.starts_with(entry));
+        let in_prefix =
+            entry.starts_with(self.prefix) || (is_dir && self.prefix.starts_with(entry));
         let after = self.page.after.as_deref();
         in_prefix && after.is_none_or(|after| entry > after || (is_dir && after.starts_with(entry)))
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use gofer_core::object_store::{
-    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
+    PutOptions,
 };
 use gofer_core::{BackendError, ErrorKind, ObjectKey};
 
@@ -18,7 +19,8 @@ use crate::layout::object_path;
 use crate::staged::{self, Staged};
 use crate::{list, read, upload};
 
-/// Keeps objects as files. Cloning shares the store; several processes may have the same directory open.
+/// Keeps objects as files. Cloning shares the store; several processes may have the same directory
+/// open.
 #[derive(Debug, Clone)]
 pub struct LocalObjectStore {
     dir: PathBuf,
@@ -29,7 +31,8 @@ impl LocalObjectStore {
     /// Opens the store, making its directory if need be, and removes what crashed puts left.
     ///
     /// # Errors
-    /// `Invalid` for a directory that is no path, `Denied` when it cannot be written, `Exhausted` when the disk is full.
+    /// `Invalid` for a directory that is no path, `Denied` when it cannot be written, `Exhausted`
+    /// when the disk is full.
     pub async fn connect(config: LocalStoreConfig) -> Result<Self, BackendError> {
         let dir = config.absolute_dir()?;
         blocking(move || {
@@ -51,7 +54,12 @@ impl ObjectStore for LocalObjectStore {
         blocking(move || probe(&store)).await
     }
 
-    async fn put(&self, key: &ObjectKey, body: ByteStream, options: PutOptions) -> Result<ObjectMeta, BackendError> {
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: ByteStream,
+        options: PutOptions,
+    ) -> Result<ObjectMeta, BackendError> {
         let (path, instance) = (self.path(key), Arc::clone(&self.instance));
         let wanted = key.clone();
         let staged = blocking(move || {
@@ -64,6 +72,7 @@ impl ObjectStore for LocalObjectStore {
         .await?;
         let staged = upload::write_all(staged, body).await?;
         let key = key.clone();
+
         blocking(move || {
             let meta = staged.commit(&key, options.if_absent)?;
             Ok(read::object_meta(key, &meta))
@@ -96,7 +105,12 @@ impl ObjectStore for LocalObjectStore {
         blocking(move || staged::remove(&instance, &key)).await
     }
 
-    async fn presign(&self, _: &ObjectKey, _: Access, _: Duration) -> Result<Option<Presigned>, BackendError> {
+    async fn presign(
+        &self,
+        _: &ObjectKey,
+        _: Access,
+        _: Duration,
+    ) -> Result<Option<Presigned>, BackendError> {
         Ok(None)
     }
 }

@@ -15,7 +15,8 @@ use crate::error::{blocking, io_error};
 /// Bytes per read: well below the 4 MiB that gRPC allows for one message.
 const CHUNK_BYTES: u64 = 256 * 1024;
 
-/// An open object: its bytes are fixed from here on, since a put makes a new file and a delete only takes the name.
+/// An open object: its bytes are fixed from here on, since a put makes a new file and a delete only
+/// takes the name.
 pub(crate) fn open(path: &Path, key: &ObjectKey) -> Result<(File, ObjectMeta), BackendError> {
     let file = File::open(path).map_err(|error| unless_missing(path, key, error))?;
     let meta = file.metadata().map_err(|error| io_error("read", path, error))?;
@@ -29,8 +30,17 @@ pub(crate) fn head(path: &Path, key: &ObjectKey) -> Result<ObjectMeta, BackendEr
 
 /// What the file system knows, in Gofer's words.
 pub(crate) fn object_meta(key: ObjectKey, meta: &Metadata) -> ObjectMeta {
-    let since_epoch = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-    ObjectMeta { key, size_bytes: meta.len(), modified_at: Timestamp::default().after(since_epoch), sha256: None }
+    let since_epoch = meta
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+        .unwrap_or_default();
+    ObjectMeta {
+        key,
+        size_bytes: meta.len(),
+        modified_at: Timestamp::default().after(since_epoch),
+        sha256: None,
+    }
 }
 
 fn unless_missing(path: &Path, key: &ObjectKey, error: io::Error) -> BackendError {
@@ -41,7 +51,8 @@ fn unless_missing(path: &Path, key: &ObjectKey, error: io::Error) -> BackendErro
     }
 }
 
-/// Exactly `size_bytes` bytes, or an error: nobody but this store writes here, so a shorter file is damage.
+/// Exactly `size_bytes` bytes, or an error: nobody but this store writes here, so a shorter file is
+/// damage.
 pub(crate) fn stream(file: File, path: PathBuf, size_bytes: u64) -> ByteStream {
     let start = (file, path, size_bytes);
     Box::pin(try_unfold(start, |(mut file, path, left)| async move {
@@ -62,7 +73,10 @@ fn read_chunk(file: &mut File, path: &Path, left: u64) -> Result<Bytes, BackendE
     let mut bytes = Vec::with_capacity(usize::try_from(want).unwrap_or_default());
     file.take(want).read_to_end(&mut bytes).map_err(|error| io_error("read", path, error))?;
     if bytes.is_empty() {
-        let message = format!("`{}` ends {left} bytes early; something else than gofer changed it", path.display());
+        let message = format!(
+            "`{}` ends {left} bytes early; something else than gofer changed it",
+            path.display()
+        );
         return Err(BackendError::new(ErrorKind::Corrupt, message));
     }
     Ok(bytes.into())

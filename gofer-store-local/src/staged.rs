@@ -13,8 +13,8 @@ use crate::error::io_error;
 use crate::instance::{Instance, make_dirs};
 use crate::layout::object_path;
 
-/// How often a put makes its directory again when deletes keep removing it as empty; each loss means that another
-/// call finished in between, so a handful is plenty.
+/// How often a put makes its directory again when deletes keep removing it as empty; each loss
+/// means that another call finished in between, so a handful is plenty.
 const MAX_PLACE_TRIES: usize = 100;
 
 /// A staging file. Dropped without [`Staged::commit`], it disappears. Every method blocks.
@@ -75,7 +75,8 @@ impl Staged {
         Ok(meta)
     }
 
-    /// Links the file to a second name, reads it there, and removes that name: all that this store asks of a file system.
+    /// Links the file to a second name, reads it there, and removes that name: all that this store
+    /// asks of a file system.
     pub(crate) fn read_through_link(&self) -> Result<Vec<u8>, BackendError> {
         let link = self.instance.staged_path();
         let failed = |error| io_error("link and read", &link, error);
@@ -90,13 +91,20 @@ impl Staged {
         let mut tries = 0;
         loop {
             let placed = make_parent(target).and_then(|()| {
-                // A hard link fails when the name is taken, which no rename of the standard library does.
-                if if_absent { fs::hard_link(&self.path, target) } else { fs::rename(&self.path, target) }
+                // A hard link fails when the name is taken, which no rename of the standard library
+                // does.
+                if if_absent {
+                    fs::hard_link(&self.path, target)
+                } else {
+                    fs::rename(&self.path, target)
+                }
             });
+
             tries += 1;
             match placed {
                 // A delete found the new directory empty and removed it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < MAX_PLACE_TRIES => {}
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && tries < MAX_PLACE_TRIES => {}
                 result => return result,
             }
         }
@@ -106,8 +114,11 @@ impl Staged {
 fn make_parent(target: &Path) -> io::Result<()> {
     let Some(parent) = target.parent() else { return Ok(()) };
     match make_dirs(parent) {
-        // It was there, and was removed before the standard library could see that it is a directory.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(io::ErrorKind::NotFound.into()),
+        // It was there, and was removed before the standard library could see that it is a
+        // directory.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(io::ErrorKind::NotFound.into())
+        }
         result => result,
     }
 }
@@ -118,13 +129,15 @@ impl Drop for Staged {
         if path.as_os_str().is_empty() {
             return;
         }
-        // Freeing a large file takes milliseconds, so not on an async thread; the instance goes along, to keep the
-        // staging directory until then.
+
+        // Freeing a large file takes milliseconds, so not on an async thread; the instance goes
+        // along, to keep the staging directory until then.
         let instance = Arc::clone(&self.instance);
         let remove = move || {
             let _ = fs::remove_file(&path);
             drop(instance);
         };
+
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(remove)),
             Err(_) => remove(),
@@ -144,6 +157,7 @@ pub(crate) fn remove(instance: &Instance, key: &ObjectKey) -> Result<(), Backend
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         result => result.map_err(failed)?,
     }
+
     sync_unless_gone(target.parent().unwrap_or(&instance.objects)).map_err(failed)?;
     for dir in target.ancestors().skip(1).take_while(|dir| *dir != instance.objects) {
         instance.durable.forget(dir);
@@ -152,5 +166,6 @@ pub(crate) fn remove(instance: &Instance, key: &ObjectKey) -> Result<(), Backend
             break;
         }
     }
+
     Ok(())
 }

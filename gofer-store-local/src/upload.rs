@@ -8,12 +8,16 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::error::joined;
 use crate::staged::Staged;
 
-/// Bytes per write. Large enough that handing a chunk to a blocking thread (some 20 us) does not show; two of these are
-/// all the memory that a put needs.
+/// Bytes per write. Large enough that handing a chunk to a blocking thread (some 20 us) does not
+/// show; two of these are all the memory that a put needs.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
-/// Writes the whole stream. After an error the staging file is gone; when this is dropped, it soon will be.
-pub(crate) async fn write_all(staged: Staged, mut body: ByteStream) -> Result<Staged, BackendError> {
+/// Writes the whole stream. After an error the staging file is gone; when this is dropped, it soon
+/// will be.
+pub(crate) async fn write_all(
+    staged: Staged,
+    mut body: ByteStream,
+) -> Result<Staged, BackendError> {
     let mut writer = Writer::Idle { staged, spare: Vec::new() };
     let mut buffer = Vec::new();
     while let Some(item) = body.next().await {
@@ -32,6 +36,7 @@ pub(crate) async fn write_all(staged: Staged, mut body: ByteStream) -> Result<St
             }
         }
     }
+
     let (writer, _) = writer.write(buffer).await?;
     let (staged, _) = writer.settle().await?;
     Ok(staged)

@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 /// An answer that is no object is shorter than this: 1,000 keys of 1 KiB with what belongs to each.
 pub(crate) const MAX_TEXT_BYTES: usize = 8 * 1024 * 1024;
 
-/// The object's SHA-256 in base64: signed by who uploads it, and told by stores that have computed it themselves.
+/// The object's SHA-256 in base64: signed by who uploads it, and told by stores that have computed
+/// it themselves.
 pub(crate) const SHA256: HeaderName = HeaderName::from_static("x-amz-checksum-sha256");
 
 /// An answer with a status of success.
@@ -26,7 +27,8 @@ pub(crate) struct Answer {
     pub(crate) text: Bytes,
     /// The body, when it is an object.
     pub(crate) stream: Option<reqwest::Response>,
-    /// How often the request was sent; more than once means that an earlier one may have taken effect.
+    /// How often the request was sent; more than once means that an earlier one may have taken
+    /// effect.
     pub(crate) attempts: u32,
 }
 
@@ -56,7 +58,8 @@ impl Refusal {
         let mut refusal: Self = from_str(&String::from_utf8_lossy(text)).unwrap_or_default();
         refusal.status = status;
         refusal.date = header(headers, &DATE).and_then(parse_http_date);
-        refusal.retry_after_seconds = header(headers, &http::header::RETRY_AFTER).and_then(|text| text.parse().ok());
+        refusal.retry_after_seconds =
+            header(headers, &http::header::RETRY_AFTER).and_then(|text| text.parse().ok());
         if let Some(region) = header(headers, &HeaderName::from_static("x-amz-bucket-region")) {
             region.clone_into(&mut refusal.region);
         }
@@ -68,7 +71,8 @@ impl Answer {
     /// The text as XML.
     pub(crate) fn xml<T: DeserializeOwned>(&self) -> Result<T, BackendError> {
         from_str(&String::from_utf8_lossy(&self.text)).map_err(|error| {
-            let message = "the store's answer is not the XML that S3 describes; does endpoint name an S3 service";
+            let message = "the store's answer is not the XML that S3 describes; does endpoint name \
+                           an S3 service";
             BackendError::new(ErrorKind::Internal, message).with_source(error)
         })
     }
@@ -83,8 +87,10 @@ impl Answer {
                 Ok(ObjectMeta { key: key.clone(), size_bytes, modified_at, sha256 })
             }
             _ => {
-                let message =
-                    format!("the store says neither length nor time of `{key}`; does endpoint name an S3 service");
+                let message = format!(
+                    "the store says neither length nor time of `{key}`; does endpoint name an S3 \
+                     service"
+                );
                 Err(BackendError::new(ErrorKind::Internal, message))
             }
         }
@@ -114,7 +120,8 @@ pub(crate) fn parse_iso_date(text: &str) -> Option<Timestamp> {
     text.parse::<jiff::Timestamp>().ok().map(|time| Timestamp(time.as_microsecond()))
 }
 
-/// The checksum of a whole object; that of an upload in parts is another thing, and has `-` and their number at its end.
+/// The checksum of a whole object; that of an upload in parts is another thing, and has `-` and
+/// their number at its end.
 fn parse_sha256(text: &str) -> Option<[u8; 32]> {
     BASE64_STANDARD.decode(text).ok()?.try_into().ok()
 }
@@ -154,7 +161,10 @@ mod tests {
     fn a_refusal_is_read_with_and_without_a_body() {
         let text = b"<?xml version=\"1.0\"?><Error><Code>NoSuchKey</Code><Message>no key</Message><Key>a</Key></Error>";
         let refusal = Refusal::read(404, &HeaderMap::new(), text);
-        assert_eq!((refusal.status, refusal.code.as_str(), refusal.message.as_str()), (404, "NoSuchKey", "no key"));
+        assert_eq!(
+            (refusal.status, refusal.code.as_str(), refusal.message.as_str()),
+            (404, "NoSuchKey", "no key")
+        );
         let refusal = Refusal::read(503, &HeaderMap::new(), b"upstream connect error");
         assert_eq!((refusal.status, refusal.code.as_str()), (503, ""));
     }

@@ -18,9 +18,14 @@ use crate::operation::{Call, Operation, upload_in_url};
 const TEXT: Bytes = Bytes::from_static(b"gofer was here");
 
 /// Lists, writes, reads and deletes, in a place that no list shows.
-pub(crate) async fn probe(client: &Client, root: &str, conditional: bool) -> Result<String, BackendError> {
+pub(crate) async fn probe(
+    client: &Client,
+    root: &str,
+    conditional: bool,
+) -> Result<String, BackendError> {
     list::page(client, root, None, None, 1).await?;
-    let probe = Probe { client, key: format!("{root}~gofer-check/{:016x}", rand::rng().random::<u64>()) };
+    let probe =
+        Probe { client, key: format!("{root}~gofer-check/{:016x}", rand::rng().random::<u64>()) };
     let outcome = probe.write_and_read(conditional).await;
     // Also after a failure, of which nothing should be left; the first error is the one to tell.
     let deleted = probe.ask(Operation::Delete, HeaderMap::new()).await;
@@ -44,17 +49,19 @@ impl Probe<'_> {
         let answer = self.ask(Operation::Get, HeaderMap::new()).await;
         let mut answer = answer.map_err(|failure| self.error("read", failure))?;
         let response = answer.stream.take().ok_or_else(|| self.corrupt())?;
-        let bytes = self
-            .client
-            .text(response)
-            .await
-            .map_err(|cause| self.error("read", Failure { cause, attempts: answer.attempts }))?;
+        let bytes =
+            self.client.text(response).await.map_err(|cause| {
+                self.error("read", Failure { cause, attempts: answer.attempts })
+            })?;
+
         if bytes != TEXT {
             return Err(self.corrupt());
         }
+
         if !conditional {
             return Ok(());
         }
+
         let refused = self.ask(Operation::Put { body: TEXT }, absent()).await;
         self.expect_refusal(refused, "a put")?;
         self.multipart().await
@@ -69,15 +76,18 @@ impl Probe<'_> {
         let sent = self.ask(part, HeaderMap::new()).await;
         let refused = match sent {
             Ok(answer) => {
-                let etag = header(&answer.headers, &http::header::ETAG).unwrap_or_default().to_owned();
+                let etag =
+                    header(&answer.headers, &http::header::ETAG).unwrap_or_default().to_owned();
                 let parts = Arc::new(vec![Part { part_number: 1, etag }]);
                 Ok(self.ask(Operation::Complete { upload: upload.clone(), parts }, absent()).await)
             }
             Err(failure) => Err(failure),
         };
+
         let aborted = self.ask(Operation::Abort { upload }, HeaderMap::new()).await;
         self.expect_refusal(refused.map_err(failed)?, "the completion of an upload")?;
         aborted.map_err(failed)?;
+
         Ok(())
     }
 
@@ -86,15 +96,22 @@ impl Probe<'_> {
     }
 
     /// Without this a put with `if_absent` would replace what is there, and say that it did not.
-    fn expect_refusal(&self, outcome: Result<Answer, Failure>, what: &str) -> Result<(), BackendError> {
+    fn expect_refusal(
+        &self,
+        outcome: Result<Answer, Failure>,
+        what: &str,
+    ) -> Result<(), BackendError> {
         match outcome {
             Err(failure) if failure.status() == 412 => Ok(()),
             Err(failure) => Err(self.error("write", failure)),
             Ok(_) => {
                 let place = &self.client.place;
-                let next_step = "update it, or set conditional_writes to `false` and do without puts of absent objects";
-                let message =
-                    format!("the store at `{}` ignores `If-None-Match` on {what}; {next_step}", place.endpoint);
+                let next_step = "update it, or set conditional_writes to `false` and do without \
+                                 puts of absent objects";
+                let message = format!(
+                    "the store at `{}` ignores `If-None-Match` on {what}; {next_step}",
+                    place.endpoint
+                );
                 Err(BackendError::new(ErrorKind::Unsupported, message))
             }
         }
@@ -106,8 +123,10 @@ impl Probe<'_> {
 
     fn corrupt(&self) -> BackendError {
         let place = &self.client.place;
-        let message =
-            format!("bucket `{}` at `{}` gives back other bytes than were written", place.bucket, place.endpoint);
+        let message = format!(
+            "bucket `{}` at `{}` gives back other bytes than were written",
+            place.bucket, place.endpoint
+        );
         BackendError::new(ErrorKind::Corrupt, message)
     }
 }

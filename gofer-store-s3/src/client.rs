@@ -70,20 +70,30 @@ impl Client {
                 Ok(signer) => signer,
                 Err(error) => return Err(Failure { cause: Cause::NoCredentials(error), attempts }),
             };
+
             let cause = match self.attempt(call, &signer).await {
                 Ok(answer) => return Ok(Answer { attempts, ..answer }),
                 Err(cause) => cause,
             };
+
             if cause.is_about_credentials() && !renewed {
                 renewed = true;
                 if self.keyring.renewed(&signer).await {
                     continue;
                 }
             }
+
             if attempts >= self.attempts || !cause.is_transient() {
                 return Err(Failure { cause, attempts });
             }
-            tracing::debug!(attempts, ?cause, key = call.key, "the object store did not {}", call.operation.verb());
+
+            tracing::debug!(
+                attempts,
+                ?cause,
+                key = call.key,
+                "the object store did not {}",
+                call.operation.verb()
+            );
             sleep(pause(attempts, &cause)).await;
         }
     }
@@ -92,19 +102,39 @@ impl Client {
         let signed = call.sign(&signer.bucket).await.map_err(Cause::Unsigned)?;
         let upload = Duration::from_secs(signed.body.len() as u64 / SLOWEST_BYTES_PER_SECOND);
         let patience = self.timeout + upload;
-        let request = self.http.request(signed.method, signed.url).headers(signed.headers).body(signed.body).send();
-        let response = timeout(patience, request).await.map_err(|_| Cause::Silent(patience))?.map_err(Cause::Broken)?;
+        let request = self
+            .http
+            .request(signed.method, signed.url)
+            .headers(signed.headers)
+            .body(signed.body)
+            .send();
+        let response = timeout(patience, request)
+            .await
+            .map_err(|_| Cause::Silent(patience))?
+            .map_err(Cause::Broken)?;
+
         if !response.status().is_success() {
             return Err(self.refusal(response).await);
         }
+
         if call.operation.streams() {
             let headers = response.headers().clone();
-            return Ok(Answer { headers, text: bytes::Bytes::new(), stream: Some(response), attempts: 0 });
+            return Ok(Answer {
+                headers,
+                text: bytes::Bytes::new(),
+                stream: Some(response),
+                attempts: 0,
+            });
         }
+
         let headers = response.headers().clone();
         let status = response.status().as_u16();
-        let text =
-            if matches!(call.operation, Operation::Head) { BytesMut::new() } else { self.text(response).await? };
+        let text = if matches!(call.operation, Operation::Head) {
+            BytesMut::new()
+        } else {
+            self.text(response).await?
+        };
+
         // A completion is answered before it is done: what went wrong comes with status 200.
         if matches!(call.operation, Operation::Complete { .. }) {
             let refusal = Refusal::read(status, &headers, &text);
@@ -112,6 +142,7 @@ impl Client {
                 return Err(Cause::Refused(Box::new(refusal)));
             }
         }
+
         Ok(Answer { headers, text: text.freeze(), stream: None, attempts: 0 })
     }
 
@@ -126,17 +157,22 @@ impl Client {
     pub(crate) async fn text(&self, mut response: Response) -> Result<BytesMut, Cause> {
         let mut text = BytesMut::new();
         loop {
-            let piece = timeout(self.timeout, response.chunk()).await.map_err(|_| Cause::Silent(self.timeout))?;
+            let piece = timeout(self.timeout, response.chunk())
+                .await
+                .map_err(|_| Cause::Silent(self.timeout))?;
             let Some(piece) = piece.map_err(Cause::Broken)? else { break };
             if !gather(&mut text, &piece) {
-                return Err(Cause::Nonsense("the answer is longer than 8 MiB; does endpoint name an S3 service"));
+                return Err(Cause::Nonsense(
+                    "the answer is longer than 8 MiB; does endpoint name an S3 service",
+                ));
             }
         }
         Ok(text)
     }
 }
 
-/// How long to wait after so many attempts: half of it is random, so that clients do not return all at once.
+/// How long to wait after so many attempts: half of it is random, so that clients do not return all
+/// at once.
 fn pause(attempts: u32, cause: &Cause) -> Duration {
     let asked = match cause {
         Cause::Refused(refusal) => refusal.retry_after_seconds.map(Duration::from_secs),
@@ -156,13 +192,21 @@ mod tests {
         let silent = Cause::Silent(Duration::from_secs(1));
         for attempts in 1..40 {
             let pause = pause(attempts, &silent);
-            let longest = FIRST_PAUSE.mul_f64(2_f64.powi(i32::try_from(attempts).unwrap() - 1)).min(MAX_PAUSE);
-            assert!(pause <= longest && pause >= longest / 2, "{pause:?} after {attempts} attempts");
+            let longest = FIRST_PAUSE
+                .mul_f64(2_f64.powi(i32::try_from(attempts).unwrap() - 1))
+                .min(MAX_PAUSE);
+            assert!(
+                pause <= longest && pause >= longest / 2,
+                "{pause:?} after {attempts} attempts"
+            );
         }
+
         let asked = |seconds| {
-            let refusal = Refusal { status: 503, retry_after_seconds: Some(seconds), ..Refusal::default() };
+            let refusal =
+                Refusal { status: 503, retry_after_seconds: Some(seconds), ..Refusal::default() };
             pause(1, &Cause::Refused(Box::new(refusal)))
         };
+
         assert_eq!(asked(7), Duration::from_secs(7));
         assert_eq!(asked(86_400), MAX_ASKED_PAUSE);
     }

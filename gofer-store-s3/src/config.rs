@@ -13,7 +13,8 @@ use serde::Deserialize;
 const MIB: u64 = 1024 * 1024;
 /// S3 refuses smaller parts, except the last of an upload.
 const MIN_PART_BYTES: u64 = 5 * MIB;
-/// Two parts are in memory at least, one being gathered and one on its way, and a transfer may hold 32 MiB.
+/// Two parts are in memory at least, one being gathered and one on its way, and a transfer may hold
+/// 32 MiB.
 const MAX_PART_BYTES: u64 = 15 * MIB;
 
 /// Settings of the S3 object store.
@@ -28,10 +29,12 @@ pub struct S3Config {
     pub endpoint: Option<String>,
     /// The region that requests are signed for. Most stores other than AWS accept any.
     pub region: String,
-    /// Whether the bucket is in the path (`host/bucket/key`) instead of the host name (`bucket.host/key`). Without a
-    /// value: in the path when `endpoint` is set, because few such stores have a wildcard certificate.
+    /// Whether the bucket is in the path (`host/bucket/key`) instead of the host name
+    /// (`bucket.host/key`). Without a value: in the path when `endpoint` is set, because few such
+    /// stores have a wildcard certificate.
     pub path_style: Option<bool>,
-    /// The endpoint that presigned URLs name, when clients reach the store under another name than Gofer does.
+    /// The endpoint that presigned URLs name, when clients reach the store under another name than
+    /// Gofer does.
     pub public_endpoint: Option<String>,
     /// Where the credentials come from.
     pub credentials: CredentialSource,
@@ -45,16 +48,17 @@ pub struct S3Config {
     pub session_token: Option<SecretString>,
     /// PEM file of the authorities to trust; without it, the operating system's.
     pub ca_file: Option<PathBuf>,
-    /// How long the store may take to answer, and how long a body may stand still. An upload is given a second more per
-    /// 256 KiB that it carries.
+    /// How long the store may take to answer, and how long a body may stand still. An upload is
+    /// given a second more per 256 KiB that it carries.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
     /// How often a request is tried, 1 to 20, with growing random pauses between.
     pub attempts: u32,
     /// Bytes per part of a multipart upload, 5 MiB to 15 MiB. An object has at most 10,000 parts.
     pub part_size: u64,
-    /// Whether the store heeds `If-None-Match: *`; `check` tries it. With `false`, for a store that does not (Garage),
-    /// everything works but `if_absent`, which is refused instead of being a guess.
+    /// Whether the store heeds `If-None-Match: *`; `check` tries it. With `false`, for a store that
+    /// does not (Garage), everything works but `if_absent`, which is refused instead of being a
+    /// guess.
     pub conditional_writes: bool,
     /// How long `check` may take in all.
     #[serde(with = "humantime_serde")]
@@ -69,7 +73,8 @@ pub enum CredentialSource {
     Config,
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, for temporary ones, `AWS_SESSION_TOKEN`.
     Environment,
-    /// The profile `AWS_PROFILE` (`default`) of `AWS_SHARED_CREDENTIALS_FILE` (`~/.aws/credentials`).
+    /// The profile `AWS_PROFILE` (`default`) of `AWS_SHARED_CREDENTIALS_FILE`
+    /// (`~/.aws/credentials`).
     File,
     /// The role of the virtual machine Gofer runs on, from its instance metadata (IMDSv2).
     Instance,
@@ -109,24 +114,33 @@ impl S3Config {
     /// `Invalid`, which names the key, the value and the rule.
     pub fn validate(&self) -> Result<(), BackendError> {
         self.check_names()?;
-        for (key, value) in [("endpoint", &self.endpoint), ("public_endpoint", &self.public_endpoint)] {
+        for (key, value) in
+            [("endpoint", &self.endpoint), ("public_endpoint", &self.public_endpoint)]
+        {
             if let Some(value) = value {
                 self.check_endpoint(key, value)?;
             }
         }
+
         self.check_credentials()?;
-        for (key, value) in [("request_timeout", self.request_timeout), ("check_timeout", self.check_timeout)] {
+        for (key, value) in
+            [("request_timeout", self.request_timeout), ("check_timeout", self.check_timeout)]
+        {
             if value.is_zero() {
                 return Err(invalid(format!("{key}: must be longer than `0s`")));
             }
         }
+
         if !(1..=20).contains(&self.attempts) {
             return Err(invalid(format!("attempts: must be 1 to 20 (got `{}`)", self.attempts)));
         }
+
         if !(MIN_PART_BYTES..=MAX_PART_BYTES).contains(&self.part_size) {
-            let rule = format!("part_size: must be {MIN_PART_BYTES} (5 MiB) to {MAX_PART_BYTES} (15 MiB)");
+            let rule =
+                format!("part_size: must be {MIN_PART_BYTES} (5 MiB) to {MAX_PART_BYTES} (15 MiB)");
             return Err(invalid(format!("{rule}, got `{}`", self.part_size)));
         }
+
         Ok(())
     }
 
@@ -134,14 +148,18 @@ impl S3Config {
     pub(crate) fn service(&self) -> String {
         match &self.endpoint {
             Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
-            None if self.region.starts_with("cn-") => format!("https://s3.{}.amazonaws.com.cn", self.region),
+            None if self.region.starts_with("cn-") => {
+                format!("https://s3.{}.amazonaws.com.cn", self.region)
+            }
             None => format!("https://s3.{}.amazonaws.com", self.region),
         }
     }
 
     /// The endpoint that presigned URLs name.
     pub(crate) fn public_service(&self) -> String {
-        self.public_endpoint.as_deref().map_or_else(|| self.service(), |url| url.trim_end_matches('/').to_owned())
+        self.public_endpoint
+            .as_deref()
+            .map_or_else(|| self.service(), |url| url.trim_end_matches('/').to_owned())
     }
 
     pub(crate) fn in_path(&self) -> bool {
@@ -153,10 +171,12 @@ impl S3Config {
         if self.bucket.is_empty() {
             return Err(invalid("bucket: is not set; name the bucket that holds the objects"));
         }
+
         if !(3..=63).contains(&self.bucket.len()) || !self.bucket.bytes().all(named) {
             let rule = "must be 3 to 63 letters, digits, `.`, `-` and `_`";
             return Err(invalid(format!("bucket: {rule} (got `{}`)", self.bucket)));
         }
+
         let climbs = |segment: &str| segment == "." || segment == "..";
         let empty_inside = self.prefix.starts_with('/') || self.prefix.contains("//");
         if self.prefix.len() > 256
@@ -164,25 +184,34 @@ impl S3Config {
             || self.prefix.split('/').any(climbs)
             || self.prefix.chars().any(char::is_control)
         {
-            let rule = "must be at most 256 bytes without control characters, a `/` at its start, `//`, or a segment `.` or `..`";
+            let rule = "must be at most 256 bytes without control characters, a `/` at its start, \
+                        `//`, or a segment `.` or `..`";
             return Err(invalid(format!("prefix: {rule} (got `{}`)", self.prefix.escape_debug())));
         }
+
         if self.region.is_empty() || !self.region.bytes().all(named) {
-            return Err(invalid(format!("region: must be letters, digits and `-` (got `{}`)", self.region)));
+            return Err(invalid(format!(
+                "region: must be letters, digits and `-` (got `{}`)",
+                self.region
+            )));
         }
+
         Ok(())
     }
 
     fn check_endpoint(&self, key: &str, value: &str) -> Result<(), BackendError> {
         // The value is not shown where it may hold a password.
         let url = Url::parse(value).map_err(|error| {
-            invalid(format!("{key}: is no URL; write `https://host` or `http://host:port`")).with_source(error)
+            invalid(format!("{key}: is no URL; write `https://host` or `http://host:port`"))
+                .with_source(error)
         })?;
+
         if !url.username().is_empty() || url.password().is_some() {
             return Err(invalid(format!(
                 "{key}: must not hold a user or password; set access_key and secret_key_file"
             )));
         }
+
         let rule = if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             "must begin with `https://` or `http://`"
         } else if url.query().is_some() || url.fragment().is_some() {
@@ -192,20 +221,29 @@ impl S3Config {
         } else {
             return Ok(());
         };
+
         Err(invalid(format!("{key}: {rule} (got `{value}`)")))
     }
 
     fn check_credentials(&self) -> Result<(), BackendError> {
-        let secrets = usize::from(self.secret_key.is_some()) + usize::from(self.secret_key_file.is_some());
+        let secrets =
+            usize::from(self.secret_key.is_some()) + usize::from(self.secret_key_file.is_some());
         if secrets == 2 {
             return Err(invalid("secret_key, secret_key_file: set one of them, not both"));
         }
+
         if self.access_key.is_some() && secrets == 0 {
-            return Err(invalid("secret_key_file: is not set, though access_key is; name the file with its secret"));
+            return Err(invalid(
+                "secret_key_file: is not set, though access_key is; name the file with its secret",
+            ));
         }
+
         if self.access_key.is_none() && (secrets > 0 || self.session_token.is_some()) {
-            return Err(invalid("access_key: is not set, though its secret is; give the id of the key"));
+            return Err(invalid(
+                "access_key: is not set, though its secret is; give the id of the key",
+            ));
         }
+
         match self.credentials {
             CredentialSource::Config if self.access_key.is_none() => {
                 Err(invalid("access_key: is not set, though credentials is `config`"))

@@ -57,7 +57,12 @@ impl std::fmt::Debug for Signer {
 impl Keyring {
     pub(crate) fn new(config: &S3Config) -> Result<Self, BackendError> {
         let instance = Instance::new(config.request_timeout)?;
-        Ok(Self { config: config.clone(), instance, current: RwLock::default(), loading: Mutex::default() })
+        Ok(Self {
+            config: config.clone(),
+            instance,
+            current: RwLock::default(),
+            loading: Mutex::default(),
+        })
     }
 
     /// What signs now.
@@ -65,6 +70,7 @@ impl Keyring {
         if let Some(signer) = self.current().filter(|signer| signer.is_fresh()) {
             return Ok(signer);
         }
+
         let mut tried_at = self.loading.lock().await;
         let current = self.current();
         if let Some(signer) = &current {
@@ -73,11 +79,14 @@ impl Keyring {
                 return Ok(Arc::clone(signer));
             }
         }
+
         *tried_at = Some(Timestamp::now());
         match self.load().await {
             Ok(signer) => Ok(self.keep(signer)),
             Err(error) => {
-                let Some(signer) = current.filter(|signer| signer.is_valid()) else { return Err(error) };
+                let Some(signer) = current.filter(|signer| signer.is_valid()) else {
+                    return Err(error);
+                };
                 tracing::warn!(
                     error = error.chain(),
                     "the credentials of the object store end soon and are not renewed"
@@ -87,7 +96,8 @@ impl Keyring {
         }
     }
 
-    /// Loads the credentials again, because the store refused those of `signer`. Whether there are others now.
+    /// Loads the credentials again, because the store refused those of `signer`. Whether there are
+    /// others now.
     pub(crate) async fn renewed(&self, signer: &Signer) -> bool {
         let _loading = self.loading.lock().await;
         if let Some(current) = self.current()
@@ -120,11 +130,17 @@ impl Keyring {
             CredentialSource::Environment => from_environment()?,
             CredentialSource::File => from_file().await?,
             CredentialSource::Instance => self.instance.keys().await?,
-            CredentialSource::Auto if self.config.access_key.is_some() => from_config(&self.config).await?,
+            CredentialSource::Auto if self.config.access_key.is_some() => {
+                from_config(&self.config).await?
+            }
             CredentialSource::Auto if is_set("AWS_ACCESS_KEY_ID") => from_environment()?,
             CredentialSource::Auto => match from_file().await {
                 Ok(keys) => keys,
-                Err(no_file) => self.instance.keys().await.map_err(|no_instance| none_found(&no_file, &no_instance))?,
+                Err(no_file) => self
+                    .instance
+                    .keys()
+                    .await
+                    .map_err(|no_instance| none_found(&no_file, &no_instance))?,
             },
         };
         Signer::new(&self.config, keys)
@@ -166,17 +182,31 @@ fn bucket(config: &S3Config, endpoint: String, keys: &Keys) -> Result<Bucket, Ba
     // Named in full for AWS too, so that a region which rust-s3 does not know works as well.
     let region = Region::Custom { region: config.region.clone(), endpoint };
     let token = keys.token.as_ref().map(ExposeSecret::expose_secret);
-    let credentials =
-        Credentials::new(Some(&keys.access_key), Some(keys.secret_key.expose_secret()), None, token, None);
-    let made = credentials.map_err(s3::error::S3Error::from).and_then(|keys| Bucket::new(&config.bucket, region, keys));
+    let credentials = Credentials::new(
+        Some(&keys.access_key),
+        Some(keys.secret_key.expose_secret()),
+        None,
+        token,
+        None,
+    );
+    let made = credentials
+        .map_err(s3::error::S3Error::from)
+        .and_then(|keys| Bucket::new(&config.bucket, region, keys));
     let bucket = made.map_err(|error| {
-        BackendError::new(ErrorKind::Internal, "cannot set up the signing of requests").with_source(error)
+        BackendError::new(ErrorKind::Internal, "cannot set up the signing of requests")
+            .with_source(error)
     })?;
+
     Ok(if config.in_path() { *bucket.with_path_style() } else { *bucket })
 }
 
 /// The same bucket at another endpoint.
-fn bucket_at(same: &Bucket, config: &S3Config, endpoint: String, keys: &Keys) -> Result<Bucket, BackendError> {
+fn bucket_at(
+    same: &Bucket,
+    config: &S3Config,
+    endpoint: String,
+    keys: &Keys,
+) -> Result<Bucket, BackendError> {
     if endpoint == config.service() { Ok(same.clone()) } else { bucket(config, endpoint, keys) }
 }
 
@@ -184,7 +214,11 @@ async fn from_config(config: &S3Config) -> Result<Keys, BackendError> {
     let secret_key = match (&config.secret_key, &config.secret_key_file) {
         (Some(secret), _) => secret.clone(),
         (None, Some(path)) => read_secret(path).await?,
-        (None, None) => return Err(invalid("secret_key_file: is not set; name the file with the key's secret")),
+        (None, None) => {
+            return Err(invalid(
+                "secret_key_file: is not set; name the file with the key's secret",
+            ));
+        }
     };
     let access_key = config.access_key.clone().unwrap_or_default();
     Ok(Keys { access_key, secret_key, token: config.session_token.clone(), ends_at: None })
@@ -192,11 +226,19 @@ async fn from_config(config: &S3Config) -> Result<Keys, BackendError> {
 
 async fn read_secret(path: &Path) -> Result<SecretString, BackendError> {
     let file = path.to_path_buf();
-    let text = spawn_blocking(move || std::fs::read_to_string(file)).await.map_err(std::io::Error::other).flatten();
-    let text =
-        text.map_err(|error| invalid(format!("secret_key_file: cannot read `{}`", path.display())).with_source(error))?;
+    let text = spawn_blocking(move || std::fs::read_to_string(file))
+        .await
+        .map_err(std::io::Error::other)
+        .flatten();
+    let text = text.map_err(|error| {
+        invalid(format!("secret_key_file: cannot read `{}`", path.display())).with_source(error)
+    })?;
+
     match text.trim() {
-        "" => Err(invalid(format!("secret_key_file: `{}` is empty; write the key's secret into it", path.display()))),
+        "" => Err(invalid(format!(
+            "secret_key_file: `{}` is empty; write the key's secret into it",
+            path.display()
+        ))),
         secret => Ok(SecretString::from(secret)),
     }
 }
@@ -208,11 +250,14 @@ fn is_set(variable: &str) -> bool {
 fn from_environment() -> Result<Keys, BackendError> {
     for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
         if !is_set(variable) {
-            return Err(invalid(format!("credentials: `{variable}` is not set in the server's environment")));
+            return Err(invalid(format!(
+                "credentials: `{variable}` is not set in the server's environment"
+            )));
         }
     }
-    let found = Credentials::from_env()
-        .map_err(|error| invalid("credentials: the environment holds none that can be read").with_source(error))?;
+    let found = Credentials::from_env().map_err(|error| {
+        invalid("credentials: the environment holds none that can be read").with_source(error)
+    })?;
     Ok(found.into())
 }
 
@@ -220,20 +265,29 @@ async fn from_file() -> Result<Keys, BackendError> {
     let profile = std::env::var("AWS_PROFILE").unwrap_or_else(|_| "default".to_owned());
     let wanted = profile.clone();
     let found = spawn_blocking(move || Credentials::from_profile(Some(&wanted))).await;
+
     match found {
         Ok(Ok(found)) => Ok(found.into()),
         Ok(Err(error)) => {
             let place = "`AWS_SHARED_CREDENTIALS_FILE` or `~/.aws/credentials`";
-            Err(invalid(format!("credentials: there is no profile `{profile}` in {place}")).with_source(error))
+            Err(invalid(format!("credentials: there is no profile `{profile}` in {place}"))
+                .with_source(error))
         }
-        Err(error) => Err(BackendError::new(ErrorKind::Unavailable, "gofer is shutting down").with_source(error)),
+        Err(error) => {
+            Err(BackendError::new(ErrorKind::Unavailable, "gofer is shutting down")
+                .with_source(error))
+        }
     }
 }
 
 fn none_found(no_file: &BackendError, no_instance: &BackendError) -> BackendError {
     let next_step = "set access_key and secret_key_file, or say where they are with credentials";
     let looked = "neither settings nor environment hold any";
-    invalid(format!("credentials: none found; {next_step} ({looked}; {}; {})", no_file.chain(), no_instance.chain()))
+    invalid(format!(
+        "credentials: none found; {next_step} ({looked}; {}; {})",
+        no_file.chain(),
+        no_instance.chain()
+    ))
 }
 
 impl From<Credentials> for Keys {

@@ -55,9 +55,15 @@ impl Cause {
     /// Whether other credentials may help.
     pub(crate) fn is_about_credentials(&self) -> bool {
         let Self::Refused(refusal) = self else { return false };
-        let about =
-            ["ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch"];
-        about.contains(&refusal.code.as_str()) || (refusal.code.is_empty() && matches!(refusal.status, 400 | 403))
+        let about = [
+            "ExpiredToken",
+            "InvalidToken",
+            "TokenRefreshRequired",
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+        ];
+        about.contains(&refusal.code.as_str())
+            || (refusal.code.is_empty() && matches!(refusal.status, 400 | 403))
     }
 }
 
@@ -83,27 +89,39 @@ impl Failure {
             Cause::Refused(refusal) => refused(&what, name, &refusal, place),
             Cause::Broken(error) => broken(&what, error),
             Cause::Silent(waited) => {
-                let message = format!("{what}: no answer within `{waited:?}`, {} attempts", self.attempts);
+                let message =
+                    format!("{what}: no answer within `{waited:?}`, {} attempts", self.attempts);
                 BackendError::new(ErrorKind::Timeout, message)
             }
-            Cause::Nonsense(why) => BackendError::new(ErrorKind::Internal, format!("{what}: {why}")),
-            Cause::Unsigned(error) => {
-                BackendError::new(ErrorKind::Internal, format!("{what}: the request cannot be signed"))
-                    .with_source(error)
+            Cause::Nonsense(why) => {
+                BackendError::new(ErrorKind::Internal, format!("{what}: {why}"))
             }
+            Cause::Unsigned(error) => BackendError::new(
+                ErrorKind::Internal,
+                format!("{what}: the request cannot be signed"),
+            )
+            .with_source(error),
             Cause::NoCredentials(error) => error,
         }
     }
 }
 
 fn is_transient(refusal: &Refusal) -> bool {
-    let codes = ["SlowDown", "InternalError", "RequestTimeout", "OperationAborted", "ConditionalRequestConflict"];
-    matches!(refusal.status, 408 | 429 | 500 | 502 | 503 | 504) || codes.contains(&refusal.code.as_str())
+    let codes = [
+        "SlowDown",
+        "InternalError",
+        "RequestTimeout",
+        "OperationAborted",
+        "ConditionalRequestConflict",
+    ];
+    matches!(refusal.status, 408 | 429 | 500 | 502 | 503 | 504)
+        || codes.contains(&refusal.code.as_str())
 }
 
 fn refused(what: &str, name: &str, refusal: &Refusal, place: &Place) -> BackendError {
     let (kind, next_step) = match (refusal.status, refusal.code.as_str()) {
-        (_, "NoSuchBucket") => (ErrorKind::Internal, format!("; make the bucket `{}`, or mend bucket", place.bucket)),
+        (_, "NoSuchBucket") => (ErrorKind::Internal, format!("; make the bucket `{}`, or mend \
+                                                              bucket", place.bucket)),
         (404, _) if name.is_empty() => {
             (ErrorKind::Internal, format!("; make the bucket `{}`, or mend bucket", place.bucket))
         }
@@ -120,7 +138,8 @@ fn refused(what: &str, name: &str, refusal: &Refusal, place: &Place) -> BackendE
         }
         (_, "SignatureDoesNotMatch") => (
             ErrorKind::Denied,
-            "; the secret does not belong to the access key, or endpoint is not the name the store knows itself by"
+            "; the secret does not belong to the access key, or endpoint is not the name the store \
+             knows itself by"
                 .to_owned(),
         ),
         (_, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired") => {
@@ -142,12 +161,17 @@ fn refused(what: &str, name: &str, refusal: &Refusal, place: &Place) -> BackendE
         (501, _) => (ErrorKind::Unsupported, "; this store does not know the request".to_owned()),
         _ => (ErrorKind::Internal, String::new()),
     };
+
     let said = match (refusal.code.as_str(), refusal.message.as_str()) {
         ("", _) => String::new(),
         (code, "") => format!(" `{code}`"),
         (code, message) => format!(" `{code}` ({})", message.trim_end_matches('.')),
     };
-    BackendError::new(kind, format!("{what}: the store answers {}{said}{next_step}", refusal.status))
+
+    BackendError::new(
+        kind,
+        format!("{what}: the store answers {}{said}{next_step}", refusal.status),
+    )
 }
 
 fn clock(refusal: &Refusal) -> String {
@@ -173,7 +197,10 @@ fn region(refusal: &Refusal) -> String {
 
 fn broken(what: &str, error: reqwest::Error) -> BackendError {
     let (kind, why) = if is_about_certificates(&error) {
-        (ErrorKind::Unavailable, "its certificate is not trusted; name the authority's PEM file in ca_file")
+        (
+            ErrorKind::Unavailable,
+            "its certificate is not trusted; name the authority's PEM file in ca_file",
+        )
     } else if error.is_connect() {
         (ErrorKind::Unavailable, "no connection; does the store run, and is endpoint its address")
     } else if error.is_timeout() {

@@ -1,5 +1,6 @@
 //! Credentials of the virtual machine's role (IMDSv2), as
-//! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html> describes them.
+//! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html> describes
+//! them.
 //!
 //! The library's own way blocks a thread, and brings a second HTTP client.
 
@@ -40,9 +41,11 @@ struct Role {
 }
 
 impl Instance {
-    /// The service that `AWS_EC2_METADATA_SERVICE_ENDPOINT` names, as with every AWS client, or the usual one.
+    /// The service that `AWS_EC2_METADATA_SERVICE_ENDPOINT` names, as with every AWS client, or the
+    /// usual one.
     pub(crate) fn new(timeout: Duration) -> Result<Self, BackendError> {
-        let named = std::env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT").ok().filter(|url| !url.is_empty());
+        let named =
+            std::env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT").ok().filter(|url| !url.is_empty());
         Self::at(named.as_deref().unwrap_or(DEFAULT_ENDPOINT), timeout)
     }
 
@@ -53,10 +56,14 @@ impl Instance {
 
     /// The credentials of the role that this machine has.
     pub(crate) async fn keys(&self) -> Result<Keys, BackendError> {
-        let token =
-            self.request(Method::PUT, "/latest/api/token").header("x-aws-ec2-metadata-token-ttl-seconds", "300");
+        let token = self
+            .request(Method::PUT, "/latest/api/token")
+            .header("x-aws-ec2-metadata-token-ttl-seconds", "300");
         let token = self.text(token, "a session").await?;
-        let asking = |path: &str| self.request(Method::GET, path).header("x-aws-ec2-metadata-token", token.as_str());
+        let asking = |path: &str| {
+            self.request(Method::GET, path).header("x-aws-ec2-metadata-token", token.as_str())
+        };
+
         let role = self.text(asking(ROLE_PATH), "the role").await?;
         let role = role.lines().next().unwrap_or_default().trim();
         if role.is_empty() {
@@ -65,9 +72,13 @@ impl Instance {
                 "credentials: this machine has no role; attach one to it",
             ));
         }
+
         let text = self.text(asking(&format!("{ROLE_PATH}{role}")), "the credentials").await?;
         read(&text).ok_or_else(|| {
-            let message = format!("credentials: instance metadata at `{}` has none that can be read", self.endpoint);
+            let message = format!(
+                "credentials: instance metadata at `{}` has none that can be read",
+                self.endpoint
+            );
             BackendError::new(ErrorKind::Unavailable, message)
         })
     }
@@ -77,10 +88,16 @@ impl Instance {
     }
 
     async fn text(&self, request: RequestBuilder, what: &str) -> Result<String, BackendError> {
-        let refused = || format!("credentials: instance metadata at `{}` does not give {what}", self.endpoint);
-        let failed = |error| BackendError::new(ErrorKind::Unavailable, refused()).with_source(error);
-        let mut response = request.send().await.and_then(Response::error_for_status).map_err(failed)?;
+        let refused = || {
+            format!("credentials: instance metadata at `{}` does not give {what}", self.endpoint)
+        };
+
+        let failed =
+            |error| BackendError::new(ErrorKind::Unavailable, refused()).with_source(error);
+        let mut response =
+            request.send().await.and_then(Response::error_for_status).map_err(failed)?;
         let mut text = Vec::new();
+
         while let Some(piece) = response.chunk().await.map_err(failed)? {
             if text.len() + piece.len() > MAX_ANSWER_BYTES {
                 let message = format!("{}, but more than {MAX_ANSWER_BYTES} bytes", refused());
@@ -88,6 +105,7 @@ impl Instance {
             }
             text.extend_from_slice(&piece);
         }
+
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }

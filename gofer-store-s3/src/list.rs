@@ -26,23 +26,32 @@ pub(crate) async fn list(
 ) -> Result<ObjectList, BackendError> {
     let after = wanted.after.as_deref().unwrap_or_default();
     let all_before = after > prefix && !after.starts_with(prefix);
+
     // No key holds such a character, and XML could not carry some of them.
-    let impossible =
-        !prefix.bytes().all(|byte| byte == b'/' || byte.is_ascii_alphanumeric() || b"._-=+@:,".contains(&byte));
+    let impossible = !prefix
+        .bytes()
+        .all(|byte| byte == b'/' || byte.is_ascii_alphanumeric() || b"._-=+@:,".contains(&byte));
     if all_before || impossible || wanted.limit == 0 {
         return Ok(ObjectList { objects: Vec::new(), more: false });
     }
+
     let mut page = Page { prefix, after, limit: wanted.limit, found: BTreeMap::new() };
     let start = page.start(order);
     let full_prefix = format!("{root}{prefix}");
     let (mut start, mut token) = (start.map(|key| format!("{root}{key}")), None);
+
     loop {
         let asked = if order == Order::Bytes { page.missing() } else { MAX_PAGE };
         let part = self::page(client, &full_prefix, start.take(), token.take(), asked).await?;
-        let last = part.contents.last().map(|object| object.key.strip_prefix(root).unwrap_or_default().to_owned());
+        let last = part
+            .contents
+            .last()
+            .map(|object| object.key.strip_prefix(root).unwrap_or_default().to_owned());
+
         for object in &part.contents {
             page.add(root, object)?;
         }
+
         let complete = last.is_some_and(|last| page.is_complete(order, &last));
         token = part.next_continuation_token;
         if complete || !part.is_truncated || token.is_none() {
@@ -51,7 +60,8 @@ pub(crate) async fn list(
     }
 }
 
-/// One answer of the store: at most `limit` keys under `prefix`, after the key `after` or where `token` says.
+/// One answer of the store: at most `limit` keys under `prefix`, after the key `after` or where
+/// `token` says.
 pub(crate) async fn page(
     client: &Client,
     prefix: &str,
@@ -59,7 +69,12 @@ pub(crate) async fn page(
     token: Option<String>,
     limit: usize,
 ) -> Result<ListBucketResult, BackendError> {
-    let operation = Operation::List { prefix: prefix.to_owned(), after, token, limit: limit.clamp(1, MAX_PAGE) };
+    let operation = Operation::List {
+        prefix: prefix.to_owned(),
+        after,
+        token,
+        limit: limit.clamp(1, MAX_PAGE),
+    };
     let answer = client.send(&Call::new("", operation)).await;
     answer.map_err(|failure| failure.into_error("list", "", &client.place))?.xml()
 }
@@ -80,7 +95,8 @@ impl Page<'_> {
             // In a tree, keys after `a-b` may come before it: all of `a/…`. Those come after `a`.
             Order::Tree => self.after.split(BEFORE_SLASH).next().unwrap_or_default(),
         };
-        Some(start).filter(|start| start.len() > self.prefix.len() && start.starts_with(self.prefix))
+        Some(start)
+            .filter(|start| start.len() > self.prefix.len() && start.starts_with(self.prefix))
     }
 
     fn missing(&self) -> usize {
@@ -94,27 +110,40 @@ impl Page<'_> {
         if name <= self.after || !name.starts_with(self.prefix) {
             return Ok(());
         }
+
         let modified_at = parse_iso_date(&object.last_modified).ok_or_else(|| {
-            let message = format!("the store lists `{name}` with the time `{}`, which is none", object.last_modified);
+            let message = format!(
+                "the store lists `{name}` with the time `{}`, which is none",
+                object.last_modified
+            );
             BackendError::new(ErrorKind::Internal, message)
         })?;
-        self.found.insert(key.clone(), ObjectMeta { key, size_bytes: object.size, modified_at, sha256: None });
+
+        self.found.insert(
+            key.clone(),
+            ObjectMeta { key, size_bytes: object.size, modified_at, sha256: None },
+        );
         if self.found.len() > self.limit + 1 {
             self.found.pop_last();
         }
+
         Ok(())
     }
 
     /// Whether no key that the store lists after `last` belongs to the page.
     fn is_complete(&self, order: Order, last: &str) -> bool {
-        let Some((largest, _)) = self.found.last_key_value().filter(|_| self.found.len() > self.limit) else {
+        let Some((largest, _)) =
+            self.found.last_key_value().filter(|_| self.found.len() > self.limit)
+        else {
             return false;
         };
+
         let largest = largest.as_str();
         match order {
             Order::Bytes => true,
-            // A smaller key that comes later differs first where the largest has a `/`: it lies beside a directory
-            // that the largest is in. Those have all been seen once the list has left the outermost of these names.
+            // A smaller key that comes later differs first where the largest has a `/`: it lies
+            // beside a directory that the largest is in. Those have all been seen once the list has
+            // left the outermost of these names.
             Order::Tree => match largest[self.prefix.len()..].find('/') {
                 Some(slash) => !last.starts_with(&largest[..self.prefix.len() + slash]),
                 None => true,

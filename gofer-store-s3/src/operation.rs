@@ -16,7 +16,8 @@ use s3::signing::uri_encode;
 /// What every object is stored as; Gofer's objects are bytes.
 const CONTENT_TYPE: &str = "application/octet-stream";
 
-/// Bodies from here on are hashed on a thread that may block: three hashes of 8 MiB take tens of milliseconds.
+/// Bodies from here on are hashed on a thread that may block: three hashes of 8 MiB take tens of
+/// milliseconds.
 const LARGE_BODY_BYTES: usize = 64 * 1024;
 
 /// One request, which may be sent several times.
@@ -57,14 +58,16 @@ impl Call {
         Self { key: key.into(), operation, headers: HeaderMap::new() }
     }
 
-    /// Signs the request as of now. Every attempt is signed anew, because a signature is good for some minutes only.
+    /// Signs the request as of now. Every attempt is signed anew, because a signature is good for
+    /// some minutes only.
     pub(crate) async fn sign(&self, bucket: &Bucket) -> Result<Signed, S3Error> {
         if self.operation.body().len() < LARGE_BODY_BYTES {
             return sign(self, bucket).await;
         }
         let (call, signing_bucket) = (self.clone(), bucket.clone());
         // It is async for the sake of a lock that nobody holds, so it is done at once.
-        let signing = tokio::task::spawn_blocking(move || sign(&call, &signing_bucket).now_or_never());
+        let signing =
+            tokio::task::spawn_blocking(move || sign(&call, &signing_bucket).now_or_never());
         match signing.await {
             Ok(Some(signed)) => signed,
             _ => sign(self, bucket).await,
@@ -72,8 +75,9 @@ impl Call {
     }
 }
 
-/// Has rust-s3 build and sign the request. It is not sent by rust-s3, whose client has no way to trust an authority of
-/// one's own, ends every transfer after one total timeout, and copies each body.
+/// Has rust-s3 build and sign the request. It is not sent by rust-s3, whose client has no way to
+/// trust an authority of one's own, ends every transfer after one total timeout, and copies each
+/// body.
 async fn sign(call: &Call, bucket: &Bucket) -> Result<Signed, S3Error> {
     let bucket = bucket.with_extra_headers(call.headers.clone())?;
     let request = ReqwestRequest::new(&bucket, &call.key, call.operation.command()).await?;
@@ -122,7 +126,9 @@ impl Operation {
         match self {
             Self::Head => Command::HeadObject,
             Self::Get => Command::GetObject,
-            Self::GetFrom { offset_bytes } => Command::GetObjectRange { start: *offset_bytes, end: None },
+            Self::GetFrom { offset_bytes } => {
+                Command::GetObjectRange { start: *offset_bytes, end: None }
+            }
             Self::Put { body } => put_command(body, None),
             Self::Delete => Command::DeleteObject,
             Self::List { prefix, after, token, limit } => Command::ListObjectsV2 {
@@ -133,7 +139,9 @@ impl Operation {
                 max_keys: Some(*limit),
             },
             Self::Begin => Command::InitiateMultipartUpload { content_type: CONTENT_TYPE },
-            Self::Part { number, upload, body } => put_command(body, Some(Multipart::new(*number, upload))),
+            Self::Part { number, upload, body } => {
+                put_command(body, Some(Multipart::new(*number, upload)))
+            }
             Self::Complete { upload, parts } => Command::CompleteMultipartUpload {
                 upload_id: upload,
                 data: CompleteMultipartUploadData { parts: parts.to_vec() },
@@ -144,7 +152,12 @@ impl Operation {
 }
 
 fn put_command<'a>(body: &'a Bytes, multipart: Option<Multipart<'a>>) -> Command<'a> {
-    Command::PutObject { content: body, content_type: CONTENT_TYPE, custom_headers: None, multipart }
+    Command::PutObject {
+        content: body,
+        content_type: CONTENT_TYPE,
+        custom_headers: None,
+        multipart,
+    }
 }
 
 /// An upload's id as it goes into a URL; rust-s3 puts it there as it is.

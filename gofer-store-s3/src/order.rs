@@ -1,7 +1,8 @@
 //! The order in which a store lists.
 //!
-//! S3 lists keys by their bytes: `a-b` before `a/b`. Stores that keep objects in directories (SeaweedFS 4.48) go through
-//! each before they go on: `a/b` before `a-b`. Two small objects tell which it is.
+//! S3 lists keys by their bytes: `a-b` before `a/b`. Stores that keep objects in directories
+//! (SeaweedFS 4.48) go through each before they go on: `a/b` before `a-b`. Two small objects tell
+//! which it is.
 
 use bytes::Bytes;
 use gofer_core::BackendError;
@@ -29,18 +30,29 @@ pub(crate) async fn find(client: &Client, root: &str) -> Result<Order, BackendEr
     if let Some(order) = look(client, root).await? {
         return Ok(order);
     }
+
     for name in [IN_DIRECTORY, BESIDE] {
-        let call = Call::new(format!("{root}{PLACE}{name}"), Operation::Put { body: Bytes::from_static(b"gofer") });
-        client.send(&call).await.map_err(|failure| failure.into_error("write", &call.key, &client.place))?;
+        let call = Call::new(
+            format!("{root}{PLACE}{name}"),
+            Operation::Put { body: Bytes::from_static(b"gofer") },
+        );
+        client
+            .send(&call)
+            .await
+            .map_err(|failure| failure.into_error("write", &call.key, &client.place))?;
     }
-    // A store that does not list what was just written cannot be told; S3's own order is the likely one.
+
+    // A store that does not list what was just written cannot be told; S3's own order is the likely
+    // one.
     Ok(look(client, root).await?.unwrap_or(Order::Bytes))
 }
 
 async fn look(client: &Client, root: &str) -> Result<Option<Order>, BackendError> {
     let prefix = format!("{root}{PLACE}");
     let found = page(client, &prefix, None, None, 10).await?;
-    let position = |name: &str| found.contents.iter().position(|object| object.key == format!("{prefix}{name}"));
+    let position = |name: &str| {
+        found.contents.iter().position(|object| object.key == format!("{prefix}{name}"))
+    };
     Ok(match (position(IN_DIRECTORY), position(BESIDE)) {
         (Some(in_directory), Some(beside)) if in_directory < beside => Some(Order::Tree),
         (Some(_), Some(_)) => Some(Order::Bytes),

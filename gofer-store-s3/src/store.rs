@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use gofer_core::object_store::{
-    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions, UploadTerms,
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
+    PutOptions, UploadTerms,
 };
 use gofer_core::{BackendError, ErrorKind, ObjectKey};
 use tokio::sync::OnceCell;
@@ -36,20 +37,32 @@ struct Inner {
 }
 
 impl S3ObjectStore {
-    /// The store that these settings describe. Finds the credentials, and asks nothing of the bucket: that is what
-    /// [`check`](ObjectStore::check) does.
+    /// The store that these settings describe. Finds the credentials, and asks nothing of the
+    /// bucket: that is what [`check`](ObjectStore::check) does.
     ///
     /// # Errors
     /// `Invalid` for a setting that breaks its rule, and when there are no credentials.
     pub async fn connect(config: S3Config) -> Result<Self, BackendError> {
         config.validate()?;
-        let part_bytes = usize::try_from(config.part_size)
-            .map_err(|error| invalid("part_size: is more than this machine can address").with_source(error))?;
+        let part_bytes = usize::try_from(config.part_size).map_err(|error| {
+            invalid("part_size: is more than this machine can address").with_source(error)
+        })?;
+
         let client = Arc::new(Client::new(&config)?);
         client.signer().await?;
         let S3Config { prefix, check_timeout, conditional_writes, .. } = config;
         let order = OnceCell::new();
-        Ok(Self { inner: Arc::new(Inner { client, prefix, part_bytes, check_timeout, conditional_writes, order }) })
+
+        Ok(Self {
+            inner: Arc::new(Inner {
+                client,
+                prefix,
+                part_bytes,
+                check_timeout,
+                conditional_writes,
+                order,
+            }),
+        })
     }
 
     fn full_key(&self, key: &ObjectKey) -> String {
@@ -71,18 +84,28 @@ impl ObjectStore for S3ObjectStore {
             self.order().await?;
             Ok(found)
         };
+
         timeout(*check_timeout, probing).await.unwrap_or_else(|_| {
             let place = &client.place;
-            let what =
-                format!("bucket `{}` at `{}` was not checked within `{check_timeout:?}`", place.bucket, place.endpoint);
-            let next_step = "does the store run, and is endpoint its address; a slow one needs a longer check_timeout";
+            let what = format!(
+                "bucket `{}` at `{}` was not checked within `{check_timeout:?}`",
+                place.bucket, place.endpoint
+            );
+            let next_step = "does the store run, and is endpoint its address; a slow one needs a \
+                             longer check_timeout";
             Err(BackendError::new(ErrorKind::Timeout, format!("{what}; {next_step}")))
         })
     }
 
-    async fn put(&self, key: &ObjectKey, body: ByteStream, options: PutOptions) -> Result<ObjectMeta, BackendError> {
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: ByteStream,
+        options: PutOptions,
+    ) -> Result<ObjectMeta, BackendError> {
         if options.if_absent && !self.inner.conditional_writes {
-            let message = "this object store cannot put only if absent: conditional_writes is `false`";
+            let message =
+                "this object store cannot put only if absent: conditional_writes is `false`";
             return Err(BackendError::new(ErrorKind::Unsupported, message));
         }
         let client = Arc::clone(&self.inner.client);
@@ -111,11 +134,19 @@ impl ObjectStore for S3ObjectStore {
         }
     }
 
-    /// A query-signed URL at `public_endpoint`. A whole number of seconds, 1 s to 7 days; it ends sooner when it was
-    /// signed with temporary credentials that end.
-    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<Presigned>, BackendError> {
-        if matches!(access, Access::Put(UploadTerms { if_absent: true, .. })) && !self.inner.conditional_writes {
-            let message = "this object store cannot sign a URL that writes once: conditional_writes is `false`";
+    /// A query-signed URL at `public_endpoint`. A whole number of seconds, 1 s to 7 days; it ends
+    /// sooner when it was signed with temporary credentials that end.
+    async fn presign(
+        &self,
+        key: &ObjectKey,
+        access: Access,
+        ttl: Duration,
+    ) -> Result<Option<Presigned>, BackendError> {
+        if matches!(access, Access::Put(UploadTerms { if_absent: true, .. }))
+            && !self.inner.conditional_writes
+        {
+            let message = "this object store cannot sign a URL that writes once: \
+                           conditional_writes is `false`";
             return Err(BackendError::new(ErrorKind::Unsupported, message));
         }
         let signer = self.inner.client.signer().await?;

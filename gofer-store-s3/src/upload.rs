@@ -18,29 +18,37 @@ use crate::write::{Parts, Put};
 
 /// S3's limit.
 const MAX_PARTS: u32 = 10_000;
-/// What the parts of one transfer may hold in memory: those on their way, and the one being gathered. Some of the
-/// contract's 32 MiB are left for the sockets.
+/// What the parts of one transfer may hold in memory: those on their way, and the one being
+/// gathered. Some of the contract's 32 MiB are left for the sockets.
 const MEMORY_BYTES: usize = 30 * 1024 * 1024;
 
 /// Uploads the stream in parts. Gives the object's length and time.
-pub(crate) async fn run(put: &Put, first: Bytes, mut parts: Parts) -> Result<(u64, Timestamp), BackendError> {
+pub(crate) async fn run(
+    put: &Put,
+    first: Bytes,
+    mut parts: Parts,
+) -> Result<(u64, Timestamp), BackendError> {
     // Only to spare the caller a long upload; what decides is the completion.
     if put.if_absent && is_taken(put).await? {
         return Err(put.taken());
     }
+
     let in_flight = (MEMORY_BYTES / first.len()).saturating_sub(1).max(1);
     let part_bytes = first.len();
     let upload = Upload::begin(put).await?;
     let mut sending = JoinSet::new();
     let mut sent = Vec::new();
     let (mut part, mut number, mut size_bytes) = (first, 1, 0_u64);
+
     while !part.is_empty() {
         if number > MAX_PARTS {
             return Err(too_large(put, part_bytes));
         }
+
         while sending.len() >= in_flight {
             sent.extend(settled(put, sending.join_next().await)?);
         }
+
         size_bytes += part.len() as u64;
         sending.spawn(upload.clone_for_part().send(number, part));
         number += 1;
@@ -51,9 +59,11 @@ pub(crate) async fn run(put: &Put, first: Bytes, mut parts: Parts) -> Result<(u6
             }
         };
     }
+
     while let Some(done) = sending.join_next().await {
         sent.extend(settled(put, Some(done))?);
     }
+
     sent.sort_unstable_by_key(|part| part.part_number);
     Ok((size_bytes, upload.complete(put, sent).await?))
 }
@@ -83,7 +93,10 @@ fn settled(put: &Put, done: Option<Done>) -> Result<Option<Part>, BackendError> 
         Some(Ok(Ok(part))) => Ok(Some(part)),
         Some(Ok(Err(failure))) => Err(put.error(failure)),
         Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Some(Err(error)) => Err(BackendError::new(ErrorKind::Unavailable, "gofer is shutting down").with_source(error)),
+        Some(Err(error)) => {
+            Err(BackendError::new(ErrorKind::Unavailable, "gofer is shutting down")
+                .with_source(error))
+        }
     }
 }
 
@@ -107,21 +120,26 @@ impl Upload {
         let mut call = put.call(Operation::Begin);
         call.headers = put.mark();
         let client = Arc::clone(&put.client);
-        // In a task of its own, which goes on when the put is dropped: an upload that begins then is aborted too.
+
+        // In a task of its own, which goes on when the put is dropped: an upload that begins then
+        // is aborted too.
         let beginning = tokio::spawn(async move {
             let answer = client.send(&call).await;
             answer.map(|answer| {
                 let begun = answer.xml::<InitiateMultipartUploadResponse>();
                 begun.map(|begun| {
-                    let target = Target { client, full_key: call.key, id: upload_in_url(&begun.upload_id) };
+                    let target =
+                        Target { client, full_key: call.key, id: upload_in_url(&begun.upload_id) };
                     Self { target, open: true }
                 })
             })
         });
+
         match beginning.await {
             Ok(Ok(begun)) => begun,
             Ok(Err(failure)) => Err(put.error(failure)),
-            Err(error) => Err(BackendError::new(ErrorKind::Unavailable, "gofer is shutting down").with_source(error)),
+            Err(error) => Err(BackendError::new(ErrorKind::Unavailable, "gofer is shutting down")
+                .with_source(error)),
         }
     }
 
@@ -130,7 +148,8 @@ impl Upload {
     }
 
     async fn complete(mut self, put: &Put, parts: Vec<Part>) -> Result<Timestamp, BackendError> {
-        let operation = Operation::Complete { upload: self.target.id.clone(), parts: Arc::new(parts) };
+        let operation =
+            Operation::Complete { upload: self.target.id.clone(), parts: Arc::new(parts) };
         let mut call = put.call(operation);
         call.headers = put.condition();
         let modified_at = put.settle(put.client.send(&call).await).await?;
@@ -159,7 +178,8 @@ impl Target {
             // It is gone already, perhaps because a completion whose answer got lost took effect.
             Err(failure) if failure.status() == 404 => {}
             Err(failure) => {
-                let error = failure.into_error("abort the upload of", &call.key, &self.client.place);
+                let error =
+                    failure.into_error("abort the upload of", &call.key, &self.client.place);
                 tracing::warn!(
                     error = error.chain(),
                     "an unfinished upload stays in the bucket until its lifecycle rule removes it"

@@ -19,7 +19,8 @@ use crate::upload;
 
 /// The object's metadata that says which put it comes from.
 const MARK: HeaderName = HeaderName::from_static("x-amz-meta-gofer-put");
-/// A buffer that has grown to this is given its full size at once, instead of being copied at each doubling.
+/// A buffer that has grown to this is given its full size at once, instead of being copied at each
+/// doubling.
 const SMALL_BYTES: usize = 256 * 1024;
 
 /// One put.
@@ -29,18 +30,27 @@ pub(crate) struct Put {
     pub(crate) full_key: String,
     pub(crate) key: ObjectKey,
     pub(crate) if_absent: bool,
-    /// A random text that is stored with the object. When a request was sent again because its answer got lost, the
-    /// object's own mark tells "this put took effect" from "the key is taken".
+    /// A random text that is stored with the object. When a request was sent again because its
+    /// answer got lost, the object's own mark tells "this put took effect" from "the key is taken".
     mark: String,
 }
 
 impl Put {
-    pub(crate) fn new(client: Arc<Client>, full_key: String, key: &ObjectKey, options: PutOptions) -> Self {
+    pub(crate) fn new(
+        client: Arc<Client>,
+        full_key: String,
+        key: &ObjectKey,
+        options: PutOptions,
+    ) -> Self {
         let mark = format!("{:032x}", rand::rng().random::<u128>());
         Self { client, full_key, key: key.clone(), if_absent: options.if_absent, mark }
     }
 
-    pub(crate) async fn run(self, body: ByteStream, part_bytes: usize) -> Result<ObjectMeta, BackendError> {
+    pub(crate) async fn run(
+        self,
+        body: ByteStream,
+        part_bytes: usize,
+    ) -> Result<ObjectMeta, BackendError> {
         let mut parts = Parts::new(body, part_bytes);
         let first = parts.next().await?;
         let (size_bytes, modified_at) = if first.len() < part_bytes || parts.at_end().await? {
@@ -75,7 +85,10 @@ impl Put {
     }
 
     /// What the request that was to make the object visible came to, and when that was.
-    pub(crate) async fn settle(&self, outcome: Result<Answer, Failure>) -> Result<Timestamp, BackendError> {
+    pub(crate) async fn settle(
+        &self,
+        outcome: Result<Answer, Failure>,
+    ) -> Result<Timestamp, BackendError> {
         let failure = match outcome {
             Ok(answer) => return Ok(answer.date()),
             Err(failure) => failure,
@@ -127,7 +140,8 @@ impl Parts {
         Self { body, part_bytes, gathered: BytesMut::new(), rest: Bytes::new() }
     }
 
-    /// The next part: of full size, or shorter when the stream has ended. Dropping the future loses nothing.
+    /// The next part: of full size, or shorter when the stream has ended. Dropping the future loses
+    /// nothing.
     pub(crate) async fn next(&mut self) -> Result<Bytes, BackendError> {
         loop {
             let space = self.part_bytes - self.gathered.len();
@@ -135,10 +149,12 @@ impl Parts {
             if self.gathered.len() + piece.len() > SMALL_BYTES {
                 self.gathered.reserve(space);
             }
+
             self.gathered.extend_from_slice(&piece);
             if self.gathered.len() == self.part_bytes {
                 break;
             }
+
             match self.body.next().await {
                 Some(piece) => self.rest = piece?,
                 None => break,
@@ -168,7 +184,9 @@ mod tests {
     #[tokio::test]
     async fn a_stream_is_cut_into_parts_of_full_size_and_a_rest() {
         for pieces in [vec![25], vec![10, 10, 5], vec![3, 0, 9, 13], vec![1; 25]] {
-            let body = stream::iter(pieces.clone()).map(|length| Ok(Bytes::from(vec![b'x'; length]))).boxed();
+            let body = stream::iter(pieces.clone())
+                .map(|length| Ok(Bytes::from(vec![b'x'; length])))
+                .boxed();
             let mut parts = Parts::new(body, 10);
             let mut lengths = Vec::new();
             loop {

@@ -1,4 +1,5 @@
-//! The tables of backends and engine: a selector, and one sub-table per product, which the product's crate owns.
+//! The tables of backends and engine: a selector, and one sub-table per product, which the
+//! product's crate owns.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -175,7 +176,8 @@ impl ServerConfig {
         local
     }
 
-    /// What of this machine is the server's alone: whoever reads or writes one of these is more than a client.
+    /// What of this machine is the server's alone: whoever reads or writes one of these is more
+    /// than a client.
     fn not_for_tasks(&self) -> Vec<PathBuf> {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let mut paths = vec![self.in_data_dir(Path::new(""))];
@@ -187,12 +189,15 @@ impl ServerConfig {
                 paths.push(name.into());
             }
         }
+
         if self.objects.backend == ObjectsBackend::Local {
             paths.push(absolute(&self.resolved_objects_local().dir));
         }
+
         if self.secrets.backend == SecretsBackend::Local {
             paths.push(absolute(&self.resolved_secrets_local().key_file));
         }
+
         paths.extend(self.secret_files.iter().map(|path| absolute(path)));
         paths
     }

@@ -34,15 +34,21 @@ impl ConfigError {
     }
 }
 
-/// Says which key of which source is wrong and why. Values are not repeated beyond what serde says of scalars: a wrong
-/// type names the value, and no key that holds a secret is a scalar of another type than text.
+/// Says which key of which source is wrong and why. Values are not repeated beyond what serde says
+/// of scalars: a wrong type names the value, and no key that holds a secret is a scalar of another
+/// type than text.
 fn describe(path: Option<&Path>, error: &figment::Error) -> String {
     let key = error.path.join(".");
     let source = match (&error.metadata, path) {
-        (Some(metadata), _) if metadata.name.contains("environment") => " (from the environment)".to_owned(),
-        (Some(metadata), Some(path)) if metadata.name.contains("TOML") => format!(" (in `{}`)", path.display()),
+        (Some(metadata), _) if metadata.name.contains("environment") => {
+            " (from the environment)".to_owned()
+        }
+        (Some(metadata), Some(path)) if metadata.name.contains("TOML") => {
+            format!(" (in `{}`)", path.display())
+        }
         _ => String::new(),
     };
+
     match &error.kind {
         Kind::UnknownField(name, known) => {
             let full = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };

@@ -13,7 +13,8 @@ const FILE: &str = "_file";
 /// Permissions of the group and of others.
 const OTHERS: u32 = 0o077;
 
-/// A sentence for each file of the configuration that holds a secret and may be read by others than its owner.
+/// A sentence for each file of the configuration that holds a secret and may be read by others than
+/// its owner.
 pub(super) fn exposed(figment: &Figment) -> Vec<String> {
     let mut found = Vec::new();
     if let Ok(tables) = figment.extract::<Dict>() {
@@ -51,7 +52,8 @@ fn complaint(key: &str, path: &Path) -> Option<String> {
     (mode & OTHERS != 0).then(|| {
         let mode = mode & 0o7777;
         format!(
-            "{key}: `{path}` holds a secret and has mode {mode:04o}: let only its owner read it, `chmod 0600 {path}`"
+            "{key}: `{path}` holds a secret and has mode {mode:04o}: let only its owner read it, \
+             `chmod 0600 {path}`"
         )
     })
 }
@@ -73,17 +75,20 @@ mod tests {
             set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             path.display().to_string()
         };
+
         let (token, ca, key) = (file("token", 0o644), file("ca", 0o644), file("key", 0o600));
         let text = format!(
             "[scheduler.nomad]\ntoken_file = '{token}'\nca_file = '{ca}'\nkey_file = '{key}'\n\
              [database]\nurl_file = '/nowhere/at/all'"
         );
         let told = exposed(&Figment::new().merge(Toml::string(&text)));
+
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].starts_with(&format!("scheduler.nomad.token_file: `{token}`")), "{told:?}");
         assert!(told[0].contains("has mode 0644"), "{told:?}");
         let mut named = secret(&Figment::new().merge(Toml::string(&text)));
         named.sort();
+
         let mut all = [token, key, "/nowhere/at/all".to_owned()].map(PathBuf::from);
         all.sort();
         assert_eq!(named, all);

@@ -1,6 +1,8 @@
 //! Namespaces, tokens, objects and secrets.
 
-use gofer_core::entity::{Namespace, ObjectRecord, ObjectScope, SecretRecord, SecretScope, Token, TokenKind};
+use gofer_core::entity::{
+    Namespace, ObjectRecord, ObjectScope, SecretRecord, SecretScope, Token, TokenKind,
+};
 use gofer_core::id::RunNumber;
 use gofer_core::quota::QuotaUse;
 use gofer_proto::v1;
@@ -54,7 +56,11 @@ pub(crate) fn token_kind(kind: TokenKind) -> v1::TokenKind {
 }
 
 /// Whose object it is; run 0 is the pipeline level.
-pub(crate) fn object_scope(namespace: &str, pipeline: &str, run: u64) -> Result<ObjectScope, ApiError> {
+pub(crate) fn object_scope(
+    namespace: &str,
+    pipeline: &str,
+    run: u64,
+) -> Result<ObjectScope, ApiError> {
     let (namespace, pipeline) = pipeline_key(namespace, "pipeline", pipeline)?;
     Ok(ObjectScope { namespace, pipeline, run: (run > 0).then_some(RunNumber(run)) })
 }
@@ -79,10 +85,14 @@ pub(crate) fn secret_scope(scope: Option<&v1::SecretScope>) -> Result<SecretScop
         Some(Scope::PipelineScope(scope)) => {
             let (namespace, pipeline) =
                 pipeline_key(&scope.namespace, "scope.pipeline_scope.pipeline", &scope.pipeline)
-                    .map_err(|error| rename(error, "namespace", "scope.pipeline_scope.namespace"))?;
+                    .map_err(|error| {
+                        rename(error, "namespace", "scope.pipeline_scope.namespace")
+                    })?;
             Ok(SecretScope::Pipeline(namespace, pipeline))
         }
-        None => Err(ApiError::invalid("scope", "", "one of `pipeline_scope` and `global_scope` is set")),
+        None => {
+            Err(ApiError::invalid("scope", "", "one of `pipeline_scope` and `global_scope` is set"))
+        }
     }
 }
 
@@ -101,9 +111,10 @@ fn rename(error: ApiError, from: &str, to: &str) -> ApiError {
 /// What is known of a secret, never its value.
 pub(crate) fn secret(record: &SecretRecord) -> v1::Secret {
     let scope = match &record.scope {
-        SecretScope::Pipeline(namespace, pipeline) => {
-            Scope::PipelineScope(v1::PipelineScope { namespace: namespace.to_string(), pipeline: pipeline.to_string() })
-        }
+        SecretScope::Pipeline(namespace, pipeline) => Scope::PipelineScope(v1::PipelineScope {
+            namespace: namespace.to_string(),
+            pipeline: pipeline.to_string(),
+        }),
         SecretScope::Global => Scope::GlobalScope(v1::GlobalScope {}),
     };
     v1::Secret {

@@ -33,11 +33,14 @@ pub(crate) fn event(event: Event) -> v1::Event {
 /// # Errors
 /// A violation for the first that is not.
 pub(crate) fn event_types(types: &[String]) -> Result<Vec<String>, ApiError> {
-    let message =
-        gofer_proto::json::descriptor_pool().get_message_by_name("gofer.v1.Event").expect("the contract has events");
+    let message = gofer_proto::json::descriptor_pool()
+        .get_message_by_name("gofer.v1.Event")
+        .expect("the contract has events");
     let details = message.oneofs().next().expect("an event has details");
     let known: HashSet<String> = details.fields().map(|field| field.name().to_owned()).collect();
-    if let Some((at, wanted)) = types.iter().enumerate().find(|(_, wanted)| !known.contains(*wanted)) {
+    if let Some((at, wanted)) =
+        types.iter().enumerate().find(|(_, wanted)| !known.contains(*wanted))
+    {
         let rule = "the name of a field of `Event.details`, such as `run_completed`";
         return Err(ApiError::invalid(format!("types[{at}]"), wanted, rule));
     }
@@ -46,7 +49,9 @@ pub(crate) fn event_types(types: &[String]) -> Result<Vec<String>, ApiError> {
 }
 
 fn details(details: EventDetails) -> Details {
-    let ids = |namespaces: Vec<gofer_core::NamespaceId>| namespaces.iter().map(ToString::to_string).collect();
+    let ids = |namespaces: Vec<gofer_core::NamespaceId>| {
+        namespaces.iter().map(ToString::to_string).collect()
+    };
     match details {
         EventDetails::ServerStarted { server_id, version } => {
             Details::ServerStarted(v1::ServerStarted { server_id, version })
@@ -58,7 +63,10 @@ fn details(details: EventDetails) -> Details {
             Details::NamespaceUpdated(v1::NamespaceUpdated { description })
         }
         EventDetails::NamespaceQuotaUpdated { quota, limit } => {
-            Details::NamespaceQuotaUpdated(v1::NamespaceQuotaUpdated { quota: quota.name().to_owned(), limit })
+            Details::NamespaceQuotaUpdated(v1::NamespaceQuotaUpdated {
+                quota: quota.name().to_owned(),
+                limit,
+            })
         }
         EventDetails::NamespaceDeleted {} => Details::NamespaceDeleted(v1::NamespaceDeleted {}),
         EventDetails::PipelineRegistered { version, digest } => {
@@ -66,25 +74,35 @@ fn details(details: EventDetails) -> Details {
         }
         EventDetails::PipelineEnabled {} => Details::PipelineEnabled(v1::PipelineEnabled {}),
         EventDetails::PipelineDisabled {} => Details::PipelineDisabled(v1::PipelineDisabled {}),
-        EventDetails::PipelineDeleted {} => Details::PipelineDeleted(v1::PipelineDeleted::default()),
+        EventDetails::PipelineDeleted {} => {
+            Details::PipelineDeleted(v1::PipelineDeleted::default())
+        }
         EventDetails::PipelineVersionsExpired { count, last } => {
             Details::PipelineVersionsExpired(v1::PipelineVersionsExpired { count, last: last.0 })
         }
-        EventDetails::RunsExpired { count, last } => Details::RunsExpired(v1::RunsExpired { count, last: last.0 }),
-        EventDetails::EventsExpired { up_to } => Details::EventsExpired(v1::EventsExpired { up_to }),
-        EventDetails::RunCreated { version, initiator: by, retry_of } => Details::RunCreated(v1::RunCreated {
-            version: version.0,
-            initiator: Some(initiator(&by, retry_of.is_some())),
-            retry_of: retry_of.map_or(0, |run| run.0),
-        }),
+        EventDetails::RunsExpired { count, last } => {
+            Details::RunsExpired(v1::RunsExpired { count, last: last.0 })
+        }
+        EventDetails::EventsExpired { up_to } => {
+            Details::EventsExpired(v1::EventsExpired { up_to })
+        }
+        EventDetails::RunCreated { version, initiator: by, retry_of } => {
+            Details::RunCreated(v1::RunCreated {
+                version: version.0,
+                initiator: Some(initiator(&by, retry_of.is_some())),
+                retry_of: retry_of.map_or(0, |run| run.0),
+            })
+        }
         EventDetails::RunStarted {} => Details::RunStarted(v1::RunStarted {}),
         EventDetails::RunCancelRequested { force, message } => {
             Details::RunCancelRequested(v1::RunCancelRequested { force, reason: message })
         }
-        EventDetails::RunCompleted { status, reason: why } => Details::RunCompleted(v1::RunCompleted {
-            status: run_status_to_wire(Some(status)).into(),
-            reason: why.as_ref().map(reason),
-        }),
+        EventDetails::RunCompleted { status, reason: why } => {
+            Details::RunCompleted(v1::RunCompleted {
+                status: run_status_to_wire(Some(status)).into(),
+                reason: why.as_ref().map(reason),
+            })
+        }
         EventDetails::TaskRunStarting {} => Details::TaskRunStarting(v1::TaskRunStarting {}),
         EventDetails::TaskRunWaiting { reason: why } => {
             Details::TaskRunWaiting(v1::TaskRunWaiting { reason: Some(reason(&why)) })
@@ -100,15 +118,19 @@ fn details(details: EventDetails) -> Details {
         EventDetails::TaskRunExecRequested { command, terminal } => {
             Details::TaskRunExecRequested(v1::TaskRunExecRequested { command, terminal })
         }
-        EventDetails::TaskRunRetryScheduled { status, reason: why, exit_code, next_attempt, not_before } => {
-            Details::TaskRunRetryScheduled(v1::TaskRunRetryScheduled {
-                status: task_status_to_wire(Some(status)).into(),
-                reason: why.as_ref().map(reason),
-                exit_code,
-                next_attempt: next_attempt.0,
-                not_before: Some(timestamp(not_before)),
-            })
-        }
+        EventDetails::TaskRunRetryScheduled {
+            status,
+            reason: why,
+            exit_code,
+            next_attempt,
+            not_before,
+        } => Details::TaskRunRetryScheduled(v1::TaskRunRetryScheduled {
+            status: task_status_to_wire(Some(status)).into(),
+            reason: why.as_ref().map(reason),
+            exit_code,
+            next_attempt: next_attempt.0,
+            not_before: Some(timestamp(not_before)),
+        }),
         EventDetails::TaskRunCompleted { status, reason: why, exit_code } => {
             Details::TaskRunCompleted(v1::TaskRunCompleted {
                 status: task_status_to_wire(Some(status)).into(),
@@ -116,7 +138,9 @@ fn details(details: EventDetails) -> Details {
                 exit_code,
             })
         }
-        EventDetails::LogArchived { size_bytes } => Details::LogArchived(v1::LogArchived { size_bytes }),
+        EventDetails::LogArchived { size_bytes } => {
+            Details::LogArchived(v1::LogArchived { size_bytes })
+        }
         EventDetails::LogExpired {} => Details::LogExpired(v1::LogExpired {}),
         EventDetails::ObjectPut { key, size_bytes, sha256 } => {
             Details::ObjectPut(v1::ObjectPut { key, size_bytes, sha256 })
@@ -124,23 +148,37 @@ fn details(details: EventDetails) -> Details {
         EventDetails::ObjectDeleted { key } => Details::ObjectDeleted(v1::ObjectDeleted { key }),
         EventDetails::ObjectEvicted { key } => Details::ObjectEvicted(v1::ObjectEvicted { key }),
         EventDetails::ObjectUrlIssued { key, upload, expires_at } => {
-            Details::ObjectUrlIssued(v1::ObjectUrlIssued { key, upload, expires_at: Some(timestamp(expires_at)) })
+            Details::ObjectUrlIssued(v1::ObjectUrlIssued {
+                key,
+                upload,
+                expires_at: Some(timestamp(expires_at)),
+            })
         }
         EventDetails::ValueMasked {} => Details::ValueMasked(v1::ValueMasked {}),
-        EventDetails::RunObjectsExpired { count } => Details::RunObjectsExpired(v1::RunObjectsExpired { count }),
+        EventDetails::RunObjectsExpired { count } => {
+            Details::RunObjectsExpired(v1::RunObjectsExpired { count })
+        }
         EventDetails::SecretPut { key, allowed_namespaces } => {
             Details::SecretPut(v1::SecretPut { key, allowed_namespaces: ids(allowed_namespaces) })
         }
         EventDetails::SecretDeleted { key } => Details::SecretDeleted(v1::SecretDeleted { key }),
-        EventDetails::TokenCreated { token_id, kind, namespaces } => Details::TokenCreated(v1::TokenCreated {
-            token_id,
-            kind: token_kind(kind).into(),
-            namespaces: ids(namespaces),
-            expires_at: None,
-        }),
-        EventDetails::TokenDisabled { token_id } => Details::TokenDisabled(v1::TokenDisabled { token_id }),
-        EventDetails::TokenEnabled { token_id } => Details::TokenEnabled(v1::TokenEnabled { token_id }),
-        EventDetails::TokenDeleted { token_id } => Details::TokenDeleted(v1::TokenDeleted { token_id }),
+        EventDetails::TokenCreated { token_id, kind, namespaces } => {
+            Details::TokenCreated(v1::TokenCreated {
+                token_id,
+                kind: token_kind(kind).into(),
+                namespaces: ids(namespaces),
+                expires_at: None,
+            })
+        }
+        EventDetails::TokenDisabled { token_id } => {
+            Details::TokenDisabled(v1::TokenDisabled { token_id })
+        }
+        EventDetails::TokenEnabled { token_id } => {
+            Details::TokenEnabled(v1::TokenEnabled { token_id })
+        }
+        EventDetails::TokenDeleted { token_id } => {
+            Details::TokenDeleted(v1::TokenDeleted { token_id })
+        }
         EventDetails::BootstrapReset {} => Details::BootstrapReset(v1::BootstrapReset {}),
     }
 }

@@ -3,8 +3,8 @@
 use gofer_core::entity::{Pipeline, PipelineVersion};
 use gofer_core::id::{PipelineId, TaskId};
 use gofer_core::pipeline::{
-    CommonTask, Condition, CustomTask, Dependency, Overlap, PipelineSpec, RegistryAuth, Resources, RetryOn,
-    RetryPolicy, RunVariable, Subscription, TaskKind, TaskSpec,
+    CommonTask, Condition, CustomTask, Dependency, Overlap, PipelineSpec, RegistryAuth, Resources,
+    RetryOn, RetryPolicy, RunVariable, Subscription, TaskKind, TaskSpec,
 };
 use gofer_core::validate::{MAX_TASKS, MAX_VIOLATIONS, Violation, is_enough};
 use gofer_db::PipelineVersionSummary;
@@ -92,10 +92,12 @@ fn task_to_wire(task: &TaskSpec) -> v1::TaskSpec {
         max_backoff: task.retries.max_backoff.map(duration_to_wire),
         on: task.retries.on.iter().map(|on| retry_on_to_wire(*on).into()).collect(),
     });
+
     let resources = (task.resources != Resources::default()).then(|| v1::Resources {
         cpu_millis: task.resources.cpu_millis.unwrap_or(0),
         memory_bytes: task.resources.memory_bytes.unwrap_or(0),
     });
+
     v1::TaskSpec {
         id: task.id.to_string(),
         description: task.description.clone(),
@@ -123,9 +125,10 @@ fn kind_to_wire(kind: &TaskKind) -> Kind {
             }),
             separate_output: custom.separate_output,
         }),
-        TaskKind::Common(common) => {
-            Kind::Common(v1::CommonTaskUse { name: common.name.clone(), settings: common.settings.clone() })
-        }
+        TaskKind::Common(common) => Kind::Common(v1::CommonTaskUse {
+            name: common.name.clone(),
+            settings: common.settings.clone(),
+        }),
     }
 }
 
@@ -147,14 +150,18 @@ fn retry_on_to_wire(on: RetryOn) -> v1::RetryOn {
     }
 }
 
-/// A spec from the wire, its identifiers and enumerations checked; the other rules are `gofer_core::validate`'s.
+/// A spec from the wire, its identifiers and enumerations checked; the other rules are
+/// `gofer_core::validate`'s.
 ///
 /// # Errors
 /// The fields that have no meaning in the domain, at most [`MAX_VIOLATIONS`].
-pub(crate) fn pipeline_spec_from_wire(spec: v1::PipelineSpec) -> Result<PipelineSpec, Vec<Violation>> {
+pub(crate) fn pipeline_spec_from_wire(
+    spec: v1::PipelineSpec,
+) -> Result<PipelineSpec, Vec<Violation>> {
     let mut found = Vec::new();
-    let name =
-        PipelineId::new(&spec.name).map_err(|error| found.push(Violation::new("name", error.value, error.rule))).ok();
+    let name = PipelineId::new(&spec.name)
+        .map_err(|error| found.push(Violation::new("name", error.value, error.rule)))
+        .ok();
     let overlap = match v1::OverlapPolicy::try_from(spec.overlap) {
         Ok(v1::OverlapPolicy::Unspecified | v1::OverlapPolicy::Queue) => Overlap::Queue,
         Ok(v1::OverlapPolicy::Skip) => Overlap::Skip,
@@ -164,10 +171,16 @@ pub(crate) fn pipeline_spec_from_wire(spec: v1::PipelineSpec) -> Result<Pipeline
             Overlap::Queue
         }
     };
+
     if spec.tasks.len() > MAX_TASKS {
-        found.push(Violation::new("tasks", spec.tasks.len().to_string(), format!("at most {MAX_TASKS} tasks")));
+        found.push(Violation::new(
+            "tasks",
+            spec.tasks.len().to_string(),
+            format!("at most {MAX_TASKS} tasks"),
+        ));
         return Err(found);
     }
+
     let mut tasks = Vec::with_capacity(spec.tasks.len());
     for (at, task) in spec.tasks.into_iter().enumerate() {
         if is_enough(&found) {
@@ -176,6 +189,7 @@ pub(crate) fn pipeline_spec_from_wire(spec: v1::PipelineSpec) -> Result<Pipeline
         }
         tasks.extend(task_from_wire(&format!("tasks[{at}]"), task, &mut found));
     }
+
     let subscriptions = spec.subscriptions.into_iter().map(subscription_from_wire).collect();
     let run_variables = spec.run_variables.into_iter().map(run_variable_from_wire).collect();
     match name {
@@ -214,10 +228,15 @@ fn task_from_wire(field: &str, task: v1::TaskSpec, found: &mut Vec<Violation>) -
             Some(TaskKind::Common(CommonTask { name: common.name, settings: common.settings }))
         }
         None => {
-            found.push(Violation::new(format!("{field}.kind"), "", "one of `custom` and `common` is set"));
+            found.push(Violation::new(
+                format!("{field}.kind"),
+                "",
+                "one of `custom` and `common` is set",
+            ));
             None
         }
     };
+
     let mut depends_on = Vec::with_capacity(task.depends_on.len());
     for (at, edge) in task.depends_on.into_iter().enumerate() {
         if is_enough(found) {
@@ -225,10 +244,13 @@ fn task_from_wire(field: &str, task: v1::TaskSpec, found: &mut Vec<Violation>) -
         }
         depends_on.extend(dependency_from_wire(&format!("{field}.depends_on[{at}]"), &edge, found));
     }
+
     let timeout = optional_duration(&format!("{field}.timeout"), task.timeout.as_ref(), found);
-    let start_timeout = optional_duration(&format!("{field}.start_timeout"), task.start_timeout.as_ref(), found);
+    let start_timeout =
+        optional_duration(&format!("{field}.start_timeout"), task.start_timeout.as_ref(), found);
     let retries = retries_from_wire(&format!("{field}.retries"), task.retries, found);
     let resources = task.resources.unwrap_or_default();
+
     Some(TaskSpec {
         id: id?,
         description: task.description,
@@ -252,20 +274,31 @@ fn custom_from_wire(custom: v1::CustomTask) -> CustomTask {
         entrypoint: custom.entrypoint,
         command: custom.command,
         working_dir: (!custom.working_dir.is_empty()).then_some(custom.working_dir),
-        registry_auth: custom
-            .registry_auth
-            .map(|auth| RegistryAuth { username: auth.username, password_secret_key: auth.password_secret_key }),
+        registry_auth: custom.registry_auth.map(|auth| RegistryAuth {
+            username: auth.username,
+            password_secret_key: auth.password_secret_key,
+        }),
         separate_output: custom.separate_output,
     }
 }
 
-fn dependency_from_wire(field: &str, edge: &v1::Dependency, found: &mut Vec<Violation>) -> Option<Dependency> {
+fn dependency_from_wire(
+    field: &str,
+    edge: &v1::Dependency,
+    found: &mut Vec<Violation>,
+) -> Option<Dependency> {
     let condition = match v1::DependencyCondition::try_from(edge.condition) {
         Ok(v1::DependencyCondition::Any) => Condition::Any,
-        Ok(v1::DependencyCondition::Unspecified | v1::DependencyCondition::Success) => Condition::Success,
+        Ok(v1::DependencyCondition::Unspecified | v1::DependencyCondition::Success) => {
+            Condition::Success
+        }
         Ok(v1::DependencyCondition::Failure) => Condition::Failure,
         Err(_) => {
-            found.push(unknown(&format!("{field}.condition"), edge.condition, "ANY, SUCCESS or FAILURE"));
+            found.push(unknown(
+                &format!("{field}.condition"),
+                edge.condition,
+                "ANY, SUCCESS or FAILURE",
+            ));
             return None;
         }
     };
@@ -278,13 +311,18 @@ fn dependency_from_wire(field: &str, edge: &v1::Dependency, found: &mut Vec<Viol
     }
 }
 
-fn retries_from_wire(field: &str, retries: Option<v1::RetryPolicy>, found: &mut Vec<Violation>) -> RetryPolicy {
+fn retries_from_wire(
+    field: &str,
+    retries: Option<v1::RetryPolicy>,
+    found: &mut Vec<Violation>,
+) -> RetryPolicy {
     let Some(retries) = retries else { return RetryPolicy::default() };
     let mut on = Vec::new();
     for value in retries.on {
         if is_enough(found) {
             break;
         }
+
         let known = match v1::RetryOn::try_from(value) {
             Ok(v1::RetryOn::Failed) => RetryOn::Failed,
             Ok(v1::RetryOn::TimedOut) => RetryOn::TimedOut,
@@ -294,14 +332,20 @@ fn retries_from_wire(field: &str, retries: Option<v1::RetryPolicy>, found: &mut 
                 continue;
             }
         };
+
         if !on.contains(&known) {
             on.push(known);
         }
     }
+
     RetryPolicy {
         attempts: retries.attempts,
         backoff: optional_duration(&format!("{field}.backoff"), retries.backoff.as_ref(), found),
-        max_backoff: optional_duration(&format!("{field}.max_backoff"), retries.max_backoff.as_ref(), found),
+        max_backoff: optional_duration(
+            &format!("{field}.max_backoff"),
+            retries.max_backoff.as_ref(),
+            found,
+        ),
         on: if on.is_empty() { RetryPolicy::default().on } else { on },
     }
 }
@@ -311,7 +355,9 @@ fn optional_duration(
     duration: Option<&prost_types::Duration>,
     found: &mut Vec<Violation>,
 ) -> Option<std::time::Duration> {
-    duration.and_then(|duration| duration_from_wire(field, duration).map_err(|violation| found.push(violation)).ok())
+    duration.and_then(|duration| {
+        duration_from_wire(field, duration).map_err(|violation| found.push(violation)).ok()
+    })
 }
 
 fn unknown(field: &str, value: i32, known: &str) -> Violation {

@@ -1,7 +1,9 @@
 //! Runs, task runs, attempts and logs.
 
 use gofer_core::pipeline::TaskSpec;
-use gofer_core::run::{AttemptRecord, Initiator, LogState, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus};
+use gofer_core::run::{
+    AttemptRecord, Initiator, LogState, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
+};
 use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
 use gofer_proto::v1;
 
@@ -83,9 +85,11 @@ pub(crate) fn run_state(value: i32) -> Result<RunState, ApiError> {
         Ok(v1::RunState::Pending) => Ok(RunState::Pending),
         Ok(v1::RunState::Running) => Ok(RunState::Running),
         Ok(v1::RunState::Complete) => Ok(RunState::Complete(RunStatus::Successful)),
-        Ok(v1::RunState::Unspecified) | Err(_) => {
-            Err(ApiError::invalid("states", value.to_string(), "one of PENDING, RUNNING and COMPLETE"))
-        }
+        Ok(v1::RunState::Unspecified) | Err(_) => Err(ApiError::invalid(
+            "states",
+            value.to_string(),
+            "one of PENDING, RUNNING and COMPLETE",
+        )),
     }
 }
 
@@ -95,9 +99,11 @@ pub(crate) fn run_status(value: i32) -> Result<RunStatus, ApiError> {
         Ok(v1::RunStatus::Successful) => Ok(RunStatus::Successful),
         Ok(v1::RunStatus::Failed) => Ok(RunStatus::Failed),
         Ok(v1::RunStatus::Cancelled) => Ok(RunStatus::Cancelled),
-        Ok(v1::RunStatus::Unspecified) | Err(_) => {
-            Err(ApiError::invalid("statuses", value.to_string(), "one of SUCCESSFUL, FAILED and CANCELLED"))
-        }
+        Ok(v1::RunStatus::Unspecified) | Err(_) => Err(ApiError::invalid(
+            "statuses",
+            value.to_string(),
+            "one of SUCCESSFUL, FAILED and CANCELLED",
+        )),
     }
 }
 
@@ -114,7 +120,12 @@ pub(super) fn task_status_to_wire(status: Option<TaskStatus>) -> v1::TaskRunStat
 }
 
 /// A task run of `run`, with the attempts given.
-pub(crate) fn task_run(run: &Run, spec: Option<&TaskSpec>, task: &TaskRun, attempts: Vec<v1::Attempt>) -> v1::TaskRun {
+pub(crate) fn task_run(
+    run: &Run,
+    spec: Option<&TaskSpec>,
+    task: &TaskRun,
+    attempts: Vec<v1::Attempt>,
+) -> v1::TaskRun {
     v1::TaskRun {
         namespace: run.key.namespace.to_string(),
         pipeline: run.key.pipeline.to_string(),
@@ -136,7 +147,9 @@ pub(crate) fn task_run(run: &Run, spec: Option<&TaskSpec>, task: &TaskRun, attem
         ended_at: optional_timestamp(task.ended_at),
         not_before: optional_timestamp(task.not_before),
         attempts,
-        depends_on: spec.map(|spec| spec.depends_on.iter().map(dependency_to_wire).collect()).unwrap_or_default(),
+        depends_on: spec
+            .map(|spec| spec.depends_on.iter().map(dependency_to_wire).collect())
+            .unwrap_or_default(),
         cancel_requested: task.cancel.is_some(),
         continue_on_failure: spec.is_some_and(|spec| spec.continue_on_failure),
         losses: task.losses,
@@ -186,7 +199,9 @@ fn ended_attempt(record: &AttemptRecord) -> v1::Attempt {
 
 /// Where in a log to begin.
 pub(crate) fn log_cursor(cursor: Option<v1::LogCursor>) -> LogCursor {
-    cursor.map(|cursor| LogCursor { stdout: cursor.stdout_offset, stderr: cursor.stderr_offset }).unwrap_or_default()
+    cursor
+        .map(|cursor| LogCursor { stdout: cursor.stdout_offset, stderr: cursor.stderr_offset })
+        .unwrap_or_default()
 }
 
 /// A piece of a log.
@@ -195,5 +210,10 @@ pub(crate) fn log_chunk(chunk: LogChunk) -> v1::LogChunk {
         LogStream::Stdout => v1::LogStream::Stdout,
         LogStream::Stderr => v1::LogStream::Stderr,
     };
-    v1::LogChunk { stream: stream.into(), offset: chunk.offset, data: chunk.data, at: chunk.at.map(timestamp) }
+    v1::LogChunk {
+        stream: stream.into(),
+        offset: chunk.offset,
+        data: chunk.data,
+        at: chunk.at.map(timestamp),
+    }
 }

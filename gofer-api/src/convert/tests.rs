@@ -13,7 +13,10 @@ fn full_spec() -> v1::PipelineSpec {
             entrypoint: vec!["/bin/sh".into()],
             command: vec!["-c".into(), "true".into()],
             working_dir: "/work".into(),
-            registry_auth: Some(v1::RegistryAuth { username: "me".into(), password_secret_key: "key".into() }),
+            registry_auth: Some(v1::RegistryAuth {
+                username: "me".into(),
+                password_secret_key: "key".into(),
+            }),
             separate_output: true,
         })),
         depends_on: vec![v1::Dependency {
@@ -32,11 +35,16 @@ fn full_spec() -> v1::PipelineSpec {
         resources: Some(v1::Resources { cpu_millis: 500, memory_bytes: 1 << 30 }),
         continue_on_failure: true,
     };
+
     let common = v1::TaskSpec {
         id: "checkout".into(),
-        kind: Some(v1::task_spec::Kind::Common(v1::CommonTaskUse { name: "git".into(), settings: map("url") })),
+        kind: Some(v1::task_spec::Kind::Common(v1::CommonTaskUse {
+            name: "git".into(),
+            settings: map("url"),
+        })),
         ..v1::TaskSpec::default()
     };
+
     v1::PipelineSpec {
         name: "ci".into(),
         description: "everything".into(),
@@ -76,6 +84,12 @@ fn what_is_left_out_has_its_documented_default() {
 
 #[test]
 fn times_are_exact_to_the_microsecond_also_before_1970() {
-    assert_eq!(timestamp(Timestamp(1_500_000)), prost_types::Timestamp { seconds: 1, nanos: 500_000_000 });
-    assert_eq!(timestamp(Timestamp(-1)), prost_types::Timestamp { seconds: -1, nanos: 999_999_000 });
+    assert_eq!(
+        timestamp(Timestamp(1_500_000)),
+        prost_types::Timestamp { seconds: 1, nanos: 500_000_000 }
+    );
+    assert_eq!(
+        timestamp(Timestamp(-1)),
+        prost_types::Timestamp { seconds: -1, nanos: 999_999_000 }
+    );
 }

@@ -1,5 +1,5 @@
-//! The body of an answer. It notes when the connection takes no more of it, and holds what belongs to the call until it is
-//! over.
+//! The body of an answer. It notes when the connection takes no more of it, and holds what belongs
+//! to the call until it is over.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +22,12 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(body: Body, stall: Option<Arc<Stall>>, in_flight: InFlight, memory: Option<Arc<Charge>>) -> Self {
+    pub(super) fn new(
+        body: Body,
+        stall: Option<Arc<Stall>>,
+        in_flight: InFlight,
+        memory: Option<Arc<Charge>>,
+    ) -> Self {
         Self { body, stall, _in_flight: in_flight, _memory: memory }
     }
 }
@@ -31,7 +36,10 @@ impl HttpBody for Answer {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         // Asked for more, the connection has taken what it was given.
         if let Some(stall) = &self.stall {
             stall.end();

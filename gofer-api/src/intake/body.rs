@@ -1,5 +1,6 @@
-//! The body of a request, a message at a time: a message is passed on once all of it is there, was counted and is paid for.
-//! Half a message is this reader's alone, with a time limit, so nothing behind it holds memory for callers that stall.
+//! The body of a request, a message at a time: a message is passed on once all of it is there, was
+//! counted and is paid for. Half a message is this reader's alone, with a time limit, so nothing
+//! behind it holds memory for callers that stall.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,8 @@ use crate::error::ApiError;
 
 /// Before each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
-/// Copies of a message that are in memory while it is decoded: as it arrived, with room to grow, and as it is handed on.
+/// Copies of a message that are in memory while it is decoded: as it arrived, with room to grow,
+/// and as it is handed on.
 const COPIES: usize = 3;
 /// The charge of a message grows by steps of this, so that small pieces cost few of them.
 const STEP_BYTES: usize = 16 * 1024;
@@ -42,7 +44,8 @@ pub(super) struct Rules {
     pub(super) hurry: bool,
 }
 
-/// The memory of the message that is being handled. Whoever handles it after the call has been answered keeps this.
+/// The memory of the message that is being handled. Whoever handles it after the call has been
+/// answered keeps this.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Held(Arc<Mutex<Charge>>);
 
@@ -87,7 +90,13 @@ impl From<ApiError> for Broken {
 }
 
 /// The same body, message by message.
-pub(super) fn whole_messages(body: Body, rules: Rules, account: Account, held: Held, arrived: Arrived) -> Body {
+pub(super) fn whole_messages(
+    body: Body,
+    rules: Rules,
+    account: Account,
+    held: Held,
+    arrived: Arrived,
+) -> Body {
     let reader = Reader { body, rules, account, held, arrived, rest: Bytes::new(), messages: 0 };
     let frames = futures::stream::try_unfold(reader, |mut reader| async move {
         let message = reader.next().await.map_err(|broken| match broken {
@@ -106,20 +115,24 @@ impl Reader {
         if self.rules.many {
             self.held.put(Charge::default());
         }
+
         if !self.rules.many {
             let deadline = self.rules.deadline;
             return tokio::time::timeout_at(deadline, self.only())
                 .await
                 .unwrap_or_else(|_| Err(ApiError::RequestIncomplete.into()));
         }
+
         let first = match self.rules.hurry {
             true => tokio::time::timeout(self.rules.patience, self.more()).await,
             false => Ok(self.more().await),
         };
+
         if !first.unwrap_or_else(|_| Err(ApiError::RequestIncomplete.into()))? {
             self.arrived.0.store(true, Ordering::Release);
             return Ok(None);
         }
+
         tokio::time::timeout(self.rules.patience, self.message())
             .await
             .unwrap_or_else(|_| Err(ApiError::RequestIncomplete.into()))
@@ -133,7 +146,10 @@ impl Reader {
             return Ok(None);
         }
         if self.messages > 0 {
-            return Err(ApiError::Malformed { problem: "a call that takes one message got more".to_owned() }.into());
+            return Err(ApiError::Malformed {
+                problem: "a call that takes one message got more".to_owned(),
+            }
+            .into());
         }
         self.message().await.map(Some)
     }
@@ -171,6 +187,7 @@ impl Reader {
             let more = self.frame().await?.ok_or_else(cut)?;
             self.rest = [&self.rest[..], &more[..]].concat().into();
         }
+
         let length = self.length()?;
         let whole = PREFIX_BYTES + usize::try_from(length).unwrap_or(usize::MAX);
         let mut walk = self.rules.shape.map(|shape| Walk::new(&SHAPES, shape, length));
@@ -179,21 +196,32 @@ impl Reader {
         // All of it in one piece, as most are, is passed on as it is.
         if self.rest.len() >= whole {
             let message = self.rest.split_to(whole);
-            Self::look_at(&self.account, &mut walk, &message[PREFIX_BYTES..], whole, &mut charge).await?;
+            Self::look_at(&self.account, &mut walk, &message[PREFIX_BYTES..], whole, &mut charge)
+                .await?;
             return self.pass(message, walk, charge);
         }
+
         let mut gathered = BytesMut::new();
         let mut piece = std::mem::take(&mut self.rest);
         let mut skip = PREFIX_BYTES;
+
         loop {
             let taken = piece.split_to(piece.len().min(whole - gathered.len()));
-            Self::look_at(&self.account, &mut walk, &taken[skip..], gathered.len() + taken.len(), &mut charge).await?;
+            Self::look_at(
+                &self.account,
+                &mut walk,
+                &taken[skip..],
+                gathered.len() + taken.len(),
+                &mut charge,
+            )
+            .await?;
             gathered.extend_from_slice(&taken);
             skip = 0;
             if gathered.len() == whole {
                 self.rest = piece;
                 return self.pass(gathered.freeze(), walk, charge);
             }
+
             piece = self.frame().await?.ok_or_else(cut)?;
         }
     }
@@ -201,7 +229,9 @@ impl Reader {
     fn length(&self) -> Result<u64, ApiError> {
         let mut prefix = &self.rest[..PREFIX_BYTES];
         if prefix.get_u8() != 0 {
-            return Err(ApiError::Malformed { problem: "a message is compressed; send it as it is".to_owned() });
+            return Err(ApiError::Malformed {
+                problem: "a message is compressed; send it as it is".to_owned(),
+            });
         }
         let length = u64::from(prefix.get_u32());
         match length > self.rules.max_bytes {
@@ -224,10 +254,20 @@ impl Reader {
             cost = usize::try_from(walk.cost()).unwrap_or(usize::MAX);
         }
         let needed = (COPIES * arrived_bytes).saturating_add(cost);
-        account.raise(charge, needed.next_multiple_of(if needed > STEP_BYTES { STEP_BYTES } else { 1024 })).await
+        account
+            .raise(
+                charge,
+                needed.next_multiple_of(if needed > STEP_BYTES { STEP_BYTES } else { 1024 }),
+            )
+            .await
     }
 
-    fn pass(&mut self, message: Bytes, walk: Option<Walk<'_>>, charge: Charge) -> Result<Bytes, Broken> {
+    fn pass(
+        &mut self,
+        message: Bytes,
+        walk: Option<Walk<'_>>,
+        charge: Charge,
+    ) -> Result<Bytes, Broken> {
         walk.map_or(Ok(()), Walk::end)?;
         self.messages += 1;
         self.held.put(charge);

@@ -1,5 +1,6 @@
-//! Bytes that may be in memory at once on behalf of callers: of all together, of each caller, and where wanted of each
-//! connection. A caller's share ends before the whole does, so that nobody can take all of it.
+//! Bytes that may be in memory at once on behalf of callers: of all together, of each caller, and
+//! where wanted of each connection. A caller's share ends before the whole does, so that nobody can
+//! take all of it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -11,7 +12,8 @@ use crate::error::ApiError;
 
 /// One caller may have this part of the whole.
 const SHARE: usize = 4;
-/// How long bytes may be waited for: long enough for others' requests to be handled, short enough to call again.
+/// How long bytes may be waited for: long enough for others' requests to be handled, short enough
+/// to call again.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Shares of callers that are gone are forgotten when there are this many.
 const TIDY_AT: usize = 1024;
@@ -59,7 +61,12 @@ impl Budget {
     }
 
     /// The same, within what a connection may have.
-    pub(crate) fn account_on(&self, connection: &Arc<Semaphore>, size_bytes: usize, caller: &str) -> Account {
+    pub(crate) fn account_on(
+        &self,
+        connection: &Arc<Semaphore>,
+        size_bytes: usize,
+        caller: &str,
+    ) -> Account {
         let connection = Pool { free: connection.clone(), size_bytes };
         Account(vec![connection, self.share(caller), self.whole.clone()])
     }
@@ -89,18 +96,24 @@ impl Account {
         if more == 0 {
             return Ok(());
         }
+
         // Without company there is nothing to wait for, and no timer to set.
-        if let Ok(permits) = self.0.iter().map(|pool| pool.free.clone().try_acquire_many_owned(more)).collect() {
+        if let Ok(permits) =
+            self.0.iter().map(|pool| pool.free.clone().try_acquire_many_owned(more)).collect()
+        {
             charge.add(permits, more);
             return Ok(());
         }
+
         let waiting = tokio::time::timeout(PATIENCE, self.wait(more));
         match waiting.await {
             Ok(permits) => {
                 charge.add(permits, more);
                 Ok(())
             }
-            Err(_) if self.is_spent(more) => Err(ApiError::ShareSpent { limit_bytes: self.0[0].size_bytes as u64 }),
+            Err(_) if self.is_spent(more) => {
+                Err(ApiError::ShareSpent { limit_bytes: self.0[0].size_bytes as u64 })
+            }
             Err(_) => Err(ApiError::NoMemory),
         }
     }
@@ -114,7 +127,8 @@ impl Account {
         charge
     }
 
-    /// What a charge lacks. One never takes more than half of a pool: what needs more than that has to do with it.
+    /// What a charge lacks. One never takes more than half of a pool: what needs more than that has
+    /// to do with it.
     fn missing(&self, charge: &Charge, bytes: usize) -> u32 {
         let most = self.0.iter().map(|pool| pool.size_bytes / 2).min().unwrap_or(bytes);
         u32::try_from(bytes.min(most).saturating_sub(charge.bytes)).unwrap_or(u32::MAX)
@@ -157,7 +171,8 @@ mod tests {
     async fn nobody_takes_all_of_it_and_what_is_dropped_is_free() {
         let budget = Budget::new(4000);
         let (red, blue) = (budget.account("red"), budget.account("blue"));
-        let (mut first, mut second, mut third) = (Charge::default(), Charge::default(), Charge::default());
+        let (mut first, mut second, mut third) =
+            (Charge::default(), Charge::default(), Charge::default());
         red.raise(&mut first, 500).await.unwrap();
         red.raise(&mut second, 500).await.unwrap();
         let spent = red.raise(&mut third, 1).await;

@@ -1,5 +1,5 @@
-//! What a token may not do whatever the request names. It is decided before the body is read, so that callers without the
-//! right cost no more than their headers.
+//! What a token may not do whatever the request names. It is decided before the body is read, so
+//! that callers without the right cost no more than their headers.
 
 use crate::auth::{Caller, Identity};
 use crate::error::ApiError;
@@ -12,25 +12,31 @@ use crate::permissions::{self, Target};
 pub(super) fn check(caller: &Caller) -> Result<(), ApiError> {
     let Caller { identity, rule } = caller;
     let all_that_a_token_may_have = match identity {
-        Identity::Run(own) => {
-            Target::Object { namespace: own.namespace.as_str(), pipeline: own.pipeline.as_str(), run: own.run.0 }
-        }
+        Identity::Run(own) => Target::Object {
+            namespace: own.namespace.as_str(),
+            pipeline: own.pipeline.as_str(),
+            run: own.run.0,
+        },
         Identity::Client { namespaces, .. } => {
             // One whose namespaces are gone still sees what is nobody's.
             namespaces.first().map_or(Target::Namespace(""), |own| Target::Namespace(own.as_str()))
         }
-        Identity::Anonymous | Identity::Anybody | Identity::Dev | Identity::Management(_) | Identity::Execution(_) => {
-            Target::Installation
-        }
+        Identity::Anonymous
+        | Identity::Anybody
+        | Identity::Dev
+        | Identity::Management(_)
+        | Identity::Execution(_) => Target::Installation,
     };
+
     if permissions::check(*rule, identity, all_that_a_token_may_have).is_ok() {
         return Ok(());
     }
+
     match identity {
         Identity::Run(own) => Err(ApiError::Forbidden {
             message: format!(
-                "the token of run `{own}` may read that run's namespace and use the objects of its pipeline; this call is \
-                 not among that"
+                "the token of run `{own}` may read that run's namespace and use the objects of its \
+                 pipeline; this call is not among that"
             ),
         }),
         // The rules' own words: nothing in them depends on what the request names.
@@ -45,7 +51,8 @@ mod tests {
     use super::*;
     use crate::permissions::RULES;
 
-    /// What is refused here is refused for every namespace, pipeline and run, the caller's own among them.
+    /// What is refused here is refused for every namespace, pipeline and run, the caller's own
+    /// among them.
     #[test]
     fn nothing_is_refused_that_some_request_may_do() {
         let own = RunKey {
@@ -53,6 +60,7 @@ mod tests {
             pipeline: gofer_core::PipelineId::new("ci").unwrap(),
             run: gofer_core::RunNumber(7),
         };
+
         let targets = [
             Target::Installation,
             Target::Namespace("default"),
@@ -63,14 +71,18 @@ mod tests {
         ];
         let identities = [Identity::Run(own), Identity::Anonymous, Identity::Dev];
         let mut refused = 0;
+
         for (path, rule) in RULES {
             for identity in &identities {
                 let caller = Caller { identity: identity.clone(), rule: *rule };
-                let may = targets.iter().any(|target| permissions::check(*rule, identity, *target).is_ok());
+                let may = targets
+                    .iter()
+                    .any(|target| permissions::check(*rule, identity, *target).is_ok());
                 assert_eq!(check(&caller).is_ok(), may, "{path}, {identity:?}");
                 refused += usize::from(!may);
             }
         }
+
         assert!(refused > RULES.len());
     }
 }

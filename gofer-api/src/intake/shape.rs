@@ -1,17 +1,21 @@
-//! What requests may consist of: for each method its request's fields, how often each may repeat, and what an entry costs
-//! in memory. Made once from the contract's descriptors.
+//! What requests may consist of: for each method its request's fields, how often each may repeat,
+//! and what an entry costs in memory. Made once from the contract's descriptors.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
-/// Entries of all repeated and map fields of one request together. A spec with 10,000 tasks of 20 edges just fits.
+/// Entries of all repeated and map fields of one request together. A spec with 10,000 tasks of 20
+/// edges just fits.
 pub(super) const MAX_ELEMENTS: u32 = 200_000;
-/// Fields whose entries are large in memory, and how many of them a request may have. The rules of `gofer_core::validate` are
-/// at or below; the room above lets a caller hear which rule it was. Each with the bytes that an entry costs.
-const FIELD_LIMITS: [(&str, u32, u32); 2] =
-    [("gofer.v1.PipelineSpec.tasks", 10_000, 2048), ("gofer.v1.PipelineSpec.subscriptions", 1_000, 512)];
+/// Fields whose entries are large in memory, and how many of them a request may have. The rules of
+/// `gofer_core::validate` are at or below; the room above lets a caller hear which rule it was.
+/// Each with the bytes that an entry costs.
+const FIELD_LIMITS: [(&str, u32, u32); 2] = [
+    ("gofer.v1.PipelineSpec.tasks", 10_000, 2048),
+    ("gofer.v1.PipelineSpec.subscriptions", 1_000, 512),
+];
 /// Number of fields with a limit of their own.
 pub(super) const LIMITED_FIELDS: usize = FIELD_LIMITS.len();
 /// Bytes that an entry takes besides what it has on the wire, decoded and converted: a message, …
@@ -111,7 +115,8 @@ impl Shapes {
         let index = self.messages.len();
         self.messages.push(Shape::default());
         self.indexes.insert(message.full_name().to_owned(), index);
-        let mut fields: Vec<Field> = message.fields().map(|field| self.field(message, &field)).collect();
+        let mut fields: Vec<Field> =
+            message.fields().map(|field| self.field(message, &field)).collect();
         fields.sort_by_key(|field| field.number);
         self.messages[index] = Shape(fields);
         index
@@ -125,6 +130,7 @@ impl Shapes {
             Kind::Fixed64 | Kind::Sfixed64 | Kind::Double => Content::Fixed(8),
             _ => Content::Varint,
         };
+
         let limited = FIELD_LIMITS.iter().position(|(name, ..)| *name == field.full_name());
         let entry_cost = match content {
             _ if field.is_map() => MAP_ENTRY_COST,
@@ -132,6 +138,7 @@ impl Shapes {
             Content::Bytes => TEXT_COST,
             Content::Varint | Content::Fixed(_) => NUMBER_COST,
         };
+
         Field {
             number: field.number(),
             name: format!("{}.{}", message.name(), field.name()),

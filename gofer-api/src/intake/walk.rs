@@ -1,5 +1,6 @@
-//! Looks at the wire format of a request piece by piece as it arrives: counts entries and levels, builds nothing. What it
-//! refuses was never decoded, and what it lets pass costs no more memory than it said.
+//! Looks at the wire format of a request piece by piece as it arrives: counts entries and levels,
+//! builds nothing. What it refuses was never decoded, and what it lets pass costs no more memory
+//! than it said.
 
 use super::shape::{Content, Field, LIMITED_FIELDS, MAX_ELEMENTS, Shapes};
 use crate::error::ApiError;
@@ -52,7 +53,16 @@ impl<'a> Walk<'a> {
     pub(super) fn new(shapes: &'a Shapes, shape: usize, length: u64) -> Self {
         let mut levels = [Level::default(); MAX_DEPTH];
         levels[0] = Level { shape, end: length };
-        Self { shapes, levels, depth: 0, at: 0, state: START, elements: 0, counts: [0; LIMITED_FIELDS], cost: 0 }
+        Self {
+            shapes,
+            levels,
+            depth: 0,
+            at: 0,
+            state: START,
+            elements: 0,
+            counts: [0; LIMITED_FIELDS],
+            cost: 0,
+        }
     }
 
     /// Bytes of memory that the entries so far will take, besides the message itself.
@@ -70,16 +80,23 @@ impl<'a> Walk<'a> {
                 State::Skip { left } => {
                     let taken = left.min(piece.len() as u64);
                     self.advance(&mut piece, taken);
-                    self.state = if left == taken { START } else { State::Skip { left: left - taken } };
+                    self.state =
+                        if left == taken { START } else { State::Skip { left: left - taken } };
                 }
                 State::Packed { field, left } => {
                     let taken = left.min(piece.len() as u64);
-                    let (numbers, _) = piece.split_at(usize::try_from(taken).unwrap_or(piece.len()));
+                    let (numbers, _) =
+                        piece.split_at(usize::try_from(taken).unwrap_or(piece.len()));
+
                     // Each number has one byte, its last, without the continuation bit.
                     let ended = numbers.iter().filter(|byte| **byte < 0x80).count();
                     self.count(field, ended as u64)?;
                     self.advance(&mut piece, taken);
-                    self.state = if left == taken { START } else { State::Packed { field, left: left - taken } };
+                    self.state = if left == taken {
+                        START
+                    } else {
+                        State::Packed { field, left: left - taken }
+                    };
                 }
                 State::Tag { .. } | State::Number { .. } | State::Length { .. } => {
                     self.leave_what_has_ended();
@@ -139,6 +156,7 @@ impl<'a> Walk<'a> {
             }
             State::Skip { .. } | State::Packed { .. } => {}
         }
+
         match self.state {
             State::Tag { value, .. } if last => self.field(value),
             State::Length { field, value, .. } if last => self.content(field, value),
@@ -152,7 +170,8 @@ impl<'a> Walk<'a> {
 
     /// A field begins.
     fn field(&mut self, tag: u64) -> Result<(), ApiError> {
-        let number = u32::try_from(tag >> 3).ok().filter(|number| *number > 0 && tag <= u64::from(u32::MAX));
+        let number =
+            u32::try_from(tag >> 3).ok().filter(|number| *number > 0 && tag <= u64::from(u32::MAX));
         let Some(number) = number else { return Err(malformed("a field has no number")) };
         let field = self.shape().find(number);
         self.state = match tag & 7 {
@@ -162,6 +181,7 @@ impl<'a> Walk<'a> {
             2 => State::Length { field, value: 0, bytes: 0 },
             _ => return Err(malformed("a field has a type that the contract does not use")),
         };
+
         match field {
             // Not packed: each is an entry.
             Some(field) if tag & 7 != 2 => self.count(field, 1),
@@ -178,8 +198,11 @@ impl<'a> Walk<'a> {
             let field = self.shape().field(index);
             (field.content, field.repeated)
         };
+
         match content {
-            Content::Varint if repeated && left > 0 => self.state = State::Packed { field: index, left },
+            Content::Varint if repeated && left > 0 => {
+                self.state = State::Packed { field: index, left }
+            }
             Content::Fixed(size) => self.count(index, left / size)?,
             Content::Varint => {}
             Content::Bytes => self.count(index, 1)?,
@@ -188,6 +211,7 @@ impl<'a> Walk<'a> {
                 self.enter(shape, left)?;
             }
         }
+
         Ok(())
     }
 
@@ -195,7 +219,11 @@ impl<'a> Walk<'a> {
         self.state = START;
         self.depth += 1;
         if self.depth == MAX_DEPTH {
-            return Err(too_large("levels of messages within messages", MAX_DEPTH as u64 + 1, MAX_DEPTH as u64));
+            return Err(too_large(
+                "levels of messages within messages",
+                MAX_DEPTH as u64 + 1,
+                MAX_DEPTH as u64,
+            ));
         }
         self.levels[self.depth] = Level { shape, end: self.at + length };
         Ok(())
@@ -204,7 +232,11 @@ impl<'a> Walk<'a> {
     /// The length, if the message that is being walked through has as much left.
     fn fits(&self, length: u64) -> Result<u64, ApiError> {
         let left = self.levels[self.depth].end - self.at;
-        if length <= left { Ok(length) } else { Err(malformed("a field is longer than its message")) }
+        if length <= left {
+            Ok(length)
+        } else {
+            Err(malformed("a field is longer than its message"))
+        }
     }
 
     /// Counts entries of a field of the message that is being walked through.
@@ -214,19 +246,26 @@ impl<'a> Walk<'a> {
         if !field.repeated || entries == 0 {
             return Ok(());
         }
+
         let entries = u32::try_from(entries).unwrap_or(u32::MAX);
         self.elements = self.elements.saturating_add(entries);
         self.cost += u64::from(entries) * u64::from(field.entry_cost);
         if let Some((slot, limit)) = field.limit {
             self.counts[slot] = self.counts[slot].saturating_add(entries);
             if self.counts[slot] > limit {
-                return Err(too_large(format!("entries of `{}`", field.name), self.counts[slot].into(), limit.into()));
+                return Err(too_large(
+                    format!("entries of `{}`", field.name),
+                    self.counts[slot].into(),
+                    limit.into(),
+                ));
             }
         }
+
         if self.elements > MAX_ELEMENTS {
             let what = format!("entries of repeated fields (the last of them of `{}`)", field.name);
             return Err(too_large(what, self.elements.into(), MAX_ELEMENTS.into()));
         }
+
         Ok(())
     }
 

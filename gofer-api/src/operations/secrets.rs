@@ -1,5 +1,5 @@
-//! Secrets. Values lie in the secret store, each at a location of its own; a record in the database names the one that
-//! counts, together with who may read it.
+//! Secrets. Values lie in the secret store, each at a location of its own; a record in the database
+//! names the one that counts, together with who may read it.
 //!
 //! ```text
 //! put:     list the fresh location -> write the value -> have the record name it, list the old one -> delete the old value
@@ -17,11 +17,12 @@ use secrecy::SecretString;
 
 use crate::error::ApiError;
 
-/// How often a read begins anew because the secret was put again between looking it up and reading its value.
+/// How often a read begins anew because the secret was put again between looking it up and reading
+/// its value.
 const READ_ATTEMPTS: usize = 5;
 
-/// Stores a value. The old value stays with the old record until the new record names the new value: never can a list of
-/// namespaces that was meant for another value read this one.
+/// Stores a value. The old value stays with the old record until the new record names the new
+/// value: never can a list of namespaces that was meant for another value read this one.
 pub(crate) async fn put(
     db: &Db,
     store: &dyn SecretStore,
@@ -47,9 +48,11 @@ pub(crate) async fn put(
             return Err(error.into());
         }
     };
+
     if let Some(replaced) = &outcome.replaced {
         forget(db, store, replaced).await;
     }
+
     Ok(outcome.record)
 }
 
@@ -95,15 +98,21 @@ pub(crate) async fn delete(
     Ok(removed.is_some())
 }
 
-/// Deletes a value that no record names. What cannot be deleted now is listed, and deleted by retention.
+/// Deletes a value that no record names. What cannot be deleted now is listed, and deleted by
+/// retention.
 async fn forget(db: &Db, store: &dyn SecretStore, location: &SecretPath) {
     if let Err(error) = delete_value(db, store, location).await {
-        tracing::warn!(%location, error = %error.chain(), "the old value of a secret is still stored; retention will delete it");
+        tracing::warn!(%location, error = %error.chain(), "the old value of a secret is still \
+                                                           stored; retention will delete it");
     }
 }
 
 /// Deletes a value that no record names.
-pub(crate) async fn delete_value(db: &Db, store: &dyn SecretStore, location: &SecretPath) -> Result<(), BackendError> {
+pub(crate) async fn delete_value(
+    db: &Db,
+    store: &dyn SecretStore,
+    location: &SecretPath,
+) -> Result<(), BackendError> {
     store.delete(location).await?;
     Ok(db.secret_value_forget(location).await?)
 }

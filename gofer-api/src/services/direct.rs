@@ -1,7 +1,8 @@
-//! Objects that go between caller and object store without passing through the server: URLs to read, and uploads in two
-//! steps. An upload's row is committed before its URL is handed out, and its bytes become an object in the transaction that
-//! completes it; what dies in between is found by retention. URLs are credentials: they go into the answer and nowhere else, and an
-//! event says for whom they were made before they are.
+//! Objects that go between caller and object store without passing through the server: URLs to
+//! read, and uploads in two steps. An upload's row is committed before its URL is handed out, and
+//! its bytes become an object in the transaction that completes it; what dies in between is found
+//! by retention. URLs are credentials: they go into the answer and nowhere else, and an event says
+//! for whom they were made before they are.
 
 use std::time::Duration;
 
@@ -24,7 +25,8 @@ use crate::error::ApiError;
 
 /// How long a URL is good when the caller does not say.
 const DEFAULT_TTL: Duration = Duration::from_secs(15 * 60);
-/// Longest life of a URL for a run's token, which ends with its run. The URL does not, and nobody can take it back.
+/// Longest life of a URL for a run's token, which ends with its run. The URL does not, and nobody
+/// can take it back.
 const MAX_RUN_TTL: Duration = Duration::from_secs(60 * 60);
 /// Digits of an upload's id.
 const UPLOAD_ID_DIGITS: usize = 32;
@@ -40,7 +42,8 @@ pub(super) async fn get_object_url(
     let ttl = ttl(&call, request.ttl.as_ref())?;
     let record = call.db.object_get(&scope, &key).await?;
     let file_name = key.as_str().rsplit('/').next().map(str::to_owned);
-    let presigned = presign(&call, &record.location, Access::Get { file_name }, ttl, "GetObject").await?;
+    let presigned =
+        presign(&call, &record.location, Access::Get { file_name }, ttl, "GetObject").await?;
     let expires_at = Timestamp::now().after(presigned.good_for);
     issued(&call, &scope, &key, false, expires_at).await?;
     Ok(v1::GetObjectUrlResponse {
@@ -59,17 +62,22 @@ pub(super) async fn begin_object_upload(
     let ttl = ttl(&call, request.ttl.as_ref())?;
     let sha256 = sha256(&request.sha256)?;
     let Some(size_bytes) = request.size_bytes else {
-        let rule = "the length of the bytes, which is signed; for bytes of no known length use PutObject";
+        let rule =
+            "the length of the bytes, which is signed; for bytes of no known length use PutObject";
         return Err(ApiError::invalid("size_bytes", "", rule));
     };
+
     let limit_bytes = call.limits.object_max_bytes;
     if size_bytes > limit_bytes {
         return Err(ApiError::ObjectTooLarge { limit_bytes, at_least_bytes: size_bytes });
     }
+
     let location = layout::object_location(&scope, &key);
-    // Once only: after the completion the URL may still be good, and must not change what is recorded.
+    // Once only: after the completion the URL may still be good, and must not change what is
+    // recorded.
     let access = Access::Put(UploadTerms { if_absent: true, sha256, size_bytes: Some(size_bytes) });
-    let Presigned { url, headers, good_for } = presign(&call, &location, access, ttl, "PutObject").await?;
+    let Presigned { url, headers, good_for } =
+        presign(&call, &location, access, ttl, "PutObject").await?;
     let upload = ObjectUpload {
         id: format!("{:032x}", u128::from_be_bytes(rand::random())),
         scope,
@@ -81,12 +89,16 @@ pub(super) async fn begin_object_upload(
         expires_at: Timestamp::now().after(good_for),
         state: UploadState::Open,
     };
+
     call.db.upload_begin(&upload, size_bytes, Timestamp::now()).await?;
     issued(&call, &upload.scope, &upload.key, true, upload.expires_at).await?;
     Ok(v1::BeginObjectUploadResponse {
         upload_id: upload.id,
         url: url.expose_secret().to_owned(),
-        headers: headers.into_iter().map(|(name, value)| v1::UploadHeader { name, value }).collect(),
+        headers: headers
+            .into_iter()
+            .map(|(name, value)| v1::UploadHeader { name, value })
+            .collect(),
         expires_at: Some(convert::timestamp(upload.expires_at)),
     })
 }
@@ -98,28 +110,37 @@ pub(super) async fn complete_object_upload(
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
     let id = request.upload_id;
     if id.len() != UPLOAD_ID_DIGITS {
-        return Err(ApiError::invalid("upload_id", "", "the id that BeginObjectUpload has given, of 32 digits"));
+        return Err(ApiError::invalid(
+            "upload_id",
+            "",
+            "the id that BeginObjectUpload has given, of 32 digits",
+        ));
     }
+
     let upload = call.db.upload_get(&scope, &id).await?;
     match upload.state {
         UploadState::Open => {}
         UploadState::Complete(record, evicted_keys) => return Ok(completed(&record, evicted_keys)),
         UploadState::GivenUp => return Err(ApiError::not_found(Resource::Upload, id)),
     }
+
     let found = match call.objects.head(&upload.location).await {
         Err(error) if error.kind == ErrorKind::NotFound => return Err(not_there(&id)),
         found => found?,
     };
+
     if let Err(problem) = fits(&found, &upload, call.limits.object_max_bytes) {
         give_up(&call, &scope, &upload).await?;
         return Err(problem);
     }
+
     let found = UploadedObject {
         size_bytes: found.size_bytes,
         sha256: found.sha256.as_ref().map(|sum| hex(sum)),
         keep: scope.run.is_none().then_some(call.limits.pipeline_objects),
         at: Timestamp::now(),
     };
+
     match call.db.upload_complete(&scope, &id, &found, &call.identity.actor()).await {
         Ok(done) => {
             for old in &done.no_longer_named {
@@ -140,7 +161,8 @@ fn completed(record: &ObjectRecord, evicted_keys: Vec<String>) -> v1::CompleteOb
 }
 
 fn not_there(id: &str) -> ApiError {
-    let next_step = "send them in one PUT to the URL, with the headers, and complete it after the answer 200";
+    let next_step =
+        "send them in one PUT to the URL, with the headers, and complete it after the answer 200";
     let message = format!("the object store has no bytes of upload `{id}`; {next_step}");
     ApiError::Precondition { reason: "UPLOAD_NOT_THERE", message }
 }
@@ -150,20 +172,25 @@ fn fits(found: &ObjectMeta, upload: &ObjectUpload, limit_bytes: u64) -> Result<(
     if found.size_bytes > limit_bytes {
         return Err(ApiError::ObjectTooLarge { limit_bytes, at_least_bytes: found.size_bytes });
     }
+
     if let Some(declared) = upload.size_bytes.filter(|declared| *declared != found.size_bytes) {
         let rule = format!("{} bytes were uploaded; begin again", found.size_bytes);
         return Err(ApiError::invalid("size_bytes", declared.to_string(), rule));
     }
+
     let told = found.sha256.as_ref().map(|sum| hex(sum));
     match (&upload.sha256, told) {
-        (Some(declared), Some(told)) if *declared != told => {
-            Err(ApiError::invalid("sha256", declared, format!("bytes with `{told}` were uploaded; begin again")))
-        }
+        (Some(declared), Some(told)) if *declared != told => Err(ApiError::invalid(
+            "sha256",
+            declared,
+            format!("bytes with `{told}` were uploaded; begin again"),
+        )),
         _ => Ok(()),
     }
 }
 
-/// Deletes what was uploaded, unless another call has completed it: what a record names is never touched.
+/// Deletes what was uploaded, unless another call has completed it: what a record names is never
+/// touched.
 async fn give_up(call: &Call, scope: &ObjectScope, upload: &ObjectUpload) -> Result<(), ApiError> {
     if call.db.upload_give_up(scope, &upload.id).await? {
         forget(call, &upload.location).await;
@@ -179,8 +206,10 @@ async fn presign(
     ttl: Duration,
     instead: &str,
 ) -> Result<Presigned, ApiError> {
-    let unsupported =
-        |why: &str| ApiError::Precondition { reason: "UNSUPPORTED", message: format!("{why}; use {instead}") };
+    let unsupported = |why: &str| ApiError::Precondition {
+        reason: "UNSUPPORTED",
+        message: format!("{why}; use {instead}"),
+    };
     match call.objects.presign(location, access, ttl).await {
         Ok(Some(presigned)) => Ok(presigned),
         Ok(None) => Err(unsupported("the object store of this server has no URLs")),
@@ -211,16 +240,20 @@ async fn issued(
 fn ttl(call: &Call, wanted: Option<&prost_types::Duration>) -> Result<Duration, ApiError> {
     let configured = call.limits.url_ttl;
     let (longest, rule) = match call.identity {
-        Identity::Run(_) => {
-            (configured.min(MAX_RUN_TTL), "for a run's token 1 hour, or `limits.url_ttl` where that is less")
-        }
+        Identity::Run(_) => (
+            configured.min(MAX_RUN_TTL),
+            "for a run's token 1 hour, or `limits.url_ttl` where that is less",
+        ),
         _ => (configured, "what `limits.url_ttl` allows"),
     };
+
     let Some(wanted) = wanted else { return Ok(DEFAULT_TTL.min(longest)) };
-    let ttl = convert::duration_from_wire("ttl", wanted).map_err(|violation| ApiError::Invalid(vec![violation]))?;
+    let ttl = convert::duration_from_wire("ttl", wanted)
+        .map_err(|violation| ApiError::Invalid(vec![violation]))?;
     if (Duration::from_secs(1)..=longest).contains(&ttl) {
         return Ok(ttl);
     }
+
     let rule = format!("a URL is good for 1 second to {} seconds: {rule}", longest.as_secs());
     Err(ApiError::invalid("ttl", format!("{ttl:?}"), rule))
 }
@@ -237,7 +270,9 @@ fn sha256(text: &str) -> Result<Option<[u8; 32]>, ApiError> {
     };
     let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
     let sum = bytes.and_then(|bytes| bytes.try_into().ok());
-    sum.map(Some).ok_or_else(|| ApiError::invalid("sha256", text, "64 lower-case hexadecimal digits, or empty"))
+    sum.map(Some).ok_or_else(|| {
+        ApiError::invalid("sha256", text, "64 lower-case hexadecimal digits, or empty")
+    })
 }
 
 #[cfg(test)]
@@ -249,8 +284,14 @@ mod tests {
         assert_eq!(sha256("").unwrap(), None);
         let sum: [u8; 32] = std::array::from_fn(|at| u8::try_from(at * 8).unwrap());
         assert_eq!(sha256(&hex(&sum)).unwrap(), Some(sum));
-        for bad in ["0", "zz", &hex(&sum).to_uppercase(), &hex(&sum)[2..], &format!("{}00", hex(&sum)), &"é".repeat(32)]
-        {
+        for bad in [
+            "0",
+            "zz",
+            &hex(&sum).to_uppercase(),
+            &hex(&sum)[2..],
+            &format!("{}00", hex(&sum)),
+            &"é".repeat(32),
+        ] {
             assert!(sha256(bad).is_err(), "{bad}");
         }
     }

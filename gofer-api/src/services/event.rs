@@ -37,9 +37,11 @@ fn filter(
     if namespace.is_empty() && !pipeline.is_empty() {
         return Err(ApiError::invalid("pipeline", pipeline, "needs `namespace`, too"));
     }
+
     if pipeline.is_empty() && run > 0 {
         return Err(ApiError::invalid("run", run.to_string(), "needs `pipeline`, too"));
     }
+
     let types = convert::event_types(types)?;
     let (namespaces, pipeline) = match (namespace, pipeline) {
         ("", _) => (identity.visible_namespaces(), None),
@@ -49,37 +51,50 @@ fn filter(
             (Some(vec![namespace]), Some(pipeline))
         }
     };
+
     Ok(EventFilter { namespaces, pipeline, run: (run > 0).then_some(RunNumber(run)), types })
 }
 
-async fn list_events(call: Call, request: v1::ListEventsRequest) -> Result<v1::ListEventsResponse, ApiError> {
+async fn list_events(
+    call: Call,
+    request: v1::ListEventsRequest,
+) -> Result<v1::ListEventsResponse, ApiError> {
     let page = Page::of(&request)?;
-    let filter = filter(&call.identity, &request.namespace, &request.pipeline, request.run, &request.types)?;
+    let filter =
+        filter(&call.identity, &request.namespace, &request.pipeline, request.run, &request.types)?;
     let cursor = match &page.after {
         None => request.after_id,
         Some(after) => after.parse().map_err(|_| page::bad_token(&request.page_token))?,
     };
+
     if !request.reverse && page.after.is_none() {
         is_kept(&call, cursor).await?;
     }
+
     let limit = page.limit + 1;
     let mut found = if request.reverse {
         call.db.event_list_before((cursor > 0).then_some(cursor), &filter, limit).await?
     } else {
         call.db.event_list_after(cursor, &filter, limit).await?
     };
+
     let more = found.len() > page.limit;
     found.truncate(page.limit);
     let end = found.last().filter(|_| more).map(|event| event.id.to_string());
     let next_page_token = page.next(end.as_deref());
-    Ok(v1::ListEventsResponse { events: found.into_iter().map(convert::event).collect(), next_page_token })
+
+    Ok(v1::ListEventsResponse {
+        events: found.into_iter().map(convert::event).collect(),
+        next_page_token,
+    })
 }
 
 async fn follow_events(
     call: Call,
     request: v1::FollowEventsRequest,
 ) -> Result<Replies<v1::FollowEventsResponse>, ApiError> {
-    let filter = filter(&call.identity, &request.namespace, &request.pipeline, request.run, &request.types)?;
+    let filter =
+        filter(&call.identity, &request.namespace, &request.pipeline, request.run, &request.types)?;
     let mut committed = call.db.event_watch();
     let newest = *committed.borrow_and_update();
     let cursor = request.after_id.unwrap_or(newest);
@@ -87,16 +102,22 @@ async fn follow_events(
     Ok(produce(&call.clone(), move |outlet| follow(call, filter, cursor, committed, outlet)))
 }
 
-/// Refuses to leave out what came after the cursor. Without a cursor (0) nobody has missed anything.
+/// Refuses to leave out what came after the cursor. Without a cursor (0) nobody has missed
+/// anything.
 async fn is_kept(call: &Call, cursor: u64) -> Result<(), ApiError> {
     if cursor == 0 {
         return Ok(());
     }
     let oldest = call.db.event_oldest().await?;
-    if cursor + 1 < oldest { Err(ApiError::EventsExpired { after: cursor, oldest }) } else { Ok(()) }
+    if cursor + 1 < oldest {
+        Err(ApiError::EventsExpired { after: cursor, oldest })
+    } else {
+        Ok(())
+    }
 }
 
-/// Reads from the cursor to the end, then sleeps until something is committed; a sign of life in between.
+/// Reads from the cursor to the end, then sleeps until something is committed; a sign of life in
+/// between.
 async fn follow(
     call: Call,
     filter: EventFilter,
@@ -108,14 +129,18 @@ async fn follow(
         let newest = *committed.borrow_and_update();
         let found = call.db.event_list_after(cursor, &filter, FOLLOW_PAGE).await?;
         let full = found.len() == FOLLOW_PAGE;
+
         for event in found {
             cursor = event.id;
             outlet.send(response(Some(event), cursor)).await?;
         }
+
         if full {
             continue;
         }
-        // Ids follow the order of commits: up to the newest known one everything has been looked at.
+
+        // Ids follow the order of commits: up to the newest known one everything has been looked
+        // at.
         cursor = cursor.max(newest);
         loop {
             match tokio::time::timeout(HEARTBEAT, committed.changed()).await {

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt};
 use gofer_core::event::{EventDetails, NewEvent, Subject};
-use gofer_core::exec::{ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES, TerminalSize};
+use gofer_core::exec::{
+    ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES, TerminalSize,
+};
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use gofer_engine::EngineError;
 use gofer_proto::v1;
@@ -40,8 +42,15 @@ pub(super) async fn exec(
     let mut inputs = Inputs { messages, cut, standing };
     let header = match inputs.first(context.limits.idle_timeout).await? {
         Some(Input::Header(header)) => header,
-        _ => return Err(ApiError::invalid("header", "", "the first message of the stream is the header")),
+        _ => {
+            return Err(ApiError::invalid(
+                "header",
+                "",
+                "the first message of the stream is the header",
+            ));
+        }
     };
+
     let call = authorize(context, &extensions, header.about())?;
     let key = convert::run_key(&header.namespace, &header.pipeline, header.run)?;
     let task = convert::task_id(&header.task)?;
@@ -51,11 +60,13 @@ pub(super) async fn exec(
     let permit = Arc::clone(&call.exec_sessions).try_acquire_owned();
     let permit = permit.map_err(|_| ApiError::ExecSessionsFull { limit })?;
     let counted = begin(&call, &id, shown, request.terminal.is_some(), permit).await?;
-    let session = call.standing.hold(call.engine.exec(&id, request)).await?.map_err(|error| match error {
-        // The request itself was looked at above: what is wrong is what it meets.
-        EngineError::Backend(error) => refusal("EXEC_REFUSED", error),
-        other => other.into(),
-    })?;
+    let session =
+        call.standing.hold(call.engine.exec(&id, request)).await?.map_err(|error| match error {
+            // The request itself was looked at above: what is wrong is what it meets.
+            EngineError::Backend(error) => refusal("EXEC_REFUSED", error),
+            other => other.into(),
+        })?;
+
     let attempt = id.attempt.0;
     Ok(produce(&call, async move |outlet| {
         let ended = serve(session, inputs, outlet, attempt).await;
@@ -64,21 +75,31 @@ pub(super) async fn exec(
     }))
 }
 
-fn request(command: Vec<String>, terminal: Option<v1::TerminalSize>) -> Result<ExecRequest, ApiError> {
+fn request(
+    command: Vec<String>,
+    terminal: Option<v1::TerminalSize>,
+) -> Result<ExecRequest, ApiError> {
     let bad = |value: &str, rule: &str| Err(ApiError::invalid("header.command", value, rule));
     if command.first().is_none_or(String::is_empty) {
         return bad("", "a program, such as `/bin/sh`, and its arguments");
     }
+
     if command.len() > MAX_WORDS {
         return bad(&format!("{} words", command.len()), &format!("at most {MAX_WORDS} words"));
     }
+
     let length: usize = command.iter().map(String::len).sum();
     if length > MAX_COMMAND_BYTES {
-        return bad(&format!("{length} bytes"), &format!("at most {MAX_COMMAND_BYTES} bytes together"));
+        return bad(
+            &format!("{length} bytes"),
+            &format!("at most {MAX_COMMAND_BYTES} bytes together"),
+        );
     }
+
     if command.iter().any(|word| word.contains('\0')) {
         return bad("", "no word holds a NUL byte");
     }
+
     let terminal = terminal.map(|wanted| size("header.terminal", wanted)).transpose()?;
     Ok(ExecRequest { command, terminal })
 }
@@ -86,7 +107,9 @@ fn request(command: Vec<String>, terminal: Option<v1::TerminalSize>) -> Result<E
 fn size(field: &str, wanted: v1::TerminalSize) -> Result<TerminalSize, ApiError> {
     let side = |name: &str, value: u32| {
         let side = u16::try_from(value).ok().filter(|side| *side > 0);
-        side.ok_or_else(|| ApiError::invalid(format!("{field}.{name}"), value.to_string(), "from 1 to 65535"))
+        side.ok_or_else(|| {
+            ApiError::invalid(format!("{field}.{name}"), value.to_string(), "from 1 to 65535")
+        })
     };
     Ok(TerminalSize { rows: side("rows", wanted.rows)?, columns: side("columns", wanted.columns)? })
 }
@@ -104,7 +127,8 @@ impl Drop for Counted {
         self.context.tasks.spawn(async move {
             if let Err(error) = db.exec_end(&session).await {
                 tracing::warn!(error = %gofer_core::error::chain(&error),
-                    "a command that has ended counts against its namespace's quota until this server ends");
+                    "a command that has ended counts against its namespace's quota until this \
+                     server ends");
             }
         });
     }
@@ -136,8 +160,8 @@ fn refusal(reason: &'static str, error: BackendError) -> ApiError {
     }
 }
 
-/// Moves bytes both ways until the command has ended or the caller has gone. Whatever ends this drops the session, and so
-/// the command.
+/// Moves bytes both ways until the command has ended or the caller has gone. Whatever ends this
+/// drops the session, and so the command.
 async fn serve(
     session: ExecSession,
     inputs: Inputs,
@@ -158,6 +182,7 @@ async fn serve(
         }
         Ok(())
     };
+
     tokio::select! {
         ended = delivering => ended,
         failed = inputs.feed(input) => Err(Stop::Failed(failed)),
@@ -183,22 +208,30 @@ impl Inputs {
     async fn next(&mut self) -> Result<Option<Input>, ApiError> {
         match self.standing.hold(self.messages.message()).await? {
             Err(status) => Err(ApiError::CutOff { message: status.message().to_owned() }),
-            Ok(None) if self.cut.happened() => Err(ApiError::CutOff { message: "the caller left".to_owned() }),
+            Ok(None) if self.cut.happened() => {
+                Err(ApiError::CutOff { message: "the caller left".to_owned() })
+            }
             Ok(None) => Ok(None),
             Ok(Some(message)) => match message.input {
                 Some(input) => Ok(Some(input)),
-                None => Err(ApiError::invalid("input", "", "one of `stdin`, `stdin_end` and `resize` is set")),
+                None => Err(ApiError::invalid(
+                    "input",
+                    "",
+                    "one of `stdin`, `stdin_end` and `resize` is set",
+                )),
             },
         }
     }
 
-    /// Passes on what comes from the caller. Ends only with an error: after the last input the command goes on.
+    /// Passes on what comes from the caller. Ends only with an error: after the last input the
+    /// command goes on.
     async fn feed(mut self, mut input: mpsc::Sender<ExecInput>) -> ApiError {
         loop {
             let next = match self.next().await {
                 Ok(next) => next,
                 Err(error) => return error,
             };
+
             let pieces = match next {
                 Some(Input::Stdin(data)) => pieces(data),
                 Some(Input::StdinEnd(_)) => vec![ExecInput::StdinEnd],
@@ -214,6 +247,7 @@ impl Inputs {
                     return std::future::pending().await;
                 }
             };
+
             for piece in pieces {
                 // A command that is gone is seen by who reads from it.
                 let _ = input.send(piece).await;

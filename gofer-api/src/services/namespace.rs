@@ -51,11 +51,15 @@ async fn create_namespace(
     let id = id(&request.id)?;
     convert::free_text("description", &request.description, convert::MAX_DESCRIPTION_BYTES)?;
     let actor = call.identity.actor();
-    let made = call.db.namespace_create(&id, &request.description, &actor, Timestamp::now()).await?;
+    let made =
+        call.db.namespace_create(&id, &request.description, &actor, Timestamp::now()).await?;
     Ok(v1::CreateNamespaceResponse { namespace: Some(convert::namespace(made)) })
 }
 
-async fn get_namespace(call: Call, request: v1::GetNamespaceRequest) -> Result<v1::GetNamespaceResponse, ApiError> {
+async fn get_namespace(
+    call: Call,
+    request: v1::GetNamespaceRequest,
+) -> Result<v1::GetNamespaceResponse, ApiError> {
     let found = call.db.namespace_get(&id(&request.id)?).await?;
     let quotas = quotas(&call, &found.id).await?;
     Ok(v1::GetNamespaceResponse { namespace: Some(convert::namespace(found)), quotas })
@@ -85,7 +89,8 @@ async fn update_namespace(
     let id = id(&request.id)?;
     convert::free_text("description", &request.description, convert::MAX_DESCRIPTION_BYTES)?;
     let actor = call.identity.actor();
-    let changed = call.db.namespace_update(&id, &request.description, &actor, Timestamp::now()).await?;
+    let changed =
+        call.db.namespace_update(&id, &request.description, &actor, Timestamp::now()).await?;
     Ok(v1::UpdateNamespaceResponse { namespace: Some(convert::namespace(changed)) })
 }
 
@@ -104,13 +109,20 @@ async fn update_namespace_quotas(
                 format!("at most {MAX_LIMIT}"),
             ));
         }
+
         changes.push((quota, Some(*limit)));
     }
+
     for name in &request.defaults {
         let quota = quota("defaults", name)?;
         if changes.iter().any(|(changed, _)| *changed == quota) {
-            return Err(ApiError::invalid("defaults", name, "each quota is named once, in `limits` or in `defaults`"));
+            return Err(ApiError::invalid(
+                "defaults",
+                name,
+                "each quota is named once, in `limits` or in `defaults`",
+            ));
         }
+
         changes.push((quota, None));
     }
 
@@ -120,8 +132,10 @@ async fn update_namespace_quotas(
 }
 
 fn quota(field: &str, name: &str) -> Result<QuotaKind, ApiError> {
-    let names = || QuotaKind::ALL.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", ");
-    QuotaKind::parse(name).ok_or_else(|| ApiError::invalid(field, name, format!("a quota: one of {}", names())))
+    let names =
+        || QuotaKind::ALL.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", ");
+    QuotaKind::parse(name)
+        .ok_or_else(|| ApiError::invalid(field, name, format!("a quota: one of {}", names())))
 }
 
 async fn delete_namespace(

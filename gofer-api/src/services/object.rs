@@ -1,4 +1,5 @@
-//! `ObjectService`. Bytes lie in the object store under a location of their own, everything else in the database.
+//! `ObjectService`. Bytes lie in the object store under a location of their own, everything else in
+//! the database.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -18,12 +19,13 @@ use crate::convert;
 use crate::error::ApiError;
 use crate::page::Page;
 
-/// Most bytes of one message to the caller. As many as `STREAM_QUEUE` of them are read ahead, so that store and caller need
-/// not wait for each other: 4 MiB of a transfer.
+/// Most bytes of one message to the caller. As many as `STREAM_QUEUE` of them are read ahead, so
+/// that store and caller need not wait for each other: 4 MiB of a transfer.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// What a chunk takes while it waits: as it was read, and encoded.
 const CHUNK_MEMORY_BYTES: usize = 2 * CHUNK_BYTES;
-/// How often a read begins anew because the object was replaced between looking it up and opening it.
+/// How often a read begins anew because the object was replaced between looking it up and opening
+/// it.
 const READ_ATTEMPTS: usize = 5;
 
 service! {
@@ -46,14 +48,18 @@ pub(super) fn key(value: &str) -> Result<ObjectKey, ApiError> {
     convert::id("key", value, |value| ObjectKey::new(value))
 }
 
-/// Deletes bytes that no record names any more. They are never seen again; what cannot be deleted now costs only room.
+/// Deletes bytes that no record names any more. They are never seen again; what cannot be deleted
+/// now costs only room.
 pub(super) async fn forget(context: &Context, location: &ObjectKey) {
     if let Err(error) = context.objects.delete(location).await {
         tracing::warn!(%location, error = %error.chain(), "an object's old bytes are still stored");
     }
 }
 
-async fn get_object(call: Call, request: v1::GetObjectRequest) -> Result<Replies<v1::GetObjectResponse>, ApiError> {
+async fn get_object(
+    call: Call,
+    request: v1::GetObjectRequest,
+) -> Result<Replies<v1::GetObjectResponse>, ApiError> {
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
     let (record, body) = open(&call, &scope, &key(&request.key)?).await?;
     let head = v1::GetObjectResponse { part: Some(Part::Object(convert::object(&record))) };
@@ -77,7 +83,11 @@ async fn send(
     }
 }
 
-async fn open(call: &Call, scope: &ObjectScope, key: &ObjectKey) -> Result<(ObjectRecord, ObjectBody), ApiError> {
+async fn open(
+    call: &Call,
+    scope: &ObjectScope,
+    key: &ObjectKey,
+) -> Result<(ObjectRecord, ObjectBody), ApiError> {
     for _ in 0..READ_ATTEMPTS {
         let record = call.db.object_get(scope, key).await?;
         match call.objects.get(&record.location).await {
@@ -96,25 +106,38 @@ fn pieces(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
     })
 }
 
-async fn head_object(call: Call, request: v1::HeadObjectRequest) -> Result<v1::HeadObjectResponse, ApiError> {
+async fn head_object(
+    call: Call,
+    request: v1::HeadObjectRequest,
+) -> Result<v1::HeadObjectResponse, ApiError> {
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
     let record = call.db.object_get(&scope, &key(&request.key)?).await?;
     Ok(v1::HeadObjectResponse { object: Some(convert::object(&record)) })
 }
 
-async fn list_objects(call: Call, request: v1::ListObjectsRequest) -> Result<v1::ListObjectsResponse, ApiError> {
+async fn list_objects(
+    call: Call,
+    request: v1::ListObjectsRequest,
+) -> Result<v1::ListObjectsResponse, ApiError> {
     let page = Page::of(&request)?;
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
     convert::text("prefix", &request.prefix, MAX_OBJECT_KEY_BYTES)?;
     let found = call.db.object_list(&scope, &request.prefix, &page.to_list()).await?;
     let next_page_token = page.next(found.next.as_deref());
-    Ok(v1::ListObjectsResponse { objects: found.items.iter().map(convert::object).collect(), next_page_token })
+    Ok(v1::ListObjectsResponse {
+        objects: found.items.iter().map(convert::object).collect(),
+        next_page_token,
+    })
 }
 
-async fn delete_object(call: Call, request: v1::DeleteObjectRequest) -> Result<v1::DeleteObjectResponse, ApiError> {
+async fn delete_object(
+    call: Call,
+    request: v1::DeleteObjectRequest,
+) -> Result<v1::DeleteObjectResponse, ApiError> {
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
     let key = key(&request.key)?;
-    let removed = call.db.object_delete(&scope, &key, &call.identity.actor(), Timestamp::now()).await?;
+    let removed =
+        call.db.object_delete(&scope, &key, &call.identity.actor(), Timestamp::now()).await?;
     if let Some(removed) = &removed {
         forget(&call, &removed.location).await;
     }

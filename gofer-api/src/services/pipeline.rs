@@ -7,7 +7,9 @@ use futures::stream;
 use gofer_core::entity::PipelineVersion;
 use gofer_core::pipeline::{PipelineSpec, TaskKind};
 use gofer_core::validate::{self, Violation};
-use gofer_core::{BackendError, ExecutionId, NamespaceId, ObjectKey, SecretPath, Timestamp, Version};
+use gofer_core::{
+    BackendError, ExecutionId, NamespaceId, ObjectKey, SecretPath, Timestamp, Version,
+};
 use gofer_db::{DbError, DeletedPipeline, Registered, Registration};
 use gofer_engine::layout;
 use gofer_proto::v1;
@@ -53,14 +55,21 @@ async fn register_pipeline(
     let checked = tokio::task::spawn_blocking(move || acceptable(request.spec)).await;
     let spec = Arc::new(checked.unwrap_or(Err(ApiError::Broken))?);
     call.db.namespace_get(&namespace).await?;
+
     let expected = request.expected_version.filter(|version| *version > 0).map(Version);
     let latest = latest_version(&call, &namespace, &spec).await?;
     check_expected(expected, latest.as_ref())?;
     if request.plan_only {
         return plan(&call, &namespace, &spec, latest).await;
     }
-    let registration =
-        Registration { namespace, digest: digest(&spec), spec: spec.clone(), expected_version: expected };
+
+    let registration = Registration {
+        namespace,
+        digest: digest(&spec),
+        spec: spec.clone(),
+        expected_version: expected,
+    };
+
     let actor = call.identity.actor();
     let Registered { pipeline, version, changed } =
         match call.db.pipeline_register(registration.clone(), &actor, Timestamp::now()).await {
@@ -72,9 +81,11 @@ async fn register_pipeline(
             }
             outcome => outcome?,
         };
+
     let changes = if changed { changes_since(&call, &version).await? } else { Vec::new() };
     let number = version.version.0;
     let pipeline = Some(convert::pipeline(&pipeline, &version.spec));
+
     Ok(v1::RegisterPipelineResponse { pipeline, version: number, changed, changes })
 }
 
@@ -83,9 +94,13 @@ fn acceptable(spec: Option<v1::PipelineSpec>) -> Result<PipelineSpec, ApiError> 
     let spec = spec.ok_or_else(|| ApiError::invalid("spec", "", "is required"))?;
     let encoded_bytes = spec.encoded_len();
     let in_spec = |violations: Vec<Violation>| {
-        let prefix = |violation: Violation| Violation { field: format!("spec.{}", violation.field), ..violation };
+        let prefix = |violation: Violation| Violation {
+            field: format!("spec.{}", violation.field),
+            ..violation
+        };
         ApiError::Invalid(violations.into_iter().map(prefix).collect())
     };
+
     let spec = convert::pipeline_spec_from_wire(spec).map_err(in_spec)?;
     let mut found = validate::pipeline(&spec);
     for task in &spec.tasks {
@@ -97,18 +112,27 @@ fn acceptable(spec: Option<v1::PipelineSpec>) -> Result<PipelineSpec, ApiError> 
             found.push(Violation::new(format!("tasks[{}].common", task.id), &common.name, rule));
         }
     }
+
     for (at, subscription) in spec.subscriptions.iter().enumerate() {
         if validate::is_enough(&found) {
             break;
         }
-        let rule = "triggers are not available in this version of gofer; leave the subscription out";
-        found.push(Violation::new(format!("subscriptions[{at}].trigger"), &subscription.trigger, rule));
+
+        let rule =
+            "triggers are not available in this version of gofer; leave the subscription out";
+        found.push(Violation::new(
+            format!("subscriptions[{at}].trigger"),
+            &subscription.trigger,
+            rule,
+        ));
     }
+
     // Last: where a single field is too long, its own rule says more.
     if found.is_empty() && encoded_bytes > MAX_SPEC_BYTES {
         let rule = format!("an encoded spec has at most {MAX_SPEC_BYTES} bytes");
         return Err(ApiError::invalid("spec", format!("{encoded_bytes} bytes"), rule));
     }
+
     if found.is_empty() { Ok(spec) } else { Err(in_spec(found)) }
 }
 
@@ -128,10 +152,15 @@ fn existing<T>(found: Result<T, DbError>) -> Result<Option<T>, ApiError> {
     }
 }
 
-fn check_expected(expected: Option<Version>, latest: Option<&PipelineVersion>) -> Result<(), ApiError> {
+fn check_expected(
+    expected: Option<Version>,
+    latest: Option<&PipelineVersion>,
+) -> Result<(), ApiError> {
     let latest = latest.map_or(0, |latest| latest.version.0);
     match expected {
-        Some(Version(expected)) if expected != latest => Err(ApiError::VersionConflict { expected, latest }),
+        Some(Version(expected)) if expected != latest => {
+            Err(ApiError::VersionConflict { expected, latest })
+        }
         _ => Ok(()),
     }
 }
@@ -158,31 +187,45 @@ async fn plan(
 }
 
 /// Against the version before, whichever that was when this one was committed.
-async fn changes_since(call: &Call, version: &PipelineVersion) -> Result<Vec<v1::PipelineChange>, ApiError> {
+async fn changes_since(
+    call: &Call,
+    version: &PipelineVersion,
+) -> Result<Vec<v1::PipelineChange>, ApiError> {
     let before = match version.version.0 {
         0 | 1 => None,
         number => {
             let before = Some(Version(number - 1));
-            existing(call.db.pipeline_version_get(&version.namespace, &version.pipeline, before).await)?
+            existing(
+                call.db.pipeline_version_get(&version.namespace, &version.pipeline, before).await,
+            )?
         }
     };
     Ok(changes(before.as_ref().map(|before| &*before.spec), &version.spec))
 }
 
-async fn get_pipeline(call: Call, request: v1::GetPipelineRequest) -> Result<v1::GetPipelineResponse, ApiError> {
+async fn get_pipeline(
+    call: Call,
+    request: v1::GetPipelineRequest,
+) -> Result<v1::GetPipelineResponse, ApiError> {
     let (namespace, id) = convert::pipeline_key(&request.namespace, "name", &request.name)?;
     let pipeline = call.db.pipeline_get(&namespace, &id).await?;
     Ok(v1::GetPipelineResponse { pipeline: Some(described(&call, pipeline).await?) })
 }
 
 /// A pipeline with its latest version's description.
-async fn described(call: &Call, pipeline: gofer_core::entity::Pipeline) -> Result<v1::Pipeline, ApiError> {
+async fn described(
+    call: &Call,
+    pipeline: gofer_core::entity::Pipeline,
+) -> Result<v1::Pipeline, ApiError> {
     let version = Some(pipeline.latest_version);
     let latest = call.db.pipeline_version_get(&pipeline.namespace, &pipeline.id, version).await?;
     Ok(convert::pipeline(&pipeline, &latest.spec))
 }
 
-async fn list_pipelines(call: Call, request: v1::ListPipelinesRequest) -> Result<v1::ListPipelinesResponse, ApiError> {
+async fn list_pipelines(
+    call: Call,
+    request: v1::ListPipelinesRequest,
+) -> Result<v1::ListPipelinesResponse, ApiError> {
     let page = Page::of(&request)?;
     let namespace = convert::namespace_id(&request.namespace)?;
     let found = call.db.pipeline_list(&namespace, &page.to_list()).await?;
@@ -232,10 +275,16 @@ async fn disable_pipeline(
     Ok(v1::DisablePipelineResponse { pipeline: Some(pipeline) })
 }
 
-async fn set_enabled(call: &Call, namespace: &str, name: &str, enabled: bool) -> Result<v1::Pipeline, ApiError> {
+async fn set_enabled(
+    call: &Call,
+    namespace: &str,
+    name: &str,
+    enabled: bool,
+) -> Result<v1::Pipeline, ApiError> {
     let (namespace, id) = convert::pipeline_key(namespace, "name", name)?;
     let actor = call.identity.actor();
-    let pipeline = call.db.pipeline_set_enabled(&namespace, &id, enabled, &actor, Timestamp::now()).await?;
+    let pipeline =
+        call.db.pipeline_set_enabled(&namespace, &id, enabled, &actor, Timestamp::now()).await?;
     described(call, pipeline).await
 }
 
@@ -244,11 +293,14 @@ async fn delete_pipeline(
     request: v1::DeletePipelineRequest,
 ) -> Result<v1::DeletePipelineResponse, ApiError> {
     let (namespace, id) = convert::pipeline_key(&request.namespace, "name", &request.name)?;
-    let left = call.db.pipeline_delete(&namespace, &id, &call.identity.actor(), Timestamp::now()).await?;
-    // The pipeline is gone, whatever the stores say; what they keep costs room and is never seen again.
+    let left =
+        call.db.pipeline_delete(&namespace, &id, &call.identity.actor(), Timestamp::now()).await?;
+    // The pipeline is gone, whatever the stores say; what they keep costs room and is never seen
+    // again.
     let failures = clear_stores(&call.context(), left).await;
     if failures > 0 {
-        tracing::warn!(%namespace, pipeline = %id, failures, "parts of a deleted pipeline are still stored");
+        tracing::warn!(%namespace, pipeline = %id, failures, "parts of a deleted pipeline are \
+                                                              still stored");
     }
     Ok(v1::DeletePipelineResponse {})
 }
@@ -260,7 +312,8 @@ async fn clear_stores(context: &Arc<Context>, left: DeletedPipeline) -> usize {
     let logs = archived_logs.iter().map(|id| Leftover::Bytes(layout::log_location(id)));
     let executions = live_logs.into_iter().map(Leftover::Execution);
     let values = secrets.into_iter().map(|secret| secret.location);
-    let all: Vec<_> = objects.chain(logs).chain(executions).chain(values.map(Leftover::Value)).collect();
+    let all: Vec<_> =
+        objects.chain(logs).chain(executions).chain(values.map(Leftover::Value)).collect();
     let deletions = all.into_iter().map(|what| {
         let context = context.clone();
         async move { what.delete(&context).await }
@@ -280,7 +333,9 @@ impl Leftover {
     async fn delete(&self, context: &Context) -> Result<(), BackendError> {
         match self {
             Self::Bytes(location) => context.objects.delete(location).await,
-            Self::Value(location) => secrets::delete_value(&context.db, &*context.secrets, location).await,
+            Self::Value(location) => {
+                secrets::delete_value(&context.db, &*context.secrets, location).await
+            }
             Self::Execution(id) => context.scheduler.remove(id).await,
         }
     }

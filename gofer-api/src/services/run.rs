@@ -43,12 +43,23 @@ about!(namespace:
     GetRunTimelineRequest,
 );
 
-async fn start_run(call: Call, request: v1::StartRunRequest) -> Result<v1::StartRunResponse, ApiError> {
-    let (namespace, pipeline) = convert::pipeline_key(&request.namespace, "pipeline", &request.pipeline)?;
+async fn start_run(
+    call: Call,
+    request: v1::StartRunRequest,
+) -> Result<v1::StartRunResponse, ApiError> {
+    let (namespace, pipeline) =
+        convert::pipeline_key(&request.namespace, "pipeline", &request.pipeline)?;
     let key = request.idempotency_key;
-    if key.len() > MAX_IDEMPOTENCY_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
-        return Err(ApiError::invalid("idempotency_key", key, "at most 128 printable ASCII characters"));
+    if key.len() > MAX_IDEMPOTENCY_KEY_BYTES
+        || !key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
+    {
+        return Err(ApiError::invalid(
+            "idempotency_key",
+            key,
+            "at most 128 printable ASCII characters",
+        ));
     }
+
     let start = StartRun {
         namespace,
         pipeline,
@@ -57,6 +68,7 @@ async fn start_run(call: Call, request: v1::StartRunRequest) -> Result<v1::Start
         initiator: call.identity.initiator(),
         idempotency_key: (!key.is_empty()).then_some(key),
     };
+
     let run = call.engine.start_run(start).await?;
     Ok(v1::StartRunResponse { run: Some(convert::run(&run)) })
 }
@@ -77,7 +89,10 @@ async fn get_run_timeline(
     timeline::get(call, request).await
 }
 
-async fn list_runs(call: Call, request: v1::ListRunsRequest) -> Result<v1::ListRunsResponse, ApiError> {
+async fn list_runs(
+    call: Call,
+    request: v1::ListRunsRequest,
+) -> Result<v1::ListRunsResponse, ApiError> {
     let page = Page::of(&request)?;
     let namespace = convert::namespace_id(&request.namespace)?;
     call.db.namespace_get(&namespace).await?;
@@ -89,15 +104,23 @@ async fn list_runs(call: Call, request: v1::ListRunsRequest) -> Result<v1::ListR
             Some(pipeline)
         }
     };
+
     let filter = RunFilter {
         pipeline,
         states: each_once(&request.states).map(convert::run_state).collect::<Result<_, _>>()?,
-        statuses: each_once(&request.statuses).map(convert::run_status).collect::<Result<_, _>>()?,
+        statuses: each_once(&request.statuses)
+            .map(convert::run_status)
+            .collect::<Result<_, _>>()?,
     };
+
     let mut found = call.db.run_list(&namespace, &filter, &page.to_list()).await?;
     waiting::explain(&call, &mut found.items).await?;
     let next_page_token = page.next(found.next.as_deref());
-    Ok(v1::ListRunsResponse { runs: found.items.iter().map(convert::run_summary).collect(), next_page_token })
+
+    Ok(v1::ListRunsResponse {
+        runs: found.items.iter().map(convert::run_summary).collect(),
+        next_page_token,
+    })
 }
 
 /// A request may repeat a value a million times, and a query has room for some.
@@ -105,7 +128,10 @@ fn each_once(values: &[i32]) -> impl Iterator<Item = i32> {
     values.iter().copied().collect::<BTreeSet<_>>().into_iter()
 }
 
-async fn cancel_run(call: Call, request: v1::CancelRunRequest) -> Result<v1::CancelRunResponse, ApiError> {
+async fn cancel_run(
+    call: Call,
+    request: v1::CancelRunRequest,
+) -> Result<v1::CancelRunResponse, ApiError> {
     let key = convert::run_key(&request.namespace, &request.pipeline, request.run)?;
     let cancel = cancel_request(&call, request.force, request.reason)?;
     call.engine.cancel_run(&key, cancel).await?;
@@ -114,18 +140,28 @@ async fn cancel_run(call: Call, request: v1::CancelRunRequest) -> Result<v1::Can
 }
 
 /// A caller's wish to cancel something.
-pub(super) fn cancel_request(call: &Call, force: bool, reason: String) -> Result<CancelRequest, ApiError> {
+pub(super) fn cancel_request(
+    call: &Call,
+    force: bool,
+    reason: String,
+) -> Result<CancelRequest, ApiError> {
     convert::free_text("reason", &reason, convert::MAX_REASON_BYTES)?;
     Ok(CancelRequest { at: Timestamp::now(), by: call.identity.actor(), force, message: reason })
 }
 
-async fn retry_run(call: Call, request: v1::RetryRunRequest) -> Result<v1::RetryRunResponse, ApiError> {
+async fn retry_run(
+    call: Call,
+    request: v1::RetryRunRequest,
+) -> Result<v1::RetryRunResponse, ApiError> {
     let key = convert::run_key(&request.namespace, &request.pipeline, request.run)?;
     let run = call.engine.retry_run(&key, request.from_failed, call.identity.initiator()).await?;
     Ok(v1::RetryRunResponse { run: Some(convert::run(&run)) })
 }
 
-async fn follow_run(call: Call, request: v1::FollowRunRequest) -> Result<Replies<v1::FollowRunResponse>, ApiError> {
+async fn follow_run(
+    call: Call,
+    request: v1::FollowRunRequest,
+) -> Result<Replies<v1::FollowRunResponse>, ApiError> {
     let key = convert::run_key(&request.namespace, &request.pipeline, request.run)?;
     call.db.run_get(&key).await?;
     Ok(produce(&call.clone(), move |outlet| Follower::new(call, key, outlet).follow()))
@@ -134,7 +170,8 @@ async fn follow_run(call: Call, request: v1::FollowRunRequest) -> Result<Replies
 /// Finished attempts and whose they are.
 type Records = Vec<(TaskId, AttemptRecord)>;
 
-/// Tells one reader of one run's changes. It sleeps until an event is committed, and looks at what the events name.
+/// Tells one reader of one run's changes. It sleeps until an event is committed, and looks at what
+/// the events name.
 struct Follower {
     call: Call,
     key: RunKey,
@@ -155,11 +192,13 @@ impl Follower {
         let mut state = snapshot(&self.call.db, &self.key).await?;
         let mut wanted: BTreeSet<TaskId> = state.tasks.keys().cloned().collect();
         let mut records = None;
+
         loop {
             self.show(&state, &wanted, records).await?;
             if state.run.state.is_complete() {
                 return Ok(());
             }
+
             wanted = self.next_changes(&mut events, &mut cursor).await?;
             records = self.refresh(&mut state, &wanted).await?;
             if state.run.state.is_complete() {
@@ -189,6 +228,7 @@ impl Follower {
                     continue;
                 }
             }
+
             let newest = *events.borrow_and_update();
             let found = self.call.db.event_list_after(*cursor, &filter, EVENT_PAGE).await?;
             *cursor = match found.last() {
@@ -196,15 +236,21 @@ impl Follower {
                 Some(last) => newest.max(last.id),
                 None => newest,
             };
+
             if !found.is_empty() {
                 return Ok(found.into_iter().filter_map(|event| event.body.subject.task).collect());
             }
         }
     }
 
-    /// Reads the run and these tasks again, with the records of their attempts; or, when they are many or the run is complete, all
-    /// of them without. Reading all each time would make a follower of a long run cost its length squared.
-    async fn refresh(&self, state: &mut RunSnapshot, wanted: &BTreeSet<TaskId>) -> Result<Option<Records>, Stop> {
+    /// Reads the run and these tasks again, with the records of their attempts; or, when they are
+    /// many or the run is complete, all of them without. Reading all each time would make a
+    /// follower of a long run cost its length squared.
+    async fn refresh(
+        &self,
+        state: &mut RunSnapshot,
+        wanted: &BTreeSet<TaskId>,
+    ) -> Result<Option<Records>, Stop> {
         if wanted.len() <= NAMED_TASKS {
             let named: Vec<TaskId> = wanted.iter().cloned().collect();
             let found = self.call.db.run_with_tasks(&self.key, &named).await?;
@@ -218,8 +264,8 @@ impl Follower {
         Ok(None)
     }
 
-    /// Sends what has changed of the run and of these tasks; the complete run comes last. Reads the records of the tasks' attempts
-    /// unless they are here.
+    /// Sends what has changed of the run and of these tasks; the complete run comes last. Reads the
+    /// records of the tasks' attempts unless they are here.
     async fn show(
         &mut self,
         state: &RunSnapshot,
@@ -230,13 +276,16 @@ impl Follower {
         if !complete {
             self.show_run(state).await?;
         }
+
         let tasks: Vec<&TaskRun> = wanted.iter().filter_map(|task| state.tasks.get(task)).collect();
         let views = match records {
             Some(records) => task_runs_with(state, &tasks, records, Attempts::Newest),
             None => task_runs(&self.call.db, state, &tasks, Attempts::Newest).await?,
         };
+
         for (task, view) in tasks.into_iter().zip(views) {
-            // Where an ended attempt's log lies changes behind the scenes; it is no news of the task.
+            // Where an ended attempt's log lies changes behind the scenes; it is no news of the
+            // task.
             let mut news = view.clone();
             news.attempts.iter_mut().for_each(|attempt| attempt.log_state = 0);
             if self.tasks.get(&task.task) != Some(&news) {
@@ -244,9 +293,11 @@ impl Follower {
                 self.send(Subject::TaskRun(view)).await?;
             }
         }
+
         if complete {
             self.show_run(state).await?;
         }
+
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! A run as clients see it: its task runs with their attempts, gathered from what the database keeps apart.
+//! A run as clients see it: its task runs with their attempts, gathered from what the database
+//! keeps apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,7 +71,8 @@ fn task_run(
     attempts: Attempts,
 ) -> v1::TaskRun {
     // Read after the task run, the records may already know of its end.
-    let mut shown = convert::attempts_of(task, records.iter().filter(|record| record.attempt <= task.attempt));
+    let mut shown =
+        convert::attempts_of(task, records.iter().filter(|record| record.attempt <= task.attempt));
     shown.dedup_by_key(|attempt| attempt.attempt);
     if attempts == Attempts::Newest {
         shown.drain(..shown.len().saturating_sub(1));

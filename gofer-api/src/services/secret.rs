@@ -64,11 +64,15 @@ fn fresh_location(scope: &SecretScope, key: &str) -> Result<SecretPath, ApiError
     layout::secret_location(scope, key).map_err(|error| ApiError::bad_id("key", &error))
 }
 
-async fn put_secret(call: Call, mut request: v1::PutSecretRequest) -> Result<v1::PutSecretResponse, ApiError> {
+async fn put_secret(
+    call: Call,
+    mut request: v1::PutSecretRequest,
+) -> Result<v1::PutSecretResponse, ApiError> {
     let value = SecretString::from(std::mem::take(&mut request.value));
     let scope = convert::secret_scope(request.scope.as_ref())?;
     let location = fresh_location(&scope, &request.key)?;
     check_value(&value)?;
+
     let allowed_namespaces = allowed_namespaces(&scope, &request.allowed_namespaces)?;
     check_pipeline(&call, &scope).await?;
 
@@ -82,6 +86,7 @@ async fn put_secret(call: Call, mut request: v1::PutSecretRequest) -> Result<v1:
         created_at: now,
         updated_at: now,
     };
+
     let record = secrets::put(&call.db, &*call.secrets, &record, &value, request.if_absent).await?;
     let warning = mask::warning(&value).unwrap_or_default().to_owned();
     Ok(v1::PutSecretResponse { secret: Some(convert::secret(&record)), warning })
@@ -91,14 +96,25 @@ async fn put_secret(call: Call, mut request: v1::PutSecretRequest) -> Result<v1:
 fn check_value(value: &SecretString) -> Result<(), ApiError> {
     let size_bytes = value.expose_secret().len();
     if size_bytes == 0 {
-        return Err(ApiError::invalid("value", "", "1 byte to 64 KiB; to remove a secret, delete it"));
+        return Err(ApiError::invalid(
+            "value",
+            "",
+            "1 byte to 64 KiB; to remove a secret, delete it",
+        ));
     }
+
     if size_bytes > MAX_SECRET_BYTES {
         return Err(ApiError::invalid("value", format!("{size_bytes} bytes"), "1 byte to 64 KiB"));
     }
+
     if value.expose_secret().contains('\0') {
-        return Err(ApiError::invalid("value", "", "a value has no NUL character; no environment could hold it"));
+        return Err(ApiError::invalid(
+            "value",
+            "",
+            "a value has no NUL character; no environment could hold it",
+        ));
     }
+
     Ok(())
 }
 
@@ -124,23 +140,35 @@ async fn check_pipeline(call: &Call, scope: &SecretScope) -> Result<(), ApiError
     Ok(())
 }
 
-async fn get_secret(call: Call, request: v1::GetSecretRequest) -> Result<v1::GetSecretResponse, ApiError> {
+async fn get_secret(
+    call: Call,
+    request: v1::GetSecretRequest,
+) -> Result<v1::GetSecretResponse, ApiError> {
     let scope = checked_scope(request.scope.as_ref(), &request.key)?;
     let (record, value) = secrets::get(&call.db, &*call.secrets, &scope, &request.key).await?;
     let value = value.expose_secret().to_owned();
     Ok(v1::GetSecretResponse { secret: Some(convert::secret(&record)), value })
 }
 
-async fn list_secrets(call: Call, request: v1::ListSecretsRequest) -> Result<v1::ListSecretsResponse, ApiError> {
+async fn list_secrets(
+    call: Call,
+    request: v1::ListSecretsRequest,
+) -> Result<v1::ListSecretsResponse, ApiError> {
     let page = Page::of(&request)?;
     let scope = convert::secret_scope(request.scope.as_ref())?;
     convert::text("prefix", &request.prefix, MAX_KEY_BYTES)?;
     let found = call.db.secret_list(&scope, &request.prefix, &page.to_list()).await?;
     let next_page_token = page.next(found.next.as_deref());
-    Ok(v1::ListSecretsResponse { secrets: found.items.iter().map(convert::secret).collect(), next_page_token })
+    Ok(v1::ListSecretsResponse {
+        secrets: found.items.iter().map(convert::secret).collect(),
+        next_page_token,
+    })
 }
 
-async fn delete_secret(call: Call, request: v1::DeleteSecretRequest) -> Result<v1::DeleteSecretResponse, ApiError> {
+async fn delete_secret(
+    call: Call,
+    request: v1::DeleteSecretRequest,
+) -> Result<v1::DeleteSecretResponse, ApiError> {
     let scope = checked_scope(request.scope.as_ref(), &request.key)?;
     let actor = call.identity.actor();
     let existed = secrets::delete(&call.db, &*call.secrets, &scope, &request.key, &actor).await?;
@@ -148,14 +176,20 @@ async fn delete_secret(call: Call, request: v1::DeleteSecretRequest) -> Result<v
 }
 
 /// For the run whose token calls.
-async fn mask_value(call: Call, mut request: v1::MaskValueRequest) -> Result<v1::MaskValueResponse, ApiError> {
+async fn mask_value(
+    call: Call,
+    mut request: v1::MaskValueRequest,
+) -> Result<v1::MaskValueResponse, ApiError> {
     let value = SecretString::from(std::mem::take(&mut request.value));
     let Identity::Run(run) = &call.identity else {
-        return Err(ApiError::Forbidden { message: "this call is for the token of a run, about itself".to_owned() });
+        return Err(ApiError::Forbidden {
+            message: "this call is for the token of a run, about itself".to_owned(),
+        });
     };
     check_value(&value)?;
     if value.expose_secret().trim().len() < MIN_MASKED_BYTES {
-        let rule = "at least 4 bytes besides white space: a shorter value is everywhere in ordinary text";
+        let rule =
+            "at least 4 bytes besides white space: a shorter value is everywhere in ordinary text";
         return Err(ApiError::invalid("value", "", rule));
     }
     call.engine.mask_value(run, &value, call.identity.actor()).await?;

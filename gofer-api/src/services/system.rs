@@ -17,12 +17,17 @@ service! {
 
 about!(installation: GetSystemInfoRequest);
 
-async fn get_system_info(call: Call, request: v1::GetSystemInfoRequest) -> Result<v1::GetSystemInfoResponse, ApiError> {
-    let mut backends = if request.check_backends { call.health.check().await } else { call.health.last().await };
+async fn get_system_info(
+    call: Call,
+    request: v1::GetSystemInfoRequest,
+) -> Result<v1::GetSystemInfoResponse, ApiError> {
+    let mut backends =
+        if request.check_backends { call.health.check().await } else { call.health.last().await };
     if !call.identity.manages() {
         // They name the paths and processes of the server's machine.
         backends.iter_mut().for_each(|backend| backend.message.clear());
     }
+
     let counts = call.db.run_counts().await?;
     let stats = call.engine.stats();
     Ok(v1::GetSystemInfoResponse {

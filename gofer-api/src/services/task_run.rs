@@ -25,13 +25,21 @@ service! {
 
 about!(namespace: GetTaskRunRequest, ListTaskRunsRequest, CancelTaskRunRequest, StreamLogsRequest, ExecHeader);
 
-async fn get_task_run(call: Call, request: v1::GetTaskRunRequest) -> Result<v1::GetTaskRunResponse, ApiError> {
+async fn get_task_run(
+    call: Call,
+    request: v1::GetTaskRunRequest,
+) -> Result<v1::GetTaskRunResponse, ApiError> {
     let id = execution(&request.namespace, &request.pipeline, request.run, &request.task)?;
     Ok(v1::GetTaskRunResponse { task_run: Some(view(&call, &id).await?) })
 }
 
 /// The first execution of a task, as a name for the task itself.
-fn execution(namespace: &str, pipeline: &str, run: u64, task: &str) -> Result<ExecutionId, ApiError> {
+fn execution(
+    namespace: &str,
+    pipeline: &str,
+    run: u64,
+    task: &str,
+) -> Result<ExecutionId, ApiError> {
     let run = convert::run_key(namespace, pipeline, run)?;
     Ok(ExecutionId { run, task: convert::task_id(task)?, attempt: Attempt::FIRST })
 }
@@ -44,29 +52,44 @@ async fn view(call: &Call, id: &ExecutionId) -> Result<v1::TaskRun, ApiError> {
     views.into_iter().next().ok_or_else(missing)
 }
 
-async fn list_task_runs(call: Call, request: v1::ListTaskRunsRequest) -> Result<v1::ListTaskRunsResponse, ApiError> {
+async fn list_task_runs(
+    call: Call,
+    request: v1::ListTaskRunsRequest,
+) -> Result<v1::ListTaskRunsResponse, ApiError> {
     let page = Page::of(&request)?;
     let key = convert::run_key(&request.namespace, &request.pipeline, request.run)?;
     let snapshot = snapshot(&call.db, &key).await?;
     let after = page.after.as_deref().unwrap_or_default();
-    let mut tasks: Vec<&TaskRun> =
-        snapshot.tasks.values().filter(|task| task.task.as_str() > after).take(page.limit + 1).collect();
+    let mut tasks: Vec<&TaskRun> = snapshot
+        .tasks
+        .values()
+        .filter(|task| task.task.as_str() > after)
+        .take(page.limit + 1)
+        .collect();
     let more = tasks.len() > page.limit;
+
     tasks.truncate(page.limit);
     let end = if more { tasks.last().map(|task| task.task.as_str()) } else { None };
     let next_page_token = page.next(end);
     let task_runs = task_runs(&call.db, &snapshot, &tasks, Attempts::Newest).await?;
+
     Ok(v1::ListTaskRunsResponse { task_runs, next_page_token })
 }
 
-async fn cancel_task_run(call: Call, request: v1::CancelTaskRunRequest) -> Result<v1::CancelTaskRunResponse, ApiError> {
+async fn cancel_task_run(
+    call: Call,
+    request: v1::CancelTaskRunRequest,
+) -> Result<v1::CancelTaskRunResponse, ApiError> {
     let id = execution(&request.namespace, &request.pipeline, request.run, &request.task)?;
     let cancel = cancel_request(&call, request.force, request.reason)?;
     call.engine.cancel_task(&id.run, &id.task, cancel).await?;
     Ok(v1::CancelTaskRunResponse { task_run: Some(view(&call, &id).await?) })
 }
 
-async fn stream_logs(call: Call, request: v1::StreamLogsRequest) -> Result<Replies<v1::StreamLogsResponse>, ApiError> {
+async fn stream_logs(
+    call: Call,
+    request: v1::StreamLogsRequest,
+) -> Result<Replies<v1::StreamLogsResponse>, ApiError> {
     let mut id = execution(&request.namespace, &request.pipeline, request.run, &request.task)?;
     id.attempt = match request.attempt {
         0 => call.db.task_run_get(&id.run, &id.task).await?.attempt,

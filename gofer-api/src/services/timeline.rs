@@ -27,12 +27,17 @@ pub(super) async fn get(
         None => timeline::of_run(&snapshot.run, &facts(&call, &snapshot).await?),
         Some(_) => Vec::new(),
     };
+
     let later = |task: &&TaskId| page.after.as_deref().is_none_or(|after| task.as_str() > after);
     let mut rest = snapshot.tasks.keys().filter(later);
     let tasks: Vec<TaskId> = rest.by_ref().take(page.limit).cloned().collect();
     let next_page_token = page.next(rest.next().and(tasks.last()).map(TaskId::as_str));
     spans.extend(of_tasks(&call, &key, &snapshot, &tasks).await?);
-    Ok(v1::GetRunTimelineResponse { spans: spans.iter().map(convert::timeline_span).collect(), next_page_token })
+
+    Ok(v1::GetRunTimelineResponse {
+        spans: spans.iter().map(convert::timeline_span).collect(),
+        next_page_token,
+    })
 }
 
 async fn facts(call: &Call, snapshot: &RunSnapshot) -> Result<RunFacts, ApiError> {
@@ -47,21 +52,29 @@ async fn facts(call: &Call, snapshot: &RunSnapshot) -> Result<RunFacts, ApiError
     })
 }
 
-async fn of_tasks(call: &Call, key: &RunKey, snapshot: &RunSnapshot, tasks: &[TaskId]) -> Result<Vec<Span>, ApiError> {
+async fn of_tasks(
+    call: &Call,
+    key: &RunKey,
+    snapshot: &RunSnapshot,
+    tasks: &[TaskId],
+) -> Result<Vec<Span>, ApiError> {
     let mut attempts: BTreeMap<TaskId, Vec<AttemptRecord>> = BTreeMap::new();
     for (task, record) in call.db.attempt_list(key, Some(tasks)).await? {
         attempts.entry(task).or_default().push(record);
     }
+
     let mut events: HashMap<TaskId, Vec<NewEvent>> = HashMap::new();
     for event in call.db.task_event_list(key, tasks, &timeline::EVENT_TYPES).await? {
         if let Some(task) = event.body.subject.task.clone() {
             events.entry(task).or_default().push(event.body);
         }
     }
+
     let none = (Vec::new(), Vec::new());
     let of_task = |task| {
         let attempts = attempts.get(task).unwrap_or(&none.0);
         timeline::of_task(snapshot, task, attempts, events.get(task).unwrap_or(&none.1))
     };
+
     Ok(tasks.iter().flat_map(of_task).collect())
 }

@@ -45,8 +45,15 @@ about!(installation:
 );
 
 /// A fresh token and its secret, which nobody but the caller will ever know.
-pub(crate) fn new_token(kind: TokenKind, description: &str, created_by: &str) -> (Token, SecretString) {
-    let secret = SecretString::from(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())));
+pub(crate) fn new_token(
+    kind: TokenKind,
+    description: &str,
+    created_by: &str,
+) -> (Token, SecretString) {
+    let secret = SecretString::from(format!(
+        "{TOKEN_PREFIX}{}",
+        URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+    ));
     let token = Token {
         id: format!("{:016x}", rand::random::<u64>()),
         kind,
@@ -57,6 +64,7 @@ pub(crate) fn new_token(kind: TokenKind, description: &str, created_by: &str) ->
         expires_at: None,
         disabled: false,
     };
+
     (token, secret)
 }
 
@@ -69,25 +77,33 @@ async fn bootstrap_token(
         code if code.len() > MAX_CODE_BYTES => return Err(wrong_code()),
         code => BootstrapProof::Code(run_token_hash(code)),
     };
-    let (token, secret) = new_token(TokenKind::Management, "the first management token", "bootstrap");
+
+    let (token, secret) =
+        new_token(TokenKind::Management, "the first management token", "bootstrap");
     if !call.db.token_bootstrap(&token, &run_token_hash(secret.expose_secret()), proof).await? {
         return Err(wrong_code());
     }
+
     if let Some(file) = &call.bootstrap_file {
         file.remove();
     }
+
     let secret = secret.expose_secret().to_owned();
     Ok(v1::BootstrapTokenResponse { token: Some(convert::token(&token)), secret })
 }
 
 fn wrong_code() -> ApiError {
-    let message = "the first management token is for whoever has the code: the first line of `bootstrap` in the server's data \
-                   directory, or of the file that `server.bootstrap_token_file` names; `gofer token bootstrap` finds it on \
-                   the server's machine, elsewhere pass it with `--code-file`";
+    let message = "the first management token is for whoever has the code: the first line of \
+                   `bootstrap` in the server's data directory, or of the file that \
+                   `server.bootstrap_token_file` names; `gofer token bootstrap` finds it on the \
+                   server's machine, elsewhere pass it with `--code-file`";
     ApiError::Forbidden { message: message.to_owned() }
 }
 
-async fn create_token(call: Call, request: v1::CreateTokenRequest) -> Result<v1::CreateTokenResponse, ApiError> {
+async fn create_token(
+    call: Call,
+    request: v1::CreateTokenRequest,
+) -> Result<v1::CreateTokenResponse, ApiError> {
     convert::free_text("description", &request.description, MAX_DESCRIPTION_BYTES)?;
     let kind = token_kind("kind", request.kind)?;
     let namespaces = token_namespaces(&call, kind, &request.namespaces).await?;
@@ -97,8 +113,13 @@ async fn create_token(call: Call, request: v1::CreateTokenRequest) -> Result<v1:
     token.expires_at = life.map(|life| token.created_at.after(life));
     call.boundary.admit(&call.db, &token).await?;
     call.db.token_insert(&token, &run_token_hash(secret.expose_secret())).await?;
+
     let secret = secret.expose_secret().to_owned();
-    Ok(v1::CreateTokenResponse { token: Some(convert::token(&token)), secret, warnings: call.boundary.warnings(kind) })
+    Ok(v1::CreateTokenResponse {
+        token: Some(convert::token(&token)),
+        secret,
+        warnings: call.boundary.warnings(kind),
+    })
 }
 
 fn token_kind(field: &str, value: i32) -> Result<TokenKind, ApiError> {
@@ -111,16 +132,26 @@ fn token_kind(field: &str, value: i32) -> Result<TokenKind, ApiError> {
     }
 }
 
-async fn token_namespaces(call: &Call, kind: TokenKind, names: &[String]) -> Result<Vec<NamespaceId>, ApiError> {
+async fn token_namespaces(
+    call: &Call,
+    kind: TokenKind,
+    names: &[String],
+) -> Result<Vec<NamespaceId>, ApiError> {
     let rule = match kind {
-        TokenKind::Management if !names.is_empty() => "empty for a management token, which may work in every namespace",
-        TokenKind::Client if names.is_empty() => "a client token names the namespaces it may work in",
+        TokenKind::Management if !names.is_empty() => {
+            "empty for a management token, which may work in every namespace"
+        }
+        TokenKind::Client if names.is_empty() => {
+            "a client token names the namespaces it may work in"
+        }
         TokenKind::Client if names.len() > MAX_NAMESPACES => "at most 1000",
         TokenKind::Management | TokenKind::Client => "",
     };
+
     if !rule.is_empty() {
         return Err(ApiError::invalid("namespaces", names.len().to_string(), rule));
     }
+
     let mut namespaces = Vec::with_capacity(names.len());
     for (at, name) in names.iter().enumerate() {
         let id = convert::id(&format!("namespaces[{at}]"), name, |name| NamespaceId::new(name))?;
@@ -129,6 +160,7 @@ async fn token_namespaces(call: &Call, kind: TokenKind, names: &[String]) -> Res
             namespaces.push(id);
         }
     }
+
     Ok(namespaces)
 }
 
@@ -138,32 +170,58 @@ fn life(duration: &prost_types::Duration) -> Result<Duration, ApiError> {
     if (MIN_LIFE..=MAX_LIFE).contains(&life) {
         return Ok(life);
     }
-    Err(ApiError::invalid("expires_after", format!("{}s", life.as_secs()), "1 minute to 10 years, or left out"))
+    Err(ApiError::invalid(
+        "expires_after",
+        format!("{}s", life.as_secs()),
+        "1 minute to 10 years, or left out",
+    ))
 }
 
-async fn list_tokens(call: Call, request: v1::ListTokensRequest) -> Result<v1::ListTokensResponse, ApiError> {
+async fn list_tokens(
+    call: Call,
+    request: v1::ListTokensRequest,
+) -> Result<v1::ListTokensResponse, ApiError> {
     let page = Page::of(&request)?;
-    let kinds: Vec<_> = request.kinds.iter().map(|kind| token_kind("kinds", *kind)).collect::<Result<_, _>>()?;
+    let kinds: Vec<_> =
+        request.kinds.iter().map(|kind| token_kind("kinds", *kind)).collect::<Result<_, _>>()?;
     let found = call.db.token_list(&kinds, &page.to_list()).await?;
     let next_page_token = page.next(found.next.as_deref());
-    Ok(v1::ListTokensResponse { tokens: found.items.iter().map(convert::token).collect(), next_page_token })
+    Ok(v1::ListTokensResponse {
+        tokens: found.items.iter().map(convert::token).collect(),
+        next_page_token,
+    })
 }
 
-async fn disable_token(call: Call, request: v1::DisableTokenRequest) -> Result<v1::DisableTokenResponse, ApiError> {
-    let token = call.db.token_set_disabled(&request.id, true, &call.identity.actor(), Timestamp::now()).await?;
+async fn disable_token(
+    call: Call,
+    request: v1::DisableTokenRequest,
+) -> Result<v1::DisableTokenResponse, ApiError> {
+    let token = call
+        .db
+        .token_set_disabled(&request.id, true, &call.identity.actor(), Timestamp::now())
+        .await?;
     Ok(v1::DisableTokenResponse { token: Some(convert::token(&token)) })
 }
 
-async fn enable_token(call: Call, request: v1::EnableTokenRequest) -> Result<v1::EnableTokenResponse, ApiError> {
+async fn enable_token(
+    call: Call,
+    request: v1::EnableTokenRequest,
+) -> Result<v1::EnableTokenResponse, ApiError> {
     let known = call.db.token_get(&request.id).await?;
     if known.disabled {
         call.boundary.admit(&call.db, &known).await?;
     }
-    let token = call.db.token_set_disabled(&request.id, false, &call.identity.actor(), Timestamp::now()).await?;
+    let token = call
+        .db
+        .token_set_disabled(&request.id, false, &call.identity.actor(), Timestamp::now())
+        .await?;
     Ok(v1::EnableTokenResponse { token: Some(convert::token(&token)) })
 }
 
-async fn delete_token(call: Call, request: v1::DeleteTokenRequest) -> Result<v1::DeleteTokenResponse, ApiError> {
+async fn delete_token(
+    call: Call,
+    request: v1::DeleteTokenRequest,
+) -> Result<v1::DeleteTokenResponse, ApiError> {
     call.db.token_delete(&request.id, &call.identity.actor(), Timestamp::now()).await?;
     Ok(v1::DeleteTokenResponse {})
 }

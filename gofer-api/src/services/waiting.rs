@@ -15,22 +15,31 @@ pub(super) async fn explain(call: &Call, runs: &mut [Run]) -> Result<(), ApiErro
     let stats = call.engine.stats();
     let mut rooms: HashMap<(NamespaceId, PipelineId), PipelineRoom> = HashMap::new();
     let mut quotas: HashMap<NamespaceId, QuotaUse> = HashMap::new();
+
     for run in runs.iter_mut().filter(|run| run.state == RunState::Pending) {
         let pipeline = (run.key.namespace.clone(), run.key.pipeline.clone());
         if !rooms.contains_key(&pipeline) {
             rooms.insert(pipeline.clone(), call.db.pipeline_room(&pipeline.0, &pipeline.1).await?);
         }
+
         if !quotas.contains_key(&pipeline.0) {
-            let quota = call.db.quota_get(&pipeline.0, QuotaKind::ActiveRuns, Timestamp::now()).await?;
+            let quota =
+                call.db.quota_get(&pipeline.0, QuotaKind::ActiveRuns, Timestamp::now()).await?;
             quotas.insert(pipeline.0.clone(), quota);
         }
+
         let beyond_quota = match &quotas[&pipeline.0] {
-            quota if quota.used >= quota.limit && run.cancel.is_none() => Some(of_quota(&pipeline.0, quota)),
+            quota if quota.used >= quota.limit && run.cancel.is_none() => {
+                Some(of_quota(&pipeline.0, quota))
+            }
             _ => None,
         };
-        let why = why(&rooms[&pipeline], run.cancel.is_some(), stats.active_runs, stats.max_active_runs);
+
+        let why =
+            why(&rooms[&pipeline], run.cancel.is_some(), stats.active_runs, stats.max_active_runs);
         run.reason = Some(Reason::new(ReasonKind::Waiting, beyond_quota.unwrap_or(why)));
     }
+
     Ok(())
 }
 
@@ -46,7 +55,10 @@ fn why(room: &PipelineRoom, is_cancelled: bool, active: usize, max_active: usize
             format!("waiting: parallelism {} of {limit} in use by {}", room.running, named(room))
         }
         _ if active >= max_active && !is_cancelled => {
-            format!("waiting: {active} of {max_active} active runs of this server (`engine.max_active_runs`)")
+            format!(
+                "waiting: {active} of {max_active} active runs of this server \
+                 (`engine.max_active_runs`)"
+            )
         }
         _ => "waiting: no server has claimed it yet".to_owned(),
     }
@@ -68,7 +80,10 @@ mod tests {
     use super::*;
 
     fn room(parallelism: Option<u64>, running: u64) -> PipelineRoom {
-        let oldest = (41..).take(usize::try_from(running).unwrap().min(PipelineRoom::NAMED)).map(RunNumber).collect();
+        let oldest = (41..)
+            .take(usize::try_from(running).unwrap().min(PipelineRoom::NAMED))
+            .map(RunNumber)
+            .collect();
         PipelineRoom { parallelism, running, oldest }
     }
 
@@ -76,7 +91,10 @@ mod tests {
     fn the_bound_that_holds_a_run_up_is_named() {
         let bound = room(Some(2), 2);
         assert_eq!(why(&bound, false, 10, 10), "waiting: parallelism 2 of 2 in use by runs 41, 42");
-        assert_eq!(why(&room(Some(1), 1), false, 0, 10), "waiting: parallelism 1 of 1 in use by run 41");
+        assert_eq!(
+            why(&room(Some(1), 1), false, 0, 10),
+            "waiting: parallelism 1 of 1 in use by run 41"
+        );
         let many = "waiting: parallelism 7 of 6 in use by runs 41, 42, 43, 44, 45 and 2 more";
         assert_eq!(why(&room(Some(6), 7), false, 0, 10), many);
         let full = "waiting: 10 of 10 active runs of this server (`engine.max_active_runs`)";

@@ -40,7 +40,8 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts until it is stopped, then waits for the end of every connection. Dropped, it cuts them off.
+    /// Accepts until it is stopped, then waits for the end of every connection. Dropped, it cuts
+    /// them off.
     pub(super) async fn run(self, listener: TcpListener) {
         let _cut = self.cut.clone().drop_guard();
         let stop = self.stop.clone();
@@ -62,13 +63,16 @@ impl Acceptor {
                 Ok((socket, address)) => match self.connections.admit(address.ip()) {
                     Some(place) => {
                         let acceptor = self.clone();
-                        self.tasks.spawn(async move { serve(socket, place.connection.clone(), &acceptor).await });
+                        self.tasks.spawn(async move {
+                            serve(socket, place.connection.clone(), &acceptor).await
+                        });
                     }
                     None => full.say(|left_out| {
                         tracing::warn!(
                             %address,
                             left_out,
-                            "a connection was refused: all of `limits.connections` or `connections_per_address` are in use"
+                            "a connection was refused: all of `limits.connections` or \
+                             `connections_per_address` are in use"
                         );
                     }),
                 },
@@ -80,10 +84,11 @@ impl Acceptor {
                         tracing::error!(
                             %error,
                             left_out,
-                            "no connection can be accepted; raise the limit of open files (`ulimit -n`, `LimitNOFILE=`) \
-                             or lower `limits.connections`"
+                            "no connection can be accepted; raise the limit of open files (`ulimit \
+                             -n`, `LimitNOFILE=`) or lower `limits.connections`"
                         );
                     });
+
                     tokio::time::sleep(PAUSE).await;
                 }
             }

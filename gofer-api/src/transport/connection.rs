@@ -29,16 +29,19 @@ use crate::config::Limits;
 use crate::error::ApiError;
 use crate::intake::{Account, Budget, CONNECTION_ANSWER_BYTES};
 
-/// From accept to the end of the first request's headers, TLS and all. Also for each further request of HTTP/1.
+/// From accept to the end of the first request's headers, TLS and all. Also for each further
+/// request of HTTP/1.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time between two pings of an idle connection, and the longest wait for an answer: a black-holed one is noticed.
+/// Time between two pings of an idle connection, and the longest wait for an answer: a black-holed
+/// one is noticed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of an answer that wait for the socket, of each stream.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// Bytes that HTTP/1 gathers of a request before it is looked at.
 const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
-/// Calls without a token at once on one connection: health, reflection, and the one that makes the first token.
+/// Calls without a token at once on one connection: health, reflection, and the one that makes the
+/// first token.
 const ANONYMOUS_CALLS: usize = 16;
 
 /// What a server knows of one connection.
@@ -96,7 +99,8 @@ impl Connection {
         if authenticated && !self.authenticated.swap(true, Ordering::AcqRel) {
             self.waiting_reader.wake();
         }
-        if !authenticated && self.anonymous_calls.fetch_add(1, Ordering::AcqRel) >= ANONYMOUS_CALLS {
+        if !authenticated && self.anonymous_calls.fetch_add(1, Ordering::AcqRel) >= ANONYMOUS_CALLS
+        {
             self.anonymous_calls.fetch_sub(1, Ordering::AcqRel);
             return Err(ApiError::TooManyCalls { limit: ANONYMOUS_CALLS });
         }
@@ -175,7 +179,12 @@ pub(super) fn protocol(limits: &Limits) -> auto::Builder<Streams> {
         .max_header_list_size(MAX_HEADER_BYTES)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HTTP1_BUFFER_BYTES);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HTTP1_BUFFER_BYTES);
+
     builder
 }
 
@@ -194,6 +203,7 @@ pub(super) async fn serve(socket: TcpStream, connection: Arc<Connection>, accept
                 () = acceptor.stop.cancelled() => return,
                 () = acceptor.cut.cancelled() => return,
             };
+
             match shaken {
                 Ok(Ok(socket)) => Either::Right(Box::new(socket)),
                 Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
@@ -201,6 +211,7 @@ pub(super) async fn serve(socket: TcpStream, connection: Arc<Connection>, accept
             }
         }
     };
+
     let socket = TokioIo::new(Metered::new(socket, connection.clone()));
     let service = service(acceptor.stack.clone(), connection.clone());
     let served = acceptor.protocol.serve_connection(socket, service);
@@ -211,6 +222,7 @@ pub(super) async fn serve(socket: TcpStream, connection: Arc<Connection>, accept
         let mut age = pin!(sleep(limits.connection_age));
         let mut abandoned = pin!(connection.is_abandoned(limits.idle_timeout));
         let (mut begun, mut old, mut ending) = (false, false, false);
+
         loop {
             tokio::select! {
                 ended = &mut served => {
@@ -240,6 +252,7 @@ pub(super) async fn serve(socket: TcpStream, connection: Arc<Connection>, accept
             }
         }
     };
+
     // An answer over HTTP/1 is sent by this very task; over HTTP/2 each stream has its own.
     unless_stalled(limits.idle_timeout, work).await;
 }

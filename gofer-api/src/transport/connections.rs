@@ -1,5 +1,5 @@
-//! Which connections there are, and which of them goes when there are too many. Those that have shown a token stay: a flood
-//! of others pushes out its own.
+//! Which connections there are, and which of them goes when there are too many. Those that have
+//! shown a token stay: a flood of others pushes out its own.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +19,8 @@ const SHARE: usize = 2;
 const IDLE: Duration = Duration::from_secs(30);
 /// Connections that are closed when descriptors run out.
 const CLOSED_AT_ONCE: usize = 16;
-/// Connections that were told to end and still have a descriptor. While there are more, none is accepted.
+/// Connections that were told to end and still have a descriptor. While there are more, none is
+/// accepted.
 const MAX_ENDING: usize = 64;
 
 /// All connections of a server.
@@ -52,11 +53,13 @@ pub(super) struct Place {
 impl Connections {
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
         let most = limits.connections.map_or_else(default_connections, within_open_files);
-        let most_per_address = limits.connections_per_address.unwrap_or((most / SHARE).max(1)).min(most);
+        let most_per_address =
+            limits.connections_per_address.unwrap_or((most / SHARE).max(1)).min(most);
         Arc::new(Self { most, most_per_address, table: Mutex::default(), ended: Notify::new() })
     }
 
-    /// A place for a new connection from this address; where there is none, the one that is missed least makes room.
+    /// A place for a new connection from this address; where there is none, the one that is missed
+    /// least makes room.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let address = holder(address);
         let mut table = self.lock();
@@ -74,7 +77,8 @@ impl Connections {
         Some(Place { connection, number, connections: self.clone() })
     }
 
-    /// Closes those connections that are missed least, because descriptors have run out: for the rest of the server, too.
+    /// Closes those connections that are missed least, because descriptors have run out: for the
+    /// rest of the server, too.
     pub(super) fn close_some(&self) {
         let mut table = self.lock();
         for _ in 0..CLOSED_AT_ONCE {
@@ -101,22 +105,29 @@ impl Connections {
 }
 
 impl Table {
-    /// Closes one connection, of this address if one is given: the oldest that has shown no token, best one without a call;
-    /// else the one that has been idle longest. `None` when all are in use.
+    /// Closes one connection, of this address if one is given: the oldest that has shown no token,
+    /// best one without a call; else the one that has been idle longest. `None` when all are in
+    /// use.
     fn make_room(&mut self, address: Option<IpAddr>) -> Option<()> {
-        let candidates = || self.open.iter().filter(|(_, one)| address.is_none_or(|address| one.address == address));
+        let candidates = || {
+            self.open.iter().filter(|(_, one)| address.is_none_or(|address| one.address == address))
+        };
+
         let strangers = || candidates().filter(|(_, one)| !one.is_authenticated());
         let quiet = strangers().find(|(_, one)| one.idle_for().is_some());
         let idle = || {
-            let idle = candidates().filter_map(|(number, one)| Some((one.idle_for()?, number, one)));
+            let idle =
+                candidates().filter_map(|(number, one)| Some((one.idle_for()?, number, one)));
             let longest = idle.min_by_key(|(duration, ..)| Reverse(*duration))?;
             (longest.0 >= IDLE).then_some((longest.1, longest.2))
         };
+
         let (number, connection) = quiet.or_else(|| strangers().next()).or_else(idle)?;
         let (number, address) = (*number, connection.address);
         connection.close();
         self.remove(number, address);
         self.ending += 1;
+
         Some(())
     }
 
@@ -162,8 +173,11 @@ mod tests {
     use super::*;
 
     fn connections(most: usize, per_address: usize) -> Arc<Connections> {
-        let limits =
-            Limits { connections: Some(most), connections_per_address: Some(per_address), ..Limits::default() };
+        let limits = Limits {
+            connections: Some(most),
+            connections_per_address: Some(per_address),
+            ..Limits::default()
+        };
         Connections::new(&limits)
     }
 
@@ -180,7 +194,12 @@ mod tests {
         let busy = connections.admit(address(2)).unwrap();
         let call = busy.connection.begin_call(false).unwrap();
         let newest = connections.admit(address(3)).unwrap();
-        assert!(oldest.connection.is_closed() && !busy.connection.is_closed() && !guest.connection.is_closed());
+
+        assert!(
+            oldest.connection.is_closed()
+                && !busy.connection.is_closed()
+                && !guest.connection.is_closed()
+        );
 
         // The one with a call goes before one with a token.
         drop(newest.connection.begin_call(true).unwrap());
@@ -216,7 +235,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn descriptors_are_free_before_more_is_accepted() {
         let connections = connections(1, 1);
-        let mut places: Vec<Place> = (0..=MAX_ENDING).filter_map(|_| connections.admit(address(1))).collect();
+        let mut places: Vec<Place> =
+            (0..=MAX_ENDING).filter_map(|_| connections.admit(address(1))).collect();
         let waiting = tokio::time::timeout(IDLE, connections.until_few_are_ending()).await;
         assert!(waiting.is_err());
         drop(places.remove(0));

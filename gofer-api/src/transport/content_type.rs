@@ -1,5 +1,5 @@
-//! What is no gRPC is answered with 415. Otherwise a web page could send a request of a type that browsers ask nobody's
-//! leave for, such as `text/plain`, and over HTTP/2 a service would take it.
+//! What is no gRPC is answered with 415. Otherwise a web page could send a request of a type that
+//! browsers ask nobody's leave for, such as `text/plain`, and over HTTP/2 a service would take it.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -48,14 +48,16 @@ where
     }
 }
 
-/// `application/grpc`, `application/grpc+proto`, `application/grpc-web`, …: the first word, then nothing or a variant.
+/// `application/grpc`, `application/grpc+proto`, `application/grpc-web`, …: the first word, then
+/// nothing or a variant.
 fn is_grpc(headers: &HeaderMap) -> bool {
     const GRPC: &str = "application/grpc";
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let (Some(value), None) = (types.next(), types.next()) else { return false };
     let Ok(value) = value.to_str() else { return false };
     let Some((first, rest)) = value.split_at_checked(GRPC.len()) else { return false };
-    first.eq_ignore_ascii_case(GRPC) && matches!(rest.bytes().next(), None | Some(b'+' | b'-' | b';' | b' '))
+    first.eq_ignore_ascii_case(GRPC)
+        && matches!(rest.bytes().next(), None | Some(b'+' | b'-' | b';' | b' '))
 }
 
 #[cfg(test)]
@@ -74,13 +76,26 @@ mod tests {
             }
             is_grpc(&headers)
         };
-        for good in ["application/grpc", "application/grpc+proto", "application/grpc-web-text", "Application/gRPC;x=1"]
-        {
+
+        for good in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc-web-text",
+            "Application/gRPC;x=1",
+        ] {
             assert!(found(&[good]), "{good}");
         }
-        for bad in ["text/plain", "application/json", "application/grpcx", "text/plain;application/grpc", ""] {
+
+        for bad in [
+            "text/plain",
+            "application/json",
+            "application/grpcx",
+            "text/plain;application/grpc",
+            "",
+        ] {
             assert!(!found(&[bad]), "{bad}");
         }
+
         assert!(!found(&[]));
         assert!(!found(&["application/grpc", "text/plain"]), "two types");
     }

@@ -1,5 +1,6 @@
-//! Bytes of a connection on which nobody has shown a token. They are read no faster than somebody without a token has use
-//! for, so that frames without end cost nothing: what is not read stays in the sender's machine.
+//! Bytes of a connection on which nobody has shown a token. They are read no faster than somebody
+//! without a token has use for, so that frames without end cost nothing: what is not read stays in
+//! the sender's machine.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,9 +35,10 @@ impl<S> Metered<S> {
     /// When the next byte may be read, if that is not now.
     fn wait_until(&mut self) -> Option<Instant> {
         let now = Instant::now();
-        let paid =
-            u64::try_from((now - self.counted_at).as_millis()).unwrap_or(u64::MAX).saturating_mul(BYTES_PER_SECOND)
-                / 1000;
+        let paid = u64::try_from((now - self.counted_at).as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_mul(BYTES_PER_SECOND)
+            / 1000;
         if paid > 0 {
             self.debt_bytes = self.debt_bytes.saturating_sub(paid);
             self.counted_at = now;
@@ -56,24 +58,33 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         if this.connection.is_authenticated() {
             return Pin::new(&mut this.inner).poll_read(context, buffer);
         }
+
         if let Some(due) = this.wait_until() {
-            // Woken when it is time, or when somebody shows a token: looked at again after the waker is known.
+            // Woken when it is time, or when somebody shows a token: looked at again after the
+            // waker is known.
             this.connection.wake_when_authenticated(context.waker());
             if !this.connection.is_authenticated() {
-                let pause = this.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+                let pause =
+                    this.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
                 ready!(pause.as_mut().poll(context));
                 this.pause = None;
             }
         }
+
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(context, buffer))?;
         this.debt_bytes += (buffer.filled().len() - before) as u64;
+
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.get_mut().inner).poll_write(context, bytes)
     }
 

@@ -4,7 +4,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors for everything but connections: the database, logs, the launch of tasks.
 const RESERVE: usize = 256;
-/// Most connections without a configured limit: each takes some 50 KiB of memory when it does nothing.
+/// Most connections without a configured limit: each takes some 50 KiB of memory when it does
+/// nothing.
 const MOST_CONNECTIONS: usize = 10_000;
 /// The limit where the system knows none.
 const UNLIMITED: u64 = 1 << 20;
@@ -31,7 +32,8 @@ pub(super) fn within_open_files(wanted: usize) -> usize {
         tracing::warn!(
             wanted,
             possible,
-            "limits.connections: the limit of open files (`ulimit -n`, `LimitNOFILE=`) leaves room for fewer"
+            "limits.connections: the limit of open files (`ulimit -n`, `LimitNOFILE=`) leaves room \
+             for fewer"
         );
     }
     wanted.min(possible)

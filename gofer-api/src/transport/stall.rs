@@ -1,5 +1,5 @@
-//! Ends answers that nobody reads. A caller that opens no window, or does not read its socket, makes no error: the
-//! connection just never asks for more of the answer.
+//! Ends answers that nobody reads. A caller that opens no window, or does not read its socket,
+//! makes no error: the connection just never asks for more of the answer.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +45,8 @@ impl Stall {
     }
 }
 
-/// Does the work of sending, unless its reader stalls for so long; then the work is dropped, which resets the stream.
+/// Does the work of sending, unless its reader stalls for so long; then the work is dropped, which
+/// resets the stream.
 pub(super) async fn unless_stalled<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let stall = Arc::new(Stall::default());
     let work = CURRENT.scope(stall.clone(), work);

@@ -1,4 +1,5 @@
-//! The server's certificate, which can be exchanged while it serves, and the authority of its clients' certificates.
+//! The server's certificate, which can be exchanged while it serves, and the authority of its
+//! clients' certificates.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,7 +61,9 @@ impl Certificates {
     /// # Errors
     /// [`TlsError`].
     pub(crate) fn load(section: &TlsSection) -> Result<Option<Self>, TlsError> {
-        let (Some(certificate), Some(key)) = (&section.cert_file, &section.key_file) else { return Ok(None) };
+        let (Some(certificate), Some(key)) = (&section.cert_file, &section.key_file) else {
+            return Ok(None);
+        };
         let files = Files {
             certificate: certificate.clone(),
             key: key.clone(),
@@ -105,15 +108,21 @@ impl Files {
         let builder = match &self.client_authority {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let wrong = |problem: String| TlsError::ClientAuthority { path: path.clone(), problem };
+                let wrong =
+                    |problem: String| TlsError::ClientAuthority { path: path.clone(), problem };
                 let mut roots = RootCertStore::empty();
+
                 for authority in certificates("client_ca_file", path)? {
                     roots.add(authority).map_err(|error| wrong(error.to_string()))?;
                 }
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-                builder.with_client_cert_verifier(verifier.map_err(|error| wrong(error.to_string()))?)
+
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                builder
+                    .with_client_cert_verifier(verifier.map_err(|error| wrong(error.to_string()))?)
             }
         };
+
         let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Pair)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)

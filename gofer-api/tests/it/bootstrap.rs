@@ -13,7 +13,10 @@ fn with_tokens(config: &mut ServerConfig) {
     config.server.auth = AuthMode::On;
 }
 
-async fn bootstrap(server: &TestServer, code: &str) -> Result<v1::BootstrapTokenResponse, tonic::Status> {
+async fn bootstrap(
+    server: &TestServer,
+    code: &str,
+) -> Result<v1::BootstrapTokenResponse, tonic::Status> {
     let request = v1::BootstrapTokenRequest { code: code.to_owned() };
     Ok(server.nobody().tokens().bootstrap_token(request).await?.into_inner())
 }
@@ -25,9 +28,11 @@ async fn only_the_bearer_of_the_code_bootstraps() {
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let code = server.bootstrap_code();
     let longer = format!("{code}x");
+
     for wrong in ["", "gofer_b_", &code[1..], &longer, &code.to_uppercase(), &"x".repeat(1 << 11)] {
         assert_refused(bootstrap(&server, wrong).await, Code::PermissionDenied, "FORBIDDEN");
     }
+
     assert!(!format!("{:?}", v1::BootstrapTokenRequest { code: code.clone() }).contains(&code));
     // The code outlives the server: an operator may have read it already.
     let server = TestServer::restart_with(server.stop().await, with_tokens).await;
@@ -36,6 +41,7 @@ async fn only_the_bearer_of_the_code_bootstraps() {
     server.with_token(&first.secret).tokens().who_am_i(v1::WhoAmIRequest {}).await.unwrap();
     assert!(!server.dir().join("data/bootstrap").exists());
     assert_refused(bootstrap(&server, &code).await, Code::FailedPrecondition, "CONFLICT");
+
     let server = TestServer::restart_with(server.stop().await, with_tokens).await;
     assert!(!server.dir().join("data/bootstrap").exists());
 }
@@ -51,11 +57,13 @@ async fn an_operator_may_bring_a_code_of_their_own() {
         config.server.bootstrap_token_file = Some(file.clone());
         Server::start(config, launcher()).await
     };
+
     for bad in ["", "short", &"x".repeat(31), &format!("\n{}", "x".repeat(40)), &"x".repeat(300)] {
         let refused = start(bad).await;
         let Err(ServerError::Config(error)) = refused else { panic!("{bad}: {refused:?}") };
         assert!(error.to_string().contains("server.bootstrap_token_file"), "{error}");
     }
+
     let own = "the-operators-own-code-0123456789";
     std::fs::write(&file, format!("{own}\nwhatever\n")).unwrap();
     let server = TestServer::start_with(|config| {
@@ -63,6 +71,7 @@ async fn an_operator_may_bring_a_code_of_their_own() {
         config.server.bootstrap_token_file = Some(file);
     })
     .await;
+
     assert!(!server.dir().join("data/bootstrap").exists());
     assert_refused(bootstrap(&server, "gofer_b_x").await, Code::PermissionDenied, "FORBIDDEN");
     bootstrap(&server, own).await.unwrap();
@@ -76,6 +85,7 @@ async fn a_reset_opens_it_for_a_new_code_and_waits_for_the_server_to_end() {
     let lost = bootstrap(&server, &old).await.unwrap();
     let mut config = test_config(server.dir());
     with_tokens(&mut config);
+
     let refused = reset_bootstrap(config.clone()).await.unwrap_err();
     assert!(refused.contains("another Gofer server"), "{refused}");
     assert_refused(bootstrap(&server, &old).await, Code::FailedPrecondition, "CONFLICT");
@@ -85,12 +95,21 @@ async fn a_reset_opens_it_for_a_new_code_and_waits_for_the_server_to_end() {
     assert!(said.contains("data/bootstrap"), "{said}");
     let server = TestServer::restart_with(dir, with_tokens).await;
     assert_refused(bootstrap(&server, &old).await, Code::PermissionDenied, "FORBIDDEN");
+
     let again = bootstrap(&server, &server.bootstrap_code()).await.unwrap();
     let manager = server.with_token(&again.secret);
-    let tokens = manager.tokens().list_tokens(v1::ListTokensRequest::default()).await.unwrap().into_inner().tokens;
+    let tokens = manager
+        .tokens()
+        .list_tokens(v1::ListTokensRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .tokens;
+
     assert_eq!(tokens.len(), 2, "the one that was lost is still there");
     server.with_token(&lost.secret).tokens().who_am_i(v1::WhoAmIRequest {}).await.unwrap();
-    let request = v1::ListEventsRequest { types: vec!["bootstrap_reset".to_owned()], ..Default::default() };
+    let request =
+        v1::ListEventsRequest { types: vec!["bootstrap_reset".to_owned()], ..Default::default() };
     let events = manager.events().list_events(request).await.unwrap().into_inner().events;
     assert_eq!(events.iter().map(|event| event.actor.as_str()).collect::<Vec<_>>(), ["operator"]);
 }

@@ -22,27 +22,56 @@ async fn clients_of_a_second_namespace_are_refused_where_nothing_isolates_them()
     let server = TestServer::start_with(|config| config.scheduler.local.trusted = false).await;
     let clients = server.anybody();
     namespaces(&clients).await;
-    let info = clients.system().get_system_info(v1::GetSystemInfoRequest::default()).await.unwrap().into_inner();
+    let info = clients
+        .system()
+        .get_system_info(v1::GetSystemInfoRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+
     assert!(!info.isolates_namespaces);
 
     let both = clients.tokens().create_token(client(&["red", "blue"])).await;
     assert_refused(both, Code::FailedPrecondition, "NAMESPACES_NOT_ISOLATED");
     let red = clients.tokens().create_token(client(&["red"])).await.unwrap().into_inner();
     let [warning] = red.warnings.as_slice() else { panic!("{:?}", red.warnings) };
-    assert!(warning.contains("does not isolate namespaces") && warning.contains("scheduler.local.users"), "{warning}");
+    assert!(
+        warning.contains("does not isolate namespaces")
+            && warning.contains("scheduler.local.users"),
+        "{warning}"
+    );
     clients.tokens().create_token(client(&["red"])).await.unwrap();
+
     let blue = clients.tokens().create_token(client(&["blue"])).await.unwrap_err();
-    for way_out in ["`scheduler.local.users`", "`scheduler.backend`", "`scheduler.local.trusted = true`", "`red`"] {
+    for way_out in [
+        "`scheduler.local.users`",
+        "`scheduler.backend`",
+        "`scheduler.local.trusted = true`",
+        "`red`",
+    ] {
         assert!(blue.message().contains(way_out), "{}", blue.message());
     }
 
     // Whom nobody believes any more does not count, and a management token never does.
-    let management = v1::CreateTokenRequest { kind: v1::TokenKind::Management.into(), ..Default::default() };
-    assert_eq!(clients.tokens().create_token(management).await.unwrap().into_inner().warnings, Vec::<String>::new());
-    let tokens = clients.tokens().list_tokens(v1::ListTokensRequest::default()).await.unwrap().into_inner().tokens;
+    let management =
+        v1::CreateTokenRequest { kind: v1::TokenKind::Management.into(), ..Default::default() };
+    assert_eq!(
+        clients.tokens().create_token(management).await.unwrap().into_inner().warnings,
+        Vec::<String>::new()
+    );
+
+    let tokens = clients
+        .tokens()
+        .list_tokens(v1::ListTokensRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .tokens;
+
     for token in tokens.into_iter().filter(|token| token.kind() == v1::TokenKind::Client) {
         clients.tokens().disable_token(v1::DisableTokenRequest { id: token.id }).await.unwrap();
     }
+
     clients.tokens().create_token(client(&["blue"])).await.unwrap();
     let id = red.token.unwrap().id;
     let again = clients.tokens().enable_token(v1::EnableTokenRequest { id }).await;

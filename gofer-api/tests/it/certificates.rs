@@ -70,13 +70,19 @@ impl Files {
     }
 }
 
-async fn connect(addr: SocketAddr, authority: &Authority, client: Option<(String, String)>) -> Result<Channel, String> {
-    let mut tls =
-        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.pem())).domain_name("localhost");
+async fn connect(
+    addr: SocketAddr,
+    authority: &Authority,
+    client: Option<(String, String)>,
+) -> Result<Channel, String> {
+    let mut tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(authority.pem()))
+        .domain_name("localhost");
     if let Some((certificate, key)) = client {
         tls = tls.identity(Identity::from_pem(certificate, key));
     }
-    let endpoint = Endpoint::from_shared(format!("https://{addr}")).unwrap().tls_config(tls).unwrap();
+    let endpoint =
+        Endpoint::from_shared(format!("https://{addr}")).unwrap().tls_config(tls).unwrap();
     endpoint.connect().await.map_err(|error| format!("{error:?}"))
 }
 
@@ -97,7 +103,10 @@ async fn a_new_certificate_is_served_without_a_restart() {
     let addr = server.server().addr();
     let open = connect(addr, &old, None).await.unwrap();
     call(&open, &server).await.unwrap();
-    assert!(connect(addr, &new, None).await.is_err(), "trusted by an authority that has signed nothing yet");
+    assert!(
+        connect(addr, &new, None).await.is_err(),
+        "trusted by an authority that has signed nothing yet"
+    );
 
     // A pair that does not belong together changes nothing; what comes after it does.
     let (certificate, key) = new.sign();
@@ -126,6 +135,7 @@ async fn a_client_needs_a_certificate_where_one_is_asked() {
         };
         assert!(refused.is_err());
     }
+
     let channel = connect(addr, &authority, Some(clients.sign())).await.unwrap();
     call(&channel, &server).await.unwrap();
 
@@ -156,6 +166,7 @@ async fn what_is_no_certificate_stops_the_start_by_name() {
         config.server.tls.client_ca_file = clients.map(|name| files.path(name));
         async { Server::start(config, launcher()).await.unwrap_err() }
     };
+
     let other = Authority::new().sign();
     files.put("other.key", &other.1);
     let cases = [
@@ -165,6 +176,7 @@ async fn what_is_no_certificate_stops_the_start_by_name() {
         (start("tls.crt", "other.key", None).await, "cannot be used together"),
         (start("tls.crt", "tls.key", Some("tls.key")).await, "client_ca_file"),
     ];
+
     for (error, word) in cases {
         let gofer_api::ServerError::Tls(error) = error else { panic!("{error:?}") };
         let text = error.to_string();

@@ -1,4 +1,5 @@
-//! The configuration: `config/gofer.toml` is whole and true, layers win in order, and mistakes are named.
+//! The configuration: `config/gofer.toml` is whole and true, layers win in order, and mistakes are
+//! named.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,7 +13,8 @@ const DOCUMENTED: &str = include_str!("../../../config/gofer.toml");
 
 /// The file with its examples switched on: lines that begin with `#` and a key or a table.
 fn with_examples() -> String {
-    let is_example = |rest: &str| rest.starts_with(|first: char| first == '[' || first.is_ascii_lowercase());
+    let is_example =
+        |rest: &str| rest.starts_with(|first: char| first == '[' || first.is_ascii_lowercase());
     let line = |line: &str| match line.strip_prefix('#') {
         Some(rest) if is_example(rest) => format!("{rest}\n"),
         _ => format!("{line}\n"),
@@ -40,15 +42,21 @@ fn every_key_is_documented() {
     assert!(missing.is_empty(), "config/gofer.toml does not have {missing:?}");
 }
 
-/// The samples for other backends than the embedded ones keep every rule that can be checked without them.
+/// The samples for other backends than the embedded ones keep every rule that can be checked
+/// without them.
 #[test]
 fn the_samples_are_valid() {
-    for sample in [include_str!("../../../config/production.toml"), include_str!("../../../config/nomad.toml")] {
+    for sample in [
+        include_str!("../../../config/production.toml"),
+        include_str!("../../../config/nomad.toml"),
+    ] {
         let config = parse(sample).unwrap();
         // Files that are somebody else's machine's are not here.
         let problems = config.validate().map_or_else(|error| error.to_string(), |()| String::new());
-        let rest: Vec<&str> =
-            problems.lines().filter(|line| line.contains(": ") && !line.contains("cannot read")).collect();
+        let rest: Vec<&str> = problems
+            .lines()
+            .filter(|line| line.contains(": ") && !line.contains("cannot read"))
+            .collect();
         assert!(rest.is_empty(), "{rest:?}");
     }
 }
@@ -57,8 +65,13 @@ fn the_samples_are_valid() {
 fn check_table(table: &toml::Table, path: &mut Vec<String>, missing: &mut Vec<String>) {
     let known = known_keys(path);
     let documented: BTreeSet<&str> = table.keys().map(String::as_str).collect();
-    missing
-        .extend(known.iter().filter(|key| !documented.contains(*key)).map(|key| format!("{}.{key}", path.join("."))));
+    missing.extend(
+        known
+            .iter()
+            .filter(|key| !documented.contains(*key))
+            .map(|key| format!("{}.{key}", path.join("."))),
+    );
+
     for (key, value) in table {
         if let toml::Value::Table(inner) = value {
             path.push(key.clone());
@@ -83,17 +96,24 @@ fn known_keys(path: &[String]) -> &'static [&'static str] {
 #[expect(clippy::result_large_err, reason = "the error type is figment's")]
 fn the_environment_wins_over_the_file_and_flags_over_both() {
     Jail::expect_with(|jail| {
-        jail.create_file("gofer.toml", "[server]\nlisten = \"127.0.0.1:1\"\n[limits]\npipeline_objects = 7\n")?;
+        jail.create_file(
+            "gofer.toml",
+            "[server]\nlisten = \"127.0.0.1:1\"\n[limits]\npipeline_objects = 7\n",
+        )?;
         jail.set_env("GOFER_SERVER__LISTEN", "127.0.0.1:2");
         jail.set_env("GOFER_DATABASE__TLS__REQUIRE", "true");
         jail.set_env("GOFER_LIMITS__CALL_TIMEOUT", "5s");
+
         // Variables of tasks and clients are no configuration.
         jail.set_env("GOFER_API_TOKEN", "gofer_t_x");
         let config = ServerConfig::load(Some(Path::new("gofer.toml"))).unwrap();
         assert_eq!((config.server.listen.port(), config.limits.pipeline_objects), (2, 7));
         assert!(config.database.tls.require && config.limits.call_timeout.as_secs() == 5);
-        let config = ServerConfig::load_with(None, |config| config.server.auth = AuthMode::On).unwrap();
+
+        let config =
+            ServerConfig::load_with(None, |config| config.server.auth = AuthMode::On).unwrap();
         assert_eq!(config.access(), Access::Tokens);
+
         Ok(())
     });
 }
@@ -118,12 +138,24 @@ fn mistakes_are_named_by_key_value_and_rule() {
         ("[limits]\ncalls_per_connection = \"many\"\n", &["limits.calls_per_connection", "many"]),
         ("[limits]\ncall_timeout = \"soon\"\n", &["limits.call_timeout", "soon"]),
         ("[limits]\ncall_timeout = \"2h\"\n", &["limits.call_timeout", "7200s", "1 hour"]),
-        ("[server]\nlisten = \"0.0.0.0:1\"\n", &["server.listen", "0.0.0.0:1", "allow_insecure_listen"]),
+        (
+            "[server]\nlisten = \"0.0.0.0:1\"\n",
+            &["server.listen", "0.0.0.0:1", "allow_insecure_listen"],
+        ),
         ("[server.tls]\ncert_file = \"x\"\n", &["server.tls", "key_file"]),
-        ("[server]\nallow_anonymous = true\nauth = \"on\"\n", &["server.allow_anonymous", "contradicts"]),
+        (
+            "[server]\nallow_anonymous = true\nauth = \"on\"\n",
+            &["server.allow_anonymous", "contradicts"],
+        ),
         ("[server]\ncors_origins = [\"ci.example\"]\n", &["server.cors_origins", "ci.example"]),
-        ("[server]\nhosts = [\"https://x\"]\n", &["server.hosts", "https://x", "gofer.example.com"]),
-        ("[server]\ntrusted_proxies = [\"10.0.0.0/33\"]\n", &["server.trusted_proxies", "10.0.0.0/33", "network"]),
+        (
+            "[server]\nhosts = [\"https://x\"]\n",
+            &["server.hosts", "https://x", "gofer.example.com"],
+        ),
+        (
+            "[server]\ntrusted_proxies = [\"10.0.0.0/33\"]\n",
+            &["server.trusted_proxies", "10.0.0.0/33", "network"],
+        ),
         (
             "[scheduler]\nbackend = \"nomad\"\n[scheduler.nomad]\npriority = 500\n",
             &["scheduler.nomad", "priority", "500", "100"],
@@ -137,6 +169,7 @@ fn mistakes_are_named_by_key_value_and_rule() {
         ("[engine]\nlease_ttl = \"10ms\"\n", &["engine.lease_ttl", "10ms", "1 second"]),
         ("not toml", &["TOML"]),
     ];
+
     for (text, words) in cases {
         let message = problems(text);
         for word in *words {
@@ -144,17 +177,23 @@ fn mistakes_are_named_by_key_value_and_rule() {
         }
         assert!(!message.contains("hunter2"), "{message}");
     }
+
     let all = problems(
-        "[server]\nlisten = \"0.0.0.0:1\"\n[engine]\nmax_executions = 0\nmax_active_runs = 0\nmax_executions_per_pipeline = 0\n",
+        "[server]\nlisten = \"0.0.0.0:1\"\n[engine]\nmax_executions = 0\nmax_active_runs = \
+         0\nmax_executions_per_pipeline = 0\n",
     );
-    for key in ["server.listen:", "max_executions:", "max_executions_per_pipeline:", "max_active_runs:"] {
+
+    for key in
+        ["server.listen:", "max_executions:", "max_executions_per_pipeline:", "max_active_runs:"]
+    {
         assert!(all.contains(key), "{key} {all}");
     }
 }
 
 #[test]
 fn no_secret_is_in_a_debug() {
-    let config = parse("[database]\nurl = \"postgres://gofer:hunter2@db.example:5432/gofer\"\n").unwrap();
+    let config =
+        parse("[database]\nurl = \"postgres://gofer:hunter2@db.example:5432/gofer\"\n").unwrap();
     let shown = format!("{config:?}");
     assert!(!shown.contains("hunter2") && shown.contains("db.example"), "{shown}");
 }

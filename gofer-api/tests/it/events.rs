@@ -55,17 +55,24 @@ async fn a_run_leaves_its_events_in_order_and_without_gaps(server: TestServer) {
     let ids: Vec<u64> = events.iter().map(|event| event.id).collect();
     let first = ids[0];
     assert_eq!(ids, (first..first + ids.len() as u64).collect::<Vec<_>>());
+
     let of_run = v1::ListEventsRequest {
         namespace: "default".into(),
         pipeline: "ci".into(),
         run: 1,
-        types: ["run_created", "run_started", "task_run_completed", "run_completed"].map(str::to_owned).to_vec(),
+        types: ["run_created", "run_started", "task_run_completed", "run_completed"]
+            .map(str::to_owned)
+            .to_vec(),
         ..Default::default()
     };
+
     let found = all(&clients, of_run.clone()).await;
     let types: Vec<_> = found.iter().map(type_of).collect();
     assert_eq!(types, ["run_created", "run_started", "task_run_completed", "run_completed"]);
-    assert_eq!((found[0].actor.as_str(), found[2].task.as_str(), found[2].attempt), ("dev", "t", 1));
+    assert_eq!(
+        (found[0].actor.as_str(), found[2].task.as_str(), found[2].attempt),
+        ("dev", "t", 1)
+    );
 
     let mut backwards = all(&clients, v1::ListEventsRequest { reverse: true, ..of_run }).await;
     backwards.reverse();
@@ -89,10 +96,12 @@ async fn a_follower_misses_nothing_and_repeats_nothing(server: TestServer) {
     let follow = v1::FollowEventsRequest::default();
     let mut from_now = clients.events().follow_events(follow).await.unwrap().into_inner();
     one_run(&clients).await;
+
     let mut seen = Vec::new();
     while seen.last().is_none_or(|event| type_of(event) != "run_completed") {
         seen.push(next(&mut from_start).await);
     }
+
     let listed = all(&clients, v1::ListEventsRequest::default()).await;
     assert_eq!(seen, listed[..seen.len()]);
     assert_eq!(type_of(&next(&mut from_now).await), "pipeline_registered");
@@ -110,14 +119,21 @@ async fn filters_hold_and_bad_ones_are_refused(server: TestServer) {
         let mut events = clients.events();
         async move { events.list_events(request).await }
     };
+
     let lonely = v1::ListEventsRequest { pipeline: "ci".into(), ..Default::default() };
     assert_invalid(list(lonely).await, &["pipeline", "needs `namespace`"]);
-    let lonely = v1::ListEventsRequest { namespace: "default".into(), run: 3, ..Default::default() };
+    let lonely =
+        v1::ListEventsRequest { namespace: "default".into(), run: 3, ..Default::default() };
     assert_invalid(list(lonely).await, &["run", "needs `pipeline`"]);
-    let unknown = v1::ListEventsRequest { types: vec!["run_exploded".into()], ..Default::default() };
+
+    let unknown =
+        v1::ListEventsRequest { types: vec!["run_exploded".into()], ..Default::default() };
     assert_invalid(list(unknown).await, &["types[0]", "run_exploded"]);
     let follow = v1::FollowEventsRequest { namespace: "No Such".into(), ..Default::default() };
-    assert_invalid(clients.events().follow_events(follow).await.map(|_| ()), &["namespace", "No Such"]);
+    assert_invalid(
+        clients.events().follow_events(follow).await.map(|_| ()),
+        &["namespace", "No Such"],
+    );
 }
 
 async fn a_client_sees_its_namespaces_only(server: TestServer) {

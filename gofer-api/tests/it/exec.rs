@@ -9,7 +9,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use crate::harness::{Clients, TestServer, assert_invalid, assert_refused, eventually, pipeline, refusal, shell};
+use crate::harness::{
+    Clients, TestServer, assert_invalid, assert_refused, eventually, pipeline, refusal, shell,
+};
 
 /// The caller's two sides of a session.
 pub(crate) struct Session {
@@ -64,7 +66,11 @@ impl Session {
                 Some(Output::Stderr(data)) => err.extend_from_slice(&data),
                 Some(Output::Exited(exited)) => {
                     assert_eq!(self.output.message().await.unwrap(), None);
-                    return (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap(), exited.exit_code);
+                    return (
+                        String::from_utf8(out).unwrap(),
+                        String::from_utf8(err).unwrap(),
+                        exited.exit_code,
+                    );
                 }
                 other => panic!("{other:?}"),
             }
@@ -79,26 +85,33 @@ pub(crate) async fn running() -> TestServer {
     let mut task = shell("t", "exec sleep 600");
     task.variables.insert("PASSWORD".into(), "secret{{password}}".into());
     clients.register(pipeline("ci", vec![task, after_t()])).await;
+
     let scope = v1::SecretScope {
         scope: Some(v1::secret_scope::Scope::PipelineScope(v1::PipelineScope {
             namespace: "default".into(),
             pipeline: "ci".into(),
         })),
     };
+
     let request = v1::PutSecretRequest {
         scope: Some(scope),
         key: "password".into(),
         value: "hunter22".into(),
         ..Default::default()
     };
+
     clients.secrets().put_secret(request).await.unwrap();
     clients.start("ci").await;
     eventually("the task runs", || async {
         let found = clients.get_run("ci", 1).await;
-        let runs = found.task_runs.iter().any(|task| task.task == "t" && task.state() == v1::TaskRunState::Running);
+        let runs = found
+            .task_runs
+            .iter()
+            .any(|task| task.task == "t" && task.state() == v1::TaskRunState::Running);
         if runs { Ok(()) } else { Err(found) }
     })
     .await;
+
     server
 }
 
@@ -121,10 +134,18 @@ async fn a_command_sees_the_tasks_environment_and_is_an_event_without_its_secret
     session.send(Input::StdinEnd(v1::ExecStdinEnd {})).await;
     assert_eq!(session.rest().await, ("typed hunter22".into(), "hunter22\n".into(), 9));
 
-    let request = v1::ListEventsRequest { types: vec!["task_run_exec_requested".into()], ..Default::default() };
+    let request = v1::ListEventsRequest {
+        types: vec!["task_run_exec_requested".into()],
+        ..Default::default()
+    };
+
     let events = clients.events().list_events(request).await.unwrap().into_inner().events;
     let [event] = &events[..] else { panic!("{events:?}") };
-    assert_eq!((event.actor.as_str(), event.task.as_str(), event.run, event.attempt), ("dev", "t", 1, 1));
+    assert_eq!(
+        (event.actor.as_str(), event.task.as_str(), event.run, event.attempt),
+        ("dev", "t", 1, 1)
+    );
+
     let Some(Details::TaskRunExecRequested(details)) = &event.details else { panic!("{event:?}") };
     assert_eq!(details.command, format!("sh -c {}", script.replace("hunter22", "***")));
     assert!(!details.terminal);
@@ -137,7 +158,8 @@ async fn a_terminal_is_given_typed_at_and_resized() {
     let clients = server.anybody();
     let terminal = Some(v1::TerminalSize { rows: 33, columns: 99 });
     let command = ["sh", "-c", "stty size; until read line; do :; done; stty size"];
-    let mut session = open(&clients, v1::ExecHeader { terminal, ..header(&command) }).await.unwrap();
+    let mut session =
+        open(&clients, v1::ExecHeader { terminal, ..header(&command) }).await.unwrap();
     session.reads("33 99").await;
     session.send(Input::Resize(v1::TerminalSize { rows: 44, columns: 111 })).await;
     session.send(Input::Stdin(Bytes::from_static(b"\n"))).await;
@@ -154,6 +176,7 @@ async fn what_cannot_be_is_refused_with_a_reason() {
     let (code, reason, text) = refusal(open(&clients, waits).await.map(|_| ()));
     assert_eq!((code, reason.as_str()), (Code::FailedPrecondition, "TASK_RUN_NOT_RUNNING"));
     assert!(text.contains("is pending") && text.contains("gofer task get"), "{text}");
+
     let absent = v1::ExecHeader { task: "absent".into(), ..header(&["sh"]) };
     assert_refused(open(&clients, absent).await.map(|_| ()), Code::NotFound, "TASK_RUN_NOT_FOUND");
     let (_, reason, text) = refusal(open(&clients, header(&["gofer-no-such"])).await.map(|_| ()));
@@ -161,7 +184,12 @@ async fn what_cannot_be_is_refused_with_a_reason() {
     assert!(text.contains("`gofer-no-such` was not found"), "{text}");
     assert_invalid(open(&clients, header(&[])).await.map(|_| ()), &["header.command", "a program"]);
     assert_invalid(open(&clients, header(&["sh", "a\0b"])).await.map(|_| ()), &["NUL"]);
-    let flat = v1::ExecHeader { terminal: Some(v1::TerminalSize { rows: 0, columns: 80 }), ..header(&["sh"]) };
+
+    let flat = v1::ExecHeader {
+        terminal: Some(v1::TerminalSize { rows: 0, columns: 80 }),
+        ..header(&["sh"])
+    };
+
     assert_invalid(open(&clients, flat).await.map(|_| ()), &["header.terminal.rows"]);
     end(&server).await;
     let (_, reason, text) = refusal(open(&clients, header(&["sh"])).await.map(|_| ()));
@@ -216,27 +244,33 @@ async fn the_end_of_the_server_ends_the_command_and_not_the_task() {
     assert_refused(Err::<(), _>(status), Code::Unavailable, "SHUTTING_DOWN");
     is_gone(&pid).await;
     let server = TestServer::restart(dir).await;
-    let session = open(&server.anybody(), header(&["sh", "-c", "printf %s \"$PASSWORD\""])).await.unwrap();
+    let session =
+        open(&server.anybody(), header(&["sh", "-c", "printf %s \"$PASSWORD\""])).await.unwrap();
     assert_eq!(session.rest().await.0, "hunter22", "the task went on, and can be looked at again");
     end(&server).await;
 }
 
-/// As many as may are let in, whatever connections they come from; the next is refused with words until one has ended.
+/// As many as may are let in, whatever connections they come from; the next is refused with words
+/// until one has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_beyond_those_of_a_task_are_refused() {
     let server = running().await;
     let clients = server.anybody();
     let mut open_ones = Vec::new();
+
     for _ in 0..8 {
         open_ones.push(open(&clients, header(&["cat"])).await.unwrap());
     }
+
     for _ in 0..20 {
         let refused = open(&clients, header(&["cat"])).await.map(drop).unwrap_err();
         assert_refused::<()>(Err(refused.clone()), Code::ResourceExhausted, "QUOTA_EXCEEDED");
         assert!(refused.message().contains("`exec_sessions_per_task`"), "{refused:?}");
     }
+
     drop(open_ones.pop());
-    let again = eventually("one has ended", || async { open(&clients, header(&["cat"])).await }).await;
+    let again =
+        eventually("one has ended", || async { open(&clients, header(&["cat"])).await }).await;
     drop((open_ones, again));
     end(&server).await;
 }
@@ -247,7 +281,8 @@ async fn sessions_beyond_those_of_the_server_are_refused() {
     let clients = server.anybody();
     clients.register(pipeline("ci", vec![shell("t", "exec sleep 600")])).await;
     clients.start("ci").await;
-    let first = eventually("the task runs", || async { open(&clients, header(&["cat"])).await }).await;
+    let first =
+        eventually("the task runs", || async { open(&clients, header(&["cat"])).await }).await;
     let refused = open(&clients, header(&["cat"])).await.map(drop).unwrap_err();
     assert_refused::<()>(Err(refused), Code::Unavailable, "EXEC_SESSIONS_FULL");
     drop(first);

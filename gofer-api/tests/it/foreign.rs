@@ -1,4 +1,5 @@
-//! Calls that a page, a proxy or a name of somebody else's brought here, over HTTP/2 with and without TLS.
+//! Calls that a page, a proxy or a name of somebody else's brought here, over HTTP/2 with and
+//! without TLS.
 
 use gofer_api::config::ServerConfig;
 use tonic::Code;
@@ -57,12 +58,19 @@ async fn a_page_of_another_site_is_refused_with_and_without_a_token() {
     let own = server.own_token().unwrap();
     refused_pages(&server.channel(), None).await;
     refused_pages(&server.channel(), Some(&own)).await;
+
     let evil = named(&server, "http://evil.example:8469").await;
     for path in [LIST, REFLECTION, BOOTSTRAP] {
-        assert_refused(raw::call(&evil, path, None, Vec::new()).await, Code::PermissionDenied, "FOREIGN_HOST");
+        assert_refused(
+            raw::call(&evil, path, None, Vec::new()).await,
+            Code::PermissionDenied,
+            "FOREIGN_HOST",
+        );
     }
+
     let bare = raw::call(&server.channel(), LIST, None, Vec::new()).await;
     assert_refused(bare, Code::Unauthenticated, "TOKEN_MISSING");
+
     // A token is proof enough of whatever name leads here.
     raw::call(&evil, LIST, Some(&own), Vec::new()).await.unwrap();
     for name in PROXIES {
@@ -73,7 +81,11 @@ async fn a_page_of_another_site_is_refused_with_and_without_a_token() {
     let open = open(|_| {}).await;
     refused_pages(&open.channel(), None).await;
     let evil = named(&open, "http://evil.example:8469").await;
-    assert_refused(raw::call(&evil, LIST, None, Vec::new()).await, Code::PermissionDenied, "FOREIGN_HOST");
+    assert_refused(
+        raw::call(&evil, LIST, None, Vec::new()).await,
+        Code::PermissionDenied,
+        "FOREIGN_HOST",
+    );
     raw::call(&open.channel(), LIST, None, Vec::new()).await.unwrap();
 }
 
@@ -83,14 +95,18 @@ async fn tls_on_loopback_changes_nothing() {
     let files = Files::new(authority.sign());
     let server = files.serve(None).await;
     let connect = async |origin: Option<&'static str>| {
-        let tls =
-            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.pem())).domain_name("localhost");
-        let mut endpoint = Endpoint::from_shared(format!("https://{}", server.server().addr())).unwrap();
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(authority.pem()))
+            .domain_name("localhost");
+        let mut endpoint =
+            Endpoint::from_shared(format!("https://{}", server.server().addr())).unwrap();
         if let Some(origin) = origin {
             endpoint = endpoint.origin(origin.parse().unwrap());
         }
+
         endpoint.tls_config(tls).unwrap().connect().await.unwrap()
     };
+
     let channel = connect(None).await;
     let own = server.own_token().unwrap();
     let bare = raw::call(&channel, LIST, None, Vec::new()).await;
@@ -98,8 +114,13 @@ async fn tls_on_loopback_changes_nothing() {
     raw::call(&channel, LIST, Some(&own), Vec::new()).await.unwrap();
     refused_pages(&channel, None).await;
     refused_pages(&channel, Some(&own)).await;
+
     let evil = connect(Some("https://evil.example")).await;
-    assert_refused(raw::call(&evil, LIST, None, Vec::new()).await, Code::PermissionDenied, "FOREIGN_HOST");
+    assert_refused(
+        raw::call(&evil, LIST, None, Vec::new()).await,
+        Code::PermissionDenied,
+        "FOREIGN_HOST",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,11 +134,14 @@ async fn what_comes_through_a_proxy_has_a_token_or_a_named_proxy() {
         }
         raw::call_with(&server.channel(), HEALTH, &headers, Vec::new()).await.unwrap();
     }
-    let trusting = open(|config| config.server.trusted_proxies = vec!["127.0.0.0/8".to_owned()]).await;
+
+    let trusting =
+        open(|config| config.server.trusted_proxies = vec!["127.0.0.0/8".to_owned()]).await;
     for name in PROXIES {
         let headers = owned(&[(name, "192.0.2.7")], None);
         raw::call_with(&trusting.channel(), LIST, &headers, Vec::new()).await.unwrap();
     }
+
     let named_by = open(|config| config.server.hosts = vec!["gofer.example".to_owned()]).await;
     let channel = named(&named_by, "http://gofer.example:80").await;
     raw::call(&channel, LIST, None, Vec::new()).await.unwrap();

@@ -39,35 +39,44 @@ fn extreme(descriptor: &MessageDescriptor, depth: usize) -> DynamicMessage {
             Kind::Double => Value::F64(f64::NAN),
             Kind::String => Value::String("\u{0}ä`{{secret{{\n".repeat(50)),
             Kind::Bytes => Value::Bytes(vec![0xff; 300].into()),
-            Kind::Message(inner) if depth < 6 && !field.is_map() => Value::Message(extreme(&inner, depth + 1)),
+            Kind::Message(inner) if depth < 6 && !field.is_map() => {
+                Value::Message(extreme(&inner, depth + 1))
+            }
             Kind::Message(_) => continue,
         };
+
         let value = if field.is_list() { Value::List(vec![value; 3]) } else { value };
         message.set_field(&field, value);
     }
+
     message
 }
 
-/// Random bytes, bytes that look like fields, and real messages that are cut, doubled or have a byte changed.
+/// Random bytes, bytes that look like fields, and real messages that are cut, doubled or have a
+/// byte changed.
 fn garbage(real: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
-    let fields = (1u8..16, 0u8..8, prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(number, kind, content)| {
-        let mut bytes = vec![number << 3 | kind];
-        if kind == 2 {
-            bytes.push(u8::try_from(content.len()).unwrap());
-        }
-        bytes.extend(content);
-        bytes
-    });
+    let fields = (1u8..16, 0u8..8, prop::collection::vec(any::<u8>(), 0..40)).prop_map(
+        |(number, kind, content)| {
+            let mut bytes = vec![number << 3 | kind];
+            if kind == 2 {
+                bytes.push(u8::try_from(content.len()).unwrap());
+            }
+            bytes.extend(content);
+            bytes
+        },
+    );
     let fields = prop::collection::vec(fields, 0..20).prop_map(|fields| fields.concat());
-    let changed = (any::<prop::sample::Index>(), any::<u8>(), any::<bool>()).prop_map(move |(at, byte, doubled)| {
-        let mut bytes = if doubled { real.repeat(2) } else { real.clone() };
-        if !bytes.is_empty() {
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
-            bytes.truncate(bytes.len().min(at + usize::from(byte)));
-        }
-        bytes
-    });
+    let changed = (any::<prop::sample::Index>(), any::<u8>(), any::<bool>()).prop_map(
+        move |(at, byte, doubled)| {
+            let mut bytes = if doubled { real.repeat(2) } else { real.clone() };
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+                bytes.truncate(bytes.len().min(at + usize::from(byte)));
+            }
+            bytes
+        },
+    );
     prop_oneof![prop::collection::vec(any::<u8>(), 0..200), fields, changed]
 }
 
@@ -77,6 +86,7 @@ async fn no_bytes_are_a_fault_of_the_server() {
     let (channel, own) = (server.channel(), server.own_token());
     let mut runner = TestRunner::deterministic();
     let mut calls = Vec::new();
+
     for method in methods() {
         let real = extreme(&method.input(), 0).encode_to_vec();
         let strategy = garbage(real.clone());
@@ -85,6 +95,7 @@ async fn no_bytes_are_a_fault_of_the_server() {
             calls.push((path(&method), strategy.new_tree(&mut runner).unwrap().current()));
         }
     }
+
     assert!(calls.len() > 500);
 
     let outcomes = futures::stream::iter(calls.into_iter().map(|(path, bytes)| {
@@ -94,11 +105,15 @@ async fn no_bytes_are_a_fault_of_the_server() {
             (path, bytes, outcome)
         }
     }));
-    let outcomes: Vec<_> = futures::StreamExt::collect(futures::StreamExt::buffer_unordered(outcomes, AT_ONCE)).await;
+
+    let outcomes: Vec<_> =
+        futures::StreamExt::collect(futures::StreamExt::buffer_unordered(outcomes, AT_ONCE)).await;
     let faults: Vec<_> = outcomes
         .into_iter()
         .filter_map(|(path, bytes, outcome)| {
-            let status = outcome.err().filter(|status| matches!(status.code(), Code::Internal | Code::Unknown))?;
+            let status = outcome
+                .err()
+                .filter(|status| matches!(status.code(), Code::Internal | Code::Unknown))?;
             Some(format!("{path} {bytes:?}: {status:?}"))
         })
         .collect();

@@ -74,10 +74,15 @@ impl TestServer {
         Self::begin(TempDir::new().unwrap(), configure, None).await
     }
 
-    async fn begin(dir: TempDir, configure: impl FnOnce(&mut ServerConfig), database: Option<TestDatabase>) -> Self {
+    async fn begin(
+        dir: TempDir,
+        configure: impl FnOnce(&mut ServerConfig),
+        database: Option<TestDatabase>,
+    ) -> Self {
         let mut config = test_config(dir.path());
         configure(&mut config);
-        // The lock of an ended server may live on for a moment: in a process that another test is just starting.
+        // The lock of an ended server may live on for a moment: in a process that another test is
+        // just starting.
         let server = eventually("the database is free", || async {
             match Server::start(config.clone(), launcher()).await {
                 Err(ServerError::Database(DbError::Locked { holder, .. })) => Err(holder),
@@ -85,7 +90,8 @@ impl TestServer {
             }
         })
         .await;
-        let channel = Endpoint::from_shared(format!("http://{}", server.addr())).unwrap().connect_lazy();
+        let channel =
+            Endpoint::from_shared(format!("http://{}", server.addr())).unwrap().connect_lazy();
         Self { server: Some(server), channel, dir, _database: database }
     }
 
@@ -103,7 +109,8 @@ impl TestServer {
         self.channel.clone()
     }
 
-    /// The server's own user: in dev mode with the token that the server has left for it, else without any.
+    /// The server's own user: in dev mode with the token that the server has left for it, else
+    /// without any.
     pub(crate) fn anybody(&self) -> Clients {
         self.caller(self.own_token())
     }
@@ -154,7 +161,10 @@ impl TestServer {
     }
 
     /// The same, with another configuration.
-    pub(crate) async fn restart_with(dir: TempDir, configure: impl FnOnce(&mut ServerConfig)) -> Self {
+    pub(crate) async fn restart_with(
+        dir: TempDir,
+        configure: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
         Self::begin(dir, configure, None).await
     }
 }
@@ -167,7 +177,8 @@ impl Drop for TestServer {
         }
         // A drop cannot wait inside a runtime; a thread with its own can, and is waited for.
         let ended = std::thread::Builder::new().name("end-server".into()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(end(server));
         });
         ended.unwrap().join().unwrap();
@@ -249,9 +260,15 @@ impl Clients {
     }
 
     /// Tries to register a pipeline in `default`.
-    pub(crate) async fn try_register(&self, spec: v1::PipelineSpec) -> Result<v1::RegisterPipelineResponse, Status> {
-        let request =
-            v1::RegisterPipelineRequest { namespace: "default".into(), spec: Some(spec), ..Default::default() };
+    pub(crate) async fn try_register(
+        &self,
+        spec: v1::PipelineSpec,
+    ) -> Result<v1::RegisterPipelineResponse, Status> {
+        let request = v1::RegisterPipelineRequest {
+            namespace: "default".into(),
+            spec: Some(spec),
+            ..Default::default()
+        };
         Ok(self.pipelines().register_pipeline(request).await?.into_inner())
     }
 
@@ -269,14 +286,19 @@ impl Clients {
     pub(crate) async fn finished(&self, pipeline: &str, run: u64) -> v1::GetRunResponse {
         eventually("the run is complete", || async {
             let found = self.get_run(pipeline, run).await;
-            if found.run.as_ref().unwrap().state() == v1::RunState::Complete { Ok(found) } else { Err(found) }
+            if found.run.as_ref().unwrap().state() == v1::RunState::Complete {
+                Ok(found)
+            } else {
+                Err(found)
+            }
         })
         .await
     }
 
     /// A run in `default`.
     pub(crate) async fn get_run(&self, pipeline: &str, run: u64) -> v1::GetRunResponse {
-        let request = v1::GetRunRequest { namespace: "default".into(), pipeline: pipeline.into(), run };
+        let request =
+            v1::GetRunRequest { namespace: "default".into(), pipeline: pipeline.into(), run };
         self.runs().get_run(request).await.unwrap().into_inner()
     }
 
@@ -323,7 +345,9 @@ where
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(last) if begin.elapsed() > SOON => panic!("not within {SOON:?}: {what}; last seen: {last:?}"),
+            Err(last) if begin.elapsed() > SOON => {
+                panic!("not within {SOON:?}: {what}; last seen: {last:?}")
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
@@ -333,8 +357,10 @@ where
 pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String, String) {
     let status = answer.unwrap_err();
     let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
-    let fields = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
-    let fields: Vec<_> = fields.into_iter().map(|one| format!("{}: {}", one.field, one.description)).collect();
+    let fields =
+        status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+    let fields: Vec<_> =
+        fields.into_iter().map(|one| format!("{}: {}", one.field, one.description)).collect();
     (status.code(), reason, format!("{}\n{}", status.message(), fields.join("\n")))
 }
 
@@ -350,7 +376,11 @@ pub(crate) fn assert_invalid<T: std::fmt::Debug>(answer: Result<T, Status>, word
 
 /// Asserts that the call was refused for this reason.
 #[track_caller]
-pub(crate) fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, reason: &str) {
+pub(crate) fn assert_refused<T: std::fmt::Debug>(
+    answer: Result<T, Status>,
+    code: Code,
+    reason: &str,
+) {
     let (found_code, found_reason, text) = refusal(answer);
     assert_eq!((found_code, found_reason.as_str()), (code, reason), "{text}");
 }

@@ -1,4 +1,5 @@
-//! HTTP/2 as a program that means no good speaks it: heads without bodies, halves of messages, windows that stay shut.
+//! HTTP/2 as a program that means no good speaks it: heads without bodies, halves of messages,
+//! windows that stay shut.
 
 use std::net::SocketAddr;
 
@@ -44,9 +45,15 @@ impl Http2 {
     }
 
     /// The same with another content type.
-    pub(crate) async fn begin_as(&mut self, content_type: &str, path: &str, token: Option<&str>) -> Begun {
+    pub(crate) async fn begin_as(
+        &mut self,
+        content_type: &str,
+        path: &str,
+        token: Option<&str>,
+    ) -> Begun {
         self.requests = self.requests.clone().ready().await.unwrap();
-        let mut request = Request::post(format!("http://localhost{path}")).header("content-type", content_type);
+        let mut request =
+            Request::post(format!("http://localhost{path}")).header("content-type", content_type);
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
@@ -55,9 +62,14 @@ impl Http2 {
     }
 
     /// A whole call with an empty message, if the connection still takes one.
-    pub(crate) async fn try_begin(&mut self, path: &str, token: Option<&str>) -> Result<(), h2::Error> {
+    pub(crate) async fn try_begin(
+        &mut self,
+        path: &str,
+        token: Option<&str>,
+    ) -> Result<(), h2::Error> {
         let mut requests = self.requests.clone().ready().await?;
-        let mut request = Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
+        let mut request = Request::post(format!("http://localhost{path}"))
+            .header("content-type", "application/grpc");
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
@@ -94,12 +106,14 @@ impl Begun {
             body.flow_control().release_capacity(bytes.unwrap().len()).unwrap();
         }
         let trailers: HeaderMap = body.trailers().await.unwrap().unwrap_or_default();
-        Status::from_header_map(&trailers).unwrap_or_else(|| panic!("no status: {head:?} {trailers:?}"))
+        Status::from_header_map(&trailers)
+            .unwrap_or_else(|| panic!("no status: {head:?} {trailers:?}"))
     }
 
     /// Asserts that the call was refused like this while its body was still open.
     pub(crate) async fn assert_refused(self, code: Code, reason: &str) {
-        let status = tokio::time::timeout(crate::harness::SOON, self.status()).await.expect("an answer");
+        let status =
+            tokio::time::timeout(crate::harness::SOON, self.status()).await.expect("an answer");
         let found = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
         assert_eq!((status.code(), found.as_str()), (code, reason), "{status:?}");
     }

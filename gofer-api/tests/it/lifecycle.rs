@@ -28,9 +28,11 @@ async fn a_second_server_on_the_same_data_is_refused_with_a_reason() {
 async fn everything_is_there_after_a_restart() {
     let server = TestServer::start().await;
     let go = server.dir().join("go");
-    let line = format!("echo before; while ! test -e {}; do sleep 0.01; done; echo after", go.display());
+    let line =
+        format!("echo before; while ! test -e {}; do sleep 0.01; done; echo after", go.display());
     server.anybody().register(pipeline("ci", vec![shell("t", &line)])).await;
     server.anybody().start("ci").await;
+
     let request = v1::StreamLogsRequest {
         namespace: "default".into(),
         pipeline: "ci".into(),
@@ -39,10 +41,16 @@ async fn everything_is_there_after_a_restart() {
         follow: true,
         ..Default::default()
     };
+
     let mut log = server.anybody().task_runs().stream_logs(request).await.unwrap().into_inner();
     log.message().await.unwrap().unwrap();
-    let mut updates =
-        server.anybody().events().follow_events(v1::FollowEventsRequest::default()).await.unwrap().into_inner();
+    let mut updates = server
+        .anybody()
+        .events()
+        .follow_events(v1::FollowEventsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
 
     // Streams end with the server, and say so.
     let dir = server.stop().await;
@@ -52,6 +60,7 @@ async fn everything_is_there_after_a_restart() {
             ended => break ended,
         }
     };
+
     assert_refused(ended, Code::Unavailable, "SHUTTING_DOWN");
 
     let server = TestServer::restart(dir).await;
@@ -64,12 +73,22 @@ async fn everything_is_there_after_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_throw_away_server_hands_out_the_only_token() {
     let dir = TempDir::new().unwrap();
-    let server = TestServer::start_with(|config| *config = ServerConfig::throw_away(dir.path().join("data"))).await;
-    let anybody = server.anybody().namespaces().list_namespaces(v1::ListNamespacesRequest::default()).await;
+    let server = TestServer::start_with(|config| {
+        *config = ServerConfig::throw_away(dir.path().join("data"))
+    })
+    .await;
+    let anybody =
+        server.anybody().namespaces().list_namespaces(v1::ListNamespacesRequest::default()).await;
+
     assert_refused(anybody, Code::Unauthenticated, "TOKEN_MISSING");
     assert!(!dir.path().join("data/token").exists() && !dir.path().join("data/bootstrap").exists());
     let token = server.server().management_token().unwrap().expose_secret().to_owned();
-    server.with_token(&token).namespaces().list_namespaces(v1::ListNamespacesRequest::default()).await.unwrap();
+    server
+        .with_token(&token)
+        .namespaces()
+        .list_namespaces(v1::ListNamespacesRequest::default())
+        .await
+        .unwrap();
     assert!(!format!("{:?}", server.server()).contains(&token));
 }
 
@@ -78,8 +97,10 @@ async fn check_tries_everything_and_leaves_it_usable() {
     let dir = TempDir::new().unwrap();
     let lines = check(test_config(dir.path()), launcher()).await;
     let names: Vec<_> = lines.iter().map(|line| (line.what.as_str(), line.ok)).collect();
-    let expected = ["configuration", "database", "scheduler", "object store", "secret store"].map(|what| (what, true));
+    let expected = ["configuration", "database", "scheduler", "object store", "secret store"]
+        .map(|what| (what, true));
     assert_eq!(names, expected, "{lines:?}");
+
     let server = TestServer::restart(dir).await;
 
     let taken = check(test_config(server.dir()), launcher()).await;

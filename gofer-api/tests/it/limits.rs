@@ -1,4 +1,5 @@
-//! What callers may cost: requests that do not end, bodies of callers without a right, connections that say nothing.
+//! What callers may cost: requests that do not end, bodies of callers without a right, connections
+//! that say nothing.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -41,11 +42,13 @@ async fn half_a_request_is_ended_in_time() {
     let nothing = connection.begin(path, own).await;
     let mut prefix = connection.begin(path, own).await;
     prefix.body.send_data(vec![0, 0].into(), false).unwrap();
+
     let mut half = connection.begin(path, own).await;
     half.send(MIB, BEGINNING);
     let mut no_end = connection.begin(path, own).await;
     let message = v1::GetNamespaceRequest { id: "default".into() }.encode_to_vec();
     no_end.send(message.len(), message);
+
     for call in [nothing, prefix, half, no_end] {
         call.assert_refused(Code::DeadlineExceeded, "REQUEST_INCOMPLETE").await;
     }
@@ -54,15 +57,21 @@ async fn half_a_request_is_ended_in_time() {
     let mut half = connection.begin("/gofer.v1.ObjectService/GetObject", own).await;
     half.send(1000, BEGINNING);
     half.assert_refused(Code::DeadlineExceeded, "REQUEST_INCOMPLETE").await;
+
     // Many are asked: each has its time.
     for path in ["/gofer.v1.ObjectService/PutObject", "/gofer.v1.TaskRunService/Exec"] {
         let mut half = connection.begin(path, own).await;
         half.send(1000, BEGINNING);
         let status = tokio::time::timeout(SOON, half.status()).await.expect("an end");
-        assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{path}: {status:?}");
+        assert!(
+            matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
+            "{path}: {status:?}"
+        );
     }
+
     // Reflection takes an error of its caller for an end.
-    let mut half = connection.begin("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", own).await;
+    let mut half =
+        connection.begin("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", own).await;
     half.send(1000, BEGINNING);
     let status = tokio::time::timeout(SOON, half.status()).await.expect("an end");
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Ok), "{status:?}");
@@ -72,25 +81,47 @@ async fn half_a_request_is_ended_in_time() {
 async fn what_a_token_may_not_do_is_refused_without_its_body() {
     let (server, management) = guarded().await;
     let kind = v1::TokenKind::Client.into();
-    let request = v1::CreateTokenRequest { kind, namespaces: vec!["default".into()], ..Default::default() };
-    let client = server.with_token(&management).tokens().create_token(request).await.unwrap().into_inner().secret;
+    let request =
+        v1::CreateTokenRequest { kind, namespaces: vec!["default".into()], ..Default::default() };
+    let client = server
+        .with_token(&management)
+        .tokens()
+        .create_token(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .secret;
     let file = server.dir().join("token");
-    let line = format!("printf %s \"$GOFER_API_TOKEN\" > {0}.new; mv {0}.new {0}; exec sleep 600", file.display());
+    let line = format!(
+        "printf %s \"$GOFER_API_TOKEN\" > {0}.new; mv {0}.new {0}; exec sleep 600",
+        file.display()
+    );
     let manager = server.with_token(&management);
+
     manager.register(pipeline("ci", vec![shell("t", &line)])).await;
     manager.start("ci").await;
-    let run = eventually("the task has written its token", || async { std::fs::read_to_string(&file) }).await;
+    let run =
+        eventually("the task has written its token", || async { std::fs::read_to_string(&file) })
+            .await;
 
     let mut connection = Http2::connect(server.server().addr()).await;
     let create = "/gofer.v1.NamespaceService/CreateNamespace";
     let register = "/gofer.v1.PipelineService/RegisterPipeline";
-    let unauthenticated = [(create, None, "TOKEN_MISSING"), (create, Some("gofer_t_x"), "TOKEN_UNKNOWN")];
+    let unauthenticated =
+        [(create, None, "TOKEN_MISSING"), (create, Some("gofer_t_x"), "TOKEN_UNKNOWN")];
+
     for (path, token, reason) in unauthenticated {
         connection.begin(path, token).await.assert_refused(Code::Unauthenticated, reason).await;
     }
+
     for (path, token) in [(create, &client), (create, &run), (register, &run)] {
-        connection.begin(path, Some(token)).await.assert_refused(Code::PermissionDenied, "FORBIDDEN").await;
+        connection
+            .begin(path, Some(token))
+            .await
+            .assert_refused(Code::PermissionDenied, "FORBIDDEN")
+            .await;
     }
+
     manager.kill("ci", 1).await;
 }
 
@@ -98,8 +129,12 @@ async fn what_a_token_may_not_do_is_refused_without_its_body() {
 async fn calls_without_a_token_are_small_and_few() {
     let (server, _token) = guarded().await;
     let mut connection = Http2::connect(server.server().addr()).await;
-    let paths =
-        ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/gofer.v1.TokenService/BootstrapToken"];
+    let paths = [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/gofer.v1.TokenService/BootstrapToken",
+    ];
+
     for path in paths {
         let mut call = connection.begin(path, None).await;
         call.send(4 * MIB, vec![0; 100]);
@@ -107,7 +142,8 @@ async fn calls_without_a_token_are_small_and_few() {
     }
 
     // Reflection takes an error of its caller for an end.
-    let mut call = connection.begin("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None).await;
+    let mut call =
+        connection.begin("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None).await;
     call.send(4 * MIB, vec![0; 100]);
     tokio::time::timeout(SOON, call.status()).await.expect("an end");
 
@@ -117,7 +153,12 @@ async fn calls_without_a_token_are_small_and_few() {
         call.body.send_data(vec![0; 5].into(), true).unwrap();
         calls.push(call.head().await.unwrap());
     }
-    connection.begin(paths[0], None).await.assert_refused(Code::ResourceExhausted, "TOO_MANY_CALLS").await;
+
+    connection
+        .begin(paths[0], None)
+        .await
+        .assert_refused(Code::ResourceExhausted, "TOO_MANY_CALLS")
+        .await;
     drop(calls);
     eventually("their places are free", || async {
         let mut connection = connection.clone();
@@ -133,8 +174,12 @@ async fn calls_without_a_token_are_small_and_few() {
 async fn what_is_no_grpc_is_refused_over_http2_too() {
     let server = TestServer::start().await;
     let mut connection = Http2::connect(server.server().addr()).await;
-    for content_type in ["text/plain;charset=UTF-8", "application/x-www-form-urlencoded", "application/json"] {
-        let call = connection.begin_as(content_type, "/gofer.v1.NamespaceService/ListNamespaces", None).await;
+    for content_type in
+        ["text/plain;charset=UTF-8", "application/x-www-form-urlencoded", "application/json"]
+    {
+        let call = connection
+            .begin_as(content_type, "/gofer.v1.NamespaceService/ListNamespaces", None)
+            .await;
         let head = call.head().await.unwrap();
         assert_eq!(head.status(), 415, "{content_type}: {head:?}");
     }
@@ -153,17 +198,22 @@ async fn too_many_of_anything_are_refused_by_name() {
         message.extend(spec);
         message
     };
+
     let field = gofer_proto::json::descriptor_pool()
         .get_message_by_name("gofer.v1.RegisterPipelineRequest")
         .and_then(|message| message.get_field_by_name("spec"))
         .unwrap()
         .number();
     let mut tasks = in_spec([0x1a, 0x00].repeat(10_001));
+
     tasks[0] = u8::try_from(field << 3 | 2).unwrap();
     let refused = raw::call(&server.channel(), register, own, tasks).await;
     let (code, reason, text) = crate::harness::refusal(refused);
     assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "REQUEST_TOO_LARGE"), "{text}");
-    assert!(text.contains("at most 10000 entries of `PipelineSpec.tasks`; this one has 10001"), "{text}");
+    assert!(
+        text.contains("at most 10000 entries of `PipelineSpec.tasks`; this one has 10001"),
+        "{text}"
+    );
 
     // The same field again is the same message: what it has is added up.
     let mut half = in_spec([0x1a, 0x00].repeat(6_000));
@@ -171,7 +221,12 @@ async fn too_many_of_anything_are_refused_by_name() {
     let refused = raw::call(&server.channel(), register, own, half.repeat(2)).await;
     assert_refused(refused, Code::ResourceExhausted, "REQUEST_TOO_LARGE");
 
-    let states = v1::ListRunsRequest { namespace: "default".into(), states: vec![1; 200_001], ..Default::default() };
+    let states = v1::ListRunsRequest {
+        namespace: "default".into(),
+        states: vec![1; 200_001],
+        ..Default::default()
+    };
+
     let refused = server.anybody().runs().list_runs(states).await;
     let (code, _, text) = crate::harness::refusal(refused);
     assert_eq!(code, Code::ResourceExhausted, "{text}");
@@ -199,9 +254,11 @@ async fn a_connection_that_asks_nothing_is_closed() {
         b"POST /gofer.v1.RunService/GetRun HTTP/1.1\r\nHost: localhost\r\n",
     ];
     let mut connections = Vec::new();
+
     for begin in begins {
         connections.push(silent(addr, begin).await);
     }
+
     for (connection, begin) in connections.iter_mut().zip(begins) {
         let mut rest = Vec::new();
         let ended = tokio::time::timeout(SOON, connection.read_to_end(&mut rest)).await;
@@ -219,6 +276,7 @@ async fn connections_without_a_token_make_room() {
     let addr = server.server().addr();
     let own = server.own_token();
     let own = own.as_deref();
+
     // One that has called stays, however many come that do not.
     let client = server.anybody();
     client.namespaces().list_namespaces(v1::ListNamespacesRequest::default()).await.unwrap();
@@ -231,6 +289,7 @@ async fn connections_without_a_token_make_room() {
     for _ in 0..100 {
         strangers.push(silent(addr, b"").await);
     }
+
     let mut call = guest.begin("/gofer.v1.NamespaceService/ListNamespaces", own).await;
     call.body.send_data(vec![0; 5].into(), true).unwrap();
     assert_eq!(call.status().await.code(), Code::Ok);
@@ -238,21 +297,27 @@ async fn connections_without_a_token_make_room() {
     let mut call = newcomer.begin("/gofer.v1.NamespaceService/ListNamespaces", own).await;
     call.body.send_data(vec![0; 5].into(), true).unwrap();
     assert_eq!(call.status().await.code(), Code::Ok);
+
     let mut rest = Vec::new();
-    let oldest = tokio::time::timeout(Duration::from_secs(5), strangers[0].read_to_end(&mut rest)).await;
+    let oldest =
+        tokio::time::timeout(Duration::from_secs(5), strangers[0].read_to_end(&mut rest)).await;
     assert!(oldest.is_ok(), "the oldest stranger is still there");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_connection_takes_no_new_call_and_ends_none() {
-    let server = TestServer::start_with(|config| config.limits.connection_age = Duration::from_secs(10)).await;
+    let server =
+        TestServer::start_with(|config| config.limits.connection_age = Duration::from_secs(10))
+            .await;
     let addr = server.server().addr();
     let own = server.own_token();
     let own = own.as_deref();
     let mut connection = Http2::connect(addr).await;
     let mut follow = connection.begin("/gofer.v1.EventService/FollowEvents", own).await;
+
     follow.body.send_data(vec![0; 5].into(), true).unwrap();
     let mut events = follow.head().await.unwrap().into_body();
+
     // The answer to a new stream is that the connection goes away.
     eventually("it takes no new call", || {
         let mut connection = connection.clone();

@@ -1,5 +1,6 @@
-//! Every RPC of the contract with every kind of caller. What may be called is listed here a second time, on purpose: a
-//! change of the table is a change of two places, and an RPC that is on no list is for management tokens only.
+//! Every RPC of the contract with every kind of caller. What may be called is listed here a second
+//! time, on purpose: a change of the table is a change of two places, and an RPC that is on no list
+//! is for management tokens only.
 
 use gofer_api::config::AuthMode;
 use gofer_proto::v1;
@@ -80,11 +81,13 @@ fn none(_method: &str, _own: bool) -> bool {
 }
 
 fn client(method: &str, own: bool) -> bool {
-    lists(&[PUBLIC, ANY_TOKEN, CLIENT_ANYWHERE, FILTERED], method) || own && lists(&[CLIENT_AND_RUN, CLIENT], method)
+    lists(&[PUBLIC, ANY_TOKEN, CLIENT_ANYWHERE, FILTERED], method)
+        || own && lists(&[CLIENT_AND_RUN, CLIENT], method)
 }
 
 fn run(method: &str, own: bool) -> bool {
-    lists(&[PUBLIC, ANY_TOKEN, FILTERED, RUN_ALONE], method) || own && lists(&[CLIENT_AND_RUN], method)
+    lists(&[PUBLIC, ANY_TOKEN, FILTERED, RUN_ALONE], method)
+        || own && lists(&[CLIENT_AND_RUN], method)
 }
 
 /// Of an execution, or a run, nobody tells but itself.
@@ -100,6 +103,7 @@ async fn every_rpc_is_open_to_exactly_whom_it_should_be() {
         .services()
         .flat_map(|service| service.methods().collect::<Vec<_>>())
         .collect();
+
     assert!(methods.len() > 50);
     let mut wrong = Vec::new();
     for who in &callers {
@@ -107,16 +111,19 @@ async fn every_rpc_is_open_to_exactly_whom_it_should_be() {
             for namespace in ["default", "other"] {
                 let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
                 let message = request(method.input(), namespace).encode_to_vec();
-                let answer = raw::call(&server.channel(), &path, who.token.as_deref(), message).await;
+                let answer =
+                    raw::call(&server.channel(), &path, who.token.as_deref(), message).await;
                 let code = answer.map_or_else(|status| status.code(), |()| Code::Ok);
                 let refused = matches!(code, Code::PermissionDenied | Code::Unauthenticated);
                 let expected = (who.may)(method.name(), namespace == "default");
+
                 if refused == expected || (refused && code != who.refusal) {
                     wrong.push(format!("{} calls {path} in `{namespace}`: {code:?}", who.name));
                 }
             }
         }
     }
+
     assert!(wrong.is_empty(), "{wrong:#?}");
     let management = callers.last().unwrap().token.clone().unwrap();
     server.with_token(&management).kill("ci", 1).await;
@@ -133,22 +140,40 @@ async fn callers(server: &TestServer) -> Vec<Who> {
     let manager = server.with_token(&management);
     let other = v1::CreateNamespaceRequest { id: "other".into(), ..Default::default() };
     manager.namespaces().create_namespace(other).await.unwrap();
+
     let client_token = || async {
         let kind = v1::TokenKind::Client.into();
-        let request = v1::CreateTokenRequest { kind, namespaces: vec!["default".into()], ..Default::default() };
+        let request = v1::CreateTokenRequest {
+            kind,
+            namespaces: vec!["default".into()],
+            ..Default::default()
+        };
         manager.tokens().create_token(request).await.unwrap().into_inner()
     };
+
     let (own, disabled) = (client_token().await, client_token().await);
     let id = disabled.token.unwrap().id;
     manager.tokens().disable_token(v1::DisableTokenRequest { id }).await.unwrap();
 
     let file = server.dir().join("token");
-    let line = format!("printf %s \"$GOFER_API_TOKEN\" > {0}.new; mv {0}.new {0}; exec sleep 600", file.display());
+    let line = format!(
+        "printf %s \"$GOFER_API_TOKEN\" > {0}.new; mv {0}.new {0}; exec sleep 600",
+        file.display()
+    );
     manager.register(pipeline("ci", vec![shell("t", &line)])).await;
     manager.start("ci").await;
-    let run_token = eventually("the task has written its token", || async { std::fs::read_to_string(&file) }).await;
 
-    let who = |name, token: Option<&str>, refusal, may| Who { name, token: token.map(str::to_owned), refusal, may };
+    let run_token =
+        eventually("the task has written its token", || async { std::fs::read_to_string(&file) })
+            .await;
+
+    let who = |name, token: Option<&str>, refusal, may| Who {
+        name,
+        token: token.map(str::to_owned),
+        refusal,
+        may,
+    };
+
     let unknown = format!("gofer_t_{}", "x".repeat(43));
     vec![
         who("nobody", None, Code::Unauthenticated, nobody),
@@ -167,6 +192,7 @@ fn request(descriptor: MessageDescriptor, namespace: &str) -> DynamicMessage {
     let is_object = descriptor.name().contains("Object");
     let names_namespace = descriptor.name() == "GetNamespaceRequest";
     let mut message = DynamicMessage::new(descriptor.clone());
+
     for field in descriptor.fields() {
         let text = |text: &str| Value::String(text.to_owned());
         let value = match field.name() {
@@ -180,7 +206,9 @@ fn request(descriptor: MessageDescriptor, namespace: &str) -> DynamicMessage {
             },
             _ => continue,
         };
+
         message.set_field(&field, value);
     }
+
     message
 }

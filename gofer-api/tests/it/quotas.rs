@@ -17,7 +17,11 @@ async fn set(clients: &Clients, id: &str, quota: &str, limit: u64) -> Vec<v1::Qu
 }
 
 async fn used(clients: &Clients, id: &str, quota: &str) -> v1::Quota {
-    let found = clients.namespaces().get_namespace(v1::GetNamespaceRequest { id: id.into() }).await.unwrap();
+    let found = clients
+        .namespaces()
+        .get_namespace(v1::GetNamespaceRequest { id: id.into() })
+        .await
+        .unwrap();
     found.into_inner().quotas.into_iter().find(|found| found.name == quota).unwrap()
 }
 
@@ -31,7 +35,11 @@ async fn namespace(clients: &Clients, id: &str, script: &str) {
 }
 
 async fn start(clients: &Clients, namespace: &str) -> Result<u64, Status> {
-    let request = v1::StartRunRequest { namespace: namespace.into(), pipeline: "ci".into(), ..Default::default() };
+    let request = v1::StartRunRequest {
+        namespace: namespace.into(),
+        pipeline: "ci".into(),
+        ..Default::default()
+    };
     Ok(clients.runs().start_run(request).await?.into_inner().run.unwrap().run)
 }
 
@@ -69,17 +77,25 @@ async fn one_namespace_leaves_places_for_another() {
     let clients = server.anybody();
     namespace(&clients, "red", "exec sleep 600").await;
     namespace(&clients, "blue", "true").await;
+
     // When it says this, the server also knows that there are two namespaces.
     set(&clients, "red", "executions", 1).await;
     for _ in 0..2 {
         start(&clients, "red").await.unwrap();
     }
-    says(&clients, 2, "waiting: 1 of 1 executions of namespace red in flight on this server (quota `executions`)")
-        .await;
+
+    says(
+        &clients,
+        2,
+        "waiting: 1 of 1 executions of namespace red in flight on this server (quota `executions`)",
+    )
+    .await;
     set(&clients, "red", "executions", 1_000).await;
+
     for _ in 0..14 {
         start(&clients, "red").await.unwrap();
     }
+
     let kept = "the last 2 of 16 places of this server are kept for namespaces with fewer";
     says(&clients, 16, kept).await;
 
@@ -89,7 +105,11 @@ async fn one_namespace_leaves_places_for_another() {
         if found.state() == v1::RunState::Complete { Ok(()) } else { Err(found) }
     })
     .await;
-    assert_eq!(used(&clients, "red", "active_runs").await.used, 16, "none of red's runs had to end for it");
+    assert_eq!(
+        used(&clients, "red", "active_runs").await.used,
+        16,
+        "none of red's runs had to end for it"
+    );
     kill_all(&clients, "red", 16).await;
 }
 
@@ -99,9 +119,14 @@ async fn what_exceeds_a_quota_is_refused_with_what_there_is() {
     let clients = server.anybody();
     clients.register(pipeline("ci", vec![shell("t", "true")])).await;
     set(&clients, "default", "runs_per_minute", 0).await;
+
     let refused = start(&clients, "default").await.unwrap_err();
     assert_refused::<()>(Err(refused.clone()), Code::ResourceExhausted, "QUOTA_EXCEEDED");
-    assert!(refused.message().contains("gofer namespace update default --quota runs_per_minute=LIMIT"), "{refused:?}");
+    assert!(
+        refused.message().contains("gofer namespace update default --quota runs_per_minute=LIMIT"),
+        "{refused:?}"
+    );
+
     let metadata = refused.get_details_error_info().unwrap().metadata;
     assert_eq!((metadata["quota"].as_str(), metadata["limit"].as_str()), ("runs_per_minute", "0"));
 
@@ -110,7 +135,9 @@ async fn what_exceeds_a_quota_is_refused_with_what_there_is() {
         defaults: vec!["runs_per_minute".into()],
         ..Default::default()
     };
-    let quotas = clients.namespaces().update_namespace_quotas(request).await.unwrap().into_inner().quotas;
+
+    let quotas =
+        clients.namespaces().update_namespace_quotas(request).await.unwrap().into_inner().quotas;
     assert!(quotas.iter().all(|quota| !quota.overridden), "{quotas:?}");
     start(&clients, "default").await.unwrap();
     clients.finished("ci", 1).await;
@@ -121,7 +148,8 @@ async fn what_exceeds_a_quota_is_refused_with_what_there_is() {
 async fn a_quota_that_does_not_exist_is_named_with_those_that_do() {
     let server = TestServer::start().await;
     let limits = BTreeMap::from([("invented".to_owned(), 1)]);
-    let request = v1::UpdateNamespaceQuotasRequest { id: "default".into(), limits, defaults: Vec::new() };
+    let request =
+        v1::UpdateNamespaceQuotasRequest { id: "default".into(), limits, defaults: Vec::new() };
     let refused = server.anybody().namespaces().update_namespace_quotas(request).await.unwrap_err();
     assert_refused::<()>(Err(refused.clone()), Code::InvalidArgument, "INVALID_INPUT");
     assert!(refused.message().contains("`object_bytes`"), "{refused:?}");
@@ -172,6 +200,7 @@ async fn an_upload_that_is_too_slow_is_given_up() {
     })
     .await;
     let clients = server.anybody();
+
     clients.register(pipeline("ci", vec![shell("t", "true")])).await;
     let header = v1::PutObjectHeader {
         namespace: "default".into(),
@@ -179,6 +208,7 @@ async fn an_upload_that_is_too_slow_is_given_up() {
         key: "x".into(),
         ..Default::default()
     };
+
     // Never idle, never done: a byte each time the server has taken one.
     let (sender, parts) = tokio::sync::mpsc::channel(1);
     sender.send(v1::PutObjectRequest { part: Some(Part::Header(header)) }).await.unwrap();
@@ -186,6 +216,7 @@ async fn an_upload_that_is_too_slow_is_given_up() {
         let byte = || v1::PutObjectRequest { part: Some(Part::Chunk(Bytes::from_static(b"x"))) };
         while sender.send(byte()).await.is_ok() {}
     });
+
     let parts = tokio_stream::wrappers::ReceiverStream::new(parts);
     let refused = clients.objects().put_object(parts).await.unwrap_err();
     assert_refused::<()>(Err(refused.clone()), Code::DeadlineExceeded, "UPLOAD_TOO_SLOW");

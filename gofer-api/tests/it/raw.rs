@@ -46,8 +46,14 @@ impl Decoder for RawCodec {
     }
 }
 
-/// Calls a method of any kind with one message, and says how it ended: at the first answer, or when it was refused.
-pub(crate) async fn call(channel: &Channel, path: &str, token: Option<&str>, message: Vec<u8>) -> Result<(), Status> {
+/// Calls a method of any kind with one message, and says how it ended: at the first answer, or when
+/// it was refused.
+pub(crate) async fn call(
+    channel: &Channel,
+    path: &str,
+    token: Option<&str>,
+    message: Vec<u8>,
+) -> Result<(), Status> {
     let authorization = token.map(|token| ("authorization", format!("Bearer {token}")));
     call_with(channel, path, authorization.as_slice(), message).await
 }

@@ -4,7 +4,9 @@ use gofer_proto::v1;
 use gofer_proto::v1::secret_scope::Scope;
 use tonic::Code;
 
-use crate::harness::{Clients, TestServer, assert_invalid, assert_refused, on_each_database, pipeline, shell};
+use crate::harness::{
+    Clients, TestServer, assert_invalid, assert_refused, on_each_database, pipeline, shell,
+};
 
 on_each_database!(
     a_secret_is_put_read_listed_and_deleted,
@@ -25,7 +27,12 @@ fn global() -> Option<v1::SecretScope> {
 }
 
 pub(crate) fn put(key: &str, value: &str) -> v1::PutSecretRequest {
-    v1::PutSecretRequest { scope: of_pipeline("ci"), key: key.into(), value: value.into(), ..Default::default() }
+    v1::PutSecretRequest {
+        scope: of_pipeline("ci"),
+        key: key.into(),
+        value: value.into(),
+        ..Default::default()
+    }
 }
 
 fn get(key: &str) -> v1::GetSecretRequest {
@@ -40,24 +47,54 @@ async fn with_pipeline(server: &TestServer) -> Clients {
 
 async fn a_secret_is_put_read_listed_and_deleted(server: TestServer) {
     let clients = with_pipeline(&server).await;
-    let first = clients.secrets().put_secret(put("db/password", "hunter2")).await.unwrap().into_inner().secret.unwrap();
-    let second =
-        clients.secrets().put_secret(put("db/password", "hunter3")).await.unwrap().into_inner().secret.unwrap();
+    let first = clients
+        .secrets()
+        .put_secret(put("db/password", "hunter2"))
+        .await
+        .unwrap()
+        .into_inner()
+        .secret
+        .unwrap();
+    let second = clients
+        .secrets()
+        .put_secret(put("db/password", "hunter3"))
+        .await
+        .unwrap()
+        .into_inner()
+        .secret
+        .unwrap();
+
     assert_eq!((first.created_at, second.updated_by.as_str()), (second.created_at, "dev"));
     let found = clients.secrets().get_secret(get("db/password")).await.unwrap().into_inner();
     assert_eq!((found.value.as_str(), found.secret.unwrap()), ("hunter3", second));
     let absent = v1::PutSecretRequest { if_absent: true, ..put("db/password", "x") };
-    assert_refused(clients.secrets().put_secret(absent).await, Code::AlreadyExists, "SECRET_ALREADY_EXISTS");
+    assert_refused(
+        clients.secrets().put_secret(absent).await,
+        Code::AlreadyExists,
+        "SECRET_ALREADY_EXISTS",
+    );
 
     clients.secrets().put_secret(put("other", "x")).await.unwrap();
-    let list = v1::ListSecretsRequest { scope: of_pipeline("ci"), prefix: "db/".into(), ..Default::default() };
+    let list = v1::ListSecretsRequest {
+        scope: of_pipeline("ci"),
+        prefix: "db/".into(),
+        ..Default::default()
+    };
+
     let listed = clients.secrets().list_secrets(list).await.unwrap().into_inner().secrets;
-    assert_eq!(listed.iter().map(|secret| secret.key.as_str()).collect::<Vec<_>>(), ["db/password"]);
+    assert_eq!(
+        listed.iter().map(|secret| secret.key.as_str()).collect::<Vec<_>>(),
+        ["db/password"]
+    );
 
     let delete = v1::DeleteSecretRequest { scope: of_pipeline("ci"), key: "db/password".into() };
     assert!(clients.secrets().delete_secret(delete.clone()).await.unwrap().into_inner().existed);
     assert!(!clients.secrets().delete_secret(delete).await.unwrap().into_inner().existed);
-    assert_refused(clients.secrets().get_secret(get("db/password")).await, Code::NotFound, "SECRET_NOT_FOUND");
+    assert_refused(
+        clients.secrets().get_secret(get("db/password")).await,
+        Code::NotFound,
+        "SECRET_NOT_FOUND",
+    );
 }
 
 async fn global_secrets_list_their_namespaces(server: TestServer) {
@@ -67,7 +104,8 @@ async fn global_secrets_list_their_namespaces(server: TestServer) {
         allowed_namespaces: vec!["default".into()],
         ..put("registry", "hunter2")
     };
-    let secret = clients.secrets().put_secret(request.clone()).await.unwrap().into_inner().secret.unwrap();
+    let secret =
+        clients.secrets().put_secret(request.clone()).await.unwrap().into_inner().secret.unwrap();
     assert_eq!((secret.scope, secret.allowed_namespaces), (global(), vec!["default".to_owned()]));
     let list = v1::ListSecretsRequest { scope: global(), ..Default::default() };
     assert_eq!(clients.secrets().list_secrets(list).await.unwrap().into_inner().secrets.len(), 1);
@@ -99,23 +137,50 @@ async fn two_puts_if_absent_at_once_keep_one_value(server: TestServer) {
 async fn bad_secrets_are_refused_without_repeating_them(server: TestServer) {
     let clients = with_pipeline(&server).await;
     let unscoped = v1::PutSecretRequest { scope: None, ..put("k", "hunter2") };
-    assert_invalid(clients.secrets().put_secret(unscoped).await, &["scope", "`pipeline_scope` and `global_scope`"]);
+    assert_invalid(
+        clients.secrets().put_secret(unscoped).await,
+        &["scope", "`pipeline_scope` and `global_scope`"],
+    );
+
     for key in ["", "../k", "a b"] {
         assert_invalid(clients.secrets().put_secret(put(key, "hunter2")).await, &["key", key]);
     }
+
     let long = "k".repeat(257);
-    assert_invalid(clients.secrets().put_secret(put(&long, "hunter2")).await, &["key", "257 bytes", "at most 256"]);
-    assert_invalid(clients.secrets().put_secret(put("k", "")).await, &["value", "1 byte to 64 KiB"]);
-    assert_invalid(clients.secrets().put_secret(put("k", "hunter\0")).await, &["value", "no NUL character"]);
+    assert_invalid(
+        clients.secrets().put_secret(put(&long, "hunter2")).await,
+        &["key", "257 bytes", "at most 256"],
+    );
+    assert_invalid(
+        clients.secrets().put_secret(put("k", "")).await,
+        &["value", "1 byte to 64 KiB"],
+    );
+    assert_invalid(
+        clients.secrets().put_secret(put("k", "hunter\0")).await,
+        &["value", "no NUL character"],
+    );
+
     let huge = "hunter2".repeat(10_000);
     let status = clients.secrets().put_secret(put("k", &huge)).await.unwrap_err();
-    assert!(status.message().contains("70000 bytes") && !format!("{status:?}").contains("hunter2"), "{status:?}");
-    let listed = v1::PutSecretRequest { allowed_namespaces: vec!["default".into()], ..put("k", "hunter2") };
-    assert_invalid(clients.secrets().put_secret(listed).await, &["allowed_namespaces", "global secrets only"]);
+    assert!(
+        status.message().contains("70000 bytes") && !format!("{status:?}").contains("hunter2"),
+        "{status:?}"
+    );
+
+    let listed =
+        v1::PutSecretRequest { allowed_namespaces: vec!["default".into()], ..put("k", "hunter2") };
+    assert_invalid(
+        clients.secrets().put_secret(listed).await,
+        &["allowed_namespaces", "global secrets only"],
+    );
+
     let ghost = v1::PutSecretRequest { scope: of_pipeline("ghost"), ..put("k", "hunter2") };
     assert_refused(clients.secrets().put_secret(ghost).await, Code::NotFound, "PIPELINE_NOT_FOUND");
     let odd = v1::PutSecretRequest { scope: of_pipeline("A b"), ..put("k", "hunter2") };
-    assert_invalid(clients.secrets().put_secret(odd).await, &["scope.pipeline_scope.pipeline", "A b"]);
+    assert_invalid(
+        clients.secrets().put_secret(odd).await,
+        &["scope.pipeline_scope.pipeline", "A b"],
+    );
 }
 
 async fn a_task_gets_the_value_and_its_log_does_not(server: TestServer) {

@@ -1,5 +1,5 @@
-//! Whoever loses a token loses what is open with it: every kind of stream, and every way to lose one but expiry, which
-//! `src/standing.rs` has.
+//! Whoever loses a token loses what is open with it: every kind of stream, and every way to lose
+//! one but expiry, which `src/standing.rs` has.
 
 use std::time::Duration;
 
@@ -43,7 +43,10 @@ async fn error<T>(mut stream: Streaming<T>) -> Status {
 }
 
 /// Begins to read, and goes on when it is told.
-fn later<T: Send + 'static>(mut stream: Streaming<T>, go_on: oneshot::Receiver<()>) -> JoinHandle<Status> {
+fn later<T: Send + 'static>(
+    mut stream: Streaming<T>,
+    go_on: oneshot::Receiver<()>,
+) -> JoinHandle<Status> {
     tokio::spawn(async move {
         let first = stream.message().await;
         assert!(matches!(first, Ok(Some(_))), "it begins");
@@ -58,7 +61,8 @@ impl Streams {
         let (namespace, pipeline) = ("default".to_owned(), "ci".to_owned());
         let request = v1::FollowEventsRequest { after_id: Some(0), ..Default::default() };
         let events = clients.events().follow_events(request).await.unwrap().into_inner();
-        let request = v1::FollowRunRequest { namespace: namespace.clone(), pipeline: pipeline.clone(), run };
+        let request =
+            v1::FollowRunRequest { namespace: namespace.clone(), pipeline: pipeline.clone(), run };
         let updates = clients.runs().follow_run(request).await.unwrap().into_inner();
         let request = v1::StreamLogsRequest {
             namespace: namespace.clone(),
@@ -68,6 +72,7 @@ impl Streams {
             follow: true,
             ..Default::default()
         };
+
         let logs = clients.task_runs().stream_logs(request).await.unwrap().into_inner();
         let request = v1::GetObjectRequest { namespace, pipeline, run: 0, key: "large".into() };
         let object = clients.objects().get_object(request).await.unwrap().into_inner();
@@ -81,6 +86,7 @@ impl Streams {
             let put = objects.put_object(ReceiverStream::new(parts)).await;
             put.map_or_else(|status| status, |_| Status::ok("it was put"))
         });
+
         let ends = vec![
             ("FollowEvents", tokio::spawn(error(events))),
             ("FollowRun", tokio::spawn(error(updates))),
@@ -88,6 +94,7 @@ impl Streams {
             ("GetObject", later(object, may_go_on)),
             ("PutObject", uploading),
         ];
+
         Self { ends, upload, go_on }
     }
 
@@ -111,7 +118,11 @@ impl Streams {
 #[track_caller]
 fn assert_lost(name: &str, status: &Status, reason: &str) {
     let found = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
-    assert_eq!((status.code(), found.as_str()), (Code::Unauthenticated, reason), "{name}: {status:?}");
+    assert_eq!(
+        (status.code(), found.as_str()),
+        (Code::Unauthenticated, reason),
+        "{name}: {status:?}"
+    );
 }
 
 fn header(key: &str) -> v1::PutObjectRequest {
@@ -126,11 +137,16 @@ fn chunk(content: &[u8]) -> v1::PutObjectRequest {
 
 async fn put_large(clients: &Clients) {
     let piece = vec![7; 1 << 20];
-    let parts = std::iter::once(header("large")).chain((0..LARGE >> 20).map(move |_| chunk(&piece)));
+    let parts =
+        std::iter::once(header("large")).chain((0..LARGE >> 20).map(move |_| chunk(&piece)));
     clients.objects().put_object(futures::stream::iter(parts)).await.unwrap();
 }
 
-async fn create(manager: &Clients, kind: v1::TokenKind, namespaces: &[&str]) -> v1::CreateTokenResponse {
+async fn create(
+    manager: &Clients,
+    kind: v1::TokenKind,
+    namespaces: &[&str],
+) -> v1::CreateTokenResponse {
     let namespaces = namespaces.iter().map(|name| (*name).to_owned()).collect();
     let request = v1::CreateTokenRequest { kind: kind.into(), namespaces, ..Default::default() };
     manager.tokens().create_token(request).await.unwrap().into_inner()
@@ -139,8 +155,12 @@ async fn create(manager: &Clients, kind: v1::TokenKind, namespaces: &[&str]) -> 
 /// One way to lose a token.
 async fn lose(manager: &Clients, way: &str, id: String) {
     match way {
-        "disabled" => drop(manager.tokens().disable_token(v1::DisableTokenRequest { id }).await.unwrap()),
-        "deleted" => drop(manager.tokens().delete_token(v1::DeleteTokenRequest { id }).await.unwrap()),
+        "disabled" => {
+            drop(manager.tokens().disable_token(v1::DisableTokenRequest { id }).await.unwrap())
+        }
+        "deleted" => {
+            drop(manager.tokens().delete_token(v1::DeleteTokenRequest { id }).await.unwrap())
+        }
         _ => {
             let request = v1::DeleteNamespaceRequest { id: "spare".into() };
             manager.namespaces().delete_namespace(request).await.unwrap();
@@ -155,20 +175,24 @@ async fn a_lost_token_ends_every_stream_and_command() {
     put_large(&manager).await;
     let spare = v1::CreateNamespaceRequest { id: "spare".into(), ..Default::default() };
     manager.namespaces().create_namespace(spare).await.unwrap();
+
     let ways = [
         (v1::TokenKind::Management, "disabled", "TOKEN_DISABLED"),
         (v1::TokenKind::Client, "disabled", "TOKEN_DISABLED"),
         (v1::TokenKind::Client, "deleted", "TOKEN_UNKNOWN"),
         (v1::TokenKind::Client, "of a namespace that is deleted", "TOKEN_NAMESPACE_GONE"),
     ];
+
     for (kind, way, reason) in ways {
-        let namespaces: &[&str] = if kind == v1::TokenKind::Client { &["default", "spare"] } else { &[] };
+        let namespaces: &[&str] =
+            if kind == v1::TokenKind::Client { &["default", "spare"] } else { &[] };
         create(&manager, v1::TokenKind::Management, &[]).await;
         let made = create(&manager, kind, namespaces).await;
         let caller = server.with_token(&made.secret);
         let mut streams = Streams::open(&caller, 1).await;
         let (session, pid) = stubborn(&caller).await;
         let Session { input, output } = session;
+
         streams.ends.push(("Exec", tokio::spawn(error(output))));
 
         lose(&manager, way, made.token.unwrap().id).await;
@@ -176,8 +200,14 @@ async fn a_lost_token_ends_every_stream_and_command() {
         is_gone(&pid).await;
         drop(input);
     }
-    let request =
-        v1::HeadObjectRequest { namespace: "default".into(), pipeline: "ci".into(), run: 0, key: "uploaded".into() };
+
+    let request = v1::HeadObjectRequest {
+        namespace: "default".into(),
+        pipeline: "ci".into(),
+        run: 0,
+        key: "uploaded".into(),
+    };
+
     assert_eq!(
         manager.objects().head_object(request).await.unwrap_err().code(),
         Code::NotFound,
@@ -208,19 +238,28 @@ async fn a_header_that_comes_late_does_not_bring_a_token_back() {
     let caller = server.with_token(&made.secret);
     let (input, inputs) = mpsc::channel::<v1::ExecRequest>(1);
     let mut task_runs = caller.task_runs();
-    let mut opening = Box::pin(async move { task_runs.exec(ReceiverStream::new(inputs)).await.map(drop) });
+    let mut opening =
+        Box::pin(async move { task_runs.exec(ReceiverStream::new(inputs)).await.map(drop) });
     let (upload, parts) = mpsc::channel::<v1::PutObjectRequest>(1);
     let mut objects = caller.objects();
-    let mut putting = Box::pin(async move { objects.put_object(ReceiverStream::new(parts)).await.map(drop) });
+    let mut putting =
+        Box::pin(async move { objects.put_object(ReceiverStream::new(parts)).await.map(drop) });
+
     // Both are on the connection before this call, which is answered.
-    assert!(futures::poll!(opening.as_mut()).is_pending() && futures::poll!(putting.as_mut()).is_pending());
+    assert!(
+        futures::poll!(opening.as_mut()).is_pending()
+            && futures::poll!(putting.as_mut()).is_pending()
+    );
     caller.tokens().who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+
     let (opening, putting) = (tokio::spawn(opening), tokio::spawn(putting));
     lose(&manager, "disabled", made.token.unwrap().id).await;
     for ended in [opening, putting] {
-        let status = tokio::time::timeout(PROMPTLY, ended).await.expect("it ends").unwrap().unwrap_err();
+        let status =
+            tokio::time::timeout(PROMPTLY, ended).await.expect("it ends").unwrap().unwrap_err();
         assert_lost("a stream without a header", &status, "TOKEN_DISABLED");
     }
+
     drop((input, upload));
     end(&server).await;
 }
@@ -229,13 +268,18 @@ async fn the_end_of_a_run_ends_what_its_token_has_open(server: TestServer) {
     let manager = server.anybody();
     let file = server.dir().join("token");
     let line = format!(
-        "test -e {0} || {{ printf %s \"$GOFER_API_TOKEN\" > {0}.new; mv {0}.new {0}; }}; echo begun; exec sleep 600",
+        "test -e {0} || {{ printf %s \"$GOFER_API_TOKEN\" > {0}.new; mv {0}.new {0}; }}; echo \
+         begun; exec sleep 600",
         file.display()
     );
+
     manager.register(pipeline("ci", vec![shell("t", &line)])).await;
     put_large(&manager).await;
     manager.start("ci").await;
-    let token = eventually("the task has written its token", || async { std::fs::read_to_string(&file) }).await;
+    let token =
+        eventually("the task has written its token", || async { std::fs::read_to_string(&file) })
+            .await;
+
     manager.start("ci").await;
     eventually("the other run runs", || async {
         let found = manager.get_run("ci", 2).await;
@@ -243,6 +287,7 @@ async fn the_end_of_a_run_ends_what_its_token_has_open(server: TestServer) {
         if runs { Ok(()) } else { Err(found) }
     })
     .await;
+
     let streams = Streams::open(&server.with_token(&token), 2).await;
     manager.kill("ci", 1).await;
     streams.all_end("TOKEN_UNKNOWN").await;

@@ -1,5 +1,6 @@
-//! What callers can make the server hold does not depend on how much they send. A binary of its own: the allocator counts
-//! for the whole process, clients and all, so nothing else may run beside; and its tests run one after the other.
+//! What callers can make the server hold does not depend on how much they send. A binary of its
+//! own: the allocator counts for the whole process, clients and all, so nothing else may run
+//! beside; and its tests run one after the other.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -17,7 +18,12 @@ use tonic::Code;
 #[expect(dead_code, reason = "shared with the other tests, which need all of it")]
 mod database;
 #[path = "../it/harness.rs"]
-#[expect(dead_code, unused_macros, unused_imports, reason = "shared with the other tests, which need all of it")]
+#[expect(
+    dead_code,
+    unused_macros,
+    unused_imports,
+    reason = "shared with the other tests, which need all of it"
+)]
 mod harness;
 #[path = "../it/http2.rs"]
 #[expect(dead_code, reason = "shared with the other tests, which need all of it")]
@@ -103,7 +109,9 @@ fn entries(place: &FieldDescriptor) -> Vec<Vec<u8>> {
         Kind::Message(inner) if place.is_map() => {
             // Keys that are all different, with texts that are nearly empty.
             let _ = inner;
-            let entry = |at: u32| field(place.number(), &[field(1, &at.to_be_bytes()[1..]), field(2, b"")].concat());
+            let entry = |at: u32| {
+                field(place.number(), &[field(1, &at.to_be_bytes()[1..]), field(2, b"")].concat())
+            };
             vec![(0..MESSAGE_BYTES as u32 / 11).flat_map(|at| entry(at & 0x7f7f7f)).collect()]
         }
         Kind::Message(_) | Kind::String | Kind::Bytes => vec![field(place.number(), b"")],
@@ -135,13 +143,16 @@ async fn no_request_takes_more_than_a_connection_may() {
         .collect();
     let (mut seen, mut seen_fields) = (HashSet::new(), HashSet::new());
     let mut tried = 0;
+
     for method in methods {
         if !seen.insert(method.input().full_name().to_owned()) {
             continue;
         }
+
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         let mut found = Vec::new();
         places(&method.input(), &Vec::new(), &mut found);
+
         for place in worth_trying(&found, &mut seen_fields) {
             for entry in entries(place.last().unwrap()) {
                 let message = worst(place, &entry);
@@ -150,21 +161,24 @@ async fn no_request_takes_more_than_a_connection_may() {
                 let answer = raw::call(&server.channel(), &path, own.as_deref(), message).await;
                 let name = place.iter().map(FieldDescriptor::name).collect::<Vec<_>>().join(".");
                 growth.assert_at_most(CONNECTION_BYTES, &format!("{path} {name}: {answer:?}"));
+
                 let code = answer.map_or_else(|status| status.code(), |()| Code::Ok);
                 assert!(!matches!(code, Code::Internal | Code::Unknown), "{path} {name}: {code:?}");
                 tried += 1;
             }
         }
     }
+
     assert!(tried > 60, "{tried} messages");
 }
 
-/// Lists and maps, each where it is first found; of a request that has none, its first field again and again. Numbers that
-/// replace each other are nothing.
+/// Lists and maps, each where it is first found; of a request that has none, its first field again
+/// and again. Numbers that replace each other are nothing.
 fn worth_trying<'a>(found: &'a [Place], seen: &mut HashSet<String>) -> Vec<&'a Place> {
     let in_a_map = |place: &Place| place.iter().rev().skip(1).any(FieldDescriptor::is_map);
     let grows = |place: &Place| place.last().is_some_and(|field| field.is_list() || field.is_map());
-    let mut wanted: Vec<&Place> = found.iter().filter(|place| !in_a_map(place) && grows(place)).collect();
+    let mut wanted: Vec<&Place> =
+        found.iter().filter(|place| !in_a_map(place) && grows(place)).collect();
     wanted.retain(|place| seen.insert(place[place.len() - 1].full_name().to_owned()));
     if wanted.is_empty() {
         wanted.extend(found.first());
@@ -189,19 +203,21 @@ async fn halves_of_messages_take_no_more_than_a_connection_may() {
         let growth = Growth::begin();
         let mut connection = Http2::connect(addr).await;
         let mut calls = Vec::new();
+
         for _ in 0..250 {
             // Without a token the server soon reads no more of the connection.
-            let begun = tokio::time::timeout(Duration::from_secs(2), connection.begin(path, token)).await;
+            let begun =
+                tokio::time::timeout(Duration::from_secs(2), connection.begin(path, token)).await;
             let Ok(mut call) = begun else { break };
             call.send(MESSAGE_BYTES, most.clone());
             calls.push(call);
         }
+
         // What is going to arrive has arrived, or was refused.
-        let outcomes = futures::future::join_all(
-            calls
-                .into_iter()
-                .map(|call| async { tokio::time::timeout(Duration::from_secs(2), call.head()).await.is_ok() }),
-        );
+        let outcomes = futures::future::join_all(calls.into_iter().map(|call| async {
+            tokio::time::timeout(Duration::from_secs(2), call.head()).await.is_ok()
+        }));
+
         outcomes.await;
         growth.assert_at_most(CONNECTION_BYTES, path);
         let answer = server.anybody().tokens().who_am_i(v1::WhoAmIRequest {}).await;
@@ -212,20 +228,24 @@ async fn halves_of_messages_take_no_more_than_a_connection_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_that_stop_take_no_more_than_a_connection_may_and_end() {
     let _alone = alone().await;
-    let server = TestServer::start_with(|config| config.limits.idle_timeout = Duration::from_secs(3)).await;
+    let server =
+        TestServer::start_with(|config| config.limits.idle_timeout = Duration::from_secs(3)).await;
     let clients = server.anybody();
     let own = server.own_token();
     clients.register(harness::pipeline("ci", vec![harness::shell("t", "true")])).await;
+
     let header = v1::PutObjectHeader {
         namespace: "default".into(),
         pipeline: "ci".into(),
         key: "large".into(),
         ..v1::PutObjectHeader::default()
     };
+
     let part = |part| v1::PutObjectRequest { part: Some(part) };
     let chunk = bytes::Bytes::from(vec![7; 256 * 1024]);
     let chunks = (0..256).map(|_| part(v1::put_object_request::Part::Chunk(chunk.clone())));
-    let parts: Vec<_> = std::iter::once(part(v1::put_object_request::Part::Header(header))).chain(chunks).collect();
+    let parts: Vec<_> =
+        std::iter::once(part(v1::put_object_request::Part::Header(header))).chain(chunks).collect();
     clients.objects().put_object(futures::stream::iter(parts)).await.unwrap();
 
     let request = v1::GetObjectRequest {
@@ -234,22 +254,26 @@ async fn readers_that_stop_take_no_more_than_a_connection_may_and_end() {
         key: "large".into(),
         ..v1::GetObjectRequest::default()
     };
+
     let message = prost::Message::encode_to_vec(&request);
     let growth = Growth::begin();
     let mut connection = Http2::connect_with_window(server.server().addr(), 0).await;
     let mut calls = Vec::new();
+
     for _ in 0..250 {
         let mut call = connection.begin("/gofer.v1.ObjectService/GetObject", own.as_deref()).await;
         call.send(message.len(), message.clone());
         call.body.send_data(bytes::Bytes::new(), true).unwrap();
         calls.push(call.head().await.unwrap().into_body());
     }
+
     // Nobody opens a window: each is reset once it has stood still for long enough.
     let begin = Instant::now();
     for mut body in calls {
         let ended = tokio::time::timeout(harness::SOON, body.data()).await.expect("an end");
         assert!(matches!(ended, Some(Err(_))), "{ended:?} after {:?}", begin.elapsed());
     }
+
     growth.assert_at_most(CONNECTION_BYTES, "250 readers that stopped");
 
     // Somebody else reads all of it meanwhile and after.
@@ -260,6 +284,7 @@ async fn readers_that_stop_take_no_more_than_a_connection_may_and_end() {
             read += chunk.len();
         }
     }
+
     assert_eq!(read, 64 * MIB);
 }
 
@@ -267,7 +292,8 @@ async fn readers_that_stop_take_no_more_than_a_connection_may_and_end() {
 fn how_many() -> usize {
     let files = std::fs::read_to_string("/proc/self/limits").unwrap();
     let line = files.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    let limit: usize = line.split_whitespace().nth(4).and_then(|hard| hard.parse().ok()).unwrap_or(1 << 20);
+    let limit: usize =
+        line.split_whitespace().nth(4).and_then(|hard| hard.parse().ok()).unwrap_or(1 << 20);
     5_000.min(limit.saturating_sub(500) / 2)
 }
 
@@ -292,11 +318,13 @@ async fn thousands_of_idle_connections_hold_nobody_up() {
     ];
     let mut took = Vec::new();
     let mut connections = Vec::new();
+
     for at in 0..how_many() {
         let mut connection = TcpStream::connect(addr).await.unwrap();
         // One that was closed to make room says so, and is no less of a connection.
         let _ = connection.write_all(begins[at % begins.len()]).await;
         connections.push(connection);
+
         if at % 500 == 0 {
             let begin = Instant::now();
             let mut newcomer = Http2::connect(addr).await;
@@ -306,8 +334,13 @@ async fn thousands_of_idle_connections_hold_nobody_up() {
             took.push(begin.elapsed());
         }
     }
+
     let slowest = took.iter().max().copied().unwrap();
-    assert!(slowest < Duration::from_secs(2), "a call took {slowest:?} beside {} connections", connections.len());
+    assert!(
+        slowest < Duration::from_secs(2),
+        "a call took {slowest:?} beside {} connections",
+        connections.len()
+    );
     growth.assert_at_most(512 * MIB, "thousands of connections");
 
     // None of them has asked anything: all are closed, by the server.

@@ -1,4 +1,5 @@
-//! A database with a long history beside an empty one: what people and programs wait for, and what goes on behind it.
+//! A database with a long history beside an empty one: what people and programs wait for, and what
+//! goes on behind it.
 
 mod fill;
 
@@ -29,11 +30,18 @@ const SAMPLES: usize = 300;
 /// How long a start on the large database, and an event, may take; far more than any that works.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-pub(crate) async fn measure(bench: &Bench, runs: u64, events: u64, report: &mut Report) -> Result<()> {
+pub(crate) async fn measure(
+    bench: &Bench,
+    runs: u64,
+    events: u64,
+    report: &mut Report,
+) -> Result<()> {
     ensure!(
         events >= runs,
-        "`--events` must be at least `--runs`: every run has one (got `{events}` for `{runs}` runs)"
+        "`--events` must be at least `--runs`: every run has one (got `{events}` for `{runs}` \
+         runs)"
     );
+
     let size = Size { runs, events_per_run: events / runs, chunk: CHUNK };
     for product in Product::here() {
         let dir = bench.new_dir("history-")?;
@@ -44,6 +52,7 @@ pub(crate) async fn measure(bench: &Bench, runs: u64, events: u64, report: &mut 
         full.remove().await?;
         result?;
     }
+
     Ok(())
 }
 
@@ -56,7 +65,13 @@ async fn compare(
     size: Size,
     report: &mut Report,
 ) -> Result<()> {
-    let name = format!("{}, {} runs, {} events", full.product.name(), size.runs, size.runs * size.events_per_run);
+    let name = format!(
+        "{}, {} runs, {} events",
+        full.product.name(),
+        size.runs,
+        size.runs * size.events_per_run
+    );
+
     progress(&name);
     let sides = [Side::new(bench, dir, empty, "empty")?, Side::new(bench, dir, full, "full")?];
     sides[0].register().await?;
@@ -72,6 +87,7 @@ async fn compare(
         None,
         &[migrated],
     );
+
     let mut started = Pair::new("server start to first answer");
     for _ in 0..bench.reps {
         for (index, side) in sides.iter().enumerate() {
@@ -80,6 +96,7 @@ async fn compare(
             server.stop().await?;
         }
     }
+
     started.report(&name, report);
     calls(&sides, size, &name, report).await?;
     retention(&sides, Duration::from_secs(bench.seconds.into()), &name, report).await
@@ -87,13 +104,16 @@ async fn compare(
 
 async fn calls(sides: &[Side; 2], size: Size, name: &str, report: &mut Report) -> Result<()> {
     let servers = [sides[0].start(&[]).await?, sides[1].start(&[]).await?];
-    let mut created =
-        [servers[0].events(PIPELINE, "run_created").await?, servers[1].events(PIPELINE, "run_created").await?];
+    let mut created = [
+        servers[0].events(PIPELINE, "run_created").await?,
+        servers[1].events(PIPELINE, "run_created").await?,
+    ];
     let mut list = Pair::new("ListRuns of a pipeline");
     let mut list_all = Pair::new("ListRuns of a namespace");
     let mut get = Pair::new("GetRun");
     let mut start = Pair::new("StartRun answered");
     let mut follow = Pair::new("StartRun to its event, following");
+
     for sample in 0..WARM_UP + SAMPLES {
         for (index, server) in servers.iter().enumerate() {
             let (started, followed) = start_one(server, &mut created[index]).await?;
@@ -105,6 +125,7 @@ async fn calls(sides: &[Side; 2], size: Size, name: &str, report: &mut Report) -
                 (&mut list, list_runs(server, PIPELINE).await?),
                 (&mut list_all, list_runs(server, "").await?),
             ];
+
             // The empty database has its runs only after the warm-up.
             if sample >= WARM_UP {
                 times.into_iter().for_each(|(pair, time)| pair.add(index, time));
@@ -112,39 +133,53 @@ async fn calls(sides: &[Side; 2], size: Size, name: &str, report: &mut Report) -
             }
         }
     }
+
     for pair in [list, list_all, get, start, follow] {
         pair.report(name, report);
     }
+
     let [empty, full] = servers;
     empty.stop().await?;
     full.stop().await
 }
 
 /// Every log of the large database has expired by now; the other has nothing to delete.
-async fn retention(sides: &[Side; 2], window: Duration, name: &str, report: &mut Report) -> Result<()> {
+async fn retention(
+    sides: &[Side; 2],
+    window: Duration,
+    name: &str,
+    report: &mut Report,
+) -> Result<()> {
     let settings = [("GOFER_RETENTION__LOGS", "1s")];
     let servers = [sides[0].start(&settings).await?, sides[1].start(&settings).await?];
-    let mut created =
-        [servers[0].events(PIPELINE, "run_created").await?, servers[1].events(PIPELINE, "run_created").await?];
+    let mut created = [
+        servers[0].events(PIPELINE, "run_created").await?,
+        servers[1].events(PIPELINE, "run_created").await?,
+    ];
     let mut start = Pair::new("StartRun answered while retention deletes");
     let (before, begin) = (last_event(&servers[1]).await?, Instant::now());
+
     while begin.elapsed() < window {
         for (index, server) in servers.iter().enumerate() {
             start.add(index, start_one(server, &mut created[index]).await?.0);
         }
     }
+
     let (after, seconds) = (last_event(&servers[1]).await?, begin.elapsed().as_secs_f64());
     start.report(name, report);
     let expired = expired(&servers[1], before, after).await?;
     ensure!(expired > 0, "retention deleted nothing within {seconds:.0} s");
+
     let deleted = Samples::of("logs deleted", [expired as f64 / seconds]);
     report.add(&format!("{name}: retention"), Unit::PerSecond, None, &[deleted]);
     let [empty, full] = servers;
     empty.stop().await?;
+
     full.stop().await
 }
 
-/// Starts a run and waits for its event, then for its end: until it was answered, and until the event was there.
+/// Starts a run and waits for its event, then for its end: until it was answered, and until the
+/// event was there.
 async fn start_one(server: &Server, created: &mut Events) -> Result<(Duration, Duration)> {
     let start = Instant::now();
     let run = server.start_run(PIPELINE, None).await?;
@@ -168,7 +203,8 @@ async fn list_runs(server: &Server, pipeline: &str) -> Result<Duration> {
 }
 
 async fn get_run(server: &Server, run: u64) -> Result<Duration> {
-    let request = GetRunRequest { namespace: NAMESPACE.to_owned(), pipeline: PIPELINE.to_owned(), run };
+    let request =
+        GetRunRequest { namespace: NAMESPACE.to_owned(), pipeline: PIPELINE.to_owned(), run };
     let start = Instant::now();
     let answer = server.runs().get_run(request).await?.into_inner();
     ensure!(answer.task_runs.len() == 1, "a run has {} tasks", answer.task_runs.len());
@@ -191,6 +227,7 @@ async fn expired(server: &Server, after_id: u64, up_to: u64) -> Result<usize> {
         page_size: 500,
         ..ListEventsRequest::default()
     };
+
     let mut count = 0;
     loop {
         let page = client.list_events(request.clone()).await?.into_inner();
@@ -216,7 +253,11 @@ impl Side {
     fn new(bench: &Bench, dir: &Path, scratch: &Scratch, name: &str) -> Result<Self> {
         let gofer = dir.join(format!("gofer-{name}"));
         std::fs::copy(&bench.gofer, &gofer).context("cannot copy the binary")?;
-        Ok(Self { gofer: gofer.canonicalize()?, data_dir: dir.join(name), url: scratch.url.clone() })
+        Ok(Self {
+            gofer: gofer.canonicalize()?,
+            data_dir: dir.join(name),
+            url: scratch.url.clone(),
+        })
     }
 
     async fn start(&self, more: &[(&str, &str)]) -> Result<Server> {
@@ -252,6 +293,11 @@ impl Pair {
     }
 
     fn report(self, name: &str, report: &mut Report) {
-        report.add(&format!("{name}: {}", self.what), Unit::Milliseconds, Some(&self.empty), &[self.full]);
+        report.add(
+            &format!("{name}: {}", self.what),
+            Unit::Milliseconds,
+            Some(&self.empty),
+            &[self.full],
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! A DAG run by the engine and its database in this process: no API, no supervisors, no directories, no logs.
+//! A DAG run by the engine and its database in this process: no API, no supervisors, no
+//! directories, no logs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ impl EngineAlone {
                 anyhow::Ok(Running { engine, journal, ended, pipeline })
             })
         };
+
         Ok(Self { running: Arc::new(started.await??), runtime: Some(runtime) })
     }
 
@@ -92,11 +94,13 @@ mod tests {
     async fn a_task_that_is_soon_over_costs_one_commit() {
         let dir = tempfile::tempdir().unwrap();
         let dag = Dag::new(Shape::Chain, Work::Direct, TASKS);
-        let engine = EngineAlone::new(dir.path(), &dag, Arc::new(NullScheduler::default())).await.unwrap();
+        let engine =
+            EngineAlone::new(dir.path(), &dag, Arc::new(NullScheduler::default())).await.unwrap();
         engine.run().await.unwrap();
         let counts = engine.running.journal.counts();
         assert_eq!(counts.tasks, TASKS as u64);
-        // That it runs is a commit by itself only where its end comes 5 ms later, as it may on a busy machine.
+        // That it runs is a commit by itself only where its end comes 5 ms later, as it may on a
+        // busy machine.
         assert!(counts.transactions < TASKS as u64 * 3 / 2, "{counts:?}");
     }
 }

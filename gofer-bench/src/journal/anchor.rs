@@ -22,7 +22,9 @@ pub(super) fn syncs(dir: &Path) -> Result<f64> {
 /// Updates of one row per second: one, and fifty, in each transaction; durable as in Gofer.
 pub(super) fn updates(dir: &Path) -> Result<(f64, f64)> {
     let path = dir.join("anchor.db");
-    let mut db = SqliteConnection::establish(path.to_str().context("the path of the database is not UTF-8")?)?;
+    let mut db = SqliteConnection::establish(
+        path.to_str().context("the path of the database is not UTF-8")?,
+    )?;
     db.batch_execute(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
          CREATE TABLE IF NOT EXISTS tasks (id INTEGER PRIMARY KEY, state INTEGER NOT NULL) STRICT;

@@ -10,14 +10,15 @@ use futures::stream::BoxStream;
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
-    RunMask, RunSnapshot,
+    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError,
+    Lease, NewRun, Retention, RunMask, RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState, RunState, RunStatus, TaskState};
 use gofer_core::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId, Timestamp};
 use tokio::sync::Semaphore;
 
-/// A journal whose commits are counted. Whoever waits for runs to end need not ask the database, which has enough to do.
+/// A journal whose commits are counted. Whoever waits for runs to end need not ask the database,
+/// which has enough to do.
 #[derive(Debug)]
 pub(super) struct Counted {
     journal: Arc<dyn Journal>,
@@ -34,7 +35,8 @@ pub(super) struct Counted {
 pub(super) struct Counts {
     /// Calls of `commit` that took effect: one transaction each.
     pub(super) transactions: u64,
-    /// Changes of the state of a run or a task run, the creation of runs included, those of logs not.
+    /// Changes of the state of a run or a task run, the creation of runs included, those of logs
+    /// not.
     pub(super) changes: u64,
     /// Task runs that became complete.
     pub(super) tasks: u64,
@@ -65,7 +67,11 @@ impl Counted {
 
     pub(super) fn counts(&self) -> Counts {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Counts { transactions: read(&self.transactions), changes: read(&self.changes), tasks: read(&self.tasks) }
+        Counts {
+            transactions: read(&self.transactions),
+            changes: read(&self.changes),
+            tasks: read(&self.tasks),
+        }
     }
 
     fn add(count: &AtomicU64, more: usize) {
@@ -97,7 +103,12 @@ impl Journal for Counted {
         Ok(leases)
     }
 
-    async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError> {
+    async fn renew(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<usize, JournalError> {
         self.journal.renew(owner, now, ttl).await
     }
 
@@ -109,7 +120,12 @@ impl Journal for Counted {
         self.journal.lead(owner, now, ttl).await
     }
 
-    async fn heartbeat(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<Cluster, JournalError> {
+    async fn heartbeat(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Cluster, JournalError> {
         self.journal.heartbeat(owner, now, ttl).await
     }
 
@@ -133,7 +149,9 @@ impl Journal for Counted {
         let asked: Vec<Asked> = commits.iter().map(Asked::of).collect();
         let committed = self.journal.commit(commits).await?;
         Self::add(&self.transactions, 1);
-        for (asked, _) in asked.iter().zip(&committed).filter(|(_, committed)| **committed == Committed::Done) {
+        for (asked, _) in
+            asked.iter().zip(&committed).filter(|(_, committed)| **committed == Committed::Done)
+        {
             Self::add(&self.changes, asked.changes);
             Self::add(&self.tasks, asked.tasks);
             if let Some(status) = asked.ended {
@@ -176,11 +194,19 @@ impl Journal for Counted {
         self.journal.set_log_state(id, from, to, event).await
     }
 
-    async fn object(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, JournalError> {
+    async fn object(
+        &self,
+        scope: &ObjectScope,
+        key: &ObjectKey,
+    ) -> Result<Option<ObjectRecord>, JournalError> {
         self.journal.object(scope, key).await
     }
 
-    async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
+    async fn secret(
+        &self,
+        scope: &SecretScope,
+        key: &str,
+    ) -> Result<Option<SecretRecord>, JournalError> {
         self.journal.secret(scope, key).await
     }
 
@@ -192,7 +218,11 @@ impl Journal for Counted {
         self.journal.run_masks(key).await
     }
 
-    async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {
+    async fn expirable(
+        &self,
+        policy: &Retention,
+        limit: usize,
+    ) -> Result<Vec<Expirable>, JournalError> {
         self.journal.expirable(policy, limit).await
     }
 

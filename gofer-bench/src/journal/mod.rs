@@ -1,4 +1,5 @@
-//! Changes of state per second: the engine with a scheduler that ends everything at once, on a durable database.
+//! Changes of state per second: the engine with a scheduler that ends everything at once, on a
+//! durable database.
 
 mod alone;
 mod anchor;
@@ -42,12 +43,17 @@ pub(crate) async fn measure(bench: &Bench, width: u32, report: &mut Report) -> R
     let (window, reps) = (Duration::from_secs(bench.seconds.into()), ROUNDS);
     for product in Product::here() {
         let scratch = Scratch::create(product, &dir, "journal").await?;
-        let config = DbConfig { url: Some(DatabaseUrl::new(scratch.url.as_str())), ..DbConfig::default() };
+        let config =
+            DbConfig { url: Some(DatabaseUrl::new(scratch.url.as_str())), ..DbConfig::default() };
         progress(&format!("changes of state per second, {}", product.name()));
+
         let counts = on_its_own_threads(config, width, window, reps, dir.clone()).await;
         scratch.remove().await?;
         let counts = counts?;
-        let of = |subject: &str, value: fn(&Round) -> f64| Samples::of(subject, counts.iter().map(value));
+        let of = |subject: &str, value: fn(&Round) -> f64| {
+            Samples::of(subject, counts.iter().map(value))
+        };
+
         let anchor = of("fdatasync", |round| round.syncs);
         let subjects = [
             of("SQLite, one update per transaction", |round| round.single_updates),
@@ -59,6 +65,7 @@ pub(crate) async fn measure(bench: &Bench, width: u32, report: &mut Report) -> R
         let measure = format!("{}, {RUNS} runs of {width} at once, no scheduler", product.name());
         report.add(&measure, Unit::PerSecond, Some(&anchor), &subjects);
     }
+
     Ok(())
 }
 
@@ -87,18 +94,26 @@ async fn on_its_own_threads(
     tokio::task::spawn_blocking(measured).await?
 }
 
-async fn all_rounds(config: DbConfig, width: u32, window: Duration, rounds: usize, dir: &Path) -> Result<Vec<Round>> {
+async fn all_rounds(
+    config: DbConfig,
+    width: u32,
+    window: Duration,
+    rounds: usize,
+    dir: &Path,
+) -> Result<Vec<Round>> {
     let db = Db::connect(config).await?;
     let places = Arc::new(Semaphore::new(RUNS));
     let journal = Arc::new(Counted::new(Arc::new(db.clone()), places.clone()));
     let engine = start_engine(journal.clone(), Arc::new(NullScheduler::default())).await?;
     let pipeline = register(&db, &Dag::new(Shape::Wide, Work::Direct, width as usize)).await?;
     let mut measured = Vec::new();
+
     for _ in 0..rounds {
         let (single_updates, batched_updates) = anchor::updates(dir)?;
         let before = journal.counts();
         let start = Instant::now();
         sustain(&engine, &pipeline, &places, start + window).await?;
+
         let seconds = start.elapsed().as_secs_f64();
         let count = journal.counts() - before;
         measured.push(Round {
@@ -110,14 +125,22 @@ async fn all_rounds(config: DbConfig, width: u32, window: Duration, rounds: usiz
             tasks: count.tasks as f64 / seconds,
         });
     }
+
     ensure!(journal.unsuccessful() == 0, "{} runs failed", journal.unsuccessful());
     engine.shutdown().await;
     db.close().await;
+
     Ok(measured)
 }
 
-/// Keeps [`RUNS`] runs going until the deadline, then waits for the last: each has one of the places until it ends.
-async fn sustain(engine: &Engine, pipeline: &PipelineId, places: &Semaphore, deadline: Instant) -> Result<()> {
+/// Keeps [`RUNS`] runs going until the deadline, then waits for the last: each has one of the
+/// places until it ends.
+async fn sustain(
+    engine: &Engine,
+    pipeline: &PipelineId,
+    places: &Semaphore,
+    deadline: Instant,
+) -> Result<()> {
     let mut calls = JoinSet::new();
     while Instant::now() < deadline {
         timeout(DRAIN, places.acquire()).await.context("no run ends")??.forget();
@@ -127,15 +150,23 @@ async fn sustain(engine: &Engine, pipeline: &PipelineId, places: &Semaphore, dea
             answer??;
         }
     }
+
     for answer in calls.join_all().await {
         answer?;
     }
+
     // Given back at once, for the next round.
-    drop(timeout(DRAIN, places.acquire_many(RUNS as u32)).await.context("the last runs do not end")??);
+    drop(
+        timeout(DRAIN, places.acquire_many(RUNS as u32))
+            .await
+            .context("the last runs do not end")??,
+    );
+
     Ok(())
 }
 
-/// An engine on this journal and scheduler; the other backends are in memory, where nothing is kept.
+/// An engine on this journal and scheduler; the other backends are in memory, where nothing is
+/// kept.
 async fn start_engine(journal: Arc<Counted>, scheduler: Arc<dyn Scheduler>) -> Result<Engine> {
     let objects = Arc::new(MemoryObjectStore::new());
     let secrets = Arc::new(MemorySecretStore::new());
@@ -158,7 +189,12 @@ fn start_request(pipeline: &PipelineId) -> Result<StartRun> {
 async fn register(db: &Db, dag: &Dag) -> Result<PipelineId> {
     let spec = dag.stored_spec("bench")?;
     let (name, digest) = (spec.name.clone(), "bench".to_owned());
-    let registration = Registration { namespace: namespace()?, spec: Arc::new(spec), digest, expected_version: None };
+    let registration = Registration {
+        namespace: namespace()?,
+        spec: Arc::new(spec),
+        digest,
+        expected_version: None,
+    };
     db.pipeline_register(registration, "bench", Timestamp::now()).await?;
     Ok(name)
 }

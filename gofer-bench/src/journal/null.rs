@@ -1,5 +1,5 @@
-//! Schedulers that keep nothing: one has nothing to do, every execution has run, well, as soon as it was asked for; the other
-//! starts the program, in this process, and waits for it.
+//! Schedulers that keep nothing: one has nothing to do, every execution has run, well, as soon as
+//! it was asked for; the other starts the program, in this process, and waits for it.
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,8 +11,8 @@ use futures::channel::mpsc;
 use futures::stream::{self, BoxStream};
 use gofer_core::error::ErrorKind;
 use gofer_core::scheduler::{
-    ExecutionSpec, ExecutionState, ExecutionTimes, LogChunk, LogCursor, Observation, Scheduler, SchedulerCapabilities,
-    WatchEvent,
+    ExecutionSpec, ExecutionState, ExecutionTimes, LogChunk, LogCursor, Observation, Scheduler,
+    SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::{BackendError, ExecutionId};
 use tokio::process::Command;
@@ -38,7 +38,11 @@ impl NullScheduler {
             let watcher = watcher.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(watcher) = watcher.as_ref() {
                 // Whoever has gone away asks for the state when it comes back.
-                let _ = watcher.unbounded_send(WatchEvent { id: id.clone(), state, times: ExecutionTimes::default() });
+                let _ = watcher.unbounded_send(WatchEvent {
+                    id: id.clone(),
+                    state,
+                    times: ExecutionTimes::default(),
+                });
             }
         }
     }
@@ -70,8 +74,11 @@ impl Scheduler for NullScheduler {
             Some((program, args)) if self.spawns => {
                 let mut command = Command::new(program);
                 command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
-                let cannot =
-                    |error| BackendError::new(ErrorKind::Internal, "cannot start the program").with_source(error);
+                let cannot = |error| {
+                    BackendError::new(ErrorKind::Internal, "cannot start the program")
+                        .with_source(error)
+                };
+
                 let mut child = command.spawn().map_err(cannot)?;
                 // Ends with the program.
                 tokio::spawn(async move {
@@ -81,6 +88,7 @@ impl Scheduler for NullScheduler {
             }
             _ => tell(DONE),
         }
+
         Ok(())
     }
 
@@ -92,7 +100,9 @@ impl Scheduler for NullScheduler {
         Ok(DONE.into())
     }
 
-    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+    async fn watch(
+        &self,
+    ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         let (sender, events) = mpsc::unbounded();
         *self.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         Ok(events.map(Ok).boxed())

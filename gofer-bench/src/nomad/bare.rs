@@ -1,4 +1,5 @@
-//! The least that anybody does who runs tasks on Nomad: register a job, wait on the event stream for its end.
+//! The least that anybody does who runs tasks on Nomad: register a job, wait on the event stream
+//! for its end.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -29,24 +30,40 @@ pub(crate) struct Bare {
 
 impl Bare {
     /// Finds out whether the agent answers.
-    pub(crate) async fn connect(address: &str, token: Option<String>, driver: &str) -> Result<Self> {
+    pub(crate) async fn connect(
+        address: &str,
+        token: Option<String>,
+        driver: &str,
+    ) -> Result<Self> {
         let address = address.trim_end_matches('/').to_owned();
         let bare = Self { http: http::client()?, address, token, driver: driver.to_owned() };
-        bare.call(bare.request(Method::GET, "/v1/jobs?per_page=1")).await.context("the agent does not answer")?;
+        bare.call(bare.request(Method::GET, "/v1/jobs?per_page=1"))
+            .await
+            .context("the agent does not answer")?;
         Ok(bare)
     }
 
     /// Runs so many jobs, at most `at_once` at a time, until the last has ended well; their ids.
-    pub(crate) async fn run(&self, name: &str, tasks: usize, at_once: usize) -> Result<Vec<String>> {
-        let jobs: Vec<String> =
-            (0..tasks).map(|index| format!("{PREFIX}{}-{name}-{index}", std::process::id())).collect();
+    pub(crate) async fn run(
+        &self,
+        name: &str,
+        tasks: usize,
+        at_once: usize,
+    ) -> Result<Vec<String>> {
+        let jobs: Vec<String> = (0..tasks)
+            .map(|index| format!("{PREFIX}{}-{name}-{index}", std::process::id()))
+            .collect();
         let events = self.request(Method::GET, "/v1/event/stream?topic=Allocation").send().await?;
-        let mut ends = Ends { events: events.error_for_status()?, text: Vec::new(), jobs: VecDeque::new() };
+        let mut ends =
+            Ends { events: events.error_for_status()?, text: Vec::new(), jobs: VecDeque::new() };
+
         for group in jobs.chunks(at_once) {
-            let registered = stream::iter(group).map(|job| self.register(job)).buffer_unordered(CALLS);
+            let registered =
+                stream::iter(group).map(|job| self.register(job)).buffer_unordered(CALLS);
             let mut open: HashSet<&str> = group.iter().map(String::as_str).collect();
             let mut registered = std::pin::pin!(registered.try_collect::<Vec<()>>());
             let mut all_registered = false;
+
             while !open.is_empty() {
                 tokio::select! {
                     done = &mut registered, if !all_registered => { done?; all_registered = true }
@@ -54,13 +71,19 @@ impl Bare {
                 }
             }
         }
+
         Ok(jobs)
     }
 
     /// Forgets the jobs.
     pub(crate) async fn remove(&self, jobs: &[String]) -> Result<()> {
-        let one = |job: &String| self.call(self.request(Method::DELETE, &format!("/v1/job/{job}?purge=true")));
-        stream::iter(jobs.iter().map(one)).buffer_unordered(CALLS).try_for_each(async |_| Ok(())).await
+        let one = |job: &String| {
+            self.call(self.request(Method::DELETE, &format!("/v1/job/{job}?purge=true")))
+        };
+        stream::iter(jobs.iter().map(one))
+            .buffer_unordered(CALLS)
+            .try_for_each(async |_| Ok(()))
+            .await
     }
 
     async fn register(&self, id: &str) -> Result<()> {
@@ -96,7 +119,8 @@ impl Bare {
     }
 }
 
-/// The ends of allocations on an event stream: JSON objects, one a line, each with any number of events.
+/// The ends of allocations on an event stream: JSON objects, one a line, each with any number of
+/// events.
 struct Ends {
     events: Response,
     text: Vec<u8>,
@@ -149,7 +173,9 @@ mod tests {
             let event = |(job, status): &(&str, &str)| json!({"Payload": {"Allocation": {"JobID": format!("{PREFIX}{job}"), "ClientStatus": status}}});
             json!({"Events": ends.iter().map(event).collect::<Vec<_>>()}).to_string()
         };
-        let ends = ends_in(line(&[("a", "complete"), ("b", "running"), ("c", "complete")]).as_bytes()).unwrap();
+        let ends =
+            ends_in(line(&[("a", "complete"), ("b", "running"), ("c", "complete")]).as_bytes())
+                .unwrap();
         assert_eq!(ends, [format!("{PREFIX}a"), format!("{PREFIX}c")]);
         assert!(ends_in(line(&[("a", "complete"), ("b", "failed")]).as_bytes()).is_err());
         assert_eq!(ends_in(b"{}").unwrap(), Vec::<String>::new());

@@ -1,4 +1,5 @@
-//! DAGs of `true` on a Nomad agent, beside a client that registers the same jobs and waits on the same event stream.
+//! DAGs of `true` on a Nomad agent, beside a client that registers the same jobs and waits on the
+//! same event stream.
 
 mod bare;
 
@@ -17,7 +18,8 @@ use crate::{Bench, http, progress};
 const CALLS: usize = 16;
 /// All of a width at once, on both sides.
 const MAX_EXECUTIONS: usize = 256;
-/// What Gofer asks for when a task asks for nothing; and little disk, so that no job waits for room.
+/// What Gofer asks for when a task asks for nothing; and little disk, so that no job waits for
+/// room.
 const CPU_MHZ: u64 = 100;
 const MEMORY_MB: u64 = 64;
 const LOG_MB: u64 = 1;
@@ -50,7 +52,9 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn measure(bench: &Bench, options: &Options, report: &mut Report) -> Result<()> {
-    let server = Server::start_configured(&bench.gofer, &bench.new_dir("nomad-")?, &config(options)?).await?;
+    let server =
+        Server::start_configured(&bench.gofer, &bench.new_dir("nomad-")?, &config(options)?)
+            .await?;
     let token = options.nomad_token_file.as_deref().map(http::secret).transpose()?;
     let bare = Bare::connect(&options.nomad_addr, token, &options.driver).await?;
     let wide = usize::try_from(options.wide)?;
@@ -62,7 +66,8 @@ pub(crate) async fn measure(bench: &Bench, options: &Options, report: &mut Repor
     server.stop().await
 }
 
-/// Interleaved; the first round of Gofer's finds a connected event stream, as the bare client's does.
+/// Interleaved; the first round of Gofer's finds a connected event stream, as the bare client's
+/// does.
 async fn compare(
     rounds: u32,
     server: &Server,
@@ -76,14 +81,22 @@ async fn compare(
     let spec = Dag::new(shape, Work::Direct, tasks).spec();
     let pipeline = spec.name.clone();
     server.register(spec).await?;
+
     let mut anchor = Samples::new("bare client");
     let mut gofer = Samples::new("StartRun to complete");
     let mut more = Samples::new("StartRun to complete less bare client");
+
     for round in 0..rounds {
         let start = Instant::now();
-        let jobs =
-            bare.run(&format!("{pipeline}-{round}"), tasks, if shape == Shape::Chain { 1 } else { tasks }).await?;
+        let jobs = bare
+            .run(
+                &format!("{pipeline}-{round}"),
+                tasks,
+                if shape == Shape::Chain { 1 } else { tasks },
+            )
+            .await?;
         let bare_ms = per_task_ms(start, tasks);
+
         bare.remove(&jobs).await?;
         let start = Instant::now();
         server.finish(server.start_run(&pipeline, None).await?).await?;
@@ -92,6 +105,7 @@ async fn compare(
         gofer.values.push(gofer_ms);
         more.values.push(gofer_ms - bare_ms);
     }
+
     report.add(&measure, Unit::Milliseconds, Some(&anchor), &[gofer]);
     report.add(&format!("{measure}, more"), Unit::Milliseconds, None, &[more]);
     Ok(())
@@ -103,19 +117,24 @@ fn per_task_ms(start: Instant, tasks: usize) -> f64 {
 
 fn config(options: &Options) -> Result<String> {
     let mut text = format!(
-        "[engine]\nmax_executions = {MAX_EXECUTIONS}\n[scheduler]\nbackend = \"nomad\"\n[scheduler.nomad]\n\
-         addresses = [{}]\nhost_driver = {}\nmax_in_flight = {CALLS}\njob_prefix = \"gofer-bench-{}\"\n\
-         default_cpu_mhz = {CPU_MHZ}\ndefault_memory_mb = {MEMORY_MB}\n\
-         log = {{ max_files = 1, max_file_size_mb = {LOG_MB}, disk_mb = {DISK_MB} }}\n",
+        "[engine]\nmax_executions = {MAX_EXECUTIONS}\n[scheduler]\nbackend = \
+         \"nomad\"\n[scheduler.nomad]\naddresses = [{}]\nhost_driver = {}\nmax_in_flight = \
+         {CALLS}\njob_prefix = \"gofer-bench-{}\"\ndefault_cpu_mhz = {CPU_MHZ}\ndefault_memory_mb \
+         = {MEMORY_MB}\nlog = {{ max_files = 1, max_file_size_mb = {LOG_MB}, disk_mb = {DISK_MB} \
+         }}\n",
         http::quoted(&options.nomad_addr),
         http::quoted(&options.driver),
         std::process::id(),
     );
+
     if let Some(file) = &options.nomad_token_file {
         text += &format!("token_file = {}\n", http::quoted_path(file)?);
     }
+
     if let Some(file) = &options.scheduler_toml {
-        text += &std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+        text += &std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read `{}`", file.display()))?;
     }
+
     Ok(text)
 }

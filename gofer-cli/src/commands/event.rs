@@ -20,7 +20,8 @@ pub(crate) struct EventArgs {
 
 #[derive(Debug, Subcommand)]
 enum EventCommand {
-    /// Lists events, or follows them as they happen; of every namespace you may see unless one is named
+    /// Lists events, or follows them as they happen; of every namespace you may see unless one is
+    /// named
     #[command(after_help = "\
 Examples:
   gofer event list --reverse --limit 20
@@ -69,7 +70,12 @@ pub(crate) async fn run(args: EventArgs, context: &Context) -> Result<(), Failur
     }
 }
 
-async fn list(args: ListArgs, namespace: String, context: &Context, client: &Client) -> Result<(), Failure> {
+async fn list(
+    args: ListArgs,
+    namespace: String,
+    context: &Context,
+    client: &Client,
+) -> Result<(), Failure> {
     let filter = ListEventsRequest {
         after_id: args.after.unwrap_or(0),
         namespace,
@@ -79,6 +85,7 @@ async fn list(args: ListArgs, namespace: String, context: &Context, client: &Cli
         reverse: args.reverse,
         ..ListEventsRequest::default()
     };
+
     let (events, next_page_token) = args
         .page
         .collect(async |page_size, page_token| {
@@ -87,14 +94,23 @@ async fn list(args: ListArgs, namespace: String, context: &Context, client: &Cli
             Ok((page.events, page.next_page_token))
         })
         .await?;
+
     note_more(&context.out, &next_page_token);
     context.out.show(&ListEventsResponse { events, next_page_token }, |response| {
-        output::table(&["ID", "TIME", "TYPE", "ABOUT", "BY", "DETAILS"], response.events.iter().map(columns))
+        output::table(
+            &["ID", "TIME", "TYPE", "ABOUT", "BY", "DETAILS"],
+            response.events.iter().map(columns),
+        )
     })
 }
 
 /// Follows from a cursor, also over a server's restart.
-async fn follow(args: ListArgs, namespace: String, context: &Context, client: &Client) -> Result<(), Failure> {
+async fn follow(
+    args: ListArgs,
+    namespace: String,
+    context: &Context,
+    client: &Client,
+) -> Result<(), Failure> {
     let mut request = FollowEventsRequest {
         after_id: args.after,
         namespace,
@@ -102,9 +118,11 @@ async fn follow(args: ListArgs, namespace: String, context: &Context, client: &C
         run: args.run.unwrap_or(0),
         types: args.types,
     };
+
     if request.after_id.is_none() {
         request.after_id = Some(newest(&request, client).await?);
     }
+
     let mut patience = Patience::new(client.contact());
     loop {
         let cut = match client.events().follow_events(request.clone()).await {
@@ -131,19 +149,29 @@ async fn follow(args: ListArgs, namespace: String, context: &Context, client: &C
                 }
             }
         };
+
         let pause = patience.after(cut)?;
         if let Some(note) = pause.note {
             context.out.note(&note);
         }
+
         tokio::time::sleep(pause.delay).await;
     }
 }
 
-/// The id of the newest event that would be shown. A stream that were to begin "now" would begin again later after a cut.
+/// The id of the newest event that would be shown. A stream that were to begin "now" would begin
+/// again later after a cut.
 async fn newest(request: &FollowEventsRequest, client: &Client) -> Result<u64, Failure> {
     let FollowEventsRequest { namespace, pipeline, run, types, .. } = request.clone();
-    let newest =
-        ListEventsRequest { namespace, pipeline, run, types, reverse: true, page_size: 1, ..Default::default() };
+    let newest = ListEventsRequest {
+        namespace,
+        pipeline,
+        run,
+        types,
+        reverse: true,
+        page_size: 1,
+        ..Default::default()
+    };
     let events = client.events().list_events(unary(newest)).await?.into_inner().events;
     Ok(events.first().map_or(0, |event| event.id))
 }
@@ -152,13 +180,24 @@ fn show(context: &Context, event: &Event) -> Result<(), Failure> {
     if context.out.is_json() {
         return context.out.json_line(&gofer_proto::json::to_json(event));
     }
-    let line = columns(event).iter().map(|column| output::printable(column)).collect::<Vec<_>>().join("  ");
+    let line = columns(event)
+        .iter()
+        .map(|column| output::printable(column))
+        .collect::<Vec<_>>()
+        .join("  ");
     context.out.line(line.trim_end())
 }
 
 fn columns(event: &Event) -> Vec<String> {
     let (kind, details) = kind_and_details(event);
-    vec![event.id.to_string(), format::time(event.at.as_ref()), kind, about(event), event.actor.clone(), details]
+    vec![
+        event.id.to_string(),
+        format::time(event.at.as_ref()),
+        kind,
+        about(event),
+        event.actor.clone(),
+        details,
+    ]
 }
 
 /// `web/ci #7 build (2)`: as much of it as there is.
@@ -181,9 +220,14 @@ fn about(event: &Event) -> String {
 
 /// The event's type and its details in words, by reflection: so no type of event is forgotten here.
 fn kind_and_details(event: &Event) -> (String, String) {
-    const COMMON: [&str; 8] = ["id", "at", "namespace", "pipeline", "run", "task", "attempt", "actor"];
-    let serde_json::Value::Object(fields) = gofer_proto::json::to_json(event) else { return Default::default() };
-    let Some((name, details)) = fields.into_iter().find(|(name, _)| !COMMON.contains(&name.as_str())) else {
+    const COMMON: [&str; 8] =
+        ["id", "at", "namespace", "pipeline", "run", "task", "attempt", "actor"];
+    let serde_json::Value::Object(fields) = gofer_proto::json::to_json(event) else {
+        return Default::default();
+    };
+    let Some((name, details)) =
+        fields.into_iter().find(|(name, _)| !COMMON.contains(&name.as_str()))
+    else {
         return ("unknown".to_owned(), String::new());
     };
     (snake_case(&name), words(&details))
@@ -228,6 +272,9 @@ mod tests {
             details: Some(event::Details::RunCompleted(completed)),
             ..Event::default()
         };
-        assert_eq!(columns(&event), ["12", "", "run_completed", "web/ci #7", "gofer", "status=RUN_STATUS_FAILED"]);
+        assert_eq!(
+            columns(&event),
+            ["12", "", "run_completed", "web/ci #7", "gofer", "status=RUN_STATUS_FAILED"]
+        );
     }
 }

@@ -45,7 +45,8 @@ pub(crate) struct ExecArgs {
 
 /// Runs the command to its end; its exit code is this command's.
 pub(crate) async fn run(args: ExecArgs, context: &Context, client: &Client) -> Result<u8, Failure> {
-    let RunKey { namespace, pipeline, run } = resolve(context, client, args.task.pipeline, args.task.run).await?;
+    let RunKey { namespace, pipeline, run } =
+        resolve(context, client, args.task.pipeline, args.task.run).await?;
     let here = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let wanted = !args.no_tty && (args.tty || here && !context.out.is_json());
     let command = if args.command.is_empty() { vec![SHELL.to_owned()] } else { args.command };
@@ -54,8 +55,10 @@ pub(crate) async fn run(args: ExecArgs, context: &Context, client: &Client) -> R
 
     let (input, inputs) = mpsc::channel(INPUT_QUEUE);
     send(&input, Input::Header(header)).await;
-    let inputs = futures::stream::unfold(inputs, async |mut inputs| Some((inputs.recv().await?, inputs)));
+    let inputs =
+        futures::stream::unfold(inputs, async |mut inputs| Some((inputs.recv().await?, inputs)));
     let mut output = client.task_runs().exec(inputs).await?.into_inner();
+
     // Only now: as long as the command does not run, Ctrl-C is for this one.
     let terminal = if wanted { Terminal::take()? } else { None };
     let mut signals = Signals::catch(wanted)?;
@@ -68,7 +71,8 @@ pub(crate) async fn run(args: ExecArgs, context: &Context, client: &Client) -> R
                     None if context.out.closed() => break Ok(0),
                     None => {}
                 },
-                Ok(None) => break Err(Failure::unreachable("the server ended the session without the command's exit code")),
+                Ok(None) => break Err(Failure::unreachable("the server ended the session without \
+                                                            the command's exit code")),
                 Err(status) => break Err(Failure::from(status)),
             },
             signalled = signals.next() => match signalled {
@@ -81,6 +85,7 @@ pub(crate) async fn run(args: ExecArgs, context: &Context, client: &Client) -> R
             },
         }
     };
+
     drop(terminal);
     ended
 }
@@ -93,15 +98,18 @@ fn show(context: &Context, message: ExecResponse) -> Result<Option<u8>, Failure>
         Some(Output::Exited(exited)) => Some(exited.exit_code.to_le_bytes()[0]),
         _ => None,
     };
+
     if out.is_json() {
         out.json_line(&to_json(&message))?;
         return Ok(code);
     }
+
     match message.output {
         Some(Output::Stdout(data)) => out.bytes(&data)?,
         Some(Output::Stderr(data)) => out.error_bytes(&data),
         Some(Output::Started(_) | Output::Exited(_)) | None => {}
     }
+
     Ok(code)
 }
 
@@ -110,7 +118,8 @@ async fn send(input: &mpsc::Sender<ExecRequest>, piece: Input) {
     let _ = input.send(ExecRequest { input: Some(piece) }).await;
 }
 
-/// Passes on what comes from stdin, in a thread of its own: a read cannot be given up, and ends with the process.
+/// Passes on what comes from stdin, in a thread of its own: a read cannot be given up, and ends
+/// with the process.
 fn read_stdin(input: mpsc::Sender<ExecRequest>) -> Result<(), Failure> {
     let reader = std::thread::Builder::new().name("stdin".to_owned());
     let reading = reader.spawn(move || {
@@ -123,12 +132,14 @@ fn read_stdin(input: mpsc::Sender<ExecRequest>) -> Result<(), Failure> {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(_) => Input::StdinEnd(ExecStdinEnd {}),
             };
+
             let is_last = matches!(piece, Input::StdinEnd(_));
             if input.blocking_send(ExecRequest { input: Some(piece) }).is_err() || is_last {
                 return;
             }
         }
     });
+
     reading.map(drop).map_err(|error| Failure::refused(format!("cannot start a thread: {error}")))
 }
 
@@ -173,7 +184,9 @@ struct Signals(Option<[Signal; 3]>);
 
 impl Signals {
     fn catch(terminal: bool) -> Result<Self, Failure> {
-        let catch = |kind| signal(kind).map_err(|error| Failure::refused(format!("cannot catch signals: {error}")));
+        let catch = |kind| {
+            signal(kind).map_err(|error| Failure::refused(format!("cannot catch signals: {error}")))
+        };
         if !terminal {
             return Ok(Self(None));
         }
@@ -184,7 +197,9 @@ impl Signals {
 
     /// The next one; never comes when none are caught.
     async fn next(&mut self) -> Signalled {
-        let Some([size, terminate, hangup]) = &mut self.0 else { return std::future::pending().await };
+        let Some([size, terminate, hangup]) = &mut self.0 else {
+            return std::future::pending().await;
+        };
         tokio::select! {
             _ = size.recv() => Signalled::Resized,
             _ = terminate.recv() => Signalled::AskedToEnd(128 + 15),

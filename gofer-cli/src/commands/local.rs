@@ -21,10 +21,11 @@ use crate::interrupts::Interrupts;
 
 /// Runs a pipeline on this machine, without a server, and ends with 1 when it fails
 ///
-/// The pipeline's tasks run as processes. What the run leaves behind, its objects and logs, goes with the command
-/// unless --keep is given. Ctrl-C cancels the run; once more kills its tasks. SIGTERM, SIGQUIT and a terminal that is closed do
-/// the same (unless `nohup` says otherwise), and the exit code is then 128 and the signal's number. Whatever else ends the
-/// command, nothing that it started goes on.
+/// The pipeline's tasks run as processes. What the run leaves behind, its objects and logs, goes
+/// with the command unless --keep is given. Ctrl-C cancels the run; once more kills its tasks.
+/// SIGTERM, SIGQUIT and a terminal that is closed do the same (unless `nohup` says otherwise), and
+/// the exit code is then 128 and the signal's number. Whatever else ends the command, nothing that
+/// it started goes on.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -53,6 +54,7 @@ pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Fail
     gofer_api::close_process();
     let secrets = args.secrets.read()?;
     let variables = args.variables.into_map()?;
+
     // From here on there is something to clean up.
     let mut interrupts = Interrupts::catch_all()?;
     let spec = compile::spec(&args.source, &mut interrupts).await?;
@@ -61,10 +63,12 @@ pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Fail
     let owner = owner(&dir, args.keep)?;
     let mut config = ServerConfig::throw_away(dir.path());
     config.scheduler.local.owner = Some(owner.clone());
+
     let launcher = server::launcher(&mut config)?;
     let server = Server::start(config, launcher).await.map_err(server::failure)?;
     let logs = if args.logs { LogMode::All } else { LogMode::Failed };
-    let options = Options { logs, states: true, timestamps: false, on_interrupt: OnInterrupt::Cancel };
+    let options =
+        Options { logs, states: true, timestamps: false, on_interrupt: OnInterrupt::Cancel };
     let result = async {
         let client = connect(&server).await?;
         let start = StartRunRequest {
@@ -73,9 +77,11 @@ pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Fail
             variables,
             ..StartRunRequest::default()
         };
+
         register(&client, &start.namespace, spec).await?;
         secrets.put(&client, &start.namespace, &start.pipeline).await?;
         let run = client.runs().start_run(unary(start)).await?.into_inner().run.unwrap_or_default();
+
         follow::follow(&client, &context.out, RunKey::of(&run), options, &mut interrupts).await
     }
     .await;
@@ -83,12 +89,14 @@ pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Fail
     let ended = server.shutdown().await.map_err(server::failure);
     if args.keep {
         let path = dir.keep();
-        context
-            .out
-            .note(&format!("everything is kept in `{}`; look with `gofer server --data-dir` there", path.display()));
+        context.out.note(&format!(
+            "everything is kept in `{}`; look with `gofer server --data-dir` there",
+            path.display()
+        ));
     } else {
         context.remove_at_the_end(dir, owner);
     }
+
     let exit = result?;
     ended.map(|()| exit)
 }
@@ -118,7 +126,8 @@ async fn connect(server: &Server) -> Result<Client, Failure> {
 
 async fn register(client: &Client, namespace: &str, spec: PipelineSpec) -> Result<(), Failure> {
     if namespace != "default" {
-        let request = CreateNamespaceRequest { id: namespace.to_owned(), description: String::new() };
+        let request =
+            CreateNamespaceRequest { id: namespace.to_owned(), description: String::new() };
         client.namespaces().create_namespace(unary(request)).await?;
     }
     up::register(client, namespace.to_owned(), spec, false, None).await.map(drop)

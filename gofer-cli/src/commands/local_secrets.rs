@@ -1,11 +1,13 @@
-//! The secrets of a run without a server: from the environment or from files, never from arguments, which every process
-//! of the machine could see.
+//! The secrets of a run without a server: from the environment or from files, never from arguments,
+//! which every process of the machine could see.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gofer_proto::v1::{GlobalScope, PipelineScope, PutSecretRequest, SecretScope, secret_scope::Scope};
+use gofer_proto::v1::{
+    GlobalScope, PipelineScope, PutSecretRequest, SecretScope, secret_scope::Scope,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::client::{Client, unary};
@@ -14,8 +16,8 @@ use crate::errors::Failure;
 /// Where a local run's secrets come from.
 #[derive(Debug, Args)]
 pub(crate) struct SecretArgs {
-    /// A secret of the pipeline, its value taken from the variable `GOFER_SECRET_<KEY>`, in upper case and with `_`
-    /// for what a variable's name cannot hold; may be repeated
+    /// A secret of the pipeline, its value taken from the variable `GOFER_SECRET_<KEY>`, in upper
+    /// case and with `_` for what a variable's name cannot hold; may be repeated
     #[arg(long = "secret", value_name = "KEY")]
     keys: Vec<String>,
     /// File with secrets of the pipeline, one `KEY=VALUE` per line; may be repeated
@@ -43,35 +45,54 @@ impl SecretArgs {
         for file in &self.files {
             secrets.pipeline.extend(read_file(file)?);
         }
+
         for file in &self.global_files {
             secrets.global.extend(read_file(file)?);
         }
+
         for key in &self.keys {
             let name = variable(key);
             let value = std::env::var(&name).map_err(|_| {
-                Failure::usage(format!("the secret `{key}` has no value: the variable `{name}` is not set"))
-                    .hint("set it, or name a file with `--secret-file`")
+                Failure::usage(format!(
+                    "the secret `{key}` has no value: the variable `{name}` is not set"
+                ))
+                .hint("set it, or name a file with `--secret-file`")
             })?;
             secrets.pipeline.insert(key.clone(), value.into());
         }
+
         Ok(secrets)
     }
 }
 
 impl Secrets {
     /// Stores all values.
-    pub(crate) async fn put(self, client: &Client, namespace: &str, pipeline: &str) -> Result<(), Failure> {
-        let scope = PipelineScope { namespace: namespace.to_owned(), pipeline: pipeline.to_owned() };
-        let pipeline = self.pipeline.into_iter().map(|secret| (Scope::PipelineScope(scope.clone()), vec![], secret));
+    pub(crate) async fn put(
+        self,
+        client: &Client,
+        namespace: &str,
+        pipeline: &str,
+    ) -> Result<(), Failure> {
+        let scope =
+            PipelineScope { namespace: namespace.to_owned(), pipeline: pipeline.to_owned() };
+        let pipeline = self
+            .pipeline
+            .into_iter()
+            .map(|secret| (Scope::PipelineScope(scope.clone()), vec![], secret));
         let allowed = vec![namespace.to_owned()];
-        let global =
-            self.global.into_iter().map(|secret| (Scope::GlobalScope(GlobalScope {}), allowed.clone(), secret));
+        let global = self
+            .global
+            .into_iter()
+            .map(|secret| (Scope::GlobalScope(GlobalScope {}), allowed.clone(), secret));
+
         for (scope, allowed_namespaces, (key, value)) in pipeline.chain(global) {
             let scope = Some(SecretScope { scope: Some(scope) });
             let value = value.expose_secret().to_owned();
-            let request = PutSecretRequest { scope, key, value, allowed_namespaces, if_absent: false };
+            let request =
+                PutSecretRequest { scope, key, value, allowed_namespaces, if_absent: false };
             client.secrets().put_secret(unary(request)).await?;
         }
+
         Ok(())
     }
 }
@@ -83,11 +104,13 @@ fn variable(key: &str) -> String {
 }
 
 fn read_file(path: &Path) -> Result<Vec<(String, SecretString)>, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::usage(format!("cannot read the secrets in `{}`: {error}", path.display())))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::usage(format!("cannot read the secrets in `{}`: {error}", path.display()))
+    })?;
     parse(&text).map_err(|line| {
-        Failure::usage(format!("line {line} of `{}` is not `KEY=VALUE`", path.display()))
-            .hint("empty lines and lines that begin with `#` are left out; a value ends with its line")
+        Failure::usage(format!("line {line} of `{}` is not `KEY=VALUE`", path.display())).hint(
+            "empty lines and lines that begin with `#` are left out; a value ends with its line",
+        )
     })
 }
 
@@ -113,7 +136,8 @@ mod tests {
     #[test]
     fn files_hold_pairs_and_comments() {
         let pairs = parse("# tokens\n\nA=b=c\nD= e\n").expect("pairs");
-        let shown: Vec<_> = pairs.iter().map(|(key, value)| (key.as_str(), value.expose_secret())).collect();
+        let shown: Vec<_> =
+            pairs.iter().map(|(key, value)| (key.as_str(), value.expose_secret())).collect();
         assert_eq!(shown, [("A", "b=c"), ("D", " e")]);
     }
 
@@ -130,8 +154,10 @@ mod tests {
 
     #[test]
     fn values_are_not_in_debug() {
-        let secrets =
-            Secrets { pipeline: parse("A=hunter2").expect("a pair").into_iter().collect(), ..Secrets::default() };
+        let secrets = Secrets {
+            pipeline: parse("A=hunter2").expect("a pair").into_iter().collect(),
+            ..Secrets::default()
+        };
         assert!(!format!("{secrets:?}").contains("hunter2"));
     }
 }

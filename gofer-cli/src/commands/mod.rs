@@ -31,7 +31,8 @@ use crate::errors::Failure;
 /// Variables for one run.
 #[derive(Debug, Args)]
 pub(crate) struct Variables {
-    /// A variable of this run, over the pipeline's own; may be repeated. Plain text, unless the pipeline takes a template
+    /// A variable of this run, over the pipeline's own; may be repeated. Plain text, unless the
+    /// pipeline takes a template
     #[arg(long = "var", value_name = "NAME=VALUE", value_parser = name_and_value)]
     variables: Vec<(String, String)>,
 }
@@ -73,7 +74,8 @@ mod tests {
 
     #[test]
     fn a_variable_given_twice_is_an_error() {
-        let variables = Variables { variables: vec![("A".into(), "1".into()), ("A".into(), "2".into())] };
+        let variables =
+            Variables { variables: vec![("A".into(), "1".into()), ("A".into(), "2".into())] };
         assert!(variables.into_map().is_err());
     }
 }

@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand};
 use gofer_proto::v1::{
-    CreateNamespaceRequest, DeleteNamespaceRequest, GetNamespaceRequest, ListNamespacesRequest, ListNamespacesResponse,
-    Namespace, Quota, UpdateNamespaceQuotasRequest, UpdateNamespaceRequest,
+    CreateNamespaceRequest, DeleteNamespaceRequest, GetNamespaceRequest, ListNamespacesRequest,
+    ListNamespacesResponse, Namespace, Quota, UpdateNamespaceQuotasRequest, UpdateNamespaceRequest,
 };
 
 use super::paging::{PageArgs, note_more};
@@ -35,24 +35,29 @@ enum NamespaceCommand {
     List(PageArgs),
     /// Shows one namespace, with its quotas and their use
     ///
-    /// A quota says how much of something the namespace may use. `*` marks limits that are its own; the others are the
-    /// server's defaults.
-    #[command(after_help = "Examples:\n  gofer namespace get web\n  gofer namespace get web -o json")]
+    /// A quota says how much of something the namespace may use. `*` marks limits that are its own;
+    /// the others are the server's defaults.
+    #[command(
+        after_help = "Examples:\n  gofer namespace get web\n  gofer namespace get web -o json"
+    )]
     Get {
         /// Its id
         id: String,
     },
     /// Changes a namespace's description or quotas
-    #[command(after_help = "Examples:\n  gofer namespace update web --description 'web and mobile'\n  \
+    #[command(
+        after_help = "Examples:\n  gofer namespace update web --description 'web and mobile'\n  \
             gofer namespace update web --quota executions=16 --quota object_bytes=20GiB\n  \
-            gofer namespace update web --quota executions=default")]
+            gofer namespace update web --quota executions=default"
+    )]
     Update {
         /// Its id
         id: String,
         /// What it is for
         #[arg(long, required_unless_present = "quotas")]
         description: Option<String>,
-        /// How much it may use of something; `default` takes a limit of its own away. `gofer namespace get` lists the names
+        /// How much it may use of something; `default` takes a limit of its own away.
+        /// `gofer namespace get` lists the names
         #[arg(long = "quota", value_name = "NAME=LIMIT", value_parser = quota)]
         quotas: Vec<(String, Option<u64>)>,
     },
@@ -81,11 +86,13 @@ pub(crate) async fn run(args: NamespaceArgs, context: &Context) -> Result<(), Fa
                     Ok((page.namespaces, page.next_page_token))
                 })
                 .await?;
+
             note_more(out, &next_page_token);
             out.show(&ListNamespacesResponse { namespaces, next_page_token }, list)
         }
         NamespaceCommand::Get { id } => {
-            let response = service.get_namespace(unary(GetNamespaceRequest { id })).await?.into_inner();
+            let response =
+                service.get_namespace(unary(GetNamespaceRequest { id })).await?.into_inner();
             out.show(&response, |response| {
                 let namespace = response.namespace.as_ref().map_or_else(String::new, describe);
                 format!("{namespace}\n{}", quotas(&response.quotas))
@@ -93,25 +100,34 @@ pub(crate) async fn run(args: NamespaceArgs, context: &Context) -> Result<(), Fa
         }
         NamespaceCommand::Update { id, description, quotas } => {
             if !quotas.is_empty() {
-                let mut request = UpdateNamespaceQuotasRequest { id: id.clone(), ..Default::default() };
+                let mut request =
+                    UpdateNamespaceQuotasRequest { id: id.clone(), ..Default::default() };
                 for (name, limit) in quotas {
                     match limit {
                         Some(limit) => drop(request.limits.insert(name, limit)),
                         None => request.defaults.push(name),
                     }
                 }
+
                 let response = service.update_namespace_quotas(unary(request)).await?.into_inner();
                 if description.is_none() {
                     return out.done(&response, |_| format!("namespace `{id}` updated"));
                 }
             }
-            let request = UpdateNamespaceRequest { id: id.clone(), description: description.unwrap_or_default() };
+
+            let request = UpdateNamespaceRequest {
+                id: id.clone(),
+                description: description.unwrap_or_default(),
+            };
+
             let response = service.update_namespace(unary(request)).await?.into_inner();
             out.done(&response, |_| format!("namespace `{id}` updated"))
         }
         NamespaceCommand::Delete { id } => {
-            let response =
-                service.delete_namespace(unary(DeleteNamespaceRequest { id: id.clone() })).await?.into_inner();
+            let response = service
+                .delete_namespace(unary(DeleteNamespaceRequest { id: id.clone() }))
+                .await?
+                .into_inner();
             out.done(&response, |_| format!("namespace `{id}` deleted"))
         }
     }
@@ -121,7 +137,11 @@ fn list(response: &ListNamespacesResponse) -> String {
     output::table(
         &["ID", "CREATED", "DESCRIPTION"],
         response.namespaces.iter().map(|namespace| {
-            vec![namespace.id.clone(), format::time(namespace.created_at.as_ref()), namespace.description.clone()]
+            vec![
+                namespace.id.clone(),
+                format::time(namespace.created_at.as_ref()),
+                namespace.description.clone(),
+            ]
         }),
     )
 }
@@ -144,15 +164,17 @@ fn quotas(quotas: &[Quota]) -> String {
 /// `NAME=LIMIT`, with a unit of bytes behind the number, or `NAME=default`.
 fn quota(text: &str) -> Result<(String, Option<u64>), String> {
     const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
-    let (name, limit) = text.split_once('=').ok_or("a quota is given as NAME=LIMIT, such as `executions=16`")?;
+    let (name, limit) =
+        text.split_once('=').ok_or("a quota is given as NAME=LIMIT, such as `executions=16`")?;
     if limit == "default" {
         return Ok((name.to_owned(), None));
     }
     let unit = UNITS.iter().find_map(|(unit, shift)| Some((limit.strip_suffix(unit)?, *shift)));
     let (digits, shift) = unit.unwrap_or((limit, 0));
     let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    let number =
-        number.ok_or("a limit is a whole number, with KiB, MiB, GiB or TiB behind it if need be, or `default`")?;
+    let number = number.ok_or(
+        "a limit is a whole number, with KiB, MiB, GiB or TiB behind it if need be, or `default`",
+    )?;
     Ok((name.to_owned(), Some(number)))
 }
 
@@ -175,7 +197,13 @@ mod tests {
         assert_eq!(read("executions=16"), ("executions".to_owned(), Some(16)));
         assert_eq!(read("object_bytes=20GiB").1, Some(20 << 30));
         assert_eq!(read("log_bytes=default").1, None);
-        for bad in ["executions", "executions=", "executions=-1", "executions=1GB", "object_bytes=99999999999TiB"] {
+        for bad in [
+            "executions",
+            "executions=",
+            "executions=-1",
+            "executions=1GB",
+            "object_bytes=99999999999TiB",
+        ] {
             assert!(quota(bad).is_err(), "{bad}");
         }
     }

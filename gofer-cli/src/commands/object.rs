@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use gofer_proto::v1::{
-    DeleteObjectRequest, GetObjectRequest, GetObjectUrlRequest, ListObjectsRequest, ListObjectsResponse,
-    PutObjectHeader,
+    DeleteObjectRequest, GetObjectRequest, GetObjectUrlRequest, ListObjectsRequest,
+    ListObjectsResponse, PutObjectHeader,
 };
 
 use super::paging::{PageArgs, note_more};
@@ -18,8 +18,8 @@ use crate::{direct, format, output, transfer};
 
 /// Stores and reads objects: bytes under a key, of a pipeline or of one run
 ///
-/// Inside a task everything has a default: `gofer object put report.html target/report.html` stores an object of the
-/// task's own run.
+/// Inside a task everything has a default: `gofer object put report.html target/report.html` stores
+/// an object of the task's own run.
 #[derive(Debug, Args)]
 pub(crate) struct ObjectArgs {
     #[command(subcommand)]
@@ -44,7 +44,8 @@ Examples:
         /// Keep an existing object, and fail
         #[arg(long)]
         if_absent: bool,
-        /// Send the bytes straight to the object store, past the server; needs a file, and a store that has URLs
+        /// Send the bytes straight to the object store, past the server; needs a file, and a store
+        /// that has URLs
         #[arg(long)]
         direct: bool,
     },
@@ -61,7 +62,8 @@ Examples:
         file: PathBuf,
         #[command(flatten)]
         scope: ScopeArgs,
-        /// Read the bytes straight from the object store, past the server; needs a store that has URLs
+        /// Read the bytes straight from the object store, past the server; needs a store that has
+        /// URLs
         #[arg(long)]
         direct: bool,
     },
@@ -133,23 +135,38 @@ pub(crate) async fn run(args: ObjectArgs, context: &Context) -> Result<(), Failu
     match args.command {
         ObjectCommand::Put { key, file, scope, if_absent, direct } => {
             let run = scope.run();
-            let header = PutObjectHeader { namespace, pipeline: scope.pipeline, run, key, if_absent, size_bytes: None };
+            let header = PutObjectHeader {
+                namespace,
+                pipeline: scope.pipeline,
+                run,
+                key,
+                if_absent,
+                size_bytes: None,
+            };
+
             let response = match direct {
                 true => direct::put(&client, header, &file, context.ca_file()).await?,
                 false => transfer::put(&client, header, &file).await?,
             };
+
             context.out.done(&response, |response| {
                 let object = response.object.clone().unwrap_or_default();
                 let evicted = match response.evicted_keys.as_slice() {
                     [] => String::new(),
                     keys => format!("; evicted to keep the limit: {}", keys.join(", ")),
                 };
-                format!("object `{}` stored: {}{evicted}", object.key, format::size(object.size_bytes))
+
+                format!(
+                    "object `{}` stored: {}{evicted}",
+                    object.key,
+                    format::size(object.size_bytes)
+                )
             })
         }
         ObjectCommand::Get { key, file, scope, direct: true } => {
             let run = scope.run();
-            let request = GetObjectUrlRequest { namespace, pipeline: scope.pipeline, run, key, ttl: None };
+            let request =
+                GetObjectUrlRequest { namespace, pipeline: scope.pipeline, run, key, ttl: None };
             let got = direct::get(&client, request, &file, context.ca_file(), &context.out);
             unless_interrupted(&file, got).await
         }
@@ -161,16 +178,27 @@ pub(crate) async fn run(args: ObjectArgs, context: &Context) -> Result<(), Failu
         ObjectCommand::Url { key, scope, ttl } => {
             let run = scope.run();
             let ttl = ttl.map(prost_types::Duration::try_from).transpose();
-            let ttl =
-                ttl.map_err(|_| Failure::usage("--ttl is longer than any URL is good; `limits.url_ttl` of the server says how long, 7 days at most"))?;
-            let request = GetObjectUrlRequest { namespace, pipeline: scope.pipeline, run, key, ttl };
+            let ttl = ttl.map_err(|_| {
+                Failure::usage(
+                    "--ttl is longer than any URL is good; \
+                                                `limits.url_ttl` of the server says how long, 7 \
+                                                days at most",
+                )
+            })?;
+
+            let request =
+                GetObjectUrlRequest { namespace, pipeline: scope.pipeline, run, key, ttl };
             let response = client.objects().get_object_url(unary(request)).await?.into_inner();
+
             context.out.show(&response, |response| format!("{}\n", response.url))
         }
-        ObjectCommand::List { scope, prefix, page } => list(context, &client, scope, prefix, &page).await,
+        ObjectCommand::List { scope, prefix, page } => {
+            list(context, &client, scope, prefix, &page).await
+        }
         ObjectCommand::Delete { key, scope } => {
             let run = scope.run();
-            let request = DeleteObjectRequest { namespace, pipeline: scope.pipeline, run, key: key.clone() };
+            let request =
+                DeleteObjectRequest { namespace, pipeline: scope.pipeline, run, key: key.clone() };
             let response = client.objects().delete_object(unary(request)).await?.into_inner();
             context.out.done(&response, |response| match response.existed {
                 true => format!("object `{key}` deleted"),
@@ -180,9 +208,12 @@ pub(crate) async fn run(args: ObjectArgs, context: &Context) -> Result<(), Failu
     }
 }
 
-/// A signal leaves nothing behind of a file that is not whole. What goes to stdout is there already, and a signal ends that at
-/// once, also while nobody reads.
-async fn unless_interrupted(file: &Path, got: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+/// A signal leaves nothing behind of a file that is not whole. What goes to stdout is there
+/// already, and a signal ends that at once, also while nobody reads.
+async fn unless_interrupted(
+    file: &Path,
+    got: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
     if file == Path::new("-") {
         return got.await;
     }
@@ -204,6 +235,7 @@ async fn list(
         prefix,
         ..ListObjectsRequest::default()
     };
+
     let (objects, next_page_token) = page
         .collect(async |page_size, page_token| {
             let request = ListObjectsRequest { page_size, page_token, ..filter.clone() };
@@ -211,6 +243,7 @@ async fn list(
             Ok((page.objects, page.next_page_token))
         })
         .await?;
+
     note_more(&context.out, &next_page_token);
     context.out.show(&ListObjectsResponse { objects, next_page_token }, |response| {
         output::table(

@@ -37,13 +37,16 @@ impl PageArgs {
         let mut entries = Vec::new();
         let mut token = self.page_token.clone();
         loop {
-            let missing = self.limit - u32::try_from(entries.len()).unwrap_or(self.limit).min(self.limit);
+            let missing =
+                self.limit - u32::try_from(entries.len()).unwrap_or(self.limit).min(self.limit);
             if missing == 0 {
                 return Ok((entries, token));
             }
+
             let (page, next) = fetch(missing.min(MAX_PAGE), token).await?;
             entries.extend(page);
             token = next;
+
             if token.is_empty() {
                 return Ok((entries, token));
             }
@@ -54,7 +57,9 @@ impl PageArgs {
 /// Tells a person that a list goes on.
 pub(crate) fn note_more(out: &Out, next_page_token: &str) {
     if !next_page_token.is_empty() && !out.is_json() {
-        out.note(&format!("there are more; raise `--limit`, or go on with `--page-token {next_page_token}`"));
+        out.note(&format!(
+            "there are more; raise `--limit`, or go on with `--page-token {next_page_token}`"
+        ));
     }
 }
 

@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum};
 use gofer_proto::v1::{
-    CancelRunRequest, GetRunRequest, GetRunResponse, GetRunTimelineRequest, ListRunsRequest, ListRunsResponse,
-    RetryRunRequest, Run, RunState, RunStatus, StartRunRequest, TaskRun,
+    CancelRunRequest, GetRunRequest, GetRunResponse, GetRunTimelineRequest, ListRunsRequest,
+    ListRunsResponse, RetryRunRequest, Run, RunState, RunStatus, StartRunRequest, TaskRun,
 };
 
 use super::Variables;
@@ -49,7 +49,9 @@ A value is plain text: `secret{{key}}` in it stays these characters, unless the 
 A pipeline may list what a run may set (`run_variables`); PATH, LD_PRELOAD and the like have to be listed.")]
     Start(StartArgs),
     /// Lists runs, newest first
-    #[command(after_help = "Examples:\n  gofer run list\n  gofer run list ci --status failed --limit 10")]
+    #[command(
+        after_help = "Examples:\n  gofer run list\n  gofer run list ci --status failed --limit 10"
+    )]
     List(ListArgs),
     /// Shows a run with its tasks, and where its time went and why
     #[command(after_help = "Examples:\n  gofer run get ci\n  gofer run get ci 7 -o json")]
@@ -64,10 +66,15 @@ A pipeline may list what a run may set (`run_variables`); PATH, LD_PRELOAD and t
         logs: bool,
     },
     /// Asks for a run to be stopped
-    #[command(after_help = "Examples:\n  gofer run cancel ci 7\n  gofer run cancel ci latest --force")]
+    #[command(
+        after_help = "Examples:\n  gofer run cancel ci 7\n  gofer run cancel ci latest --force"
+    )]
     Cancel(CancelArgs),
     /// Starts a run again, as a new one of the same version with the same variables
-    #[command(after_help = "Examples:\n  gofer run retry ci 7\n  gofer run retry ci 7 --from-failed --follow")]
+    #[command(
+        after_help = "Examples:\n  gofer run retry ci 7\n  gofer run retry ci 7 --from-failed \
+                      --follow"
+    )]
     Retry(RetryArgs),
     /// Shows the logs of all tasks of a run, each line with its task's name
     #[command(after_help = "\
@@ -230,7 +237,8 @@ pub(crate) async fn run(args: RunArgs, context: &Context) -> Result<Exit, Failur
         RunCommand::Get(run) => get(context, &client, run).await.map(|()| Exit::Ok),
         RunCommand::Follow { run, logs } => {
             let key = resolve(context, &client, run.pipeline, run.run).await?;
-            follow::follow(&client, &context.out, key, options(logs), &mut Interrupts::catch()?).await
+            follow::follow(&client, &context.out, key, options(logs), &mut Interrupts::catch()?)
+                .await
         }
         RunCommand::Cancel(args) => cancel(context, &client, args).await.map(|()| Exit::Ok),
         RunCommand::Retry(args) => retry(context, &client, args).await,
@@ -258,13 +266,18 @@ pub(crate) async fn resolve(
                 page_size: 1,
                 ..ListRunsRequest::default()
             };
-            let newest = client.runs().list_runs(unary(request)).await?.into_inner().runs.into_iter().next();
+
+            let newest =
+                client.runs().list_runs(unary(request)).await?.into_inner().runs.into_iter().next();
             newest.map(|run| run.run).ok_or_else(|| {
-                Failure::refused(format!("there is no run of `{pipeline}` in the namespace `{namespace}`"))
-                    .hint(format!("start one with `gofer run start {pipeline}`"))
+                Failure::refused(format!(
+                    "there is no run of `{pipeline}` in the namespace `{namespace}`"
+                ))
+                .hint(format!("start one with `gofer run start {pipeline}`"))
             })?
         }
     };
+
     Ok(RunKey { namespace, pipeline, run })
 }
 
@@ -286,16 +299,19 @@ async fn start(context: &Context, client: &Client, args: StartArgs) -> Result<Ex
 }
 
 async fn retry(context: &Context, client: &Client, args: RetryArgs) -> Result<Exit, Failure> {
-    let RunKey { namespace, pipeline, run } = resolve(context, client, args.pipeline, args.run).await?;
+    let RunKey { namespace, pipeline, run } =
+        resolve(context, client, args.pipeline, args.run).await?;
     let request = RetryRunRequest { namespace, pipeline, run, from_failed: args.from_failed };
     let response = client.runs().retry_run(unary(request)).await?.into_inner();
     let run = response.run.clone().unwrap_or_default();
     let speaks = !context.out.is_json() && !context.out.is_quiet();
     let split = if args.from_failed && speaks { split(client, &run).await? } else { String::new() };
+
     if args.follow.follow {
         follow_new(context, client, &run, &split, args.follow.logs).await
     } else {
-        let sentence = || format!("{} started, a retry of #{}{split}", format::run_name(&run), run.retry_of);
+        let sentence =
+            || format!("{} started, a retry of #{}{split}", format::run_name(&run), run.retry_of);
         context.out.done(&response, |_| sentence())?;
         Ok(Exit::Ok)
     }
@@ -304,7 +320,8 @@ async fn retry(context: &Context, client: &Client, args: RetryArgs) -> Result<Ex
 /// Which tasks a retry executes and which it takes over, on lines of their own.
 async fn split(client: &Client, run: &Run) -> Result<String, Failure> {
     let (tasks, _) = super::task::list(client, &RunKey::of(run), &PageArgs::everything()).await?;
-    let is_reused = |task: &&TaskRun| task.reason.as_ref().is_some_and(|reason| reason.kind == REUSED);
+    let is_reused =
+        |task: &&TaskRun| task.reason.as_ref().is_some_and(|reason| reason.kind == REUSED);
     let (reused, executed): (Vec<_>, Vec<_>) = tasks.iter().partition(is_reused);
     Ok(format!("\n  executed: {}\n  taken over: {}", names(&executed), names(&reused)))
 }
@@ -318,11 +335,18 @@ fn names(tasks: &[&TaskRun]) -> String {
     }
 }
 
-async fn follow_new(context: &Context, client: &Client, run: &Run, details: &str, logs: bool) -> Result<Exit, Failure> {
+async fn follow_new(
+    context: &Context,
+    client: &Client,
+    run: &Run,
+    details: &str,
+    logs: bool,
+) -> Result<Exit, Failure> {
     if !context.out.is_json() {
         context.out.note(&format!("{} started{details}", format::run_name(run)));
     }
-    follow::follow(client, &context.out, RunKey::of(run), options(logs), &mut Interrupts::catch()?).await
+    follow::follow(client, &context.out, RunKey::of(run), options(logs), &mut Interrupts::catch()?)
+        .await
 }
 
 fn options(logs: bool) -> Options {
@@ -338,6 +362,7 @@ async fn list(context: &Context, client: &Client, args: ListArgs) -> Result<(), 
         statuses: args.status.into_iter().map(|status| RunStatus::from(status).into()).collect(),
         ..ListRunsRequest::default()
     };
+
     let (runs, next_page_token) = args
         .page
         .collect(async |page_size, page_token| {
@@ -346,6 +371,7 @@ async fn list(context: &Context, client: &Client, args: ListArgs) -> Result<(), 
             Ok((page.runs, page.next_page_token))
         })
         .await?;
+
     note_more(&context.out, &next_page_token);
     context.out.show(&ListRunsResponse { runs, next_page_token }, |response| {
         output::table(
@@ -367,34 +393,53 @@ async fn list(context: &Context, client: &Client, args: ListArgs) -> Result<(), 
 }
 
 async fn get(context: &Context, client: &Client, run: RunRef) -> Result<(), Failure> {
-    let RunKey { namespace, pipeline, run } = resolve(context, client, run.pipeline, run.run).await?;
+    let RunKey { namespace, pipeline, run } =
+        resolve(context, client, run.pipeline, run.run).await?;
     let request = GetRunRequest { namespace: namespace.clone(), pipeline: pipeline.clone(), run };
     let response = client.runs().get_run(unary(request)).await?.into_inner();
     let page_size = if context.out.is_json() { JSON_TIMELINE_TASKS } else { TIMELINE_TASKS };
-    let request = GetRunTimelineRequest { namespace, pipeline, run, page_size, ..GetRunTimelineRequest::default() };
+    let request = GetRunTimelineRequest {
+        namespace,
+        pipeline,
+        run,
+        page_size,
+        ..GetRunTimelineRequest::default()
+    };
+
     let timeline = client.runs().get_run_timeline(unary(request)).await?.into_inner();
     if context.out.is_json() {
         let mut value = gofer_proto::json::to_json(&response);
         value["timeline"] = gofer_proto::json::to_json(&timeline);
         return context.out.json_value(&value);
     }
+
     context.out.bytes(describe(&response).as_bytes())?;
     context.out.bytes(format!("\n{}", super::timeline::table(&timeline.spans)).as_bytes())?;
     if !timeline.next_page_token.is_empty() {
-        context.out.note(&format!("the time of the first {TIMELINE_TASKS} tasks is shown; --output json has more"));
+        context.out.note(&format!(
+            "the time of the first {TIMELINE_TASKS} tasks is shown; --output json has more"
+        ));
     }
+
     Ok(())
 }
 
 async fn cancel(context: &Context, client: &Client, args: CancelArgs) -> Result<(), Failure> {
-    let RunKey { namespace, pipeline, run } = resolve(context, client, args.pipeline, args.run).await?;
-    let request = CancelRunRequest { namespace, pipeline, run, force: args.force, reason: args.reason };
+    let RunKey { namespace, pipeline, run } =
+        resolve(context, client, args.pipeline, args.run).await?;
+    let request =
+        CancelRunRequest { namespace, pipeline, run, force: args.force, reason: args.reason };
     let response = client.runs().cancel_run(unary(request)).await?.into_inner();
+
     context.out.done(&response, |response| {
         let run = response.run.clone().unwrap_or_default();
         match run.state() {
             RunState::Complete => {
-                format!("{} is {}", format::run_name(&run), format::run_state(run.state(), run.status()))
+                format!(
+                    "{} is {}",
+                    format::run_name(&run),
+                    format::run_state(run.state(), run.status())
+                )
             }
             _ => format!("{} is being cancelled", format::run_name(&run)),
         }
@@ -415,6 +460,7 @@ fn describe(response: &GetRunResponse) -> String {
         ("ended", format::time(run.ended_at.as_ref())),
         ("time", format::took(run.started_at.as_ref(), run.ended_at.as_ref())),
     ];
+
     pairs.extend(run.variables.iter().map(|(name, value)| ("variable", format!("{name}={value}"))));
     format!("{}\n{}", output::fields(&pairs), follow::task_table(response.task_runs.iter()))
 }

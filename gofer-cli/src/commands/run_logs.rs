@@ -47,30 +47,41 @@ pub(super) async fn show(
     if follow {
         return follow_logs(context, client, key, attempts, timestamps).await;
     }
+
     let (mut tasks, _) = task::list(client, &key, &PageArgs::everything()).await?;
     tasks.retain(|task| task.started_at.is_some() || task.attempt > 1);
     tasks.sort_by_key(|task| task.started_at.map(|at| (at.seconds, at.nanos)));
-    let shown: Vec<_> = tasks.iter().flat_map(|task| chosen(task, attempts).map(move |at| (task, at))).collect();
+    let shown: Vec<_> =
+        tasks.iter().flat_map(|task| chosen(task, attempts).map(move |at| (task, at))).collect();
     let label = |task: &TaskRun, attempt| label(task, attempt, attempts);
-    let width = shown.iter().map(|(task, attempt)| label(task, *attempt).chars().count()).max().unwrap_or(0);
+    let width = shown
+        .iter()
+        .map(|(task, attempt)| label(task, *attempt).chars().count())
+        .max()
+        .unwrap_or(0);
 
     let mut given_up = GivenUp::default();
     for (task, attempt) in &shown {
         let prefix = format!("{:width$} | ", label(task, *attempt));
         let reader = LogReader::new(client.clone(), key.log_request(&task.task, *attempt, false));
-        let shown = prefixed_log(context, reader, (&task.task, *attempt), &prefix, timestamps).await;
+        let shown =
+            prefixed_log(context, reader, (&task.task, *attempt), &prefix, timestamps).await;
+
         if let Err(failure) = shown {
             // One log that has expired does not hide the others.
             context.out.note(&format!("log of `{}`: {}", task.task, failure.render().trim_end()));
             given_up.add(&task.task, &failure);
         }
+
         if context.out.closed() {
             return Ok(Exit::Ok);
         }
     }
+
     for hidden in tasks.iter().filter_map(|task| hidden(task, attempts)) {
         context.out.note(&hidden);
     }
+
     given_up.failure().map_or(Ok(Exit::Ok), Err)
 }
 
@@ -86,7 +97,8 @@ async fn follow_logs(
         Some(Attempts::All) | None => LogMode::All,
     };
     let options = Options { logs, states: false, timestamps, on_interrupt: OnInterrupt::Leave };
-    let exit = follow::follow(client, &context.out, key, options, &mut Interrupts::catch()?).await?;
+    let exit =
+        follow::follow(client, &context.out, key, options, &mut Interrupts::catch()?).await?;
     // What was asked for are the logs, and all of them were shown.
     Ok(if exit == Exit::RunFailed { Exit::Ok } else { exit })
 }
@@ -127,18 +139,21 @@ async fn prefixed_log(
     let out = &context.out;
     let mut lines = Lines::for_stdout(timestamps);
     let mut timeless = Timeless::new(timestamps);
+
     while !out.closed()
         && let Some(piece) = reader.next().await?
     {
         let Some(chunk) = piece.chunk else { continue };
         if out.is_json() {
-            let log = serde_json::json!({"task": task, "attempt": attempt, "chunk": to_json(&chunk)});
+            let log =
+                serde_json::json!({"task": task, "attempt": attempt, "chunk": to_json(&chunk)});
             out.json_line(&serde_json::json!({ "log": log }))?;
         } else {
             timeless.tell(out, &chunk);
             out.bytes(&lines.push((task, attempt), prefix, &chunk))?;
         }
     }
+
     out.bytes(&lines.end(task, attempt, prefix))
 }
 
@@ -153,8 +168,14 @@ mod tests {
     #[test]
     fn what_is_not_shown_is_said() {
         assert_eq!(hidden(&task(1), None), None);
-        assert_eq!(hidden(&task(2), None).as_deref(), Some("attempt 1 of `build` not shown: --attempt all"));
-        assert_eq!(hidden(&task(3), None).as_deref(), Some("attempts 1–2 of `build` not shown: --attempt all"));
+        assert_eq!(
+            hidden(&task(2), None).as_deref(),
+            Some("attempt 1 of `build` not shown: --attempt all")
+        );
+        assert_eq!(
+            hidden(&task(3), None).as_deref(),
+            Some("attempts 1–2 of `build` not shown: --attempt all")
+        );
         assert_eq!(hidden(&task(3), Some(Attempts::All)), None);
     }
 

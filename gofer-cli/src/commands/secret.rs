@@ -4,8 +4,8 @@ use std::io::{IsTerminal as _, Read as _};
 
 use clap::{Args, Subcommand};
 use gofer_proto::v1::{
-    DeleteSecretRequest, GetSecretRequest, GlobalScope, ListSecretsRequest, ListSecretsResponse, MaskValueRequest,
-    PipelineScope, PutSecretRequest, SecretScope, secret_scope::Scope,
+    DeleteSecretRequest, GetSecretRequest, GlobalScope, ListSecretsRequest, ListSecretsResponse,
+    MaskValueRequest, PipelineScope, PutSecretRequest, SecretScope, secret_scope::Scope,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -18,7 +18,8 @@ use crate::{format, output};
 /// The most bytes the contract allows for a value.
 const MAX_VALUE_BYTES: u64 = 64 << 10;
 
-/// Manages secrets: values that tasks get by `secret{{key}}` and `global_secret{{key}}`, and that logs never show
+/// Manages secrets: values that tasks get by `secret{{key}}` and `global_secret{{key}}`, and that
+/// logs never show
 #[derive(Debug, Args)]
 pub(crate) struct SecretArgs {
     #[command(subcommand)]
@@ -43,7 +44,8 @@ Examples:
     },
     /// Lists keys, never values
     #[command(
-        after_help = "Examples:\n  gofer secret list --pipeline ci\n  gofer secret list --global --prefix registry/"
+        after_help = "Examples:\n  gofer secret list --pipeline ci\n  gofer secret list --global \
+                      --prefix registry/"
     )]
     List {
         #[command(flatten)]
@@ -56,9 +58,11 @@ Examples:
     },
     /// Masks a value, read from stdin, in the logs of the run that this is called in
     ///
-    /// For values that a task has not from Gofer: a token that it was given by a login, a password that it made. From now on they are
-    /// `***` wherever the logs of the run are read, in their common encodings, too. Call it before the value is printed: what somebody has
-    /// read cannot be taken back. It takes the run's own token, GOFER_API_TOKEN, which every task has; up to 100 values a run.
+    /// For values that a task has not from Gofer: a token that it was given by a login, a password
+    /// that it made. From now on they are `***` wherever the logs of the run are read, in their
+    /// common encodings, too. Call it before the value is printed: what somebody has read cannot be
+    /// taken back. It takes the run's own token, GOFER_API_TOKEN, which every task has; up to 100
+    /// values a run.
     #[command(after_help = "\
 Examples:
   gofer secret mask < token.txt
@@ -111,7 +115,9 @@ impl ScopeArgs {
     fn scope(self, context: &Context) -> Result<SecretScope, Failure> {
         let scope = match (self.global, self.pipeline) {
             (true, _) => Scope::GlobalScope(GlobalScope {}),
-            (false, Some(pipeline)) => Scope::PipelineScope(PipelineScope { namespace: context.namespace(), pipeline }),
+            (false, Some(pipeline)) => {
+                Scope::PipelineScope(PipelineScope { namespace: context.namespace(), pipeline })
+            }
             (false, None) => {
                 return Err(Failure::usage("it is not said whose secret is meant")
                     .hint("name a pipeline with `--pipeline NAME`, or use `--global`"));
@@ -126,11 +132,15 @@ pub(crate) async fn run(args: SecretArgs, context: &Context) -> Result<(), Failu
     match args.command {
         SecretCommand::Put(args) => {
             if !args.allow.is_empty() && !args.scope.global {
-                return Err(Failure::usage("`--allow` is for global secrets; a pipeline's secrets are its own"));
+                return Err(Failure::usage(
+                    "`--allow` is for global secrets; a pipeline's secrets are its own",
+                ));
             }
+
             let scope = args.scope.scope(context)?;
             let value = read_value(args.keep_newline)?;
             let client = context.client().await?;
+
             put(context, &client, scope, args.key, value, args.allow, args.if_absent).await
         }
         SecretCommand::Get { key, scope } => {
@@ -147,14 +157,16 @@ pub(crate) async fn run(args: SecretArgs, context: &Context) -> Result<(), Failu
         SecretCommand::Mask { keep_newline } => {
             let value = read_value(keep_newline)?.expose_secret().to_owned();
             let client = context.client().await?;
-            let response = client.secrets().mask_value(unary(MaskValueRequest { value })).await?.into_inner();
+            let response =
+                client.secrets().mask_value(unary(MaskValueRequest { value })).await?.into_inner();
             if !response.warning.is_empty() {
                 out.note(&format!("warning: {}", response.warning));
             }
             out.done(&response, |_| "the value is masked from now on".to_owned())
         }
         SecretCommand::Delete { key, scope } => {
-            let request = DeleteSecretRequest { scope: Some(scope.scope(context)?), key: key.clone() };
+            let request =
+                DeleteSecretRequest { scope: Some(scope.scope(context)?), key: key.clone() };
             let client = context.client().await?;
             let response = client.secrets().delete_secret(unary(request)).await?.into_inner();
             out.done(&response, |response| match response.existed {
@@ -175,7 +187,13 @@ async fn put(
     if_absent: bool,
 ) -> Result<(), Failure> {
     let value = value.expose_secret().to_owned();
-    let request = PutSecretRequest { scope: Some(scope), key: key.clone(), value, allowed_namespaces, if_absent };
+    let request = PutSecretRequest {
+        scope: Some(scope),
+        key: key.clone(),
+        value,
+        allowed_namespaces,
+        if_absent,
+    };
     let response = client.secrets().put_secret(unary(request)).await?.into_inner();
     if !response.warning.is_empty() {
         context.out.note(&format!("warning: secret `{key}`: {}", response.warning));
@@ -198,6 +216,7 @@ async fn list(
             Ok((page.secrets, page.next_page_token))
         })
         .await?;
+
     note_more(&context.out, &next_page_token);
     context.out.show(&ListSecretsResponse { secrets, next_page_token }, |response| {
         output::table(
@@ -214,7 +233,8 @@ async fn list(
     })
 }
 
-/// From stdin, or asked for without showing it; never an argument, which every process of the machine could see.
+/// From stdin, or asked for without showing it; never an argument, which every process of the
+/// machine could see.
 fn read_value(keep_newline: bool) -> Result<SecretString, Failure> {
     if std::io::stdin().is_terminal() {
         let value = rpassword::prompt_password("value: ");

@@ -48,15 +48,20 @@ fn describe(info: &GetSystemInfoResponse) -> String {
         ("last event", info.last_event_id.to_string()),
         (
             "namespaces",
-            if info.isolates_namespaces { "isolated by the scheduler" } else { "no boundary here" }.to_owned(),
+            if info.isolates_namespaces { "isolated by the scheduler" } else { "no boundary here" }
+                .to_owned(),
         ),
     ]);
+
     text.push('\n');
     text + &output::table(
         &["BACKEND", "PRODUCT", "OK", "CHECKED", "MESSAGE"],
         info.backends.iter().map(|backend| {
             vec![
-                format::word(BackendKind::try_from(backend.kind).unwrap_or_default().as_str_name(), "BACKEND_KIND_"),
+                format::word(
+                    BackendKind::try_from(backend.kind).unwrap_or_default().as_str_name(),
+                    "BACKEND_KIND_",
+                ),
                 backend.product.clone(),
                 if backend.ok { "yes" } else { "no" }.to_owned(),
                 format::time(backend.checked_at.as_ref()),

@@ -6,8 +6,8 @@ use std::io::IsTerminal as _;
 use clap::{Args, Subcommand};
 use gofer_proto::json::to_json;
 use gofer_proto::v1::{
-    Attempt, CancelTaskRunRequest, GetTaskRunRequest, ListTaskRunsRequest, ListTaskRunsResponse, LogStream, TaskRun,
-    TaskRunState,
+    Attempt, CancelTaskRunRequest, GetTaskRunRequest, ListTaskRunsRequest, ListTaskRunsResponse,
+    LogStream, TaskRun, TaskRunState,
 };
 
 use super::exec::{self, ExecArgs};
@@ -38,9 +38,12 @@ enum TaskCommand {
         page: PageArgs,
     },
     /// Shows one task with all its attempts
-    #[command(after_help = "Examples:\n  gofer task get ci 7 build\n  gofer task get ci latest build")]
+    #[command(
+        after_help = "Examples:\n  gofer task get ci 7 build\n  gofer task get ci latest build"
+    )]
     Get(TaskRef),
-    /// Writes what a task wrote, in that order; the stderr of a task with separate outputs to stderr
+    /// Writes what a task wrote, in that order; the stderr of a task with separate outputs to
+    /// stderr
     #[command(after_help = "\
 Examples:
   gofer task logs ci 7 build
@@ -72,7 +75,10 @@ Examples:
   gofer task exec ci 7 build -- sh -c 'cat > fix.patch' < fix.patch")]
     Exec(ExecArgs),
     /// Asks for one task to be stopped; the run goes on
-    #[command(after_help = "Examples:\n  gofer task cancel ci 7 build\n  gofer task cancel ci 7 build --force")]
+    #[command(
+        after_help = "Examples:\n  gofer task cancel ci 7 build\n  gofer task cancel ci 7 build \
+                      --force"
+    )]
     Cancel {
         #[command(flatten)]
         task: TaskRef,
@@ -115,12 +121,19 @@ pub(crate) async fn run(args: TaskArgs, context: &Context) -> Result<u8, Failure
             let request = key.log_request(&task.task, attempt.unwrap_or(0), follow);
             task_logs(context, LogReader::new(client, request), timestamps, raw).await
         }
-        TaskCommand::Cancel { task, force, reason } => cancel(context, &client, task, force, reason).await,
+        TaskCommand::Cancel { task, force, reason } => {
+            cancel(context, &client, task, force, reason).await
+        }
     };
+
     done.map(|()| Exit::Ok as u8)
 }
 
-pub(crate) async fn list(client: &Client, key: &RunKey, page: &PageArgs) -> Result<(Vec<TaskRun>, String), Failure> {
+pub(crate) async fn list(
+    client: &Client,
+    key: &RunKey,
+    page: &PageArgs,
+) -> Result<(Vec<TaskRun>, String), Failure> {
     page.collect(async |page_size, page_token| {
         let RunKey { namespace, pipeline, run } = key.clone();
         let request = ListTaskRunsRequest { namespace, pipeline, run, page_size, page_token };
@@ -131,34 +144,52 @@ pub(crate) async fn list(client: &Client, key: &RunKey, page: &PageArgs) -> Resu
 }
 
 async fn get(context: &Context, client: &Client, task: TaskRef) -> Result<(), Failure> {
-    let RunKey { namespace, pipeline, run } = resolve(context, client, task.pipeline, task.run).await?;
+    let RunKey { namespace, pipeline, run } =
+        resolve(context, client, task.pipeline, task.run).await?;
     let request = GetTaskRunRequest { namespace, pipeline, run, task: task.task };
     let response = client.task_runs().get_task_run(unary(request)).await?.into_inner();
-    context.out.show(&response, |response| response.task_run.as_ref().map_or_else(String::new, describe))
+    context
+        .out
+        .show(&response, |response| response.task_run.as_ref().map_or_else(String::new, describe))
 }
 
-async fn cancel(context: &Context, client: &Client, task: TaskRef, force: bool, reason: String) -> Result<(), Failure> {
-    let RunKey { namespace, pipeline, run } = resolve(context, client, task.pipeline, task.run).await?;
+async fn cancel(
+    context: &Context,
+    client: &Client,
+    task: TaskRef,
+    force: bool,
+    reason: String,
+) -> Result<(), Failure> {
+    let RunKey { namespace, pipeline, run } =
+        resolve(context, client, task.pipeline, task.run).await?;
     let request = CancelTaskRunRequest { namespace, pipeline, run, task: task.task, force, reason };
     let response = client.task_runs().cancel_task_run(unary(request)).await?.into_inner();
     context.out.done(&response, |response| {
         let task = response.task_run.clone().unwrap_or_default();
         match task.state() {
-            TaskRunState::Complete => format!("task `{}` is {}", task.task, format::task_state(&task)),
+            TaskRunState::Complete => {
+                format!("task `{}` is {}", task.task, format::task_state(&task))
+            }
             _ => format!("task `{}` is being cancelled", task.task),
         }
     })
 }
 
-/// Each stream to its own: the bytes as they are, but what a terminal would obey, and before each line its time if that
-/// is wanted.
-async fn task_logs(context: &Context, mut reader: LogReader, timestamps: bool, raw: bool) -> Result<(), Failure> {
+/// Each stream to its own: the bytes as they are, but what a terminal would obey, and before each
+/// line its time if that is wanted.
+async fn task_logs(
+    context: &Context,
+    mut reader: LogReader,
+    timestamps: bool,
+    raw: bool,
+) -> Result<(), Failure> {
     let out = &context.out;
     let mut stamps = timestamps.then(Stamps::default);
     let mut timeless = Timeless::new(timestamps);
     let for_terminal = |is_terminal: bool| (is_terminal && !raw).then(terminal::Stream::default);
     let mut stdout = for_terminal(std::io::stdout().is_terminal());
     let mut stderr = for_terminal(std::io::stderr().is_terminal());
+
     while !out.closed()
         && let Some(piece) = reader.next().await?
     {
@@ -168,12 +199,16 @@ async fn task_logs(context: &Context, mut reader: LogReader, timestamps: bool, r
             timeless.tell(out, &chunk);
             let stamped = stamps.as_mut().map(|stamps| stamps.push(&chunk));
             let data = stamped.as_deref().unwrap_or(&chunk.data);
+
             match chunk.stream() {
                 LogStream::Stderr => out.error_bytes(&shown(&mut stderr, data)),
-                LogStream::Stdout | LogStream::Unspecified => out.bytes(&shown(&mut stdout, data))?,
+                LogStream::Stdout | LogStream::Unspecified => {
+                    out.bytes(&shown(&mut stdout, data))?
+                }
             }
         }
     }
+
     out.bytes(&stdout.map_or_else(Vec::new, |mut stream| stream.end()))?;
     out.error_bytes(&stderr.map_or_else(Vec::new, |mut stream| stream.end()));
     Ok(())
@@ -184,7 +219,8 @@ fn shown<'a>(terminal: &mut Option<terminal::Stream>, bytes: &'a [u8]) -> Cow<'a
 }
 
 fn describe(task: &TaskRun) -> String {
-    let parents = task.depends_on.iter().map(|parent| parent.task.as_str()).collect::<Vec<_>>().join(", ");
+    let parents =
+        task.depends_on.iter().map(|parent| parent.task.as_str()).collect::<Vec<_>>().join(", ");
     let fields = output::fields(&[
         ("task", format!("{}/{} #{} {}", task.namespace, task.pipeline, task.run, task.task)),
         ("status", format::task_state(task)),
@@ -204,7 +240,11 @@ fn describe(task: &TaskRun) -> String {
 fn attempt_row(attempt: &Attempt) -> Vec<String> {
     vec![
         attempt.attempt.to_string(),
-        if attempt.ended_at.is_some() { format::task_status(attempt.status()) } else { "active".to_owned() },
+        if attempt.ended_at.is_some() {
+            format::task_status(attempt.status())
+        } else {
+            "active".to_owned()
+        },
         format::time(attempt.started_at.as_ref()),
         format::took(attempt.started_at.as_ref(), attempt.ended_at.as_ref()),
         attempt.exit_code.map_or_else(String::new, |code| code.to_string()),

@@ -43,13 +43,19 @@ mod tests {
             ended_at: at(to),
             why: why.into(),
         };
+
         let spans = [
             span("", TimelinePhase::Queued, 100, 102, "waited"),
             span("build", TimelinePhase::WaitingForPlace, 102, 172, "64 of 64"),
         ];
         let text = table(&spans);
-        let words: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+        let words: Vec<Vec<&str>> =
+            text.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+
         assert_eq!(words[0], ["the", "run", "queued", "+0.0s", "2.0s", "waited"]);
-        assert_eq!(words[1], ["build", "1", "waiting", "for", "place", "+2.0s", "1m10s", "64", "of", "64"]);
+        assert_eq!(
+            words[1],
+            ["build", "1", "waiting", "for", "place", "+2.0s", "1m10s", "64", "of", "64"]
+        );
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use gofer_proto::v1::{
-    BootstrapTokenRequest, CreateTokenRequest, DeleteTokenRequest, DisableTokenRequest, EnableTokenRequest,
-    ListTokensRequest, ListTokensResponse, Token, TokenKind, WhoAmIRequest,
+    BootstrapTokenRequest, CreateTokenRequest, DeleteTokenRequest, DisableTokenRequest,
+    EnableTokenRequest, ListTokensRequest, ListTokensResponse, Token, TokenKind, WhoAmIRequest,
 };
 use prost::{Message, Name};
 use secrecy::{ExposeSecret, SecretString};
@@ -31,8 +31,9 @@ pub(crate) struct TokenArgs {
 enum TokenCommand {
     /// Makes a new server's first management token; works once
     ///
-    /// The server takes it from whoever knows a code, which it leaves in the file `bootstrap` of its data directory, or which its
-    /// operator has given it (`server.bootstrap_token_file`). On the server's machine its user need not name the file.
+    /// The server takes it from whoever knows a code, which it leaves in the file `bootstrap` of
+    /// its data directory, or which its operator has given it (`server.bootstrap_token_file`). On
+    /// the server's machine its user need not name the file.
     #[command(after_help = "\
 Examples:
   gofer token bootstrap --out ~/.config/gofer/token
@@ -81,8 +82,8 @@ Examples:
 
 #[derive(Debug, Args)]
 struct BootstrapArgs {
-    /// File with the code on its first line; without it the environment's GOFER_BOOTSTRAP_CODE is used, and without that what the
-    /// server has left on this machine
+    /// File with the code on its first line; without it the environment's GOFER_BOOTSTRAP_CODE is
+    /// used, and without that what the server has left on this machine
     #[arg(long, value_name = "FILE")]
     code_file: Option<PathBuf>,
     #[command(flatten)]
@@ -90,11 +91,13 @@ struct BootstrapArgs {
 }
 
 impl BootstrapArgs {
-    /// The code; or, for a server that asks for none or wants to say itself why not, nothing and where it was looked for.
+    /// The code; or, for a server that asks for none or wants to say itself why not, nothing and
+    /// where it was looked for.
     fn code(&self, context: &Context) -> Result<(SecretString, Option<String>), Failure> {
         let text = match &self.code_file {
-            Some(path) => std::fs::read_to_string(path)
-                .map_err(|error| Failure::usage(format!("cannot read the code file `{}`: {error}", path.display())))?,
+            Some(path) => std::fs::read_to_string(path).map_err(|error| {
+                Failure::usage(format!("cannot read the code file `{}`: {error}", path.display()))
+            })?,
             None => match std::env::var("GOFER_BOOTSTRAP_CODE") {
                 Ok(code) => code,
                 Err(_) => {
@@ -158,6 +161,7 @@ pub(crate) async fn run(args: TokenArgs, context: &Context) -> Result<(), Failur
     let client = context.client().await?;
     let mut service = client.tokens();
     let out = &context.out;
+
     match args.command {
         TokenCommand::Bootstrap(args) => {
             let (code, sought) = args.code(context)?;
@@ -171,23 +175,33 @@ pub(crate) async fn run(args: TokenArgs, context: &Context) -> Result<(), Failur
                     _ => failure,
                 }
             });
+
             let response = response?.into_inner();
             hand_over(context, &response, &response.secret, response.token.as_ref(), place)
         }
         TokenCommand::Create(args) => create(context, &client, args).await,
         TokenCommand::List { kind, page } => list(context, &client, &kind, &page).await,
         TokenCommand::Enable { id } => {
-            let response = service.enable_token(unary(EnableTokenRequest { id: id.clone() })).await?.into_inner();
+            let response = service
+                .enable_token(unary(EnableTokenRequest { id: id.clone() }))
+                .await?
+                .into_inner();
             out.done(&response, |_| format!("token `{id}` is enabled"))
         }
         TokenCommand::Disable { id } => {
-            let response = service.disable_token(unary(DisableTokenRequest { id: id.clone() })).await?.into_inner();
+            let response = service
+                .disable_token(unary(DisableTokenRequest { id: id.clone() }))
+                .await?
+                .into_inner();
             out.done(&response, |_| format!("token `{id}` is disabled"))?;
             note_the_end(context, &client).await;
             Ok(())
         }
         TokenCommand::Delete { id } => {
-            let response = service.delete_token(unary(DeleteTokenRequest { id: id.clone() })).await?.into_inner();
+            let response = service
+                .delete_token(unary(DeleteTokenRequest { id: id.clone() }))
+                .await?
+                .into_inner();
             out.done(&response, |_| format!("token `{id}` is deleted"))?;
             note_the_end(context, &client).await;
             Ok(())
@@ -196,7 +210,9 @@ pub(crate) async fn run(args: TokenArgs, context: &Context) -> Result<(), Failur
             let response = service.who_am_i(unary(WhoAmIRequest {})).await?.into_inner();
             out.show(&response, |response| match &response.token {
                 Some(token) => describe(token),
-                None => "nobody in particular: this server asks for no token (`server.allow_anonymous`)\n".to_owned(),
+                None => "nobody in particular: this server asks for no token \
+                         (`server.allow_anonymous`)\n"
+                    .to_owned(),
             })
         }
     }
@@ -210,39 +226,64 @@ async fn create(context: &Context, client: &Client, args: CreateArgs) -> Result<
         kind: kind.into(),
         namespaces: args.allow,
         description: args.description,
-        expires_after: expires_after.map_err(|error| Failure::usage(format!("`--expires` is too long: {error}")))?,
+        expires_after: expires_after
+            .map_err(|error| Failure::usage(format!("`--expires` is too long: {error}")))?,
     };
+
     let expires = request.expires_after.is_some();
     let response = client.tokens().create_token(unary(request)).await?.into_inner();
     hand_over(context, &response, &response.secret, response.token.as_ref(), place)?;
+
     for warning in &response.warnings {
         context.out.note(&format!("warning: {warning}"));
     }
+
     if args.management && expires {
         note_the_end(context, client).await;
     }
+
     Ok(())
 }
 
 /// When the last management token has expired, nobody can make another but the operator.
 async fn note_the_end(context: &Context, client: &Client) {
-    let request = ListTokensRequest { kinds: vec![TokenKind::Management.into()], page_size: 500, ..Default::default() };
+    let request = ListTokensRequest {
+        kinds: vec![TokenKind::Management.into()],
+        page_size: 500,
+        ..Default::default()
+    };
+
     // What was asked for is done, whether this can be said or not.
-    let Ok(page) = client.tokens().list_tokens(unary(request)).await.map(tonic::Response::into_inner) else { return };
+    let Ok(page) =
+        client.tokens().list_tokens(unary(request)).await.map(tonic::Response::into_inner)
+    else {
+        return;
+    };
+
     let mut working = page.tokens.iter().filter(|token| !token.disabled);
     if !page.next_page_token.is_empty() || working.clone().any(|token| token.expires_at.is_none()) {
         return;
     }
-    let end = working.clone().filter_map(|token| token.expires_at).max_by_key(|end| (end.seconds, end.nanos));
+
+    let end = working
+        .clone()
+        .filter_map(|token| token.expires_at)
+        .max_by_key(|end| (end.seconds, end.nanos));
+
     if working.next().is_some() {
         let end = format::time(end.as_ref());
-        let advice =
-            "make one without an end, or another before that; afterwards only `gofer server --reset-bootstrap` helps";
+        let advice = "make one without an end, or another before that; afterwards only `gofer \
+                      server --reset-bootstrap` helps";
         context.out.note(&format!("every management token expires, the last one {end}: {advice}"));
     }
 }
 
-async fn list(context: &Context, client: &Client, kinds: &[Kind], page: &PageArgs) -> Result<(), Failure> {
+async fn list(
+    context: &Context,
+    client: &Client,
+    kinds: &[Kind],
+    page: &PageArgs,
+) -> Result<(), Failure> {
     let kinds: Vec<i32> = kinds.iter().map(|kind| TokenKind::from(*kind).into()).collect();
     let (tokens, next_page_token) = page
         .collect(async |page_size, page_token| {
@@ -251,6 +292,7 @@ async fn list(context: &Context, client: &Client, kinds: &[Kind], page: &PageArg
             Ok((page.tokens, page.next_page_token))
         })
         .await?;
+
     note_more(&context.out, &next_page_token);
     context.out.show(&ListTokensResponse { tokens, next_page_token }, |response| {
         output::table(
@@ -270,8 +312,8 @@ async fn list(context: &Context, client: &Client, kinds: &[Kind], page: &PageArg
     })
 }
 
-/// Where a secret goes: stdout, or a file that is made before the token is, so that no secret is lost for want of a
-/// place.
+/// Where a secret goes: stdout, or a file that is made before the token is, so that no secret is
+/// lost for want of a place.
 struct Place {
     file: Option<(File, PathBuf)>,
     written: bool,
@@ -281,8 +323,9 @@ impl Place {
     fn prepare(to: SecretTo) -> Result<Self, Failure> {
         let Some(path) = to.out else { return Ok(Self { file: None, written: false }) };
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file =
-            file.map_err(|error| Failure::usage(format!("cannot make the file `{}`: {error}", path.display())))?;
+        let file = file.map_err(|error| {
+            Failure::usage(format!("cannot make the file `{}`: {error}", path.display()))
+        })?;
         Ok(Self { file: Some((file, path)), written: false })
     }
 }
@@ -296,7 +339,8 @@ impl Drop for Place {
     }
 }
 
-/// Gives the secret, alone on stdout or in the file, so that it can be redirected; everything else goes to stderr.
+/// Gives the secret, alone on stdout or in the file, so that it can be redirected; everything else
+/// goes to stderr.
 fn hand_over<M: Message + Name>(
     context: &Context,
     response: &M,
@@ -307,7 +351,9 @@ fn hand_over<M: Message + Name>(
     let id = token.map(|token| token.id.as_str()).unwrap_or_default();
     if let Some((file, path)) = &mut place.file {
         let written = writeln!(file, "{secret}").and_then(|()| file.sync_all());
-        written.map_err(|error| Failure::usage(format!("cannot write `{}`: {error}", path.display())))?;
+        written.map_err(|error| {
+            Failure::usage(format!("cannot write `{}`: {error}", path.display()))
+        })?;
         context.out.note(&format!("token `{id}` is in `{}`", path.display()));
     } else if context.out.is_json() {
         context.out.json(response)?;
@@ -315,6 +361,7 @@ fn hand_over<M: Message + Name>(
         context.out.line(secret)?;
         context.out.note(&format!("token `{id}`: keep the secret above, it is not shown again"));
     }
+
     place.written = true;
     Ok(())
 }

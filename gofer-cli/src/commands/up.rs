@@ -2,7 +2,8 @@
 
 use clap::Args;
 use gofer_proto::v1::{
-    PipelineChange, PipelineChangeKind, PipelineSpec, RegisterPipelineRequest, RegisterPipelineResponse,
+    PipelineChange, PipelineChangeKind, PipelineSpec, RegisterPipelineRequest,
+    RegisterPipelineResponse,
 };
 
 use crate::cli::Context;
@@ -14,7 +15,8 @@ use crate::output::printable;
 
 /// Registers a pipeline: compiles it, shows what changes, and makes a new version of it
 ///
-/// A spec that is the same as the latest version changes nothing, so the command may be repeated safely.
+/// A spec that is the same as the latest version changes nothing, so the command may be repeated
+/// safely.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -38,7 +40,9 @@ pub(crate) async fn run(args: UpArgs, context: &Context) -> Result<(), Failure> 
     let name = spec.name.clone();
     let client = context.client().await?;
     let response = register(&client, context.namespace(), spec, args.plan, args.expect).await?;
-    context.out.show(&response, |response| describe(response, &context.namespace(), &name, args.plan))
+    context
+        .out
+        .show(&response, |response| describe(response, &context.namespace(), &name, args.plan))
 }
 
 /// Registers the spec, or only plans to.
@@ -49,11 +53,17 @@ pub(crate) async fn register(
     plan_only: bool,
     expected_version: Option<u64>,
 ) -> Result<RegisterPipelineResponse, Failure> {
-    let request = RegisterPipelineRequest { namespace, spec: Some(spec), plan_only, expected_version };
+    let request =
+        RegisterPipelineRequest { namespace, spec: Some(spec), plan_only, expected_version };
     Ok(client.pipelines().register_pipeline(unary(request)).await?.into_inner())
 }
 
-fn describe(response: &RegisterPipelineResponse, namespace: &str, name: &str, plan: bool) -> String {
+fn describe(
+    response: &RegisterPipelineResponse,
+    namespace: &str,
+    name: &str,
+    plan: bool,
+) -> String {
     let mut text: String = response.changes.iter().map(change_line).collect();
     let version = response.version;
     text += &match (response.changed, plan) {
@@ -70,7 +80,9 @@ fn change_line(change: &PipelineChange) -> String {
     let line = match change.kind() {
         PipelineChangeKind::Added => format!("+ {path}: {after}"),
         PipelineChangeKind::Removed => format!("- {path}: {before}"),
-        PipelineChangeKind::Modified | PipelineChangeKind::Unspecified => format!("~ {path}: {before} → {after}"),
+        PipelineChangeKind::Modified | PipelineChangeKind::Unspecified => {
+            format!("~ {path}: {before} → {after}")
+        }
     };
     printable(&line) + "\n"
 }
@@ -81,12 +93,14 @@ mod tests {
 
     #[test]
     fn changes_are_lines_with_a_sign() {
-        let change = |kind: PipelineChangeKind, path: &str, before: &str, after: &str| PipelineChange {
-            kind: kind.into(),
-            path: path.into(),
-            before: before.into(),
-            after: after.into(),
-        };
+        let change =
+            |kind: PipelineChangeKind, path: &str, before: &str, after: &str| PipelineChange {
+                kind: kind.into(),
+                path: path.into(),
+                before: before.into(),
+                after: after.into(),
+            };
+
         let response = RegisterPipelineResponse {
             version: 2,
             changed: true,
@@ -97,8 +111,9 @@ mod tests {
             ],
             ..RegisterPipelineResponse::default()
         };
-        let expected = "+ tasks.test: {}\n- variables.A: \"1\"\n~ tasks.build.timeout: \"60s\" → \"90s\"\n\
-                        default/ci would become version 2\n";
+
+        let expected = "+ tasks.test: {}\n- variables.A: \"1\"\n~ tasks.build.timeout: \"60s\" → \
+                        \"90s\"\ndefault/ci would become version 2\n";
         assert_eq!(describe(&response, "default", "ci", true), expected);
     }
 }

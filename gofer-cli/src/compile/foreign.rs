@@ -1,8 +1,9 @@
 //! Programs of others, run to their own end.
 //!
-//! What such a program leaves running in the background (a build daemon that starts on first use) has inherited its standard
-//! output, so the end of that says nothing: what counts is that the program itself has exited. A program that is given up is
-//! killed with everything that it has started.
+//! What such a program leaves running in the background (a build daemon that starts on first use)
+//! has inherited its standard output, so the end of that says nothing: what counts is that the
+//! program itself has exited. A program that is given up is killed with everything that it has
+//! started.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,16 +32,23 @@ pub(super) struct Foreign {
 impl Foreign {
     /// Starts it without input; its stderr is the user's.
     pub(super) fn start(command: &mut Command) -> io::Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true);
+
         // At a terminal it stays where it is: in a group of its own it could ask for no passphrase.
         let own_group = !rustix::termios::isatty(rustix::stdio::stdin());
         if own_group {
             command.process_group(0);
         }
+
         let mut child = command.spawn()?;
         let stdout = child.stdout.take().expect("stdout is piped");
         let rest = stdout.as_fd().try_clone_to_owned()?;
         let leader = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+
         Ok(Self { child, stdout, rest, group: leader.filter(|_| own_group) })
     }
 
@@ -57,20 +65,23 @@ impl Foreign {
                 read = self.stdout.read_buf(&mut piece), if is_open => match read {
                     Ok(0) => is_open = false,
                     Ok(_) => take(&piece)?,
-                    Err(error) => return Err(Failure::usage(format!("cannot read what the program prints: {error}"))),
+                    Err(error) => return Err(Failure::usage(format!("cannot read what the program \
+                                                                     prints: {error}"))),
                 },
                 status = self.child.wait() => {
                     break status.map_err(|error| Failure::usage(format!("cannot wait for the program: {error}")))?;
                 }
             }
         };
+
         // Its number may be somebody else's from now on.
         self.group = None;
         self.take_rest(take)?;
         Ok(status)
     }
 
-    /// What it had written when it exited. Others may go on writing, so this is no more than a full pipe.
+    /// What it had written when it exited. Others may go on writing, so this is no more than a full
+    /// pipe.
     fn take_rest(&self, mut take: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
         let mut left = rustix::io::ioctl_fionread(&self.rest).unwrap_or(0);
         let mut piece = vec![0; PIECE_BYTES];
@@ -87,6 +98,7 @@ impl Foreign {
                 Err(_) => break,
             }
         }
+
         Ok(())
     }
 }

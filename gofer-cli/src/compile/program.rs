@@ -10,20 +10,25 @@ use super::foreign::Foreign;
 use super::{MAX_SPEC_BYTES, too_long};
 use crate::errors::Failure;
 
-/// What the program writes to stdout; its stderr is the user's. `None` when the file is no program for this machine
-/// (for example a JSON file on a file system where every file is executable).
-pub(super) async fn stdout_of(program: &Path, dir: Option<&Path>) -> Result<Option<Vec<u8>>, Failure> {
+/// What the program writes to stdout; its stderr is the user's. `None` when the file is no program
+/// for this machine (for example a JSON file on a file system where every file is executable).
+pub(super) async fn stdout_of(
+    program: &Path,
+    dir: Option<&Path>,
+) -> Result<Option<Vec<u8>>, Failure> {
     let shown = program.display();
     let mut command = Command::new(program);
     if let Some(dir) = dir {
         // As `cargo run` does.
         command.current_dir(dir).env("CARGO_MANIFEST_DIR", dir);
     }
+
     let running = match Foreign::start(&mut command) {
         Ok(running) => running,
         Err(error) if error.raw_os_error() == Some(ENOEXEC) => return Ok(None),
         Err(error) => return Err(Failure::usage(format!("cannot start `{shown}`: {error}"))),
     };
+
     let mut bytes = Vec::new();
     let status = running
         .until_exit(|piece| {
@@ -32,10 +37,15 @@ pub(super) async fn stdout_of(program: &Path, dir: Option<&Path>) -> Result<Opti
             if too_long { Err(self::too_long(&format!("the program `{shown}`"))) } else { Ok(()) }
         })
         .await?;
+
     if !status.success() {
         return Err(Failure::usage(format!("the pipeline program `{shown}` {}", ending(status)))
-            .hint("its own message, if any, is above; the program must print the pipeline and end with 0"));
+            .hint(
+                "its own message, if any, is above; the program must print the pipeline and end \
+                   with 0",
+            ));
     }
+
     Ok(Some(bytes))
 }
 

@@ -20,7 +20,11 @@ impl<'a> JsonView<'a> {
     }
 
     fn update(&self, subject: Subject) -> Result<(), Failure> {
-        if self.states { self.out.json_line(&to_json(&RunUpdate { subject: Some(subject) })) } else { Ok(()) }
+        if self.states {
+            self.out.json_line(&to_json(&RunUpdate { subject: Some(subject) }))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -37,7 +41,8 @@ impl View for JsonView<'_> {
         let LogNews { task, attempt, what } = news;
         match what {
             News::Chunk(chunk) => {
-                let log = serde_json::json!({"task": task, "attempt": attempt, "chunk": to_json(&chunk)});
+                let log =
+                    serde_json::json!({"task": task, "attempt": attempt, "chunk": to_json(&chunk)});
                 self.out.json_line(&serde_json::json!({ "log": log }))
             }
             // The offset of the next chunk says it.

@@ -39,23 +39,33 @@ impl Lines {
     }
 
     /// The complete lines that the log has with these bytes, each after `prefix`.
-    pub(crate) fn push(&mut self, (task, attempt): (&str, u32), prefix: &str, chunk: &LogChunk) -> Vec<u8> {
+    pub(crate) fn push(
+        &mut self,
+        (task, attempt): (&str, u32),
+        prefix: &str,
+        chunk: &LogChunk,
+    ) -> Vec<u8> {
         let stamp = stamp(self.timestamps, chunk);
         let line = self.unfinished.entry((task.to_owned(), attempt, chunk.stream())).or_default();
         let mut shown = Vec::with_capacity(chunk.data.len() + prefix.len());
+
         for part in chunk.data.split_inclusive(|byte| *byte == b'\n') {
-            let (text, is_whole) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
+            let (text, is_whole) =
+                part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
             if line.bytes.is_empty() {
                 line.stamp.clone_from(&stamp);
             }
+
             line.bytes.extend_from_slice(text);
             while line.bytes.len() > MAX_LINE_BYTES {
                 line.show(prefix, MAX_LINE_BYTES, self.terminal, &mut shown);
             }
+
             if is_whole {
                 line.show(prefix, line.bytes.len(), self.terminal, &mut shown);
             }
         }
+
         shown
     }
 
@@ -63,7 +73,8 @@ impl Lines {
     pub(crate) fn end(&mut self, task: &str, attempt: u32, prefix: &str) -> Vec<u8> {
         let mut shown = Vec::new();
         for stream in [LogStream::Stdout, LogStream::Stderr] {
-            let mut rest = self.unfinished.remove(&(task.to_owned(), attempt, stream)).unwrap_or_default();
+            let mut rest =
+                self.unfinished.remove(&(task.to_owned(), attempt, stream)).unwrap_or_default();
             if !rest.bytes.is_empty() {
                 rest.show(prefix, rest.bytes.len(), self.terminal, &mut shown);
             }
@@ -146,7 +157,12 @@ mod tests {
 
     fn chunk_at(text: &[u8], seconds: i64) -> LogChunk {
         let at = Some(Timestamp { seconds, nanos: 0 });
-        LogChunk { stream: LogStream::Stdout.into(), data: text.to_vec().into(), at, ..LogChunk::default() }
+        LogChunk {
+            stream: LogStream::Stdout.into(),
+            data: text.to_vec().into(),
+            at,
+            ..LogChunk::default()
+        }
     }
 
     #[test]
@@ -169,7 +185,10 @@ mod tests {
         assert_eq!(lines.push(BUILD, "b | ", &later), expected);
 
         let mut stamps = Stamps::default();
-        assert_eq!(stamps.push(&chunk(b"a\nb")), b"2026-11-24T13:09:26.000Z a\n2026-11-24T13:09:26.000Z b");
+        assert_eq!(
+            stamps.push(&chunk(b"a\nb")),
+            b"2026-11-24T13:09:26.000Z a\n2026-11-24T13:09:26.000Z b"
+        );
         assert_eq!(stamps.push(&later), b"c\n2026-11-24T13:09:27.000Z d\n");
         assert_eq!(stamps.push(&LogChunk { at: None, ..later }), b"c\nd\n", "nobody knows when");
     }
@@ -178,9 +197,15 @@ mod tests {
     fn nothing_in_a_line_reaches_beyond_it_at_a_terminal() {
         let forged = b"one\rtest | forged\x1b[1A\x1b[2K\x1b[31m\n";
         let mut raw = Lines::default();
-        assert_eq!(raw.push(BUILD, "build | ", &chunk(forged)), [b"build | ", &forged[..]].concat());
+        assert_eq!(
+            raw.push(BUILD, "build | ", &chunk(forged)),
+            [b"build | ", &forged[..]].concat()
+        );
         let mut lines = Lines { terminal: true, ..Lines::default() };
-        assert_eq!(lines.push(BUILD, "build | ", &chunk(forged)), b"build | test | forged\x1b[31m\x1b[0m\n");
+        assert_eq!(
+            lines.push(BUILD, "build | ", &chunk(forged)),
+            b"build | test | forged\x1b[31m\x1b[0m\n"
+        );
         assert_eq!(lines.push(BUILD, "build | ", &chunk(b"two\x1b[?1049h")), b"");
         assert_eq!(lines.end("build", 1, "build | "), b"build | two\n");
     }
@@ -190,7 +215,11 @@ mod tests {
         let mut lines = Lines::default();
         let mut shown = 0;
         for _ in 0..100 {
-            shown += lines.push(BUILD, "", &chunk(&[b'x'; 10_000])).iter().filter(|byte| **byte == b'x').count();
+            shown += lines
+                .push(BUILD, "", &chunk(&[b'x'; 10_000]))
+                .iter()
+                .filter(|byte| **byte == b'x')
+                .count();
         }
         shown += lines.end("build", 1, "").iter().filter(|byte| **byte == b'x').count();
         assert_eq!(shown, 1_000_000);

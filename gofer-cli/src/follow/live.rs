@@ -1,4 +1,5 @@
-//! The part of the view that changes in place, on a terminal: the tasks that run now, and how far the run is.
+//! The part of the view that changes in place, on a terminal: the tasks that run now, and how far
+//! the run is.
 
 use gofer_proto::v1::{TaskRun, TaskRunState, TaskRunStatus};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -22,7 +23,8 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new() -> Self {
-        let target = ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), DRAWN_PER_SECOND);
+        let target =
+            ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), DRAWN_PER_SECOND);
         Self { bars: MultiProgress::with_draw_target(target), rows: Vec::new() }
     }
 
@@ -45,11 +47,16 @@ impl Live {
                 self.bars.remove(&row);
             }
         }
+
         while self.rows.len() < texts.len() {
             let row = self.bars.add(ProgressBar::new_spinner());
-            row.set_style(ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is right"));
+            row.set_style(
+                ProgressStyle::with_template("{spinner} {wide_msg}")
+                    .expect("the template is right"),
+            );
             self.rows.push(row);
         }
+
         for (row, text) in self.rows.iter().zip(texts) {
             row.set_message(text);
             row.tick();
@@ -63,7 +70,9 @@ fn rows(seen: &Seen) -> Vec<String> {
     let width = active.iter().map(|task| task.task.len()).max().unwrap_or(0);
     let row = |task: &&TaskRun| {
         let since = format::took(task.started_at.as_ref(), None);
-        format!("{:width$}  {}  {since}", printable(&task.task), format::task_state(task)).trim_end().to_owned()
+        format!("{:width$}  {}  {since}", printable(&task.task), format::task_state(task))
+            .trim_end()
+            .to_owned()
     };
     let mut texts: Vec<_> = active.iter().take(MAX_ROWS).map(row).collect();
     if active.len() > MAX_ROWS {
@@ -76,17 +85,23 @@ fn rows(seen: &Seen) -> Vec<String> {
 /// `ci #7: 3 of 9 done, 1 failed, 2 active, 12.0s`.
 fn total(seen: &Seen, active: usize) -> String {
     let done = seen.tasks.values().filter(|task| task.state() == TaskRunState::Complete).count();
-    let bad = |task: &&TaskRun| matches!(task.status(), TaskRunStatus::Failed | TaskRunStatus::TimedOut);
+    let bad =
+        |task: &&TaskRun| matches!(task.status(), TaskRunStatus::Failed | TaskRunStatus::TimedOut);
     let failed = match seen.tasks.values().filter(bad).count() {
         0 => String::new(),
         failed => format!(", {failed} failed"),
     };
     let since = format::took(seen.run.created_at.as_ref(), seen.run.ended_at.as_ref());
-    format!("{}: {done} of {} done{failed}, {active} active, {since}", format::run_name(&seen.run), seen.tasks.len())
+    format!(
+        "{}: {done} of {} done{failed}, {active} active, {since}",
+        format::run_name(&seen.run),
+        seen.tasks.len()
+    )
 }
 
 fn is_active(task: &TaskRun) -> bool {
-    matches!(task.state(), TaskRunState::Starting | TaskRunState::Running) || task.not_before.is_some()
+    matches!(task.state(), TaskRunState::Starting | TaskRunState::Running)
+        || task.not_before.is_some()
 }
 
 #[cfg(test)]
@@ -94,7 +109,11 @@ mod tests {
     use super::*;
 
     fn running(count: usize) -> Seen {
-        let task = |n| TaskRun { task: format!("t{n}"), state: TaskRunState::Running.into(), ..TaskRun::default() };
+        let task = |n| TaskRun {
+            task: format!("t{n}"),
+            state: TaskRunState::Running.into(),
+            ..TaskRun::default()
+        };
         Seen { tasks: (0..count).map(|n| (format!("t{n}"), task(n))).collect(), ..Seen::default() }
     }
 

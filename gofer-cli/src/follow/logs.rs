@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use gofer_proto::v1::{
-    LogChunk, LogCursor, LogStream, StreamLogsRequest, StreamLogsResponse, TaskRun, TaskRunState, TaskRunStatus,
+    LogChunk, LogCursor, LogStream, StreamLogsRequest, StreamLogsResponse, TaskRun, TaskRunState,
+    TaskRunStatus,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -71,7 +72,16 @@ impl Logs {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let sender = Some(sender);
         let tails = Arc::new(Semaphore::new(TAILS_AT_ONCE));
-        Self { client, key, mode, asked: BTreeMap::new(), sender, receiver, readers: JoinSet::new(), tails }
+        Self {
+            client,
+            key,
+            mode,
+            asked: BTreeMap::new(),
+            sender,
+            receiver,
+            readers: JoinSet::new(),
+            tails,
+        }
     }
 
     /// Asks for the logs that the task run's new state makes interesting.
@@ -122,7 +132,10 @@ struct Teller {
 impl Teller {
     /// False when the view has gone, and with it the interest.
     async fn tell(&self, what: News) -> bool {
-        self.sender.send(LogNews { task: self.task.clone(), attempt: self.attempt, what }).await.is_ok()
+        self.sender
+            .send(LogNews { task: self.task.clone(), attempt: self.attempt, what })
+            .await
+            .is_ok()
     }
 }
 
@@ -140,8 +153,8 @@ async fn tell_all(mut reader: LogReader, teller: Teller) {
     }
 }
 
-/// Reads to the end and tells the last part, in one go, so that the logs of several failed tasks mix as little as may
-/// be.
+/// Reads to the end and tells the last part, in one go, so that the logs of several failed tasks
+/// mix as little as may be.
 async fn tell_tail(mut reader: LogReader, teller: Teller, tails: Arc<Semaphore>) {
     // Nobody closes it.
     let _place = tails.acquire().await;
@@ -163,25 +176,34 @@ async fn tell_tail(mut reader: LogReader, teller: Teller, tails: Arc<Semaphore>)
             left_out += first.data.len() as u64;
         }
     };
+
     if left_out > 0 {
         teller.tell(News::LeftOut(left_out)).await;
     }
+
     for chunk in tail {
         teller.tell(News::Chunk(chunk)).await;
     }
+
     teller.tell(News::End(end)).await;
 }
 
-/// The last attempt that ended badly. An attempt before the current one did, even when its end was not seen.
+/// The last attempt that ended badly. An attempt before the current one did, even when its end was
+/// not seen.
 fn last_failed(task: &TaskRun) -> u32 {
     let newest = task.attempts.last();
-    let failed = newest.filter(|attempt| matches!(attempt.status(), TaskRunStatus::Failed | TaskRunStatus::TimedOut));
+    let failed = newest.filter(|attempt| {
+        matches!(attempt.status(), TaskRunStatus::Failed | TaskRunStatus::TimedOut)
+    });
     failed.map_or(0, |attempt| attempt.attempt).max(task.attempt.saturating_sub(1))
 }
 
 /// The last attempt that has run or runs.
 fn last_begun(task: &TaskRun) -> u32 {
-    let begun = task.attempts.last().filter(|attempt| attempt.started_at.is_some() || attempt.ended_at.is_some());
+    let begun = task
+        .attempts
+        .last()
+        .filter(|attempt| attempt.started_at.is_some() || attempt.ended_at.is_some());
     match task.state() {
         TaskRunState::Running => task.attempt,
         _ => begun.map_or(0, |attempt| attempt.attempt),
@@ -229,7 +251,8 @@ impl LogReader {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             none => {
-                let stream = self.client.task_runs().stream_logs(self.request.clone()).await?.into_inner();
+                let stream =
+                    self.client.task_runs().stream_logs(self.request.clone()).await?.into_inner();
                 self.patience.opened();
                 none.insert(stream)
             }
@@ -258,8 +281,17 @@ mod tests {
     use super::*;
 
     fn task(state: TaskRunState, attempt: u32, newest: Option<(u32, TaskRunStatus)>) -> TaskRun {
-        let attempts = newest.map(|(attempt, status)| Attempt { attempt, status: status.into(), ..Attempt::default() });
-        TaskRun { state: state.into(), attempt, attempts: attempts.into_iter().collect(), ..TaskRun::default() }
+        let attempts = newest.map(|(attempt, status)| Attempt {
+            attempt,
+            status: status.into(),
+            ..Attempt::default()
+        });
+        TaskRun {
+            state: state.into(),
+            attempt,
+            attempts: attempts.into_iter().collect(),
+            ..TaskRun::default()
+        }
     }
 
     #[test]
@@ -276,7 +308,8 @@ mod tests {
     #[test]
     fn the_cursor_moves_past_what_has_arrived() {
         let mut request = StreamLogsRequest::default();
-        let chunk = LogChunk { stream: LogStream::Stderr.into(), offset: 5, data: "abc".into(), at: None };
+        let chunk =
+            LogChunk { stream: LogStream::Stderr.into(), offset: 5, data: "abc".into(), at: None };
         advance(&mut request, &StreamLogsResponse { chunk: Some(chunk), attempt: 2 });
         assert_eq!(request.cursor, Some(LogCursor { stdout_offset: 0, stderr_offset: 8 }));
         assert_eq!(request.attempt, 2);

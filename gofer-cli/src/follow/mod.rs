@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gofer_proto::v1::{
-    CancelRunRequest, FollowRunRequest, Run, RunState, RunStatus, StreamLogsRequest, TaskRun, run_update::Subject,
+    CancelRunRequest, FollowRunRequest, Run, RunState, RunStatus, StreamLogsRequest, TaskRun,
+    run_update::Subject,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -92,7 +93,10 @@ pub(crate) enum OnInterrupt {
     /// Ends the following; the run goes on.
     Leave,
     /// Cancels the run, the second time by force; the third time ends the following.
-    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only `gofer local` cancels what it follows"))]
+    #[cfg_attr(
+        not(feature = "server"),
+        expect(dead_code, reason = "only `gofer local` cancels what it follows")
+    )]
     Cancel,
 }
 
@@ -113,7 +117,8 @@ enum Update {
 /// Follows the run to its end.
 ///
 /// # Errors
-/// When the server refuses, or is gone for long; also when the run was successful, but a part of what was to be shown is missing.
+/// When the server refuses, or is gone for long; also when the run was successful, but a part of
+/// what was to be shown is missing.
 pub(crate) async fn follow(
     client: &Client,
     out: &Out,
@@ -124,6 +129,7 @@ pub(crate) async fn follow(
     let mut view = view::choose(out, options.states, options.timestamps);
     let mut logs = Logs::new(client.clone(), key.clone(), options.logs);
     let (sender, mut updates) = mpsc::channel(QUEUE);
+
     // Dropped, and with it the watcher, when the following ends.
     let mut watcher = JoinSet::new();
     watcher.spawn(watch(client.clone(), key.clone(), sender));
@@ -133,6 +139,7 @@ pub(crate) async fn follow(
     let mut given_up = GivenUp::default();
     let mut asked_to_end = AskedToEnd::default();
     let mut complete = false;
+
     loop {
         tokio::select! {
             update = updates.recv(), if !complete => match update {
@@ -162,13 +169,16 @@ pub(crate) async fn follow(
             }
         }
     }
+
     view.finish(&seen)?;
     let came_to = match (seen.run.status(), asked_to_end.first) {
         (RunStatus::Successful, _) => Exit::Ok,
         (RunStatus::Cancelled, Some(interrupt)) => interrupt.exit(),
         _ => Exit::RunFailed,
     };
-    // A run that has failed is what matters more, and the code says already that something is wrong.
+
+    // A run that has failed is what matters more, and the code says already that something is
+    // wrong.
     match given_up.failure() {
         Some(failure) if came_to == Exit::Ok || !options.states => Err(failure),
         Some(failure) => {
@@ -187,7 +197,8 @@ struct AskedToEnd {
 }
 
 impl AskedToEnd {
-    /// Whether this one asks for something new. A terminal that is closed is told by the kernel and by the shell.
+    /// Whether this one asks for something new. A terminal that is closed is told by the kernel and
+    /// by the shell.
     fn counts(&mut self, interrupt: Interrupt) -> bool {
         if interrupt == Interrupt::HangUp && self.times > 0 {
             return false;
@@ -220,17 +231,26 @@ impl GivenUp {
 
     /// What the command ends with, if there are any.
     pub(crate) fn failure(self) -> Option<Failure> {
-        let named: Vec<_> = self.tasks.iter().take(NAMED_TASKS).map(|task| format!("`{task}`")).collect();
+        let named: Vec<_> =
+            self.tasks.iter().take(NAMED_TASKS).map(|task| format!("`{task}`")).collect();
         let more = match self.tasks.len().saturating_sub(NAMED_TASKS) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let message = format!("the output is not complete: the logs of {}{more} were given up", named.join(", "));
+        let message = format!(
+            "the output is not complete: the logs of {}{more} were given up",
+            named.join(", ")
+        );
         self.exit.map(|exit| Failure::incomplete(exit, message))
     }
 }
 
-fn apply(update: Update, seen: &mut Seen, logs: &mut Logs, view: &mut dyn View) -> Result<(), Failure> {
+fn apply(
+    update: Update,
+    seen: &mut Seen,
+    logs: &mut Logs,
+    view: &mut dyn View,
+) -> Result<(), Failure> {
     match update {
         Update::Note(text) => view.note(&text),
         Update::Changed(subject) => match *subject {
@@ -271,8 +291,10 @@ async fn cancel(
 
 /// Sends every change of the run until it is complete, also over a server's restart.
 async fn watch(client: Client, key: RunKey, sender: mpsc::Sender<Result<Update, Failure>>) {
-    let request = FollowRunRequest { namespace: key.namespace, pipeline: key.pipeline, run: key.run };
+    let request =
+        FollowRunRequest { namespace: key.namespace, pipeline: key.pipeline, run: key.run };
     let mut patience = Patience::new(client.contact());
+
     loop {
         let Some(cut) = watch_once(&client, &request, &sender, &mut patience).await else { return };
         match patience.after(cut) {
@@ -301,6 +323,7 @@ async fn watch_once(
         Ok(response) => response.into_inner(),
         Err(status) => return Some(Failure::from(status)),
     };
+
     patience.opened();
     let mut complete = false;
     loop {
@@ -308,9 +331,14 @@ async fn watch_once(
             Err(_) => return Some(Failure::unreachable("the server has fallen silent")),
             Ok(Err(status)) => return Some(Failure::from(status)),
             Ok(Ok(None)) if complete => return None,
-            Ok(Ok(None)) => return Some(Failure::unreachable("the server ended the stream before the run ended")),
+            Ok(Ok(None)) => {
+                return Some(Failure::unreachable(
+                    "the server ended the stream before the run ended",
+                ));
+            }
             Ok(Ok(Some(message))) => message,
         };
+
         patience.progress();
         if let Some(subject) = message.update.and_then(|update| update.subject) {
             complete |= matches!(&subject, Subject::Run(run) if run.state() == RunState::Complete);

@@ -52,16 +52,22 @@ impl<'a> PeopleView<'a> {
         let now = format::clock(jiff::Timestamp::now());
         let state = self.coloured(task.status(), &format::task_state(task));
         let took = match task.state() {
-            TaskRunState::Complete => format::took(task.started_at.as_ref(), task.ended_at.as_ref()),
+            TaskRunState::Complete => {
+                format::took(task.started_at.as_ref(), task.ended_at.as_ref())
+            }
             _ => String::new(),
         };
-        let mut line = format!("{now}  {:width$}  {state}", printable(&task.task), width = self.width);
+
+        let mut line =
+            format!("{now}  {:width$}  {state}", printable(&task.task), width = self.width);
         if !took.is_empty() {
             line += &format!(" ({took})");
         }
+
         if task.attempt > 1 {
             line += &format!(", attempt {}", task.attempt);
         }
+
         let reason = printable(&format::reason(task.reason.as_ref()));
         if reason.is_empty() { line } else { format!("{line}: {reason}") }
     }
@@ -81,7 +87,8 @@ impl<'a> PeopleView<'a> {
     }
 }
 
-/// Whether a line is due: not while a task only waits, and in a live view only once it is over or will be repeated.
+/// Whether a line is due: not while a task only waits, and in a live view only once it is over or
+/// will be repeated.
 fn worth_a_line(task: &TaskRun, live: bool) -> bool {
     match task.state() {
         TaskRunState::Complete => true,
@@ -98,7 +105,11 @@ impl View for PeopleView<'_> {
         if !self.states || !waits {
             return Ok(());
         }
-        self.line(&format!("{} waits: {}", format::run_name(run), printable(&format::reason(run.reason.as_ref()))))
+        self.line(&format!(
+            "{} waits: {}",
+            format::run_name(run),
+            printable(&format::reason(run.reason.as_ref()))
+        ))
     }
 
     fn task(&mut self, task: &TaskRun) -> Result<(), Failure> {
@@ -121,12 +132,15 @@ impl View for PeopleView<'_> {
                 let shown = self.lines.push((&task, attempt), &prefix, &chunk);
                 self.write(&shown)
             }
-            News::LeftOut(bytes) => self.line(&format!("{prefix}… {} before this are not shown", format::size(bytes))),
+            News::LeftOut(bytes) => {
+                self.line(&format!("{prefix}… {} before this are not shown", format::size(bytes)))
+            }
             News::End(failure) => {
                 let rest = self.lines.end(&task, attempt, &prefix);
                 self.write(&rest)?;
-                failure
-                    .map_or(Ok(()), |failure| self.note(&format!("log of `{task}`: {}", failure.render().trim_end())))
+                failure.map_or(Ok(()), |failure| {
+                    self.note(&format!("log of `{task}`: {}", failure.render().trim_end()))
+                })
             }
         }
     }
@@ -153,22 +167,31 @@ impl View for PeopleView<'_> {
         if let Some(live) = self.live.take() {
             live.clear();
         }
+
         if !self.states {
             return Ok(());
         }
+
         let run = &seen.run;
         let status = match run.status() {
             RunStatus::Successful => TaskRunStatus::Successful,
             RunStatus::Failed => TaskRunStatus::Failed,
             RunStatus::Cancelled | RunStatus::Unspecified => TaskRunStatus::Cancelled,
         };
+
         let state = self.coloured(status, &format::run_state(run.state(), run.status()));
         let took = format::took(run.created_at.as_ref(), run.ended_at.as_ref());
-        let mut end = format!("\n{}\n{} {state} in {took}", task_table(seen.tasks.values()), format::run_name(run));
+        let mut end = format!(
+            "\n{}\n{} {state} in {took}",
+            task_table(seen.tasks.values()),
+            format::run_name(run)
+        );
         let reason = printable(&format::reason(run.reason.as_ref()));
+
         if !reason.is_empty() {
             end += &format!(": {reason}");
         }
+
         self.line(&end)
     }
 
@@ -179,8 +202,8 @@ impl View for PeopleView<'_> {
         if why == OnInterrupt::Leave {
             let RunKey { namespace, pipeline, run } = key;
             self.out.note(&format!(
-                "the run goes on; `gofer run follow -n {namespace} {pipeline} {run}` shows it, `gofer run cancel` with \
-                 the same words stops it"
+                "the run goes on; `gofer run follow -n {namespace} {pipeline} {run}` shows it, \
+                 `gofer run cancel` with the same words stops it"
             ));
         }
         Ok(())
@@ -192,6 +215,7 @@ pub(crate) fn task_table<'a>(tasks: impl Iterator<Item = &'a TaskRun>) -> String
     let mut tasks: Vec<_> = tasks.collect();
     let begun = |task: &TaskRun| task.started_at.or(task.ended_at).map(|at| (at.seconds, at.nanos));
     tasks.sort_by_key(|task| (begun(task).unwrap_or((i64::MAX, 0)), task.task.clone()));
+
     output::table(
         &["TASK", "STATUS", "ATTEMPT", "TIME", "REASON"],
         tasks.into_iter().map(|task| {
@@ -199,7 +223,11 @@ pub(crate) fn task_table<'a>(tasks: impl Iterator<Item = &'a TaskRun>) -> String
                 task.task.clone(),
                 format::task_state(task),
                 // One that could not be started was tried all the same, and again.
-                if task.started_at.is_some() || task.attempt > 1 { task.attempt.to_string() } else { String::new() },
+                if task.started_at.is_some() || task.attempt > 1 {
+                    task.attempt.to_string()
+                } else {
+                    String::new()
+                },
                 format::took(task.started_at.as_ref(), task.ended_at.as_ref()),
                 format::reason(task.reason.as_ref()),
             ]

@@ -1,4 +1,5 @@
-//! What a stream does when it is cut: it goes on as soon as the server is back, and gives up when that takes too long.
+//! What a stream does when it is cut: it goes on as soon as the server is back, and gives up when
+//! that takes too long.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,13 @@ pub(crate) struct Pause {
 
 impl Patience {
     pub(crate) fn new(contact: &Contact) -> Self {
-        Self { contact: contact.clone(), opened_at: None, cut_at: None, delay: FIRST_DELAY, refused: false }
+        Self {
+            contact: contact.clone(),
+            opened_at: None,
+            cut_at: None,
+            delay: FIRST_DELAY,
+            refused: false,
+        }
     }
 
     /// The stream is open, though nothing has come yet.
@@ -53,17 +60,20 @@ impl Patience {
     /// The stream was cut.
     ///
     /// # Errors
-    /// The cut's own failure when trying again is no use: the server refused, has never answered, or is gone for long.
+    /// The cut's own failure when trying again is no use: the server refused, has never answered,
+    /// or is gone for long.
     pub(crate) fn after(&mut self, cut: Failure) -> Result<Pause, Failure> {
-        // A server that is started again makes another token. A call that read the old one just before is refused, and the next one
-        // reads the new one.
+        // A server that is started again makes another token. A call that read the old one just
+        // before is refused, and the next one reads the new one.
         let is_of_before = cut.lacks_token() && !std::mem::replace(&mut self.refused, true);
         if !(cut.exit == Exit::Unreachable || is_of_before) || !self.contact.is_made() {
             return Err(cut);
         }
+
         if self.opened_at.take().is_some_and(|since| since.elapsed() > PROVEN_AFTER) {
             self.cut_at = None;
         }
+
         match self.cut_at {
             None => {
                 self.cut_at = Some(Instant::now());
@@ -96,7 +106,10 @@ mod tests {
         let mut patience = Patience::new(&contact);
         assert!(patience.after(Failure::unreachable("gone")).is_err());
         contact.make();
-        assert!(patience.after(Failure::unreachable("gone")).is_ok(), "it has answered another stream");
+        assert!(
+            patience.after(Failure::unreachable("gone")).is_ok(),
+            "it has answered another stream"
+        );
     }
 
     #[test]
@@ -123,10 +136,14 @@ mod tests {
                 patience.after(Failure::unreachable("gone")).expect("a pause")
             })
             .collect();
+
         assert_eq!(pauses.iter().filter(|pause| pause.note.is_some()).count(), 1);
         assert!(pauses.windows(2).all(|pair| pair[0].delay <= pair[1].delay));
         assert_eq!(pauses[6].delay, LAST_DELAY);
         patience.progress();
-        assert_eq!(patience.after(Failure::unreachable("gone")).expect("a pause").delay, FIRST_DELAY);
+        assert_eq!(
+            patience.after(Failure::unreachable("gone")).expect("a pause").delay,
+            FIRST_DELAY
+        );
     }
 }

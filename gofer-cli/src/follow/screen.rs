@@ -1,7 +1,8 @@
 //! The terminal that the live view is drawn on.
 //!
-//! The library's own fails when the terminal has been closed, and what draws above the live view then panics. Here nothing is
-//! drawn any more: the end of the terminal comes as a signal, and what that means is decided elsewhere.
+//! The library's own fails when the terminal has been closed, and what draws above the live view
+//! then panics. Here nothing is drawn any more: the end of the terminal comes as a signal, and what
+//! that means is decided elsewhere.
 
 use std::io::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +21,10 @@ pub(super) struct Screen {
 
 impl Screen {
     fn draw(&self, text: &str) -> io::Result<()> {
-        self.drawn.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(text.as_bytes());
+        self.drawn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend_from_slice(text.as_bytes());
         Ok(())
     }
 

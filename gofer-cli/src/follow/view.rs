@@ -9,7 +9,8 @@ use super::{OnInterrupt, RunKey, Seen};
 use crate::errors::Failure;
 use crate::output::Out;
 
-/// A way to show a run. Errors mean that stdout cannot be written; a reader that has gone away is none.
+/// A way to show a run. Errors mean that stdout cannot be written; a reader that has gone away is
+/// none.
 pub(super) trait View {
     /// The run has changed.
     fn run(&mut self, run: &Run) -> Result<(), Failure>;

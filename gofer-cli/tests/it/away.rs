@@ -12,9 +12,11 @@ use crate::serving::Serving;
 /// Long enough for a loaded machine to take the server away before it is over.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A deploy that ends when it is told to, may run twice and has a time limit; and what rolls it back.
+/// A deploy that ends when it is told to, may run twice and has a time limit; and what rolls it
+/// back.
 fn release(dir: &Path) -> Value {
-    let deploy = r#"echo >> "$0/begun"; while [ ! -e "$0/go" ]; do sleep 0.02; done; echo >> "$0/deploys""#;
+    let deploy =
+        r#"echo >> "$0/begun"; while [ ! -e "$0/go" ]; do sleep 0.02; done; echo >> "$0/deploys""#;
     let command = |script: &str| json!({"command": ["/bin/sh", "-c", script, text(dir)]});
     json!({"name": "release", "tasks": [
         {"id": "deploy", "custom": command(deploy), "timeout": "5s", "retries": {"attempts": 1, "backoff": "0.1s"}},
@@ -23,8 +25,8 @@ fn release(dir: &Path) -> Value {
     ]})
 }
 
-/// Starts a run, takes the server away as `absent` does, lets the deploy end, and brings the server back when the deploy's
-/// time limit is over.
+/// Starts a run, takes the server away as `absent` does, lets the deploy end, and brings the server
+/// back when the deploy's time limit is over.
 fn ends_unseen(absent: impl FnOnce(&mut Serving, &mut dyn FnMut())) {
     let dir = tempfile::tempdir().expect("a folder");
     let mut server = Serving::start();
@@ -34,6 +36,7 @@ fn ends_unseen(absent: impl FnOnce(&mut Serving, &mut dyn FnMut())) {
         true => Ok(()),
         false => Err("it has not begun".to_owned()),
     });
+
     let begun = Instant::now();
 
     absent(&mut server, &mut || {
@@ -52,9 +55,13 @@ fn ends_unseen(absent: impl FnOnce(&mut Serving, &mut dyn FnMut())) {
     let deploy = server.json(&["task", "get", "release", "1", "deploy"]);
     let attempts = deploy["taskRun"]["attempts"].as_array().expect("attempts");
     assert_eq!(attempts.len(), 1, "{deploy:#}");
+
     let marks = |name: &str| fs::read(dir.path().join(name)).map_or(0, |marks| marks.len());
     assert_eq!([marks("begun"), marks("deploys"), marks("rollbacks")], [1, 1, 0]);
-    let at = |key: &str| attempts[0][key].as_str().expect("a time").parse::<jiff::Timestamp>().expect("a time");
+    let at = |key: &str| {
+        attempts[0][key].as_str().expect("a time").parse::<jiff::Timestamp>().expect("a time")
+    };
+
     let took = at("endedAt").duration_since(at("startedAt"));
     assert!(took.unsigned_abs() < TIMEOUT, "it is shown to have taken {took}");
 }

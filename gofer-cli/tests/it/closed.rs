@@ -1,4 +1,5 @@
-//! What a server keeps to itself: from other users, by the modes of its files, and from its own tasks.
+//! What a server keeps to itself: from other users, by the modes of its files, and from its own
+//! tasks.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,12 +22,21 @@ impl Loose {
     fn start(data_dir: &Path) -> Self {
         let server = gofer(&["server", "--listen", "127.0.0.1:0", "--data-dir", text(data_dir)]);
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(server.get_program()).args(server.get_args());
+        shell
+            .args(["-c", "umask 0; exec \"$@\"", "sh"])
+            .arg(server.get_program())
+            .args(server.get_args());
         shell.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let mut child =
-            shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a shell");
+
+        let mut child = shell
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+
         stdout.read_line(&mut line).expect("the first line");
         let addr = line.trim_end().strip_prefix("listening on ").expect("an address").to_owned();
         Self { child, addr }
@@ -55,7 +65,9 @@ fn modes(dir: &Path) -> Vec<(PathBuf, u32)> {
         let Ok(metadata) = path.symlink_metadata() else { continue };
         found.push((path.clone(), metadata.permissions().mode() & 0o7777));
         if metadata.is_dir() {
-            dirs.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+            dirs.extend(
+                std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()),
+            );
         }
     }
     found
@@ -66,7 +78,11 @@ fn what_a_server_makes_is_its_own_whatever_the_umask() {
     let dir = tempfile::tempdir().expect("a folder");
     let data = dir.path().join("data");
     let server = Loose::start(&data);
-    let tasks = json!([script("short", "echo out", &[]), script("long", "echo ready; exec sleep 600", &[])]);
+    let tasks = json!([
+        script("short", "echo out", &[]),
+        script("long", "echo ready; exec sleep 600", &[])
+    ]);
+
     server.call(&["up", "-"], json!({"name": "ci", "tasks": tasks}).to_string().as_bytes());
     server.call(&["secret", "put", "key", "--pipeline", "ci"], b"s3cret");
     server.call(&["object", "put", "--pipeline", "ci", "k", "-"], b"content");
@@ -80,9 +96,14 @@ fn what_a_server_makes_is_its_own_whatever_the_umask() {
     let found = modes(&data);
     let open: Vec<_> = found.iter().filter(|(_, mode)| mode & 0o077 != 0).collect();
     assert!(open.is_empty(), "{open:?}");
+
     for name in ["gofer.db", "gofer.db.lock", "secrets.key", "executions/server.lock"] {
-        assert!(found.iter().any(|(path, _)| *path == data.join(name)), "`{name}` is not among {found:?}");
+        assert!(
+            found.iter().any(|(path, _)| *path == data.join(name)),
+            "`{name}` is not among {found:?}"
+        );
     }
+
     server.call(&["run", "cancel", "ci", "1", "--force"], b"");
 }
 
@@ -92,9 +113,9 @@ fn a_directory_that_others_may_write_to_is_refused() {
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o770)).expect("open it");
     let path = text(dir.path());
     let ended = run(&["server", "--listen", "127.0.0.1:0", "--data-dir", path]);
-    ended
-        .expect(2)
-        .says(&format!("has mode 0770, so that others may replace the database and its keys: `chmod 700 {path}`"));
+    ended.expect(2).says(&format!(
+        "has mode 0770, so that others may replace the database and its keys: `chmod 700 {path}`"
+    ));
     assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0);
 }
 
@@ -104,6 +125,7 @@ fn a_task_gets_at_nothing_of_a_server_that_requires_landlock() {
     let elsewhere = tempfile::tempdir().expect("a folder");
     let url = elsewhere.path().join("database-url");
     std::fs::write(&url, format!("{}/own.db", text(elsewhere.path()))).expect("a file");
+
     let landlock = "[scheduler.local]\nlandlock = 'require'\n";
     let file = dir.path().join("gofer.toml");
     std::fs::write(&file, landlock).expect("a file");
@@ -117,21 +139,31 @@ fn a_task_gets_at_nothing_of_a_server_that_requires_landlock() {
     let server = Serving::start_configured(dir, &config);
     let data = server.data_dir().to_owned();
     let line = format!(
-        "cd ../../../.. && echo moved; cat {data}/secrets.key && echo LEAK of the key; cat {db} && echo LEAK of the database; \
-         cat {url} && echo LEAK of the URL; kill -9 $PPID; cat /proc/$PPID/environ && echo LEAK of the environment; \
-         echo mine > $OLDPWD/file && cat $OLDPWD/file",
+        "cd ../../../.. && echo moved; cat {data}/secrets.key && echo LEAK of the key; cat {db} && \
+         echo LEAK of the database; cat {url} && echo LEAK of the URL; kill -9 $PPID; cat \
+         /proc/$PPID/environ && echo LEAK of the environment; echo mine > $OLDPWD/file && cat \
+         $OLDPWD/file",
         data = text(&data),
         db = text(&elsewhere.path().join("own.db")),
         url = text(&url),
     );
-    server.run_with_stdin(&["secret", "put", "key", "--global", "--allow", "default"], b"s3cret").expect(0);
+
+    server
+        .run_with_stdin(&["secret", "put", "key", "--global", "--allow", "default"], b"s3cret")
+        .expect(0);
     server.up(&json!({"name": "ci", "tasks": [script("attack", &line, &[])]}));
+
     let ended = server.run(&["run", "start", "ci", "--follow", "--logs"]).expect(0);
     let said = format!("{}{}", ended.stdout, ended.stderr);
     assert!(said.contains("moved") && said.contains("mine"), "{said}");
     assert!(!said.contains("LEAK"), "{said}");
+
     let info = server.run(&["system", "info", "--check"]).expect(0);
-    assert!(info.stdout.contains("Landlock keeps from tasks: the data directory, signals"), "{}", info.stdout);
+    assert!(
+        info.stdout.contains("Landlock keeps from tasks: the data directory, signals"),
+        "{}",
+        info.stdout
+    );
     assert!(info.stdout.contains("no boundary here"), "{}", info.stdout);
 }
 
@@ -139,7 +171,8 @@ fn a_task_gets_at_nothing_of_a_server_that_requires_landlock() {
 fn gofer_core_skip(test: &str) {
     use std::io::Write as _;
 
-    let _ = std::io::stderr().write_all(format!("skipped: {test}: this kernel has no Landlock of ABI 6\n").as_bytes());
+    let _ = std::io::stderr()
+        .write_all(format!("skipped: {test}: this kernel has no Landlock of ABI 6\n").as_bytes());
 }
 
 #[test]
@@ -153,8 +186,10 @@ fn whoever_makes_a_client_token_is_told_what_it_is_worth() {
     server.run(&["token", "create", "--allow", "other"]).expect(4).says("scheduler.local.users");
     assert_eq!(server.terminate(), Some(0));
 
-    let trusted =
-        Serving::start_configured(tempfile::tempdir().expect("a folder"), "[scheduler.local]\ntrusted = true\n");
+    let trusted = Serving::start_configured(
+        tempfile::tempdir().expect("a folder"),
+        "[scheduler.local]\ntrusted = true\n",
+    );
     let made = trusted.run(&["token", "create", "--allow", "default"]).expect(0);
     assert!(!made.stderr.contains("warning"), "{}", made.stderr);
 }
@@ -164,24 +199,41 @@ fn whoever_makes_a_client_token_is_told_what_it_is_worth() {
 fn servers_and_their_helpers_leave_no_core() {
     let mut child = gofer(&["server", "--listen", "127.0.0.1:0", "--data-dir"]);
     let dir = tempfile::tempdir().expect("a folder");
-    let mut child = child.arg(dir.path().join("data")).stdout(Stdio::piped()).spawn().expect("the binary starts");
+    let mut child = child
+        .arg(dir.path().join("data"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
     let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line).expect("the first line");
+
+    BufReader::new(child.stdout.take().expect("stdout is piped"))
+        .read_line(&mut line)
+        .expect("the first line");
     assert!(line.starts_with("listening"), "{line}");
+
     let core = |pid: u32| {
         let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("the limits");
-        let line = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line").to_owned();
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"))
+            .expect("a line")
+            .to_owned();
         line.split_whitespace().nth(4).expect("a number").to_owned()
     };
+
     let mut pids = vec![child.id()];
-    for thread in std::fs::read_dir(format!("/proc/{}/task", child.id())).expect("its threads").flatten() {
+    for thread in
+        std::fs::read_dir(format!("/proc/{}/task", child.id())).expect("its threads").flatten()
+    {
         let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
         pids.extend(children.split_whitespace().map(|pid| pid.parse::<u32>().expect("a number")));
     }
+
     assert_eq!(pids.len(), 2, "the server and the warden");
     for pid in pids {
         assert_eq!(core(pid), "0", "of process {pid}");
     }
+
     crate::serving::signal(&child, rustix::process::Signal::TERM);
     wait(&mut child);
 }

@@ -28,7 +28,13 @@ fn every_command_has_help_with_an_example() {
 #[test]
 fn the_exit_codes_are_documented() {
     let help = run(&["--help"]).expect(0).stdout;
-    for line in ["0  everything", "1  the run", "2  wrong use", "3  the server is unreachable", "4  refused"] {
+    for line in [
+        "0  everything",
+        "1  the run",
+        "2  wrong use",
+        "3  the server is unreachable",
+        "4  refused",
+    ] {
         assert!(help.contains(line), "`{line}` is not in:\n{help}");
     }
 }
@@ -66,7 +72,9 @@ fn wrong_use_ends_with_2() {
 
 #[test]
 fn a_secret_is_never_an_argument() {
-    run(&["secret", "put", "key", "value", "--pipeline", "p"]).expect(2).says("unexpected argument");
+    run(&["secret", "put", "key", "value", "--pipeline", "p"])
+        .expect(2)
+        .says("unexpected argument");
     run(&["run", "list", "--token", "gofer_t_x"]).expect(2).says("unexpected argument");
 }
 
@@ -74,7 +82,10 @@ fn a_secret_is_never_an_argument() {
 fn no_server_ends_with_3_and_says_how_to_start_one() {
     let ended = run(&["--addr", NOBODY, "run", "list"]).expect(3);
     ended.says(NOBODY).says("gofer server");
-    let ended = gofer(&["system", "info"]).env("GOFER_API_ADDR", NOBODY).output().expect("the binary starts");
+    let ended = gofer(&["system", "info"])
+        .env("GOFER_API_ADDR", NOBODY)
+        .output()
+        .expect("the binary starts");
     assert_eq!(ended.status.code(), Some(3));
 }
 
@@ -89,8 +100,9 @@ fn an_address_that_is_none_ends_with_2() {
 
 #[test]
 fn a_token_is_not_sent_in_clear_to_another_machine() {
-    let output =
-        gofer(&["--addr", "http://192.0.2.1:8469", "run", "list"]).env("GOFER_API_TOKEN", "gofer_t_hidden").output();
+    let output = gofer(&["--addr", "http://192.0.2.1:8469", "run", "list"])
+        .env("GOFER_API_TOKEN", "gofer_t_hidden")
+        .output();
     let output = output.expect("the binary starts");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
@@ -100,8 +112,10 @@ fn a_token_is_not_sent_in_clear_to_another_machine() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     use std::io::Read as _;
-    let mut child =
-        gofer(&["completion", "zsh"]).stdout(std::process::Stdio::piped()).spawn().expect("the binary starts");
+    let mut child = gofer(&["completion", "zsh"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
     let mut first = [0; 1];
     let mut stdout = child.stdout.take().expect("stdout is piped");
     stdout.read_exact(&mut first).expect("a byte");

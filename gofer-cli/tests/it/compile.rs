@@ -1,5 +1,5 @@
-//! What `gofer up` makes of folders, programs, files and stdin. Without a server a pipeline that compiles ends with 3,
-//! and anything else with 2 before a server is asked for.
+//! What `gofer up` makes of folders, programs, files and stdin. Without a server a pipeline that
+//! compiles ends with 3, and anything else with 2 before a server is asked for.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,7 +9,9 @@ use prost::Message as _;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::harness::{Ended, NOBODY, eventually, finish_with_stdin, gofer, run_with_stdin, signal, text, wait};
+use crate::harness::{
+    Ended, NOBODY, eventually, finish_with_stdin, gofer, run_with_stdin, signal, text, wait,
+};
 
 const JSON: &str = r#"{"name": "tiny", "tasks": [{"id": "one", "custom": {"command": ["true"]}}]}"#;
 
@@ -24,7 +26,8 @@ fn up(source: &Path) -> Ended {
 
 fn up_with(args: &[&str], source: &Path) -> Ended {
     let mut command = gofer(&[&["--addr", NOBODY, "up"], args, &[text(source)]].concat());
-    // In a target folder that they shared, cargo would take projects of one name for the same project.
+    // In a target folder that they shared, cargo would take projects of one name for the same
+    // project.
     command.env("CARGO_TARGET_DIR", source.join("target"));
     finish_with_stdin(command, b"")
 }
@@ -85,9 +88,12 @@ fn a_program_prints_the_spec() {
 #[test]
 fn a_program_that_fails_is_reported() {
     let dir = dir();
-    let ended = up(&file(&dir, "pipeline", b"#!/bin/sh\necho the reason >&2\nexit 7\n", 0o755)).expect(2);
+    let ended =
+        up(&file(&dir, "pipeline", b"#!/bin/sh\necho the reason >&2\nexit 7\n", 0o755)).expect(2);
     ended.says("the reason").says("exit code 7");
-    up(&file(&dir, "killed", b"#!/bin/sh\nkill -9 $$\n", 0o755)).expect(2).says("killed by signal 9");
+    up(&file(&dir, "killed", b"#!/bin/sh\nkill -9 $$\n", 0o755))
+        .expect(2)
+        .says("killed by signal 9");
 }
 
 #[test]
@@ -121,7 +127,10 @@ fn a_program_that_hangs_is_given_up() {
 /// A script that leaves a process with its stdout behind, and that one's number in a file.
 fn daemon(dir: &TempDir, rest: &str) -> (PathBuf, PathBuf) {
     let pid = dir.path().join("pid");
-    let script = format!("#!/bin/sh\nsleep 600 2> /dev/null &\necho $! > {0}.new; mv {0}.new {0}\n{rest}", text(&pid));
+    let script = format!(
+        "#!/bin/sh\nsleep 600 2> /dev/null &\necho $! > {0}.new; mv {0}.new {0}\n{rest}",
+        text(&pid)
+    );
     (file(dir, "daemon", script.as_bytes(), 0o755), pid)
 }
 
@@ -177,8 +186,11 @@ fn a_signal_ends_the_program_too() {
     for (asked, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let _ = fs::remove_file(&pid);
         let mut command = gofer(&["--addr", NOBODY, "up", text(&program)]);
-        let mut child = command.stderr(std::process::Stdio::null()).spawn().expect("the binary starts");
-        eventually("the program runs", || pid.exists().then_some(()).ok_or_else(|| "it does not".to_owned()));
+        let mut child =
+            command.stderr(std::process::Stdio::null()).spawn().expect("the binary starts");
+        eventually("the program runs", || {
+            pid.exists().then_some(()).ok_or_else(|| "it does not".to_owned())
+        });
         signal(&child, asked);
         assert_eq!(wait(&mut child).code(), Some(code));
         is_killed(&pid);
@@ -208,7 +220,8 @@ fn a_folder_with_several_programs_needs_a_choice() {
     let dir = project("fn main() { println!(\"no\"); }");
     let bin = dir.path().join("src/bin");
     fs::create_dir(&bin).expect("a folder");
-    fs::write(bin.join("other.rs"), format!("fn main() {{ println!(\"{{}}\", r#\"{JSON}\"#); }}")).expect("a file");
+    fs::write(bin.join("other.rs"), format!("fn main() {{ println!(\"{{}}\", r#\"{JSON}\"#); }}"))
+        .expect("a file");
     up(dir.path()).expect(2).says("several programs").says("--bin");
     up_with(&["--bin", "other"], dir.path()).expect(3);
 }

@@ -1,4 +1,5 @@
-//! The server is killed at random moments of one run, again and again; nothing may be lost, and nothing may run twice.
+//! The server is killed at random moments of one run, again and again; nothing may be lost, and
+//! nothing may run twice.
 //!
 //! `GOFER_CRASHES` says how often (50), `GOFER_CRASH_SEED` repeats the moments of an earlier time.
 
@@ -26,14 +27,21 @@ fn killing_the_server_at_random_moments_loses_nothing_and_runs_nothing_twice() {
     server.up(&shapes::CI.pipeline(&marks));
 
     for key in 1..=crashes {
-        // The kill may come before the run is committed, after it and before the client knows, or while it runs.
+        // The kill may come before the run is committed, after it and before the client knows, or
+        // while it runs.
         let key = format!("run-{key}");
         let start = ["run", "start", "ci", "--idempotency-key", &key];
-        let mut client =
-            server.command(&start).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts");
+        let mut client = server
+            .command(&start)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+
         std::thread::sleep(dice.moment(LONGEST_LIFE));
         server.kill_and_restart();
         wait(&mut client);
+
         // Whatever became of the call: repeating it makes sure that there is one run, and only one.
         server.run(&start).expect(0);
     }
@@ -42,6 +50,7 @@ fn killing_the_server_at_random_moments_loses_nothing_and_runs_nothing_twice() {
     for run in 1..=crashes {
         server.eventually(&["run", "get", "ci", &run.to_string()], complete);
     }
+
     let done: Vec<_> = (1..=crashes).map(|run| Done { shape: shapes::CI_AT, run }).collect();
     whole::check(&server, &marks, &done, Logs::Whole);
 }

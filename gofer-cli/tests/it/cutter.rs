@@ -1,4 +1,5 @@
-//! A proxy that cuts the first connection after a number of HTTP/2 frames of the server, and lets the others be.
+//! A proxy that cuts the first connection after a number of HTTP/2 frames of the server, and lets
+//! the others be.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -100,16 +101,21 @@ fn accept(listener: &TcpListener, target: SocketAddr, cut: Cut, state: &Arc<Stat
         if state.ended.load(Ordering::SeqCst) {
             return;
         }
+
         // Refused: so is the client, who sees its connection end.
         let Ok(server) = TcpStream::connect(target) else { continue };
         let is_first = state.connections.fetch_add(1, Ordering::SeqCst) == 0;
-        let copies = [&client, &server].map(|socket| socket.try_clone().expect("another descriptor"));
+        let copies =
+            [&client, &server].map(|socket| socket.try_clone().expect("another descriptor"));
         state.sockets.lock().expect("sockets").extend(copies);
-        let [mut to_server, mut from_client] = [&server, &client].map(|end| end.try_clone().expect("a descriptor"));
+
+        let [mut to_server, mut from_client] =
+            [&server, &client].map(|end| end.try_clone().expect("a descriptor"));
         spawn("to the server", move || {
             let _ = std::io::copy(&mut from_client, &mut to_server);
             let _ = to_server.shutdown(Shutdown::Write);
         });
+
         let (state, cut) = (state.clone(), if is_first { cut } else { Cut::NEVER });
         spawn("to the client", move || {
             let _ = pass_frames(&server, &client, cut, is_first.then_some(&*state));
@@ -119,7 +125,12 @@ fn accept(listener: &TcpListener, target: SocketAddr, cut: Cut, state: &Arc<Stat
     }
 }
 
-fn pass_frames(mut server: &TcpStream, mut client: &TcpStream, cut: Cut, state: Option<&State>) -> std::io::Result<()> {
+fn pass_frames(
+    mut server: &TcpStream,
+    mut client: &TcpStream,
+    cut: Cut,
+    state: Option<&State>,
+) -> std::io::Result<()> {
     for _ in 0..cut.frames {
         let (frame, kind) = read_frame(&mut server)?;
         client.write_all(&frame)?;
@@ -128,13 +139,16 @@ fn pass_frames(mut server: &TcpStream, mut client: &TcpStream, cut: Cut, state: 
             state.headers.fetch_add(usize::from(kind == HEADERS), Ordering::SeqCst);
         }
     }
+
     if cut.stalls {
         std::io::copy(&mut server, &mut std::io::sink())?;
     }
+
     if cut.half {
         let (frame, _) = read_frame(&mut server)?;
         client.write_all(&frame[..frame.len() / 2])?;
     }
+
     Ok(())
 }
 

@@ -48,7 +48,9 @@ impl Ended {
 /// The binary without what the tester's own environment says about servers.
 pub(crate) fn gofer(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gofer"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GOFER_")) {
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GOFER_"))
+    {
         command.env_remove(name);
     }
     // Where servers leave word of their tokens, in place of the tester's own folder.

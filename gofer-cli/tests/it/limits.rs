@@ -47,18 +47,28 @@ impl Drop for Limited {
 fn tasks_have_the_limit_of_files_that_the_server_was_started_with() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let soft = 777;
-    assert!(maximum.is_none_or(|maximum| maximum > soft), "the tests' own limit is too low: {maximum:?}");
+    assert!(
+        maximum.is_none_or(|maximum| maximum > soft),
+        "the tests' own limit is too low: {maximum:?}"
+    );
+
     let server = Limited::start(soft);
-    let own = std::fs::read_to_string(format!("/proc/{}/limits", server.child.id())).expect("the server lives");
-    let own = own.lines().find(|line| line.starts_with("Max open files")).expect("a limit").to_owned();
+    let own = std::fs::read_to_string(format!("/proc/{}/limits", server.child.id()))
+        .expect("the server lives");
+    let own =
+        own.lines().find(|line| line.starts_with("Max open files")).expect("a limit").to_owned();
     let numbers: Vec<&str> = own.split_whitespace().skip(3).take(2).collect();
+
     assert_eq!(numbers[0], numbers[1], "the server has not raised its own limit: {own}");
 
     let command = ["sh", "-c", "ulimit -Sn"];
     let spec = json!({"name": "files", "tasks": [{"id": "t", "custom": {"command": command}}]});
     run_with_stdin(&["--addr", &server.addr, "up", "-"], spec.to_string().as_bytes()).expect(0);
-    let followed =
-        run_with_stdin(&["--addr", &server.addr, "run", "start", "files", "--follow", "--logs"], b"").expect(0);
+    let followed = run_with_stdin(
+        &["--addr", &server.addr, "run", "start", "files", "--follow", "--logs"],
+        b"",
+    )
+    .expect(0);
     let all = format!("{}{}", followed.stdout, followed.stderr);
     assert!(all.contains("777"), "{all}");
 }
@@ -67,16 +77,19 @@ fn tasks_have_the_limit_of_files_that_the_server_was_started_with() {
 fn files_that_run_out_are_said_once_and_stop_nobody() {
     let server = Serving::start();
     let pid = server.pid();
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the server lives").count() as u64;
+    let open =
+        std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the server lives").count() as u64;
     let limit = Rlimit { current: Some(open + 30), maximum: getrlimit(Resource::Nofile).maximum };
     prlimit(Pid::from_raw(pid), Resource::Nofile, limit).expect("a limit");
 
     let addr = server.addr.trim_start_matches("http://").to_owned();
-    let held: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(&addr).expect("a connection")).collect();
+    let held: Vec<TcpStream> =
+        (0..200).map(|_| TcpStream::connect(&addr).expect("a connection")).collect();
     eventually("the log says it", || {
         let log = server.log();
         if log.contains("no connection can be accepted") { Ok(()) } else { Err(log) }
     });
+
     let before = ticks(pid);
     server.run(&["namespace", "list"]).expect(0);
     server.run(&["namespace", "list"]).expect(0);

@@ -24,10 +24,16 @@ fn example(name: &str) -> PathBuf {
 
 #[test]
 fn a_run_that_succeeds_ends_with_0() {
-    let ended = local(&[], vec![script("build", "echo quiet", &[]), script("test", "true", &["build"])]).expect(0);
+    let ended =
+        local(&[], vec![script("build", "echo quiet", &[]), script("test", "true", &["build"])])
+            .expect(0);
     assert!(ended.stdout.contains("default/ci #1 successful in"), "{}", ended.stdout);
     assert!(!ended.stdout.contains("quiet"), "{}", ended.stdout);
-    assert!(ended.stdout.contains("build  running") || ended.stdout.contains("build  successful"), "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains("build  running") || ended.stdout.contains("build  successful"),
+        "{}",
+        ended.stdout
+    );
 }
 
 #[test]
@@ -47,12 +53,15 @@ fn quiet_leaves_the_logs_of_failures() {
 fn a_wrong_spec_ends_with_2_before_anything_runs() {
     local(&[], vec![script("a", "true", &["nobody"])]).expect(2).says("nobody");
     local(&["--var", "GOFER_X=1"], vec![script("a", "true", &[])]).expect(2).says("GOFER_X");
-    local(&["--secret", "no-such"], vec![script("a", "true", &[])]).expect(2).says("GOFER_SECRET_NO_SUCH");
+    local(&["--secret", "no-such"], vec![script("a", "true", &[])])
+        .expect(2)
+        .says("GOFER_SECRET_NO_SUCH");
 }
 
 #[test]
 fn another_namespace_is_made() {
-    let ended = local(&["-n", "web", "--logs"], vec![script("a", "echo in $GOFER_NAMESPACE", &[])]).expect(0);
+    let ended = local(&["-n", "web", "--logs"], vec![script("a", "echo in $GOFER_NAMESPACE", &[])])
+        .expect(0);
     assert!(ended.stdout.contains("a | in web\n"), "{}", ended.stdout);
 }
 
@@ -62,13 +71,21 @@ fn secrets_come_from_files_and_the_environment() {
     let (own, global) = (dir.path().join("own"), dir.path().join("global"));
     std::fs::write(&own, "# mine\nfirst=hunter-one\n").expect("a file");
     std::fs::write(&global, "second=hunter-two\n").expect("a file");
-    let mut task = script("a", "test $A$B$C = hunter-onehunter-twohunter-three && echo $A $B $C", &[]);
-    task["variables"] = json!({"A": "secret{{first}}", "B": "global_secret{{second}}", "C": "secret{{third}}"});
-    let mut command = gofer(&["local", "-", "--logs", "--secret", "third", "--secret-file", text(&own)]);
+
+    let mut task =
+        script("a", "test $A$B$C = hunter-onehunter-twohunter-three && echo $A $B $C", &[]);
+    task["variables"] =
+        json!({"A": "secret{{first}}", "B": "global_secret{{second}}", "C": "secret{{third}}"});
+
+    let mut command =
+        gofer(&["local", "-", "--logs", "--secret", "third", "--secret-file", text(&own)]);
     command.args(["--global-secret-file", text(&global)]).env("GOFER_SECRET_THIRD", "hunter-three");
     let ended = finish_with_stdin(command, &spec(vec![task])).expect(0);
     assert!(ended.stdout.contains("a | *** *** ***\n"), "{}", ended.stdout);
-    assert!(!ended.stdout.contains("hunter") && !ended.stderr.contains("hunter"), "a secret is shown");
+    assert!(
+        !ended.stdout.contains("hunter") && !ended.stderr.contains("hunter"),
+        "a secret is shown"
+    );
 }
 
 #[test]
@@ -98,7 +115,8 @@ fn begun(task: Value) -> std::process::Child {
     let file = dir.path().join("spec.json");
     std::fs::write(&file, spec(vec![task])).expect("a file");
     let mut command = gofer(&["local", text(&file), "--logs"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
     wait_for_line(&mut child, |line| line.contains("| begun"));
     child
 }
@@ -114,12 +132,15 @@ fn ctrl_c_cancels_the_run() {
 
 #[test]
 fn a_second_ctrl_c_kills_what_does_not_listen() {
-    let mut child = begun(script("a", "trap '' TERM INT; echo begun; while true; do sleep 1; done", &[]));
+    let mut child =
+        begun(script("a", "trap '' TERM INT; echo begun; while true; do sleep 1; done", &[]));
     signal(&child, Signal::INT);
     // The first one has been seen when the note is there; it goes to stderr.
     use std::io::{BufRead as _, BufReader};
     let mut note = String::new();
-    BufReader::new(child.stderr.as_mut().expect("stderr is piped")).read_line(&mut note).expect("a line");
+    BufReader::new(child.stderr.as_mut().expect("stderr is piped"))
+        .read_line(&mut note)
+        .expect("a line");
     assert!(note.contains("cancelling"), "{note}");
     signal(&child, Signal::INT);
     let rest = crate::serving::rest(&mut child);
@@ -136,7 +157,11 @@ fn example_hello() {
 #[test]
 fn example_dag() {
     let ended = run(&["local", text(&example("dag"))]).expect(0);
-    assert!(ended.stdout.contains("celebrate") && ended.stdout.contains("skipped"), "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains("celebrate") && ended.stdout.contains("skipped"),
+        "{}",
+        ended.stdout
+    );
 }
 
 #[test]
@@ -156,7 +181,11 @@ fn example_secrets() {
     let mut command = gofer(&["local", text(&secrets), "--logs", "--secret", "greeting_token"]);
     command.env("GOFER_SECRET_GREETING_TOKEN", "correct horse");
     let ended = finish_with_stdin(command, b"").expect(0);
-    assert!(ended.stdout.contains("the token is ***") && !ended.stdout.contains("correct horse"), "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains("the token is ***") && !ended.stdout.contains("correct horse"),
+        "{}",
+        ended.stdout
+    );
 }
 
 #[test]

@@ -12,7 +12,8 @@ use crate::pipelines::script;
 use crate::serving::{rest, signal, wait, wait_for_line};
 use crate::terminal::Terminal;
 
-/// A command that runs one task, with a folder of its own for everything temporary, by which its processes are known.
+/// A command that runs one task, with a folder of its own for everything temporary, by which its
+/// processes are known.
 fn local(dir: &TempDir, script_text: &str) -> Command {
     let file = dir.path().join("spec.json");
     let spec = json!({"name": "ci", "tasks": [script("a", script_text, &[])]});
@@ -55,7 +56,8 @@ fn children_of(parent: u32) -> Vec<i32> {
     stats.filter_map(child).collect()
 }
 
-/// The processes with the folder in their environment: tasks have it as `TMPDIR`, and the warden as what it is to remove.
+/// The processes with the folder in their environment: tasks have it as `TMPDIR`, and the warden as
+/// what it is to remove.
 fn processes_of(tmp: &Path) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
     let about = |entry: std::fs::DirEntry| {
@@ -80,11 +82,13 @@ fn signals_cancel_the_run_and_are_the_exit_code() {
         let rest = rest(&mut child);
         assert_eq!(wait(&mut child).code(), Some(code), "{rest}");
         assert!(rest.contains("default/ci #1 cancelled in"), "{rest}");
+
         let why = match code {
             129 => "the terminal was closed (SIGHUP)",
             130 => "interrupted with Ctrl-C",
             _ => "ended by SIGTERM",
         };
+
         assert!(rest.contains(&format!("cancelled by gofer-local: {why}")), "{rest}");
         nothing_is_left(&dir);
     }
@@ -94,15 +98,22 @@ fn signals_cancel_the_run_and_are_the_exit_code() {
 fn a_hangup_is_ignored_under_nohup() {
     let dir = tempfile::tempdir().expect("a folder");
     let gate = dir.path().join("gate");
-    let waits = format!("echo begun; while ! test -e {}; do sleep 0.02; done; echo over", text(&gate));
+    let waits =
+        format!("echo begun; while ! test -e {}; do sleep 0.02; done; echo over", text(&gate));
     let local = local(&dir, &waits);
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(local.get_program()).args(local.get_args());
+
+    command
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .arg(local.get_program())
+        .args(local.get_args());
     command.env("TMPDIR", dir.path().join("tmp")).stdout(Stdio::piped()).stderr(Stdio::piped());
+
     let mut child = command.spawn().expect("sh is there");
     wait_for_line(&mut child, |line| line.contains("| begun"));
     signal(&child, Signal::HUP);
     std::fs::write(&gate, "").expect("a file");
+
     let rest = rest(&mut child);
     assert_eq!(wait(&mut child).code(), Some(0), "{rest}");
     assert!(rest.contains("a | over\n"), "{rest}");
@@ -124,7 +135,10 @@ fn a_closed_terminal_ends_the_run() {
 fn what_a_killed_command_started_ends_with_it() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut child = begun(&dir, SLEEPS);
-    assert!(processes_of(&dir.path().join("tmp")).len() >= 4, "the command, warden, supervisor and task");
+    assert!(
+        processes_of(&dir.path().join("tmp")).len() >= 4,
+        "the command, warden, supervisor and task"
+    );
     signal(&child, Signal::KILL);
     wait(&mut child);
     nothing_is_left(&dir);
@@ -134,7 +148,10 @@ fn what_a_killed_command_started_ends_with_it() {
 fn a_task_has_time_to_clean_up_when_the_command_is_killed() {
     let dir = tempfile::tempdir().expect("a folder");
     let cleaned = dir.path().join("cleaned");
-    let trap = format!("trap 'echo done > {}; exit' TERM; echo begun; while :; do sleep 0.01; done", text(&cleaned));
+    let trap = format!(
+        "trap 'echo done > {}; exit' TERM; echo begun; while :; do sleep 0.01; done",
+        text(&cleaned)
+    );
     let mut child = begun(&dir, &trap);
     signal(&child, Signal::KILL);
     wait(&mut child);
@@ -145,7 +162,8 @@ fn a_task_has_time_to_clean_up_when_the_command_is_killed() {
 #[test]
 fn a_task_that_does_not_listen_is_killed_after_the_grace() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut child = begun(&dir, "trap '' TERM; (trap '' TERM; while :; do sleep 0.1; done) & echo begun; wait");
+    let mut child =
+        begun(&dir, "trap '' TERM; (trap '' TERM; while :; do sleep 0.1; done) & echo begun; wait");
     signal(&child, Signal::KILL);
     wait(&mut child);
     nothing_is_left(&dir);

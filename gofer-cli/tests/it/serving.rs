@@ -77,7 +77,8 @@ impl Serving {
         (self.child, self.addr) = spawn(&self.data_dir, &self.log, &listen, &self.args);
     }
 
-    /// Does something while no thread of the server runs, nor is in the middle of a call of the kernel.
+    /// Does something while no thread of the server runs, nor is in the middle of a call of the
+    /// kernel.
     pub(crate) fn while_stopped(&self, work: impl FnOnce()) {
         signal(&self.child, Signal::STOP);
         self.eventually_stopped();
@@ -87,7 +88,9 @@ impl Serving {
 
     fn eventually_stopped(&self) {
         let since = Instant::now();
-        while let Some(state) = threads(&self.child).into_iter().find(|state| !state.starts_with('T')) {
+        while let Some(state) =
+            threads(&self.child).into_iter().find(|state| !state.starts_with('T'))
+        {
             assert!(since.elapsed() < SOON, "a thread is not stopped within {SOON:?}: {state}");
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -118,7 +121,8 @@ impl Serving {
         &self.data_dir
     }
 
-    /// A command of the client by another address that leads to the server: no token is found for that.
+    /// A command of the client by another address that leads to the server: no token is found for
+    /// that.
     pub(crate) fn command_by(&self, addr: &str, args: &[&str]) -> std::process::Command {
         let file = self.data_dir.join("token");
         gofer(&[&["--addr", addr, "--token-file", text(&file)], args].concat())
@@ -157,18 +161,27 @@ impl Serving {
     /// Runs a command that must succeed, and gives its JSON.
     pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
         let ended = self.run(&[args, &["-o", "json"]].concat()).expect(0);
-        serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {}", ended.stdout))
+        serde_json::from_str(&ended.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", ended.stdout))
     }
 
     /// Asks again until the JSON is as wanted.
-    pub(crate) fn eventually(&self, args: &[&str], wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    pub(crate) fn eventually(
+        &self,
+        args: &[&str],
+        wanted: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
         let since = Instant::now();
         loop {
             let value = self.json(args);
             if wanted(&value) {
                 return value;
             }
-            assert!(since.elapsed() < SOON, "not within {SOON:?}; last: {value:#}\nlog:\n{}", self.log());
+            assert!(
+                since.elapsed() < SOON,
+                "not within {SOON:?}; last: {value:#}\nlog:\n{}",
+                self.log()
+            );
         }
     }
 
@@ -178,7 +191,8 @@ impl Serving {
     }
 }
 
-/// Sends the token that the server has left, as it is at each call: a server that is started again makes another.
+/// Sends the token that the server has left, as it is at each call: a server that is started again
+/// makes another.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnToken(PathBuf);
 
@@ -186,7 +200,9 @@ impl Interceptor for OwnToken {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let text = std::fs::read_to_string(&self.0).unwrap_or_default();
         if let Some(token) = text.lines().next() {
-            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("a token"));
+            request
+                .metadata_mut()
+                .insert("authorization", format!("Bearer {token}").parse().expect("a token"));
         }
         Ok(request)
     }
@@ -205,7 +221,8 @@ impl Drop for Serving {
 fn spawn(data_dir: &Path, log: &Path, listen: &str, args: &[String]) -> (Child, String) {
     let log = std::fs::File::options().create(true).append(true).open(log).expect("a file");
     let mut command = gofer(&["server", "--listen", listen, "--data-dir", text(data_dir)]);
-    let mut child = command.args(args).stdout(Stdio::piped()).stderr(log).spawn().expect("the binary starts");
+    let mut child =
+        command.args(args).stdout(Stdio::piped()).stderr(log).spawn().expect("the binary starts");
     let mut line = String::new();
     let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
     stdout.read_line(&mut line).expect("the first line");
@@ -218,8 +235,10 @@ fn spawn(data_dir: &Path, log: &Path, listen: &str, args: &[String]) -> (Child, 
 
 /// The state of each thread, as `proc(5)` writes it.
 fn threads(child: &Child) -> Vec<String> {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).expect("the process is there");
-    let stats = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let tasks =
+        std::fs::read_dir(format!("/proc/{}/task", child.id())).expect("the process is there");
+    let stats =
+        tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
     // After the name, which is in brackets and may hold anything.
     stats.filter_map(|stat| stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned())).collect()
 }

@@ -1,4 +1,5 @@
-//! What `gofer supervise` is to Nomad: its program, with the same output, exit code and signal, whoever listens.
+//! What `gofer supervise` is to Nomad: its program, with the same output, exit code and signal,
+//! whoever listens.
 
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
@@ -28,7 +29,8 @@ fn left_in(alloc: &Path) -> Value {
 
 fn ran_ms(alloc: &Path) -> u64 {
     let text = std::fs::read(alloc.join("gofer-exit.json")).expect("gofer-exit.json");
-    serde_json::from_slice::<Value>(&text).expect("JSON")["ran_us"].as_u64().expect("a number") / 1_000
+    serde_json::from_slice::<Value>(&text).expect("JSON")["ran_us"].as_u64().expect("a number")
+        / 1_000
 }
 
 /// Lets another program begin in the same allocation.
@@ -44,8 +46,13 @@ fn signal(child: &Child, signal: Signal) {
 #[test]
 fn it_ends_as_its_program_did() {
     let alloc = tempfile::tempdir().expect("a directory");
-    let ended = supervise(alloc.path(), &["sh", "-c", "echo out; echo err >&2; exit 3"]).output().expect("it runs");
-    assert_eq!((ended.status.code(), &*ended.stdout, &*ended.stderr), (Some(3), &b"out\n"[..], &b"err\n"[..]));
+    let ended = supervise(alloc.path(), &["sh", "-c", "echo out; echo err >&2; exit 3"])
+        .output()
+        .expect("it runs");
+    assert_eq!(
+        (ended.status.code(), &*ended.stdout, &*ended.stderr),
+        (Some(3), &b"out\n"[..], &b"err\n"[..])
+    );
     assert_eq!(left_in(alloc.path()), json!({"exit_code": 3, "signal": null}));
     afresh(alloc.path());
     let ended = supervise(alloc.path(), &["sh", "-c", "kill -TERM $$"]).output().expect("it runs");
@@ -78,9 +85,12 @@ fn signals_are_its_programs() {
         0,
     )
     .expect("a pipe");
+
     let text = "trap 'exit 9' TERM; echo ready > \"$1\"; while :; do sleep 0.01; done";
-    let child = supervise(alloc.path(), &["sh", "-c", text, "sh"]).arg(&ready).process_group(0).spawn();
+    let child =
+        supervise(alloc.path(), &["sh", "-c", text, "sh"]).arg(&ready).process_group(0).spawn();
     let mut child = child.expect("it runs");
+
     // Blocks until the program has set its trap.
     assert_eq!(std::fs::read(&ready).expect("the pipe"), b"ready\n");
     signal(&child, Signal::TERM);
@@ -94,24 +104,36 @@ fn a_program_that_had_begun_is_not_started_again() {
     let first = again.output().expect("it runs");
     assert_eq!((first.status.code(), &*first.stdout), (Some(3), &b"begun\n"[..]));
     let second = again.output().expect("it runs");
-    assert_eq!((second.status.code(), &*second.stdout, &*second.stderr), (Some(118), &b""[..], &b""[..]));
+    assert_eq!(
+        (second.status.code(), &*second.stdout, &*second.stderr),
+        (Some(118), &b""[..], &b""[..])
+    );
     assert_eq!(left_in(alloc.path()), json!({"again": true}));
 }
 
 /// Runs it with a deadline, in a group of its own as Nomad does.
 fn with_deadline(alloc: &Path, timeout_ms: &str, script: &str) -> std::process::Output {
     let mut command = supervise(alloc, &["sh", "-c", script]);
-    command.env("GOFER_SUPERVISE_TIMEOUT_MS", timeout_ms).process_group(0).output().expect("it runs")
+    command
+        .env("GOFER_SUPERVISE_TIMEOUT_MS", timeout_ms)
+        .process_group(0)
+        .output()
+        .expect("it runs")
 }
 
 #[test]
 fn at_its_deadline_a_program_and_its_children_are_asked_to_end() {
     let alloc = tempfile::tempdir().expect("a directory");
     // The output ends when its child has, too.
-    let script = "trap 'echo asked; kill -0 $child || echo gone; exit 9' TERM; sleep 1000 & child=$!; wait; wait";
+    let script = "trap 'echo asked; kill -0 $child || echo gone; exit 9' TERM; sleep 1000 & \
+                  child=$!; wait; wait";
     let ended = with_deadline(alloc.path(), "300", script);
     let stdout = String::from_utf8(ended.stdout).expect("text");
-    assert!(ended.status.code() == Some(9) && stdout.starts_with("asked\n"), "{:?} {stdout}", ended.status);
+    assert!(
+        ended.status.code() == Some(9) && stdout.starts_with("asked\n"),
+        "{:?} {stdout}",
+        ended.status
+    );
     assert_eq!(left_in(alloc.path()), json!({"exit_code": 9, "signal": null}));
     assert!(ran_ms(alloc.path()) >= 300);
 }
@@ -119,7 +141,8 @@ fn at_its_deadline_a_program_and_its_children_are_asked_to_end() {
 #[test]
 fn what_does_not_end_is_killed_after_the_grace() {
     let alloc = tempfile::tempdir().expect("a directory");
-    let ended = with_deadline(alloc.path(), "100", "trap '' TERM; sleep 1000; sleep 1000; sleep 1000");
+    let ended =
+        with_deadline(alloc.path(), "100", "trap '' TERM; sleep 1000; sleep 1000; sleep 1000");
     assert_eq!(ended.status.signal(), Some(9), "{ended:?}");
     assert!(ran_ms(alloc.path()) >= 10_100);
 }
@@ -127,8 +150,13 @@ fn what_does_not_end_is_killed_after_the_grace() {
 #[test]
 fn an_end_in_time_is_one() {
     let alloc = tempfile::tempdir().expect("a directory");
-    let ended = with_deadline(alloc.path(), "60000", "echo \"<$GOFER_SUPERVISE_TIMEOUT_MS>\"; exit 4");
-    assert_eq!((ended.status.code(), &*ended.stdout), (Some(4), &b"<>\n"[..]), "the variable is the supervisor's");
+    let ended =
+        with_deadline(alloc.path(), "60000", "echo \"<$GOFER_SUPERVISE_TIMEOUT_MS>\"; exit 4");
+    assert_eq!(
+        (ended.status.code(), &*ended.stdout),
+        (Some(4), &b"<>\n"[..]),
+        "the variable is the supervisor's"
+    );
     assert!(ran_ms(alloc.path()) <= 60_000);
     let none = tempfile::tempdir().expect("a directory");
     assert_eq!(with_deadline(none.path(), "soon", "exit 5").status.code(), Some(5), "no deadline");
@@ -137,7 +165,8 @@ fn an_end_in_time_is_one() {
 #[test]
 fn wrong_use_is_no_task() {
     for words in [&["supervise"][..], &["supervise", "--"], &["supervise", "true"]] {
-        let ended = Command::new(env!("CARGO_BIN_EXE_gofer")).args(words).output().expect("it runs");
+        let ended =
+            Command::new(env!("CARGO_BIN_EXE_gofer")).args(words).output().expect("it runs");
         assert_eq!(ended.status.code(), Some(2), "{words:?}");
     }
 }

@@ -37,7 +37,8 @@ impl Drop for Terminal {
 
 impl Terminal {
     pub(crate) fn open(rows: u16, columns: u16) -> Self {
-        let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+        let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+            .expect("a terminal");
         grantpt(&window).and_then(|()| unlockpt(&window)).expect("a terminal");
         let path = ptsname(&window, Vec::new()).expect("its name");
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -49,20 +50,24 @@ impl Terminal {
         let reading = std::thread::Builder::new().name("window".to_owned()).spawn(move || {
             let mut buffer = [0; 4096];
             loop {
-                let mut fds = [PollFd::new(&reader, PollFlags::IN), PollFd::new(&closed, PollFlags::IN)];
+                let mut fds =
+                    [PollFd::new(&reader, PollFlags::IN), PollFd::new(&closed, PollFlags::IN)];
                 poll(&mut fds, None).expect("descriptors");
                 if !fds[1].revents().is_empty() {
                     return;
                 }
+
                 let Ok(count @ 1..) = reader.read(&mut buffer) else { return };
                 if sender.send(buffer[..count].to_vec()).is_err() {
                     return;
                 }
             }
         });
+
         let reading = Some((wanted, reading.expect("a thread")));
         let terminal = Self { window, device, pieces, reading, seen: String::new() };
         terminal.resize(rows, columns);
+
         terminal
     }
 
@@ -76,8 +81,14 @@ impl Terminal {
                 None => at_terminal.env_remove(name),
             };
         }
+
         let device = || self.device.try_clone().expect("another descriptor");
-        at_terminal.stdin(device()).stdout(device()).stderr(device()).spawn().expect("setsid is there")
+        at_terminal
+            .stdin(device())
+            .stdout(device())
+            .stderr(device())
+            .spawn()
+            .expect("setsid is there")
     }
 
     pub(crate) fn types(&mut self, text: &str) {
@@ -100,7 +111,8 @@ impl Terminal {
         tcsetwinsize(&self.window, size).expect("a size");
     }
 
-    /// Whether it is in the mode that a shell leaves it in: what is typed is shown, and read by lines.
+    /// Whether it is in the mode that a shell leaves it in: what is typed is shown, and read by
+    /// lines.
     pub(crate) fn shows_what_is_typed(&self) -> bool {
         let modes = tcgetattr(&self.device).expect("the modes").local_modes;
         modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)

@@ -1,4 +1,5 @@
-//! Tokens that nobody has to pass: what a server leaves on its machine, and how the command finds it.
+//! Tokens that nobody has to pass: what a server leaves on its machine, and how the command finds
+//! it.
 
 use std::fs::{Permissions, metadata, read_to_string, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -27,7 +28,10 @@ fn a_development_servers_token_is_found_by_itself_and_sent_nowhere_else() {
 
     // Another port leads to the same server here, and to anybody elsewhere.
     let other = Cutter::to(&server.addr, Cut::NEVER);
-    run(&["--addr", &other.addr, "run", "list"]).expect(4).says("no token was found by itself").says("does not exist");
+    run(&["--addr", &other.addr, "run", "list"])
+        .expect(4)
+        .says("no token was found by itself")
+        .says("does not exist");
     set_permissions(&file, Permissions::from_mode(0o644)).expect("an own file");
     server.run(&["run", "list"]).expect(4).says("may be read by others (mode 0644)");
     set_permissions(&file, Permissions::from_mode(0o600)).expect("an own file");
@@ -44,7 +48,11 @@ fn a_development_servers_token_is_found_by_itself_and_sent_nowhere_else() {
 fn an_operator_bootstraps_by_a_file_and_again_after_a_reset() {
     let mut server = Serving::start_with_tokens();
     let file = server.data_dir().join("bootstrap");
-    server.run(&["token", "bootstrap", "--code-file", "/does/not/exist"]).expect(2).says("/does/not/exist");
+    server
+        .run(&["token", "bootstrap", "--code-file", "/does/not/exist"])
+        .expect(2)
+        .says("/does/not/exist");
+
     let mut wrong = server.command(&["token", "bootstrap"]);
     wrong.env("GOFER_BOOTSTRAP_CODE", "gofer_b_wrong");
     finish_with_stdin(wrong, b"").expect(4).says("`--code-file`");
@@ -61,10 +69,15 @@ fn an_operator_bootstraps_by_a_file_and_again_after_a_reset() {
     assert_eq!(server.terminate(), Some(0));
     assert!(run(&reset).expect(0).stdout.contains(text(&file)));
     server.restart();
+
     let again = server.run(&["token", "bootstrap"]).expect(0);
     let mut list = server.command(&["token", "list"]);
     list.env("GOFER_API_TOKEN", again.stdout.trim());
-    assert_eq!(finish_with_stdin(list, b"").expect(0).stdout.lines().count(), 3, "both tokens are there");
+    assert_eq!(
+        finish_with_stdin(list, b"").expect(0).stdout.lines().count(),
+        3,
+        "both tokens are there"
+    );
 }
 
 #[test]

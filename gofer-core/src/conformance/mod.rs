@@ -1,8 +1,9 @@
 //! The contracts of the four traits as tests: one case per sentence of their doc comments.
 //!
-//! A case is a plain `pub async fn` that panics when the contract is broken. A backend's test crate writes a factory,
-//! an `async fn() -> H`, where `H` is a [`Harness`] that holds what the backend needs to live (a temporary
-//! directory, a database of its own), and lets a macro emit one named test per case:
+//! A case is a plain `pub async fn` that panics when the contract is broken. A backend's test crate
+//! writes a factory, an `async fn() -> H`, where `H` is a [`Harness`] that holds what the backend
+//! needs to live (a temporary directory, a database of its own), and lets a macro emit one named
+//! test per case:
 //!
 //! | macro | `H` implements |
 //! |---|---|
@@ -30,11 +31,13 @@
 //! }
 //! ```
 //!
-//! Each test calls the factory once, so every case has a backend of its own and may use any key. A backend whose server is
-//! opt-in writes `object_store_conformance!(optional super::s3)` and an `async fn() -> Option<H>` that prints why it
-//! skips. The caller's crate needs `tokio` with the features `macros` and `rt-multi-thread` as a dev-dependency.
+//! Each test calls the factory once, so every case has a backend of its own and may use any key. A
+//! backend whose server is opt-in writes `object_store_conformance!(optional super::s3)` and an
+//! `async fn() -> Option<H>` that prints why it skips. The caller's crate needs `tokio` with the
+//! features `macros` and `rt-multi-thread` as a dev-dependency.
 //!
-//! No case sleeps to see what happens: it waits for an event, or polls with [`eventually`] until [`DEADLINE`].
+//! No case sleeps to see what happens: it waits for an event, or polls with [`eventually`] until
+//! [`DEADLINE`].
 
 pub mod journal;
 pub mod object_store;
@@ -96,7 +99,9 @@ where
 /// # Panics
 /// When it has not ended within [`DEADLINE`].
 pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
 }
 
 /// Runs one case; what the macros call.

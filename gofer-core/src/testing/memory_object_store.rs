@@ -13,14 +13,16 @@ use super::lock;
 use crate::error::{BackendError, ErrorKind};
 use crate::id::ObjectKey;
 use crate::object_store::{
-    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
+    PutOptions,
 };
 use crate::time::Timestamp;
 
 /// Bytes of one piece of a body that is read.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Objects in memory, each in one piece; for tests, so the bound on memory per transfer does not hold.
+/// Objects in memory, each in one piece; for tests, so the bound on memory per transfer does not
+/// hold.
 #[derive(Default)]
 pub struct MemoryObjectStore {
     objects: Mutex<BTreeMap<String, (ObjectMeta, Bytes)>>,
@@ -59,31 +61,47 @@ impl ObjectStore for MemoryObjectStore {
         Ok(format!("memory, {} objects", self.len()))
     }
 
-    async fn put(&self, key: &ObjectKey, body: ByteStream, options: PutOptions) -> Result<ObjectMeta, BackendError> {
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: ByteStream,
+        options: PutOptions,
+    ) -> Result<ObjectMeta, BackendError> {
         let collect = |mut all: BytesMut, piece: Bytes| async move {
             all.extend_from_slice(&piece);
             Ok(all)
         };
+
         let bytes = body.try_fold(BytesMut::new(), collect).await?.freeze();
         let (size_bytes, modified_at) = (bytes.len() as u64, Timestamp::now());
         let meta = ObjectMeta { key: key.clone(), size_bytes, modified_at, sha256: None };
         let mut objects = lock(&self.objects);
+
         if options.if_absent && objects.contains_key(key.as_str()) {
-            return Err(BackendError::new(ErrorKind::AlreadyExists, format!("object `{key}` exists already")));
+            return Err(BackendError::new(
+                ErrorKind::AlreadyExists,
+                format!("object `{key}` exists already"),
+            ));
         }
+
         objects.insert(key.to_string(), (meta.clone(), bytes));
         Ok(meta)
     }
 
     async fn get(&self, key: &ObjectKey) -> Result<ObjectBody, BackendError> {
-        let (meta, bytes) = lock(&self.objects).get(key.as_str()).cloned().ok_or_else(|| not_found(key))?;
+        let (meta, bytes) =
+            lock(&self.objects).get(key.as_str()).cloned().ok_or_else(|| not_found(key))?;
         let pieces = (0..bytes.len()).step_by(PIECE_BYTES);
-        let pieces = pieces.map(move |start| Ok(bytes.slice(start..bytes.len().min(start + PIECE_BYTES))));
+        let pieces =
+            pieces.map(move |start| Ok(bytes.slice(start..bytes.len().min(start + PIECE_BYTES))));
         Ok(ObjectBody { meta, stream: stream::iter(pieces).boxed() })
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, BackendError> {
-        lock(&self.objects).get(key.as_str()).map(|(meta, _)| meta.clone()).ok_or_else(|| not_found(key))
+        lock(&self.objects)
+            .get(key.as_str())
+            .map(|(meta, _)| meta.clone())
+            .ok_or_else(|| not_found(key))
     }
 
     async fn list(&self, prefix: &str, page: ListPage) -> Result<ObjectList, BackendError> {
@@ -102,7 +120,12 @@ impl ObjectStore for MemoryObjectStore {
         Ok(())
     }
 
-    async fn presign(&self, _: &ObjectKey, _: Access, _: Duration) -> Result<Option<Presigned>, BackendError> {
+    async fn presign(
+        &self,
+        _: &ObjectKey,
+        _: Access,
+        _: Duration,
+    ) -> Result<Option<Presigned>, BackendError> {
         Ok(None)
     }
 }

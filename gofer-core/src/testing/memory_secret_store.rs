@@ -34,22 +34,35 @@ impl SecretStore for MemorySecretStore {
         Ok(format!("memory, {} secrets", lock(&self.values).len()))
     }
 
-    async fn put(&self, path: &SecretPath, value: &SecretString, options: PutOptions) -> Result<(), BackendError> {
+    async fn put(
+        &self,
+        path: &SecretPath,
+        value: &SecretString,
+        options: PutOptions,
+    ) -> Result<(), BackendError> {
         let length = value.expose_secret().len();
         if length > MAX_SECRET_BYTES {
-            let message = format!("secret `{path}` has {length} bytes; at most {MAX_SECRET_BYTES} are allowed");
+            let message = format!(
+                "secret `{path}` has {length} bytes; at most {MAX_SECRET_BYTES} are allowed"
+            );
             return Err(BackendError::new(ErrorKind::Invalid, message));
         }
+
         let mut values = lock(&self.values);
         if options.if_absent && values.contains_key(path) {
-            return Err(BackendError::new(ErrorKind::AlreadyExists, format!("secret `{path}` exists already")));
+            return Err(BackendError::new(
+                ErrorKind::AlreadyExists,
+                format!("secret `{path}` exists already"),
+            ));
         }
+
         values.insert(path.clone(), value.clone());
         Ok(())
     }
 
     async fn get(&self, path: &SecretPath) -> Result<SecretString, BackendError> {
-        let missing = || BackendError::new(ErrorKind::NotFound, format!("secret `{path}` does not exist"));
+        let missing =
+            || BackendError::new(ErrorKind::NotFound, format!("secret `{path}` does not exist"));
         lock(&self.values).get(path).cloned().ok_or_else(missing)
     }
 

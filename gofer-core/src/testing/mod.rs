@@ -1,6 +1,7 @@
 //! Memory implementations of the four traits, and a wrapper that makes any implementation fail.
 //!
-//! They keep nothing on disk, need no server, and behave the same under a paused, single-threaded tokio clock.
+//! They keep nothing on disk, need no server, and behave the same under a paused, single-threaded
+//! tokio clock.
 
 mod faulty;
 mod memory_journal;

@@ -1,6 +1,7 @@
 //! Random numbers that a seed repeats.
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): small, fast, good enough to choose faults, worthless for secrets.
+/// SplitMix64 (Steele, Lea and Flood, 2014): small, fast, good enough to choose faults, worthless
+/// for secrets.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -44,7 +45,11 @@ mod tests {
             let mut random = Random::new(seed);
             [random.next_u64(), random.next_u64(), random.next_u64()]
         };
-        assert_eq!(draw(0)[0], 0xE220_A839_7B1D_CDAF, "the reference implementation's first number of seed 0");
+        assert_eq!(
+            draw(0)[0],
+            0xE220_A839_7B1D_CDAF,
+            "the reference implementation's first number of seed 0"
+        );
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
     }

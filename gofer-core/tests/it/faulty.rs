@@ -1,4 +1,5 @@
-//! The memory implementations made to fail, behind a caller that repeats; and what the faults themselves are.
+//! The memory implementations made to fail, behind a caller that repeats; and what the faults
+//! themselves are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use gofer_core::conformance::scheduler::{SchedulerHarness, Workloads, host_comma
 use gofer_core::object_store::{ObjectStore, PutOptions};
 use gofer_core::scheduler::{ExecutionState, Scheduler};
 use gofer_core::secret_store::SecretStore;
-use gofer_core::testing::{Faults, Faulty, MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads};
+use gofer_core::testing::{
+    Faults, Faulty, MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads,
+};
 use gofer_core::{ObjectKey, SecretPath};
 use secrecy::SecretString;
 
@@ -65,7 +68,8 @@ impl SchedulerHarness for Executions {
 
 async fn executions() -> Executions {
     let memory = MemoryScheduler::new();
-    let faulty: Arc<dyn Scheduler> = Arc::new(Faulty::<dyn Scheduler>::new(Arc::new(memory.clone()), 3, FAULTS));
+    let faulty: Arc<dyn Scheduler> =
+        Arc::new(Faulty::<dyn Scheduler>::new(Arc::new(memory.clone()), 3, FAULTS));
     Executions { scheduler: Arc::new(Retrying(faulty)), workloads: MemoryWorkloads(memory) }
 }
 
@@ -90,7 +94,9 @@ async fn a_fault_before_has_no_effect_and_one_after_has() {
     let memory = Arc::new(MemorySecretStore::new());
     let faulty = Faulty::<dyn SecretStore>::new(memory.clone(), 1, rates(1.0, 0.0));
     let path = SecretPath::new("k").unwrap();
-    let put = async |value: &str| faulty.put(&path, &SecretString::from(value), PutOptions::default()).await;
+    let put = async |value: &str| {
+        faulty.put(&path, &SecretString::from(value), PutOptions::default()).await
+    };
     assert!(put("lost").await.unwrap_err().is_retryable());
     assert!(memory.get(&path).await.is_err());
     faulty.set_faults(rates(0.0, 1.0));
@@ -104,7 +110,11 @@ async fn a_fault_before_has_no_effect_and_one_after_has() {
 #[tokio::test]
 async fn a_seed_repeats_its_faults() {
     let play = async |seed| {
-        let faulty = Faulty::<dyn SecretStore>::new(Arc::new(MemorySecretStore::new()), seed, rates(0.3, 0.3));
+        let faulty = Faulty::<dyn SecretStore>::new(
+            Arc::new(MemorySecretStore::new()),
+            seed,
+            rates(0.3, 0.3),
+        );
         let mut outcomes = Vec::new();
         for _ in 0..50 {
             outcomes.push(faulty.check().await.map_err(|error| (error.kind, error.message)));
@@ -121,7 +131,8 @@ async fn a_stream_breaks_with_an_error_and_ends() {
     let key = ObjectKey::new("k").unwrap();
     let body = futures::stream::iter([Ok(vec![0_u8; 1_000_000].into())]).boxed();
     memory.put(&key, body, PutOptions::default()).await.unwrap();
-    let faulty = Faulty::<dyn ObjectStore>::new(memory, 1, Faults { stream: 0.5, ..Faults::default() });
+    let faulty =
+        Faulty::<dyn ObjectStore>::new(memory, 1, Faults { stream: 0.5, ..Faults::default() });
     let pieces: Vec<_> = faulty.get(&key).await.unwrap().stream.collect().await;
     let (last, others) = pieces.split_last().unwrap();
     assert!(last.is_err() && others.iter().all(Result::is_ok), "{} pieces", pieces.len());
@@ -130,15 +141,19 @@ async fn a_stream_breaks_with_an_error_and_ends() {
 #[tokio::test(start_paused = true)]
 async fn latency_passes_in_virtual_time() {
     let latency = Duration::from_secs(3_600);
-    let faulty =
-        Faulty::<dyn SecretStore>::new(Arc::new(MemorySecretStore::new()), 1, Faults { latency, ..Faults::default() });
+    let faulty = Faulty::<dyn SecretStore>::new(
+        Arc::new(MemorySecretStore::new()),
+        1,
+        Faults { latency, ..Faults::default() },
+    );
     let before = tokio::time::Instant::now();
     faulty.check().await.unwrap();
     let took = before.elapsed();
     assert!(Duration::ZERO < took && took <= latency, "{took:?}");
 }
 
-/// What a test of the engine does: hold an execution, end it by hand, lose it, all without a moment of real time.
+/// What a test of the engine does: hold an execution, end it by hand, lose it, all without a moment
+/// of real time.
 #[tokio::test(start_paused = true)]
 async fn the_memory_scheduler_is_driven_by_hand_in_virtual_time() {
     let scheduler = MemoryScheduler::new();
@@ -146,12 +161,20 @@ async fn the_memory_scheduler_is_driven_by_hand_in_virtual_time() {
     let state = async |attempt| scheduler.state(&id(attempt)).await.unwrap().state;
     let exited = ExecutionState::Exited { code: 3, oom: false, signal: None };
     let mut events = scheduler.watch().await.unwrap();
+
     for attempt in 1..=3 {
-        scheduler.start(&id(attempt), &host_command(["queue no node", "sleep-ms 3600000", "exit 3"])).await.unwrap();
+        scheduler
+            .start(&id(attempt), &host_command(["queue no node", "sleep-ms 3600000", "exit 3"]))
+            .await
+            .unwrap();
     }
+
     for _ in 0..3 {
-        while !matches!(events.next().await.unwrap().unwrap().state, ExecutionState::Queued { .. }) {}
+        while !matches!(events.next().await.unwrap().unwrap().state, ExecutionState::Queued { .. })
+        {
+        }
     }
+
     scheduler.set_running(&id(1));
     scheduler.finish(&id(2), exited.clone());
     scheduler.lose(&id(3));
@@ -160,7 +183,11 @@ async fn the_memory_scheduler_is_driven_by_hand_in_virtual_time() {
         [ExecutionState::Running, exited.clone(), ExecutionState::Lost]
     );
     while events.next().await.unwrap().unwrap().id != id(3) {}
-    assert_eq!(events.next().await.unwrap().unwrap().state, exited, "the first attempt's own end, an hour later");
+    assert_eq!(
+        events.next().await.unwrap().unwrap().state,
+        exited,
+        "the first attempt's own end, an hour later"
+    );
     assert_eq!((scheduler.starts(&id(1)), scheduler.starts(&id(4))), (1, 0));
     scheduler.disconnect_watchers();
     assert!(events.next().await.is_none(), "the stream ends");

@@ -7,7 +7,8 @@ mod templates;
 
 proptest! {
     #[test]
-    fn any_text_is_a_template(text in "((global_|)secret|run_object|pipeline_object|[a-z \n]|\\{\\{|\\}\\}|\\PC){0,40}") {
+    fn any_text_is_a_template(text in "((global_|)secret|run_object|pipeline_object|[a-z \
+                                       \n]|\\{\\{|\\}\\}|\\PC){0,40}") {
         templates::run(text.as_bytes());
     }
 

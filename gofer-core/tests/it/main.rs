@@ -1,4 +1,5 @@
-//! The memory implementations pass the conformance suites, also when they fail at random; and the suites are sound.
+//! The memory implementations pass the conformance suites, also when they fail at random; and the
+//! suites are sound.
 
 mod faulty;
 mod fuzz;

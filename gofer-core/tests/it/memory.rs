@@ -14,10 +14,13 @@ use gofer_core::pipeline::PipelineSpec;
 use gofer_core::quota::QuotaKind;
 use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
-use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads};
+use gofer_core::testing::{
+    MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads,
+};
 use gofer_core::{NamespaceId, PipelineId, Version};
 
-/// A memory implementation keeps its data as long as anybody holds it, so a restart has nothing to do.
+/// A memory implementation keeps its data as long as anybody holds it, so a restart has nothing to
+/// do.
 struct Memory<T>(Arc<T>);
 
 #[async_trait]
@@ -91,7 +94,12 @@ impl JournalFixture for Memory<MemoryJournal> {
         self.0.add_pipeline(namespace, spec, true)
     }
 
-    async fn set_pipeline_enabled(&self, namespace: &NamespaceId, pipeline: &PipelineId, enabled: bool) {
+    async fn set_pipeline_enabled(
+        &self,
+        namespace: &NamespaceId,
+        pipeline: &PipelineId,
+        enabled: bool,
+    ) {
         self.0.set_pipeline_enabled(namespace, pipeline, enabled);
     }
 

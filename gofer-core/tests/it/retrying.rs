@@ -1,5 +1,5 @@
-//! A caller that repeats what failed retryably. That it passes the suites over a faulty implementation shows that the
-//! calls are safe to repeat.
+//! A caller that repeats what failed retryably. That it passes the suites over a faulty
+//! implementation shows that the calls are safe to repeat.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,12 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use gofer_core::error::BackendError;
 use gofer_core::object_store::{
-    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
+    PutOptions,
 };
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd, Scheduler,
-    SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd,
+    Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::secret_store::{SecretList, SecretStore};
 use gofer_core::{ErrorKind, ExecutionId, ObjectKey, SecretPath};
@@ -24,7 +25,8 @@ use secrecy::{ExposeSecret, SecretString};
 #[derive(Debug)]
 pub(crate) struct Retrying<T: ?Sized>(pub(crate) Arc<T>);
 
-/// Makes the call until it succeeds or fails for good; whether an attempt before the last one failed.
+/// Makes the call until it succeeds or fails for good; whether an attempt before the last one
+/// failed.
 macro_rules! repeat {
     ($call:expr) => {{
         let mut repeated = false;
@@ -66,7 +68,9 @@ impl Scheduler for Retrying<dyn Scheduler> {
     }
 
     /// The stream may break; that is its contract.
-    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+    async fn watch(
+        &self,
+    ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         repeat!(self.0.watch()).0
     }
 
@@ -88,19 +92,28 @@ impl Scheduler for Retrying<dyn Scheduler> {
                             at.advance(&chunk);
                             return Some((Ok(chunk), (chunks, at)));
                         }
-                        Err(error) if error.is_retryable() => match repeat!(scheduler.logs(&id, at, follow)).0 {
-                            Ok(again) => chunks = again,
-                            Err(error) => return Some((Err(error), (stream::empty().boxed(), at))),
-                        },
+                        Err(error) if error.is_retryable() => {
+                            match repeat!(scheduler.logs(&id, at, follow)).0 {
+                                Ok(again) => chunks = again,
+                                Err(error) => {
+                                    return Some((Err(error), (stream::empty().boxed(), at)));
+                                }
+                            }
+                        }
                         Err(error) => return Some((Err(error), (chunks, at))),
                     }
                 }
             }
         });
+
         Ok(chunks.boxed())
     }
 
-    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+    async fn exec(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, BackendError> {
         repeat!(self.0.exec(id, request.clone())).0
     }
 
@@ -108,7 +121,11 @@ impl Scheduler for Retrying<dyn Scheduler> {
         repeat!(self.0.identify(token)).0
     }
 
-    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<ExecutionId, BackendError> {
+    async fn report(
+        &self,
+        token: &SecretString,
+        end: ReportedEnd,
+    ) -> Result<ExecutionId, BackendError> {
         repeat!(self.0.report(token, end)).0
     }
 
@@ -136,8 +153,8 @@ impl ObjectStore for Retrying<dyn ObjectStore> {
         repeat!(self.0.check()).0
     }
 
-    /// Keeps the body to send it again. A key that is taken after a call that may have taken it is compared: each body
-    /// of the suite is one caller's only.
+    /// Keeps the body to send it again. A key that is taken after a call that may have taken it is
+    /// compared: each body of the suite is one caller's only.
     async fn put(
         &self,
         key: &ObjectKey,
@@ -177,7 +194,12 @@ impl ObjectStore for Retrying<dyn ObjectStore> {
         repeat!(self.0.delete(key)).0
     }
 
-    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<Presigned>, BackendError> {
+    async fn presign(
+        &self,
+        key: &ObjectKey,
+        access: Access,
+        ttl: Duration,
+    ) -> Result<Option<Presigned>, BackendError> {
         repeat!(self.0.presign(key, access.clone(), ttl)).0
     }
 }
@@ -190,7 +212,12 @@ impl SecretStore for Retrying<dyn SecretStore> {
     }
 
     /// Compares as the object store does.
-    async fn put(&self, path: &SecretPath, value: &SecretString, options: PutOptions) -> Result<(), BackendError> {
+    async fn put(
+        &self,
+        path: &SecretPath,
+        value: &SecretString,
+        options: PutOptions,
+    ) -> Result<(), BackendError> {
         let (outcome, repeated) = repeat!(self.0.put(path, value, options));
         match outcome {
             Err(error) if repeated && error.kind == ErrorKind::AlreadyExists => {

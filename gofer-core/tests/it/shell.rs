@@ -46,7 +46,9 @@ fn start(spec: &ExecutionSpec) -> Child {
 }
 
 fn send(signal: &str, child: &Child) {
-    let sent = Command::new("/bin/sh").args(["-c", "kill -\"$0\" \"$1\"", signal, &child.id().to_string()]).status();
+    let sent = Command::new("/bin/sh")
+        .args(["-c", "kill -\"$0\" \"$1\"", signal, &child.id().to_string()])
+        .status();
     assert!(sent.unwrap().success());
 }
 
@@ -59,7 +61,8 @@ fn they_write_what_they_are_told() {
     assert_eq!(run(&workloads.print_line(100_000)).stdout, [&[b'x'; 100_000][..], b"\n"].concat());
     assert_eq!(run(&workloads.print_env("GOFER_UNSET")).stdout, b"");
     let value = "two\nlines, 'quotes\" and $HOME\n";
-    let output = command(&workloads.print_env("GOFER_SET")).env("GOFER_SET", value).output().unwrap();
+    let output =
+        command(&workloads.print_env("GOFER_SET")).env("GOFER_SET", value).output().unwrap();
     assert_eq!(output.stdout, value.as_bytes());
     let output = command(&workloads.print_working_dir()).current_dir("/").output().unwrap();
     assert_eq!(output.stdout, b"/\n");
@@ -73,15 +76,18 @@ fn they_end_as_they_are_told() {
     for signal in [9, 15] {
         assert_eq!(run(&workloads.die(signal)).status.signal(), Some(signal));
     }
+
     let mut child = start(&workloads.until_stopped());
     send("TERM", &child);
     let mut rest = String::new();
     child.stdout.as_mut().unwrap().read_to_string(&mut rest).unwrap();
     assert_eq!((child.wait().unwrap().code(), rest.as_str()), (Some(7), "stopped\n"));
+
     let mut child = start(&workloads.ignoring_stop());
     send("TERM", &child);
     send("KILL", &child);
     assert_eq!(child.wait().unwrap().signal(), Some(9), "SIGTERM was ignored");
+
     let mut child = start(&workloads.leave_a_child());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
@@ -89,20 +95,27 @@ fn they_end_as_they_are_told() {
 #[tokio::test]
 async fn gates_and_marks_are_seen_from_outside() {
     let (_dir, workloads) = Dir::new("gates");
-    let mut child = command(&workloads.gated(b"ready\n", "g", b"after")).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = command(&workloads.gated(b"ready\n", "g", b"after"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut before = [0; 6];
+
     child.stdout.as_mut().unwrap().read_exact(&mut before).unwrap();
     assert_eq!((&before, child.try_wait().unwrap()), (b"ready\n", None));
     workloads.release("g").await;
     assert_eq!(child.wait_with_output().unwrap().stdout, b"after");
     assert_eq!(workloads.marks("m").await, 0);
+
     for code in [0, 3] {
         assert_eq!(run(&workloads.mark("m", code)).status.code(), Some(i32::from(code)));
     }
+
     assert_eq!(workloads.marks("m").await, 2);
     let mut tree = start(&workloads.tree("t"));
     send("TERM", &tree);
     assert_eq!(tree.wait().unwrap().signal(), Some(15));
+
     let seen = workloads.marks("t").await;
     eventually("the child outlives its parent", async || {
         let marks = workloads.marks("t").await;

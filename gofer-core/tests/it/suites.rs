@@ -11,6 +11,7 @@ fn every_case_is_named_by_its_macro() {
         let macros = fs::read_to_string(conformance.join(suite).join("mod.rs")).unwrap();
         let named: Vec<&str> = macros.split_whitespace().collect();
         let mut cases = 0;
+
         for file in fs::read_dir(conformance.join(suite)).unwrap() {
             let text = fs::read_to_string(file.unwrap().path()).unwrap();
             for line in text.lines().filter_map(|line| line.strip_prefix("pub async fn ")) {
@@ -19,6 +20,7 @@ fn every_case_is_named_by_its_macro() {
                 cases += 1;
             }
         }
+
         assert!(cases > 10, "{cases} cases found in {suite}");
     }
 }

@@ -7,8 +7,8 @@ use crate::error::DbError;
 use crate::types::EventFilter;
 
 impl Db {
-    /// Events with a greater id than `cursor`, ascending, at most `limit` (and never more than 1,000). Fewer than `limit`
-    /// says that there are no more yet.
+    /// Events with a greater id than `cursor`, ascending, at most `limit` (and never more than
+    /// 1,000). Fewer than `limit` says that there are no more yet.
     ///
     /// # Errors
     /// The database's.
@@ -28,8 +28,8 @@ impl Db {
         query!(self, events::after(cursor, &filter, limit))
     }
 
-    /// Events with a smaller id than `cursor` (`None`: the newest), descending, at most `limit` (and never more than
-    /// 1,000).
+    /// Events with a smaller id than `cursor` (`None`: the newest), descending, at most `limit`
+    /// (and never more than 1,000).
     ///
     /// # Errors
     /// The database's.
@@ -51,8 +51,9 @@ impl Db {
         query!(self, events::oldest())
     }
 
-    /// The id of the newest event this process knows to be committed; changes after each commit that wrote events. Who
-    /// waits for it and then lists from a cursor misses nothing and never polls.
+    /// The id of the newest event this process knows to be committed; changes after each commit
+    /// that wrote events. Who waits for it and then lists from a cursor misses nothing and never
+    /// polls.
     #[must_use]
     pub fn event_watch(&self) -> watch::Receiver<u64> {
         self.watch_events()
@@ -62,9 +63,23 @@ impl Db {
     ///
     /// # Errors
     /// The database's.
-    pub async fn server_started(&self, server_id: &str, version: &str, at: Timestamp) -> Result<(), DbError> {
-        let details = EventDetails::ServerStarted { server_id: server_id.to_owned(), version: version.to_owned() };
-        self.event_record(NewEvent { at, actor: "gofer".to_owned(), subject: Subject::default(), details }).await
+    pub async fn server_started(
+        &self,
+        server_id: &str,
+        version: &str,
+        at: Timestamp,
+    ) -> Result<(), DbError> {
+        let details = EventDetails::ServerStarted {
+            server_id: server_id.to_owned(),
+            version: version.to_owned(),
+        };
+        self.event_record(NewEvent {
+            at,
+            actor: "gofer".to_owned(),
+            subject: Subject::default(),
+            details,
+        })
+        .await
     }
 
     /// Records something that changes nothing in the database.

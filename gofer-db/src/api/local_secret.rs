@@ -5,8 +5,8 @@ use crate::db::{Db, query, transact};
 use crate::error::DbError;
 use crate::types::{LocalSecret, Page};
 
-/// The table of `gofer-secrets-local`. Values are opaque here, and no events are written: the API writes them with
-/// [`Db::secret_put_record`].
+/// The table of `gofer-secrets-local`. Values are opaque here, and no events are written: the API
+/// writes them with [`Db::secret_put_record`].
 impl Db {
     /// Stores a ciphertext under a path, replacing what was there.
     ///
@@ -35,7 +35,11 @@ impl Db {
     ///
     /// # Errors
     /// The database's.
-    pub async fn local_secret_list(&self, prefix: &str, page: &ListPage) -> Result<Page<SecretPath>, DbError> {
+    pub async fn local_secret_list(
+        &self,
+        prefix: &str,
+        page: &ListPage,
+    ) -> Result<Page<SecretPath>, DbError> {
         let (prefix, page) = (prefix.to_owned(), page.clone());
         query!(self, local_secrets::list(&prefix, &page))
     }
@@ -49,7 +53,8 @@ impl Db {
         transact!(self, local_secrets::delete(&path))
     }
 
-    /// Secrets encrypted with another key than this one, by path, ascending: what a key rotation still has to rewrite.
+    /// Secrets encrypted with another key than this one, by path, ascending: what a key rotation
+    /// still has to rewrite.
     ///
     /// # Errors
     /// The database's.
@@ -62,7 +67,8 @@ impl Db {
         query!(self, local_secrets::list_stale(&key_id, &page))
     }
 
-    /// Replaces `from` by `to` if `from` is still there; returns whether it was. A put in between wins.
+    /// Replaces `from` by `to` if `from` is still there; returns whether it was. A put in between
+    /// wins.
     ///
     /// # Errors
     /// The database's.

@@ -1,4 +1,5 @@
-//! `Db`'s methods, one file per resource: they take a call apart and dispatch it to the engine's copy of the query.
+//! `Db`'s methods, one file per resource: they take a call apart and dispatch it to the engine's
+//! copy of the query.
 
 mod event;
 mod local_secret;

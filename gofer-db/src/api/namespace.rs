@@ -62,8 +62,14 @@ impl Db {
     /// Removes a namespace.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` while it owns a pipeline, and always for `default`; or the database's.
-    pub async fn namespace_delete(&self, id: &NamespaceId, actor: &str, at: Timestamp) -> Result<(), DbError> {
+    /// `NotFound`; `Conflict` while it owns a pipeline, and always for `default`; or the
+    /// database's.
+    pub async fn namespace_delete(
+        &self,
+        id: &NamespaceId,
+        actor: &str,
+        at: Timestamp,
+    ) -> Result<(), DbError> {
         let (id, actor) = (id.clone(), actor.to_owned());
         transact!(self, namespaces::delete(&id, &actor, at))
     }

@@ -9,11 +9,12 @@ use crate::error::DbError;
 use crate::types::{DeletedPipeline, Page, PipelineVersionSummary, Registered, Registration};
 
 impl Db {
-    /// Registers a pipeline, or its next version. A digest equal to the latest version's changes nothing. Of concurrent
-    /// registrations each sees the one before.
+    /// Registers a pipeline, or its next version. A digest equal to the latest version's changes
+    /// nothing. Of concurrent registrations each sees the one before.
     ///
     /// # Errors
-    /// `NotFound` for the namespace; `Conflict` when `expected_version` is not the latest; or the database's.
+    /// `NotFound` for the namespace; `Conflict` when `expected_version` is not the latest; or the
+    /// database's.
     pub async fn pipeline_register(
         &self,
         registration: Registration,
@@ -29,7 +30,11 @@ impl Db {
     ///
     /// # Errors
     /// `NotFound`, or the database's.
-    pub async fn pipeline_get(&self, namespace: &NamespaceId, id: &PipelineId) -> Result<Pipeline, DbError> {
+    pub async fn pipeline_get(
+        &self,
+        namespace: &NamespaceId,
+        id: &PipelineId,
+    ) -> Result<Pipeline, DbError> {
         let (namespace, id) = (namespace.clone(), id.clone());
         query!(self, pipelines::get(&namespace, &id))
     }
@@ -38,7 +43,11 @@ impl Db {
     ///
     /// # Errors
     /// `NotFound` for the namespace, or the database's.
-    pub async fn pipeline_list(&self, namespace: &NamespaceId, page: &ListPage) -> Result<Page<Pipeline>, DbError> {
+    pub async fn pipeline_list(
+        &self,
+        namespace: &NamespaceId,
+        page: &ListPage,
+    ) -> Result<Page<Pipeline>, DbError> {
         let (namespace, page) = (namespace.clone(), page.clone());
         query!(self, pipelines::list(&namespace, &page))
     }
@@ -71,7 +80,8 @@ impl Db {
         query!(self, pipelines::version_list(&namespace, &id, &page))
     }
 
-    /// Lets new runs start, or refuses them. Setting what is set changes nothing and records nothing.
+    /// Lets new runs start, or refuses them. Setting what is set changes nothing and records
+    /// nothing.
     ///
     /// # Errors
     /// `NotFound`, or the database's.
@@ -87,8 +97,9 @@ impl Db {
         transact!(self, pipelines::set_enabled(&namespace, &id, enabled, &actor, at))
     }
 
-    /// Deletes a pipeline with its versions, runs, objects' and secrets' records, in one transaction. Its events stay.
-    /// Registered again, it goes on with the next version and run number, so that no execution is ever named twice.
+    /// Deletes a pipeline with its versions, runs, objects' and secrets' records, in one
+    /// transaction. Its events stay. Registered again, it goes on with the next version and run
+    /// number, so that no execution is ever named twice.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` while one of its runs is not complete; or the database's.

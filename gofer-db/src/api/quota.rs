@@ -12,7 +12,11 @@ impl Db {
     ///
     /// # Errors
     /// `NotFound`, or the database's.
-    pub async fn quota_list(&self, namespace: &NamespaceId, at: Timestamp) -> Result<Vec<QuotaUse>, DbError> {
+    pub async fn quota_list(
+        &self,
+        namespace: &NamespaceId,
+        at: Timestamp,
+    ) -> Result<Vec<QuotaUse>, DbError> {
         let (namespace, book) = (namespace.clone(), Arc::clone(self.quotas()));
         query!(self, quotas::list(&namespace, &book.defaults, at))
     }
@@ -31,7 +35,8 @@ impl Db {
         query!(self, quotas::get(&namespace, &book.defaults, quota, at))
     }
 
-    /// Gives the namespace limits of its own, or with `None` the defaults again. Limits that are not named stay.
+    /// Gives the namespace limits of its own, or with `None` the defaults again. Limits that are
+    /// not named stay.
     ///
     /// # Errors
     /// `NotFound`, or the database's.
@@ -46,10 +51,12 @@ impl Db {
         transact!(self, namespaces::set_quotas(&namespace, &changes, &actor, at))
     }
 
-    /// Records that a command is about to run in a task, and counts it until [`Db::exec_end`], or until its server ends.
+    /// Records that a command is about to run in a task, and counts it until [`Db::exec_end`], or
+    /// until its server ends.
     ///
     /// # Errors
-    /// `Quota` when the task or its namespace has as many as it may, or the database's; then there is no event.
+    /// `Quota` when the task or its namespace has as many as it may, or the database's; then there
+    /// is no event.
     pub async fn exec_begin(
         &self,
         session: &str,

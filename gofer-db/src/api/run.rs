@@ -23,12 +23,17 @@ impl Db {
     ///
     /// # Errors
     /// `NotFound` when the pipeline has none, or the database's.
-    pub async fn run_latest(&self, namespace: &NamespaceId, pipeline: &PipelineId) -> Result<Run, DbError> {
+    pub async fn run_latest(
+        &self,
+        namespace: &NamespaceId,
+        pipeline: &PipelineId,
+    ) -> Result<Run, DbError> {
         let (namespace, pipeline) = (namespace.clone(), pipeline.clone());
         query!(self, runs::latest(&namespace, &pipeline))
     }
 
-    /// A namespace's runs, newest first. Their `variables` are left out (empty): [`Db::run_get`] has them.
+    /// A namespace's runs, newest first. Their `variables` are left out (empty): [`Db::run_get`]
+    /// has them.
     ///
     /// # Errors
     /// `Invalid` for an `after` that this list did not give out, or the database's.
@@ -80,7 +85,11 @@ impl Db {
     ///
     /// # Errors
     /// `NotFound` for the pipeline, or the database's.
-    pub async fn pipeline_room(&self, namespace: &NamespaceId, pipeline: &PipelineId) -> Result<PipelineRoom, DbError> {
+    pub async fn pipeline_room(
+        &self,
+        namespace: &NamespaceId,
+        pipeline: &PipelineId,
+    ) -> Result<PipelineRoom, DbError> {
         let (namespace, pipeline) = (namespace.clone(), pipeline.clone());
         query!(self, waiting::room(&namespace, &pipeline))
     }
@@ -117,12 +126,16 @@ impl Db {
         query!(self, tasks::get(&key, &task, &specs))
     }
 
-    /// The run and these of its task runs (at most 1,000) with their finished attempts, read together. Tasks that its pipeline
-    /// does not have are left out.
+    /// The run and these of its task runs (at most 1,000) with their finished attempts, read
+    /// together. Tasks that its pipeline does not have are left out.
     ///
     /// # Errors
     /// `NotFound` for the run, or the database's.
-    pub async fn run_with_tasks(&self, key: &RunKey, tasks: &[TaskId]) -> Result<SomeTasks, DbError> {
+    pub async fn run_with_tasks(
+        &self,
+        key: &RunKey,
+        tasks: &[TaskId],
+    ) -> Result<SomeTasks, DbError> {
         let (key, tasks, specs) = (key.clone(), tasks.to_vec(), Arc::clone(self.specs()));
         query!(self, tasks::some(&key, &tasks, &specs))
     }
@@ -131,12 +144,17 @@ impl Db {
     ///
     /// # Errors
     /// `NotFound` for the run, or the database's.
-    pub async fn task_run_list(&self, key: &RunKey, page: &ListPage) -> Result<Page<TaskRun>, DbError> {
+    pub async fn task_run_list(
+        &self,
+        key: &RunKey,
+        page: &ListPage,
+    ) -> Result<Page<TaskRun>, DbError> {
         let (key, page, specs) = (key.clone(), page.clone(), Arc::clone(self.specs()));
         query!(self, tasks::list(&key, &page, &specs))
     }
 
-    /// Finished attempts, by task id and attempt, ascending; with `tasks`, only theirs (at most 1,000).
+    /// Finished attempts, by task id and attempt, ascending; with `tasks`, only theirs (at most
+    /// 1,000).
     ///
     /// # Errors
     /// `NotFound` for the run, or the database's.

@@ -9,24 +9,33 @@ use crate::error::DbError;
 use crate::types::{Page, SecretPutOutcome};
 
 impl Db {
-    /// Begins a put: from now on the value that will be written at this fresh location is found by retention, unless
-    /// [`Db::secret_put_record`] names it or [`Db::secret_value_forget`] is told that it is deleted.
+    /// Begins a put: from now on the value that will be written at this fresh location is found by
+    /// retention, unless [`Db::secret_put_record`] names it or [`Db::secret_value_forget`] is told
+    /// that it is deleted.
     ///
     /// # Errors
     /// The database's.
-    pub async fn secret_put_begin(&self, location: &SecretPath, at: Timestamp) -> Result<(), DbError> {
+    pub async fn secret_put_begin(
+        &self,
+        location: &SecretPath,
+        at: Timestamp,
+    ) -> Result<(), DbError> {
         let location = location.clone();
         transact!(self, secret_values::begin(&location, at))
     }
 
-    /// Makes the value at the record's location the secret's; it lies in the secret store already. `updated_by` is the
-    /// event's actor, and `updated_at` its time; `created_at` counts only for a new key. Of concurrent puts of one key each
-    /// sees the one before.
+    /// Makes the value at the record's location the secret's; it lies in the secret store already.
+    /// `updated_by` is the event's actor, and `updated_at` its time; `created_at` counts only for a
+    /// new key. Of concurrent puts of one key each sees the one before.
     ///
     /// # Errors
-    /// `NotFound` for the pipeline; `AlreadyExists` with `if_absent`; `Unavailable` when the put was given up because it
-    /// took too long; or the database's.
-    pub async fn secret_put_record(&self, record: &SecretRecord, if_absent: bool) -> Result<SecretPutOutcome, DbError> {
+    /// `NotFound` for the pipeline; `AlreadyExists` with `if_absent`; `Unavailable` when the put
+    /// was given up because it took too long; or the database's.
+    pub async fn secret_put_record(
+        &self,
+        record: &SecretRecord,
+        if_absent: bool,
+    ) -> Result<SecretPutOutcome, DbError> {
         let record = record.clone();
         let book = Arc::clone(self.quotas());
         transact!(self, secrets::put(&record, if_absent, &book))
@@ -36,7 +45,11 @@ impl Db {
     ///
     /// # Errors
     /// `NotFound`, or the database's.
-    pub async fn secret_get(&self, scope: &SecretScope, key: &str) -> Result<SecretRecord, DbError> {
+    pub async fn secret_get(
+        &self,
+        scope: &SecretScope,
+        key: &str,
+    ) -> Result<SecretRecord, DbError> {
         let (scope, key) = (scope.clone(), key.to_owned());
         query!(self, secrets::get(&scope, &key))
     }
@@ -64,8 +77,8 @@ impl Db {
         transact!(self, secret_values::forget(&location))
     }
 
-    /// Removes the record and returns it, so that the caller can delete the value. `None`: there was none, and nothing is
-    /// recorded.
+    /// Removes the record and returns it, so that the caller can delete the value. `None`: there
+    /// was none, and nothing is recorded.
     ///
     /// # Errors
     /// The database's.

@@ -7,7 +7,8 @@ use crate::error::DbError;
 use crate::types::{BootstrapProof, ManagementEnd, Page};
 
 impl Db {
-    /// Records a token under the SHA-256 of its text. Who made it (`created_by`) is its event's actor.
+    /// Records a token under the SHA-256 of its text. Who made it (`created_by`) is its event's
+    /// actor.
     ///
     /// # Errors
     /// `AlreadyExists` for the id, or the database's.
@@ -16,8 +17,9 @@ impl Db {
         transact!(self, tokens::insert(&token, &hash))
     }
 
-    /// Records the first management token; `false`, and nothing done, when the proof is none. Of concurrent calls one succeeds,
-    /// and only if this database has not had a management token since it was made, or reset; deleted ones count.
+    /// Records the first management token; `false`, and nothing done, when the proof is none. Of
+    /// concurrent calls one succeeds, and only if this database has not had a management token
+    /// since it was made, or reset; deleted ones count.
     ///
     /// # Errors
     /// `Conflict`, or the database's.
@@ -31,8 +33,8 @@ impl Db {
         transact!(self, bootstrap::bootstrap(&token, &hash, &proof))
     }
 
-    /// Lets the bearer of a code, given by its SHA-256, bootstrap; `false` when that has been done. Each server on the database
-    /// accepts the codes of all.
+    /// Lets the bearer of a code, given by its SHA-256, bootstrap; `false` when that has been done.
+    /// Each server on the database accepts the codes of all.
     ///
     /// # Errors
     /// The database's.
@@ -41,11 +43,17 @@ impl Db {
         transact!(self, bootstrap::accept(&code, at))
     }
 
-    /// Opens bootstrap again, for the bearer of this code alone; works beside other servers on the database.
+    /// Opens bootstrap again, for the bearer of this code alone; works beside other servers on the
+    /// database.
     ///
     /// # Errors
     /// The database's.
-    pub async fn bootstrap_reset(&self, code: &[u8; 32], actor: &str, at: Timestamp) -> Result<(), DbError> {
+    pub async fn bootstrap_reset(
+        &self,
+        code: &[u8; 32],
+        actor: &str,
+        at: Timestamp,
+    ) -> Result<(), DbError> {
         let (code, actor) = (*code, actor.to_owned());
         transact!(self, bootstrap::reset(&code, &actor, at))
     }
@@ -88,15 +96,21 @@ impl Db {
     ///
     /// # Errors
     /// `Invalid` for an `after` that this list did not give out, or the database's.
-    pub async fn token_list(&self, kinds: &[TokenKind], page: &ListPage) -> Result<Page<Token>, DbError> {
+    pub async fn token_list(
+        &self,
+        kinds: &[TokenKind],
+        page: &ListPage,
+    ) -> Result<Page<Token>, DbError> {
         let (kinds, page) = (kinds.to_vec(), page.clone());
         query!(self, tokens::list(&kinds, &page))
     }
 
-    /// Refuses a token, or accepts it again. Setting what is set changes nothing and records nothing.
+    /// Refuses a token, or accepts it again. Setting what is set changes nothing and records
+    /// nothing.
     ///
     /// # Errors
-    /// `NotFound`; `LastManagementToken` instead of refusing the last one that works; or the database's.
+    /// `NotFound`; `LastManagementToken` instead of refusing the last one that works; or the
+    /// database's.
     pub async fn token_set_disabled(
         &self,
         id: &str,
@@ -111,7 +125,8 @@ impl Db {
     /// Removes a token.
     ///
     /// # Errors
-    /// `NotFound`; `LastManagementToken` instead of removing the last one that works; or the database's.
+    /// `NotFound`; `LastManagementToken` instead of removing the last one that works; or the
+    /// database's.
     pub async fn token_delete(&self, id: &str, actor: &str, at: Timestamp) -> Result<(), DbError> {
         let (id, actor) = (id.to_owned(), actor.to_owned());
         transact!(self, tokens::delete(&id, &actor, at))

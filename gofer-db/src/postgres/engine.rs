@@ -1,7 +1,9 @@
-//! The few things PostgreSQL does its own way: rows are locked, and statements are sent without waiting for each other's
-//! answers, because round trips are what takes time.
+//! The few things PostgreSQL does its own way: rows are locked, and statements are sent without
+//! waiting for each other's answers, because round trips are what takes time.
 
-use diesel::prelude::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SelectableHelper as _};
+use diesel::prelude::{
+    ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SelectableHelper as _,
+};
 use diesel::query_builder::{QueryFragment, QueryId};
 use diesel::sql_types::{BigInt, Text};
 use futures::future::try_join_all;
@@ -31,25 +33,31 @@ pub(crate) use locked;
 
 /// One claim at a time.
 pub(crate) async fn lock_claims(c: &mut Conn) -> Result<(), DbError> {
-    cached(diesel::sql_query(format!("SELECT pg_advisory_xact_lock({CLAIM_LOCK})"))).execute(c).await?;
+    cached(diesel::sql_query(format!("SELECT pg_advisory_xact_lock({CLAIM_LOCK})")))
+        .execute(c)
+        .await?;
     Ok(())
 }
 
-/// Keeps the owner from taking leases elsewhere until the end of the transaction: any, or only such as are taken `alone`.
-/// Returns whether this is the only one that takes some.
+/// Keeps the owner from taking leases elsewhere until the end of the transaction: any, or only such
+/// as are taken `alone`. Returns whether this is the only one that takes some.
 pub(crate) async fn lock_owner(c: &mut Conn, owner: &str, alone: bool) -> Result<bool, DbError> {
     let lock = if alone { "pg_advisory_xact_lock" } else { "pg_advisory_xact_lock_shared" };
-    let query = diesel::sql_query(format!("SELECT {lock}(hashtextextended('gofer leases of ' || $1, 0))"));
+    let query =
+        diesel::sql_query(format!("SELECT {lock}(hashtextextended('gofer leases of ' || $1, 0))"));
     cached(query.bind::<Text, _>(owner.to_owned())).execute(c).await?;
     Ok(alone)
 }
 
-/// More transactions than these are never under way at once, over all servers: PostgreSQL has a connection for each.
+/// More transactions than these are never under way at once, over all servers: PostgreSQL has a
+/// connection for each.
 pub(crate) const UNDER_WAY: i64 = 1_024;
 
 /// Keeps others from counting what the namespace uses until the end of the transaction.
 pub(crate) async fn lock_quotas(c: &mut Conn, namespace: &NamespaceId) -> Result<(), DbError> {
-    let query = diesel::sql_query("SELECT pg_advisory_xact_lock(hashtextextended('gofer quotas of ' || $1, 0))");
+    let query = diesel::sql_query(
+        "SELECT pg_advisory_xact_lock(hashtextextended('gofer quotas of ' || $1, 0))",
+    );
     cached(query.bind::<Text, _>(namespace.to_string())).execute(c).await?;
     Ok(())
 }
@@ -77,7 +85,10 @@ where
     let mut changed = 0;
     let mut statements = statements.into_iter();
     loop {
-        let some = statements.by_ref().take(AT_ONCE).map(|statement| async move { statement.execute(&mut &*c).await });
+        let some = statements
+            .by_ref()
+            .take(AT_ONCE)
+            .map(|statement| async move { statement.execute(&mut &*c).await });
         let counts = try_join_all(some).await?;
         if counts.is_empty() {
             return Ok(changed);
@@ -87,7 +98,10 @@ where
 }
 
 /// The runs' rows in order, locked; `None` where there is no such run.
-pub(crate) async fn lock_runs(c: &mut Conn, keys: &[&RunKey]) -> Result<Vec<Option<Guard>>, DbError> {
+pub(crate) async fn lock_runs(
+    c: &mut Conn,
+    keys: &[&RunKey],
+) -> Result<Vec<Option<Guard>>, DbError> {
     let c: &Conn = c;
     let mut guards = Vec::with_capacity(keys.len());
     for keys in keys.chunks(AT_ONCE) {
@@ -104,24 +118,31 @@ pub(crate) async fn lock_runs(c: &mut Conn, keys: &[&RunKey]) -> Result<Vec<Opti
         });
         guards.extend(try_join_all(some).await?);
     }
+
     Ok(guards)
 }
 
 /// How these tasks of these runs stand, as far as they have rows.
-pub(crate) async fn task_standings(c: &mut Conn, wanted: &[(i64, Vec<&TaskId>)]) -> Result<Vec<TaskStanding>, DbError> {
+pub(crate) async fn task_standings(
+    c: &mut Conn,
+    wanted: &[(i64, Vec<&TaskId>)],
+) -> Result<Vec<TaskStanding>, DbError> {
     let c: &Conn = c;
     let mut rows = Vec::new();
     for wanted in wanted.chunks(AT_ONCE) {
-        let some = wanted.iter().filter(|(_, tasks)| !tasks.is_empty()).map(|(run_id, tasks)| async move {
-            let tasks: Vec<&str> = tasks.iter().map(|task| task.as_str()).collect();
-            task_runs::table
-                .select(TaskStanding::as_select())
-                .filter(task_runs::run_id.eq(run_id))
-                .filter(task_runs::task.eq_any(tasks))
-                .load(&mut &*c)
-                .await
-        });
+        let some = wanted.iter().filter(|(_, tasks)| !tasks.is_empty()).map(
+            |(run_id, tasks)| async move {
+                let tasks: Vec<&str> = tasks.iter().map(|task| task.as_str()).collect();
+                task_runs::table
+                    .select(TaskStanding::as_select())
+                    .filter(task_runs::run_id.eq(run_id))
+                    .filter(task_runs::task.eq_any(tasks))
+                    .load(&mut &*c)
+                    .await
+            },
+        );
         rows.extend(try_join_all(some).await?.into_iter().flatten());
     }
+
     Ok(rows)
 }

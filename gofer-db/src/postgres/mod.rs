@@ -1,4 +1,5 @@
-//! The PostgreSQL engine: a pool, one connection more that holds the server's lock, and one that listens if several share it.
+//! The PostgreSQL engine: a pool, one connection more that holds the server's lock, and one that
+//! listens if several share it.
 
 mod connect;
 pub(crate) mod engine;
@@ -15,7 +16,9 @@ use std::time::Duration;
 use deadpool::Runtime;
 use diesel::sql_types::Text;
 use diesel_async::pooled_connection::deadpool::{Object, Pool, PoolError};
-use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+};
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection as _};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use futures::stream::{self, BoxStream};
@@ -39,10 +42,12 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 /// Key of the advisory lock that serialises migrations; diesel_migrations takes none of its own.
 const MIGRATION_LOCK: i64 = 0x676f_6665_7200;
 
-/// How long an operation on a connection may take. Beyond the limit of each statement, so that the server gives up first if
-/// it is there; a network that swallows everything and acknowledges it (a proxy) shows in no other way.
+/// How long an operation on a connection may take. Beyond the limit of each statement, so that the
+/// server gives up first if it is there; a network that swallows everything and acknowledges it (a
+/// proxy) shows in no other way.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often the server makes sure that it still has its lock, which PostgreSQL forgets with a restart.
+/// How often the server makes sure that it still has its lock, which PostgreSQL forgets with a
+/// restart.
 const LOCK_CHECK: Duration = Duration::from_secs(5);
 
 pub(crate) struct Postgres {
@@ -69,7 +74,8 @@ impl Postgres {
         last_event: watch::Sender<u64>,
     ) -> Result<Self, DbError> {
         let connector = Connector::new(server, &config.tls)?;
-        let lock = Arc::new(lock::Lock::take(connector.clone(), target.to_string(), config.shared).await?);
+        let lock =
+            Arc::new(lock::Lock::take(connector.clone(), target.to_string(), config.shared).await?);
         migrate(&connector).await?;
         let notices = config.shared.then(|| {
             // Random, and different for each server.
@@ -117,7 +123,8 @@ impl Postgres {
         let pool = self.pool();
         let task = tokio::spawn(async move {
             let mut connection = pool.get().await.map_err(pool_error)?;
-            let version = diesel::select(diesel::dsl::sql::<Text>("current_setting('server_version')"));
+            let version =
+                diesel::select(diesel::dsl::sql::<Text>("current_setting('server_version')"));
             match answer(version.get_result::<String>(&mut connection)).await {
                 Ok(version) => Ok(version?),
                 Err(late) => Err(give_up(&pool, connection, late)),
@@ -141,6 +148,7 @@ fn pool(connector: Connector, config: &DbConfig) -> Result<Pool<Conn>, DbError> 
         let connector = connector.clone();
         async move { connector.connect().await }.boxed()
     });
+
     let manager = AsyncDieselConnectionManager::<Conn>::new_with_config("", manager);
     Pool::builder(manager)
         .max_size(config.pool_size)
@@ -156,7 +164,8 @@ pub(crate) async fn answer<T>(work: impl Future<Output = T>) -> Result<T, Elapse
     tokio::time::timeout(ANSWER_TIMEOUT, work).await
 }
 
-/// The end of an operation that got no answer: nobody must use its connection again, and those that lie idle are as old.
+/// The end of an operation that got no answer: nobody must use its connection again, and those that
+/// lie idle are as old.
 pub(crate) fn give_up(pool: &Pool<Conn>, connection: Object<Conn>, late: Elapsed) -> DbError {
     drop(Object::take(connection));
     pool.retain(|_, _| false);
@@ -175,7 +184,9 @@ async fn keep(lock: Arc<lock::Lock>) {
 
 pub(crate) fn pool_error(error: PoolError) -> DbError {
     let message = match &error {
-        PoolError::Timeout(_) => "every database connection is busy, or the database does not answer",
+        PoolError::Timeout(_) => {
+            "every database connection is busy, or the database does not answer"
+        }
         PoolError::Closed => "the database is closed",
         _ => "cannot connect to the database",
     };
@@ -184,8 +195,13 @@ pub(crate) fn pool_error(error: PoolError) -> DbError {
 
 async fn migrate(connector: &Connector) -> Result<(), DbError> {
     let mut connection = connector.connect().await.map_err(connect::cannot_connect)?;
-    // The session ends with this function, and the lock with it. Whoever waits for it waits for a migration.
-    connection.batch_execute(&format!("SET statement_timeout = 0; SELECT pg_advisory_lock({MIGRATION_LOCK})")).await?;
+    // The session ends with this function, and the lock with it. Whoever waits for it waits for a
+    // migration.
+    connection
+        .batch_execute(&format!(
+            "SET statement_timeout = 0; SELECT pg_advisory_lock({MIGRATION_LOCK})"
+        ))
+        .await?;
     // On a thread that may block: the harness refuses a single-threaded runtime's own thread.
     let task = tokio::task::spawn_blocking(move || {
         crate::migrate::run(&mut AsyncMigrationHarness::new(connection), MIGRATIONS)

@@ -1,5 +1,6 @@
-//! What servers that share a database tell each other: a transaction with events notifies a channel, and PostgreSQL delivers
-//! that with the commit. It only says where to look; what is true is in the tables.
+//! What servers that share a database tell each other: a transaction with events notifies a
+//! channel, and PostgreSQL delivers that with the commit. It only says where to look; what is true
+//! is in the tables.
 
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ const MAX_PAYLOAD_BYTES: usize = 7_900;
 const HINTS: usize = 1_024;
 /// Notifications that may wait to be read.
 const QUEUE: usize = 1_024;
-/// How often a silent connection is asked whether it is still there, and how long the answer may take.
+/// How often a silent connection is asked whether it is still there, and how long the answer may
+/// take.
 const PING: Duration = Duration::from_secs(15);
 /// Between two attempts to listen.
 const RETRY: Duration = Duration::from_millis(500);
@@ -39,7 +41,12 @@ struct Notice {
 }
 
 /// Tells the others, as part of the transaction.
-pub(crate) async fn send(c: &mut Conn, from: u64, last: u64, hints: Vec<Hint>) -> Result<(), DbError> {
+pub(crate) async fn send(
+    c: &mut Conn,
+    from: u64,
+    last: u64,
+    hints: Vec<Hint>,
+) -> Result<(), DbError> {
     let text = |hints| {
         serde_json::to_string(&Notice { from, last, hints })
             .map_err(|error| DbError::internal("cannot write a notice", error))
@@ -48,7 +55,9 @@ pub(crate) async fn send(c: &mut Conn, from: u64, last: u64, hints: Vec<Hint>) -
     if payload.len() > MAX_PAYLOAD_BYTES {
         payload = text(None)?;
     }
-    let notify = diesel::sql_query("SELECT pg_notify($1, $2)").bind::<Text, _>(CHANNEL).bind::<Text, _>(payload);
+    let notify = diesel::sql_query("SELECT pg_notify($1, $2)")
+        .bind::<Text, _>(CHANNEL)
+        .bind::<Text, _>(payload);
     cached(notify).execute(c).await?;
     Ok(())
 }
@@ -69,7 +78,11 @@ impl Drop for Notices {
 }
 
 impl Notices {
-    pub(super) fn start(connector: Connector, instance: u64, last_event: watch::Sender<u64>) -> Self {
+    pub(super) fn start(
+        connector: Connector,
+        instance: u64,
+        last_event: watch::Sender<u64>,
+    ) -> Self {
         let (telling, heard) = watch::channel(None);
         let listener = Listener { connector, instance, last_event, telling };
         let listening = tokio::spawn(async move {
@@ -91,17 +104,22 @@ impl Notices {
     }
 
     /// The hints from now on; waits until they can be heard, but no longer than `patience`.
-    pub(super) async fn follow(&self, patience: Duration) -> Result<BoxStream<'static, Hint>, DbError> {
+    pub(super) async fn follow(
+        &self,
+        patience: Duration,
+    ) -> Result<BoxStream<'static, Hint>, DbError> {
         let mut heard = self.heard.clone();
         let hints = tokio::time::timeout(patience, heard.wait_for(Option::is_some)).await;
         let hints = match hints {
             Ok(Ok(telling)) => telling.as_ref().map(broadcast::Sender::subscribe),
             Ok(Err(_)) | Err(_) => None,
         };
+
         let Some(hints) = hints else {
             let message = "the other servers of this database cannot be heard".to_owned();
             return Err(DbError::Unavailable { message, source: None });
         };
+
         Ok(stream::unfold(hints, |mut hints| async move {
             // Behind or cut off: something was missed, and the stream's end says so.
             hints.recv().await.ok().map(|hint| (hint, hints))
@@ -122,16 +140,24 @@ impl Listener {
     async fn listen(&self) -> Result<(), DbError> {
         let (sender, mut payloads) = mpsc::channel(QUEUE);
         let broken = |error| DbError::unavailable("the connection that listens broke", error);
-        let client = self.connector.listener(sender).await.map_err(super::connect::cannot_connect)?;
+        let client =
+            self.connector.listener(sender).await.map_err(super::connect::cannot_connect)?;
         let hangs = |late| DbError::unavailable("the connection that listens hangs", late);
         let listen = format!("LISTEN {CHANNEL}");
-        tokio::time::timeout(PING, client.batch_execute(&listen)).await.map_err(hangs)?.map_err(broken)?;
+
+        tokio::time::timeout(PING, client.batch_execute(&listen))
+            .await
+            .map_err(hangs)?
+            .map_err(broken)?;
+
         let (hints, _) = broadcast::channel(HINTS);
         self.telling.send_replace(Some(hints.clone()));
+
         // What was committed before anything could be heard.
         let newest = client.query_one("SELECT last FROM event_counter", &[]);
         let row = tokio::time::timeout(PING, newest).await.map_err(hangs)?.map_err(broken)?;
         crate::db::note(&self.last_event, crate::rows::unsigned(row.get(0))?);
+
         loop {
             match tokio::time::timeout(PING, payloads.recv()).await {
                 Ok(Some(payload)) => {
@@ -159,18 +185,22 @@ impl Listener {
             // Of a newer Gofer: whatever it says, something happened.
             return false;
         };
+
         let own = notice.from == self.instance;
         if !own {
             crate::db::note(&self.last_event, notice.last);
         }
+
         let Some(said) = notice.hints else { return own };
         for hint in said {
-            // Of its own only wishes: a call that was given up may take effect long after, and nobody here knows of it.
+            // Of its own only wishes: a call that was given up may take effect long after, and
+            // nobody here knows of it.
             if !own || matches!(hint, Hint::Cancel(_)) {
                 // Nobody follows: fine.
                 let _ = hints.send(hint);
             }
         }
+
         true
     }
 }

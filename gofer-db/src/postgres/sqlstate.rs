@@ -1,8 +1,9 @@
 //! Puts the SQLSTATE of each error before its message: `SQLSTATE 40P01: deadlock detected`.
 //!
-//! PostgreSQL writes messages in the language of `lc_messages`, and only the code says what happened. diesel-async hands on
-//! the message and drops the code, and a plain role may not change the language. So the code is written into the message
-//! while the server's answer is read, below the driver and above TLS:
+//! PostgreSQL writes messages in the language of `lc_messages`, and only the code says what
+//! happened. diesel-async hands on the message and drops the code, and a plain role may not change
+//! the language. So the code is written into the message while the server's answer is read, below
+//! the driver and above TLS:
 //!
 //! ```text
 //! diesel-async <- tokio-postgres <- Coded: 'E' messages get their code <- TLS or nothing <- socket
@@ -53,7 +54,11 @@ impl<S> Coded<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Coded<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.ready.is_empty() && into.remaining() > 0 {
             let mut bytes = [0; READ_BYTES];
@@ -69,12 +74,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Coded<S> {
         let count = this.ready.len().min(into.remaining());
         into.put_slice(&this.ready[..count]);
         this.ready.advance(count);
+
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Coded<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -126,7 +136,8 @@ impl Messages {
                 }
             }
 
-            let is_error = self.held.first() == Some(&ERROR_RESPONSE) && self.left <= MAX_ERROR_BYTES;
+            let is_error =
+                self.held.first() == Some(&ERROR_RESPONSE) && self.left <= MAX_ERROR_BYTES;
             if self.left == 0 && is_error {
                 out.extend_from_slice(&coded(&self.held).unwrap_or_else(|| self.held.clone()));
                 self.held.clear();
@@ -153,14 +164,18 @@ fn body_bytes(header: &[u8]) -> usize {
 fn coded(error: &[u8]) -> Option<Vec<u8>> {
     let (mut code, mut message_at) = (None, None);
     let mut at = HEADER_BYTES;
+
     // Fields are a letter and a text that ends in a zero; a zero ends them all.
     while let Some(field) = error.get(at).filter(|&&field| field != 0) {
         let length = error[at + 1..].iter().position(|&byte| byte == 0)?;
         match field {
-            b'C' => code = error.get(at + 1..at + 1 + length).filter(|code| code.len() == CODE_BYTES),
+            b'C' => {
+                code = error.get(at + 1..at + 1 + length).filter(|code| code.len() == CODE_BYTES)
+            }
             b'M' => message_at = Some(at + 1),
             _ => {}
         }
+
         at += 1 + length + 1;
     }
 
@@ -168,6 +183,7 @@ fn coded(error: &[u8]) -> Option<Vec<u8>> {
     let mut coded = [before, BEGINNING.as_bytes(), code?, END.as_bytes(), after].concat();
     let length = u32::try_from(coded.len() - 1).ok()?;
     coded[1..HEADER_BYTES].copy_from_slice(&length.to_be_bytes());
+
     Some(coded)
 }
 
@@ -207,8 +223,8 @@ where
     }
 }
 
-/// Instead of TLS: the connection as it is. For the driver it is TLS that needs no asking (`SslNegotiation::Direct`), since
-/// only there it lets somebody see what passes.
+/// Instead of TLS: the connection as it is. For the driver it is TLS that needs no asking
+/// (`SslNegotiation::Direct`), since only there it lets somebody see what passes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plain;
 
@@ -237,13 +253,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsConnect<S> for Plain {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for PlainStream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, into)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for PlainStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }
 
@@ -273,13 +297,17 @@ mod tests {
 
     #[test]
     fn the_code_comes_before_the_message_however_the_bytes_arrive() {
-        let german = message(b'E', "SFEHLER\0VERROR\0C40P01\0MVerklemmung entdeckt\0Fx.c\0\0".as_bytes());
-        let with_code =
-            message(b'E', "SFEHLER\0VERROR\0C40P01\0MSQLSTATE 40P01: Verklemmung entdeckt\0Fx.c\0\0".as_bytes());
+        let german =
+            message(b'E', "SFEHLER\0VERROR\0C40P01\0MVerklemmung entdeckt\0Fx.c\0\0".as_bytes());
+        let with_code = message(
+            b'E',
+            "SFEHLER\0VERROR\0C40P01\0MSQLSTATE 40P01: Verklemmung entdeckt\0Fx.c\0\0".as_bytes(),
+        );
         let row = message(b'D', b"E\0\0\0\x08ab");
         let (empty, odd) = (message(b'I', b""), message(b'E', b"no fields"));
         let sent = [&row[..], &german, &empty, &odd, &german, &row].concat();
         let expected = [&row[..], &with_code, &empty, &odd, &with_code, &row].concat();
+
         for piece in [1, 2, 3, 5, 7, sent.len()] {
             let (mut messages, mut out) = (Messages::default(), BytesMut::new());
             for bytes in sent.chunks(piece) {
@@ -306,7 +334,8 @@ mod tests {
     #[test]
     fn a_code_is_read_again() {
         assert_eq!(of("SQLSTATE 40P01: Verklemmung entdeckt"), Some("40P01"));
-        for other in ["deadlock detected", "SQLSTATE 40P01", "SQLSTATE 4: x", "SQLSTATE äää: x"] {
+        for other in ["deadlock detected", "SQLSTATE 40P01", "SQLSTATE 4: x", "SQLSTATE äää: x"]
+        {
             assert_eq!(of(other), None, "{other}");
         }
     }

@@ -11,7 +11,8 @@ use crate::error::DbError;
 use crate::schema::markers;
 use crate::types::BootstrapProof;
 
-/// Set with the first management token. Deleting every token does not unset it; only an operator does, with [`reset`].
+/// Set with the first management token. Deleting every token does not unset it; only an operator
+/// does, with [`reset`].
 pub(super) const BOOTSTRAPPED: &str = "bootstrapped";
 /// Before the SHA-256, in hex, of a code that lets its bearer bootstrap.
 const CODE: &str = "bootstrap_code:";
@@ -23,26 +24,34 @@ pub(crate) async fn bootstrap(
     hash: &[u8; 32],
     proof: &BootstrapProof,
 ) -> Result<bool, DbError> {
-    let already = "this installation has had a management token already; make more with `gofer token create`, or open \
-                   bootstrap again with `gofer server --reset-bootstrap`";
+    let already = "this installation has had a management token already; make more with `gofer \
+                   token create`, or open bootstrap again with `gofer server --reset-bootstrap`";
     if is_bootstrapped(tx.c).await? {
         return Err(DbError::conflict(already));
     }
+
     if let BootstrapProof::Code(code) = proof {
         // Of two that bring the same code the second waits here, and then finds it used up.
         if diesel::delete(markers::table.find(code_name(code))).execute(tx.c).await? == 0 {
-            return if is_bootstrapped(tx.c).await? { Err(DbError::conflict(already)) } else { Ok(false) };
+            return if is_bootstrapped(tx.c).await? {
+                Err(DbError::conflict(already))
+            } else {
+                Ok(false)
+            };
         }
     }
+
     if !mark_bootstrapped(tx, token.created_at).await? {
         return Err(DbError::conflict(already));
     }
+
     tokens::insert(tx, token, hash).await?;
     Ok(true)
 }
 
 pub(crate) async fn is_bootstrapped(c: &mut Conn) -> Result<bool, DbError> {
-    let mark: Option<i64> = markers::table.find(BOOTSTRAPPED).select(markers::at).get_result(c).await.optional()?;
+    let mark: Option<i64> =
+        markers::table.find(BOOTSTRAPPED).select(markers::at).get_result(c).await.optional()?;
     Ok(mark.is_some())
 }
 
@@ -60,7 +69,11 @@ pub(super) async fn mark_bootstrapped(tx: &mut Tx<'_>, at: Timestamp) -> Result<
 }
 
 /// Lets the bearer of this code bootstrap; `false` when that has been done.
-pub(crate) async fn accept(tx: &mut Tx<'_>, code: &[u8; 32], at: Timestamp) -> Result<bool, DbError> {
+pub(crate) async fn accept(
+    tx: &mut Tx<'_>,
+    code: &[u8; 32],
+    at: Timestamp,
+) -> Result<bool, DbError> {
     if is_bootstrapped(tx.c).await? {
         return Ok(false);
     }
@@ -69,7 +82,12 @@ pub(crate) async fn accept(tx: &mut Tx<'_>, code: &[u8; 32], at: Timestamp) -> R
 }
 
 /// Opens bootstrap again, for the bearer of this code alone. Tokens stay as they are.
-pub(crate) async fn reset(tx: &mut Tx<'_>, code: &[u8; 32], actor: &str, at: Timestamp) -> Result<(), DbError> {
+pub(crate) async fn reset(
+    tx: &mut Tx<'_>,
+    code: &[u8; 32],
+    actor: &str,
+    at: Timestamp,
+) -> Result<(), DbError> {
     // A server that bootstraps or ends tokens at this moment has the mark locked.
     let mark = markers::table.find(BOOTSTRAPPED).select(markers::at);
     let _locked: Option<i64> = locked!(mark).get_result(tx.c).await.optional()?;
@@ -93,7 +111,9 @@ async fn insert_code(tx: &mut Tx<'_>, code: &[u8; 32], at: Timestamp) -> Result<
 
 async fn forget_codes(tx: &mut Tx<'_>) -> Result<(), DbError> {
     let end = crate::rows::prefix_end(CODE);
-    diesel::delete(markers::table.filter(markers::name.ge(CODE)).filter(markers::name.lt(end))).execute(tx.c).await?;
+    diesel::delete(markers::table.filter(markers::name.ge(CODE)).filter(markers::name.lt(end)))
+        .execute(tx.c)
+        .await?;
     Ok(())
 }
 

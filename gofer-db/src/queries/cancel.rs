@@ -13,11 +13,16 @@ use crate::rows::task::{NewTaskRow, TaskChange};
 use crate::schema::{runs, task_runs};
 use crate::specs::SpecCache;
 
-pub(crate) async fn run(tx: &mut Tx<'_>, key: &RunKey, request: &CancelRequest) -> Result<bool, DbError> {
+pub(crate) async fn run(
+    tx: &mut Tx<'_>,
+    key: &RunKey,
+    request: &CancelRequest,
+) -> Result<bool, DbError> {
     let (id, state) = lock(tx, key).await?.run;
     if state == "complete" {
         return Ok(false);
     }
+
     let first = diesel::update(runs::table.find(id).filter(runs::cancel_at.is_null()))
         .set((
             runs::cancel_at.eq(request.at.0),
@@ -28,6 +33,7 @@ pub(crate) async fn run(tx: &mut Tx<'_>, key: &RunKey, request: &CancelRequest) 
         .execute(tx.c)
         .await?;
     let mut changed = first == 1;
+
     if !changed && request.force {
         let forced = diesel::update(runs::table.find(id).filter(runs::cancel_force.eq(false)))
             .set(runs::cancel_force.eq(true))
@@ -35,10 +41,15 @@ pub(crate) async fn run(tx: &mut Tx<'_>, key: &RunKey, request: &CancelRequest) 
             .await?;
         changed = forced == 1;
     }
+
     if changed {
-        let details = EventDetails::RunCancelRequested { force: request.force, message: request.message.clone() };
+        let details = EventDetails::RunCancelRequested {
+            force: request.force,
+            message: request.message.clone(),
+        };
         insert::record(tx, key, details, &request.by, request.at);
     }
+
     Ok(changed)
 }
 
@@ -54,9 +65,11 @@ pub(crate) async fn task(
     if !pipeline::spec(tx.c, pipeline_id, version, specs).await?.has(task) {
         return Err(DbError::not_found(Resource::TaskRun, format_args!("{key}/{task}")));
     }
+
     if state == "complete" {
         return Ok(false);
     }
+
     let pending = TaskChange::new(&TaskRun::pending(task.clone()))?;
     let inserted = diesel::insert_into(task_runs::table)
         .values(NewTaskRow::new(id, task, pending, Some(request)))
@@ -64,16 +77,27 @@ pub(crate) async fn task(
         .execute(tx.c)
         .await?;
     let changed = inserted == 1 || update_task(tx, id, task, request).await?;
+
     if changed {
-        let details = EventDetails::TaskRunCancelRequested { force: request.force, message: request.message.clone() };
+        let details = EventDetails::TaskRunCancelRequested {
+            force: request.force,
+            message: request.message.clone(),
+        };
         let subject = Subject::of_task(key, Some(task));
         tx.record(NewEvent { at: request.at, actor: request.by.clone(), subject, details });
     }
+
     Ok(changed)
 }
 
-async fn update_task(tx: &mut Tx<'_>, run_id: i64, task: &TaskId, request: &CancelRequest) -> Result<bool, DbError> {
-    let unfinished = task_runs::table.find((run_id, task.as_str())).filter(task_runs::state.ne("complete"));
+async fn update_task(
+    tx: &mut Tx<'_>,
+    run_id: i64,
+    task: &TaskId,
+    request: &CancelRequest,
+) -> Result<bool, DbError> {
+    let unfinished =
+        task_runs::table.find((run_id, task.as_str())).filter(task_runs::state.ne("complete"));
     let first = diesel::update(unfinished.filter(task_runs::cancel_at.is_null()))
         .set((
             task_runs::cancel_at.eq(request.at.0),
@@ -83,13 +107,16 @@ async fn update_task(tx: &mut Tx<'_>, run_id: i64, task: &TaskId, request: &Canc
         ))
         .execute(tx.c)
         .await?;
+
     if first == 1 || !request.force {
         return Ok(first == 1);
     }
+
     let forced = diesel::update(unfinished.filter(task_runs::cancel_force.eq(false)))
         .set(task_runs::cancel_force.eq(true))
         .execute(tx.c)
         .await?;
+
     Ok(forced == 1)
 }
 
@@ -106,7 +133,8 @@ async fn lock(tx: &mut Tx<'_>, key: &RunKey) -> Result<Locked, DbError> {
         .filter(runs::pipeline.eq(key.pipeline.as_str()))
         .filter(runs::number.eq(signed(key.run.0)))
         .select(((runs::id, runs::state), (runs::pipeline_id, runs::version)));
-    let found: Option<((i64, String), (i64, i64))> = locked!(query).get_result(tx.c).await.optional()?;
+    let found: Option<((i64, String), (i64, i64))> =
+        locked!(query).get_result(tx.c).await.optional()?;
     let (run, version) = found.ok_or_else(|| DbError::not_found(Resource::Run, key))?;
     Ok(Locked { run, version })
 }

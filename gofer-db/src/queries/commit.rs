@@ -48,37 +48,51 @@ type Standing = (TaskState, Attempt);
 /// What a task run without a row is.
 const FIRST: Standing = (TaskState::Pending, Attempt::FIRST);
 
-/// Judges every commit by the rows as they are under the runs' locks (and as the commits before it in this call leave
-/// them), then applies those that hold. The statements that apply them compare again.
-pub(crate) async fn commit(tx: &mut Tx<'_>, commits: &[Commit], specs: &SpecCache) -> Result<Vec<Committed>, DbError> {
+/// Judges every commit by the rows as they are under the runs' locks (and as the commits before it
+/// in this call leave them), then applies those that hold. The statements that apply them compare
+/// again.
+pub(crate) async fn commit(
+    tx: &mut Tx<'_>,
+    commits: &[Commit],
+    specs: &SpecCache,
+) -> Result<Vec<Committed>, DbError> {
     // Each run once, and in one order everywhere, so that two servers cannot wait for each other.
-    let wanted: BTreeMap<&RunKey, Vec<&TaskId>> = commits.iter().fold(BTreeMap::new(), |mut wanted, commit| {
-        let tasks: &mut Vec<&TaskId> = wanted.entry(&commit.lease.run).or_default();
-        tasks.extend(commit.tasks.iter().map(|transition| &transition.to.task));
-        wanted
-    });
+    let wanted: BTreeMap<&RunKey, Vec<&TaskId>> =
+        commits.iter().fold(BTreeMap::new(), |mut wanted, commit| {
+            let tasks: &mut Vec<&TaskId> = wanted.entry(&commit.lease.run).or_default();
+            tasks.extend(commit.tasks.iter().map(|transition| &transition.to.task));
+            wanted
+        });
+
     let keys: Vec<&RunKey> = wanted.keys().copied().collect();
     let guards = engine::lock_runs(tx.c, &keys).await?;
     let mut batch = Batch::default();
     let mut standings = Vec::new();
+
     for ((key, tasks), guard) in wanted.into_iter().zip(guards) {
         let Some(guard) = guard else { continue };
         standings.push((guard.id, tasks));
         batch.runs.insert(key, RunStanding::new(guard)?);
     }
+
     for row in engine::task_standings(tx.c, &standings).await? {
         let status = row.status.as_deref().map(|text| name(text, TaskStatus::parse)).transpose()?;
         let state = name(&row.state, |text| TaskState::parse(text, status))?;
-        batch.tasks.insert((row.run_id, row.task), (state, Attempt(crate::rows::small(row.attempt)?)));
+        batch
+            .tasks
+            .insert((row.run_id, row.task), (state, Attempt(crate::rows::small(row.attempt)?)));
     }
+
     let rowless = |(id, tasks): &(i64, Vec<&TaskId>)| {
         let mut tasks = tasks.iter();
         tasks.any(|task| !batch.tasks.contains_key(&(*id, task.to_string()))).then_some(*id)
     };
+
     let unsure: HashSet<i64> = standings.iter().filter_map(rowless).collect();
     for run in batch.runs.values_mut().filter(|run| unsure.contains(&run.id)) {
         run.spec = Some(pipeline::spec(tx.c, run.pipeline_id, run.version, specs).await?);
     }
+
     let mut results = Vec::with_capacity(commits.len());
     for commit in commits {
         let result = batch.judge(commit)?;
@@ -87,6 +101,7 @@ pub(crate) async fn commit(tx: &mut Tx<'_>, commits: &[Commit], specs: &SpecCach
         }
         results.push(result);
     }
+
     batch.apply(tx).await?;
     Ok(results)
 }
@@ -104,7 +119,8 @@ struct RunStanding {
 
 impl RunStanding {
     fn new(guard: Guard) -> Result<Self, DbError> {
-        let status = guard.status.as_deref().map(|text| name(text, RunStatus::parse)).transpose()?;
+        let status =
+            guard.status.as_deref().map(|text| name(text, RunStatus::parse)).transpose()?;
         let state = name(&guard.state, |text| RunState::parse(text, status))?;
         let held = state == RunState::Running && guard.lease_owner.is_some();
         let Guard { id, pipeline_id, version, lease_epoch, .. } = guard;
@@ -137,29 +153,45 @@ impl<'a> Batch<'a> {
         if run.epoch != Some(signed(commit.lease.epoch)) {
             return Ok(Committed::Fenced);
         }
+
         let id = run.id;
-        if commit.run.as_ref().is_some_and(|change| run.state != change.from || !run.state.may_become(change.to)) {
+        if commit
+            .run
+            .as_ref()
+            .is_some_and(|change| run.state != change.from || !run.state.may_become(change.to))
+        {
             return Ok(Committed::Conflict);
         }
+
         let mut after: HashMap<&TaskId, Standing> = HashMap::new();
         for change in &commit.tasks {
             let task = &change.to.task;
             let exists = || run.spec.as_ref().is_some_and(|spec| spec.has(task));
-            let stored = || self.tasks.get(&(id, task.to_string())).copied().or_else(|| exists().then_some(FIRST));
+            let stored = || {
+                self.tasks
+                    .get(&(id, task.to_string()))
+                    .copied()
+                    .or_else(|| exists().then_some(FIRST))
+            };
+
             let now = after.get(task).copied().or_else(stored);
             if now != Some((change.from, change.from_attempt)) || !may_follow(change) {
                 return Ok(Committed::Conflict);
             }
+
             after.insert(task, (change.to.state, change.to.attempt));
         }
+
         if let Some(change) = &commit.run {
             run.state = change.to;
             run.epoch = run.epoch.filter(|_| !change.to.is_complete());
             self.run_writes.push((id, change));
         }
+
         for change in &commit.tasks {
             self.take(id, change)?;
         }
+
         Ok(Committed::Done)
     }
 
@@ -190,23 +222,30 @@ impl<'a> Batch<'a> {
                 updates.push(later_write(write, change));
             }
         }
+
         changes.append(&mut updates);
         for (id, change) in &self.run_writes {
             changes.push(run_write(*id, change)?);
         }
+
         // A repeated record is the same record: the attempt's own compare-and-set decides.
         let ended = self
             .ended
             .into_iter()
-            .map(|row| cached(diesel::insert_into(attempts::table).values(row).on_conflict_do_nothing()))
+            .map(|row| {
+                cached(diesel::insert_into(attempts::table).values(row).on_conflict_do_nothing())
+            })
             .collect();
         let expected = changes.len();
         let written = engine::change_all(tx.c, changes).await?;
+
         engine::execute_all(tx.c, ended).await?;
         if written == expected {
             Ok(())
         } else {
-            let message = format!("{written} of {expected} transitions were applied, under the lock of their runs");
+            let message = format!(
+                "{written} of {expected} transitions were applied, under the lock of their runs"
+            );
             Err(DbError::Internal { message, source: None })
         }
     }
@@ -224,7 +263,8 @@ fn may_follow(change: &TaskTransition) -> bool {
 /// A statement that changes one row.
 type Change = Cached<Box<dyn QueryFragment<Backend> + Send>>;
 
-/// A task run's first change may be its first row; a request to cancel it may have made that already.
+/// A task run's first change may be its first row; a request to cancel it may have made that
+/// already.
 fn first_write(write: &TaskWrite<'_>, change: TaskChange) -> Change {
     let (from, attempt) = write.from;
     let row = NewTaskRow::new(write.run_id, &write.to.task, change.clone(), None);

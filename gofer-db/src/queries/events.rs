@@ -33,7 +33,8 @@ pub(crate) async fn before(
     list(c, cursor.map_or(i64::MAX, signed), Order::Descending, filter, limit).await
 }
 
-/// One walk along an index per namespace, merged: an index that starts with the namespace has the ids of only one in order.
+/// One walk along an index per namespace, merged: an index that starts with the namespace has the
+/// ids of only one in order.
 async fn list(
     c: &mut Conn,
     cursor: i64,
@@ -52,10 +53,12 @@ async fn list(
             rows
         }
     };
+
     match order {
         Order::Ascending => rows.sort_by_key(|row| row.id),
         Order::Descending => rows.sort_by_key(|row| std::cmp::Reverse(row.id)),
     }
+
     // A namespace named twice gave its events twice.
     rows.dedup_by_key(|row| row.id);
     rows.truncate(limit);
@@ -70,32 +73,40 @@ async fn walk(
     filter: &EventFilter,
     limit: usize,
 ) -> Result<Vec<EventRow>, DbError> {
-    let mut query = events::table.select(EventRow::as_select()).limit(signed(limit as u64)).into_boxed();
+    let mut query =
+        events::table.select(EventRow::as_select()).limit(signed(limit as u64)).into_boxed();
     if let Some(namespace) = namespace {
-        // By the id, so that events of another namespace that had this name before are not among them.
+        // By the id, so that events of another namespace that had this name before are not among
+        // them.
         let present = namespaces::table.filter(namespaces::id.eq(namespace.as_str()));
         query = query
             .filter(events::namespace_uid.eq(present.select(namespaces::uid).single_value()))
             .filter(events::namespace.eq(namespace.as_str()));
     }
+
     if let Some(pipeline) = &filter.pipeline {
         query = query.filter(events::pipeline.eq(pipeline.as_str()));
     }
+
     if let Some(run) = filter.run {
         query = query.filter(events::run.eq(signed(run.0)));
     }
+
     if !filter.types.is_empty() {
         query = query.filter(events::kind.eq_any(filter.types.iter().map(String::as_str)));
     }
+
     let query = match order {
         Order::Ascending => query.filter(events::id.gt(cursor)).order(events::id.asc()),
         Order::Descending => query.filter(events::id.lt(cursor)).order(events::id.desc()),
     };
+
     Ok(query.load(c).await?)
 }
 
 pub(crate) async fn oldest(c: &mut Conn) -> Result<u64, DbError> {
-    let oldest: Option<i64> = events::table.select(diesel::dsl::min(events::id)).get_result(c).await?;
+    let oldest: Option<i64> =
+        events::table.select(diesel::dsl::min(events::id)).get_result(c).await?;
     let next = event_counter::table.find(1).select(event_counter::last);
     match oldest {
         Some(oldest) => unsigned(oldest),

@@ -31,6 +31,7 @@ pub(crate) async fn begin(
         .get_result(tx.c)
         .await?;
     let quota = QuotaKind::ExecSessionsPerTask;
+
     quota.admit(namespace, limits.get(quota), unsigned(of_task)?, 1)?;
 
     let row = (
@@ -42,6 +43,7 @@ pub(crate) async fn begin(
         exec_sessions::task.eq(id.task.as_str()),
         exec_sessions::at.eq(at.0),
     );
+
     diesel::insert_into(exec_sessions::table).values(row).execute(tx.c).await?;
     tx.record(event);
     Ok(())
@@ -55,15 +57,22 @@ pub(crate) async fn end(tx: &mut Tx<'_>, session: &str) -> Result<(), DbError> {
 
 /// Those of a server that ends, or that began before it did.
 pub(crate) async fn end_all(tx: &mut Tx<'_>, server: &str) -> Result<(), DbError> {
-    diesel::delete(exec_sessions::table.filter(exec_sessions::server.eq(server))).execute(tx.c).await?;
+    diesel::delete(exec_sessions::table.filter(exec_sessions::server.eq(server)))
+        .execute(tx.c)
+        .await?;
     Ok(())
 }
 
-/// Those of servers that have shown no sign of life, but for sessions that are newer than `before`: their server may just
-/// have begun.
-pub(crate) async fn end_those_of_the_dead(tx: &mut Tx<'_>, before: Timestamp) -> Result<(), DbError> {
+/// Those of servers that have shown no sign of life, but for sessions that are newer than `before`:
+/// their server may just have begun.
+pub(crate) async fn end_those_of_the_dead(
+    tx: &mut Tx<'_>,
+    before: Timestamp,
+) -> Result<(), DbError> {
     let living = crate::schema::servers::table.select(crate::schema::servers::name);
-    let dead = exec_sessions::table.filter(exec_sessions::server.ne_all(living)).filter(exec_sessions::at.lt(before.0));
+    let dead = exec_sessions::table
+        .filter(exec_sessions::server.ne_all(living))
+        .filter(exec_sessions::at.lt(before.0));
     diesel::delete(dead).execute(tx.c).await?;
     Ok(())
 }

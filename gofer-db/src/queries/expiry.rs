@@ -1,5 +1,6 @@
-//! The end of runs, versions and events. Each is found on a connection that reads, and deleted a little at a time: no
-//! transaction is long, and what has changed meanwhile is looked at again under the pipeline's lock.
+//! The end of runs, versions and events. Each is found on a connection that reads, and deleted a
+//! little at a time: no transaction is long, and what has changed meanwhile is looked at again
+//! under the pipeline's lock.
 
 use std::collections::HashSet;
 
@@ -53,24 +54,37 @@ struct OldRun {
     has_objects: bool,
 }
 
-const OLD_RUN: &str = "SELECT runs.id, runs.pipeline_id, runs.namespace, runs.pipeline, runs.number, \
-     (SELECT count(*) FROM task_runs WHERE task_runs.run_id = runs.id) AS tasks, \
-     EXISTS (SELECT 1 FROM attempts WHERE attempts.run_id = runs.id AND attempts.log = 'archived') AS has_logs, \
-     EXISTS (SELECT 1 FROM objects WHERE objects.pipeline_id = runs.pipeline_id AND objects.run = runs.number) \
-         AS has_objects";
-/// Complete, with no log that the scheduler may still have, and repeated by no run that is not complete.
-const IS_OVER: &str = "runs.state = 'complete' \
-     AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.run_id = runs.id AND attempts.log = 'live') \
-     AND NOT EXISTS (SELECT 1 FROM runs AS pending WHERE pending.state = 'pending' \
-         AND pending.pipeline_id = runs.pipeline_id AND pending.retry_of = runs.number) \
-     AND NOT EXISTS (SELECT 1 FROM runs AS running WHERE running.state = 'running' \
-         AND running.pipeline_id = runs.pipeline_id AND running.retry_of = runs.number)";
+const OLD_RUN: &str = "SELECT runs.id, runs.pipeline_id, runs.namespace, runs.pipeline, \
+                       runs.number, (SELECT count(*) FROM task_runs WHERE task_runs.run_id = \
+                       runs.id) AS tasks, EXISTS (SELECT 1 FROM attempts WHERE attempts.run_id = \
+                       runs.id AND attempts.log = 'archived') AS has_logs, EXISTS (SELECT 1 FROM \
+                       objects WHERE objects.pipeline_id = runs.pipeline_id AND objects.run = \
+                       runs.number) AS has_objects";
+/// Complete, with no log that the scheduler may still have, and repeated by no run that is not
+/// complete.
+const IS_OVER: &str = "runs.state = 'complete' AND NOT EXISTS (SELECT 1 FROM attempts WHERE \
+                       attempts.run_id = runs.id AND attempts.log = 'live') AND NOT EXISTS (SELECT \
+                       1 FROM runs AS pending WHERE pending.state = 'pending' AND \
+                       pending.pipeline_id = runs.pipeline_id AND pending.retry_of = runs.number) \
+                       AND NOT EXISTS (SELECT 1 FROM runs AS running WHERE running.state = \
+                       'running' AND running.pipeline_id = runs.pipeline_id AND running.retry_of = \
+                       runs.number)";
 
 /// Logs and objects of old runs, and runs that have none left.
-pub(crate) async fn runs(c: &mut Conn, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, DbError> {
-    let old = format!("{OLD_RUN} FROM runs WHERE {IS_OVER} AND runs.ended_at < $1 ORDER BY runs.ended_at LIMIT $2");
-    let old = diesel::sql_query(old).bind::<BigInt, _>(policy.runs_before.0).bind::<BigInt, _>(signed(limit as u64));
+pub(crate) async fn runs(
+    c: &mut Conn,
+    policy: &Retention,
+    limit: usize,
+) -> Result<Vec<Expirable>, DbError> {
+    let old = format!(
+        "{OLD_RUN} FROM runs WHERE {IS_OVER} AND runs.ended_at < $1 ORDER BY runs.ended_at LIMIT \
+         $2"
+    );
+    let old = diesel::sql_query(old)
+        .bind::<BigInt, _>(policy.runs_before.0)
+        .bind::<BigInt, _>(signed(limit as u64));
     let mut found: Vec<OldRun> = old.load(c).await?;
+
     if found.is_empty() {
         let many = format!(
             "{OLD_RUN} FROM pipelines JOIN runs ON runs.namespace = pipelines.namespace \
@@ -89,9 +103,11 @@ pub(crate) async fn runs(c: &mut Conn, policy: &Retention, limit: usize) -> Resu
         }
         expirable.extend(held_bytes(c, run, rest).await?);
     }
+
     let rest = limit.saturating_sub(expirable.len());
     let bare = found.into_iter().filter(|run| !run.has_logs && !run.has_objects);
     expirable.extend(batches(bare)?.into_iter().take(rest));
+
     Ok(expirable)
 }
 
@@ -105,7 +121,10 @@ async fn held_bytes(c: &mut Conn, run: &OldRun, limit: usize) -> Result<Vec<Expi
         .select(EXECUTION)
         .load(c)
         .await?;
-    let mut held = rows.into_iter().map(|row| execution(row).map(Expirable::Log)).collect::<Result<Vec<_>, _>>()?;
+    let mut held = rows
+        .into_iter()
+        .map(|row| execution(row).map(Expirable::Log))
+        .collect::<Result<Vec<_>, _>>()?;
 
     let rows: Vec<(String, String)> = objects::table
         .filter(objects::pipeline_id.eq(run.pipeline_id))
@@ -114,10 +133,12 @@ async fn held_bytes(c: &mut Conn, run: &OldRun, limit: usize) -> Result<Vec<Expi
         .select((objects::key, objects::location))
         .load(c)
         .await?;
+
     for (object_key, location) in rows {
         let run = key(&run.namespace, &run.pipeline, run.number)?;
         held.push(Expirable::RunObject { run, key: id(&object_key)?, location: id(&location)? });
     }
+
     Ok(held)
 }
 
@@ -139,9 +160,10 @@ pub(crate) async fn logs_beyond_quota(
     limit: usize,
 ) -> Result<Vec<Expirable>, DbError> {
     let query = diesel::sql_query(
-        "SELECT namespaces.id AS namespace, namespaces.quotas, CAST(sum(attempts.log_bytes) AS BIGINT) AS bytes \
-         FROM attempts JOIN runs ON runs.id = attempts.run_id JOIN namespaces ON namespaces.id = runs.namespace \
-         WHERE attempts.log = 'archived' GROUP BY namespaces.id, namespaces.quotas",
+        "SELECT namespaces.id AS namespace, namespaces.quotas, CAST(sum(attempts.log_bytes) AS \
+         BIGINT) AS bytes FROM attempts JOIN runs ON runs.id = attempts.run_id JOIN namespaces ON \
+         namespaces.id = runs.namespace WHERE attempts.log = 'archived' GROUP BY namespaces.id, \
+         namespaces.quotas",
     );
     let used: Vec<LogBytes> = query.load(c).await?;
 
@@ -152,6 +174,7 @@ pub(crate) async fn logs_beyond_quota(
         if surplus <= 0 || expirable.len() >= limit {
             continue;
         }
+
         let oldest: Vec<(ExecutionRow, i64)> = attempts::table
             .inner_join(runs::table.on(runs::id.eq(attempts::run_id)))
             .filter(is_true("attempts.log = 'archived'"))
@@ -162,6 +185,7 @@ pub(crate) async fn logs_beyond_quota(
             .select((EXECUTION, attempts::log_bytes))
             .load(c)
             .await?;
+
         for (row, bytes) in oldest {
             if surplus <= 0 {
                 break;
@@ -170,6 +194,7 @@ pub(crate) async fn logs_beyond_quota(
             expirable.push(Expirable::Log(execution(row)?));
         }
     }
+
     Ok(expirable)
 }
 
@@ -191,13 +216,16 @@ fn batches(found: impl Iterator<Item = OldRun>) -> Result<Vec<Expirable>, DbErro
             _ => batches.push((run.namespace, run.pipeline, run.tasks, vec![number])),
         }
     }
+
     let expirable = |(namespace, pipeline, _, runs): (String, String, i64, Vec<RunNumber>)| {
         Ok(Expirable::Runs { namespace: id(&namespace)?, pipeline: id(&pipeline)?, runs })
     };
+
     batches.into_iter().map(expirable).collect()
 }
 
-/// Deletes those that are still over and bare. An object is put, and a run repeated, under the same lock.
+/// Deletes those that are still over and bare. An object is put, and a run repeated, under the same
+/// lock.
 pub(crate) async fn expire_runs(
     tx: &mut Tx<'_>,
     namespace: &NamespaceId,
@@ -209,33 +237,40 @@ pub(crate) async fn expire_runs(
     let Some(pipeline_id) = locked(tx, namespace, name).await? else { return Ok(()) };
     let mut gone = Vec::new();
     for number in numbers {
-        let bare = "NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.run_id = runs.id AND attempts.log = 'archived') \
-             AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.pipeline_id = runs.pipeline_id \
-                 AND objects.run = runs.number)";
+        let bare = "NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.run_id = runs.id AND \
+                    attempts.log = 'archived') AND NOT EXISTS (SELECT 1 FROM objects WHERE \
+                    objects.pipeline_id = runs.pipeline_id AND objects.run = runs.number)";
         let query = format!(
-            "DELETE FROM runs WHERE runs.namespace = $1 AND runs.pipeline = $2 AND runs.number = $3 \
-             AND runs.pipeline_id = $4 AND {IS_OVER} AND {bare}"
+            "DELETE FROM runs WHERE runs.namespace = $1 AND runs.pipeline = $2 AND runs.number = \
+             $3 AND runs.pipeline_id = $4 AND {IS_OVER} AND {bare}"
         );
         let query = diesel::sql_query(query)
             .bind::<Text, _>(namespace.to_string())
             .bind::<Text, _>(name.to_string())
             .bind::<BigInt, _>(signed(number.0))
             .bind::<BigInt, _>(pipeline_id);
+
         // Task runs and attempts go with their run.
         if crate::cached::cached(query).execute(tx.c).await? == 1 {
             gone.push(*number);
         }
     }
+
     if let Some(last) = gone.iter().max() {
         book.forget();
         let details = EventDetails::RunsExpired { count: gone.len() as u64, last: *last };
         pipeline::record(tx, namespace, name, details, "gofer", at);
     }
+
     Ok(())
 }
 
 /// The pipeline's id, locked; `None` when it was deleted meanwhile.
-async fn locked(tx: &mut Tx<'_>, namespace: &NamespaceId, name: &PipelineId) -> Result<Option<i64>, DbError> {
+async fn locked(
+    tx: &mut Tx<'_>,
+    namespace: &NamespaceId,
+    name: &PipelineId,
+) -> Result<Option<i64>, DbError> {
     match pipeline::lock(tx, namespace, name).await {
         Ok(row) => Ok(Some(row.id)),
         Err(DbError::NotFound { .. }) => Ok(None),
@@ -244,7 +279,11 @@ async fn locked(tx: &mut Tx<'_>, namespace: &NamespaceId, name: &PipelineId) -> 
 }
 
 /// Versions that have as many newer ones as are kept, and that no run is of.
-pub(crate) async fn versions(c: &mut Conn, keep: u64, limit: usize) -> Result<Vec<Expirable>, DbError> {
+pub(crate) async fn versions(
+    c: &mut Conn,
+    keep: u64,
+    limit: usize,
+) -> Result<Vec<Expirable>, DbError> {
     let found: Vec<(i64, String, String, i64)> = pipelines::table
         .filter(pipelines::deleted_at.is_null())
         .filter(pipelines::versions.gt(signed(keep)))
@@ -271,14 +310,25 @@ pub(crate) async fn versions(c: &mut Conn, keep: u64, limit: usize) -> Result<Ve
             .take(limit)
             .map(|version| unsigned(version).map(Version))
             .collect::<Result<_, _>>()?;
+
         if !versions.is_empty() && expirable.len() < limit {
-            expirable.push(Expirable::Versions { namespace: id(&namespace)?, pipeline: id(&name)?, versions });
+            expirable.push(Expirable::Versions {
+                namespace: id(&namespace)?,
+                pipeline: id(&name)?,
+                versions,
+            });
         }
     }
+
     Ok(expirable)
 }
 
-async fn used_versions(c: &mut Conn, pipeline_id: i64, namespace: &str, name: &str) -> Result<HashSet<i64>, DbError> {
+async fn used_versions(
+    c: &mut Conn,
+    pipeline_id: i64,
+    namespace: &str,
+    name: &str,
+) -> Result<HashSet<i64>, DbError> {
     let used: Vec<i64> = runs::table
         .filter(runs::namespace.eq(namespace))
         .filter(runs::pipeline.eq(name))
@@ -302,39 +352,60 @@ pub(crate) async fn expire_versions(
     let Some(pipeline_id) = locked(tx, namespace, name).await? else { return Ok(()) };
     let used = used_versions(tx.c, pipeline_id, namespace.as_str(), name.as_str()).await?;
     let (mut count, mut bytes, mut last) = (0_u64, 0, 0);
-    for version in versions.iter().map(|version| signed(version.0)).filter(|version| !used.contains(version)) {
-        let deleted: Option<String> = diesel::delete(pipeline_versions::table.find((pipeline_id, version)))
-            .returning(pipeline_versions::spec)
-            .get_result(tx.c)
-            .await
-            .optional()?;
+
+    for version in
+        versions.iter().map(|version| signed(version.0)).filter(|version| !used.contains(version))
+    {
+        let deleted: Option<String> =
+            diesel::delete(pipeline_versions::table.find((pipeline_id, version)))
+                .returning(pipeline_versions::spec)
+                .get_result(tx.c)
+                .await
+                .optional()?;
         if let Some(spec) = deleted {
-            (count, bytes, last) = (count + 1, bytes + signed(spec.len() as u64), last.max(version));
+            (count, bytes, last) =
+                (count + 1, bytes + signed(spec.len() as u64), last.max(version));
         }
     }
+
     if count > 0 {
         quotas::count_versions(tx, pipeline_id, -signed(count), -bytes).await?;
-        let details = EventDetails::PipelineVersionsExpired { count, last: Version(unsigned(last)?) };
+        let details =
+            EventDetails::PipelineVersionsExpired { count, last: Version(unsigned(last)?) };
         pipeline::record(tx, namespace, name, details, "gofer", at);
     }
+
     Ok(())
 }
 
 /// The oldest events, if they are old enough: ids are in the order of time.
 pub(crate) async fn events(c: &mut Conn, before: Timestamp) -> Result<Option<Expirable>, DbError> {
-    let oldest: Vec<(i64, i64)> =
-        events::table.order(events::id).limit(EVENTS_AT_ONCE).select((events::id, events::at)).load(c).await?;
+    let oldest: Vec<(i64, i64)> = events::table
+        .order(events::id)
+        .limit(EVENTS_AT_ONCE)
+        .select((events::id, events::at))
+        .load(c)
+        .await?;
     let old = oldest.iter().take_while(|(_, at)| *at < before.0).count();
     let waits = old < oldest.len() || signed(old as u64) < EVENTS_AT_ONCE;
-    let is_patient = oldest.as_slice().first().is_none_or(|(_, at)| *at >= before.before(PATIENCE).0);
+    let is_patient =
+        oldest.as_slice().first().is_none_or(|(_, at)| *at >= before.before(PATIENCE).0);
+
     match old.checked_sub(1) {
-        Some(last) if !(waits && is_patient) => Ok(Some(Expirable::Events { up_to: unsigned(oldest[last].0)? })),
+        Some(last) if !(waits && is_patient) => {
+            Ok(Some(Expirable::Events { up_to: unsigned(oldest[last].0)? }))
+        }
         _ => Ok(None),
     }
 }
 
-pub(crate) async fn expire_events(tx: &mut Tx<'_>, up_to: u64, at: Timestamp) -> Result<(), DbError> {
-    let deleted = diesel::delete(events::table.filter(events::id.le(signed(up_to)))).execute(tx.c).await?;
+pub(crate) async fn expire_events(
+    tx: &mut Tx<'_>,
+    up_to: u64,
+    at: Timestamp,
+) -> Result<(), DbError> {
+    let deleted =
+        diesel::delete(events::table.filter(events::id.le(signed(up_to)))).execute(tx.c).await?;
     if deleted > 0 {
         let details = EventDetails::EventsExpired { up_to };
         tx.record(NewEvent { at, actor: "gofer".to_owned(), subject: Subject::default(), details });

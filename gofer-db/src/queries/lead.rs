@@ -20,9 +20,15 @@ pub(crate) async fn clock(c: &mut Conn) -> Result<Option<Timestamp>, DbError> {
     engine::clock(c).await
 }
 
-pub(crate) async fn take(tx: &mut Tx<'_>, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, DbError> {
+pub(crate) async fn take(
+    tx: &mut Tx<'_>,
+    owner: &str,
+    now: Timestamp,
+    ttl: Duration,
+) -> Result<bool, DbError> {
     let until = now.after(ttl).0;
-    // The holder's own lead is only ever prolonged: a call that was overtaken on its way shortens nothing.
+    // The holder's own lead is only ever prolonged: a call that was overtaken on its way shortens
+    // nothing.
     let free = lead::until.le(now.0).or(lead::owner.eq(owner).and(lead::until.le(until)));
     let taken = diesel::update(lead::table.find(1).filter(free))
         .set((lead::owner.eq(owner), lead::until.eq(until)))
@@ -56,8 +62,11 @@ pub(crate) async fn heartbeat(
         .on_conflict(servers::name)
         .do_update()
         .set(servers::until.eq(now.after(ttl).0));
+
     // A call that was overtaken on its way shortens nothing.
-    diesel::query_dsl::methods::FilterDsl::filter(later, servers::until.lt(now.after(ttl).0)).execute(tx.c).await?;
+    diesel::query_dsl::methods::FilterDsl::filter(later, servers::until.lt(now.after(ttl).0))
+        .execute(tx.c)
+        .await?;
     diesel::delete(servers::table.filter(servers::until.le(now.0))).execute(tx.c).await?;
     exec::end_those_of_the_dead(tx, now.before(ttl)).await?;
 
@@ -68,11 +77,13 @@ pub(crate) async fn heartbeat(
         .load(tx.c)
         .await?;
     let mut executions_of = BTreeMap::new();
+
     for (namespace, text) in own {
         if let Some(limit) = quotas::overrides(&text)?.get(&QuotaKind::Executions) {
             executions_of.insert(id(&namespace)?, *limit);
         }
     }
+
     Ok(Cluster {
         servers: usize::try_from(living).unwrap_or(usize::MAX),
         namespaces: owners(tx.c).await?,
@@ -83,8 +94,11 @@ pub(crate) async fn heartbeat(
 
 /// Namespaces that own pipelines, or were made to.
 async fn owners(c: &mut Conn) -> Result<usize, DbError> {
-    let owned = pipelines::table.filter(pipelines::namespace.eq(DEFAULT)).filter(pipelines::deleted_at.is_null());
+    let owned = pipelines::table
+        .filter(pipelines::namespace.eq(DEFAULT))
+        .filter(pipelines::deleted_at.is_null());
     let default_is_used: bool = diesel::select(exists(owned)).get_result(c).await?;
-    let made: i64 = namespaces::table.filter(namespaces::id.ne(DEFAULT)).count().get_result(c).await?;
+    let made: i64 =
+        namespaces::table.filter(namespaces::id.ne(DEFAULT)).count().get_result(c).await?;
     Ok(usize::try_from(made).unwrap_or(usize::MAX).saturating_add(usize::from(default_is_used)))
 }

@@ -13,7 +13,9 @@ use gofer_core::journal::{ClaimLimit, Lease};
 
 use super::quotas::ActiveRoom;
 use super::running::OF_PIPELINE;
-use super::{Conn, PENDING, RUNNING, RunQueryDsl, Tx, engine, exec, insert, is_true, lead, quotas, running};
+use super::{
+    Conn, PENDING, RUNNING, RunQueryDsl, Tx, engine, exec, insert, is_true, lead, quotas, running,
+};
 use crate::cached::cached;
 use crate::error::DbError;
 use crate::headroom::QuotaBook;
@@ -76,47 +78,75 @@ pub(crate) async fn claim(
     let resumed = chosen.len();
     let to_cancel = to_cancel(tx.c, signed(left(&chosen) as u64)).await?;
     chosen.extend(to_cancel.iter().map(|(id, _)| *id));
+
     let wanted = left(&chosen).min(may_take(tx.c, owner, now, limit.held, chosen.len()).await?);
     if wanted > 0 {
         let mut queues = queues(tx.c).await?;
         for (_, pipeline_id) in to_cancel {
-            queues.iter_mut().filter(|queue| queue.pipeline_id == pipeline_id).for_each(|queue| queue.running += 1);
+            queues
+                .iter_mut()
+                .filter(|queue| queue.pipeline_id == pipeline_id)
+                .for_each(|queue| queue.running += 1);
         }
         chosen.extend(fair(tx.c, queues, wanted, book).await?);
     }
+
     let starting = chosen.split_off(resumed);
     take(tx, owner, now, ttl, &chosen, &starting).await
 }
 
 /// How many more leases than those of the chosen runs the owner may hold.
-async fn may_take(c: &mut Conn, owner: &str, now: Timestamp, most: usize, chosen: usize) -> Result<usize, DbError> {
+async fn may_take(
+    c: &mut Conn,
+    owner: &str,
+    now: Timestamp,
+    most: usize,
+    chosen: usize,
+) -> Result<usize, DbError> {
     engine::lock_owner(c, owner, true).await?;
     // Those that have run out are among the chosen.
     let held = usize::try_from(running::held(c, owner, now).await?).unwrap_or(usize::MAX);
     Ok(most.saturating_sub(held.saturating_add(chosen)))
 }
 
-/// The next `wanted` of the waiting runs: always one of the namespace with the fewest running runs, of those one of the
-/// pipeline with the fewest, of those the oldest. A namespace that has as many as its quota allows is left out.
-async fn fair(c: &mut Conn, mut queues: Vec<Queue>, wanted: usize, book: &QuotaBook) -> Result<Vec<i64>, DbError> {
+/// The next `wanted` of the waiting runs: always one of the namespace with the fewest running runs,
+/// of those one of the pipeline with the fewest, of those the oldest. A namespace that has as many
+/// as its quota allows is left out.
+async fn fair(
+    c: &mut Conn,
+    mut queues: Vec<Queue>,
+    wanted: usize,
+    book: &QuotaBook,
+) -> Result<Vec<i64>, DbError> {
     queues.retain(|queue| queue.next.is_some() && queue.room() > 0);
     let limits = active_limits(c, &queues, book).await?;
     let mut busy: HashMap<String, i64> = HashMap::new();
     if queues.iter().any(|queue| queue.namespace != queues[0].namespace) {
-        busy = namespaces(c).await?.into_iter().map(|busy| (busy.namespace, busy.running)).collect();
+        busy =
+            namespaces(c).await?.into_iter().map(|busy| (busy.namespace, busy.running)).collect();
     }
+
     busy.extend(limits.iter().map(|(namespace, room)| (namespace.clone(), room.running)));
     let mut waiting: HashMap<i64, std::vec::IntoIter<i64>> = HashMap::new();
     let mut chosen = Vec::new();
+
     while chosen.len() < wanted {
         let turn = |queue: &&mut Queue| {
-            (busy.get(&queue.namespace).copied().unwrap_or(0), queue.running, queue.next.unwrap_or(i64::MAX))
+            (
+                busy.get(&queue.namespace).copied().unwrap_or(0),
+                queue.running,
+                queue.next.unwrap_or(i64::MAX),
+            )
         };
+
         let within_quota = |queue: &Queue| {
             let running = busy.get(&queue.namespace).copied().unwrap_or(0);
             limits.get(&queue.namespace).is_none_or(|room| running < room.limit)
         };
-        let may = queues.iter_mut().filter(|queue| queue.next.is_some() && queue.room() > 0 && within_quota(queue));
+
+        let may = queues
+            .iter_mut()
+            .filter(|queue| queue.next.is_some() && queue.room() > 0 && within_quota(queue));
         let Some(queue) = may.min_by_key(turn) else { break };
         let more = match waiting.entry(queue.pipeline_id) {
             Entry::Occupied(known) => known.into_mut(),
@@ -127,11 +157,13 @@ async fn fair(c: &mut Conn, mut queues: Vec<Queue>, wanted: usize, book: &QuotaB
                 unknown.insert(ids)
             }
         };
+
         chosen.extend(queue.next);
         queue.next = more.next();
         queue.running += 1;
         *busy.entry(queue.namespace.clone()).or_default() += 1;
     }
+
     Ok(chosen)
 }
 
@@ -142,7 +174,8 @@ async fn active_limits(
     book: &QuotaBook,
 ) -> Result<BTreeMap<String, ActiveRoom>, DbError> {
     // In one order everywhere, since each is locked.
-    let waiting: BTreeMap<&str, &Queue> = queues.iter().map(|queue| (queue.namespace.as_str(), queue)).collect();
+    let waiting: BTreeMap<&str, &Queue> =
+        queues.iter().map(|queue| (queue.namespace.as_str(), queue)).collect();
     let mut near = BTreeMap::new();
     for (namespace, queue) in waiting {
         let limits = quotas::limits(&book.defaults, Some(&queue.quotas))?;
@@ -165,22 +198,26 @@ async fn take(
     if resumed.is_empty() && starting.is_empty() {
         return Ok(Vec::new());
     }
+
     let chosen = resumed.iter().chain(starting);
-    // An owner that renewed since the search keeps its run: the condition is looked at again under the row's lock.
+    // An owner that renewed since the search keeps its run: the condition is looked at again under
+    // the row's lock.
     let free = runs::table
         .filter(runs::id.eq_any(chosen.copied().collect::<Vec<_>>()))
         .filter(is_true("runs.state <> 'complete'"));
-    let mut rows: Vec<(i64, String, String, i64, i64)> = diesel::update(free.filter(runs::lease_until.le(now.0)))
-        .set((
-            runs::state.eq("running"),
-            runs::started_at.eq(coalesce(runs::started_at, now.0)),
-            runs::lease_owner.eq(owner),
-            runs::lease_until.eq(now.after(ttl).0),
-            runs::lease_epoch.eq(runs::lease_epoch + 1),
-        ))
-        .returning((runs::id, runs::namespace, runs::pipeline, runs::number, runs::lease_epoch))
-        .load(tx.c)
-        .await?;
+    let mut rows: Vec<(i64, String, String, i64, i64)> =
+        diesel::update(free.filter(runs::lease_until.le(now.0)))
+            .set((
+                runs::state.eq("running"),
+                runs::started_at.eq(coalesce(runs::started_at, now.0)),
+                runs::lease_owner.eq(owner),
+                runs::lease_until.eq(now.after(ttl).0),
+                runs::lease_epoch.eq(runs::lease_epoch + 1),
+            ))
+            .returning((runs::id, runs::namespace, runs::pipeline, runs::number, runs::lease_epoch))
+            .load(tx.c)
+            .await?;
+
     rows.sort_by_key(|row| row.0);
     let mut leases = Vec::with_capacity(rows.len());
     for (id, namespace, pipeline, number, epoch) in rows {
@@ -190,6 +227,7 @@ async fn take(
         }
         leases.push(Lease { run, epoch: unsigned(epoch)? });
     }
+
     Ok(leases)
 }
 
@@ -199,14 +237,16 @@ async fn resumable(c: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<i64>,
             .filter(is_true(RUNNING))
             .filter(runs::lease_until.le(now.0))
             .select(runs::id)
-            // Not the bare column: in its order the engine would walk through all runs there ever were.
+            // Not the bare column: in its order the engine would walk through all runs there ever
+            // were.
             .order(diesel::dsl::sql::<BigInt>("runs.id + 0"))
             .limit(limit),
     );
     Ok(found.load(c).await?)
 }
 
-/// Runs that wait and are to be cancelled, with their pipelines: they start whether or not there is room.
+/// Runs that wait and are to be cancelled, with their pipelines: they start whether or not there is
+/// room.
 async fn to_cancel(c: &mut Conn, limit: i64) -> Result<Vec<(i64, i64)>, DbError> {
     let found = cached(
         runs::table
@@ -231,24 +271,20 @@ async fn waiting(c: &mut Conn, pipeline_id: i64, limit: i64) -> Result<Vec<i64>,
     Ok(found.load(c).await?)
 }
 
-/// Pipelines with waiting runs. Hops from pipeline to pipeline in the index of pending runs, so that the length of a queue
-/// costs nothing.
+/// Pipelines with waiting runs. Hops from pipeline to pipeline in the index of pending runs, so
+/// that the length of a queue costs nothing.
 async fn queues(c: &mut Conn) -> Result<Vec<Queue>, DbError> {
     let query = diesel::sql_query(format!(
-        "WITH RECURSIVE queue (pipeline_id) AS ( \
-             SELECT min(pipeline_id) FROM runs WHERE runs.state = 'pending' \
-             UNION ALL \
-             SELECT (SELECT min(runs.pipeline_id) FROM runs \
-                     WHERE runs.state = 'pending' AND runs.pipeline_id > queue.pipeline_id) \
-             FROM queue WHERE queue.pipeline_id IS NOT NULL) \
-         SELECT pipelines.id AS pipeline_id, pipelines.namespace, pipelines.parallelism, \
-             coalesce((SELECT namespaces.quotas FROM namespaces WHERE namespaces.id = pipelines.namespace), '{{}}') \
-                 AS quotas, \
-             coalesce((SELECT max(runs.id) FROM runs), 0) AS newest, \
-             {OF_PIPELINE} AS running, \
-             (SELECT runs.id FROM runs WHERE runs.state = 'pending' AND runs.pipeline_id = pipelines.id \
-                 AND runs.cancel_at IS NULL ORDER BY runs.id LIMIT 1) AS next \
-         FROM queue JOIN pipelines ON pipelines.id = queue.pipeline_id"
+        "WITH RECURSIVE queue (pipeline_id) AS ( SELECT min(pipeline_id) FROM runs WHERE \
+         runs.state = 'pending' UNION ALL SELECT (SELECT min(runs.pipeline_id) FROM runs WHERE \
+         runs.state = 'pending' AND runs.pipeline_id > queue.pipeline_id) FROM queue WHERE \
+         queue.pipeline_id IS NOT NULL) SELECT pipelines.id AS pipeline_id, pipelines.namespace, \
+         pipelines.parallelism, coalesce((SELECT namespaces.quotas FROM namespaces WHERE \
+         namespaces.id = pipelines.namespace), '{{}}') AS quotas, coalesce((SELECT max(runs.id) \
+         FROM runs), 0) AS newest, {OF_PIPELINE} AS running, (SELECT runs.id FROM runs WHERE \
+         runs.state = 'pending' AND runs.pipeline_id = pipelines.id AND runs.cancel_at IS NULL \
+         ORDER BY runs.id LIMIT 1) AS next FROM queue JOIN pipelines ON pipelines.id = \
+         queue.pipeline_id"
     ));
     Ok(cached(query).load(c).await?)
 }
@@ -269,10 +305,16 @@ async fn namespaces(c: &mut Conn) -> Result<Vec<Busy>, DbError> {
 }
 
 /// A call that was overtaken on its way shortens nothing.
-pub(crate) async fn renew(tx: &mut Tx<'_>, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, DbError> {
+pub(crate) async fn renew(
+    tx: &mut Tx<'_>,
+    owner: &str,
+    now: Timestamp,
+    ttl: Duration,
+) -> Result<usize, DbError> {
     let held = runs::table.filter(is_true(RUNNING)).filter(runs::lease_owner.eq(owner));
     let until = now.after(ttl).0;
-    let later = case_when(runs::lease_until.lt(until), until.into_sql::<BigInt>()).otherwise(runs::lease_until);
+    let later = case_when(runs::lease_until.lt(until), until.into_sql::<BigInt>())
+        .otherwise(runs::lease_until);
     Ok(cached(diesel::update(held).set(runs::lease_until.eq(later))).execute(tx.c).await?)
 }
 
@@ -280,6 +322,9 @@ pub(crate) async fn release(tx: &mut Tx<'_>, owner: &str) -> Result<(), DbError>
     lead::release(tx, owner).await?;
     exec::end_all(tx, owner).await?;
     let held = runs::table.filter(is_true(RUNNING)).filter(runs::lease_owner.eq(owner));
-    diesel::update(held).set((runs::lease_owner.eq(None::<String>), runs::lease_until.eq(NEVER))).execute(tx.c).await?;
+    diesel::update(held)
+        .set((runs::lease_owner.eq(None::<String>), runs::lease_until.eq(NEVER)))
+        .execute(tx.c)
+        .await?;
     Ok(())
 }

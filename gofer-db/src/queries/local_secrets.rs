@@ -19,15 +19,20 @@ pub(crate) async fn put(
         local_secrets::key_id.eq(&secret.key_id),
         local_secrets::ciphertext.eq(&secret.ciphertext),
     ));
+
     if if_absent {
         return match new.on_conflict_do_nothing().execute(tx.c).await? {
             0 => Err(DbError::exists(Resource::Secret, path)),
             _ => Ok(()),
         };
     }
+
     new.on_conflict(local_secrets::path)
         .do_update()
-        .set((local_secrets::key_id.eq(&secret.key_id), local_secrets::ciphertext.eq(&secret.ciphertext)))
+        .set((
+            local_secrets::key_id.eq(&secret.key_id),
+            local_secrets::ciphertext.eq(&secret.ciphertext),
+        ))
         .execute(tx.c)
         .await?;
     Ok(())
@@ -44,7 +49,11 @@ pub(crate) async fn get(c: &mut Conn, path: &SecretPath) -> Result<LocalSecret, 
     Ok(LocalSecret { key_id, ciphertext })
 }
 
-pub(crate) async fn list(c: &mut Conn, prefix: &str, wanted: &ListPage) -> Result<Page<SecretPath>, DbError> {
+pub(crate) async fn list(
+    c: &mut Conn,
+    prefix: &str,
+    wanted: &ListPage,
+) -> Result<Page<SecretPath>, DbError> {
     let rows: Vec<String> = local_secrets::table
         .filter(local_secrets::path.ge(prefix))
         .filter(local_secrets::path.lt(prefix_end(prefix)))

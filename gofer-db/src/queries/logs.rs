@@ -24,6 +24,7 @@ pub(crate) async fn live(
         Some(after) => find(c, after).await?.map_or(0, |(id, _)| id),
         None => 0,
     };
+
     let rows: Vec<ExecutionRow> = cached(
         attempts::table
             .inner_join(runs::table.on(runs::id.eq(attempts::run_id)))
@@ -42,11 +43,22 @@ pub(crate) async fn live(
 pub(crate) type ExecutionRow = (String, String, i64, String, i64);
 
 /// The columns of an [`ExecutionRow`].
-pub(crate) const EXECUTION: (runs::namespace, runs::pipeline, runs::number, attempts::task, attempts::attempt) =
-    (runs::namespace, runs::pipeline, runs::number, attempts::task, attempts::attempt);
+pub(crate) const EXECUTION: (
+    runs::namespace,
+    runs::pipeline,
+    runs::number,
+    attempts::task,
+    attempts::attempt,
+) = (runs::namespace, runs::pipeline, runs::number, attempts::task, attempts::attempt);
 
-pub(crate) fn execution((namespace, pipeline, run, task, attempt): ExecutionRow) -> Result<ExecutionId, DbError> {
-    Ok(ExecutionId { run: key(&namespace, &pipeline, run)?, task: id(&task)?, attempt: Attempt(small(attempt)?) })
+pub(crate) fn execution(
+    (namespace, pipeline, run, task, attempt): ExecutionRow,
+) -> Result<ExecutionId, DbError> {
+    Ok(ExecutionId {
+        run: key(&namespace, &pipeline, run)?,
+        task: id(&task)?,
+        attempt: Attempt(small(attempt)?),
+    })
 }
 
 /// A finished attempt's row id and log state.
@@ -78,15 +90,23 @@ pub(crate) async fn set_state(
 ) -> Result<bool, DbError> {
     let Some((row, _)) = find(tx.c, id).await? else { return Ok(false) };
     let ((from, was_silent), (to, silent)) = (log_columns(from), log_columns(to));
-    let row = attempts::table.find(row).filter(attempts::log.eq(from)).filter(attempts::silent.eq(was_silent));
+    let row = attempts::table
+        .find(row)
+        .filter(attempts::log.eq(from))
+        .filter(attempts::silent.eq(was_silent));
     let log_bytes = event.as_ref().and_then(|event| match event.details {
-        EventDetails::LogArchived { size_bytes } => Some(attempts::log_bytes.eq(signed(size_bytes))),
+        EventDetails::LogArchived { size_bytes } => {
+            Some(attempts::log_bytes.eq(signed(size_bytes)))
+        }
         _ => None,
     });
-    let change = diesel::update(row).set((attempts::log.eq(to), attempts::silent.eq(silent), log_bytes));
+
+    let change =
+        diesel::update(row).set((attempts::log.eq(to), attempts::silent.eq(silent), log_bytes));
     let changed = cached(change).execute(tx.c).await? == 1;
     if let Some(event) = event.filter(|_| changed) {
         tx.record(event);
     }
+
     Ok(changed)
 }

@@ -1,10 +1,12 @@
-//! Written once, compiled twice: `sqlite/mod.rs` and `postgres/mod.rs` both load this folder as `queries`, with another
-//! `Conn`. Functions that take a connection read; functions that take a [`Tx`] are a transaction, made by the dispatcher.
+//! Written once, compiled twice: `sqlite/mod.rs` and `postgres/mod.rs` both load this folder as
+//! `queries`, with another `Conn`. Functions that take a connection read; functions that take a
+//! [`Tx`] are a transaction, made by the dispatcher.
 //!
-//! Both engines must get along with every query: SQLite runs transactions one after the other, PostgreSQL at once at READ
-//! COMMITTED. So every change is a compare-and-set in its WHERE, or is made under the lock of the pipeline's or run's row.
-//! Rows are locked in the order namespace, pipeline, run, event counter; the locks that are no row (claims, then an owner's
-//! leases, then namespaces' quotas by name) come between pipeline and run.
+//! Both engines must get along with every query: SQLite runs transactions one after the other,
+//! PostgreSQL at once at READ COMMITTED. So every change is a compare-and-set in its WHERE, or is
+//! made under the lock of the pipeline's or run's row. Rows are locked in the order namespace,
+//! pipeline, run, event counter; the locks that are no row (claims, then an owner's leases, then
+//! namespaces' quotas by name) come between pipeline and run.
 
 pub(crate) mod bootstrap;
 pub(crate) mod cancel;
@@ -48,8 +50,8 @@ fn is_true(condition: &'static str) -> SqlLiteral<Bool> {
     diesel::dsl::sql(condition)
 }
 
-/// What `eq_any` is asked for, made a power of two long by repeating the last: SQLite's text has a mark for each, and few texts stay
-/// prepared.
+/// What `eq_any` is asked for, made a power of two long by repeating the last: SQLite's text has a
+/// mark for each, and few texts stay prepared.
 fn padded<'a>(items: impl Iterator<Item = &'a TaskId>) -> Vec<&'a str> {
     let mut items: Vec<&str> = items.take(MAX_PAGE).map(TaskId::as_str).collect();
     if let Some(&last) = items.last() {

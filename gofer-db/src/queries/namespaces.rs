@@ -33,24 +33,43 @@ pub(crate) async fn create(
         created_at: at.0,
         updated_at: at.0,
     };
-    let inserted = diesel::insert_into(namespaces::table).values(row).on_conflict_do_nothing().execute(tx.c).await?;
+
+    let inserted = diesel::insert_into(namespaces::table)
+        .values(row)
+        .on_conflict_do_nothing()
+        .execute(tx.c)
+        .await?;
     if inserted == 0 {
         return Err(DbError::exists(Resource::Namespace, id));
     }
-    record(tx, id, EventDetails::NamespaceCreated { description: description.to_owned() }, actor, at);
+
+    record(
+        tx,
+        id,
+        EventDetails::NamespaceCreated { description: description.to_owned() },
+        actor,
+        at,
+    );
+
     get(tx.c, id).await
 }
 
 pub(crate) async fn get(c: &mut Conn, id: &NamespaceId) -> Result<Namespace, DbError> {
-    let row: Option<NamespaceRow> =
-        namespaces::table.find(id.as_str()).select(NamespaceRow::as_select()).get_result(c).await.optional()?;
+    let row: Option<NamespaceRow> = namespaces::table
+        .find(id.as_str())
+        .select(NamespaceRow::as_select())
+        .get_result(c)
+        .await
+        .optional()?;
     row.ok_or_else(|| DbError::not_found(Resource::Namespace, id))?.try_into()
 }
 
 /// Fails unless the namespace exists.
 pub(crate) async fn require(c: &mut Conn, id: &NamespaceId) -> Result<(), DbError> {
     let found: bool =
-        diesel::select(exists(namespaces::table.filter(namespaces::id.eq(id.as_str())))).get_result(c).await?;
+        diesel::select(exists(namespaces::table.filter(namespaces::id.eq(id.as_str()))))
+            .get_result(c)
+            .await?;
     if found { Ok(()) } else { Err(DbError::not_found(Resource::Namespace, id)) }
 }
 
@@ -94,12 +113,19 @@ pub(crate) async fn update(
         .await
         .optional()?;
     let row = row.ok_or_else(|| DbError::not_found(Resource::Namespace, id))?;
-    record(tx, id, EventDetails::NamespaceUpdated { description: description.to_owned() }, actor, at);
+
+    record(
+        tx,
+        id,
+        EventDetails::NamespaceUpdated { description: description.to_owned() },
+        actor,
+        at,
+    );
     row.try_into()
 }
 
-/// Gives the namespace limits of its own, or takes them away (`None`), each with an event if that changes anything. Limits
-/// that are not named stay: those of concurrent calls add up.
+/// Gives the namespace limits of its own, or takes them away (`None`), each with an event if that
+/// changes anything. Limits that are not named stay: those of concurrent calls add up.
 pub(crate) async fn set_quotas(
     tx: &mut Tx<'_>,
     id: &NamespaceId,
@@ -110,6 +136,7 @@ pub(crate) async fn set_quotas(
     let row = namespaces::table.filter(namespaces::id.eq(id.as_str())).select(namespaces::quotas);
     let text: Option<String> = locked!(row).get_result(tx.c).await.optional()?;
     let text = text.ok_or_else(|| DbError::not_found(Resource::Namespace, id))?;
+
     // As it is stored: a limit of a kind that this version does not know stays, too.
     let mut own: BTreeMap<String, u64> = parsed(&text)?;
 
@@ -119,17 +146,34 @@ pub(crate) async fn set_quotas(
             None => own.remove(quota.name()),
         };
         if before != *limit {
-            record(tx, id, EventDetails::NamespaceQuotaUpdated { quota: *quota, limit: *limit }, actor, at);
+            record(
+                tx,
+                id,
+                EventDetails::NamespaceQuotaUpdated { quota: *quota, limit: *limit },
+                actor,
+                at,
+            );
         }
     }
-    diesel::update(namespaces::table.find(id.as_str())).set(namespaces::quotas.eq(json(&own)?)).execute(tx.c).await?;
+
+    diesel::update(namespaces::table.find(id.as_str()))
+        .set(namespaces::quotas.eq(json(&own)?))
+        .execute(tx.c)
+        .await?;
+
     Ok(())
 }
 
-pub(crate) async fn delete(tx: &mut Tx<'_>, id: &NamespaceId, actor: &str, at: Timestamp) -> Result<(), DbError> {
+pub(crate) async fn delete(
+    tx: &mut Tx<'_>,
+    id: &NamespaceId,
+    actor: &str,
+    at: Timestamp,
+) -> Result<(), DbError> {
     if id.as_str() == DEFAULT {
         return Err(DbError::conflict("namespace `default` cannot be deleted"));
     }
+
     // A registration holds the same lock, so no pipeline can come in between.
     lock(tx, id).await?;
     let pipeline: Option<String> = pipelines::table
@@ -140,16 +184,21 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, id: &NamespaceId, actor: &str, at: T
         .first(tx.c)
         .await
         .optional()?;
+
     if let Some(pipeline) = pipeline {
         return Err(DbError::conflict(format!(
             "namespace `{id}` still owns pipelines, such as `{pipeline}`; delete them first"
         )));
     }
+
     secrets::forget_namespace(tx, id).await?;
-    let uid: String =
-        diesel::delete(namespaces::table.find(id.as_str())).returning(namespaces::uid).get_result(tx.c).await?;
+    let uid: String = diesel::delete(namespaces::table.find(id.as_str()))
+        .returning(namespaces::uid)
+        .get_result(tx.c)
+        .await?;
     record(tx, id, EventDetails::NamespaceDeleted {}, actor, at);
     tx.namespace_is_gone(id, uid);
+
     Ok(())
 }
 
@@ -157,15 +206,22 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, id: &NamespaceId, actor: &str, at: T
 pub(crate) async fn uids(c: &mut Conn, names: &[NamespaceId]) -> Result<Vec<String>, DbError> {
     let mut uids = Vec::with_capacity(names.len());
     for name in names {
-        let uid: Option<String> =
-            namespaces::table.find(name.as_str()).select(namespaces::uid).get_result(c).await.optional()?;
+        let uid: Option<String> = namespaces::table
+            .find(name.as_str())
+            .select(namespaces::uid)
+            .get_result(c)
+            .await
+            .optional()?;
         uids.push(uid.ok_or_else(|| DbError::not_found(Resource::Namespace, name))?);
     }
     Ok(uids)
 }
 
 /// The names of those of these namespaces that there are.
-pub(crate) async fn names(c: &mut Conn, uids: &[String]) -> Result<HashMap<String, NamespaceId>, DbError> {
+pub(crate) async fn names(
+    c: &mut Conn,
+    uids: &[String],
+) -> Result<HashMap<String, NamespaceId>, DbError> {
     let mut names = HashMap::new();
     for uids in uids.chunks(MAX_PAGE) {
         let found: Vec<(String, String)> = namespaces::table

@@ -21,12 +21,14 @@ pub(crate) async fn put(
     book: &QuotaBook,
 ) -> Result<ObjectPutOutcome, DbError> {
     let ObjectRecord { scope, key, created_at: at, .. } = record;
-    // Concurrent puts of one pipeline wait here for each other, so that each knows what it replaces.
+    // Concurrent puts of one pipeline wait here for each other, so that each knows what it
+    // replaces.
     let pipeline = lock(tx, scope).await?;
     let replaced = find_row(tx.c, pipeline.id, scope, key).await?;
     if replaced.is_some() && put.if_absent {
         return Err(DbError::exists(Resource::Object, key));
     }
+
     let row = ObjectRow::new(pipeline.id, record);
     if replaced.is_some() {
         diesel::update(objects::table.find((pipeline.id, scope_run(scope), key.as_str())))
@@ -36,19 +38,28 @@ pub(crate) async fn put(
     } else {
         diesel::insert_into(objects::table).values(row).execute(tx.c).await?;
     }
-    let details =
-        EventDetails::ObjectPut { key: key.to_string(), size_bytes: record.size_bytes, sha256: record.sha256.clone() };
+
+    let details = EventDetails::ObjectPut {
+        key: key.to_string(),
+        size_bytes: record.size_bytes,
+        sha256: record.sha256.clone(),
+    };
+
     self::record(tx, scope, details, actor, *at);
     let evicted = match put.keep.filter(|_| scope.run.is_none()) {
         Some(keep) => evict(tx, pipeline.id, scope, key, keep, *at).await?,
         None => Vec::new(),
     };
-    let outcome = ObjectPutOutcome { replaced: replaced.map(|row| row.record(scope)).transpose()?, evicted };
+
+    let outcome =
+        ObjectPutOutcome { replaced: replaced.map(|row| row.record(scope)).transpose()?, evicted };
     count(tx, pipeline.id, record, &outcome, book).await?;
+
     Ok(outcome)
 }
 
-/// Counts the object in, and out what it replaced and evicted. Only what makes the namespace use more may be refused.
+/// Counts the object in, and out what it replaced and evicted. Only what makes the namespace use
+/// more may be refused.
 async fn count(
     tx: &mut Tx<'_>,
     pipeline_id: i64,
@@ -56,7 +67,8 @@ async fn count(
     outcome: &ObjectPutOutcome,
     book: &QuotaBook,
 ) -> Result<(), DbError> {
-    let gone = outcome.replaced.iter().chain(&outcome.evicted).map(|old| old.size_bytes).sum::<u64>();
+    let gone =
+        outcome.replaced.iter().chain(&outcome.evicted).map(|old| old.size_bytes).sum::<u64>();
     if let Some(more) = record.size_bytes.checked_sub(gone).filter(|more| *more > 0) {
         let wanted = [(QuotaKind::ObjectBytes, more)];
         quotas::admit(tx, book, &record.scope.namespace, &wanted, record.created_at).await?;
@@ -68,7 +80,11 @@ async fn count(
 pub(crate) async fn lock(tx: &mut Tx<'_>, scope: &ObjectScope) -> Result<PipelineRow, DbError> {
     let pipeline = pipeline::lock(tx, &scope.namespace, &scope.pipeline).await?;
     if let Some(number) = scope.run {
-        let key = RunKey { namespace: scope.namespace.clone(), pipeline: scope.pipeline.clone(), run: number };
+        let key = RunKey {
+            namespace: scope.namespace.clone(),
+            pipeline: scope.pipeline.clone(),
+            run: number,
+        };
         run::find(tx.c, &key).await?;
     }
     Ok(pipeline)
@@ -83,12 +99,18 @@ async fn evict(
     keep: u64,
     at: Timestamp,
 ) -> Result<Vec<ObjectRecord>, DbError> {
-    let of_pipeline = || objects::table.filter(objects::pipeline_id.eq(pipeline_id)).filter(is_true("objects.run = 0"));
+    let of_pipeline = || {
+        objects::table
+            .filter(objects::pipeline_id.eq(pipeline_id))
+            .filter(is_true("objects.run = 0"))
+    };
+
     let count: i64 = of_pipeline().count().get_result(tx.c).await?;
     let too_many = count.saturating_sub(signed(keep));
     if too_many <= 0 {
         return Ok(Vec::new());
     }
+
     let oldest: Vec<ObjectRow> = of_pipeline()
         .filter(objects::key.ne(just_put.as_str()))
         .select(ObjectRow::as_select())
@@ -97,11 +119,13 @@ async fn evict(
         .load(tx.c)
         .await?;
     let mut evicted = Vec::with_capacity(oldest.len());
+
     for row in oldest {
         diesel::delete(objects::table.find((pipeline_id, 0, &row.key))).execute(tx.c).await?;
         record(tx, scope, EventDetails::ObjectEvicted { key: row.key.clone() }, "gofer", at);
         evicted.push(row.record(scope)?);
     }
+
     Ok(evicted)
 }
 
@@ -120,7 +144,11 @@ async fn find_row(
     Ok(row)
 }
 
-pub(crate) async fn find(c: &mut Conn, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, DbError> {
+pub(crate) async fn find(
+    c: &mut Conn,
+    scope: &ObjectScope,
+    key: &ObjectKey,
+) -> Result<Option<ObjectRecord>, DbError> {
     let row: Option<ObjectRow> = objects::table
         .inner_join(pipelines::table.on(pipelines::id.eq(objects::pipeline_id)))
         .filter(pipelines::namespace.eq(scope.namespace.as_str()))
@@ -181,18 +209,30 @@ pub(crate) async fn remove(
         Err(DbError::NotFound { .. }) => return Ok(None),
         found => found?,
     };
-    let mut query = diesel::delete(objects::table.find((pipeline.id, scope_run(scope), key.as_str()))).into_boxed();
+
+    let mut query =
+        diesel::delete(objects::table.find((pipeline.id, scope_run(scope), key.as_str())))
+            .into_boxed();
     if let Some(location) = location {
         query = query.filter(objects::location.eq(location.as_str()));
     }
-    let row: Option<ObjectRow> = query.returning(ObjectRow::as_returning()).get_result(tx.c).await.optional()?;
+
+    let row: Option<ObjectRow> =
+        query.returning(ObjectRow::as_returning()).get_result(tx.c).await.optional()?;
     if let Some(row) = &row {
         quotas::count_objects(tx, pipeline.id, -row.size_bytes, 0).await?;
     }
+
     row.map(|row| row.record(scope)).transpose()
 }
 
-pub(crate) fn record(tx: &mut Tx<'_>, scope: &ObjectScope, details: EventDetails, actor: &str, at: Timestamp) {
+pub(crate) fn record(
+    tx: &mut Tx<'_>,
+    scope: &ObjectScope,
+    details: EventDetails,
+    actor: &str,
+    at: Timestamp,
+) {
     let subject = Subject {
         namespace: Some(scope.namespace.clone()),
         pipeline: Some(scope.pipeline.clone()),

@@ -30,22 +30,27 @@ pub(crate) async fn register(
     let row = lock_or_make(tx, namespace, &spec.name, at, book).await?;
     let exists = row.deleted_at.is_none();
     let latest = if exists { Version(unsigned(row.latest_version)?) } else { Version(0) };
+
     if exists {
-        let version = version_row(tx.c, &row, row.latest_version).await?.ok_or_else(|| lost_version(&row))?;
+        let version =
+            version_row(tx.c, &row, row.latest_version).await?.ok_or_else(|| lost_version(&row))?;
         if version.digest == *digest {
             let version = version.with_spec(namespace, &spec.name, Arc::clone(spec))?;
             return Ok(Registered { pipeline: row.try_into()?, version, changed: false });
         }
     }
+
     if let Some(expected) = expected_version.filter(|expected| *expected != latest) {
         return Err(stale(namespace, &spec.name, expected, latest));
     }
+
     let next = row.latest_version + 1;
     let text = json(&**spec)?;
     let bytes = text.len() as u64;
     let wanted = [(QuotaKind::PipelineVersions, 1), (QuotaKind::PipelineBytes, bytes)];
     quotas::admit(tx, book, namespace, &wanted, at).await?;
     quotas::count_versions(tx, row.id, 1, signed(bytes)).await?;
+
     let version = VersionRow {
         pipeline_id: row.id,
         version: next,
@@ -53,10 +58,12 @@ pub(crate) async fn register(
         registered_by: actor.to_owned(),
         created_at: at.0,
     };
+
     diesel::insert_into(pipeline_versions::table)
         .values((&version, pipeline_versions::spec.eq(text)))
         .execute(tx.c)
         .await?;
+
     let row: PipelineRow = diesel::update(pipelines::table.find(row.id))
         .set((
             pipelines::latest_version.eq(next),
@@ -69,24 +76,38 @@ pub(crate) async fn register(
         .returning(PipelineRow::as_returning())
         .get_result(tx.c)
         .await?;
-    let details = EventDetails::PipelineRegistered { version: Version(unsigned(next)?), digest: digest.clone() };
+    let details = EventDetails::PipelineRegistered {
+        version: Version(unsigned(next)?),
+        digest: digest.clone(),
+    };
+
     record(tx, namespace, &spec.name, details, actor, at);
     let version = version.with_spec(namespace, &spec.name, Arc::clone(spec))?;
     Ok(Registered { pipeline: row.try_into()?, version, changed: true })
 }
 
-fn stale(namespace: &NamespaceId, name: &PipelineId, expected: Version, latest: Version) -> DbError {
+fn stale(
+    namespace: &NamespaceId,
+    name: &PipelineId,
+    expected: Version,
+    latest: Version,
+) -> DbError {
     DbError::conflict(match (expected, latest) {
-        (Version(0), _) => format!("pipeline `{namespace}/{name}` exists already, at version {latest}"),
-        (_, Version(0)) => format!("pipeline `{namespace}/{name}` does not exist, and version {expected} was expected"),
+        (Version(0), _) => {
+            format!("pipeline `{namespace}/{name}` exists already, at version {latest}")
+        }
+        (_, Version(0)) => format!(
+            "pipeline `{namespace}/{name}` does not exist, and version {expected} was expected"
+        ),
         _ => format!(
-            "pipeline `{namespace}/{name}` is at version {latest}, not {expected}: somebody else registered it; look at \
-             the difference again"
+            "pipeline `{namespace}/{name}` is at version {latest}, not {expected}: somebody else \
+             registered it; look at the difference again"
         ),
     })
 }
 
-/// The pipeline's row, locked. A name that is new gets a row that says deleted, so that one way leads on from both.
+/// The pipeline's row, locked. A name that is new gets a row that says deleted, so that one way
+/// leads on from both.
 async fn lock_or_make(
     tx: &mut Tx<'_>,
     namespace: &NamespaceId,
@@ -95,10 +116,14 @@ async fn lock_or_make(
     book: &QuotaBook,
 ) -> Result<PipelineRow, DbError> {
     let found: Option<PipelineRow> =
-        locked!(named(namespace, name).select(PipelineRow::as_select())).get_result(tx.c).await.optional()?;
+        locked!(named(namespace, name).select(PipelineRow::as_select()))
+            .get_result(tx.c)
+            .await
+            .optional()?;
     if let Some(row) = found {
         return Ok(row);
     }
+
     quotas::admit(tx, book, namespace, &[(QuotaKind::Pipelines, 1)], at).await?;
     let deleted = (
         pipelines::namespace.eq(namespace.as_str()),
@@ -111,13 +136,16 @@ async fn lock_or_make(
         pipelines::updated_at.eq(at.0),
         pipelines::deleted_at.eq(at.0),
     );
+
     diesel::insert_into(pipelines::table)
         .values(deleted)
         .on_conflict((pipelines::namespace, pipelines::name))
         .do_nothing()
         .execute(tx.c)
         .await?;
-    let row = locked!(named(namespace, name).select(PipelineRow::as_select())).get_result(tx.c).await?;
+
+    let row =
+        locked!(named(namespace, name).select(PipelineRow::as_select())).get_result(tx.c).await?;
     Ok(row)
 }
 
@@ -129,22 +157,34 @@ fn named<'a>(namespace: &'a NamespaceId, name: &'a PipelineId) -> _ {
 }
 
 /// The pipeline's row; `NotFound` when there is none, or it was deleted.
-pub(crate) async fn find(c: &mut Conn, namespace: &NamespaceId, name: &PipelineId) -> Result<PipelineRow, DbError> {
+pub(crate) async fn find(
+    c: &mut Conn,
+    namespace: &NamespaceId,
+    name: &PipelineId,
+) -> Result<PipelineRow, DbError> {
     let row: Option<PipelineRow> =
         named(namespace, name).select(PipelineRow::as_select()).get_result(c).await.optional()?;
     living(row, namespace, name)
 }
 
 /// The same, locked until the end of the transaction.
-pub(crate) async fn lock(tx: &mut Tx<'_>, namespace: &NamespaceId, name: &PipelineId) -> Result<PipelineRow, DbError> {
-    let row: Option<PipelineRow> =
-        locked!(named(namespace, name).select(PipelineRow::as_select())).get_result(tx.c).await.optional()?;
+pub(crate) async fn lock(
+    tx: &mut Tx<'_>,
+    namespace: &NamespaceId,
+    name: &PipelineId,
+) -> Result<PipelineRow, DbError> {
+    let row: Option<PipelineRow> = locked!(named(namespace, name).select(PipelineRow::as_select()))
+        .get_result(tx.c)
+        .await
+        .optional()?;
     living(row, namespace, name)
 }
 
 /// Locks a row that is there, whether or not its pipeline was deleted.
 pub(crate) async fn lock_row(tx: &mut Tx<'_>, id: i64) -> Result<(), DbError> {
-    let _: i64 = locked!(pipelines::table.filter(pipelines::id.eq(id)).select(pipelines::id)).get_result(tx.c).await?;
+    let _: i64 = locked!(pipelines::table.filter(pipelines::id.eq(id)).select(pipelines::id))
+        .get_result(tx.c)
+        .await?;
     Ok(())
 }
 
@@ -160,22 +200,37 @@ pub(crate) async fn lock_with_limits(
         .select(namespaces_table::quotas)
         .single_value();
     let found: Option<(PipelineRow, Option<String>)> =
-        locked!(named(namespace, name).select((PipelineRow::as_select(), own))).get_result(tx.c).await.optional()?;
+        locked!(named(namespace, name).select((PipelineRow::as_select(), own)))
+            .get_result(tx.c)
+            .await
+            .optional()?;
     let (row, own) = found.unzip();
     let row = living(row, namespace, name)?;
     Ok((row, quotas::limits(&book.defaults, own.flatten().as_deref())?))
 }
 
-fn living(row: Option<PipelineRow>, namespace: &NamespaceId, name: &PipelineId) -> Result<PipelineRow, DbError> {
+fn living(
+    row: Option<PipelineRow>,
+    namespace: &NamespaceId,
+    name: &PipelineId,
+) -> Result<PipelineRow, DbError> {
     row.filter(|row| row.deleted_at.is_none())
         .ok_or_else(|| DbError::not_found(Resource::Pipeline, format_args!("{namespace}/{name}")))
 }
 
-pub(crate) async fn get(c: &mut Conn, namespace: &NamespaceId, name: &PipelineId) -> Result<Pipeline, DbError> {
+pub(crate) async fn get(
+    c: &mut Conn,
+    namespace: &NamespaceId,
+    name: &PipelineId,
+) -> Result<Pipeline, DbError> {
     find(c, namespace, name).await?.try_into()
 }
 
-pub(crate) async fn list(c: &mut Conn, namespace: &NamespaceId, wanted: &ListPage) -> Result<Page<Pipeline>, DbError> {
+pub(crate) async fn list(
+    c: &mut Conn,
+    namespace: &NamespaceId,
+    wanted: &ListPage,
+) -> Result<Page<Pipeline>, DbError> {
     namespaces::require(c, namespace).await?;
     let rows = pipelines::table
         .select(PipelineRow::as_select())
@@ -218,7 +273,11 @@ impl VersionRow {
     }
 }
 
-async fn version_row(c: &mut Conn, pipeline: &PipelineRow, version: i64) -> Result<Option<VersionRow>, DbError> {
+async fn version_row(
+    c: &mut Conn,
+    pipeline: &PipelineRow,
+    version: i64,
+) -> Result<Option<VersionRow>, DbError> {
     let row = pipeline_versions::table
         .find((pipeline.id, version))
         .select(VersionRow::as_select())
@@ -229,7 +288,10 @@ async fn version_row(c: &mut Conn, pipeline: &PipelineRow, version: i64) -> Resu
 }
 
 fn lost_version(row: &PipelineRow) -> DbError {
-    DbError::corrupt(format!("pipeline `{}/{}` has no version {}", row.namespace, row.name, row.latest_version))
+    DbError::corrupt(format!(
+        "pipeline `{}/{}` has no version {}",
+        row.namespace, row.name, row.latest_version
+    ))
 }
 
 /// A version's spec, from the cache when it was read before.
@@ -242,8 +304,11 @@ pub(crate) async fn spec(
     if let Some(spec) = specs.get(pipeline_id, version) {
         return Ok(spec);
     }
-    let text: String =
-        pipeline_versions::table.find((pipeline_id, version)).select(pipeline_versions::spec).get_result(c).await?;
+    let text: String = pipeline_versions::table
+        .find((pipeline_id, version))
+        .select(pipeline_versions::spec)
+        .get_result(c)
+        .await?;
     Ok(specs.put(pipeline_id, version, parsed(&text)?))
 }
 
@@ -256,7 +321,9 @@ pub(crate) async fn version_get(
 ) -> Result<PipelineVersion, DbError> {
     let pipeline = find(c, namespace, name).await?;
     let number = version.map_or(pipeline.latest_version, |version| signed(version.0));
-    let row = version_row(c, &pipeline, number).await?.ok_or_else(|| no_version(namespace, name, number))?;
+    let row = version_row(c, &pipeline, number)
+        .await?
+        .ok_or_else(|| no_version(namespace, name, number))?;
     let known = spec(c, pipeline.id, number, specs).await?;
     row.with_spec(namespace, name, Arc::clone(&known.spec))
 }
@@ -281,6 +348,7 @@ pub(crate) async fn version_list(
         .limit(page_rows(wanted.limit))
         .load(c)
         .await?;
+
     page(
         rows,
         wanted.limit,
@@ -315,7 +383,8 @@ pub(crate) async fn set_enabled(
         .await
         .optional()?;
     let Some(row) = row else { return get(tx.c, namespace, name).await };
-    let details = if enabled { EventDetails::PipelineEnabled {} } else { EventDetails::PipelineDisabled {} };
+    let details =
+        if enabled { EventDetails::PipelineEnabled {} } else { EventDetails::PipelineDisabled {} };
     record(tx, namespace, name, details, actor, at);
     row.try_into()
 }
@@ -328,6 +397,10 @@ pub(crate) fn record(
     actor: &str,
     at: Timestamp,
 ) {
-    let subject = Subject { namespace: Some(namespace.clone()), pipeline: Some(name.clone()), ..Subject::default() };
+    let subject = Subject {
+        namespace: Some(namespace.clone()),
+        pipeline: Some(name.clone()),
+        ..Subject::default()
+    };
     tx.record(NewEvent { at, actor: actor.to_owned(), subject, details });
 }

@@ -6,7 +6,9 @@ use gofer_core::event::EventDetails;
 use gofer_core::run::LogState;
 use gofer_core::{Attempt, ExecutionId, NamespaceId, PipelineId, RunNumber, Timestamp};
 
-use super::{Conn, RunQueryDsl, Tx, UNFINISHED, is_true, pipelines as pipeline, secret_values, uploads};
+use super::{
+    Conn, RunQueryDsl, Tx, UNFINISHED, is_true, pipelines as pipeline, secret_values, uploads,
+};
 use crate::error::DbError;
 use crate::headroom::QuotaBook;
 use crate::rows::entity::{ObjectRow, SecretRow};
@@ -33,26 +35,37 @@ pub(crate) async fn delete(
         .first(tx.c)
         .await
         .optional()?;
+
     if let Some(run) = active {
         return Err(DbError::conflict(format!(
-            "pipeline `{namespace}/{name}` still has active runs, such as `{run}`; cancel them or wait for their end"
+            "pipeline `{namespace}/{name}` still has active runs, such as `{run}`; cancel them or \
+             wait for their end"
         )));
     }
+
     let deleted = DeletedPipeline {
         archived_logs: logs(tx.c, namespace, name, LogState::Archived).await?,
         live_logs: logs(tx.c, namespace, name, LogState::Live).await?,
         objects: delete_objects(tx.c, namespace, name, row.id).await?,
         secrets: delete_secrets(tx.c, namespace, name, row.id).await?,
     };
+
     for secret in &deleted.secrets {
         secret_values::leave(tx, &secret.location, at).await?;
     }
+
     uploads::give_up_all(tx.c, row.id).await?;
     // Task runs and attempts go with their runs.
-    diesel::delete(runs::table.filter(runs::namespace.eq(namespace.as_str())).filter(runs::pipeline.eq(name.as_str())))
+    diesel::delete(
+        runs::table
+            .filter(runs::namespace.eq(namespace.as_str()))
+            .filter(runs::pipeline.eq(name.as_str())),
+    )
+    .execute(tx.c)
+    .await?;
+    diesel::delete(pipeline_versions::table.filter(pipeline_versions::pipeline_id.eq(row.id)))
         .execute(tx.c)
         .await?;
-    diesel::delete(pipeline_versions::table.filter(pipeline_versions::pipeline_id.eq(row.id))).execute(tx.c).await?;
     book.forget();
     diesel::update(pipelines::table.find(row.id))
         .set((
@@ -66,6 +79,7 @@ pub(crate) async fn delete(
         .execute(tx.c)
         .await?;
     pipeline::record(tx, namespace, name, EventDetails::PipelineDeleted {}, actor, at);
+
     Ok(deleted)
 }
 
@@ -84,10 +98,14 @@ async fn logs(
         .load(c)
         .await?;
     let execution = |(run, task, attempt): (i64, String, i64)| {
-        let run =
-            gofer_core::RunKey { namespace: namespace.clone(), pipeline: name.clone(), run: RunNumber(unsigned(run)?) };
+        let run = gofer_core::RunKey {
+            namespace: namespace.clone(),
+            pipeline: name.clone(),
+            run: RunNumber(unsigned(run)?),
+        };
         Ok(ExecutionId { run, task: id(&task)?, attempt: Attempt(small(attempt)?) })
     };
+
     rows.into_iter().map(execution).collect()
 }
 
@@ -97,10 +115,11 @@ async fn delete_objects(
     name: &PipelineId,
     pipeline_id: i64,
 ) -> Result<Vec<gofer_core::entity::ObjectRecord>, DbError> {
-    let rows: Vec<ObjectRow> = diesel::delete(objects::table.filter(objects::pipeline_id.eq(pipeline_id)))
-        .returning(ObjectRow::as_returning())
-        .load(c)
-        .await?;
+    let rows: Vec<ObjectRow> =
+        diesel::delete(objects::table.filter(objects::pipeline_id.eq(pipeline_id)))
+            .returning(ObjectRow::as_returning())
+            .load(c)
+            .await?;
     let record = |row: ObjectRow| {
         let run = if row.run == 0 { None } else { Some(RunNumber(unsigned(row.run)?)) };
         row.record(&ObjectScope { namespace: namespace.clone(), pipeline: name.clone(), run })
@@ -114,10 +133,11 @@ async fn delete_secrets(
     name: &PipelineId,
     pipeline_id: i64,
 ) -> Result<Vec<gofer_core::entity::SecretRecord>, DbError> {
-    let rows: Vec<SecretRow> = diesel::delete(secrets::table.filter(secrets::pipeline_id.eq(pipeline_id)))
-        .returning(SecretRow::as_returning())
-        .load(c)
-        .await?;
+    let rows: Vec<SecretRow> =
+        diesel::delete(secrets::table.filter(secrets::pipeline_id.eq(pipeline_id)))
+            .returning(SecretRow::as_returning())
+            .load(c)
+            .await?;
     let scope = SecretScope::Pipeline(namespace.clone(), name.clone());
     rows.into_iter().map(|row| row.record(&scope)).collect()
 }

@@ -14,7 +14,8 @@ use crate::schema::{attempts, run_masks, runs};
 
 pub(crate) async fn add(tx: &mut Tx<'_>, mask: &RunMask) -> Result<(), DbError> {
     let RunMask { run: key, location, size_bytes, actor, at } = mask;
-    // Locked, so that of several at once each counts those before it, and the run does not end meanwhile.
+    // Locked, so that of several at once each counts those before it, and the run does not end
+    // meanwhile.
     let unfinished = runs::table
         .filter(runs::namespace.eq(key.namespace.as_str()))
         .filter(runs::pipeline.eq(key.pipeline.as_str()))
@@ -22,12 +23,15 @@ pub(crate) async fn add(tx: &mut Tx<'_>, mask: &RunMask) -> Result<(), DbError> 
         .filter(is_true(UNFINISHED))
         .select(runs::id);
     let found: Option<i64> = locked!(unfinished).get_result(tx.c).await.optional()?;
+
     found.ok_or_else(|| DbError::not_found(Resource::Run, key))?;
 
-    let known: Vec<(String, i64)> = of(key).select((run_masks::location, run_masks::size_bytes)).load(tx.c).await?;
+    let known: Vec<(String, i64)> =
+        of(key).select((run_masks::location, run_masks::size_bytes)).load(tx.c).await?;
     if known.iter().any(|(there, _)| there == location.as_str()) {
         return Ok(());
     }
+
     let total = known.iter().map(|(_, size)| unsigned(*size)).sum::<Result<u64, _>>()?;
     if known.len() >= MAX_RUN_MASKS || total + size_bytes > MAX_RUN_MASK_BYTES {
         return Err(TooManyMasks { run: key.clone() }.into());
@@ -41,9 +45,16 @@ pub(crate) async fn add(tx: &mut Tx<'_>, mask: &RunMask) -> Result<(), DbError> 
         run_masks::size_bytes.eq(signed(*size_bytes)),
         run_masks::at.eq(at.0),
     );
+
     diesel::insert_into(run_masks::table).values(row).execute(tx.c).await?;
     let subject = Subject::of_run(key);
-    tx.record(NewEvent { at: *at, actor: actor.clone(), subject, details: EventDetails::ValueMasked {} });
+    tx.record(NewEvent {
+        at: *at,
+        actor: actor.clone(),
+        subject,
+        details: EventDetails::ValueMasked {},
+    });
+
     Ok(())
 }
 
@@ -63,13 +74,16 @@ fn of(key: &RunKey) -> OfRun {
 }
 
 pub(crate) async fn list(c: &mut Conn, key: &RunKey) -> Result<Vec<SecretPath>, DbError> {
-    let rows: Vec<String> = of(key).select(run_masks::location).order(run_masks::location).load(c).await?;
+    let rows: Vec<String> =
+        of(key).select(run_masks::location).order(run_masks::location).load(c).await?;
     rows.iter().map(|location| id(location)).collect()
 }
 
 /// Those of runs that are complete, or gone, and none of whose logs is still to be archived.
 pub(crate) async fn expirable(c: &mut Conn, limit: usize) -> Result<Vec<Expirable>, DbError> {
-    let live = attempts::table.filter(attempts::run_id.eq(runs::id)).filter(is_true("attempts.log = 'live'"));
+    let live = attempts::table
+        .filter(attempts::run_id.eq(runs::id))
+        .filter(is_true("attempts.log = 'live'"));
     let needed = runs::table
         .filter(runs::namespace.eq(run_masks::namespace))
         .filter(runs::pipeline.eq(run_masks::pipeline))

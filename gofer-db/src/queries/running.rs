@@ -14,12 +14,14 @@ use crate::schema::runs;
 /// The same of each row of `pipelines` in a query written by hand.
 pub(crate) const OF_PIPELINE: &str =
     "(SELECT count(*) FROM runs WHERE runs.state = 'running' AND runs.pipeline_id = pipelines.id)";
-/// More transactions than these of one server are never under way at once: it has at most 500 connections.
+/// More transactions than these of one server are never under way at once: it has at most 500
+/// connections.
 const AT_ONCE: i64 = 512;
 
 /// Of a pipeline, whoever drives them.
 pub(crate) async fn of_pipeline(c: &mut Conn, pipeline_id: i64) -> Result<i64, DbError> {
-    let running = runs::table.filter(is_true(RUNNING)).filter(runs::pipeline_id.eq(pipeline_id)).count();
+    let running =
+        runs::table.filter(is_true(RUNNING)).filter(runs::pipeline_id.eq(pipeline_id)).count();
     Ok(cached(running).get_result(c).await?)
 }
 
@@ -33,13 +35,18 @@ pub(crate) async fn held(c: &mut Conn, owner: &str, after: Timestamp) -> Result<
     Ok(cached(held).get_result(c).await?)
 }
 
-/// Whether the owner may take one more lease and still hold at most `most`, whatever else it takes meanwhile; if so, the
-/// newest run's id, or 0.
+/// Whether the owner may take one more lease and still hold at most `most`, whatever else it takes
+/// meanwhile; if so, the newest run's id, or 0.
 ///
-/// PostgreSQL lets many in at once, so they must not all see the same free place. Where the bound is small they come one by
-/// one. Where it is large they do not wait for each other: as long as there is room for all that can be under way, each may
-/// take one, and the last few places are left to `claim`, which comes alone.
-pub(crate) async fn may_hold_one_more(tx: &mut Tx<'_>, owner: &str, most: usize) -> Result<Option<i64>, DbError> {
+/// PostgreSQL lets many in at once, so they must not all see the same free place. Where the bound
+/// is small they come one by one. Where it is large they do not wait for each other: as long as
+/// there is room for all that can be under way, each may take one, and the last few places are left
+/// to `claim`, which comes alone.
+pub(crate) async fn may_hold_one_more(
+    tx: &mut Tx<'_>,
+    owner: &str,
+    most: usize,
+) -> Result<Option<i64>, DbError> {
     let most = signed(most as u64);
     let alone = engine::lock_owner(tx.c, owner, most <= 2 * AT_ONCE).await?;
     let held = runs::table.filter(is_true(RUNNING)).filter(runs::lease_owner.eq(owner)).count();

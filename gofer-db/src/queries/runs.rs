@@ -28,7 +28,11 @@ pub(crate) async fn get(c: &mut Conn, key: &RunKey) -> Result<Run, DbError> {
     find(c, key).await?.try_into()
 }
 
-pub(crate) async fn latest(c: &mut Conn, namespace: &NamespaceId, pipeline: &PipelineId) -> Result<Run, DbError> {
+pub(crate) async fn latest(
+    c: &mut Conn,
+    namespace: &NamespaceId,
+    pipeline: &PipelineId,
+) -> Result<Run, DbError> {
     let row: Option<RunRow> = runs::table
         .filter(runs::namespace.eq(namespace.as_str()))
         .filter(runs::pipeline.eq(pipeline.as_str()))
@@ -37,7 +41,10 @@ pub(crate) async fn latest(c: &mut Conn, namespace: &NamespaceId, pipeline: &Pip
         .first(c)
         .await
         .optional()?;
-    row.ok_or_else(|| DbError::not_found(Resource::Run, format_args!("{namespace}/{pipeline}/latest")))?.try_into()
+    row.ok_or_else(|| {
+        DbError::not_found(Resource::Run, format_args!("{namespace}/{pipeline}/latest"))
+    })?
+    .try_into()
 }
 
 /// Newest first is by id, which grows with every insert.
@@ -47,48 +54,61 @@ pub(crate) async fn list(
     filter: &RunFilter,
     wanted: &ListPage,
 ) -> Result<Page<Run>, DbError> {
-    let mut query =
-        runs::table.select(RunListRow::as_select()).filter(runs::namespace.eq(namespace.as_str())).into_boxed();
+    let mut query = runs::table
+        .select(RunListRow::as_select())
+        .filter(runs::namespace.eq(namespace.as_str()))
+        .into_boxed();
     if let Some(before) = number_cursor(wanted.after.as_deref())? {
         query = query.filter(runs::id.lt(before));
     }
+
     let by_pipeline = filter.pipeline.is_some();
     if let Some(pipeline) = &filter.pipeline {
         query = query.filter(runs::pipeline.eq(pipeline.as_str()));
     }
+
     if !filter.states.is_empty() {
         // Said in the words of the partial index, which is small however many runs are complete.
         if !filter.states.iter().any(|state| state.is_complete()) {
             query = query.filter(is_true(UNFINISHED));
         }
-        query = query.filter(runs::state.eq_any(filter.states.iter().map(|state: &RunState| state.name())));
+        query = query
+            .filter(runs::state.eq_any(filter.states.iter().map(|state: &RunState| state.name())));
     }
+
     if !filter.statuses.is_empty() {
         if !filter.statuses.contains(&RunStatus::Successful) {
             query = query.filter(is_true("runs.status <> 'successful'"));
         }
-        query = query.filter(runs::status.eq_any(filter.statuses.iter().map(|status| status.as_str())));
+        query =
+            query.filter(runs::status.eq_any(filter.statuses.iter().map(|status| status.as_str())));
     }
+
     // Within one pipeline the number orders as the id does, and has the index.
     let query = if by_pipeline && filter.states.is_empty() && filter.statuses.is_empty() {
         query.order(runs::number.desc())
     } else {
         query.order(runs::id.desc())
     };
+
     let rows = query.limit(page_rows(wanted.limit)).load(c).await?;
     page(rows, wanted.limit, |row: &RunListRow| row.id.to_string(), Run::try_from)
 }
 
-pub(crate) async fn by_token_hash(c: &mut Conn, hash: &[u8; 32]) -> Result<Option<RunKey>, DbError> {
-    let found: Option<(String, String, i64)> =
-        cached(runs::table.filter(runs::token_hash.eq(&hash[..])).filter(is_true(UNFINISHED)).select((
+pub(crate) async fn by_token_hash(
+    c: &mut Conn,
+    hash: &[u8; 32],
+) -> Result<Option<RunKey>, DbError> {
+    let found: Option<(String, String, i64)> = cached(
+        runs::table.filter(runs::token_hash.eq(&hash[..])).filter(is_true(UNFINISHED)).select((
             runs::namespace,
             runs::pipeline,
             runs::number,
-        )))
-        .get_result(c)
-        .await
-        .optional()?;
+        )),
+    )
+    .get_result(c)
+    .await
+    .optional()?;
     found.map(|(namespace, pipeline, number)| key(&namespace, &pipeline, number)).transpose()
 }
 
@@ -120,5 +140,9 @@ pub(crate) async fn counts(c: &mut Conn) -> Result<Counts, DbError> {
     let pending: i64 = runs::table.filter(is_true(PENDING)).count().get_result(c).await?;
     let running: i64 = runs::table.filter(is_true(RUNNING)).count().get_result(c).await?;
     let last: i64 = event_counter::table.find(1).select(event_counter::last).get_result(c).await?;
-    Ok(Counts { pending_runs: unsigned(pending)?, running_runs: unsigned(running)?, last_event_id: unsigned(last)? })
+    Ok(Counts {
+        pending_runs: unsigned(pending)?,
+        running_runs: unsigned(running)?,
+        last_event_id: unsigned(last)?,
+    })
 }

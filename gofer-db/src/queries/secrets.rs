@@ -38,24 +38,34 @@ pub(crate) async fn put(
 
     if !values::name(tx, &record.location).await? {
         // Retention gave it up meanwhile; nothing of this transaction stays.
-        let message = format!("storing secret `{}` took too long and was given up; put it again", record.key);
+        let message =
+            format!("storing secret `{}` took too long and was given up; put it again", record.key);
         return Err(DbError::Unavailable { message, source: None });
     }
+
     if let Some(replaced) = &replaced {
         values::leave(tx, replaced, record.updated_at).await?;
     }
 
-    let details =
-        EventDetails::SecretPut { key: record.key.clone(), allowed_namespaces: record.allowed_namespaces.clone() };
+    let details = EventDetails::SecretPut {
+        key: record.key.clone(),
+        allowed_namespaces: record.allowed_namespaces.clone(),
+    };
+
     self::record(tx, &record.scope, details, &record.updated_by, record.updated_at);
     Ok(SecretPutOutcome { record: row.record(&record.scope)?, replaced })
 }
 
 /// Inserts the row, or replaces one and returns where its value lies.
 ///
-/// Of two puts at once one waits for the other at the row, and then replaces what the other has set. Without the lock both
-/// would believe that they replaced the same value, and one value would stay in the store for good.
-async fn set(tx: &mut Tx<'_>, row: SecretRow, if_absent: bool) -> Result<(SecretRow, Option<SecretPath>), DbError> {
+/// Of two puts at once one waits for the other at the row, and then replaces what the other has
+/// set. Without the lock both would believe that they replaced the same value, and one value would
+/// stay in the store for good.
+async fn set(
+    tx: &mut Tx<'_>,
+    row: SecretRow,
+    if_absent: bool,
+) -> Result<(SecretRow, Option<SecretPath>), DbError> {
     loop {
         let there = secrets::table.find((row.pipeline_id, &row.key)).select(secrets::location);
         let replaced: Option<String> = locked!(there).get_result(tx.c).await.optional()?;
@@ -64,6 +74,7 @@ async fn set(tx: &mut Tx<'_>, row: SecretRow, if_absent: bool) -> Result<(Secret
             if if_absent {
                 return Err(DbError::exists(Resource::Secret, &row.key));
             }
+
             let updated = diesel::update(secrets::table.find((row.pipeline_id, &row.key)))
                 .set((
                     secrets::location.eq(&row.location),
@@ -84,6 +95,7 @@ async fn set(tx: &mut Tx<'_>, row: SecretRow, if_absent: bool) -> Result<(Secret
             .get_result(tx.c)
             .await
             .optional()?;
+
         if let Some(inserted) = inserted {
             return Ok((inserted, None));
         }
@@ -98,15 +110,27 @@ async fn scope_id(c: &mut Conn, scope: &SecretScope) -> Result<i64, DbError> {
     }
 }
 
-pub(crate) async fn get(c: &mut Conn, scope: &SecretScope, key: &str) -> Result<SecretRecord, DbError> {
+pub(crate) async fn get(
+    c: &mut Conn,
+    scope: &SecretScope,
+    key: &str,
+) -> Result<SecretRecord, DbError> {
     let scope_id = scope_id(c, scope).await?;
-    let row: Option<SecretRow> =
-        secrets::table.find((scope_id, key)).select(SecretRow::as_select()).get_result(c).await.optional()?;
+    let row: Option<SecretRow> = secrets::table
+        .find((scope_id, key))
+        .select(SecretRow::as_select())
+        .get_result(c)
+        .await
+        .optional()?;
     row.ok_or_else(|| DbError::not_found(Resource::Secret, key))?.record(scope)
 }
 
 /// The record; `None` also when there is no such pipeline.
-pub(crate) async fn find(c: &mut Conn, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, DbError> {
+pub(crate) async fn find(
+    c: &mut Conn,
+    scope: &SecretScope,
+    key: &str,
+) -> Result<Option<SecretRecord>, DbError> {
     match get(c, scope, key).await {
         Err(DbError::NotFound { .. }) => Ok(None),
         found => found.map(Some),
@@ -156,8 +180,12 @@ pub(crate) async fn delete(
     Ok(Some(deleted))
 }
 
-/// Takes a namespace that is being deleted out of what global secrets allow: the next one of its name is another.
-pub(crate) async fn forget_namespace(tx: &mut Tx<'_>, namespace: &NamespaceId) -> Result<(), DbError> {
+/// Takes a namespace that is being deleted out of what global secrets allow: the next one of its
+/// name is another.
+pub(crate) async fn forget_namespace(
+    tx: &mut Tx<'_>,
+    namespace: &NamespaceId,
+) -> Result<(), DbError> {
     let naming = secrets::table
         .filter(secrets::pipeline_id.eq(GLOBAL))
         .filter(secrets::allowed_namespaces.like(format!("%\"{namespace}\"%")))
@@ -177,9 +205,11 @@ pub(crate) async fn forget_namespace(tx: &mut Tx<'_>, namespace: &NamespaceId) -
 fn record(tx: &mut Tx<'_>, scope: &SecretScope, details: EventDetails, actor: &str, at: Timestamp) {
     let subject = match scope {
         SecretScope::Global => Subject::default(),
-        SecretScope::Pipeline(namespace, pipeline) => {
-            Subject { namespace: Some(namespace.clone()), pipeline: Some(pipeline.clone()), ..Subject::default() }
-        }
+        SecretScope::Pipeline(namespace, pipeline) => Subject {
+            namespace: Some(namespace.clone()),
+            pipeline: Some(pipeline.clone()),
+            ..Subject::default()
+        },
     };
     tx.record(NewEvent { at, actor: actor.to_owned(), subject, details });
 }

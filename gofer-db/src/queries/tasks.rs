@@ -17,11 +17,18 @@ use crate::schema::{attempts, task_runs};
 use crate::specs::SpecCache;
 use crate::types::{MAX_PAGE, Page, SomeTasks};
 
-pub(crate) async fn load(c: &mut Conn, key: &RunKey, specs: &SpecCache) -> Result<RunSnapshot, DbError> {
+pub(crate) async fn load(
+    c: &mut Conn,
+    key: &RunKey,
+    specs: &SpecCache,
+) -> Result<RunSnapshot, DbError> {
     let row = run::find(c, key).await?;
     let spec = Arc::clone(&pipeline::spec(c, row.pipeline_id, row.version, specs).await?.spec);
-    let rows: Vec<TaskRow> =
-        task_runs::table.filter(task_runs::run_id.eq(row.id)).select(TaskRow::as_select()).load(c).await?;
+    let rows: Vec<TaskRow> = task_runs::table
+        .filter(task_runs::run_id.eq(row.id))
+        .select(TaskRow::as_select())
+        .load(c)
+        .await?;
     let mut stored = by_task(rows);
     let run = Run::try_from(row)?;
     let tasks = spec
@@ -29,10 +36,12 @@ pub(crate) async fn load(c: &mut Conn, key: &RunKey, specs: &SpecCache) -> Resul
         .iter()
         .map(|task| Ok((task.id.clone(), take(&run, &mut stored, &task.id)?)))
         .collect::<Result<_, DbError>>()?;
+
     Ok(RunSnapshot { run, spec, tasks })
 }
 
-/// A run and some of its task runs, with their finished attempts; those that are not of its pipeline are left out.
+/// A run and some of its task runs, with their finished attempts; those that are not of its
+/// pipeline are left out.
 pub(crate) async fn some(
     c: &mut Conn,
     key: &RunKey,
@@ -61,7 +70,8 @@ async fn of_run(
         .select(TaskRow::as_select());
     let mut stored = by_task(cached(wanted).load(c).await?);
     let run = Run::try_from(row)?;
-    let tasks = tasks.into_iter().map(|task| take(&run, &mut stored, task)).collect::<Result<_, _>>()?;
+    let tasks =
+        tasks.into_iter().map(|task| take(&run, &mut stored, task)).collect::<Result<_, _>>()?;
     Ok((run, tasks))
 }
 
@@ -69,12 +79,17 @@ fn by_task(rows: Vec<TaskRow>) -> HashMap<String, TaskRow> {
     rows.into_iter().map(|row| (row.task.clone(), row)).collect()
 }
 
-fn take(run: &Run, stored: &mut HashMap<String, TaskRow>, task: &TaskId) -> Result<TaskRun, DbError> {
+fn take(
+    run: &Run,
+    stored: &mut HashMap<String, TaskRow>,
+    task: &TaskId,
+) -> Result<TaskRun, DbError> {
     stored.remove(task.as_str()).map_or_else(|| Ok(untouched(run, task)), TaskRun::try_from)
 }
 
-/// A task without a row is one nothing has happened to yet. Only a run that was complete from the start, because there was
-/// no room for it, ends without having touched its tasks: they ended with it.
+/// A task without a row is one nothing has happened to yet. Only a run that was complete from the
+/// start, because there was no room for it, ends without having touched its tasks: they ended with
+/// it.
 fn untouched(run: &Run, task: &TaskId) -> TaskRun {
     let pending = TaskRun::pending(task.clone());
     if run.state.is_complete() {
@@ -85,7 +100,12 @@ fn untouched(run: &Run, task: &TaskId) -> TaskRun {
     }
 }
 
-pub(crate) async fn get(c: &mut Conn, key: &RunKey, task: &TaskId, specs: &SpecCache) -> Result<TaskRun, DbError> {
+pub(crate) async fn get(
+    c: &mut Conn,
+    key: &RunKey,
+    task: &TaskId,
+    specs: &SpecCache,
+) -> Result<TaskRun, DbError> {
     let row = run::find(c, key).await?;
     let (_, mut tasks) = of_run(c, row, std::slice::from_ref(task), specs).await?;
     tasks.pop().ok_or_else(|| DbError::not_found(Resource::TaskRun, format_args!("{key}/{task}")))
@@ -100,12 +120,15 @@ pub(crate) async fn list(
     let row = run::find(c, key).await?;
     let spec = Arc::clone(&pipeline::spec(c, row.pipeline_id, row.version, specs).await?.spec);
     let after = wanted.after.as_deref().unwrap_or_default();
-    let mut tasks: Vec<&TaskId> = spec.tasks.iter().map(|task| &task.id).filter(|id| id.as_str() > after).collect();
+    let mut tasks: Vec<&TaskId> =
+        spec.tasks.iter().map(|task| &task.id).filter(|id| id.as_str() > after).collect();
     tasks.sort_unstable();
     tasks.truncate(wanted.limit.clamp(1, MAX_PAGE) + 1);
+
     let (Some(first), Some(last)) = (tasks.as_slice().first(), tasks.last()) else {
         return Ok(Page { items: Vec::new(), next: None });
     };
+
     let rows: Vec<TaskRow> = task_runs::table
         .filter(task_runs::run_id.eq(row.id))
         .filter(task_runs::task.between(first.as_str(), last.as_str()))
@@ -114,6 +137,7 @@ pub(crate) async fn list(
         .await?;
     let mut stored = by_task(rows);
     let run = Run::try_from(row)?;
+
     page(tasks, wanted.limit, |task| task.to_string(), |task| take(&run, &mut stored, task))
 }
 
@@ -131,10 +155,14 @@ async fn finished(
     run_id: i64,
     tasks: Option<Vec<&str>>,
 ) -> Result<Vec<(TaskId, AttemptRecord)>, DbError> {
-    let mut query = attempts::table.filter(attempts::run_id.eq(run_id)).select(AttemptRow::as_select()).into_boxed();
+    let mut query = attempts::table
+        .filter(attempts::run_id.eq(run_id))
+        .select(AttemptRow::as_select())
+        .into_boxed();
     if let Some(tasks) = tasks {
         query = query.filter(attempts::task.eq_any(tasks));
     }
-    let rows: Vec<AttemptRow> = cached(query.order((attempts::task, attempts::attempt))).load(c).await?;
+    let rows: Vec<AttemptRow> =
+        cached(query.order((attempts::task, attempts::attempt))).load(c).await?;
     rows.into_iter().map(TryInto::try_into).collect()
 }

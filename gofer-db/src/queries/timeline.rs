@@ -50,6 +50,7 @@ pub(crate) async fn records(c: &mut Conn, key: &RunKey) -> Result<RunRecords, Db
             .await
             .optional()?,
     };
+
     Ok(RunRecords {
         live_logs: unsigned(live)?,
         last_archived: last_archived.map(Timestamp),

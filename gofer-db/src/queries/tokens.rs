@@ -17,20 +17,24 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, token: &Token, hash: &[u8; 32]) -> R
     if token.kind == TokenKind::Management {
         mark_bootstrapped(tx, token.created_at).await?;
     }
+
     let namespaces = namespaces::uids(tx.c, &token.namespaces).await?;
     let inserted = diesel::insert_into(tokens::table)
         .values(TokenRow::new(token, &namespaces, hash)?)
         .on_conflict_do_nothing()
         .execute(tx.c)
         .await?;
+
     if inserted == 0 {
         return Err(DbError::exists(Resource::Token, &token.id));
     }
+
     let details = EventDetails::TokenCreated {
         token_id: token.id.clone(),
         kind: token.kind,
         namespaces: token.namespaces.clone(),
     };
+
     record(tx, details, &token.created_by, token.created_at);
     Ok(())
 }
@@ -74,24 +78,40 @@ pub(crate) async fn some(c: &mut Conn, ids: &[String]) -> Result<Vec<Token>, DbE
 }
 
 pub(crate) async fn get(c: &mut Conn, id: &str) -> Result<Token, DbError> {
-    let row: Option<TokenRow> = tokens::table.find(id).select(TokenRow::as_select()).get_result(c).await.optional()?;
+    let row: Option<TokenRow> =
+        tokens::table.find(id).select(TokenRow::as_select()).get_result(c).await.optional()?;
     let row = row.ok_or_else(|| DbError::not_found(Resource::Token, id))?;
     named_one(c, row).await
 }
 
-pub(crate) async fn list(c: &mut Conn, kinds: &[TokenKind], wanted: &ListPage) -> Result<Page<Token>, DbError> {
+pub(crate) async fn list(
+    c: &mut Conn,
+    kinds: &[TokenKind],
+    wanted: &ListPage,
+) -> Result<Page<Token>, DbError> {
     let mut query = tokens::table.select(TokenRow::as_select()).into_boxed();
     if !kinds.is_empty() {
         query = query.filter(tokens::kind.eq_any(kinds.iter().map(|kind| kind.as_str())));
     }
+
     if let Some(after) = wanted.after.as_deref() {
         let (at, id) = after.split_once('/').ok_or_else(|| bad_cursor(after))?;
         let at: i64 = at.parse().map_err(|_| bad_cursor(after))?;
-        query = query.filter(tokens::created_at.lt(at).or(tokens::created_at.eq(at).and(tokens::id.lt(id.to_owned()))));
+        query = query.filter(
+            tokens::created_at
+                .lt(at)
+                .or(tokens::created_at.eq(at).and(tokens::id.lt(id.to_owned()))),
+        );
     }
+
+    let rows = query
+        .order((tokens::created_at.desc(), tokens::id.desc()))
+        .limit(page_rows(wanted.limit))
+        .load(c)
+        .await?;
     let rows =
-        query.order((tokens::created_at.desc(), tokens::id.desc())).limit(page_rows(wanted.limit)).load(c).await?;
-    let rows = page(rows, wanted.limit, |row: &TokenRow| format!("{}/{}", row.created_at, row.id), Ok)?;
+        page(rows, wanted.limit, |row: &TokenRow| format!("{}/{}", row.created_at, row.id), Ok)?;
+
     Ok(Page { items: named(c, rows.items).await?, next: rows.next })
 }
 
@@ -105,21 +125,32 @@ pub(crate) async fn set_disabled(
     if disabled {
         keep_one_management_token(tx, id, at).await?;
     }
-    let row: Option<TokenRow> = diesel::update(tokens::table.find(id).filter(tokens::disabled.ne(disabled)))
-        .set(tokens::disabled.eq(disabled))
-        .returning(TokenRow::as_returning())
-        .get_result(tx.c)
-        .await
-        .optional()?;
+
+    let row: Option<TokenRow> =
+        diesel::update(tokens::table.find(id).filter(tokens::disabled.ne(disabled)))
+            .set(tokens::disabled.eq(disabled))
+            .returning(TokenRow::as_returning())
+            .get_result(tx.c)
+            .await
+            .optional()?;
     let Some(row) = row else { return get(tx.c, id).await };
     let token_id = id.to_owned();
-    let details =
-        if disabled { EventDetails::TokenDisabled { token_id } } else { EventDetails::TokenEnabled { token_id } };
+    let details = if disabled {
+        EventDetails::TokenDisabled { token_id }
+    } else {
+        EventDetails::TokenEnabled { token_id }
+    };
+
     record(tx, details, actor, at);
     named_one(tx.c, row).await
 }
 
-pub(crate) async fn delete(tx: &mut Tx<'_>, id: &str, actor: &str, at: Timestamp) -> Result<(), DbError> {
+pub(crate) async fn delete(
+    tx: &mut Tx<'_>,
+    id: &str,
+    actor: &str,
+    at: Timestamp,
+) -> Result<(), DbError> {
     keep_one_management_token(tx, id, at).await?;
     if diesel::delete(tokens::table.find(id)).execute(tx.c).await? == 0 {
         return Err(DbError::not_found(Resource::Token, id));
@@ -137,18 +168,28 @@ pub(crate) async fn management_end(c: &mut Conn, at: Timestamp) -> Result<Manage
         .select(tokens::expires_at)
         .load(c)
         .await?;
+
     if expiries.contains(&None) {
         return Ok(ManagementEnd::Never);
     }
-    Ok(expiries.into_iter().flatten().max().map_or(ManagementEnd::None, |end| ManagementEnd::At(Timestamp(end))))
+
+    Ok(expiries
+        .into_iter()
+        .flatten()
+        .max()
+        .map_or(ManagementEnd::None, |end| ManagementEnd::At(Timestamp(end))))
 }
 
 /// Without a management token only the operator could make one again, with `--reset-bootstrap`.
 ///
-/// Two servers may disable the last two tokens at once. Without the lock each would still see the other's token at work.
-/// The mark is set with the first management token, so there is a row to lock; what is read after it is locked is what the
-/// transaction before has left.
-async fn keep_one_management_token(tx: &mut Tx<'_>, leaving: &str, at: Timestamp) -> Result<(), DbError> {
+/// Two servers may disable the last two tokens at once. Without the lock each would still see the
+/// other's token at work. The mark is set with the first management token, so there is a row to
+/// lock; what is read after it is locked is what the transaction before has left.
+async fn keep_one_management_token(
+    tx: &mut Tx<'_>,
+    leaving: &str,
+    at: Timestamp,
+) -> Result<(), DbError> {
     let mark = markers::table.find(BOOTSTRAPPED).select(markers::at);
     let _locked: Option<i64> = locked!(mark).get_result(tx.c).await.optional()?;
 
@@ -158,11 +199,13 @@ async fn keep_one_management_token(tx: &mut Tx<'_>, leaving: &str, at: Timestamp
             .filter(tokens::disabled.eq(false))
             .filter(tokens::expires_at.is_null().or(tokens::expires_at.gt(at.0)))
     };
+
     let is_working: i64 = working().filter(tokens::id.eq(leaving)).count().get_result(tx.c).await?;
     let others: i64 = working().filter(tokens::id.ne(leaving)).count().get_result(tx.c).await?;
     if is_working > 0 && others == 0 {
         return Err(DbError::LastManagementToken { id: leaving.to_owned() });
     }
+
     Ok(())
 }
 

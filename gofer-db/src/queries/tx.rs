@@ -34,19 +34,22 @@ impl<'c> Tx<'c> {
         self.events.push(event);
     }
 
-    /// What was recorded so far, the deletion included, is of the namespace that had this name until now. Without this it would be of
-    /// the next one of that name: the writer of SQLite has many changes in one transaction, and a namespace may be made again in it.
+    /// What was recorded so far, the deletion included, is of the namespace that had this name
+    /// until now. Without this it would be of the next one of that name: the writer of SQLite has
+    /// many changes in one transaction, and a namespace may be made again in it.
     pub(crate) fn namespace_is_gone(&mut self, namespace: &NamespaceId, uid: String) {
         self.gone.push(Gone { namespace: namespace.clone(), uid, events: self.events.len() });
     }
 
-    /// The last step: numbers the events and inserts them; returns them. The counter's row stays locked until
-    /// the commit, so numbers have no gaps and become visible in order. As the last lock taken it cannot deadlock.
+    /// The last step: numbers the events and inserts them; returns them. The counter's row stays
+    /// locked until the commit, so numbers have no gaps and become visible in order. As the last
+    /// lock taken it cannot deadlock.
     pub(crate) async fn flush(self) -> Result<Vec<Event>, DbError> {
         let count = signed(self.events.len() as u64);
         if count == 0 {
             return Ok(Vec::new());
         }
+
         let counting = diesel::update(event_counter::table.find(1))
             .set(event_counter::last.eq(event_counter::last + count))
             .returning(event_counter::last);
@@ -55,11 +58,17 @@ impl<'c> Tx<'c> {
 
         let insert = |(at, event): (usize, &NewEvent)| {
             let row = EventRow::new(first + signed(at as u64), event)?;
-            let name = event.subject.namespace.as_ref().map(NamespaceId::to_string).unwrap_or_default();
-            let present = namespaces::table.filter(namespaces::id.eq(name)).select(namespaces::uid).single_value();
+            let name =
+                event.subject.namespace.as_ref().map(NamespaceId::to_string).unwrap_or_default();
+            let present = namespaces::table
+                .filter(namespaces::id.eq(name))
+                .select(namespaces::uid)
+                .single_value();
             let uid = coalesce_text(former_uid(&self.gone, at, event), present);
+
             Ok(diesel::insert_into(events::table).values((row, events::namespace_uid.eq(uid))))
         };
+
         let inserts = self.events.iter().enumerate().map(insert).collect::<Result<_, DbError>>()?;
         engine::execute_all(self.c, inserts).await?;
 
@@ -71,5 +80,7 @@ impl<'c> Tx<'c> {
 /// The id of the event's namespace, if that was deleted after the event.
 fn former_uid(gone: &[Gone], at: usize, event: &NewEvent) -> Option<String> {
     let namespace = event.subject.namespace.as_ref()?;
-    gone.iter().find(|gone| gone.namespace == *namespace && at < gone.events).map(|gone| gone.uid.clone())
+    gone.iter()
+        .find(|gone| gone.namespace == *namespace && at < gone.events)
+        .map(|gone| gone.uid.clone())
 }

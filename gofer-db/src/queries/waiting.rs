@@ -21,8 +21,10 @@ pub(crate) async fn room(
         .get_result(c)
         .await
         .optional()?;
-    let (id, parallelism) =
-        row.ok_or_else(|| DbError::not_found(Resource::Pipeline, format_args!("{namespace}/{pipeline}")))?;
+    let (id, parallelism) = row.ok_or_else(|| {
+        DbError::not_found(Resource::Pipeline, format_args!("{namespace}/{pipeline}"))
+    })?;
+
     let count = running::of_pipeline(c, id).await?;
     let oldest: Vec<i64> = runs::table
         .filter(is_true(RUNNING))
@@ -32,9 +34,13 @@ pub(crate) async fn room(
         .limit(signed(PipelineRoom::NAMED as u64))
         .load(c)
         .await?;
+
     Ok(PipelineRoom {
         parallelism: parallelism.map(unsigned).transpose()?,
         running: unsigned(count)?,
-        oldest: oldest.into_iter().map(|number| Ok(RunNumber(unsigned(number)?))).collect::<Result<_, DbError>>()?,
+        oldest: oldest
+            .into_iter()
+            .map(|number| Ok(RunNumber(unsigned(number)?)))
+            .collect::<Result<_, DbError>>()?,
     })
 }

@@ -1,7 +1,9 @@
 use std::collections::HashMap;
 
 use diesel::prelude::*;
-use gofer_core::entity::{Namespace, ObjectRecord, ObjectScope, Pipeline, SecretRecord, SecretScope, Token, TokenKind};
+use gofer_core::entity::{
+    Namespace, ObjectRecord, ObjectScope, Pipeline, SecretRecord, SecretScope, Token, TokenKind,
+};
 use gofer_core::pipeline::Overlap;
 use gofer_core::{NamespaceId, Timestamp};
 
@@ -100,7 +102,11 @@ pub(crate) struct TokenRow {
 
 impl TokenRow {
     /// `namespaces` are the ids of the token's namespaces.
-    pub(crate) fn new(token: &Token, namespaces: &[String], hash: &[u8; 32]) -> Result<Self, DbError> {
+    pub(crate) fn new(
+        token: &Token,
+        namespaces: &[String],
+        hash: &[u8; 32],
+    ) -> Result<Self, DbError> {
         Ok(Self {
             id: token.id.clone(),
             hash: hash.to_vec(),
@@ -121,7 +127,8 @@ impl TokenRow {
 
     /// The token; `names` are those of the namespaces that there are, by their ids.
     pub(crate) fn token(self, names: &HashMap<String, NamespaceId>) -> Result<Token, DbError> {
-        let namespaces = self.namespace_uids()?.iter().filter_map(|uid| names.get(uid).cloned()).collect();
+        let namespaces =
+            self.namespace_uids()?.iter().filter_map(|uid| names.get(uid).cloned()).collect();
         Ok(Token {
             id: self.id,
             kind: name(&self.kind, TokenKind::parse)?,

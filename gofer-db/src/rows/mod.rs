@@ -1,4 +1,5 @@
-//! Rows as the tables have them, and the way from and to the domain. Compiled once, used by both engines' queries.
+//! Rows as the tables have them, and the way from and to the domain. Compiled once, used by both
+//! engines' queries.
 
 pub(crate) mod entity;
 pub(crate) mod event;
@@ -14,30 +15,35 @@ use serde::de::DeserializeOwned;
 use crate::error::DbError;
 use crate::types::MAX_PAGE;
 
-/// A number on its way into a BIGINT column. Beyond the column's range is no number that Gofer counts to; as an argument
-/// of a search it then finds nothing.
+/// A number on its way into a BIGINT column. Beyond the column's range is no number that Gofer
+/// counts to; as an argument of a search it then finds nothing.
 pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// A number on its way out.
 pub(crate) fn unsigned(number: i64) -> Result<u64, DbError> {
-    u64::try_from(number).map_err(|_| DbError::corrupt(format!("the database holds `{number}` where it counts")))
+    u64::try_from(number)
+        .map_err(|_| DbError::corrupt(format!("the database holds `{number}` where it counts")))
 }
 
 pub(crate) fn small(number: i64) -> Result<u32, DbError> {
-    u32::try_from(number).map_err(|_| DbError::corrupt(format!("the database holds `{number}` where it counts")))
+    u32::try_from(number)
+        .map_err(|_| DbError::corrupt(format!("the database holds `{number}` where it counts")))
 }
 
 /// An identifier on its way out.
 pub(crate) fn id<T: FromStr<Err: std::error::Error>>(text: &str) -> Result<T, DbError> {
-    text.parse().map_err(|error| DbError::corrupt(format!("the database holds an impossible name: {error}")))
+    text.parse().map_err(|error| {
+        DbError::corrupt(format!("the database holds an impossible name: {error}"))
+    })
 }
 
 /// One of a list of stable names on its way out.
 pub(crate) fn name<T>(text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, DbError> {
-    parse(text)
-        .ok_or_else(|| DbError::corrupt(format!("the database holds `{text}`, which this version does not know")))
+    parse(text).ok_or_else(|| {
+        DbError::corrupt(format!("the database holds `{text}`, which this version does not know"))
+    })
 }
 
 /// JSON text on its way out.
@@ -54,7 +60,8 @@ pub(crate) fn parsed_option<T: DeserializeOwned>(text: Option<&str>) -> Result<O
 
 /// JSON text on its way in.
 pub(crate) fn json<T: Serialize>(value: &T) -> Result<String, DbError> {
-    serde_json::to_string(value).map_err(|error| DbError::internal("a value cannot be written as text", error))
+    serde_json::to_string(value)
+        .map_err(|error| DbError::internal("a value cannot be written as text", error))
 }
 
 /// JSON text of something there may be none of.
@@ -67,7 +74,8 @@ pub(crate) fn page_rows(limit: usize) -> i64 {
     signed(limit.clamp(1, MAX_PAGE) as u64 + 1)
 }
 
-/// Cuts what [`page_rows`] asked for to what was wanted, and names the next page after the last of it.
+/// Cuts what [`page_rows`] asked for to what was wanted, and names the next page after the last of
+/// it.
 pub(crate) fn page<R, T>(
     mut rows: Vec<R>,
     limit: usize,
@@ -94,7 +102,8 @@ pub(crate) fn bad_cursor(text: &str) -> DbError {
     }
 }
 
-/// The end of the range of texts that start with `prefix`: no key of ours has a character beyond ASCII.
+/// The end of the range of texts that start with `prefix`: no key of ours has a character beyond
+/// ASCII.
 pub(crate) fn prefix_end(prefix: &str) -> String {
     format!("{prefix}\u{10FFFF}")
 }

@@ -52,10 +52,9 @@ impl TryFrom<RunRow> for Run {
             variables: parsed(&row.variables)?,
             retry_of: row.retry_of.map(unsigned).transpose()?.map(RunNumber),
             cancel: cancel(row.cancel_at, row.cancel_by, row.cancel_force, row.cancel_message),
-            token_nonce: row
-                .token_nonce
-                .try_into()
-                .map_err(|_| DbError::corrupt("the database holds a run token's nonce that is not 16 bytes long"))?,
+            token_nonce: row.token_nonce.try_into().map_err(|_| {
+                DbError::corrupt("the database holds a run token's nonce that is not 16 bytes long")
+            })?,
             created_at: Timestamp(row.created_at),
             started_at: row.started_at.map(Timestamp),
             ended_at: row.ended_at.map(Timestamp),
@@ -144,7 +143,12 @@ pub(crate) struct NewRunRow {
 
 impl NewRunRow {
     /// The row of a run, and of its first lease if it is claimed at once.
-    pub(crate) fn new(pipeline_id: i64, new: &NewRun, run: &Run, claim: Option<&Claim>) -> Result<Self, DbError> {
+    pub(crate) fn new(
+        pipeline_id: i64,
+        new: &NewRun,
+        run: &Run,
+        claim: Option<&Claim>,
+    ) -> Result<Self, DbError> {
         Ok(Self {
             pipeline_id,
             namespace: run.key.namespace.to_string(),
@@ -174,7 +178,11 @@ impl NewRunRow {
 pub(crate) const NEVER: i64 = i64::MIN;
 
 pub(crate) fn key(namespace: &str, pipeline: &str, number: i64) -> Result<RunKey, DbError> {
-    Ok(RunKey { namespace: id(namespace)?, pipeline: id(pipeline)?, run: RunNumber(unsigned(number)?) })
+    Ok(RunKey {
+        namespace: id(namespace)?,
+        pipeline: id(pipeline)?,
+        run: RunNumber(unsigned(number)?),
+    })
 }
 
 fn state(state: &str, status: Option<&str>) -> Result<RunState, DbError> {

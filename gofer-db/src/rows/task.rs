@@ -44,7 +44,12 @@ impl TryFrom<TaskRow> for TaskRun {
             intended_at: row.intended_at.map(Timestamp),
             started_at: row.started_at.map(Timestamp),
             ended_at: row.ended_at.map(Timestamp),
-            cancel: super::run::cancel(row.cancel_at, row.cancel_by, row.cancel_force, row.cancel_message),
+            cancel: super::run::cancel(
+                row.cancel_at,
+                row.cancel_by,
+                row.cancel_force,
+                row.cancel_message,
+            ),
             stop: parsed_option(row.stop.as_deref())?,
             incarnation: row.incarnation.cast_unsigned(),
         })
@@ -103,7 +108,12 @@ pub(crate) struct NewTaskRow {
 }
 
 impl NewTaskRow {
-    pub(crate) fn new(run_id: i64, task: &TaskId, change: TaskChange, cancel: Option<&CancelRequest>) -> Self {
+    pub(crate) fn new(
+        run_id: i64,
+        task: &TaskId,
+        change: TaskChange,
+        cancel: Option<&CancelRequest>,
+    ) -> Self {
         Self {
             run_id,
             task: task.to_string(),

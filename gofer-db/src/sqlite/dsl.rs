@@ -1,5 +1,6 @@
-//! Lets `src/queries` run on diesel's synchronous SQLite connection: the same names and shapes as diesel-async's, but the
-//! futures are ready at once. Measured: a transaction as one closure is 2 to 4 times faster than a hop per statement.
+//! Lets `src/queries` run on diesel's synchronous SQLite connection: the same names and shapes as
+//! diesel-async's, but the futures are ready at once. Measured: a transaction as one closure is 2
+//! to 4 times faster than a hop per statement.
 
 use diesel::connection::LoadConnection;
 use diesel::dsl::Limit;
@@ -22,7 +23,10 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Runs a statement that has no rows.
-pub(crate) fn run<Q: QueryFragment<Sqlite> + QueryId>(c: &mut Conn, statement: Q) -> QueryResult<()> {
+pub(crate) fn run<Q: QueryFragment<Sqlite> + QueryId>(
+    c: &mut Conn,
+    statement: Q,
+) -> QueryResult<()> {
     LoadConnection::load(c, Executed(statement))?.try_for_each(|row| row.map(drop))
 }
 
@@ -32,8 +36,9 @@ pub(crate) fn count(c: &mut Conn, what: &'static str) -> QueryResult<usize> {
     Ok(usize::try_from(changes).unwrap_or(0))
 }
 
-/// A statement that is run as a query without rows. Diesel's own `execute` asks the reference to a statement, and not the
-/// statement, whether it may stay prepared, and so prepares anew what [`cached`] has marked: a quarter of the writer's time.
+/// A statement that is run as a query without rows. Diesel's own `execute` asks the reference to a
+/// statement, and not the statement, whether it may stay prepared, and so prepares anew what
+/// [`cached`] has marked: a quarter of the writer's time.
 struct Executed<Q>(Q);
 
 impl<Q: QueryFragment<Sqlite>> QueryFragment<Sqlite> for Executed<Q> {

@@ -1,5 +1,5 @@
-//! The few things SQLite does its own way. There is one writer, so nothing needs to be locked, and a cached statement run
-//! again and again is faster than a statement per number of rows.
+//! The few things SQLite does its own way. There is one writer, so nothing needs to be locked, and
+//! a cached statement run again and again is faster than a statement per number of rows.
 
 use diesel::prelude::*;
 use diesel::query_builder::{QueryFragment, QueryId};
@@ -66,7 +66,10 @@ where
 }
 
 /// The runs' rows in order, locked; `None` where there is no such run.
-pub(crate) async fn lock_runs(c: &mut Conn, keys: &[&RunKey]) -> Result<Vec<Option<Guard>>, DbError> {
+pub(crate) async fn lock_runs(
+    c: &mut Conn,
+    keys: &[&RunKey],
+) -> Result<Vec<Option<Guard>>, DbError> {
     let mut guards = Vec::with_capacity(keys.len());
     for key in keys {
         let guard = runs::table
@@ -82,12 +85,18 @@ pub(crate) async fn lock_runs(c: &mut Conn, keys: &[&RunKey]) -> Result<Vec<Opti
 }
 
 /// How these tasks of these runs stand, as far as they have rows.
-pub(crate) async fn task_standings(c: &mut Conn, wanted: &[(i64, Vec<&TaskId>)]) -> Result<Vec<TaskStanding>, DbError> {
+pub(crate) async fn task_standings(
+    c: &mut Conn,
+    wanted: &[(i64, Vec<&TaskId>)],
+) -> Result<Vec<TaskStanding>, DbError> {
     let mut rows = Vec::new();
     for (run_id, tasks) in wanted {
         for task in tasks {
-            let row =
-                task_runs::table.find((run_id, task.as_str())).select(TaskStanding::as_select()).get_result(c).await;
+            let row = task_runs::table
+                .find((run_id, task.as_str()))
+                .select(TaskStanding::as_select())
+                .get_result(c)
+                .await;
             rows.extend(row.optional()?);
         }
     }

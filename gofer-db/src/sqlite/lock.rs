@@ -1,4 +1,5 @@
-//! One server per database: an operating system lock on a file beside it, which ends with the process.
+//! One server per database: an operating system lock on a file beside it, which ends with the
+//! process.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -18,14 +19,18 @@ impl Lock {
     /// The lock of the database at `path`; whoever has it is named in the error.
     pub(super) fn take(path: &Path) -> Result<Self, DbError> {
         let lock_path = beside(path);
-        let cannot =
-            |error: std::io::Error| DbError::unavailable(format!("cannot lock `{}`", lock_path.display()), error);
+        let cannot = |error: std::io::Error| {
+            DbError::unavailable(format!("cannot lock `{}`", lock_path.display()), error)
+        };
+
         // Whoever may open the file may hold its lock, and keep the server from starting.
-        let options = OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(&lock_path);
+        let options =
+            OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(&lock_path);
         let mut file = options.map_err(cannot)?;
         if file.metadata().map_err(cannot)?.permissions().mode() & 0o777 != MODE {
             file.set_permissions(Permissions::from_mode(MODE)).map_err(cannot)?;
         }
+
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -35,11 +40,16 @@ impl Lock {
                 let holder = holder.trim();
                 return Err(DbError::Locked {
                     database: path.display().to_string(),
-                    holder: if holder.is_empty() { "unknown process".to_owned() } else { holder.to_owned() },
+                    holder: if holder.is_empty() {
+                        "unknown process".to_owned()
+                    } else {
+                        holder.to_owned()
+                    },
                 });
             }
             Err(TryLockError::Error(error)) => return Err(cannot(error)),
         }
+
         let note = format!("{}\n", crate::db::this_process());
         file.set_len(0).and_then(|()| file.write_all(note.as_bytes())).map_err(cannot)?;
         Ok(Self { _file: file })

@@ -74,7 +74,11 @@ impl Sqlite {
     pub(crate) async fn version(&self) -> Result<String, DbError> {
         // Through the writer, so that the answer says that writes can be made.
         let version: String = self
-            .write(|tx| Ok(now(diesel::select(diesel::dsl::sql::<Text>("sqlite_version()")).get_result(tx.c))?))
+            .write(|tx| {
+                Ok(now(
+                    diesel::select(diesel::dsl::sql::<Text>("sqlite_version()")).get_result(tx.c)
+                )?)
+            })
             .await?;
         Ok(format!("SQLite {version}"))
     }
@@ -89,9 +93,11 @@ fn prepare(path: &Path, durability: Durability) -> Result<(lock::Lock, Conn), Db
     let cannot_open = |what: &Path, error: std::io::Error| {
         DbError::unavailable(format!("cannot open the database file `{}`", what.display()), error)
     };
+
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         std::fs::create_dir_all(directory).map_err(|error| cannot_open(directory, error))?;
     }
+
     let lock = lock::Lock::take(path)?;
     create_private(path).map_err(|error| cannot_open(path, error))?;
     let mut connection = connect(path)?;
@@ -99,11 +105,13 @@ fn prepare(path: &Path, durability: Durability) -> Result<(lock::Lock, Conn), Db
         Durability::Full => "FULL",
         Durability::Off => "OFF",
     };
+
     connection.batch_execute(&format!(
-        "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; \
-         PRAGMA foreign_keys = ON;"
+        "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = \
+         {synchronous}; PRAGMA foreign_keys = ON;"
     ))?;
     crate::migrate::run(&mut connection, MIGRATIONS)?;
+
     Ok((lock, connection))
 }
 
@@ -119,12 +127,16 @@ fn create_private(path: &Path) -> std::io::Result<()> {
 fn connect(path: &Path) -> Result<Conn, DbError> {
     // A leading `./` keeps a name such as `file:x` a name.
     let path = if path.is_absolute() { path.to_path_buf() } else { Path::new(".").join(path) };
-    SqliteConnection::establish(&path.to_string_lossy())
-        .map_err(|error| DbError::unavailable(format!("cannot open the database file `{}`", path.display()), error))
+    SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| {
+        DbError::unavailable(format!("cannot open the database file `{}`", path.display()), error)
+    })
 }
 
 fn connect_reader(path: &Path, busy: Duration) -> Result<Conn, DbError> {
     let mut connection = connect(path)?;
-    connection.batch_execute(&format!("PRAGMA busy_timeout = {}; PRAGMA query_only = ON;", busy.as_millis()))?;
+    connection.batch_execute(&format!(
+        "PRAGMA busy_timeout = {}; PRAGMA query_only = ON;",
+        busy.as_millis()
+    ))?;
     Ok(connection)
 }

@@ -44,12 +44,15 @@ impl Readers {
                 Some(connection) => connection,
                 None => super::connect_reader(&path, busy)?,
             };
+
             let result = work(&mut connection);
             // A panic in `work` drops the connection instead.
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             drop(turn);
+
             result
         });
+
         crate::db::joined(task.await)
     }
 

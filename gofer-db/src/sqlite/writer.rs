@@ -1,5 +1,5 @@
-//! The one connection that writes, on a thread of its own. Whatever has queued up becomes one transaction: with
-//! synchronous=FULL the disk, not the statements, is what takes time.
+//! The one connection that writes, on a thread of its own. Whatever has queued up becomes one
+//! transaction: with synchronous=FULL the disk, not the statements, is what takes time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -38,12 +38,19 @@ enum Message {
 }
 
 impl Writer {
-    pub(super) fn start(lock: Lock, connection: Conn, wait: Duration, committed: Committed) -> Result<Self, DbError> {
+    pub(super) fn start(
+        lock: Lock,
+        connection: Conn,
+        wait: Duration,
+        committed: Committed,
+    ) -> Result<Self, DbError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("gofer-db-writer".to_owned())
             .spawn(move || run(lock, connection, queue, &committed))
-            .map_err(|error| DbError::unavailable("cannot start the database's writer thread", error))?;
+            .map_err(|error| {
+                DbError::unavailable("cannot start the database's writer thread", error)
+            })?;
         Ok(Self { jobs, wait })
     }
 
@@ -61,7 +68,9 @@ impl Writer {
             };
             DbError::Unavailable { message: message.to_owned(), source: None }
         })?;
-        answer.await.unwrap_or_else(|error| Err(DbError::internal("a database operation broke off", error)))
+        answer
+            .await
+            .unwrap_or_else(|error| Err(DbError::internal("a database operation broke off", error)))
     }
 
     /// Waits until everything queued before is done and the file is closed.
@@ -74,7 +83,12 @@ impl Writer {
     }
 }
 
-fn run(lock: Lock, mut connection: Conn, mut queue: mpsc::Receiver<Message>, committed: &Committed) {
+fn run(
+    lock: Lock,
+    mut connection: Conn,
+    mut queue: mpsc::Receiver<Message>,
+    committed: &Committed,
+) {
     let mut closed = None;
     while let Some(first) = queue.blocking_recv() {
         let mut batch = Vec::new();
@@ -84,17 +98,22 @@ fn run(lock: Lock, mut connection: Conn, mut queue: mpsc::Receiver<Message>, com
                 Message::Job(job) => batch.push(job),
                 Message::Close(reply) => closed = Some(reply),
             }
-            next = if batch.len() < BATCH && closed.is_none() { queue.try_recv().ok() } else { None };
+            next =
+                if batch.len() < BATCH && closed.is_none() { queue.try_recv().ok() } else { None };
         }
+
         commit(&mut connection, batch, committed);
         if closed.is_some() {
             break;
         }
     }
+
     drop(queue);
     if let Err(error) = connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)") {
-        tracing::warn!(%error, "the database's log was not folded into its file; the next start does it");
+        tracing::warn!(%error, "the database's log was not folded into its file; the next start \
+                                does it");
     }
+
     drop(connection);
     drop(lock);
     if let Some(reply) = closed {
@@ -111,6 +130,7 @@ fn commit(connection: &mut Conn, mut batch: Vec<Box<dyn Job>>, committed: &Commi
                 committed.recent.add(events);
                 crate::db::note_silently(&committed.last_event, last);
             }
+
             // Those who wait to go on come before those who watch.
             batch.into_iter().for_each(|job| job.answer(None));
             if last.is_some() {
@@ -121,13 +141,15 @@ fn commit(connection: &mut Conn, mut batch: Vec<Box<dyn Job>>, committed: &Commi
     }
 }
 
-/// All jobs of the batch in one transaction; a job that fails is undone alone. Returns their events.
+/// All jobs of the batch in one transaction; a job that fails is undone alone. Returns their
+/// events.
 fn transaction(connection: &mut Conn, batch: &mut [Box<dyn Job>]) -> Result<Vec<Event>, DbError> {
     statement(connection, "BEGIN IMMEDIATE")?;
-    let outcome =
-        jobs_and_events(connection, batch).and_then(|events| statement(connection, "COMMIT").map(|()| events));
+    let outcome = jobs_and_events(connection, batch)
+        .and_then(|events| statement(connection, "COMMIT").map(|()| events));
     if outcome.is_err() {
-        // SQLite has rolled back by itself after some errors, and then this fails: what counts is that nothing is open.
+        // SQLite has rolled back by itself after some errors, and then this fails: what counts is
+        // that nothing is open.
         let _ = statement(connection, "ROLLBACK");
     }
     outcome
@@ -138,7 +160,10 @@ fn statement(connection: &mut Conn, text: &'static str) -> Result<(), DbError> {
     Ok(super::dsl::run(connection, cached(diesel::sql_query(text)))?)
 }
 
-fn jobs_and_events(connection: &mut Conn, batch: &mut [Box<dyn Job>]) -> Result<Vec<Event>, DbError> {
+fn jobs_and_events(
+    connection: &mut Conn,
+    batch: &mut [Box<dyn Job>],
+) -> Result<Vec<Event>, DbError> {
     let mut tx = Tx::new(connection);
     for job in batch {
         statement(tx.c, "SAVEPOINT job")?;
@@ -177,7 +202,10 @@ where
         let Some(work) = self.work.take() else { return false };
         // One broken operation must not take the writer down with it.
         let result = catch_unwind(AssertUnwindSafe(|| work(tx))).unwrap_or_else(|_| {
-            Err(DbError::Internal { message: "a database operation panicked".to_owned(), source: None })
+            Err(DbError::Internal {
+                message: "a database operation panicked".to_owned(),
+                source: None,
+            })
         });
         let ok = result.is_ok();
         self.result = Some(result);
@@ -188,9 +216,10 @@ where
         let result = match (failure, self.result) {
             (Some(failure), _) => Err(failure.repeated()),
             (None, Some(result)) => result,
-            (None, None) => {
-                Err(DbError::Internal { message: "a database operation was lost".to_owned(), source: None })
-            }
+            (None, None) => Err(DbError::Internal {
+                message: "a database operation was lost".to_owned(),
+                source: None,
+            }),
         };
         // The caller may be gone; the work is done all the same.
         let _ = self.reply.send(result);

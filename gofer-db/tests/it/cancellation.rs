@@ -33,8 +33,13 @@ async fn calls_cut_short_at_any_moment_leave_nothing_locked(place: Place) {
     register(&db, "ci", &["a"]).await;
     for round in 0..100 {
         let limit = Duration::from_micros(20 * round);
-        let _ = tokio::time::timeout(limit, db.insert_run(new_run(&default(), "ci", round as i64))).await;
-        let _ = tokio::time::timeout(limit, db.claim("gone", at(round as i64), Duration::from_secs(1), 2.into())).await;
+        let _ = tokio::time::timeout(limit, db.insert_run(new_run(&default(), "ci", round as i64)))
+            .await;
+        let _ = tokio::time::timeout(
+            limit,
+            db.claim("gone", at(round as i64), Duration::from_secs(1), 2.into()),
+        )
+        .await;
     }
     still_works(&db).await;
 }

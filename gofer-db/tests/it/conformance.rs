@@ -44,18 +44,36 @@ impl JournalFixture for Fixture {
     }
 
     async fn add_pipeline(&self, namespace: &NamespaceId, spec: PipelineSpec) -> Version {
-        let latest = self.db.pipeline_get(namespace, &spec.name).await.map_or(0, |pipeline| pipeline.latest_version.0);
+        let latest = self
+            .db
+            .pipeline_get(namespace, &spec.name)
+            .await
+            .map_or(0, |pipeline| pipeline.latest_version.0);
         let registration = Registration {
             namespace: namespace.clone(),
             spec: Arc::new(spec),
             digest: format!("digest of version {}", latest + 1),
             expected_version: None,
         };
-        self.db.pipeline_register(registration, "test", NOW).await.expect("register").version.version
+
+        self.db
+            .pipeline_register(registration, "test", NOW)
+            .await
+            .expect("register")
+            .version
+            .version
     }
 
-    async fn set_pipeline_enabled(&self, namespace: &NamespaceId, pipeline: &PipelineId, enabled: bool) {
-        self.db.pipeline_set_enabled(namespace, pipeline, enabled, "test", NOW).await.expect("set_enabled");
+    async fn set_pipeline_enabled(
+        &self,
+        namespace: &NamespaceId,
+        pipeline: &PipelineId,
+        enabled: bool,
+    ) {
+        self.db
+            .pipeline_set_enabled(namespace, pipeline, enabled, "test", NOW)
+            .await
+            .expect("set_enabled");
     }
 
     async fn set_quota(&self, namespace: &NamespaceId, quota: QuotaKind, limit: u64) {
@@ -75,7 +93,11 @@ impl JournalFixture for Fixture {
         let mut events = Vec::new();
         loop {
             let cursor = events.last().map_or(after, |event: &Event| event.id);
-            let page = self.db.event_list_after(cursor, &EventFilter::default(), 1_000).await.expect("list");
+            let page = self
+                .db
+                .event_list_after(cursor, &EventFilter::default(), 1_000)
+                .await
+                .expect("list");
             if page.is_empty() {
                 return events;
             }

@@ -39,7 +39,8 @@ impl Place {
         let database = format!("gofer_test_{}", unique());
         administer(&base, &format!("CREATE DATABASE {database}")).await;
         let url = at_database(&base, &database);
-        let config = DbConfig { url: Some(DatabaseUrl::new(url)), pool_size: 8, ..DbConfig::default() };
+        let config =
+            DbConfig { url: Some(DatabaseUrl::new(url)), pool_size: 8, ..DbConfig::default() };
         Some(Self { config, files: None, server: Some(Server { url: base, database }) })
     }
 
@@ -65,7 +66,8 @@ impl Place {
             return administer(&self.url(), statements).await;
         }
         let file = self.files.as_ref().expect("on SQLite").path().join("gofer.db");
-        let mut connection = SqliteConnection::establish(file.to_str().expect("UTF-8")).expect("a database");
+        let mut connection =
+            SqliteConnection::establish(file.to_str().expect("UTF-8")).expect("a database");
         connection.batch_execute(statements).expect("the statements are accepted");
     }
 
@@ -75,7 +77,10 @@ impl Place {
             return vec![self.open().await];
         }
         let shared = || DbConfig { shared: true, ..self.config() };
-        vec![Db::connect(shared()).await.expect("connect"), Db::connect(shared()).await.expect("connect")]
+        vec![
+            Db::connect(shared()).await.expect("connect"),
+            Db::connect(shared()).await.expect("connect"),
+        ]
     }
 
     /// Runs statements past Gofer, while no server has the database.
@@ -97,10 +102,18 @@ impl Drop for Place {
     fn drop(&mut self) {
         let Some(Server { url, database }) = self.server.take() else { return };
         // On a thread and runtime of its own, because a test's runtime may be ending.
-        let dropping = std::thread::Builder::new().name("drop-database".to_owned()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(administer(&url, &format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)")));
-        });
+        let dropping =
+            std::thread::Builder::new().name("drop-database".to_owned()).spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .expect("a runtime");
+                runtime.block_on(administer(
+                    &url,
+                    &format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)"),
+                ));
+            });
+
         if dropping.expect("a thread").join().is_err() {
             eprintln!("a test database was left behind");
         }
@@ -109,7 +122,8 @@ impl Drop for Place {
 
 /// Runs a statement on the server's own database.
 pub(crate) async fn administer(url: &str, statement: &str) {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the test server answers");
+    let (client, connection) =
+        tokio_postgres::connect(url, NoTls).await.expect("the test server answers");
     let connection = tokio::spawn(connection);
     client.batch_execute(statement).await.expect("the statement is accepted");
     drop(client);
@@ -117,7 +131,8 @@ pub(crate) async fn administer(url: &str, statement: &str) {
 }
 
 fn at_database(base: &str, database: &str) -> String {
-    let (base, query) = base.split_once('?').map_or((base, None), |(base, query)| (base, Some(query)));
+    let (base, query) =
+        base.split_once('?').map_or((base, None), |(base, query)| (base, Some(query)));
     let (scheme, rest) = base.split_once("://").expect("a URL");
     let server = rest.split('/').next().unwrap_or_default();
     match query {
@@ -130,7 +145,10 @@ fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static LAST: AtomicU64 = AtomicU64::new(0);
     let serial = LAST.fetch_add(1, Ordering::Relaxed);
-    let micros = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_micros();
+    let micros = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_micros();
     format!("{}_{micros}_{serial}", std::process::id())
 }
 

@@ -6,7 +6,9 @@ use gofer_core::journal::Journal as _;
 use gofer_db::{Db, EventFilter};
 
 use crate::engines::{Place, on_both_engines};
-use crate::setup::{at, default, insert, last_event, new_run, ns, pl, register, registration, spec};
+use crate::setup::{
+    at, default, insert, last_event, new_run, ns, pl, register, registration, spec,
+};
 
 on_both_engines! {
     events_are_filtered_and_walked_both_ways
@@ -40,6 +42,7 @@ async fn events_are_filtered_and_walked_both_ways(place: Place) {
                 cursor = last.id;
                 forward.extend(page.iter().map(|event| event.id));
             }
+
             assert_eq!(forward, expected, "{filter:?}");
             let (mut backward, mut cursor) = (Vec::new(), None);
             loop {
@@ -48,10 +51,12 @@ async fn events_are_filtered_and_walked_both_ways(place: Place) {
                 cursor = Some(last.id);
                 backward.extend(page.iter().map(|event| event.id));
             }
+
             backward.reverse();
             assert_eq!(backward, expected, "{filter:?}");
         }
     };
+
     let any = EventFilter::default;
     check(any(), &[1, 2, 3, 4, 5, 6, 7, 8, 9]).await;
     check(EventFilter { namespaces: Some(vec![default()]), ..any() }, &[4, 5, 7, 8, 9]).await;
@@ -59,11 +64,16 @@ async fn events_are_filtered_and_walked_both_ways(place: Place) {
     check(EventFilter { namespaces: both, ..any() }, &[2, 3, 4, 5, 6, 7, 8, 9]).await;
     check(EventFilter { namespaces: Some(vec![]), ..any() }, &[]).await;
     check(EventFilter { pipeline: Some(pl("ci")), ..any() }, &[3, 4, 5, 6, 7]).await;
+
     let ci = EventFilter { namespaces: Some(vec![default()]), pipeline: Some(pl("ci")), ..any() };
     check(ci.clone(), &[4, 5, 7]).await;
     check(EventFilter { run: Some(RunNumber(2)), ..ci.clone() }, &[7]).await;
     check(EventFilter { types: vec!["run_created".into()], ..ci }, &[5, 7]).await;
-    check(EventFilter { types: vec!["server_started".into(), "namespace_created".into()], ..any() }, &[1, 2]).await;
+    check(
+        EventFilter { types: vec!["server_started".into(), "namespace_created".into()], ..any() },
+        &[1, 2],
+    )
+    .await;
 }
 
 async fn numbers_have_no_gaps_whatever_fails(place: Place) {
@@ -80,9 +90,11 @@ async fn numbers_have_no_gaps_whatever_fails(place: Place) {
             }
         })
     });
+
     for joined in join_all(calls).await {
         joined.unwrap();
     }
+
     let events = db.event_list_after(0, &EventFilter::default(), 1_000).await.unwrap();
     let numbers: Vec<u64> = events.iter().map(|event| event.id).collect();
     assert_eq!(numbers, (1..=41).collect::<Vec<_>>());
@@ -92,6 +104,7 @@ async fn numbers_have_no_gaps_whatever_fails(place: Place) {
 
 async fn followers_are_told_and_see_everything(place: Place) {
     const EVENTS: u64 = 100;
+
     let db = place.open().await;
     register(&db, "ci", &["a"]).await;
     let followers = (0..3).map(|_| {
@@ -101,22 +114,27 @@ async fn followers_are_told_and_see_everything(place: Place) {
             while cursor < EVENTS + 1 {
                 news.wait_for(|last| *last > cursor).await.unwrap();
                 let told = *news.borrow();
-                let page = db.event_list_after(cursor, &EventFilter::default(), 1_000).await.unwrap();
+                let page =
+                    db.event_list_after(cursor, &EventFilter::default(), 1_000).await.unwrap();
                 cursor = page.last().map_or(cursor, |event| event.id);
                 assert!(cursor >= told, "what was told can be seen");
                 seen.extend(page.into_iter().map(|event| event.id));
             }
+
             seen
         })
     });
+
     let followers: Vec<_> = followers.collect();
     let writers = (0..EVENTS).map(|number| {
         let db = db.clone();
         tokio::spawn(async move { insert(&db, "ci", number as i64).await })
     });
+
     join_all(writers).await;
     for follower in followers {
-        let seen = tokio::time::timeout(Duration::from_secs(60), follower).await.expect("ends").unwrap();
+        let seen =
+            tokio::time::timeout(Duration::from_secs(60), follower).await.expect("ends").unwrap();
         assert_eq!(seen, (1..=EVENTS + 1).collect::<Vec<_>>());
     }
 }

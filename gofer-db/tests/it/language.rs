@@ -1,4 +1,5 @@
-//! PostgreSQL writes its errors in the language of `lc_messages`; what they mean does not depend on it, nor on how they arrive.
+//! PostgreSQL writes its errors in the language of `lc_messages`; what they mean does not depend on
+//! it, nor on how they arrive.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -50,7 +51,8 @@ async fn an_error_means_the_same_over_tls() {
     let (login, database) = parts(&server);
     let url = DatabaseUrl::new(format!("postgres://{login}@localhost:{port}/{database}"));
     let tls = TlsConfig { require: true, ca_file: Some(ca_file) };
-    let db = Db::connect(DbConfig { url: Some(url), tls, ..place.config() }).await.expect("connect");
+    let db =
+        Db::connect(DbConfig { url: Some(url), tls, ..place.config() }).await.expect("connect");
     refused_for_a_lock(&admin, &db).await;
 }
 
@@ -63,20 +65,27 @@ async fn an_error_means_the_same_over_a_socket_in_the_file_system() {
 
     let server = place.url();
     let (login, database) = parts(&server);
-    let url = DatabaseUrl::new(format!("postgres://{login}@/{database}?host={}", folder.path().display()));
+    let url = DatabaseUrl::new(format!(
+        "postgres://{login}@/{database}?host={}",
+        folder.path().display()
+    ));
     let db = Db::connect(DbConfig { url: Some(url), ..place.config() }).await.expect("connect");
     refused_for_a_lock(&admin, &db).await;
 }
 
 /// A statement for the test's own database.
 fn set(name: &str, value: &str) -> String {
-    format!("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET {name} = %L', current_database(), '{value}'); END $$")
+    format!(
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET {name} = %L', current_database(), \
+         '{value}'); END $$"
+    )
 }
 
 /// Has statements on the place's database wait for locks for a moment only.
 async fn impatient(place: &Place) -> Client {
     place.open().await.close().await;
-    let (client, connection) = tokio_postgres::connect(&place.url(), NoTls).await.expect("the test server answers");
+    let (client, connection) =
+        tokio_postgres::connect(&place.url(), NoTls).await.expect("the test server answers");
     tokio::spawn(connection);
     client.batch_execute(&set("lock_timeout", "100ms")).await.unwrap();
     client
@@ -85,8 +94,11 @@ async fn impatient(place: &Place) -> Client {
 /// What a statement is refused with that finds its table locked; its code is told.
 async fn refused_for_a_lock(admin: &Client, db: &Db) -> String {
     admin.batch_execute("BEGIN; LOCK TABLE namespaces IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    let refused = tokio::time::timeout(Duration::from_secs(30), db.namespace_get(&default())).await.unwrap();
-    let Err(DbError::Unavailable { source: Some(source), .. }) = &refused else { panic!("{refused:?}") };
+    let refused =
+        tokio::time::timeout(Duration::from_secs(30), db.namespace_get(&default())).await.unwrap();
+    let Err(DbError::Unavailable { source: Some(source), .. }) = &refused else {
+        panic!("{refused:?}")
+    };
     let text = source.to_string();
     assert!(text.starts_with("SQLSTATE 55P03: "), "{text}");
 
@@ -111,8 +123,11 @@ fn address(url: &str) -> String {
 async fn serve_tls(url: &str, ca_file: &Path) -> u16 {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     std::fs::write(ca_file, made.cert.pem()).expect("a file");
-    let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).expect("a key");
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key);
+    let key =
+        PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).expect("a key");
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key);
     let acceptor = TlsAcceptor::from(Arc::new(config.expect("a key and its certificate")));
 
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
@@ -129,6 +144,7 @@ async fn serve_tls(url: &str, ca_file: &Path) -> u16 {
             });
         }
     });
+
     port
 }
 
@@ -144,7 +160,10 @@ fn serve_socket(url: &str, folder: &Path) {
     });
 }
 
-async fn forward(mut client: impl AsyncRead + AsyncWrite + Unpin, server: &str) -> std::io::Result<()> {
+async fn forward(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    server: &str,
+) -> std::io::Result<()> {
     let mut server = TcpStream::connect(server).await?;
     copy_bidirectional(&mut client, &mut server).await.map(drop)
 }

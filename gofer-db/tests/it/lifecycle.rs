@@ -35,10 +35,16 @@ async fn of_servers_that_start_together_one_gets_the_database(place: Place) {
             let config = place.config();
             tokio::spawn(async move { Db::connect(config).await })
         });
-        let results: Vec<_> = join_all(starts).await.into_iter().map(|joined| joined.unwrap()).collect();
+
+        let results: Vec<_> =
+            join_all(starts).await.into_iter().map(|joined| joined.unwrap()).collect();
         let (started, refused): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
         assert_eq!(started.len(), 1, "{refused:?}");
-        assert!(refused.iter().all(|result| matches!(result, Err(DbError::Locked { .. }))), "{refused:?}");
+        assert!(
+            refused.iter().all(|result| matches!(result, Err(DbError::Locked { .. }))),
+            "{refused:?}"
+        );
+
         for db in started.into_iter().flatten() {
             db.namespace_get(&default()).await.unwrap();
             db.close().await;
@@ -92,7 +98,9 @@ async fn sqlite_runs_on_a_single_threaded_runtime() {
     let place = Place::sqlite();
     let db = place.open().await;
     register(&db, "ci", &["a"]).await;
-    let late = tokio::time::timeout(std::time::Duration::from_nanos(1), db.namespace_get(&default())).await;
+    let late =
+        tokio::time::timeout(std::time::Duration::from_nanos(1), db.namespace_get(&default()))
+            .await;
     drop(late);
     insert(&db, "ci", 1).await;
     db.close().await;
@@ -129,20 +137,28 @@ async fn a_file_that_is_no_database_is_refused() {
 async fn a_newer_schema_is_refused() {
     let Some(place) = Place::postgres().await else { return };
     place.open().await.close().await;
-    administer(&place.url(), "INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')").await;
+    administer(
+        &place.url(),
+        "INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')",
+    )
+    .await;
     let refused = place.connect().await.unwrap_err();
-    assert!(matches!(&refused, DbError::Corrupt { .. }) && refused.to_string().contains("newer Gofer"), "{refused}");
+    assert!(
+        matches!(&refused, DbError::Corrupt { .. }) && refused.to_string().contains("newer Gofer"),
+        "{refused}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_lock_is_taken_again_or_reported() {
     let Some(place) = Place::postgres().await else { return };
     let db = place.open().await;
-    let kill = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = \
-                (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND \
+                database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     administer(&place.url(), kill).await;
     db.check().await.expect("nobody else wanted it");
     administer(&place.url(), kill).await;
+
     let other = gofer_core::conformance::eventually("the lock is free", || async {
         place.connect().await.map_err(|error| error.to_string())
     })
@@ -158,9 +174,13 @@ async fn a_server_without_tls_is_refused_where_tls_is_required() {
     let Some(place) = Place::postgres().await else { return };
     let folder = tempfile::tempdir().unwrap();
     let ca_file = Some(folder.path().join("ca.pem"));
-    let config = DbConfig { tls: TlsConfig { require: true, ca_file: ca_file.clone() }, ..place.config() };
+    let config =
+        DbConfig { tls: TlsConfig { require: true, ca_file: ca_file.clone() }, ..place.config() };
     let unreadable = Db::connect(config.clone()).await.unwrap_err();
-    assert!(unreadable.to_string().starts_with("tls.ca_file: cannot read certificates from `"), "{unreadable}");
+    assert!(
+        unreadable.to_string().starts_with("tls.ca_file: cannot read certificates from `"),
+        "{unreadable}"
+    );
     std::fs::write(ca_file.as_ref().unwrap(), CERTIFICATE).unwrap();
     let refused = Db::connect(config).await.unwrap_err();
     assert!(matches!(refused, DbError::Unavailable { .. }), "{refused:?}");
@@ -184,8 +204,8 @@ async fn killed_connections_are_replaced() {
     let Some(place) = Place::postgres().await else { return };
     let db = Arc::new(place.open().await);
     register(&db, "ci", &["a"]).await;
-    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
-                AND pid <> pg_backend_pid()";
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = \
+                current_database() AND pid <> pg_backend_pid()";
     administer(&place.url(), kill).await;
     gofer_core::conformance::eventually("the pool has a living connection", || async {
         db.namespace_get(&default()).await.map(drop).map_err(|error| error.to_string())

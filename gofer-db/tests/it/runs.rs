@@ -5,8 +5,8 @@ use gofer_db::{DbError, RunFilter};
 
 use crate::engines::{Place, on_both_engines};
 use crate::setup::{
-    all, at, claim, claim_one, commit, default, ended, finish, insert, missing, new_run, ns, page, pages, pl, register,
-    registration, spec, starting, task,
+    all, at, claim, claim_one, commit, default, ended, finish, insert, missing, new_run, ns, page,
+    pages, pl, register, registration, spec, starting, task,
 };
 
 on_both_engines! {
@@ -27,11 +27,15 @@ async fn runs_are_listed_newest_first_and_filtered(place: Place) {
     db.insert_run(new_run(&team, "ci", 0)).await.unwrap();
     register(&db, "ci", &["a"]).await;
     register(&db, "deploy", &["a"]).await;
-    for (seconds, status) in [(1, RunStatus::Successful), (2, RunStatus::Failed), (3, RunStatus::Cancelled)] {
+
+    for (seconds, status) in
+        [(1, RunStatus::Successful), (2, RunStatus::Failed), (3, RunStatus::Cancelled)]
+    {
         claim(&db, 0).await;
         insert(&db, "ci", seconds).await;
         finish(&db, &claim_one(&db, seconds).await, &task("a"), status, seconds).await;
     }
+
     insert(&db, "deploy", 4).await;
     claim_one(&db, 5).await;
     insert(&db, "ci", 6).await;
@@ -40,23 +44,35 @@ async fn runs_are_listed_newest_first_and_filtered(place: Place) {
     let list = async |filter: RunFilter| {
         let runs = pages!(2, |page| db.run_list(&default(), &filter, page));
         assert!(runs.iter().all(|run| run.variables.is_empty()), "lists leave them out");
-        runs.iter().map(|run| format!("{}{}", run.key.pipeline, run.key.run)).collect::<Vec<_>>().join(" ")
+        runs.iter()
+            .map(|run| format!("{}{}", run.key.pipeline, run.key.run))
+            .collect::<Vec<_>>()
+            .join(" ")
     };
-    let states = |states: &[RunState]| RunFilter { states: states.to_vec(), ..RunFilter::default() };
-    let statuses = |statuses: &[RunStatus]| RunFilter { statuses: statuses.to_vec(), ..RunFilter::default() };
+
+    let states =
+        |states: &[RunState]| RunFilter { states: states.to_vec(), ..RunFilter::default() };
+    let statuses =
+        |statuses: &[RunStatus]| RunFilter { statuses: statuses.to_vec(), ..RunFilter::default() };
     let complete = RunState::Complete(RunStatus::Successful);
     assert_eq!(list(RunFilter::default()).await, "deploy2 ci4 deploy1 ci3 ci2 ci1");
+
     let of_ci = RunFilter { pipeline: Some(pl("ci")), ..RunFilter::default() };
     assert_eq!(list(of_ci.clone()).await, "ci4 ci3 ci2 ci1");
     assert_eq!(list(states(&[RunState::Pending])).await, "deploy2 ci4");
     assert_eq!(list(states(&[RunState::Pending, RunState::Running])).await, "deploy2 ci4 deploy1");
-    assert_eq!(list(states(&[complete])).await, "ci3 ci2 ci1", "the status inside counts for nothing");
+    assert_eq!(
+        list(states(&[complete])).await,
+        "ci3 ci2 ci1",
+        "the status inside counts for nothing"
+    );
     assert_eq!(list(states(&[complete, RunState::Running])).await, "deploy1 ci3 ci2 ci1");
     assert_eq!(list(statuses(&[RunStatus::Failed])).await, "ci2");
     assert_eq!(list(statuses(&[RunStatus::Failed, RunStatus::Cancelled])).await, "ci3 ci2");
     assert_eq!(list(statuses(&[RunStatus::Failed, RunStatus::Successful])).await, "ci2 ci1");
     assert_eq!(list(RunFilter { states: vec![RunState::Pending], ..of_ci }).await, "ci4");
     assert_eq!(list(RunFilter { pipeline: Some(pl("no")), ..RunFilter::default() }).await, "");
+
     let nonsense = db.run_list(&default(), &RunFilter::default(), &page(Some("1; --"), 1)).await;
     assert!(matches!(nonsense, Err(DbError::Invalid { field: "after", .. })), "{nonsense:?}");
 }
@@ -97,7 +113,9 @@ async fn task_runs_are_listed_by_id_with_or_without_rows(place: Place) {
     let lease = claim_one(&db, 2).await;
     let tasks = vec![starting(&task("c"), 3)];
     commit(&db, Commit { lease, tasks, run: None, events: Vec::new() }).await;
-    let request = CancelRequest { at: at(4), by: "ada".to_owned(), force: false, message: String::new() };
+
+    let request =
+        CancelRequest { at: at(4), by: "ada".to_owned(), force: false, message: String::new() };
     assert!(db.request_cancel(&key, Some(&task("a")), request.clone()).await.unwrap());
 
     let listed = pages!(1, |page| db.task_run_list(&key, page));
@@ -106,17 +124,26 @@ async fn task_runs_are_listed_by_id_with_or_without_rows(place: Place) {
     assert_eq!(listed[0], TaskRun { cancel: Some(request), ..TaskRun::pending(task("a")) });
     assert_eq!(listed[1], TaskRun::pending(task("b")));
     assert_eq!((listed[2].state, listed[2].intended_at), (TaskState::Starting, Some(at(3))));
+
     for one in &listed {
         assert_eq!(db.task_run_get(&key, &one.task).await.unwrap(), *one);
     }
+
     let loaded: Vec<TaskRun> = db.load(&key).await.unwrap().tasks.into_values().collect();
     assert_eq!(loaded, listed);
     let wanted = [task("c"), task("e"), task("a")];
     let some = db.run_with_tasks(&key, &wanted).await.unwrap();
     assert_eq!(some.run, db.run_get(&key).await.unwrap());
-    assert_eq!(some.tasks, [listed[2].clone(), listed[0].clone()], "what the pipeline does not have is left out");
+    assert_eq!(
+        some.tasks,
+        [listed[2].clone(), listed[0].clone()],
+        "what the pipeline does not have is left out"
+    );
     assert_eq!(some.attempts, db.attempt_list(&key, Some(&wanted)).await.unwrap());
-    missing(db.run_with_tasks(&RunKey { run: RunNumber(9), ..key.clone() }, &[task("a")]).await, Resource::Run);
+    missing(
+        db.run_with_tasks(&RunKey { run: RunNumber(9), ..key.clone() }, &[task("a")]).await,
+        Resource::Run,
+    );
     missing(db.task_run_get(&key, &task("e")).await, Resource::TaskRun);
     missing(db.task_run_list(&RunKey { run: RunNumber(9), ..key }, &all()).await, Resource::Run);
 }
@@ -153,14 +180,17 @@ async fn counts_are_of_all_namespaces(place: Place) {
 
 async fn a_run_of_ten_thousand_tasks_is_loaded_and_changed(place: Place) {
     const TASKS: usize = 10_000;
+
     let db = place.open().await;
     let names: Vec<String> = (0..TASKS).map(|number| format!("t{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     register(&db, "wide", &names).await;
+
     let key = insert(&db, "wide", 1).await.key;
     let lease = claim_one(&db, 2).await;
     let tasks = names.iter().map(|name| starting(&task(name), 3)).collect();
     commit(&db, Commit { lease, tasks, run: None, events: Vec::new() }).await;
+
     let snapshot = db.load(&key).await.unwrap();
     assert_eq!(snapshot.tasks.len(), TASKS);
     assert!(snapshot.tasks.values().all(|run| run.state == TaskState::Starting));

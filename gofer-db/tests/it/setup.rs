@@ -6,11 +6,17 @@ use std::time::Duration;
 
 use gofer_core::entity::{ObjectScope, SecretRecord, Token, TokenKind};
 use gofer_core::event::EventDetails;
-use gofer_core::journal::{Commit, Committed, Journal as _, Lease, NewRun, Retention, RunTransition, TaskTransition};
+use gofer_core::journal::{
+    Commit, Committed, Journal as _, Lease, NewRun, Retention, RunTransition, TaskTransition,
+};
 use gofer_core::object_store::ListPage;
 use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
-use gofer_core::run::{AttemptRecord, Initiator, LogState, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus};
-use gofer_core::{NamespaceId, ObjectKey, PipelineId, Resource, RunNumber, SecretPath, TaskId, Timestamp, Version};
+use gofer_core::run::{
+    AttemptRecord, Initiator, LogState, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
+};
+use gofer_core::{
+    NamespaceId, ObjectKey, PipelineId, Resource, RunNumber, SecretPath, TaskId, Timestamp, Version,
+};
 use gofer_db::{Db, DbError, EventFilter, Registered, Registration, SecretPutOutcome};
 
 pub(crate) const OWNER: &str = "server-1";
@@ -71,7 +77,10 @@ pub(crate) fn spec(name: &str, tasks: &[&str]) -> PipelineSpec {
     let one = |id: &&str| TaskSpec {
         id: task(id),
         description: String::new(),
-        kind: TaskKind::Custom(CustomTask { command: vec!["true".to_owned()], ..CustomTask::default() }),
+        kind: TaskKind::Custom(CustomTask {
+            command: vec!["true".to_owned()],
+            ..CustomTask::default()
+        }),
         depends_on: Vec::new(),
         variables: Default::default(),
         retries: Default::default(),
@@ -93,7 +102,11 @@ pub(crate) fn spec(name: &str, tasks: &[&str]) -> PipelineSpec {
     }
 }
 
-pub(crate) fn registration(namespace: &NamespaceId, spec: PipelineSpec, digest: &str) -> Registration {
+pub(crate) fn registration(
+    namespace: &NamespaceId,
+    spec: PipelineSpec,
+    digest: &str,
+) -> Registration {
     Registration {
         namespace: namespace.clone(),
         spec: Arc::new(spec),
@@ -105,7 +118,9 @@ pub(crate) fn registration(namespace: &NamespaceId, spec: PipelineSpec, digest: 
 /// Registers a pipeline of the namespace `default` with these tasks; every call is another version.
 pub(crate) async fn register(db: &Db, name: &str, tasks: &[&str]) -> Registered {
     let digest = format!("digest-{}", serial());
-    db.pipeline_register(registration(&default(), spec(name, tasks), &digest), "ada", at(0)).await.expect("register")
+    db.pipeline_register(registration(&default(), spec(name, tasks), &digest), "ada", at(0))
+        .await
+        .expect("register")
 }
 
 pub(crate) fn serial() -> u64 {
@@ -153,13 +168,21 @@ pub(crate) async fn claim_one(db: &Db, seconds: i64) -> Lease {
 }
 
 pub(crate) fn starting(task: &TaskId, seconds: i64) -> TaskTransition {
-    let to = TaskRun { state: TaskState::Starting, intended_at: Some(at(seconds)), ..TaskRun::pending(task.clone()) };
+    let to = TaskRun {
+        state: TaskState::Starting,
+        intended_at: Some(at(seconds)),
+        ..TaskRun::pending(task.clone())
+    };
     TaskTransition { from: TaskState::Pending, from_attempt: to.attempt, to, ended: None }
 }
 
 pub(crate) fn ended(task: &TaskId, status: TaskStatus, seconds: i64) -> TaskTransition {
-    let to =
-        TaskRun { state: TaskState::Complete(status), ended_at: Some(at(seconds)), ..TaskRun::pending(task.clone()) };
+    let to = TaskRun {
+        state: TaskState::Complete(status),
+        ended_at: Some(at(seconds)),
+        ..TaskRun::pending(task.clone())
+    };
+
     let record = AttemptRecord {
         attempt: to.attempt,
         status,
@@ -170,13 +193,20 @@ pub(crate) fn ended(task: &TaskId, status: TaskStatus, seconds: i64) -> TaskTran
         ended_at: at(seconds),
         log: LogState::Live,
     };
+
     TaskTransition { from: TaskState::Starting, from_attempt: to.attempt, to, ended: Some(record) }
 }
 
 /// Ends one task and the run, both at once.
 pub(crate) async fn finish(db: &Db, lease: &Lease, task: &TaskId, status: RunStatus, seconds: i64) {
-    let task_status = if status == RunStatus::Successful { TaskStatus::Successful } else { TaskStatus::Failed };
-    let run = RunTransition { from: RunState::Running, to: RunState::Complete(status), reason: None, at: at(seconds) };
+    let task_status =
+        if status == RunStatus::Successful { TaskStatus::Successful } else { TaskStatus::Failed };
+    let run = RunTransition {
+        from: RunState::Running,
+        to: RunState::Complete(status),
+        reason: None,
+        at: at(seconds),
+    };
     let tasks = vec![starting(task, seconds), ended(task, task_status, seconds)];
     commit(db, Commit { lease: lease.clone(), tasks, run: Some(run), events: Vec::new() }).await;
 }
@@ -212,7 +242,11 @@ pub(crate) fn last_event(db: &Db) -> u64 {
 }
 
 /// Begins a put of a secret at the record's location, and names it.
-pub(crate) async fn put_secret(db: &Db, record: &SecretRecord, if_absent: bool) -> Result<SecretPutOutcome, DbError> {
+pub(crate) async fn put_secret(
+    db: &Db,
+    record: &SecretRecord,
+    if_absent: bool,
+) -> Result<SecretPutOutcome, DbError> {
     db.secret_put_begin(&record.location, record.updated_at).await?;
     db.secret_put_record(record, if_absent).await
 }

@@ -60,14 +60,19 @@ async fn each_hears_what_the_others_commit() {
     let (mut own, mut heard) = (one.hints().await.unwrap(), other.hints().await.unwrap());
     register(&one, "ci", &["a"]).await;
     assert_eq!(next(&mut heard).await, Some(Hint::Committed));
+
     let run = insert(&one, "ci", 1).await;
     assert_eq!(next(&mut heard).await, Some(Hint::Claimable));
     assert_eq!(next(&mut heard).await, Some(Hint::Committed));
     claim(&other, 2).await;
-    let wish = CancelRequest { at: at(3), by: "ada".to_owned(), force: false, message: String::new() };
+
+    let wish =
+        CancelRequest { at: at(3), by: "ada".to_owned(), force: false, message: String::new() };
     assert!(one.request_cancel(&run.key, None, wish).await.unwrap());
     assert_eq!(next(&mut heard).await, Some(Hint::Cancel(run.key.clone())));
-    // Only now, so that what it had to hear is certain to have come: it hears of the claim, and of its own wish.
+
+    // Only now, so that what it had to hear is certain to have come: it hears of the claim, and of
+    // its own wish.
     assert_eq!(next(&mut own).await, Some(Hint::Committed));
     assert_eq!(next(&mut own).await, Some(Hint::Cancel(run.key)));
     assert!(own.next().now_or_never().is_none());
@@ -93,8 +98,9 @@ async fn hints_end_with_their_connection_and_can_be_followed_again() {
     let (one, other) = (shared(&place).await, shared(&place).await);
     register(&one, "ci", &["a"]).await;
     let mut hints = other.hints().await.unwrap();
-    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-               WHERE datname = current_database() AND (query LIKE 'LISTEN%' OR query LIKE 'SELECT last FROM event_counter%')";
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = \
+               current_database() AND (query LIKE 'LISTEN%' OR query LIKE 'SELECT last FROM \
+               event_counter%')";
     administer(&place.url(), cut).await;
     while next(&mut hints).await.is_some() {}
     let mut hints = other.hints().await.unwrap();

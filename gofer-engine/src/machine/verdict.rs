@@ -10,8 +10,10 @@ impl Machine {
         if let Some(request) = &self.run.cancel {
             return (RunStatus::Cancelled, Some(crate::reasons::cancelled(Some(request))));
         }
-        let unhandled: Vec<&TaskRun> =
-            (0..self.tasks.len()).filter(|&at| self.fails_run(at)).map(|at| &self.tasks[at]).collect();
+        let unhandled: Vec<&TaskRun> = (0..self.tasks.len())
+            .filter(|&at| self.fails_run(at))
+            .map(|at| &self.tasks[at])
+            .collect();
         if unhandled.is_empty() {
             (RunStatus::Successful, None)
         } else {

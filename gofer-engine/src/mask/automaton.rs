@@ -1,13 +1,16 @@
-//! Finds any of many texts in a stream, in time that follows the stream and nothing else: an automaton after Aho and Corasick (1975).
+//! Finds any of many texts in a stream, in time that follows the stream and nothing else: an
+//! automaton after Aho and Corasick (1975).
 //!
 //! ```text
 //! trie of all texts; each node knows the node of its longest proper suffix that is in the trie, too (`fail`)
 //! a byte: go to the child of that byte; where there is none, to the child of the suffix's node, and so on to the root
 //! ```
 //!
-//! Off the shelf it comes without what a stream needs most: how much of the end may still become a match (`open`), which would have to
-//! be searched for after each piece. And there a node lists every text that ends at it, which for a secret of one character, line
-//! by line longer, is the square of its size; here it knows the longest. What is off the shelf finds where a text may begin.
+//! Off the shelf it comes without what a stream needs most: how much of the end may still become a
+//! match (`open`), which would have to be searched for after each piece. And there a node lists
+//! every text that ends at it, which for a secret of one character, line by line longer, is the
+//! square of its size; here it knows the longest. What is off the shelf finds where a text may
+//! begin.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -18,11 +21,13 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 pub(super) const ROOT: u32 = 0;
 /// As a child: there is none, since the root is nobody's.
 const NONE: u32 = 0;
-/// A node has a list of so many children, and a table for more: a list of hundreds would be walked at each byte.
+/// A node has a list of so many children, and a table for more: a list of hundreds would be walked
+/// at each byte.
 const MAX_LISTED: usize = 32;
 /// How much of each text is looked for where nothing has begun.
 const PREFIX_BYTES: usize = 6;
-/// Beginnings are looked for by a table of all their states, which is fastest, as long as they are no more than these.
+/// Beginnings are looked for by a table of all their states, which is fastest, as long as they are
+/// no more than these.
 const MAX_TABLED_PREFIXES: usize = 512;
 
 /// There is one for each byte of the texts that they do not share.
@@ -56,7 +61,12 @@ impl Automaton {
     /// Of these texts, none of them empty.
     pub(super) fn new(texts: &[Vec<u8>]) -> Self {
         let root = Box::new([NONE; 256]);
-        let mut automaton = Self { nodes: vec![Node::new(0)], root, more: HashMap::new(), prefixes: prefixes(texts) };
+        let mut automaton = Self {
+            nodes: vec![Node::new(0)],
+            root,
+            more: HashMap::new(),
+            prefixes: prefixes(texts),
+        };
         for text in texts {
             automaton.insert(text);
         }
@@ -72,7 +82,8 @@ impl Automaton {
                 child => child,
             };
         }
-        self.nodes[at as usize].matched = u32::try_from(text.len()).expect("a text is far below 4 GiB");
+        self.nodes[at as usize].matched =
+            u32::try_from(text.len()).expect("a text is far below 4 GiB");
     }
 
     fn add(&mut self, parent: u32, byte: u8) -> u32 {
@@ -83,7 +94,8 @@ impl Automaton {
         } else if self.listed(parent).count() < MAX_LISTED {
             node.sibling = std::mem::replace(&mut self.nodes[parent as usize].child, new);
         } else {
-            self.more.entry(parent).or_insert_with(|| Box::new([NONE; 256]))[usize::from(byte)] = new;
+            self.more.entry(parent).or_insert_with(|| Box::new([NONE; 256]))[usize::from(byte)] =
+                new;
         }
         self.nodes.push(node);
         new
@@ -100,6 +112,7 @@ impl Automaton {
         if parent == ROOT {
             return self.root[usize::from(byte)];
         }
+
         let mut walked = 0;
         let mut child = self.nodes[parent as usize].child;
         while child != NONE {
@@ -110,12 +123,19 @@ impl Automaton {
             child = node.sibling;
             walked += 1;
         }
-        if walked < MAX_LISTED { NONE } else { self.more.get(&parent).map_or(NONE, |more| more[usize::from(byte)]) }
+
+        if walked < MAX_LISTED {
+            NONE
+        } else {
+            self.more.get(&parent).map_or(NONE, |more| more[usize::from(byte)])
+        }
     }
 
     fn children(&self, parent: u32) -> Vec<u32> {
         let table = if parent == ROOT { Some(&self.root) } else { self.more.get(&parent) };
-        let tabled = table.into_iter().flat_map(|table| table.iter().copied().filter(|child| *child != NONE));
+        let tabled = table
+            .into_iter()
+            .flat_map(|table| table.iter().copied().filter(|child| *child != NONE));
         self.listed(parent).chain(tabled).collect()
     }
 
@@ -131,6 +151,7 @@ impl Automaton {
                 let of_suffix = &self.nodes[fail as usize];
                 let (matched, open) = (of_suffix.matched, of_suffix.open);
                 let node = &mut self.nodes[parent as usize];
+
                 // Its own text is longer than any that is a suffix of it.
                 node.matched = node.matched.max(matched);
                 node.open = if children.is_empty() { open } else { depth };
@@ -138,8 +159,10 @@ impl Automaton {
                     let byte = self.nodes[*child as usize].byte;
                     self.nodes[*child as usize].fail = self.step(fail, byte);
                 }
+
                 next.extend(children);
             }
+
             queue = next;
             depth += 1;
         }
@@ -156,14 +179,21 @@ impl Automaton {
         }
     }
 
-    /// How many of the last bytes that led to this node may be the beginning of a text that is longer.
+    /// How many of the last bytes that led to this node may be the beginning of a text that is
+    /// longer.
     pub(super) fn open(&self, at: u32) -> usize {
         self.nodes[at as usize].open as usize
     }
 
-    /// Goes on from a node with the bytes after `from`, tells every match by where it lies in the text, the longest of those with the
-    /// same end, and returns the node at the end.
-    pub(super) fn scan(&self, mut at: u32, text: &[u8], mut from: usize, mut found: impl FnMut(Range<usize>)) -> u32 {
+    /// Goes on from a node with the bytes after `from`, tells every match by where it lies in the
+    /// text, the longest of those with the same end, and returns the node at the end.
+    pub(super) fn scan(
+        &self,
+        mut at: u32,
+        text: &[u8],
+        mut from: usize,
+        mut found: impl FnMut(Range<usize>),
+    ) -> u32 {
         while from < text.len() {
             if at == ROOT {
                 from = self.next_beginning(text, from);
@@ -171,9 +201,11 @@ impl Automaton {
                     break;
                 }
             }
+
             at = self.step(at, text[from]);
             from += 1;
             let matched = self.nodes[at as usize].matched as usize;
+
             if matched > 0 {
                 found(from - matched..from);
             }
@@ -191,12 +223,14 @@ impl Automaton {
 }
 
 fn prefixes(texts: &[Vec<u8>]) -> Option<AhoCorasick> {
-    let prefixes: BTreeSet<&[u8]> = texts.iter().map(|text| &text[..text.len().min(PREFIX_BYTES)]).collect();
+    let prefixes: BTreeSet<&[u8]> =
+        texts.iter().map(|text| &text[..text.len().min(PREFIX_BYTES)]).collect();
     let kind = match prefixes.len() {
         ..=MAX_TABLED_PREFIXES => AhoCorasickKind::DFA,
         _ => AhoCorasickKind::ContiguousNFA,
     };
     let mut builder = AhoCorasick::builder();
     builder.match_kind(MatchKind::LeftmostFirst).kind(Some(kind));
-    (!prefixes.is_empty()).then(|| builder.build(prefixes).expect("prefixes are far below the automaton's limits"))
+    (!prefixes.is_empty())
+        .then(|| builder.build(prefixes).expect("prefixes are far below the automaton's limits"))
 }

@@ -1,5 +1,5 @@
-//! How a value looks after what programs do to text all the time: Base64, JSON, URLs, shells. Each is the value's own part of an
-//! encoded text, whatever stands before and after it there.
+//! How a value looks after what programs do to text all the time: Base64, JSON, URLs, shells. Each
+//! is the value's own part of an encoded text, whatever stands before and after it there.
 
 use std::fmt::Write as _;
 
@@ -24,24 +24,34 @@ pub(super) fn all(value: &str) -> Vec<Vec<u8>> {
     found
 }
 
-/// Three bytes are four characters, so the value looks different after 0, 1 or 2 bytes more. Characters that hold bits of what
-/// stands beside it are left out, but not where nothing stands there, or the line's end that `echo` adds.
+/// Three bytes are four characters, so the value looks different after 0, 1 or 2 bytes more.
+/// Characters that hold bits of what stands beside it are left out, but not where nothing stands
+/// there, or the line's end that `echo` adds.
 fn base64(value: &[u8], found: &mut Vec<Vec<u8>>) {
     for alphabet in [&STANDARD, &URL_SAFE] {
         let engine = GeneralPurpose::new(alphabet, NO_PAD);
         for before in 0..3 {
             let text = engine.encode([&[0; 2][..before], value].concat()).into_bytes();
             let own = (before * 8).div_ceil(6)..(before + value.len()) * 8 / 6;
-            found.extend(text.get(own).filter(|own| own.len() >= MIN_BASE64_CHARS).map(<[u8]>::to_vec));
+            found.extend(
+                text.get(own).filter(|own| own.len() >= MIN_BASE64_CHARS).map(<[u8]>::to_vec),
+            );
         }
+
         for after in ["", "\n", "\r\n"] {
             let text = engine.encode([value, after.as_bytes()].concat()).into_bytes();
             if text.len() < MIN_BASE64_CHARS {
                 continue;
             }
+
             for width in BASE64_LINES.into_iter().filter(|width| text.len() > *width) {
-                found.extend(text.chunks(width).filter(|line| line.len() >= MIN_BASE64_CHARS).map(<[u8]>::to_vec));
+                found.extend(
+                    text.chunks(width)
+                        .filter(|line| line.len() >= MIN_BASE64_CHARS)
+                        .map(<[u8]>::to_vec),
+                );
             }
+
             let padding = (4 - text.len() % 4) % 4;
             found.push([text.as_slice(), &b"=="[..padding]].concat());
             found.push(text);
@@ -63,14 +73,19 @@ fn json(value: &str) -> [Vec<u8>; 3] {
                 text.push(character);
             }
         }
+
         text.into_bytes()
     };
-    let for_pages = escaped(|character| matches!(character, '<' | '>' | '&' | '\u{2028}' | '\u{2029}'));
+
+    let for_pages =
+        escaped(|character| matches!(character, '<' | '>' | '&' | '\u{2028}' | '\u{2029}'));
     [plain.as_bytes().to_vec(), escaped(|character| !character.is_ascii()), for_pages]
 }
 
-/// What stays as it is: of RFC 3986; of JavaScript's `encodeURIComponent`; of forms, where a space is `+`; and of Python's `quote`.
-const UNESCAPED: [(&str, &str); 4] = [("-._~", "%20"), ("-._~!'()*", "%20"), ("-._*", "+"), ("-._~/", "%20")];
+/// What stays as it is: of RFC 3986; of JavaScript's `encodeURIComponent`; of forms, where a space
+/// is `+`; and of Python's `quote`.
+const UNESCAPED: [(&str, &str); 4] =
+    [("-._~", "%20"), ("-._~!'()*", "%20"), ("-._*", "+"), ("-._~/", "%20")];
 
 fn urls(value: &str) -> impl Iterator<Item = Vec<u8>> {
     UNESCAPED.into_iter().flat_map(move |(unescaped, space)| {
@@ -80,11 +95,14 @@ fn urls(value: &str) -> impl Iterator<Item = Vec<u8>> {
                 let character = char::from(byte);
                 match byte {
                     b' ' => text.push_str(space),
-                    _ if byte.is_ascii_alphanumeric() || unescaped.contains(character) => text.push(character),
+                    _ if byte.is_ascii_alphanumeric() || unescaped.contains(character) => {
+                        text.push(character)
+                    }
                     _ if upper => write_to(&mut text, format_args!("%{byte:02X}")),
                     _ => write_to(&mut text, format_args!("%{byte:02x}")),
                 }
             }
+
             text.into_bytes()
         })
     })
@@ -93,7 +111,8 @@ fn urls(value: &str) -> impl Iterator<Item = Vec<u8>> {
 /// What `printf %q` of bash puts a backslash before.
 const BASH_SPECIAL: &str = " \t!\"$&'()*,;<>?[\\]^`{|}";
 
-/// Inside of single quotes in two ways, inside of double ones, by `printf %q`, and in `$'…'` as bash writes control characters.
+/// Inside of single quotes in two ways, inside of double ones, by `printf %q`, and in `$'…'` as
+/// bash writes control characters.
 fn shells(value: &str) -> [Vec<u8>; 5] {
     let each = |write: fn(&mut String, char)| {
         let mut text = String::new();
@@ -159,32 +178,49 @@ mod tests {
 
     /// What programs make of the value, with the rest of the line; the value is in `$V`.
     fn made_by(program: &str, script: &str, value: &str) -> Vec<u8> {
-        let output =
-            Command::new(program).args(["-c", script]).env("V", value).env("LC_ALL", "C.UTF-8").output().unwrap();
+        let output = Command::new(program)
+            .args(["-c", script])
+            .env("V", value)
+            .env("LC_ALL", "C.UTF-8")
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{output:?}");
         output.stdout
     }
 
     #[test]
     fn base64_is_masked_wherever_the_value_stands() {
-        for value in ["hunter2", "hunter22", "hunter222", ODD, "0123456789abcdef\n".repeat(40).trim_end()] {
+        for value in
+            ["hunter2", "hunter22", "hunter222", ODD, "0123456789abcdef\n".repeat(40).trim_end()]
+        {
             for before in ["", "u", "us", "user:"] {
                 for after in ["", "@", "@host"] {
                     let text = format!("{before}{value}{after}");
-                    for script in
-                        ["printf %s \"$V\" | base64 -w0", "printf %s \"$V\" | base64 -w0 | tr +/ -_ | tr -d ="]
-                    {
+                    for script in [
+                        "printf %s \"$V\" | base64 -w0",
+                        "printf %s \"$V\" | base64 -w0 | tr +/ -_ | tr -d =",
+                    ] {
                         let made = made_by("sh", script, &text);
                         let shown = mask(value, &made);
                         // The text beside it, and at each end a character that is of both.
                         let left = (before.len() + after.len()) * 4 / 3 + 2 + "***".len() + 2;
-                        assert!(shown.contains("***") && shown.len() <= left, "`{text}` as `{shown}`");
+                        assert!(
+                            shown.contains("***") && shown.len() <= left,
+                            "`{text}` as `{shown}`"
+                        );
                     }
                 }
             }
-            for script in ["printf %s \"$V\" | base64", "echo \"$V\" | base64", "printf %s \"$V\" | base64 -w64"] {
+            for script in [
+                "printf %s \"$V\" | base64",
+                "echo \"$V\" | base64",
+                "printf %s \"$V\" | base64 -w64",
+            ] {
                 let shown = mask(value, &made_by("sh", script, value));
-                assert!(shown.lines().all(|line| line.len() < 6 || line.replace("***", "").is_empty()), "`{shown}`");
+                assert!(
+                    shown.lines().all(|line| line.len() < 6 || line.replace("***", "").is_empty()),
+                    "`{shown}`"
+                );
             }
         }
     }
@@ -199,7 +235,11 @@ mod tests {
         let json = serde_json::to_string(&format!("<{ODD}>")).unwrap();
         assert_eq!(mask(ODD, json.as_bytes()), "\"<***>\"");
         for (value, text) in [
-            (ODD, "p@ss\\\"w'rd \\\\$x`y` <\\u00fcn\\u00ef>/%+&#*~!;|\u{7f}(1){2}[3]=?^,:\\ud83e\\udd80"),
+            (
+                ODD,
+                "p@ss\\\"w'rd \\\\$x`y` \
+                 <\\u00fcn\\u00ef>/%+&#*~!;|\u{7f}(1){2}[3]=?^,:\\ud83e\\udd80",
+            ),
             ("a<b>&c", "a\\u003cb\\u003e\\u0026c"),
             ("two\nlines", "two\\nlines"),
             ("a b/c%ü", "a%20b%2Fc%25%C3%BC"),
@@ -209,7 +249,11 @@ mod tests {
             ("it's (good)!", "it's%20(good)!"),
             ("it's (good)!", "it%27s%20%28good%29%21"),
         ] {
-            assert_eq!(mask(value, format!("<{text}>").as_bytes()), "<***>", "`{value}` as `{text}`");
+            assert_eq!(
+                mask(value, format!("<{text}>").as_bytes()),
+                "<***>",
+                "`{value}` as `{text}`"
+            );
         }
     }
 

@@ -1,5 +1,5 @@
-//! Finds JSON Web Tokens in bytes: three parts in base64url with dots between them, of which the first two are JSON
-//! objects (RFC 7515, section 3.1).
+//! Finds JSON Web Tokens in bytes: three parts in base64url with dots between them, of which the
+//! first two are JSON objects (RFC 7515, section 3.1).
 
 use std::ops::Range;
 
@@ -55,6 +55,7 @@ fn token(runs: &mut Runs<'_>, start: usize, at_end: bool) -> Verdict {
             _ => return Verdict::No,
         }
     }
+
     match runs.part(at, start + MAX_BYTES) {
         Part::Ended(end) if end > at => Verdict::Token(end),
         Part::Open if !at_end => Verdict::Open,
@@ -76,7 +77,8 @@ enum Part {
     TooLong,
 }
 
-/// Where the characters of base64url end. Each run of them is walked once: a log may be full of what begins like a token.
+/// Where the characters of base64url end. Each run of them is walked once: a log may be full of
+/// what begins like a token.
 struct Runs<'a> {
     bytes: &'a [u8],
     /// Those of the last tokens that were tried.
@@ -84,7 +86,8 @@ struct Runs<'a> {
 }
 
 impl Runs<'_> {
-    /// The part of a token that begins at `at`; the token is not to be longer than up to `limit` at its end.
+    /// The part of a token that begins at `at`; the token is not to be longer than up to `limit` at
+    /// its end.
     fn part(&mut self, at: usize, limit: usize) -> Part {
         let end = self.end(at);
         if end >= limit.max(at) {
@@ -97,7 +100,8 @@ impl Runs<'_> {
         if let Some(run) = self.known.iter().find(|run| run.start <= at && at <= run.end) {
             return run.end;
         }
-        let belongs = |byte: &u8| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+        let belongs =
+            |byte: &u8| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
         let length = self.bytes[at..].iter().take_while(|byte| belongs(byte)).count();
         self.known.push(at..at + length);
         at + length
@@ -128,7 +132,9 @@ mod tests {
 
     #[test]
     fn what_may_become_a_token_is_waited_for() {
-        for text in ["hey", "he", "h eyJhb", "h eyJhb.", "h eyJhb.e", "h eyJhb.eyJz.", "h eyJhb.eyJz.s"] {
+        for text in
+            ["hey", "he", "h eyJhb", "h eyJhb.", "h eyJhb.e", "h eyJhb.eyJz.", "h eyJhb.eyJz.s"]
+        {
             assert!(matches!(find(text.as_bytes(), false), Found::Maybe(1 | 2)), "`{text}`");
         }
         assert_eq!(find(b"hex eyJhb.x", false), Found::Nothing);
@@ -136,11 +142,16 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_no_token() {
-        let long = |header: usize, signature: usize| format!("eyJ{}.eyJ.{}", "a".repeat(header), "s".repeat(signature));
+        let long = |header: usize, signature: usize| {
+            format!("eyJ{}.eyJ.{}", "a".repeat(header), "s".repeat(signature))
+        };
         assert!(matches!(find(long(1_000, 7_000).as_bytes(), true), Found::Token(_)));
         for text in [long(1_100, 10), long(100, 9_000), "eyJ".repeat(400)] {
             assert_eq!(find(text.as_bytes(), true), Found::Nothing);
-            assert!(!matches!(find(text.as_bytes(), false), Found::Maybe(0)), "nothing is waited for");
+            assert!(
+                !matches!(find(text.as_bytes(), false), Found::Maybe(0)),
+                "nothing is waited for"
+            );
         }
     }
 }

@@ -1,22 +1,24 @@
 //! Who gets the next free place: the rule of fairness, without locks and without waiting.
 //!
-//! A free place goes to the waiting start whose namespace has the fewest places, then whose pipeline has the fewest, then
-//! to the one that waits longest. So whoever has many starts waiting gets in nobody's way. Each step costs the logarithm
-//! of how many pipelines and starts wait.
+//! A free place goes to the waiting start whose namespace has the fewest places, then whose
+//! pipeline has the fewest, then to the one that waits longest. So whoever has many starts waiting
+//! gets in nobody's way. Each step costs the logarithm of how many pipelines and starts wait.
 //!
-//! That decides about places that come free. So that some do, though one namespace would take them all for long executions,
-//! a namespace gets no more places than [`SHARE`] times those that are free, as long as there are other namespaces. One
-//! namespace then has at most seven eighths; a second gets most of the rest, and a third still finds a place. The more of them
-//! are busy, the less stays free, and nothing has to be known of who might come. It is the dynamic threshold by which
-//! switches share their memory among ports (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
-//! switches", 1998).
+//! That decides about places that come free. So that some do, though one namespace would take them
+//! all for long executions, a namespace gets no more places than [`SHARE`] times those that are
+//! free, as long as there are other namespaces. One namespace then has at most seven eighths; a
+//! second gets most of the rest, and a third still finds a place. The more of them are busy, the
+//! less stays free, and nothing has to be known of who might come. It is the dynamic threshold by
+//! which switches share their memory among ports (Choudhury and Hahne, "Dynamic queue length
+//! thresholds for shared-memory packet switches", 1998).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use gofer_core::quota::QuotaKind;
 use gofer_core::{NamespaceId, PipelineId, RunKey};
 
-/// How many places a namespace may have for each that is free. With fewer than eight places in all it bounds nothing.
+/// How many places a namespace may have for each that is free. With fewer than eight places in all
+/// it bounds nothing.
 const SHARE: usize = 7;
 
 /// What namespaces may have of the places.
@@ -69,7 +71,8 @@ pub(super) struct Queue<W> {
     next_ticket: Ticket,
     /// Those with places or waits.
     namespaces: HashMap<NamespaceId, Namespace<W>>,
-    /// The best of each namespace: places of the namespace and of the pipeline, the wait, the namespace.
+    /// The best of each namespace: places of the namespace and of the pipeline, the wait, the
+    /// namespace.
     order: BTreeSet<(usize, usize, Ticket, NamespaceId)>,
 }
 
@@ -78,7 +81,8 @@ struct Namespace<W> {
     taken: usize,
     /// Those with places or waits.
     pipelines: HashMap<PipelineId, Pipeline<W>>,
-    /// The longest wait of each pipeline that is below its limit: places of the pipeline, the wait, the pipeline.
+    /// The longest wait of each pipeline that is below its limit: places of the pipeline, the wait,
+    /// the pipeline.
     ready: BTreeSet<(usize, Ticket, PipelineId)>,
 }
 
@@ -114,11 +118,15 @@ impl<W> Queue<W> {
     /// Bounds namespaces from now on.
     pub(super) fn bound(&mut self, bounds: Bounds) {
         self.bounds = bounds;
-        self.order = self.namespaces.iter().filter_map(|(name, namespace)| namespace.key(name, &self.bounds)).collect();
+        self.order = self
+            .namespaces
+            .iter()
+            .filter_map(|(name, namespace)| namespace.key(name, &self.bounds))
+            .collect();
     }
 
-    /// Takes a place if no limit forbids it. Nobody who might have it waits, as long as whoever frees places calls
-    /// [`Self::admit`] until there is nobody.
+    /// Takes a place if no limit forbids it. Nobody who might have it waits, as long as whoever
+    /// frees places calls [`Self::admit`] until there is nobody.
     pub(super) fn try_take(&mut self, owner: &Owner) -> bool {
         let of_namespace = self.taken_by_namespace(&owner.namespace);
         let free = self.taken_by(owner) < self.limit_per_pipeline
@@ -173,23 +181,30 @@ impl<W> Queue<W> {
         let Owner { namespace, pipeline } = owner;
         let (taken, limit) = (self.taken_by(owner), self.limit_per_pipeline);
         if taken >= limit {
-            return format!("waiting: {taken} of {limit} executions of pipeline {namespace}/{pipeline} in flight");
+            return format!(
+                "waiting: {taken} of {limit} executions of pipeline {namespace}/{pipeline} in \
+                 flight"
+            );
         }
+
         let (taken, limit) = (self.taken_by_namespace(namespace), self.bounds.limit(namespace));
         if taken >= limit {
             return format!(
-                "waiting: {taken} of {limit} executions of namespace {namespace} in flight on this server (quota `{}`)",
+                "waiting: {taken} of {limit} executions of namespace {namespace} in flight on this \
+                 server (quota `{}`)",
                 QuotaKind::Executions
             );
         }
+
         if self.taken < self.limit && !self.has_place_for(taken) {
             let free = self.limit - self.taken;
             return format!(
-                "waiting: {taken} executions of namespace {namespace} in flight, and the last {free} of {} places of this \
-                 server are kept for namespaces with fewer",
+                "waiting: {taken} executions of namespace {namespace} in flight, and the last \
+                 {free} of {} places of this server are kept for namespaces with fewer",
                 self.limit
             );
         }
+
         format!("waiting: {} of {} executions of this server in flight", self.taken, self.limit)
     }
 
@@ -199,20 +214,25 @@ impl<W> Queue<W> {
 
     fn taken_by(&self, owner: &Owner) -> usize {
         let namespace = self.namespaces.get(&owner.namespace);
-        namespace.and_then(|namespace| namespace.pipelines.get(&owner.pipeline)).map_or(0, |pipeline| pipeline.taken)
+        namespace
+            .and_then(|namespace| namespace.pipelines.get(&owner.pipeline))
+            .map_or(0, |pipeline| pipeline.taken)
     }
 
-    /// Changes a pipeline and keeps its place in both orders right. The only door to what is counted.
+    /// Changes a pipeline and keeps its place in both orders right. The only door to what is
+    /// counted.
     fn change<T>(&mut self, owner: &Owner, change: impl FnOnce(&mut Pipeline<W>) -> T) -> T {
         let Owner { namespace: name, pipeline: id } = owner;
         let namespace = self.namespaces.entry(name.clone()).or_insert_with(Namespace::empty);
         if let Some(key) = namespace.key(name, &self.bounds) {
             self.order.remove(&key);
         }
+
         let pipeline = namespace.pipelines.entry(id.clone()).or_insert_with(Pipeline::empty);
         if let Some(key) = pipeline.key(id, self.limit_per_pipeline) {
             namespace.ready.remove(&key);
         }
+
         let before = pipeline.taken;
         let result = change(pipeline);
         namespace.taken = namespace.taken - before + pipeline.taken;
@@ -220,15 +240,19 @@ impl<W> Queue<W> {
         if let Some(key) = pipeline.key(id, self.limit_per_pipeline) {
             namespace.ready.insert(key);
         }
+
         if pipeline.taken == 0 && pipeline.waiting.is_empty() {
             namespace.pipelines.remove(id);
         }
+
         if let Some(key) = namespace.key(name, &self.bounds) {
             self.order.insert(key);
         }
+
         if namespace.pipelines.is_empty() {
             self.namespaces.remove(name);
         }
+
         result
     }
 }
@@ -239,7 +263,11 @@ impl<W> Namespace<W> {
     }
 
     /// Its place in the order, if it is below its bound.
-    fn key(&self, name: &NamespaceId, bounds: &Bounds) -> Option<(usize, usize, Ticket, NamespaceId)> {
+    fn key(
+        &self,
+        name: &NamespaceId,
+        bounds: &Bounds,
+    ) -> Option<(usize, usize, Ticket, NamespaceId)> {
         let (taken, ticket, _) = self.ready.first().filter(|_| self.taken < bounds.limit(name))?;
         Some((self.taken, *taken, *ticket, name.clone()))
     }
@@ -280,12 +308,15 @@ mod tests {
             let mut queue = Queue::new(4, None);
             let greedy = owner(0, 0);
             (0..4).for_each(|_| queue.take(&greedy));
+
             for _ in 0..10_000 {
                 queue.join(&greedy, "greedy");
             }
+
             queue.join(&other, "other");
             queue.give_back(&greedy);
             assert_eq!(admit_all(&mut queue), ["other"], "one release is enough");
+
             // From there on they share.
             queue.join(&other, "other");
             let mut admitted = Vec::new();
@@ -293,6 +324,7 @@ mod tests {
                 queue.give_back(&greedy);
                 admitted.extend(admit_all(&mut queue));
             }
+
             assert_eq!(admitted, ["other", "greedy"], "two each, then who waits longest");
         }
     }
@@ -351,7 +383,10 @@ mod tests {
     }
 
     fn shared(limits: &[(usize, usize)]) -> Bounds {
-        let of_namespace = limits.iter().map(|(namespace, limit)| (owner(*namespace, 0).namespace, *limit)).collect();
+        let of_namespace = limits
+            .iter()
+            .map(|(namespace, limit)| (owner(*namespace, 0).namespace, *limit))
+            .collect();
         Bounds { of_namespace, keeps_some_free: true, ..Bounds::default() }
     }
 
@@ -360,17 +395,22 @@ mod tests {
         let mut queue = Queue::new(64, None);
         queue.bound(shared(&[]));
         let mut had = Vec::new();
+
         for namespace in 0..4 {
             had.push(
-                std::iter::repeat_with(|| queue.try_take(&owner(namespace, 0))).take_while(|taken| *taken).count(),
+                std::iter::repeat_with(|| queue.try_take(&owner(namespace, 0)))
+                    .take_while(|taken| *taken)
+                    .count(),
             );
         }
+
         assert_eq!(had, [56, 7, 1, 0]);
         queue.join(&owner(0, 0), ());
         let why = queue.why(&owner(0, 0));
         assert_eq!(why, "waiting: 64 of 64 executions of this server in flight");
         queue.give_back(&owner(0, 0));
         assert!(admit_all(&mut queue).is_empty(), "what came free is for those with fewer");
+
         let why = queue.why(&owner(0, 0));
         let kept = "and the last 1 of 64 places of this server are kept for namespaces with fewer";
         assert_eq!(why, format!("waiting: 55 executions of namespace n0 in flight, {kept}"));
@@ -394,7 +434,8 @@ mod tests {
         let (bound, other) = (owner(0, 0), owner(1, 0));
         assert!(queue.try_take(&bound) && queue.try_take(&bound) && !queue.try_take(&bound));
         queue.join(&bound, "bound");
-        let why = "waiting: 2 of 2 executions of namespace n0 in flight on this server (quota `executions`)";
+        let why = "waiting: 2 of 2 executions of namespace n0 in flight on this server (quota \
+                   `executions`)";
         assert_eq!(queue.why(&bound), why);
         assert!(admit_all(&mut queue).is_empty() && queue.try_take(&other));
         queue.bound(shared(&[(0, 3)]));
@@ -410,15 +451,28 @@ mod tests {
 
     impl Model {
         fn turn(&self, limit: usize, per_pipeline: usize, bounds: &Bounds) -> Option<u64> {
-            let of_namespace = |wanted: usize| self.taken.iter().filter(|(namespace, _)| *namespace == wanted).count();
-            let of_pipeline = |wanted: (usize, usize)| self.taken.iter().filter(|owner| **owner == wanted).count();
+            let of_namespace = |wanted: usize| {
+                self.taken.iter().filter(|(namespace, _)| *namespace == wanted).count()
+            };
+
+            let of_pipeline = |wanted: (usize, usize)| {
+                self.taken.iter().filter(|owner| **owner == wanted).count()
+            };
+
             let free = limit.saturating_sub(self.taken.len());
             let within = |namespace: usize| {
                 of_namespace(namespace) < bounds.limit(&owner(namespace, 0).namespace)
                     && (!bounds.keeps_some_free || of_namespace(namespace) < 7 * free)
             };
-            let may = self.waiting.iter().filter(|(owner, _)| of_pipeline(*owner) < per_pipeline && within(owner.0));
-            let next = may.min_by_key(|(owner, ticket)| (of_namespace(owner.0), of_pipeline(*owner), *ticket))?;
+
+            let may = self
+                .waiting
+                .iter()
+                .filter(|(owner, _)| of_pipeline(*owner) < per_pipeline && within(owner.0));
+            let next = may.min_by_key(|(owner, ticket)| {
+                (of_namespace(owner.0), of_pipeline(*owner), *ticket)
+            })?;
+
             (self.taken.len() < limit).then_some(next.1)
         }
     }

@@ -21,10 +21,16 @@ async fn mask(engine: &Engine, run: &RunKey, value: &str) -> Result<(), EngineEr
 
 /// A task that prints the value, waits, and prints it again, in Base64, too.
 async fn waiting(house: &House, engine: &Engine) -> RunKey {
-    let lines = ["print before zebra-stripes", "wait gate", "print after zebra-stripes emVicmEtc3RyaXBlcw=="];
+    let lines = [
+        "print before zebra-stripes",
+        "wait gate",
+        "print after zebra-stripes emVicmEtc3RyaXBlcw==",
+    ];
     house.register(pipeline(vec![steps("a", &[], &lines)]));
     let run = house.start(engine, &[]).await.key;
-    house.until(&run, "running", |snapshot| snapshot.tasks[&id("a")].state == TaskState::Running).await;
+    house
+        .until(&run, "running", |snapshot| snapshot.tasks[&id("a")].state == TaskState::Running)
+        .await;
     run
 }
 
@@ -40,13 +46,20 @@ async fn a_value_is_masked_from_when_it_was_added_and_in_all_of_the_archive() {
     let log = first(&run, "a");
     let mut followed = engine.logs(&log, LogCursor::default(), true).await.unwrap();
     let line = followed.next().await.unwrap().unwrap();
+
     assert_eq!(&line.data[..], b"before zebra-stripes\n", "nobody has said that it is one");
 
     for _ in 0..2 {
         mask(&engine, &run, "zebra-stripes").await.unwrap();
     }
-    assert_eq!(read(&engine, &log, 0, false).await.unwrap(), "before ***\n", "who begins now sees it nowhere");
+
+    assert_eq!(
+        read(&engine, &log, 0, false).await.unwrap(),
+        "before ***\n",
+        "who begins now sees it nowhere"
+    );
     house.scheduler.release("gate");
+
     let rest: Vec<_> = followed.map(|chunk| chunk.unwrap().data).collect().await;
     assert_eq!(rest.concat(), b"after *** ***\n", "who has begun before does not see it again");
 
@@ -75,7 +88,8 @@ async fn an_added_value_outlives_the_server_and_is_deleted_when_nothing_is_left_
     assert_eq!(read(&engine, &log, 0, false).await.unwrap(), "before ***\nafter *** ***\n");
 
     let page = || ListPage { after: None, limit: 10 };
-    let stored = async || house.secrets.list("internal/run-masks/", page()).await.unwrap().paths.len();
+    let stored =
+        async || house.secrets.list("internal/run-masks/", page()).await.unwrap().paths.len();
     assert_eq!(stored().await, 1, "retention comes from time to time");
     tokio::time::sleep(Duration::from_secs(1_200)).await;
     assert_eq!(stored().await, 0);
@@ -90,10 +104,12 @@ async fn what_one_server_is_told_every_reader_on_another_masks() {
     let reading = house.engine_with(config("reading")).await;
     let log: ExecutionId = first(&run, "a");
     let mut followed = reading.logs(&log, LogCursor::default(), true).await.unwrap();
+
     assert_eq!(&followed.next().await.unwrap().unwrap().data[..], b"before zebra-stripes\n");
 
     mask(&told, &run, "zebra-stripes").await.unwrap();
     assert_eq!(read(&reading, &log, 0, false).await.unwrap(), "before ***\n");
+
     // The hint is on its way.
     tokio::time::sleep(Duration::from_secs(1)).await;
     house.scheduler.release("gate");
@@ -112,9 +128,11 @@ async fn a_value_that_cannot_be_masked_is_not_shown() {
     let secrets: Arc<dyn SecretStore> = house.secrets.clone();
     let faulty = Arc::new(Faulty::new(secrets, 1, Faults::default()));
     let backends = gofer_engine::Backends { secrets: faulty.clone(), ..house.backends() };
-    let engine = Engine::start(house.journal.clone(), backends, EngineConfig::default()).await.unwrap();
+    let engine =
+        Engine::start(house.journal.clone(), backends, EngineConfig::default()).await.unwrap();
     let run = waiting(&house, &engine).await;
     let mut followed = engine.logs(&first(&run, "a"), LogCursor::default(), true).await.unwrap();
+
     followed.next().await.unwrap().unwrap();
 
     mask(&engine, &run, "zebra-stripes").await.unwrap();

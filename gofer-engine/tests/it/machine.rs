@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use gofer_core::pipeline::{Condition, PipelineSpec, RetryOn};
-use gofer_core::run::{CancelRequest, Reason, ReasonKind, RunState, RunStatus, TaskState, TaskStatus};
+use gofer_core::run::{
+    CancelRequest, Reason, ReasonKind, RunState, RunStatus, TaskState, TaskStatus,
+};
 use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation};
 use gofer_core::{Attempt, Timestamp};
 use gofer_engine::machine::{Decision, Effect, Input, Machine, SchedulerFacts};
@@ -51,7 +53,11 @@ impl Scene {
     fn ended_at(&mut self, task: &str, state: ExecutionState, seconds: i64, ran: Duration) {
         let attempt = Attempt(self.attempt(task));
         let ended_at = Timestamp(seconds * SECOND);
-        let times = ExecutionTimes { started_at: Some(ended_at.before(ran)), ended_at: Some(ended_at), ran: Some(ran) };
+        let times = ExecutionTimes {
+            started_at: Some(ended_at.before(ran)),
+            ended_at: Some(ended_at),
+            ran: Some(ran),
+        };
         self.input(Input::Observed(id(task), attempt, Observation { state, times }));
     }
 
@@ -86,12 +92,22 @@ impl Scene {
     }
 
     fn ended(&self, status: RunStatus) {
-        assert_eq!(self.machine.run().state, RunState::Complete(status), "{:?}", self.machine.run().reason);
+        assert_eq!(
+            self.machine.run().state,
+            RunState::Complete(status),
+            "{:?}",
+            self.machine.run().reason
+        );
     }
 }
 
 fn cancel(force: bool) -> CancelRequest {
-    CancelRequest { at: Timestamp(0), by: "ann".to_owned(), force, message: "wrong branch".to_owned() }
+    CancelRequest {
+        at: Timestamp(0),
+        by: "ann".to_owned(),
+        force,
+        message: "wrong branch".to_owned(),
+    }
 }
 
 const DONE: TaskState = TaskState::Complete(TaskStatus::Successful);
@@ -141,7 +157,10 @@ fn skipped_satisfies_any_but_neither_success_nor_failure() {
         task("on-failure", &[("s", Condition::Failure)]),
     ]));
     scene.exit("a", 0);
-    assert_eq!([scene.state("s"), scene.state("on-success"), scene.state("on-failure")], [SKIPPED; 3]);
+    assert_eq!(
+        [scene.state("s"), scene.state("on-success"), scene.state("on-failure")],
+        [SKIPPED; 3]
+    );
     scene.exit("on-any", 0);
     scene.ended(RunStatus::Successful);
 }
@@ -162,7 +181,8 @@ fn a_failure_is_handled_by_a_failure_child_that_succeeds() {
 
 #[test]
 fn an_any_child_handles_nothing() {
-    let mut scene = Scene::begin(pipeline(vec![task("a", &[]), task("b", &[("a", Condition::Any)])]));
+    let mut scene =
+        Scene::begin(pipeline(vec![task("a", &[]), task("b", &[("a", Condition::Any)])]));
     scene.exit("a", 1);
     scene.exit("b", 0);
     scene.ended(RunStatus::Failed);
@@ -172,7 +192,8 @@ fn an_any_child_handles_nothing() {
 fn continue_on_failure_spares_the_run_and_satisfies_success_edges() {
     let mut flaky = task("lint", &[]);
     flaky.continue_on_failure = true;
-    let mut scene = Scene::begin(pipeline(vec![flaky, task("build", &[("lint", Condition::Success)])]));
+    let mut scene =
+        Scene::begin(pipeline(vec![flaky, task("build", &[("lint", Condition::Success)])]));
     scene.exit("lint", 1);
     assert_eq!(scene.state("lint"), FAILED);
     scene.exit("build", 0);
@@ -244,9 +265,17 @@ fn a_timeout_stops_the_attempt_and_may_be_retried() {
         "counted from running, not from intent"
     );
     scene.at(6);
-    assert!(matches!(scene.effects.last(), Some(Effect::Confirm(_, Attempt(1)))), "{:?}", scene.effects);
+    assert!(
+        matches!(scene.effects.last(), Some(Effect::Confirm(_, Attempt(1)))),
+        "{:?}",
+        scene.effects
+    );
     scene.answer("a", 6, ExecutionState::Running);
-    assert!(matches!(scene.effects.last(), Some(Effect::Stop(_, Attempt(1), _))), "{:?}", scene.effects);
+    assert!(
+        matches!(scene.effects.last(), Some(Effect::Stop(_, Attempt(1), _))),
+        "{:?}",
+        scene.effects
+    );
     scene.observe("a", ExecutionState::Stopped);
     assert_eq!(scene.attempt("a"), 2);
     scene.at(7);
@@ -283,14 +312,21 @@ fn cancelling_a_run_ends_the_pending_and_stops_the_running() {
     assert_eq!([scene.state("b"), scene.state("c")], [CANCELLED; 2]);
     assert!(matches!(scene.effects.last(), Some(Effect::Stop(_, _, grace)) if !grace.is_zero()));
     scene.input(Input::CancelRun(cancel(true)));
-    assert!(matches!(scene.effects.last(), Some(Effect::Stop(_, _, grace)) if grace.is_zero()), "force hastens");
+    assert!(
+        matches!(scene.effects.last(), Some(Effect::Stop(_, _, grace)) if grace.is_zero()),
+        "force hastens"
+    );
+
     let stops = scene.effects.len();
     scene.input(Input::CancelRun(cancel(false)));
     assert_eq!(scene.effects.len(), stops, "a gentler wish changes nothing");
     scene.observe("a", ExecutionState::Stopped);
     assert_eq!(scene.state("a"), CANCELLED);
     scene.ended(RunStatus::Cancelled);
-    assert_eq!(scene.machine.run().reason.clone().unwrap().message, "cancelled by ann: wrong branch");
+    assert_eq!(
+        scene.machine.run().reason.clone().unwrap().message,
+        "cancelled by ann: wrong branch"
+    );
 }
 
 #[test]
@@ -324,13 +360,18 @@ fn late_and_repeated_news_change_nothing() {
     let decision = scene.input(Input::Observed(id("nobody"), Attempt(1), late.into()));
     assert!(decision.commits_nothing());
     scene.observe("b", ExecutionState::Running);
-    assert!(scene.input(Input::Observed(id("b"), Attempt(1), ExecutionState::Running.into())).commits_nothing());
+    assert!(
+        scene
+            .input(Input::Observed(id("b"), Attempt(1), ExecutionState::Running.into()))
+            .commits_nothing()
+    );
     assert_eq!(scene.state("a"), TaskState::Pending);
 }
 
 #[test]
 fn a_reused_task_counts_as_successful() {
-    let mut before = snapshot(pipeline(vec![task("a", &[]), task("b", &[("a", Condition::Success)])]));
+    let mut before =
+        snapshot(pipeline(vec![task("a", &[]), task("b", &[("a", Condition::Success)])]));
     before.tasks.get_mut(&id("a")).unwrap().state = DONE;
     let mut machine = Machine::new(before, SchedulerFacts::default());
     let decision = machine.step(Timestamp(0), Input::Claimed);
@@ -371,7 +412,10 @@ fn an_end_in_time_counts_however_late_it_is_seen() {
     scene.ended_at("a", EXITED, 5, Duration::from_secs(4));
     assert_eq!(scene.state("a"), DONE);
     let task = scene.machine.task(&id("a")).unwrap().0;
-    assert_eq!((task.started_at, task.ended_at), (Some(Timestamp(SECOND)), Some(Timestamp(5 * SECOND))));
+    assert_eq!(
+        (task.started_at, task.ended_at),
+        (Some(Timestamp(SECOND)), Some(Timestamp(5 * SECOND)))
+    );
 }
 
 #[test]
@@ -415,7 +459,11 @@ fn an_answer_from_before_the_deadline_confirms_nothing() {
     scene.answer("a", 3, ExecutionState::Running);
     assert_eq!(scene.effects, []);
     scene.at(7);
-    assert!(matches!(scene.effects.last(), Some(Effect::Confirm(..))), "it is asked again: {:?}", scene.effects);
+    assert!(
+        matches!(scene.effects.last(), Some(Effect::Confirm(..))),
+        "it is asked again: {:?}",
+        scene.effects
+    );
 }
 
 #[test]
@@ -424,7 +472,10 @@ fn a_start_timeout_does_not_count_while_nobody_watches() {
     spec.start_timeout = Some(FIVE);
     let mut scene = Scene::begin(pipeline(vec![spec]));
     scene.at(60);
-    assert!(!scene.effects.iter().any(|effect| matches!(effect, Effect::Confirm(..))), "the server stood still");
+    assert!(
+        !scene.effects.iter().any(|effect| matches!(effect, Effect::Confirm(..))),
+        "the server stood still"
+    );
     scene.at(65);
     scene.answer("a", 65, ExecutionState::Queued { reason: String::new() });
     scene.observe("a", ExecutionState::NotFound);
@@ -437,5 +488,8 @@ fn times_that_cannot_be_are_the_nearest_that_can() {
     scene.now = Timestamp(3 * SECOND);
     scene.ended_at("a", EXITED, 1_000, Duration::from_secs(2));
     let task = scene.machine.task(&id("a")).unwrap().0;
-    assert_eq!((task.started_at, task.ended_at), (Some(Timestamp(SECOND)), Some(Timestamp(3 * SECOND))));
+    assert_eq!(
+        (task.started_at, task.ended_at),
+        (Some(Timestamp(SECOND)), Some(Timestamp(3 * SECOND)))
+    );
 }

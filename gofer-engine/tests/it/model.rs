@@ -1,5 +1,5 @@
-//! Random DAGs with random outcomes, orders and server crashes, against an oracle that is written from the design's words
-//! and knows nothing of the machine.
+//! Random DAGs with random outcomes, orders and server crashes, against an oracle that is written
+//! from the design's words and knows nothing of the machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,13 +27,15 @@ struct Node {
 type Drawn = (Vec<(prop::sample::Index, Condition)>, u32, bool, Vec<bool>);
 
 fn nodes() -> impl Strategy<Value = Vec<Node>> {
-    let condition = prop_oneof![Just(Condition::Any), Just(Condition::Success), Just(Condition::Failure)];
+    let condition =
+        prop_oneof![Just(Condition::Any), Just(Condition::Success), Just(Condition::Failure)];
     let node = (
         prop::collection::vec((any::<prop::sample::Index>(), condition), 0..4),
         0..3u32,
         prop::bool::weighted(0.2),
         prop::collection::vec(prop::bool::weighted(0.6), 3),
     );
+
     prop::collection::vec(node, 1..16).prop_map(|nodes| {
         let build = |(at, (edges, retries, continue_on_failure, outcomes)): (usize, Drawn)| {
             let parents: BTreeMap<usize, Condition> = edges
@@ -68,13 +70,15 @@ fn spec(nodes: &[Node]) -> PipelineSpec {
 fn oracle(nodes: &[Node]) -> (Vec<TaskStatus>, RunStatus) {
     let mut status: Vec<TaskStatus> = Vec::new();
     for node in nodes {
-        let satisfied = node.edges.iter().all(|&(parent, condition)| match (condition, status[parent]) {
-            (Condition::Any, _) => true,
-            (Condition::Success, TaskStatus::Successful) => true,
-            (Condition::Success, TaskStatus::Failed) => nodes[parent].continue_on_failure,
-            (Condition::Failure, TaskStatus::Failed) => true,
-            _ => false,
-        });
+        let satisfied =
+            node.edges.iter().all(|&(parent, condition)| match (condition, status[parent]) {
+                (Condition::Any, _) => true,
+                (Condition::Success, TaskStatus::Successful) => true,
+                (Condition::Success, TaskStatus::Failed) => nodes[parent].continue_on_failure,
+                (Condition::Failure, TaskStatus::Failed) => true,
+                _ => false,
+            });
+
         let tries = node.retries as usize + 1;
         status.push(match satisfied {
             false => TaskStatus::Skipped,
@@ -82,13 +86,17 @@ fn oracle(nodes: &[Node]) -> (Vec<TaskStatus>, RunStatus) {
             true => TaskStatus::Failed,
         });
     }
+
     let handled = |failed: usize| {
         nodes.iter().zip(&status).any(|(node, &status)| {
             status == TaskStatus::Successful && node.edges.contains(&(failed, Condition::Failure))
         })
     };
-    let fails =
-        (0..nodes.len()).any(|at| status[at] == TaskStatus::Failed && !nodes[at].continue_on_failure && !handled(at));
+
+    let fails = (0..nodes.len()).any(|at| {
+        status[at] == TaskStatus::Failed && !nodes[at].continue_on_failure && !handled(at)
+    });
+
     (status, if fails { RunStatus::Failed } else { RunStatus::Successful })
 }
 
@@ -108,7 +116,13 @@ impl World {
 
     fn of(stored: RunSnapshot) -> Self {
         let machine = Machine::new(stored.clone(), SchedulerFacts::default());
-        let mut world = Self { stored, machine, now: Timestamp(0), starts: BTreeMap::new(), running: BTreeSet::new() };
+        let mut world = Self {
+            stored,
+            machine,
+            now: Timestamp(0),
+            starts: BTreeMap::new(),
+            running: BTreeSet::new(),
+        };
         world.input(Input::Claimed);
         world
     }
@@ -137,7 +151,8 @@ impl World {
     }
 
     fn statuses(&self) -> Vec<TaskStatus> {
-        let status = |at| self.stored.tasks[&id(&name(at))].state.status().expect("the run is complete");
+        let status =
+            |at| self.stored.tasks[&id(&name(at))].state.status().expect("the run is complete");
         (0..self.stored.tasks.len()).map(status).collect()
     }
 
@@ -150,8 +165,17 @@ impl World {
     fn commit(&mut self, decision: &Decision) {
         for change in &decision.tasks {
             let stored = self.stored.tasks.get_mut(&change.to.task).unwrap();
-            assert_eq!((stored.state, stored.attempt), (change.from, change.from_attempt), "compare-and-set");
-            assert!(change.from.may_become(change.to.state), "{:?} -> {:?}", change.from, change.to.state);
+            assert_eq!(
+                (stored.state, stored.attempt),
+                (change.from, change.from_attempt),
+                "compare-and-set"
+            );
+            assert!(
+                change.from.may_become(change.to.state),
+                "{:?} -> {:?}",
+                change.from,
+                change.to.state
+            );
             *stored = change.to.clone();
         }
         if let Some(change) = &decision.run {
@@ -165,7 +189,9 @@ impl World {
             match effect {
                 Effect::Start(task, attempt) => self.start(task, attempt),
                 // The scheduler is asked first: what exists is not started again.
-                Effect::Restart(task, attempt) if !self.starts.contains_key(&(task.clone(), attempt)) => {
+                Effect::Restart(task, attempt)
+                    if !self.starts.contains_key(&(task.clone(), attempt)) =>
+                {
                     self.start(task, attempt);
                 }
                 Effect::Restart(..) | Effect::Observe(..) | Effect::Archive(..) => {}
@@ -176,13 +202,18 @@ impl World {
 
     fn start(&mut self, task: TaskId, attempt: Attempt) {
         for edge in &self.stored.spec.task(&task).unwrap().depends_on {
-            assert!(self.stored.tasks[&edge.task].state.is_complete(), "{task} started before {}", edge.task);
+            assert!(
+                self.stored.tasks[&edge.task].state.is_complete(),
+                "{task} started before {}",
+                edge.task
+            );
         }
         *self.starts.entry((task.clone(), attempt)).or_default() += 1;
         self.running.insert((task, attempt));
     }
 
-    /// The server dies, after the commit and before or after the effects; another loads what is stored.
+    /// The server dies, after the commit and before or after the effects; another loads what is
+    /// stored.
     fn crash(&mut self) {
         self.machine = Machine::new(self.stored.clone(), SchedulerFacts::default());
         self.input(Input::Claimed);
@@ -190,14 +221,22 @@ impl World {
 
     fn end_one(&mut self, nodes: &[Node], pick: prop::sample::Index, crash_before_effects: bool) {
         if self.running.is_empty() {
-            self.now = self.machine.next_deadline().expect("nothing runs, so a retry is waited for");
+            self.now =
+                self.machine.next_deadline().expect("nothing runs, so a retry is waited for");
             return self.input(Input::Tick);
         }
-        let (task, attempt) = self.running.iter().nth(pick.index(self.running.len())).unwrap().clone();
+
+        let (task, attempt) =
+            self.running.iter().nth(pick.index(self.running.len())).unwrap().clone();
         self.running.remove(&(task.clone(), attempt));
         let at: usize = task.as_str()[1..].parse().unwrap();
         let code = i32::from(!nodes[at].outcomes[attempt.0 as usize - 1]);
-        let input = Input::Observed(task, attempt, ExecutionState::Exited { code, oom: false, signal: None }.into());
+        let input = Input::Observed(
+            task,
+            attempt,
+            ExecutionState::Exited { code, oom: false, signal: None }.into(),
+        );
+
         if crash_before_effects {
             let decision = self.machine.step(self.now, input);
             self.commit(&decision);
@@ -209,7 +248,10 @@ impl World {
 }
 
 fn picks() -> impl Strategy<Value = Vec<(prop::sample::Index, bool, bool)>> {
-    prop::collection::vec((any::<prop::sample::Index>(), prop::bool::weighted(0.1), prop::bool::weighted(0.1)), 200)
+    prop::collection::vec(
+        (any::<prop::sample::Index>(), prop::bool::weighted(0.1), prop::bool::weighted(0.1)),
+        200,
+    )
 }
 
 proptest! {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use gofer_core::journal::RunSnapshot;
 use gofer_core::pipeline::{
-    Condition, CustomTask, Dependency, Overlap, PipelineSpec, Resources, RetryPolicy, TaskKind, TaskSpec,
+    Condition, CustomTask, Dependency, Overlap, PipelineSpec, Resources, RetryPolicy, TaskKind,
+    TaskSpec,
 };
 use gofer_core::run::{Initiator, Run, RunState, TaskRun};
 use gofer_core::{NamespaceId, PipelineId, RunKey, RunNumber, TaskId, Timestamp, Version};
@@ -19,7 +20,10 @@ pub(crate) fn task(name: &str, parents: &[(&str, Condition)]) -> TaskSpec {
     TaskSpec {
         id: id(name),
         description: String::new(),
-        kind: TaskKind::Custom(CustomTask { command: vec!["true".to_owned()], ..CustomTask::default() }),
+        kind: TaskKind::Custom(CustomTask {
+            command: vec!["true".to_owned()],
+            ..CustomTask::default()
+        }),
         depends_on: parents
             .iter()
             .map(|(task, condition)| Dependency { task: id(task), condition: *condition })
@@ -57,7 +61,12 @@ pub(crate) fn pipeline(tasks: Vec<TaskSpec>) -> PipelineSpec {
 
 /// A run that was just claimed for the first time.
 pub(crate) fn snapshot(spec: PipelineSpec) -> RunSnapshot {
-    let key = RunKey { namespace: NamespaceId::new("n").unwrap(), pipeline: spec.name.clone(), run: RunNumber(1) };
+    let key = RunKey {
+        namespace: NamespaceId::new("n").unwrap(),
+        pipeline: spec.name.clone(),
+        run: RunNumber(1),
+    };
+
     let run = Run {
         key,
         version: Version(1),
@@ -72,6 +81,11 @@ pub(crate) fn snapshot(spec: PipelineSpec) -> RunSnapshot {
         started_at: Some(Timestamp(0)),
         ended_at: None,
     };
-    let tasks = spec.tasks.iter().map(|task| (task.id.clone(), TaskRun::pending(task.id.clone()))).collect();
+
+    let tasks = spec
+        .tasks
+        .iter()
+        .map(|task| (task.id.clone(), TaskRun::pending(task.id.clone())))
+        .collect();
     RunSnapshot { run, spec: Arc::new(spec), tasks }
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::journal::RunSnapshot;
 use gofer_core::pipeline::{Condition, PipelineSpec};
-use gofer_core::run::{AttemptRecord, CancelRequest, LogState, Reason, ReasonKind, RunState, RunStatus, TaskState};
+use gofer_core::run::{
+    AttemptRecord, CancelRequest, LogState, Reason, ReasonKind, RunState, RunStatus, TaskState,
+};
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, RunNumber, TaskId, Timestamp};
 use gofer_engine::machine::{Input, Machine, SchedulerFacts};
@@ -31,7 +33,13 @@ impl Book {
         let mut stored = snapshot(spec);
         stored.run.started_at = Some(Timestamp(2 * SECOND));
         let machine = Machine::new(stored.clone(), SchedulerFacts::default());
-        let mut book = Self { stored, machine, now: Timestamp(0), attempts: BTreeMap::new(), events: Vec::new() };
+        let mut book = Self {
+            stored,
+            machine,
+            now: Timestamp(0),
+            attempts: BTreeMap::new(),
+            events: Vec::new(),
+        };
         book.at(2.5, Input::Claimed);
         book
     }
@@ -40,20 +48,24 @@ impl Book {
         #[expect(clippy::cast_possible_truncation, reason = "seconds of a test")]
         let now = (seconds * SECOND as f64) as i64;
         self.now = Timestamp(now);
+
         for input in [Input::Tick, input] {
             if let Input::CancelRun(request) = &input {
                 self.stored.run.cancel.get_or_insert(request.clone());
             }
+
             let decision = self.machine.step(self.now, input);
             for change in decision.tasks {
                 let task = change.to.task.clone();
                 self.attempts.entry(task.clone()).or_default().extend(change.ended);
                 self.stored.tasks.insert(task, change.to);
             }
+
             if let Some(run) = decision.run {
                 (self.stored.run.state, self.stored.run.reason) = (run.to, run.reason);
                 self.stored.run.ended_at = Some(run.at);
             }
+
             self.events.extend(decision.events);
         }
     }
@@ -69,8 +81,10 @@ impl Book {
 
     fn archive(&mut self, task: &str, attempt: u32, at: Timestamp) {
         let records = self.attempts.get_mut(&id(task)).unwrap();
-        records.iter_mut().find(|record| record.attempt.0 == attempt).unwrap().log = LogState::Archived;
-        let subject = Subject { task: Some(id(task)), attempt: Some(Attempt(attempt)), ..Subject::default() };
+        records.iter_mut().find(|record| record.attempt.0 == attempt).unwrap().log =
+            LogState::Archived;
+        let subject =
+            Subject { task: Some(id(task)), attempt: Some(Attempt(attempt)), ..Subject::default() };
         let details = EventDetails::LogArchived { size_bytes: 1 };
         self.events.push(NewEvent { at, actor: "gofer".to_owned(), subject, details });
     }
@@ -79,12 +93,20 @@ impl Book {
         let own = |event: &&NewEvent| event.subject.task == Some(id(task));
         let events: Vec<NewEvent> = self.events.iter().filter(own).cloned().collect();
         let none = Vec::new();
-        timeline::of_task(&self.stored, &id(task), self.attempts.get(&id(task)).unwrap_or(&none), &events)
+        timeline::of_task(
+            &self.stored,
+            &id(task),
+            self.attempts.get(&id(task)).unwrap_or(&none),
+            &events,
+        )
     }
 
     fn facts(&self) -> RunFacts {
         let logs = self.attempts.values().flatten().filter(|record| record.log == LogState::Live);
-        let archived = self.events.iter().filter(|event| matches!(event.details, EventDetails::LogArchived { .. }));
+        let archived = self
+            .events
+            .iter()
+            .filter(|event| matches!(event.details, EventDetails::LogArchived { .. }));
         RunFacts {
             live_logs: logs.count() as u64,
             last_archived: archived.map(|event| event.at).max(),
@@ -111,7 +133,8 @@ fn waiting(seconds: f64, book: &mut Book, task: &str, why: &str) {
 
 #[test]
 fn a_chain_waits_for_its_parents_for_a_place_and_for_the_scheduler() {
-    let mut book = Book::begin(pipeline(vec![task("a", &[]), task("b", &[("a", Condition::Success)])]));
+    let mut book =
+        Book::begin(pipeline(vec![task("a", &[]), task("b", &[("a", Condition::Success)])]));
     assert_eq!(told(&book.spans("b")), ["WaitingForParents 0 2-: waits for task `a`"]);
     waiting(4.0, &mut book, "a", "waiting: 1 of 1 executions of this server in flight");
     assert_eq!(
@@ -149,6 +172,7 @@ fn a_chain_waits_for_its_parents_for_a_place_and_for_the_scheduler() {
             "Archiving 1 11-12: logs went into the object store",
         ]
     );
+
     let facts = RunFacts { made_room: Some(RunNumber(7)), ..book.facts() };
     assert_eq!(
         told(&timeline::of_run(&book.stored.run, &facts)),
@@ -166,9 +190,13 @@ fn retries_stops_and_skips_are_told() {
     let mut book = Book::begin(pipeline(vec![retried(task("a", &[]), 2), task("b", &edges)]));
     book.observe(3.0, "a", ExecutionState::Running);
     book.exit(4.0, "a", 1);
-    assert_eq!(told(&book.spans("a"))[3..], ["RetryBackoff 1 4-: after attempt 1: ended with exit code 1"]);
+    assert_eq!(
+        told(&book.spans("a"))[3..],
+        ["RetryBackoff 1 4-: after attempt 1: ended with exit code 1"]
+    );
     book.at(5.0, Input::Tick);
     book.observe(5.5, "a", ExecutionState::Running);
+
     let at = Timestamp(7 * SECOND);
     let cancel = CancelRequest { at, by: "ann".to_owned(), force: false, message: String::new() };
     book.at(7.0, Input::CancelRun(cancel));
@@ -197,7 +225,10 @@ fn retries_stops_and_skips_are_told() {
     );
 
     let mut book = Book::begin(pipeline(vec![task("a", &[]), task("b", &edges)]));
-    book.at(4.0, Input::Refused(id("a"), Attempt(1), Reason::new(ReasonKind::MissingValue, "no secret `x`")));
+    book.at(
+        4.0,
+        Input::Refused(id("a"), Attempt(1), Reason::new(ReasonKind::MissingValue, "no secret `x`")),
+    );
     assert_eq!(told(&book.spans("a"))[1..2], ["Starting 1 2.5-4: no secret `x`"]);
     assert_eq!(
         told(&book.spans("b")),
@@ -209,7 +240,8 @@ fn retries_stops_and_skips_are_told() {
 fn a_pending_run_and_one_that_never_ran_have_their_queue_alone() {
     let mut pending = snapshot(pipeline(vec![task("a", &[])]));
     (pending.run.state, pending.run.started_at) = (RunState::Pending, None);
-    let waits = Some(Reason::new(ReasonKind::Waiting, "waiting: parallelism 1 of 1 in use by run 41"));
+    let waits =
+        Some(Reason::new(ReasonKind::Waiting, "waiting: parallelism 1 of 1 in use by run 41"));
     let facts = RunFacts { waits, ..RunFacts::default() };
     assert_eq!(
         told(&timeline::of_run(&pending.run, &facts)),
@@ -228,11 +260,21 @@ fn happen(book: &mut Book, now: &mut f64, (kind, task, tenths): Happening) {
     *now += f64::from(tenths) / 10.0;
     let name = ["a", "b", "c", "d"][task];
     let attempt = book.stored.tasks[&id(name)].attempt;
-    let cancel = || CancelRequest { at: Timestamp(0), by: "ann".to_owned(), force: false, message: String::new() };
+    let cancel = || CancelRequest {
+        at: Timestamp(0),
+        by: "ann".to_owned(),
+        force: false,
+        message: String::new(),
+    };
+
     match kind {
         0 => waiting(*now, book, name, "waiting"),
         1 => book.at(*now, Input::Placed(id(name), attempt)),
-        2 => book.observe(*now, name, ExecutionState::Queued { reason: format!("queued since {now}") }),
+        2 => book.observe(
+            *now,
+            name,
+            ExecutionState::Queued { reason: format!("queued since {now}") },
+        ),
         3 | 4 => book.observe(*now, name, ExecutionState::Running),
         5 | 6 => book.exit(*now, name, 0),
         7 => book.exit(*now, name, 1),

@@ -12,23 +12,30 @@ use gofer_engine::machine::{Input, Machine, SchedulerFacts};
 use crate::engine::{House, first, read, steps};
 use crate::support::{id, pipeline};
 
-/// An attempt that is over, as the journal knows from another server, and which the scheduler still sees running; and the next
-/// server.
+/// An attempt that is over, as the journal knows from another server, and which the scheduler still
+/// sees running; and the next server.
 async fn told(house: &House) -> (Engine, ExecutionId) {
     let engine = house.engine().await;
     house.register(pipeline(vec![steps("a", &[], &["print hello", "wait gate", "print bye"])]));
     let run = house.start(&engine, &[]).await;
-    house.until(&run.key, "running", |snapshot| snapshot.tasks[&id("a")].state == TaskState::Running).await;
+    house
+        .until(&run.key, "running", |snapshot| snapshot.tasks[&id("a")].state == TaskState::Running)
+        .await;
     engine.shutdown().await;
+
     let now = Timestamp::now();
     let leases = house.journal.claim("gone", now, Duration::from_secs(60), 1.into()).await.unwrap();
-    let mut machine = Machine::new(house.journal.load(&run.key).await.unwrap(), SchedulerFacts::default());
+    let mut machine =
+        Machine::new(house.journal.load(&run.key).await.unwrap(), SchedulerFacts::default());
     let exited = ExecutionState::Exited { code: 0, oom: false, signal: None };
-    let (commit, _) =
-        machine.step(now, Input::Observed(id("a"), Attempt(1), exited.into())).into_commit(leases[0].clone());
+    let (commit, _) = machine
+        .step(now, Input::Observed(id("a"), Attempt(1), exited.into()))
+        .into_commit(leases[0].clone());
+
     assert_eq!(house.journal.commit(vec![commit]).await.unwrap(), [Committed::Done]);
     let complete = RunState::Complete(RunStatus::Successful);
     assert_eq!(house.journal.load(&run.key).await.unwrap().run.state, complete);
+
     (house.engine().await, first(&run.key, "a"))
 }
 

@@ -1,4 +1,5 @@
-//! A scheduler that loses a log while it is read: it was removed by somebody who was at the same log, or by the product itself.
+//! A scheduler that loses a log while it is read: it was removed by somebody who was at the same
+//! log, or by the product itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +43,9 @@ impl Scheduler for Vanishing {
         self.0.state(id).await
     }
 
-    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+    async fn watch(
+        &self,
+    ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         self.0.watch().await
     }
 
@@ -69,13 +72,20 @@ async fn a_log_that_goes_while_it_is_read_is_in_the_archive_or_lost() {
         house.register(pipeline(vec![steps("a", &[], &["print hello"])]));
         let scheduler: Arc<dyn Scheduler> = Arc::new(Vanishing(Arc::new(house.scheduler.clone())));
         let backends = Backends { scheduler, ..house.backends() };
-        let engine = Engine::start(house.journal.clone(), backends, EngineConfig::default()).await.unwrap();
+        let engine =
+            Engine::start(house.journal.clone(), backends, EngineConfig::default()).await.unwrap();
         let run = house.start(&engine, &[]).await.key;
         let log = first(&run, "a");
+
         if is_archived {
             let archive = stream::iter([Ok("by another server".into())]).boxed();
-            house.objects.put(&layout::log_location(&log), archive, PutOptions::default()).await.unwrap();
+            house
+                .objects
+                .put(&layout::log_location(&log), archive, PutOptions::default())
+                .await
+                .unwrap();
         }
+
         house.complete(&run).await;
         let becomes = if is_archived { LogState::Archived } else { LogState::Lost };
         house.log_becomes(&log, becomes).await;

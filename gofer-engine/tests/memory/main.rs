@@ -1,5 +1,5 @@
-//! What the engine holds of a log does not depend on how long the log is. A binary of its own: the allocator counts for the whole
-//! process, so nothing else may run beside.
+//! What the engine holds of a log does not depend on how long the log is. A binary of its own: the
+//! allocator counts for the whole process, so nothing else may run beside.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use gofer_core::journal::Journal;
 use gofer_core::run::{Initiator, LogState};
 use gofer_core::scheduler::{
-    ExecutionSpec, LogChunk, LogCursor, LogStream, Observation, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecutionSpec, LogChunk, LogCursor, LogStream, Observation, Scheduler, SchedulerCapabilities,
+    WatchEvent,
 };
 use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore};
 use gofer_core::{Attempt, BackendError, ExecutionId, NamespaceId, Timestamp};
@@ -59,7 +60,9 @@ impl Scheduler for Flood {
         self.0.state(id).await
     }
 
-    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+    async fn watch(
+        &self,
+    ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         self.0.watch().await
     }
 
@@ -107,6 +110,7 @@ async fn a_log_of_a_gibibyte_takes_no_more_memory_than_a_short_one() {
         objects: objects.clone(),
         secrets: Arc::new(MemorySecretStore::new()),
     };
+
     let engine = Engine::start(journal.clone(), backends, EngineConfig::default()).await.unwrap();
     let namespace = NamespaceId::new("default").unwrap();
     journal.add_pipeline(&namespace, support::pipeline(vec![support::task("a", &[])]), true);
@@ -121,11 +125,13 @@ async fn a_log_of_a_gibibyte_takes_no_more_memory_than_a_short_one() {
         initiator: Initiator::Token("ann".to_owned()),
         idempotency_key: None,
     };
+
     let run = engine.start_run(request).await.unwrap().key;
     let id = ExecutionId { run, task: support::id("a"), attempt: Attempt::FIRST };
     while journal.log_state(&id).await.unwrap() != Some(LogState::Archived) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+
     let archiving = peak(before);
     assert!(archiving < BOUND_BYTES, "{archiving} bytes for writing the archive");
 
@@ -137,12 +143,14 @@ async fn a_log_of_a_gibibyte_takes_no_more_memory_than_a_short_one() {
     for _ in 0..READERS {
         readers.push(engine.logs(&id, LogCursor::default(), false).await.unwrap());
     }
+
     // Side by side, none of them to its end: they hold what they hold after the first chunks.
     for _ in 0..100 {
         for reader in &mut readers {
             assert_eq!(reader.try_next().await.unwrap().unwrap().data.len(), CHUNK_BYTES);
         }
     }
+
     let many = peak(before);
     assert!(many < BOUND_BYTES, "{many} bytes for {READERS} readers");
     drop(readers);
@@ -153,6 +161,9 @@ async fn a_log_of_a_gibibyte_takes_no_more_memory_than_a_short_one() {
     assert_eq!(rest.iter().map(|chunk| chunk.data.len()).sum::<usize>(), 1);
     let skipping = peak(before);
     assert!(skipping < BOUND_BYTES, "{skipping} bytes for a reader that begins near the end");
-    println!("archiving {archiving}, one reader {one}, {READERS} readers {many}, skipping {skipping} bytes");
+    println!(
+        "archiving {archiving}, one reader {one}, {READERS} readers {many}, skipping {skipping} \
+         bytes"
+    );
     engine.shutdown().await;
 }

@@ -1,4 +1,5 @@
-//! How each attempt behaves at the scheduler, decided by the seed and its name alone: whoever starts it, whenever.
+//! How each attempt behaves at the scheduler, decided by the seed and its name alone: whoever
+//! starts it, whenever.
 
 use gofer_core::ExecutionId;
 use gofer_core::pipeline::TaskSpec;
@@ -60,19 +61,28 @@ impl Behaviour {
             91..92 => End::StoppedOutside,
             _ => End::Lost { running: rng.chance(700) },
         };
+
         let long = rng.chance(50);
-        let mut run_ms = if long { rng.below(20_000) } else { rng.pick(&[0, 1, 10, 100, 1_000]) + rng.below(300) };
+        let mut run_ms = if long {
+            rng.below(20_000)
+        } else {
+            rng.pick(&[0, 1, 10, 100, 1_000]) + rng.below(300)
+        };
+
         let mut queue_ms = if rng.chance(300) { rng.below(3_000) } else { rng.below(20) };
         if let Some(timeout) = spec.timeout.filter(|_| rng.chance(400)) {
             run_ms = u64::try_from(timeout.as_millis()).expect("short") + rng.between(1, 30_000);
         }
+
         // Of its own draws, so that older seeds stay what they were.
         if spec.timeout.is_some() && Rng::of(seed, &format!("endless {id}")).chance(500) {
             run_ms = ENDLESS_MS;
         }
+
         if let Some(timeout) = spec.start_timeout.filter(|_| rng.chance(400)) {
             queue_ms = u64::try_from(timeout.as_millis()).expect("short") + rng.between(1, 30_000);
         }
+
         let told = matches!(end, End::Exits { signal: None, .. });
         let reports = told.then(|| reports(seed, id)).flatten();
         Self {
@@ -89,8 +99,13 @@ impl Behaviour {
     /// The last state of an attempt that nobody stops.
     pub(crate) fn last_state(&self) -> ExecutionState {
         match &self.end {
-            End::Exits { code, oom, signal } => ExecutionState::Exited { code: *code, oom: *oom, signal: *signal },
-            End::Fails(kind) => ExecutionState::Failed { kind: *kind, message: "the simulation wanted it".to_owned() },
+            End::Exits { code, oom, signal } => {
+                ExecutionState::Exited { code: *code, oom: *oom, signal: *signal }
+            }
+            End::Fails(kind) => ExecutionState::Failed {
+                kind: *kind,
+                message: "the simulation wanted it".to_owned(),
+            },
             End::Lost { .. } => ExecutionState::Lost,
             End::StoppedOutside => ExecutionState::Stopped,
             End::Refused => ExecutionState::NotFound,

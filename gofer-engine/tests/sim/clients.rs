@@ -55,7 +55,11 @@ impl Clients {
     /// When the next of them wants something.
     pub(crate) fn next_at(&self) -> Option<i64> {
         let progress = lock(&self.progress);
-        let waiting = self.actions.iter().zip(&*progress).filter(|(_, progress)| **progress == Progress::Waiting);
+        let waiting = self
+            .actions
+            .iter()
+            .zip(&*progress)
+            .filter(|(_, progress)| **progress == Progress::Waiting);
         waiting.map(|(action, _)| action.at).next()
     }
 
@@ -75,10 +79,12 @@ impl Clients {
             if !due {
                 continue;
             }
+
             let Some(request) = self.request(at, remains) else {
                 lock(&self.progress)[at] = Progress::Answered;
                 continue;
             };
+
             // Through any server, or that which has the run.
             let holder = request
                 .run()
@@ -86,16 +92,23 @@ impl Clients {
                 .and_then(|run| lock(&remains.model).runs.get(run)?.holder.clone());
             let suited: Vec<&&Server> = servers
                 .iter()
-                .filter(|server| holder.as_ref().is_none_or(|holder| server.link.name.starts_with(holder.as_str())))
+                .filter(|server| {
+                    holder
+                        .as_ref()
+                        .is_none_or(|holder| server.link.name.starts_with(holder.as_str()))
+                })
                 .filter(|server| server.engine().is_some())
                 .collect();
+
             if suited.is_empty() {
                 continue;
             }
+
             let server = suited[self.rng.index(suited.len())];
             lock(&self.progress)[at] = Progress::Asked(server.link.name.clone());
             let engine = server.engine().expect("it was looked at");
-            let (link, model, progress) = (server.link.clone(), remains.model.clone(), self.progress.clone());
+            let (link, model, progress) =
+                (server.link.clone(), remains.model.clone(), self.progress.clone());
             server.runtime.spawn(async move {
                 until_answered(&engine, &link, &request, &model).await;
                 lock(&progress)[at] = Progress::Answered;
@@ -140,27 +153,37 @@ impl Request {
 async fn until_answered(engine: &Engine, link: &Link, request: &Request, model: &Mutex<Model>) {
     link.trace(|| format!("asked: {request:?}"));
     loop {
-        let cancel =
-            |force| CancelRequest { at: Timestamp(link.now()), by: "client".to_owned(), force, message: String::new() };
+        let cancel = |force| CancelRequest {
+            at: Timestamp(link.now()),
+            by: "client".to_owned(),
+            force,
+            message: String::new(),
+        };
+
         let answer = match request {
-            Request::Start(start) => engine.start_run(start.clone()).await.map(|run| run.key.to_string()),
+            Request::Start(start) => {
+                engine.start_run(start.clone()).await.map(|run| run.key.to_string())
+            }
             Request::CancelRun(run, force) => {
                 engine.cancel_run(run, cancel(*force)).await.map(|changed| format!("{changed}"))
             }
-            Request::CancelTask(run, task, force) => {
-                engine.cancel_task(run, task, cancel(*force)).await.map(|changed| format!("{changed}"))
-            }
+            Request::CancelTask(run, task, force) => engine
+                .cancel_task(run, task, cancel(*force))
+                .await
+                .map(|changed| format!("{changed}")),
             Request::Retry(run, from_failed) => {
                 let initiator = Initiator::Token("client".to_owned());
                 engine.retry_run(run, *from_failed, initiator).await.map(|run| run.key.to_string())
             }
         };
+
         link.trace(|| format!("answered: {answer:?}"));
         match answer {
             Ok(_) => return acknowledge(link, request, model),
             Err(EngineError::Backend(error)) if error.is_retryable() => {}
             Err(_) => return,
         }
+
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -169,7 +192,9 @@ fn acknowledge(link: &Link, request: &Request, model: &Mutex<Model>) {
     let (mut model, now) = (lock(model), Timestamp(link.now()));
     match request {
         // Runs it superseded were cancelled with it.
-        Request::Start(start) => model.acknowledge_cancels(|run| run.pipeline == start.pipeline, now),
+        Request::Start(start) => {
+            model.acknowledge_cancels(|run| run.pipeline == start.pipeline, now)
+        }
         Request::Retry(of, _) => model.acknowledge_cancels(|run| run.pipeline == of.pipeline, now),
         Request::CancelRun(of, _) => model.acknowledge_cancels(|run| run == of, now),
         Request::CancelTask(run, task, _) => model.acknowledge_task_cancel(run, task, now),

@@ -1,4 +1,5 @@
-//! Where executions run: it lives outside of every server, in the world's time, and changes whenever somebody looks.
+//! Where executions run: it lives outside of every server, in the world's time, and changes
+//! whenever somebody looks.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -48,7 +49,11 @@ impl Execution {
     /// What its node knows.
     fn times(&self) -> ExecutionTimes {
         let by_its_clock = |at: Option<i64>| at.map(|at| Timestamp(at + self.skew));
-        ExecutionTimes { started_at: by_its_clock(self.ran_at), ended_at: by_its_clock(self.ended_at), ran: self.ran() }
+        ExecutionTimes {
+            started_at: by_its_clock(self.ran_at),
+            ended_at: by_its_clock(self.ended_at),
+            ran: self.ran(),
+        }
     }
 
     /// How long its process ran.
@@ -96,7 +101,8 @@ impl Cluster {
     /// Lets happen what is due.
     pub(crate) fn advance(&mut self, now: i64) {
         self.now = self.now.max(now);
-        while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= self.now) {
+        while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= self.now)
+        {
             let ((at, _), (id, timer)) = entry.remove_entry();
             self.fire(at, &id, timer);
         }
@@ -119,7 +125,13 @@ impl Cluster {
     }
 
     /// Starts it; returns whether the name was used for the first time.
-    pub(crate) fn start(&mut self, id: &ExecutionId, behaviour: Behaviour, node: Node, by: &str) -> bool {
+    pub(crate) fn start(
+        &mut self,
+        id: &ExecutionId,
+        behaviour: Behaviour,
+        node: Node,
+        by: &str,
+    ) -> bool {
         let first = !self.executions.contains_key(id);
         let state = ExecutionState::Queued { reason: queue_reason(&behaviour) };
         self.after(behaviour.queue_ms, id, Timer::Run);
@@ -135,9 +147,11 @@ impl Cluster {
             removed: false,
             output: Vec::new(),
         };
+
         self.executions.insert(id.clone(), execution);
         self.tell(id);
         self.advance(self.now);
+
         first
     }
 
@@ -152,11 +166,16 @@ impl Cluster {
     }
 
     fn stop_at(&mut self, now: i64, id: &ExecutionId, grace: Duration) {
-        let Some(execution) = self.executions.get_mut(id).filter(|execution| !execution.removed) else { return };
+        let Some(execution) = self.executions.get_mut(id).filter(|execution| !execution.removed)
+        else {
+            return;
+        };
+
         // What has ended cannot be asked to any more, though the scheduler may not know of it yet.
         if execution.state.is_final() || execution.ended_at.is_some() {
             return;
         }
+
         let grace_ms = u64::try_from(grace.as_millis()).expect("short");
         let behaviour = &execution.behaviour;
         let asked = execution.stop.map_or(now, |(asked, _)| asked);
@@ -164,9 +183,11 @@ impl Cluster {
         if let Some(term_ms) = behaviour.term_ms {
             gone = gone.min(asked + micros(term_ms)).max(now);
         }
+
         if execution.stop.is_some_and(|(_, earlier)| earlier <= gone) {
             return;
         }
+
         execution.stop = Some((asked, gone));
         self.at(gone, id, Timer::Stopped);
     }
@@ -180,7 +201,9 @@ impl Cluster {
 
     /// Executions that have not ended.
     pub(crate) fn alive(&self) -> impl Iterator<Item = (&ExecutionId, &Execution)> {
-        self.executions.iter().filter(|(_, execution)| !execution.removed && execution.ended_at.is_none())
+        self.executions
+            .iter()
+            .filter(|(_, execution)| !execution.removed && execution.ended_at.is_none())
     }
 
     fn tell(&mut self, id: &ExecutionId) {
@@ -201,6 +224,7 @@ impl Cluster {
         if execution.state.is_final() {
             return;
         }
+
         let behaviour = &execution.behaviour;
         let (run_ms, reports) = (behaviour.run_ms, behaviour.reports);
         let state = match (timer, reports) {
@@ -210,9 +234,11 @@ impl Cluster {
                 if reports.is_some() {
                     execution.output.pop();
                 }
+
                 if let Some(deadline_ms) = execution.deadline_ms {
                     self.at(at + micros(deadline_ms), id, Timer::Due);
                 }
+
                 self.at(at + micros(run_ms), id, Timer::End);
                 ExecutionState::Running
             }
@@ -222,7 +248,8 @@ impl Cluster {
                 execution.ended_at = Some(at);
                 return self.exits(at, id, reports);
             }
-            // What was asked to stop has stopped, whatever its exit code; a lost node answers nothing.
+            // What was asked to stop has stopped, whatever its exit code; a lost node answers
+            // nothing.
             (Timer::End | Timer::Known, _)
                 if execution.stop.is_some() && behaviour.end != (End::Lost { running: true }) =>
             {
@@ -231,6 +258,7 @@ impl Cluster {
             (Timer::End | Timer::Known, _) => behaviour.last_state(),
             (Timer::Stopped, _) => ExecutionState::Stopped,
         };
+
         let execution = self.executions.get_mut(id).expect("it is there");
         if state.is_final() {
             execution.ended_at.get_or_insert(at);
@@ -238,6 +266,7 @@ impl Cluster {
                 execution.output = execution.behaviour.output.clone();
             }
         }
+
         execution.state = state;
         self.tell(id);
     }
@@ -245,7 +274,11 @@ impl Cluster {
     /// Its process is over, and only itself can tell.
     fn exits(&mut self, at: i64, id: &ExecutionId, reports: Reports) {
         self.at(at + micros(reports.lag_ms), id, Timer::Known);
-        let ExecutionState::Exited { code, signal, .. } = self.executions[id].behaviour.last_state() else { return };
+        let ExecutionState::Exited { code, signal, .. } =
+            self.executions[id].behaviour.last_state()
+        else {
+            return;
+        };
         if let Some(after_ms) = reports.after_ms {
             self.serial += 1;
             let end = ReportedEnd { code, signal, times: self.executions[id].times() };

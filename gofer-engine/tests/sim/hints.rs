@@ -1,5 +1,5 @@
-//! What servers tell each other through the journal, as PostgreSQL does it: each life hears the others, and of itself only
-//! wishes to cancel; what is lost is followed by the end of its stream.
+//! What servers tell each other through the journal, as PostgreSQL does it: each life hears the
+//! others, and of itself only wishes to cancel; what is lost is followed by the end of its stream.
 
 use std::sync::{Arc, Mutex};
 
@@ -59,7 +59,8 @@ impl Hints {
     pub(crate) fn hear(self: &Arc<Self>, link: Arc<Link>) -> BoxStream<'static, Hint> {
         let at = lock(&self.said).len();
         let hearing = Hearing { hints: self.clone(), link, at };
-        stream::unfold(hearing, |mut hearing| async move { Some((hearing.next().await?, hearing)) }).boxed()
+        stream::unfold(hearing, |mut hearing| async move { Some((hearing.next().await?, hearing)) })
+            .boxed()
     }
 }
 
@@ -80,18 +81,22 @@ impl Hearing {
             let more = self.hints.more.notified();
             tokio::pin!(more);
             more.as_mut().enable();
+
             let said = lock(&self.hints.said).get(self.at).cloned();
             let Some(Said { by, hint }) = said else {
                 more.await;
                 continue;
             };
+
             self.at += 1;
             if by == self.link.name && !matches!(hint, Some(Hint::Cancel(_))) {
                 continue;
             }
+
             if hint.is_none() || self.is_lost() {
                 return self.breaks().await;
             }
+
             return hint;
         }
     }
@@ -103,7 +108,8 @@ impl Hearing {
 
     /// The connection is gone, which is noticed at once or later.
     async fn breaks(&self) -> Option<Hint> {
-        let deaf_ms = self.link.world.random(|rng| if rng.chance(500) { 0 } else { rng.below(5_000) });
+        let deaf_ms =
+            self.link.world.random(|rng| if rng.chance(500) { 0 } else { rng.below(5_000) });
         self.link.trace(|| format!("hears nobody for {deaf_ms} ms, then knows"));
         self.link.linger(deaf_ms).await;
         None

@@ -1,4 +1,5 @@
-//! A server's journal: the one in memory, with faults before and after, and the model looking at everything it answers.
+//! A server's journal: the one in memory, with faults before and after, and the model looking at
+//! everything it answers.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,8 +9,8 @@ use futures::stream::BoxStream;
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Cluster, Commit, Committed, Expirable, FirstCommit, Hint, Inserted, Journal, JournalError, Lease,
-    NewRun, Retention, RunMask, RunSnapshot,
+    ClaimLimit, Cluster, Commit, Committed, Expirable, FirstCommit, Hint, Inserted, Journal,
+    JournalError, Lease, NewRun, Retention, RunMask, RunSnapshot,
 };
 use gofer_core::run::{CancelRequest, LogState, RunState, TaskRun};
 use gofer_core::testing::MemoryJournal;
@@ -73,6 +74,7 @@ impl SimJournal {
                 commit
             }));
         }
+
         let what = format!("insert_run {}", new.pipeline);
         let owner = new.claim.as_ref().map_or_else(String::new, |claim| claim.owner.clone());
         let effect = async {
@@ -80,17 +82,20 @@ impl SimJournal {
             self.introduce(&inserted).await;
             Ok(inserted)
         };
+
         let look = |model: &mut Model, inserted: &Inserted| {
             self.link.trace(|| format!("inserted {}", inserted.run.key));
             if let Some((lease, _)) = &inserted.claimed {
                 model.claimed(&self.link.world, &owner, std::slice::from_ref(lease));
                 self.link.trace(|| format!("claims {} @{}", lease.run, lease.epoch));
             }
+
             if let Some(commit) = lock(&first).take() {
                 self.trace_commit(&commit, Committed::Done);
                 model.committed(&self.link.world, &commit, Committed::Done);
             }
         };
+
         self.call(&what, effect, look).await
     }
 
@@ -100,7 +105,11 @@ impl SimJournal {
                 let stop = if change.to.stop.is_some() { " stopping" } else { "" };
                 format!(" {}/{}->{:?}{stop}", change.to.task, change.from_attempt, change.to.state)
             });
-            let run = commit.run.as_ref().map(|change| format!(" RUN->{:?}", change.to)).unwrap_or_default();
+            let run = commit
+                .run
+                .as_ref()
+                .map(|change| format!(" RUN->{:?}", change.to))
+                .unwrap_or_default();
             let (key, epoch) = (&commit.lease.run, commit.lease.epoch);
             format!("commit {key} @{epoch}: {result:?}{}{run}", changes.collect::<String>())
         });
@@ -109,20 +118,26 @@ impl SimJournal {
 
 #[async_trait]
 impl Journal for SimJournal {
-    /// A call that was given up may take effect long after: its connection is gone, and the database still at it.
+    /// A call that was given up may take effect long after: its connection is gone, and the
+    /// database still at it.
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
         let Some(late_ms) = self.link.world.late_insert() else {
             let inserted = self.insert(new).await;
             self.link.linger(self.link.world.slow_insert().unwrap_or(0)).await;
             return inserted;
         };
-        self.link.trace(|| format!("insert_run {} is given up, and takes effect in {late_ms} ms", new.pipeline));
+
+        self.link.trace(|| {
+            format!("insert_run {} is given up, and takes effect in {late_ms} ms", new.pipeline)
+        });
+
         let (journal, under_way) = (self.clone(), self.link.world.under_way());
         tokio::spawn(async move {
             let _under_way = under_way;
             tokio::time::sleep(Duration::from_millis(late_ms)).await;
             let _ = journal.insert(new).await;
         });
+
         Err(unavailable("insert_run").into())
     }
 
@@ -137,13 +152,19 @@ impl Journal for SimJournal {
             model.claimed(&self.link.world, owner, leases);
             for lease in leases {
                 let until = now.after(ttl).0 as f64 / SECOND as f64;
-                self.link.trace(|| format!("claims {} @{} until {until:.3}", lease.run, lease.epoch));
+                self.link
+                    .trace(|| format!("claims {} @{} until {until:.3}", lease.run, lease.epoch));
             }
         };
         self.call("claim", self.stored.claim(owner, now, ttl, limit), look).await
     }
 
-    async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError> {
+    async fn renew(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<usize, JournalError> {
         self.call("renew", self.stored.renew(owner, now, ttl), |_, _| {}).await
     }
 
@@ -155,7 +176,12 @@ impl Journal for SimJournal {
         self.call("lead", self.stored.lead(owner, now, ttl), |_, _| {}).await
     }
 
-    async fn heartbeat(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<Cluster, JournalError> {
+    async fn heartbeat(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Cluster, JournalError> {
         self.call("heartbeat", self.stored.heartbeat(owner, now, ttl), |_, _| {}).await
     }
 
@@ -220,11 +246,19 @@ impl Journal for SimJournal {
         self.call(&what, self.stored.set_log_state(id, from, to, event), |_, _| {}).await
     }
 
-    async fn object(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, JournalError> {
+    async fn object(
+        &self,
+        scope: &ObjectScope,
+        key: &ObjectKey,
+    ) -> Result<Option<ObjectRecord>, JournalError> {
         self.call("object", self.stored.object(scope, key), |_, _| {}).await
     }
 
-    async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
+    async fn secret(
+        &self,
+        scope: &SecretScope,
+        key: &str,
+    ) -> Result<Option<SecretRecord>, JournalError> {
         self.call("secret", self.stored.secret(scope, key), |_, _| {}).await
     }
 
@@ -236,7 +270,11 @@ impl Journal for SimJournal {
         self.call("run_masks", self.stored.run_masks(key), |_, _| {}).await
     }
 
-    async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {
+    async fn expirable(
+        &self,
+        policy: &Retention,
+        limit: usize,
+    ) -> Result<Vec<Expirable>, JournalError> {
         self.call("expirable", self.stored.expirable(policy, limit), |_, _| {}).await
     }
 

@@ -1,5 +1,5 @@
-//! One server's connection to the world: every call of a backend or the journal goes through it, and may be late, fail
-//! before or after it took effect, or be the last thing the server does.
+//! One server's connection to the world: every call of a backend or the journal goes through it,
+//! and may be late, fail before or after it took effect, or be the last thing the server does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,14 +46,21 @@ struct Fate {
 
 impl Link {
     /// Called inside the server's runtime: its clock starts now.
-    pub(crate) fn new(world: Arc<World>, name: String, die_at: Option<DieAt>, started_at: i64) -> Self {
-        let (dead, calls, pauses) = (CancellationToken::new(), AtomicU64::new(0), AtomicU64::new(0));
+    pub(crate) fn new(
+        world: Arc<World>,
+        name: String,
+        die_at: Option<DieAt>,
+        started_at: i64,
+    ) -> Self {
+        let (dead, calls, pauses) =
+            (CancellationToken::new(), AtomicU64::new(0), AtomicU64::new(0));
         Self { world, name, dead, die_at, calls, pauses, started: Instant::now(), started_at }
     }
 
     /// This server's time, in microseconds of the world.
     pub(crate) fn now(&self) -> i64 {
-        self.started_at + i64::try_from(self.started.elapsed().as_micros()).expect("a short simulation")
+        self.started_at
+            + i64::try_from(self.started.elapsed().as_micros()).expect("a short simulation")
     }
 
     /// When this server's clock shows `at`.
@@ -77,15 +84,21 @@ impl Link {
         let pauses = self.pauses.load(Ordering::Relaxed);
         sleep(fate.before_ms).await;
         self.survive().await;
+
         // What had not arrived when its server stood still never does: the connection is gone.
         let cut = self.pauses.load(Ordering::Relaxed) != pauses;
         if fate.dies_before {
             self.die(what, "before").await;
         }
-        if cut || fate.fails_before || (self.world.is_out(part, self.now()) && !self.world.is_calm()) {
+
+        if cut
+            || fate.fails_before
+            || (self.world.is_out(part, self.now()) && !self.world.is_calm())
+        {
             self.trace(|| format!("{what} -> fails before"));
             return Err(unavailable(what).into());
         }
+
         self.world.reach(self.now());
         let result = effect.await;
         self.trace(|| match &result {
@@ -93,9 +106,11 @@ impl Link {
             Ok(_) => format!("{what} -> ok"),
             Err(error) => format!("{what} -> {error}"),
         });
+
         if fate.dies_after {
             self.die(what, "after").await;
         }
+
         self.linger(fate.after_ms).await;
         if fate.fails_after { Err(unavailable(what).into()) } else { result }
     }
@@ -111,24 +126,39 @@ impl Link {
         if self.world.is_calm() {
             return Fate::default();
         }
+
         let dies = self.die_at.filter(|die| die.call == call);
         let faults = &self.world.faults;
         let mut fate = self.world.random(|rng| {
             let delay = |rng: &mut crate::rng::Rng| match rng.below(1_000) {
                 draw if draw < u64::from(faults.hang) => rng.between(25_000, 40_000),
-                draw if draw < u64::from(faults.hang + faults.slow) => rng.below(faults.slow_ms + 1),
+                draw if draw < u64::from(faults.hang + faults.slow) => {
+                    rng.below(faults.slow_ms + 1)
+                }
                 _ => rng.below(faults.usual_ms + 1),
             };
+
             let (before_ms, after_ms) = (delay(rng), delay(rng));
             let fails = rng.chance(faults.error);
             let fails_before = fails && rng.chance(500);
-            Fate { before_ms, after_ms, fails_before, fails_after: fails && !fails_before, ..Fate::default() }
+
+            Fate {
+                before_ms,
+                after_ms,
+                fails_before,
+                fails_after: fails && !fails_before,
+                ..Fate::default()
+            }
         });
-        // The writer has no limit of time of its own around the journal; a database answers or fails.
+
+        // The writer has no limit of time of its own around the journal; a database answers or
+        // fails.
         if part == Part::Journal {
             (fate.before_ms, fate.after_ms) = (fate.before_ms.min(5_000), fate.after_ms.min(5_000));
         }
-        (fate.dies_before, fate.dies_after) = (dies.is_some_and(|die| !die.after), dies.is_some_and(|die| die.after));
+
+        (fate.dies_before, fate.dies_after) =
+            (dies.is_some_and(|die| !die.after), dies.is_some_and(|die| die.after));
         fate
     }
 
@@ -170,5 +200,8 @@ async fn sleep(ms: u64) {
 }
 
 pub(crate) fn unavailable(what: &str) -> BackendError {
-    BackendError::new(ErrorKind::Unavailable, format!("`{what}` failed because the simulation wanted it"))
+    BackendError::new(
+        ErrorKind::Unavailable,
+        format!("`{what}` failed because the simulation wanted it"),
+    )
 }

@@ -1,6 +1,8 @@
-//! The whole engine in virtual time, from one number: design.md section 6, "Simulation". See docs/src/simulation.md.
+//! The whole engine in virtual time, from one number: design.md section 6, "Simulation". See
+//! docs/src/simulation.md.
 //!
-//! `GOFER_SIM_SEEDS=N` runs N seeds, from `GOFER_SIM_FIRST` on; `GOFER_SIM_SEED=S` replays one and prints what happened.
+//! `GOFER_SIM_SEEDS=N` runs N seeds, from `GOFER_SIM_FIRST` on; `GOFER_SIM_SEED=S` replays one and
+//! prints what happened.
 
 mod behaviour;
 mod clients;
@@ -41,6 +43,7 @@ fn every_seed_ends_well() {
     if let Some(seed) = number("GOFER_SIM_SEED") {
         return replay(seed);
     }
+
     let first = number("GOFER_SIM_FIRST").unwrap_or(0);
     let count = number("GOFER_SIM_SEEDS").unwrap_or(SEEDS);
     let next = AtomicU64::new(first);
@@ -61,13 +64,16 @@ fn every_seed_ends_well() {
             });
         }
     });
+
     let mut failures = failures.into_inner().expect("every thread has ended well");
     failures.sort();
     let shown = failures.iter().take(SHOWN).map(|(seed, violation)| {
         format!(
-            "seed {seed}: {violation}\n  GOFER_SIM_SEED={seed} cargo test -p gofer-engine --test sim -- --nocapture\n"
+            "seed {seed}: {violation}\n  GOFER_SIM_SEED={seed} cargo test -p gofer-engine --test \
+             sim -- --nocapture\n"
         )
     });
+
     let shown: String = shown.collect();
     assert!(failures.is_empty(), "{} of {count} seeds failed\n{shown}", failures.len());
 }

@@ -1,4 +1,5 @@
-//! What must be true after every step, kept beside the journal from what is asked of it and what it answers.
+//! What must be true after every step, kept beside the journal from what is asked of it and what it
+//! answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,8 +68,19 @@ impl Model {
         let task = |(id, task): (TaskId, gofer_core::run::TaskRun)| {
             let told = (task.state, task.attempt);
             let (cancel, cancel_acknowledged, intents) = (None, None, BTreeMap::new());
-            (id, TaskModel { state: task.state, attempt: task.attempt, told, cancel, cancel_acknowledged, intents })
+            (
+                id,
+                TaskModel {
+                    state: task.state,
+                    attempt: task.attempt,
+                    told,
+                    cancel,
+                    cancel_acknowledged,
+                    intents,
+                },
+            )
         };
+
         let run = RunModel {
             spec: snapshot.spec,
             state: snapshot.run.state,
@@ -79,13 +91,16 @@ impl Model {
             cancel_acknowledged: None,
             tasks: snapshot.tasks.into_iter().map(task).collect(),
         };
+
         self.runs.insert(snapshot.run.key, run);
     }
 
     pub(crate) fn claimed(&mut self, world: &World, owner: &str, leases: &[Lease]) {
         for lease in leases {
             let Some(run) = self.runs.get_mut(&lease.run) else { continue };
-            world.check(lease.epoch > run.epoch, || format!("a lease of `{}` has an old epoch", lease.run));
+            world.check(lease.epoch > run.epoch, || {
+                format!("a lease of `{}` has an old epoch", lease.run)
+            });
             (run.epoch, run.holder) = (lease.epoch, Some(owner.to_owned()));
         }
     }
@@ -119,7 +134,9 @@ impl Model {
     pub(crate) fn events(&mut self, world: &World, events: Vec<Event>) {
         for event in events {
             let expected = self.last_event + 1;
-            world.check(event.id == expected, || format!("event {} comes where {expected} should", event.id));
+            world.check(event.id == expected, || {
+                format!("event {} comes where {expected} should", event.id)
+            });
             self.last_event = event.id;
             self.event(world, event);
         }
@@ -127,14 +144,18 @@ impl Model {
 
     fn event(&mut self, world: &World, event: Event) {
         let subject = &event.body.subject;
-        let (Some(namespace), Some(pipeline), Some(run)) = (&subject.namespace, &subject.pipeline, subject.run) else {
+        let (Some(namespace), Some(pipeline), Some(run)) =
+            (&subject.namespace, &subject.pipeline, subject.run)
+        else {
             return;
         };
+
         let key = RunKey { namespace: namespace.clone(), pipeline: pipeline.clone(), run };
         let of_pipeline = self.runs.iter().filter(|(other, _)| other.pipeline == key.pipeline);
         let running = of_pipeline.filter(|(_, run)| run.told == RunState::Running).count();
         let Some(run) = self.runs.get_mut(&key) else { return };
         let at = event.body.at;
+
         if let (Some(id), Some(attempt)) = (&subject.task, subject.attempt) {
             let Some(task) = run.tasks.get_mut(id) else { return };
             match &event.body.details {
@@ -143,11 +164,15 @@ impl Model {
                 EventDetails::TaskRunRetryScheduled { next_attempt, .. } => {
                     task.told = (TaskState::Pending, *next_attempt)
                 }
-                EventDetails::TaskRunCompleted { status, .. } => task.told = (TaskState::Complete(*status), attempt),
+                EventDetails::TaskRunCompleted { status, .. } => {
+                    task.told = (TaskState::Complete(*status), attempt)
+                }
                 _ => {}
             }
+
             return;
         }
+
         match &event.body.details {
             EventDetails::RunStarted {} => {
                 run.told = RunState::Running;
@@ -155,7 +180,9 @@ impl Model {
                 let limit = run.spec.parallelism.map_or(usize::MAX, |limit| limit as usize);
                 let room = run.cancel.is_some() || running < limit;
                 world.check(room, || {
-                    format!("run `{key}` was started beside {running} others, and {limit} are allowed")
+                    format!(
+                        "run `{key}` was started beside {running} others, and {limit} are allowed"
+                    )
                 });
             }
             EventDetails::RunCompleted { status, .. } => run.told = RunState::Complete(*status),
@@ -174,35 +201,56 @@ impl Model {
         if result != Committed::Done {
             return;
         }
+
         let key = &commit.lease.run;
         let unaware = self.unaware;
         let Some(run) = self.runs.get_mut(key) else { return };
         let rightful = run.holder.is_some() && commit.lease.epoch == run.epoch;
         world.check(rightful, || {
-            format!("a commit of `{key}` with epoch {} was taken, and the lease has {}", commit.lease.epoch, run.epoch)
+            format!(
+                "a commit of `{key}` with epoch {} was taken, and the lease has {}",
+                commit.lease.epoch, run.epoch
+            )
         });
+
         for change in &commit.tasks {
             run.task_changes(world, key, change, unaware);
         }
+
         if let Some(change) = &commit.run {
             run.completes(world, key, change, unaware);
         }
+
         for (id, task) in &run.tasks {
             let told = task.told == (task.state, task.attempt);
             world.check(told, || {
-                format!("`{key}/{id}` is {:?}, and its events say {:?}", (task.state, task.attempt), task.told)
+                format!(
+                    "`{key}/{id}` is {:?}, and its events say {:?}",
+                    (task.state, task.attempt),
+                    task.told
+                )
             });
         }
-        world.check(run.told == run.state, || format!("`{key}` is {:?}, and its events say {:?}", run.state, run.told));
+
+        world.check(run.told == run.state, || {
+            format!("`{key}` is {:?}, and its events say {:?}", run.state, run.told)
+        });
     }
 
     /// Checks that an execution may be started now.
     pub(crate) fn check_start(&self, world: &World, id: &ExecutionId, by: &str) {
-        let intent = self.runs.get(&id.run).and_then(|run| run.tasks.get(&id.task)?.intents.get(&id.attempt));
+        let intent = self
+            .runs
+            .get(&id.run)
+            .and_then(|run| run.tasks.get(&id.task)?.intents.get(&id.attempt));
         match intent {
-            None => world.violate(|| format!("`{id}` was started, and its intent is not committed")),
+            None => {
+                world.violate(|| format!("`{id}` was started, and its intent is not committed"))
+            }
             Some(intent) if intent.ended => {
-                world.violate(|| format!("`{id}` was started by {by}, and its end is committed already"));
+                world.violate(|| {
+                    format!("`{id}` was started by {by}, and its end is committed already")
+                });
             }
             Some(_) => {}
         }
@@ -219,22 +267,30 @@ impl RunModel {
         let Some(task) = self.tasks.get(id) else {
             return world.violate(|| format!("`{key}` has no task `{id}`"));
         };
+
         let from = (change.from, change.from_attempt);
         world.check(from == (task.state, task.attempt), || {
-            format!("`{key}/{id}` was changed from {from:?}, and it was {:?}", (task.state, task.attempt))
+            format!(
+                "`{key}/{id}` was changed from {from:?}, and it was {:?}",
+                (task.state, task.attempt)
+            )
         });
+
         world.check(rules::is_step(task.state, change.to.state), || {
             format!("`{key}/{id}` became {:?} after {:?}", change.to.state, task.state)
         });
+
         let leaves = task.state.is_active() && !change.to.state.is_active();
         world.check(leaves == change.ended.is_some(), || {
             format!("`{key}/{id}`: an ended attempt must be recorded, once")
         });
+
         self.edges_respected(world, key, change);
         let cancelled = self.cancel.is_some() || task.cancel.is_some();
         if change.to.state == TaskState::Complete(TaskStatus::Cancelled) {
             world.check(cancelled, || format!("`{key}/{id}` ended cancelled, and nobody asked"));
         }
+
         if (task.state, change.to.state) == (TaskState::Pending, TaskState::Starting) {
             let at = change.to.intended_at.unwrap_or(Timestamp(i64::MAX));
             let late = [self.cancel_acknowledged, task.cancel_acknowledged]
@@ -242,19 +298,28 @@ impl RunModel {
                 .any(|known| is_late(known, at, unaware));
             world.check(!late, || format!("`{key}/{id}` was started long after it was cancelled"));
         }
+
         self.take(change, world.now());
     }
 
     fn edges_respected(&self, world: &World, key: &RunKey, change: &TaskTransition) {
         let id = &change.to.task;
-        let satisfied = rules::edges_satisfied(&self.spec, self.spec.task(id).expect("a task"), |id| self.status(id));
+        let satisfied =
+            rules::edges_satisfied(&self.spec, self.spec.task(id).expect("a task"), |id| {
+                self.status(id)
+            });
+
         let wanted = match (change.from, change.to.state) {
             (TaskState::Pending, TaskState::Starting) => Some(true),
             (TaskState::Pending, TaskState::Complete(TaskStatus::Skipped)) => Some(false),
             _ => return,
         };
+
         world.check(satisfied == wanted, || {
-            format!("`{key}/{id}` became {:?}, and whether its edges are satisfied is {satisfied:?}", change.to.state)
+            format!(
+                "`{key}/{id}` became {:?}, and whether its edges are satisfied is {satisfied:?}",
+                change.to.state
+            )
         });
     }
 
@@ -263,19 +328,28 @@ impl RunModel {
         let attempt = change.from_attempt;
         if change.to.state == TaskState::Starting && change.from == TaskState::Pending {
             let at = change.to.intended_at.unwrap_or_default();
-            task.intents.insert(attempt, Intent { at, running_at: None, stop: None, ended: false, ended_at: None });
+            task.intents.insert(
+                attempt,
+                Intent { at, running_at: None, stop: None, ended: false, ended_at: None },
+            );
         }
+
         if let Some(intent) = task.intents.get_mut(&attempt) {
             if change.to.attempt == attempt {
-                intent.running_at =
-                    change.to.started_at.filter(|_| change.to.state == TaskState::Running).or(intent.running_at);
+                intent.running_at = change
+                    .to
+                    .started_at
+                    .filter(|_| change.to.state == TaskState::Running)
+                    .or(intent.running_at);
                 if change.to.state.is_active() {
                     intent.stop.clone_from(&change.to.stop);
                 }
             }
+
             intent.ended |= change.ended.is_some();
             intent.ended_at = intent.ended_at.or(change.ended.is_some().then_some(now));
         }
+
         (task.state, task.attempt) = (change.to.state, change.to.attempt);
     }
 
@@ -283,21 +357,35 @@ impl RunModel {
         world.check(self.state == change.from, || {
             format!("run `{key}` ended from {:?} and was {:?}", change.from, self.state)
         });
-        let open: Vec<&TaskId> =
-            self.tasks.iter().filter(|(_, task)| !task.state.is_complete()).map(|(id, _)| id).collect();
+
+        let open: Vec<&TaskId> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| !task.state.is_complete())
+            .map(|(id, _)| id)
+            .collect();
+
         world.check(open.is_empty(), || format!("run `{key}` ended before its tasks {open:?}"));
         self.state = change.to;
         if !open.is_empty() {
             return;
         }
-        let verdict = RunState::Complete(rules::verdict(&self.spec, |id| self.status(id).expect("it is complete")));
+
+        let verdict = RunState::Complete(rules::verdict(&self.spec, |id| {
+            self.status(id).expect("it is complete")
+        }));
+
         let allowed = match change.to {
             RunState::Complete(RunStatus::Cancelled) => self.cancel.is_some(),
             _ => change.to == verdict && !is_late(self.cancel_acknowledged, change.at, unaware),
         };
+
         world.check(allowed, || {
             let cancel = (self.cancel, self.cancel_acknowledged);
-            format!("run `{key}` ended {:?}; by its tasks it should be {verdict:?}; cancel {cancel:?}", change.to)
+            format!(
+                "run `{key}` ended {:?}; by its tasks it should be {verdict:?}; cancel {cancel:?}",
+                change.to
+            )
         });
     }
 }

@@ -1,10 +1,12 @@
-//! What a seed decides before anything runs: pipelines, what clients ask for, how servers live and die, what may fail.
+//! What a seed decides before anything runs: pipelines, what clients ask for, how servers live and
+//! die, what may fail.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gofer_core::pipeline::{
-    Condition, CustomTask, Dependency, Overlap, PipelineSpec, Resources, RetryOn, RetryPolicy, TaskKind, TaskSpec,
+    Condition, CustomTask, Dependency, Overlap, PipelineSpec, Resources, RetryOn, RetryPolicy,
+    TaskKind, TaskSpec,
 };
 use gofer_core::{PipelineId, TaskId};
 
@@ -93,12 +95,15 @@ impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
         let mut rng = Rng::of(seed, "plan");
         let mut bounds = Rng::of(seed, "bounds");
-        let pipelines: Vec<PipelineSpec> = (0..rng.between(1, 3)).map(|at| pipeline(&mut rng, at)).collect();
+        let pipelines: Vec<PipelineSpec> =
+            (0..rng.between(1, 3)).map(|at| pipeline(&mut rng, at)).collect();
         let actions = actions(&mut rng, &pipelines);
         let mut faults = faults(&mut rng);
+
         if faults.error == 0 && Rng::of(seed, "slow").chance(500) {
             (faults.slow, faults.slow_ms) = (200, 2_000);
         }
+
         let outages = outages(&mut rng);
         let (lives, pauses) = servers(&mut rng);
         let mut clocks = Rng::of(seed, "clocks");
@@ -121,6 +126,7 @@ impl Plan {
             max_executions: usize::try_from(rng.pick(&[1, 2, 4, 8, 64])).expect("small"),
             lease_ttl: Duration::from_secs(rng.between(3, 15)),
         };
+
         match Rng::of(seed, "steady").below(10) {
             0 => plan.steadied(),
             1 => plan.shared(&mut Rng::of(seed, "shared")),
@@ -128,30 +134,52 @@ impl Plan {
         }
     }
 
-    /// The same where calls are slow and nothing else goes wrong: then nothing has an excuse to be seen late.
+    /// The same where calls are slow and nothing else goes wrong: then nothing has an excuse to be
+    /// seen late.
     fn steadied(self) -> Self {
-        let faults = Faults { slow: 200, slow_ms: 2_000, usual_ms: self.faults.usual_ms, ..Faults::default() };
+        let faults = Faults {
+            slow: 200,
+            slow_ms: 2_000,
+            usual_ms: self.faults.usual_ms,
+            ..Faults::default()
+        };
         let lives = vec![Vec::new(); self.lives.len()];
         Self { faults, lives, outages: Vec::new(), pauses: Vec::new(), late_inserts: 0, ..self }
     }
 
-    /// The same with two servers that live, and many who cancel through the one that does not have the run; all that is lost are
-    /// events and hints.
+    /// The same with two servers that live, and many who cancel through the one that does not have
+    /// the run; all that is lost are events and hints.
     fn shared(self, rng: &mut Rng) -> Self {
-        let faults = Faults { usual_ms: self.faults.usual_ms, lost_events: 100, ..Faults::default() };
+        let faults =
+            Faults { usual_ms: self.faults.usual_ms, lost_events: 100, ..Faults::default() };
         let mut actions = self.actions;
+
         for _ in 0..rng.between(3, 8) {
             let (nth, task, force) = (rng.below(100), rng.below(100), rng.chance(300));
             let what = cancel(rng, nth, task, force);
-            actions.push(Action { at: MS * i64::try_from(rng.below(60_000)).expect("small"), what });
+            actions
+                .push(Action { at: MS * i64::try_from(rng.below(60_000)).expect("small"), what });
         }
+
         actions.sort_by_key(|action| action.at);
         let (lives, skews) = (vec![Vec::new(); 2], vec![0; 2]);
         let (outages, pauses, late_inserts) = (Vec::new(), Vec::new(), 0);
-        Self { actions, faults, lives, skews, outages, pauses, late_inserts, slow_inserts: 0, ..self }
+
+        Self {
+            actions,
+            faults,
+            lives,
+            skews,
+            outages,
+            pauses,
+            late_inserts,
+            slow_inserts: 0,
+            ..self
+        }
     }
 
-    /// Whether nothing fails, dies or stands still; calls may be slow, and events may be lost or come again.
+    /// Whether nothing fails, dies or stands still; calls may be slow, and events may be lost or
+    /// come again.
     pub(crate) fn is_steady(&self) -> bool {
         [self.faults.error, self.faults.hang, self.late_inserts] == [0; 3]
             && self.outages.is_empty()
@@ -199,7 +227,13 @@ fn faults(rng: &mut Rng) -> Faults {
 fn outages(rng: &mut Rng) -> Vec<Outage> {
     let count = if rng.chance(300) { rng.between(1, 3) } else { 0 };
     let outage = |rng: &mut Rng| {
-        let part = rng.pick(&[Part::Journal, Part::Journal, Part::Scheduler, Part::Objects, Part::Secrets]);
+        let part = rng.pick(&[
+            Part::Journal,
+            Part::Journal,
+            Part::Scheduler,
+            Part::Objects,
+            Part::Secrets,
+        ]);
         let from = SECOND * i64::try_from(rng.below(40)).expect("small");
         let until = from + SECOND * i64::try_from(rng.between(1, 40)).expect("small");
         Outage { part, from, until }
@@ -209,7 +243,9 @@ fn outages(rng: &mut Rng) -> Vec<Outage> {
 
 fn servers(rng: &mut Rng) -> (Vec<Vec<Life>>, Vec<Pause>) {
     let slots = if rng.chance(250) { 2 } else { 1 };
-    let lives = (0..slots).map(|_| (0..rng.pick(&[0, 1, 1, 2, 3, 5, 12])).map(|_| life(rng)).collect()).collect();
+    let lives = (0..slots)
+        .map(|_| (0..rng.pick(&[0, 1, 1, 2, 3, 5, 12])).map(|_| life(rng)).collect())
+        .collect();
     let mut pauses = Vec::new();
     let count = if slots == 2 { rng.between(1, 4) } else { rng.below(2) };
     for _ in 0..count {
@@ -233,12 +269,15 @@ fn life(rng: &mut Rng) -> Life {
 
 fn actions(rng: &mut Rng, pipelines: &[PipelineSpec]) -> Vec<Action> {
     let mut actions = Vec::new();
-    let mut at =
-        |rng: &mut Rng, what| actions.push(Action { at: MS * i64::try_from(rng.below(30_000)).expect("small"), what });
+    let mut at = |rng: &mut Rng, what| {
+        actions.push(Action { at: MS * i64::try_from(rng.below(30_000)).expect("small"), what })
+    };
+
     for _ in 0..rng.between(1, 6) {
         let pipeline = pipelines[rng.index(pipelines.len())].name.clone();
         at(rng, Ask::Start { pipeline });
     }
+
     if rng.chance(500) {
         for _ in 0..rng.between(1, 4) {
             let (nth, force) = (rng.below(100), rng.chance(300));
@@ -247,10 +286,12 @@ fn actions(rng: &mut Rng, pipelines: &[PipelineSpec]) -> Vec<Action> {
             at(rng, what);
         }
     }
+
     for _ in 0..rng.pick(&[0, 0, 1, 2]) {
         let what = Ask::Retry { nth: rng.below(100), from_failed: rng.chance(600) };
         at(rng, what);
     }
+
     actions.sort_by_key(|action| action.at);
     // The first thing is a run, early.
     actions[0] = Action { at: 0, what: Ask::Start { pipeline: pipelines[0].name.clone() } };
@@ -259,7 +300,11 @@ fn actions(rng: &mut Rng, pipelines: &[PipelineSpec]) -> Vec<Action> {
 
 /// Of a run, or of one task of it.
 fn cancel(rng: &mut Rng, nth: u64, task: u64, force: bool) -> Ask {
-    if rng.chance(500) { Ask::CancelRun { nth, force } } else { Ask::CancelTask { nth, task, force } }
+    if rng.chance(500) {
+        Ask::CancelRun { nth, force }
+    } else {
+        Ask::CancelTask { nth, task, force }
+    }
 }
 
 fn pipeline(rng: &mut Rng, at: u64) -> PipelineSpec {
@@ -267,7 +312,8 @@ fn pipeline(rng: &mut Rng, at: u64) -> PipelineSpec {
     let count = rng.between(1, most);
     let shape = rng.below(4);
     let parallelism = rng.pick(&[None, Some(1), Some(2), Some(3)]);
-    let overlap = rng.pick(&[Overlap::Queue, Overlap::Queue, Overlap::Skip, Overlap::CancelRunning]);
+    let overlap =
+        rng.pick(&[Overlap::Queue, Overlap::Queue, Overlap::Skip, Overlap::CancelRunning]);
     let spec = PipelineSpec {
         run_variables: Vec::new(),
         name: PipelineId::new(format!("p{at}")).expect("a valid name"),
@@ -279,6 +325,7 @@ fn pipeline(rng: &mut Rng, at: u64) -> PipelineSpec {
         subscriptions: Vec::new(),
         sdk: String::new(),
     };
+
     let violations = gofer_core::validate::pipeline(&spec);
     assert!(violations.is_empty(), "{violations:?}");
     spec
@@ -295,11 +342,15 @@ fn task(rng: &mut Rng, at: u64, shape: u64) -> TaskSpec {
         3..8 => drop(variables.insert("KEY".to_owned(), "secret{{present}}".to_owned())),
         _ => {}
     }
+
     let millis = |rng: &mut Rng, low, high| Duration::from_millis(rng.between(low, high));
     TaskSpec {
         id: name(at),
         description: String::new(),
-        kind: TaskKind::Custom(CustomTask { command: vec!["simulated".to_owned()], ..CustomTask::default() }),
+        kind: TaskKind::Custom(CustomTask {
+            command: vec!["simulated".to_owned()],
+            ..CustomTask::default()
+        }),
         depends_on: edges(rng, at, shape),
         variables,
         retries: retries(rng),
@@ -318,9 +369,20 @@ fn edges(rng: &mut Rng, at: u64, shape: u64) -> Vec<Dependency> {
         1 => vec![0],
         _ => (0..rng.below(4)).map(|_| rng.below(at)).collect(),
     };
+
     let unique: std::collections::BTreeSet<u64> = parents.into_iter().collect();
-    let conditions = [Condition::Success, Condition::Success, Condition::Success, Condition::Any, Condition::Failure];
-    unique.into_iter().map(|parent| Dependency { task: name(parent), condition: rng.pick(&conditions) }).collect()
+    let conditions = [
+        Condition::Success,
+        Condition::Success,
+        Condition::Success,
+        Condition::Any,
+        Condition::Failure,
+    ];
+
+    unique
+        .into_iter()
+        .map(|parent| Dependency { task: name(parent), condition: rng.pick(&conditions) })
+        .collect()
 }
 
 fn retries(rng: &mut Rng) -> RetryPolicy {

@@ -1,4 +1,5 @@
-//! Executions that tell their end themselves, before the scheduler knows: to one server, which forgets it with its life.
+//! Executions that tell their end themselves, before the scheduler knows: to one server, which
+//! forgets it with its life.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -42,13 +43,21 @@ impl Told {
     }
 
     /// Believes it, unless what the scheduler knows contradicts it.
-    pub(crate) fn take(&self, id: &ExecutionId, known: &Execution, end: ReportedEnd) -> Result<(), BackendError> {
+    pub(crate) fn take(
+        &self,
+        id: &ExecutionId,
+        known: &Execution,
+        end: ReportedEnd,
+    ) -> Result<(), BackendError> {
         let state = ExecutionState::Exited { code: end.code, oom: false, signal: end.signal };
         if known.state == state || self.of(id).is_some() {
             return Ok(());
         }
         if known.state.is_final() || known.is_stopping() {
-            return Err(BackendError::new(ErrorKind::Invalid, format!("`{id}` is {:?}", known.state)));
+            return Err(BackendError::new(
+                ErrorKind::Invalid,
+                format!("`{id}` is {:?}", known.state),
+            ));
         }
         let mut inner = lock(&self.0);
         inner.ends.insert(id.clone(), Observation { state: state.clone(), times: end.times });
@@ -69,12 +78,15 @@ pub(crate) fn owner(token: &SecretString) -> Option<ExecutionId> {
 /// Lets those who have ended by now tell a server, whichever they reach, and some of them two.
 pub(crate) fn deliver(now: i64, remains: &Remains, servers: &[&Server], rng: &mut Rng) {
     let ends = lock(&remains.site.cluster).take_reports(now);
-    let servers: Vec<&Server> = servers.iter().filter(|server| server.engine().is_some()).copied().collect();
+    let servers: Vec<&Server> =
+        servers.iter().filter(|server| server.engine().is_some()).copied().collect();
+
     for (id, end) in ends {
         for _ in 0..if rng.chance(100) { 2 } else { 1 } {
             if servers.is_empty() {
                 continue;
             }
+
             let server = servers[rng.index(servers.len())];
             let engine = server.engine().expect("it was looked at");
             let (link, id) = (server.link.clone(), id.clone());

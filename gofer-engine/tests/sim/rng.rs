@@ -1,4 +1,5 @@
-//! Randomness that is the same on every machine and in every version: a seed in a report stays good.
+//! Randomness that is the same on every machine and in every version: a seed in a report stays
+//! good.
 
 /// splitmix64.
 #[derive(Debug, Clone)]
@@ -8,9 +9,9 @@ impl Rng {
     /// A generator of its own for one purpose: drawing from it moves no other.
     pub(crate) fn of(seed: u64, purpose: &str) -> Self {
         // FNV-1a.
-        let hash = purpose
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let hash = purpose.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
         let mut rng = Self(seed ^ hash);
         rng.next();
         rng

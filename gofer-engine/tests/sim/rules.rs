@@ -1,4 +1,5 @@
-//! Section 4 of the design and docs/src/pipelines.md in their own words; nothing here has seen the engine.
+//! Section 4 of the design and docs/src/pipelines.md in their own words; nothing here has seen the
+//! engine.
 
 use std::time::Duration;
 
@@ -6,10 +7,12 @@ use gofer_core::TaskId;
 use gofer_core::pipeline::{Condition, PipelineSpec, RetryOn, TaskSpec};
 use gofer_core::run::{AttemptRecord, ReasonKind, RunStatus, TaskState, TaskStatus};
 
-/// "An attempt that the infrastructure lost is made good by Gofer up to three times, without using up retries."
+/// "An attempt that the infrastructure lost is made good by Gofer up to three times, without using
+/// up retries."
 const FREE_LOSSES: u32 = 3;
 
-/// "A task starts when all its parents are complete and every edge is satisfied." `None`: a parent is not complete.
+/// "A task starts when all its parents are complete and every edge is satisfied." `None`: a parent
+/// is not complete.
 pub(crate) fn edges_satisfied(
     spec: &PipelineSpec,
     task: &TaskSpec,
@@ -22,23 +25,35 @@ pub(crate) fn edges_satisfied(
         all &= match (edge.condition, ended) {
             (Condition::Any, _) | (Condition::Success, TaskStatus::Successful) => true,
             (Condition::Success, TaskStatus::Failed | TaskStatus::TimedOut) => continues,
-            (Condition::Failure, TaskStatus::Failed | TaskStatus::TimedOut | TaskStatus::Cancelled) => true,
+            (
+                Condition::Failure,
+                TaskStatus::Failed | TaskStatus::TimedOut | TaskStatus::Cancelled,
+            ) => true,
             _ => false,
         };
     }
+
     Some(all)
 }
 
 /// How a run ends that nobody cancelled.
 pub(crate) fn verdict(spec: &PipelineSpec, status: impl Fn(&TaskId) -> TaskStatus) -> RunStatus {
-    let failed = |id: &TaskId| matches!(status(id), TaskStatus::Failed | TaskStatus::TimedOut | TaskStatus::Cancelled);
+    let failed = |id: &TaskId| {
+        matches!(status(id), TaskStatus::Failed | TaskStatus::TimedOut | TaskStatus::Cancelled)
+    };
+
     let handled = |id: &TaskId| {
         spec.tasks.iter().any(|child| {
             status(&child.id) == TaskStatus::Successful
-                && child.depends_on.iter().any(|edge| edge.task == *id && edge.condition == Condition::Failure)
+                && child
+                    .depends_on
+                    .iter()
+                    .any(|edge| edge.task == *id && edge.condition == Condition::Failure)
         })
     };
-    let fails = |task: &TaskSpec| failed(&task.id) && !task.continue_on_failure && !handled(&task.id);
+
+    let fails =
+        |task: &TaskSpec| failed(&task.id) && !task.continue_on_failure && !handled(&task.id);
     if spec.tasks.iter().any(fails) { RunStatus::Failed } else { RunStatus::Successful }
 }
 
@@ -52,7 +67,12 @@ pub(crate) fn is_step(from: TaskState, to: TaskState) -> bool {
             | (Running, Running | Pending)
             | (
                 Starting | Running,
-                Complete(TaskStatus::Successful | TaskStatus::Failed | TaskStatus::Cancelled | TaskStatus::TimedOut)
+                Complete(
+                    TaskStatus::Successful
+                        | TaskStatus::Failed
+                        | TaskStatus::Cancelled
+                        | TaskStatus::TimedOut
+                )
             )
     )
 }
@@ -61,8 +81,9 @@ pub(crate) fn is_lost(record: &AttemptRecord) -> bool {
     record.reason.as_ref().is_some_and(|reason| reason.kind == ReasonKind::Lost)
 }
 
-/// The waits after each attempt but the last, and whether the last may not be followed by another: what the attempts'
-/// ends lead to when nobody cancels. `None` as a wait: there should have been no further attempt.
+/// The waits after each attempt but the last, and whether the last may not be followed by another:
+/// what the attempts' ends lead to when nobody cancels. `None` as a wait: there should have been no
+/// further attempt.
 pub(crate) fn waits(task: &TaskSpec, ended: &[AttemptRecord]) -> Vec<Option<Duration>> {
     let (mut losses, mut used) = (0, 0);
     let mut waits = Vec::new();
@@ -73,19 +94,23 @@ pub(crate) fn waits(task: &TaskSpec, ended: &[AttemptRecord]) -> Vec<Option<Dura
             losses += 1;
             continue;
         }
-        let missing = record.reason.as_ref().is_some_and(|reason| reason.kind == ReasonKind::MissingValue);
+
+        let missing =
+            record.reason.as_ref().is_some_and(|reason| reason.kind == ReasonKind::MissingValue);
         let named = match record.status {
             _ if lost => task.retries.on.contains(&RetryOn::Lost),
             TaskStatus::Failed => task.retries.on.contains(&RetryOn::Failed),
             TaskStatus::TimedOut => task.retries.on.contains(&RetryOn::TimedOut),
             _ => false,
         };
+
         let again = named && !missing && used < task.retries.attempts;
         let first = task.retries.backoff.unwrap_or(Duration::from_secs(1));
         let longest = task.retries.max_backoff.unwrap_or(Duration::from_secs(300));
         waits.push(again.then(|| doubled(first, used, longest)));
         used += 1;
     }
+
     waits
 }
 

@@ -1,4 +1,5 @@
-//! A server's scheduler backend: the cluster, seen through calls and a watch stream that fail as the contract allows.
+//! A server's scheduler backend: the cluster, seen through calls and a watch stream that fail as
+//! the contract allows.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,8 +9,8 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use gofer_core::pipeline::TaskSpec;
 use gofer_core::scheduler::{
-    ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Observation, ReportedEnd, Scheduler,
-    SchedulerCapabilities, WatchEvent,
+    ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Observation, ReportedEnd,
+    Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::SecretString;
@@ -40,10 +41,11 @@ impl Site {
         Rng::of(self.seed, "deadlines").chance(500)
     }
 
-    /// Where the execution comes to run. Where servers hold the deadlines, nodes' clocks are right: what is taken over is
-    /// counted from what they say.
+    /// Where the execution comes to run. Where servers hold the deadlines, nodes' clocks are right:
+    /// what is taken over is counted from what they say.
     fn node(&self, id: &ExecutionId, task: &TaskSpec) -> Node {
-        let deadline_ms = task.timeout.map(|timeout| u64::try_from(timeout.as_millis()).expect("short"));
+        let deadline_ms =
+            task.timeout.map(|timeout| u64::try_from(timeout.as_millis()).expect("short"));
         let deadline_ms = deadline_ms.filter(|_| self.holds_deadlines());
         let mut rng = Rng::of(self.seed, &format!("node {id}"));
         let skew = SECOND * rng.pick(&[0, 0, 0, -40, -3, 3, 40]);
@@ -79,14 +81,17 @@ impl SimScheduler {
     }
 
     fn take_end(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
-        self.with(|cluster| self.told.take(id, cluster.known(id).ok_or_else(|| missing(id))?, end))?;
+        self.with(|cluster| {
+            self.told.take(id, cluster.known(id).ok_or_else(|| missing(id))?, end)
+        })?;
         self.site.changed.notify_waiters();
         Ok(())
     }
 
     /// Waits until the cluster has seen an end that it was told of.
     async fn settle(&self, id: &ExecutionId) {
-        let unsettled = |cluster: &mut Cluster| cluster.known(id).is_some_and(|known| !known.state.is_final());
+        let unsettled =
+            |cluster: &mut Cluster| cluster.known(id).is_some_and(|known| !known.state.is_final());
         while self.told.of(id).is_some() && self.with(unsettled) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -102,44 +107,76 @@ impl SimScheduler {
             world.violate(|| format!("start of `{id}`, which is of no run"));
             return Ok(());
         };
+
         if self.with(|cluster| cluster.known(id).is_some()) {
             return Ok(());
         }
+
         lock(&self.site.model).check_start(world, id, &self.link.name);
         let holder = lock(&self.site.model).holder(&id.run).map(str::to_owned);
-        world.check(holder.as_deref().is_some_and(|holder| self.link.name.starts_with(holder)), || {
-            format!("`{id}` was started by {}, and the run's lease is {holder:?}'s", self.link.name)
-        });
+        world.check(
+            holder.as_deref().is_some_and(|holder| self.link.name.starts_with(holder)),
+            || {
+                format!(
+                    "`{id}` was started by {}, and the run's lease is {holder:?}'s",
+                    self.link.name
+                )
+            },
+        );
+
         let behaviour = Behaviour::of(self.site.seed, id, &task);
         if behaviour.end == End::Refused {
             return Err(BackendError::new(ErrorKind::Invalid, "the simulation refuses this"));
         }
+
         let by = |epoch: u64| format!("{}@{epoch}", self.link.name);
         let epoch = lock(&self.site.model).epoch(&id.run);
         let node = self.site.node(id, &task);
         let first = self.with(|cluster| cluster.start(id, behaviour, node, &by(epoch)));
+
         // A start makes timers that watchers wait for.
         self.site.changed.notify_waiters();
         world.check(first, || format!("`{id}` was started twice"));
         let cluster = lock(&self.site.cluster);
-        let others = cluster.alive().filter(|(other, _)| other.run == id.run && other.task == id.task && *other != id);
+        let others = cluster
+            .alive()
+            .filter(|(other, _)| other.run == id.run && other.task == id.task && *other != id);
         let others: Vec<String> = others.map(|(other, _)| other.to_string()).collect();
-        world.check(others.is_empty(), || format!("`{id}` was started while {others:?} had not ended"));
-        let alive = cluster.alive().filter(|(_, execution)| execution.by.starts_with(&self.link.name));
+
+        world.check(others.is_empty(), || {
+            format!("`{id}` was started while {others:?} had not ended")
+        });
+
+        let alive =
+            cluster.alive().filter(|(_, execution)| execution.by.starts_with(&self.link.name));
         let alive: Vec<(ExecutionId, String)> =
             alive.map(|(other, execution)| (other.clone(), execution.by.clone())).collect();
         drop(cluster);
-        // What was taken over is in flight whether or not there is a place; so is what this server lost and took again.
+
+        // What was taken over is in flight whether or not there is a place; so is what this server
+        // lost and took again.
         let model = lock(&self.site.model);
-        let mine = alive.into_iter().filter(|(other, started_by)| *started_by == by(model.epoch(&other.run)));
+        let mine = alive
+            .into_iter()
+            .filter(|(other, started_by)| *started_by == by(model.epoch(&other.run)));
         let mine: Vec<ExecutionId> = mine.map(|(other, _)| other).collect();
         drop(model);
+
         let (limit, limit_per_pipeline) = self.site.limits;
-        let (all, of_pipeline) = (mine.len(), mine.iter().filter(|other| is_same_pipeline(other, id)).count());
-        world.check(all <= limit && limit_per_pipeline.is_none_or(|limit| of_pipeline <= limit), || {
-            let limits = self.site.limits;
-            format!("{} has {all} executions in flight, {of_pipeline} of `{id}`'s pipeline: {limits:?}", self.link.name)
-        });
+        let (all, of_pipeline) =
+            (mine.len(), mine.iter().filter(|other| is_same_pipeline(other, id)).count());
+        world.check(
+            all <= limit && limit_per_pipeline.is_none_or(|limit| of_pipeline <= limit),
+            || {
+                let limits = self.site.limits;
+                format!(
+                    "{} has {all} executions in flight, {of_pipeline} of `{id}`'s pipeline: \
+                     {limits:?}",
+                    self.link.name
+                )
+            },
+        );
+
         Ok(())
     }
 }
@@ -189,11 +226,20 @@ impl Scheduler for SimScheduler {
         self.link.call(Part::Scheduler, &format!("state {id}"), effect).await
     }
 
-    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+    async fn watch(
+        &self,
+    ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         let effect = async {
             let (at, told) = (self.with(|cluster| cluster.changes.len()), self.told.count());
-            let watch = Watch { link: self.link.clone(), scheduler: self.clone(), at, told, breaks_at: None };
-            Ok(stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) }).boxed())
+            let watch = Watch {
+                link: self.link.clone(),
+                scheduler: self.clone(),
+                at,
+                told,
+                breaks_at: None,
+            };
+            Ok(stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) })
+                .boxed())
         };
         self.link.call(Part::Scheduler, "watch", effect).await
     }
@@ -206,9 +252,12 @@ impl Scheduler for SimScheduler {
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
         let effect = async {
             self.settle(id).await;
-            let output = self.with(|cluster| cluster.known(id).map(|execution| execution.output.clone()));
+            let output =
+                self.with(|cluster| cluster.known(id).map(|execution| execution.output.clone()));
             let mut chunks = chunks(output.ok_or_else(|| missing(id))?);
-            if !self.link.world.is_calm() && self.link.world.random(|rng| rng.chance(self.link.world.faults.error)) {
+            if !self.link.world.is_calm()
+                && self.link.world.random(|rng| rng.chance(self.link.world.faults.error))
+            {
                 chunks.truncate(chunks.len() / 2);
                 chunks.push(Err(unavailable("the log")));
             }
@@ -221,13 +270,19 @@ impl Scheduler for SimScheduler {
         let effect = async {
             self.settle(id).await;
             let removed = self.with(|cluster| cluster.remove(id));
-            let refused = || BackendError::new(ErrorKind::Invalid, format!("execution `{id}` has not finished"));
+            let refused = || {
+                BackendError::new(ErrorKind::Invalid, format!("execution `{id}` has not finished"))
+            };
             removed.then_some(()).ok_or_else(refused)
         };
         self.link.call(Part::Scheduler, &format!("remove {id}"), effect).await
     }
 
-    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<ExecutionId, BackendError> {
+    async fn report(
+        &self,
+        token: &SecretString,
+        end: ReportedEnd,
+    ) -> Result<ExecutionId, BackendError> {
         let unknown = || BackendError::new(ErrorKind::NotFound, "the token names no execution");
         let id = reports::owner(token).ok_or_else(unknown)?;
         let effect = async { self.take_end(&id, end) };
@@ -273,24 +328,34 @@ impl Watch {
             let changed = site.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
+
             let now = self.link.now();
             if self.breaks_at.is_some_and(|at| at <= now) {
                 self.link.trace(|| "watch breaks".to_owned());
-                return self.link.world.random(|rng| rng.chance(500)).then(|| Err(unavailable("the watch")));
+                return self
+                    .link
+                    .world
+                    .random(|rng| rng.chance(500))
+                    .then(|| Err(unavailable("the watch")));
             }
+
             if let Some(event) = self.scheduler.told.event(self.told) {
                 self.told += 1;
-                self.link.trace(|| format!("watch: {} told that it is {:?}", event.id, event.state));
+                self.link
+                    .trace(|| format!("watch: {} told that it is {:?}", event.id, event.state));
                 return Some(Ok(event));
             }
-            let (event, due) =
-                self.scheduler.with(|cluster| (cluster.changes.get(self.at).cloned(), cluster.next_due()));
+
+            let (event, due) = self
+                .scheduler
+                .with(|cluster| (cluster.changes.get(self.at).cloned(), cluster.next_due()));
             if let Some(event) = event {
                 if let Some(event) = self.deliver(event, now) {
                     return Some(Ok(event));
                 }
                 continue;
             }
+
             let wake = [due, self.breaks_at].into_iter().flatten().min();
             let timer = async {
                 match wake {
@@ -298,6 +363,7 @@ impl Watch {
                     None => std::future::pending().await,
                 }
             };
+
             tokio::select! {
                 biased;
                 () = &mut changed => {}
@@ -314,10 +380,12 @@ impl Watch {
         let lost = u64::from(faults.lost_events);
         let repeated = lost + u64::from(faults.repeated_events);
         let broken = repeated + u64::from(faults.broken_watch);
+
         match draw {
             draw if draw < lost => {
                 self.at += 1;
-                let blind = world.random(|rng| if rng.chance(900) { rng.below(500) } else { rng.below(20_000) });
+                let blind = world
+                    .random(|rng| if rng.chance(900) { rng.below(500) } else { rng.below(20_000) });
                 let breaks = now + MS * i64::try_from(blind).expect("short");
                 self.breaks_at = Some(self.breaks_at.map_or(breaks, |at| at.min(breaks)));
                 self.link.trace(|| format!("watch loses {} {:?}", event.id, event.state));

@@ -1,5 +1,5 @@
-//! One life of a server: an engine in a runtime of its own, whose clock runs only when the simulation lets it. Dropping
-//! the runtime is `kill -9`.
+//! One life of a server: an engine in a runtime of its own, whose clock runs only when the
+//! simulation lets it. Dropping the runtime is `kill -9`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -46,17 +46,22 @@ impl Server {
         skew: i64,
         config: EngineConfig,
     ) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
         let at = remains.world.now().0;
         let owner = config.server_id.clone();
         let name = format!("{owner}#{life}");
+
         debug_assert!(owner.starts_with(char::from(b'a' + u8::try_from(slot).expect("few"))));
         let world = remains.world.clone();
         let link = runtime.block_on(async { Arc::new(Link::new(world, name, die_at, at)) });
         let engine = Arc::new(Mutex::new(None));
         remains.world.trace(at, &link.name, || "boots".to_owned());
         runtime.spawn(boot(remains.clone(), link.clone(), skew, config, engine.clone()));
+
         Self { link, runtime, engine }
     }
 
@@ -92,28 +97,45 @@ impl Server {
     pub(crate) fn wake_up(&self, at: i64) {
         self.link.wakes_up();
         let until = self.link.instant(at);
-        self.runtime.block_on(async { tokio::time::advance(until.saturating_duration_since(Instant::now())).await });
+        self.runtime.block_on(async {
+            tokio::time::advance(until.saturating_duration_since(Instant::now())).await
+        });
     }
 }
 
-/// What a server's `main` does: leases of the life before are nobody's; then the engine, tried until it starts.
-async fn boot(remains: Remains, link: Arc<Link>, skew: i64, config: EngineConfig, slot: Arc<Mutex<Option<Engine>>>) {
+/// What a server's `main` does: leases of the life before are nobody's; then the engine, tried
+/// until it starts.
+async fn boot(
+    remains: Remains,
+    link: Arc<Link>,
+    skew: i64,
+    config: EngineConfig,
+    slot: Arc<Mutex<Option<Engine>>>,
+) {
     let journal: Arc<dyn Journal> = Arc::new(SimJournal {
         link: link.clone(),
         stored: remains.journal,
         model: remains.model,
         hints: remains.hints,
     });
+
     while journal.release(&config.server_id).await.is_err() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+
     loop {
         let backends = Backends {
-            scheduler: Arc::new(SimScheduler { link: link.clone(), site: remains.site.clone(), told: Arc::default() }),
+            scheduler: Arc::new(SimScheduler {
+                link: link.clone(),
+                site: remains.site.clone(),
+                told: Arc::default(),
+            }),
             objects: Arc::new(SimObjects { link: link.clone(), stored: remains.objects.clone() }),
             secrets: Arc::new(SimSecrets { link: link.clone(), stored: remains.secrets.clone() }),
         };
-        let config = EngineConfig { starts_at: Some(Timestamp(link.now() + skew)), ..config.clone() };
+
+        let config =
+            EngineConfig { starts_at: Some(Timestamp(link.now() + skew)), ..config.clone() };
         match Engine::start(journal.clone(), backends, config).await {
             Ok(engine) => {
                 *lock(&slot) = Some(engine);

@@ -79,18 +79,30 @@ impl Sim {
         let plan = Plan::of(seed);
         let world = Arc::new(World::new(seed, &plan, traced));
         world.trace(0, "plan", || {
-            let Plan { lease_ttl, max_executions, max_executions_per_pipeline, max_active_runs, max_changes, .. } =
-                &plan;
+            let Plan {
+                lease_ttl,
+                max_executions,
+                max_executions_per_pipeline,
+                max_active_runs,
+                max_changes,
+                ..
+            } = &plan;
             format!(
-                "leases of {lease_ttl:?}, {max_executions} executions, {max_executions_per_pipeline:?} of a pipeline, \
-                 {max_active_runs} runs, {max_changes} changes, clocks wrong by {:?}, {:?}",
+                "leases of {lease_ttl:?}, {max_executions} executions, \
+                 {max_executions_per_pipeline:?} of a pipeline, {max_active_runs} runs, \
+                 {max_changes} changes, clocks wrong by {:?}, {:?}",
                 plan.skews, plan.faults
             )
         });
-        let longest_outage = plan.outages.iter().map(|outage| outage.until - outage.from).sum::<i64>();
+
+        let longest_outage =
+            plan.outages.iter().map(|outage| outage.until - outage.from).sum::<i64>();
         let slow = i64::try_from(plan.faults.slow_ms + plan.faults.usual_ms).expect("short");
-        // One that stood still may go on where it was, if nobody else took its runs: they may have stood still, too.
-        let stood_still = plan.pauses.iter().map(|pause| pause.until - pause.from).max().unwrap_or(0);
+
+        // One that stood still may go on where it was, if nobody else took its runs: they may have
+        // stood still, too.
+        let stood_still =
+            plan.pauses.iter().map(|pause| pause.until - pause.from).max().unwrap_or(0);
         let unaware = 20 * MS * slow + longest_outage + stood_still + 15 * SECOND;
         let model = Model { unaware, ..Model::default() };
         let model = Arc::new(Mutex::new(model));
@@ -107,10 +119,12 @@ impl Sim {
             secrets: Arc::new(MemorySecretStore::new()),
             model,
         };
+
         for pipeline in &plan.pipelines {
             remains.journal.add_pipeline(&namespace(), pipeline.clone(), true);
             remains.put_secret(&pipeline.name);
         }
+
         let slot = |(at, lives): (usize, &Vec<Life>)| Slot {
             name: ["a", "b"][at].to_owned(),
             lives: lives.clone(),
@@ -120,6 +134,7 @@ impl Sim {
             dies_at: None,
             paused: false,
         };
+
         let slots = plan.lives.iter().enumerate().map(slot).collect();
         let clients = Clients::new(seed, plan.actions.clone());
         Self {
@@ -138,14 +153,20 @@ impl Sim {
             self.boot();
             self.pause();
             self.kill();
-            let servers: Vec<&Server> =
-                self.slots.iter().filter(|slot| !slot.paused).filter_map(|slot| slot.server.as_ref()).collect();
+            let servers: Vec<&Server> = self
+                .slots
+                .iter()
+                .filter(|slot| !slot.paused)
+                .filter_map(|slot| slot.server.as_ref())
+                .collect();
+
             self.clients.ask(self.now, &self.remains, &servers);
             reports::deliver(self.now, &self.remains, &servers, &mut self.reporters);
             self.step();
             if let Some(panic) = PANIC.with_borrow_mut(Option::take) {
                 self.remains.world.violate(|| format!("panic: {panic}"));
             }
+
             if self.remains.world.violation().is_some() || self.is_over() {
                 return;
             }
@@ -158,6 +179,7 @@ impl Sim {
             if slot.server.is_some() || slot.boots_at > self.now {
                 continue;
             }
+
             let life = slot.lives.get(slot.lived).cloned().unwrap_or_default();
             slot.lived += 1;
             slot.dies_at = life.die_after.map(|after| self.now + after);
@@ -170,16 +192,27 @@ impl Sim {
                 max_changes: self.plan.max_changes,
                 ..EngineConfig::default()
             };
-            slot.server =
-                Some(Server::boot(&self.remains, at, slot.lived, life.die_at_call, self.plan.skews[at], config));
+
+            slot.server = Some(Server::boot(
+                &self.remains,
+                at,
+                slot.lived,
+                life.die_at_call,
+                self.plan.skews[at],
+                config,
+            ));
         }
     }
 
     fn pause(&mut self) {
         for (at, slot) in self.slots.iter_mut().enumerate() {
             let now = self.now;
-            let paused =
-                self.plan.pauses.iter().any(|pause| pause.slot == at && pause.from <= now && now < pause.until);
+            let paused = self
+                .plan
+                .pauses
+                .iter()
+                .any(|pause| pause.slot == at && pause.from <= now && now < pause.until);
+
             if paused != slot.paused {
                 let what = if paused { "is paused" } else { "goes on" };
                 self.remains.world.trace(now, &slot.name, || what.to_owned());
@@ -187,13 +220,16 @@ impl Sim {
                     server.wake_up(now);
                 }
             }
+
             slot.paused = paused;
         }
     }
 
     fn kill(&mut self) {
         for slot in &mut self.slots {
-            if let Some(server) = slot.server.as_ref().filter(|_| slot.dies_at.is_some_and(|at| at <= self.now)) {
+            if let Some(server) =
+                slot.server.as_ref().filter(|_| slot.dies_at.is_some_and(|at| at <= self.now))
+            {
                 server.kill();
             }
         }
@@ -203,20 +239,36 @@ impl Sim {
     /// Lets every server live until the next thing happens to one of them.
     fn step(&mut self) {
         let side_by_side = self.slots.len() > 1;
-        let longest = if side_by_side { MS * i64::try_from(self.rng.between(1, 50)).expect("small") } else { STEP };
+        let longest = if side_by_side {
+            MS * i64::try_from(self.rng.between(1, 50)).expect("small")
+        } else {
+            STEP
+        };
+
         let pauses = self.plan.pauses.iter().flat_map(|pause| [pause.from, pause.until]);
         let slots = self.slots.iter().flat_map(|slot| {
-            [slot.server.is_none().then_some(slot.boots_at), slot.dies_at.filter(|_| slot.server.is_some())]
+            [
+                slot.server.is_none().then_some(slot.boots_at),
+                slot.dies_at.filter(|_| slot.server.is_some()),
+            ]
         });
+
         let told = lock(&self.remains.site.cluster).next_report();
         let events = pauses.chain(slots.flatten()).chain(self.clients.next_at()).chain(told);
-        let next = events.filter(|at| *at > self.now).min().unwrap_or(i64::MAX).min(self.now + longest);
+        let next =
+            events.filter(|at| *at > self.now).min().unwrap_or(i64::MAX).min(self.now + longest);
+
         for slot in self.slots.iter().filter(|slot| !slot.paused) {
             if let Some(server) = &slot.server {
                 server.live_until(next);
             }
         }
-        let died = self.slots[0].server.as_ref().filter(|server| !side_by_side && server.link.dead.is_cancelled());
+
+        let died = self.slots[0]
+            .server
+            .as_ref()
+            .filter(|server| !side_by_side && server.link.dead.is_cancelled());
+
         // Whoever lives alone may be started again at the very instant it died.
         self.now = died.map_or(next, |server| server.now().min(next));
         self.remains.world.reach(self.now);
@@ -227,7 +279,8 @@ impl Sim {
         for slot in &mut self.slots {
             if let Some(server) = slot.server.take_if(|server| server.link.dead.is_cancelled()) {
                 self.clients.mourn(&server.link.name);
-                slot.boots_at = self.now + slot.lives.get(slot.lived - 1).map_or(0, |life| life.down);
+                slot.boots_at =
+                    self.now + slot.lives.get(slot.lived - 1).map_or(0, |life| life.down);
             }
         }
     }
@@ -236,7 +289,11 @@ impl Sim {
         let runs_over = lock(&self.remains.model).runs.values().all(|run| run.state.is_complete());
         let last_pause = self.plan.pauses.iter().map(|pause| pause.until).max().unwrap_or(0);
         let quiet = !self.remains.world.is_anything_under_way();
-        runs_over && quiet && self.now > last_pause && self.clients.are_content() && self.leftovers().is_empty()
+        runs_over
+            && quiet
+            && self.now > last_pause
+            && self.clients.are_content()
+            && self.leftovers().is_empty()
     }
 
     /// What somebody still has to do, for people.
@@ -245,10 +302,12 @@ impl Sim {
         for (key, run) in &lock(&self.remains.model).runs {
             if !run.state.is_complete() {
                 let tasks = run.tasks.iter().filter(|(_, task)| !task.state.is_complete());
-                let tasks: Vec<String> = tasks.map(|(id, task)| format!("{id} {:?}", task.state)).collect();
+                let tasks: Vec<String> =
+                    tasks.map(|(id, task)| format!("{id} {:?}", task.state)).collect();
                 left.push_str(&format!("{key} {:?} {tasks:?}; ", run.state));
             }
         }
+
         let logs = self
             .remains
             .journal
@@ -256,22 +315,28 @@ impl Sim {
             .now_or_never()
             .expect("it never waits")
             .expect("it works");
+
         if !logs.is_empty() {
             left.push_str(&format!("logs to archive {logs:?}; "));
         }
+
         let cluster = lock(&self.remains.site.cluster);
         let kept = cluster.executions.iter().filter(|(_, execution)| !execution.removed);
-        let kept: Vec<String> = kept.map(|(id, execution)| format!("{id} {:?}", execution.state)).collect();
+        let kept: Vec<String> =
+            kept.map(|(id, execution)| format!("{id} {:?}", execution.state)).collect();
         if !kept.is_empty() {
             left.push_str(&format!("at the scheduler {kept:?}; "));
         }
+
         if !self.clients.are_content() {
             left.push_str("clients without an answer; ");
         }
+
         left
     }
 
-    /// The end, in peace: are the servers at rest, are all logs readable, has everything ended as it should.
+    /// The end, in peace: are the servers at rest, are all logs readable, has everything ended as
+    /// it should.
     fn look_back(&mut self) {
         let world = self.remains.world.clone();
         world.calm_down();
@@ -279,6 +344,7 @@ impl Sim {
             slot.dies_at = None;
             slot.boots_at = self.now;
         }
+
         self.boot();
         for _ in 0..2_000 {
             self.step();
@@ -286,16 +352,26 @@ impl Sim {
                 break;
             }
         }
+
         for server in self.slots.iter().filter_map(|slot| slot.server.as_ref()) {
             let stats = server.engine().map(|engine| engine.stats());
-            world.check(server.is_at_rest(), || format!("{} is not at rest: {stats:?}", server.link.name));
+            world.check(server.is_at_rest(), || {
+                format!("{} is not at rest: {stats:?}", server.link.name)
+            });
         }
-        let Some(server) = self.slots[0].server.as_ref().filter(|server| server.is_at_rest()) else { return };
+
+        let Some(server) = self.slots[0].server.as_ref().filter(|server| server.is_at_rest())
+        else {
+            return;
+        };
+
         server.runtime.block_on(async {
-            let asks = self.plan.actions.iter().filter(|action| matches!(action.what, Ask::Start { .. }));
+            let asks =
+                self.plan.actions.iter().filter(|action| matches!(action.what, Ask::Start { .. }));
             oracle::check(&self.remains, asks.count()).await;
             self.read_logs(server).await;
         });
+
         if let Some(engine) = server.engine() {
             server.runtime.block_on(engine.shutdown());
         }
@@ -305,23 +381,40 @@ impl Sim {
         let world = &self.remains.world;
         let Some(engine) = server.engine() else { return };
         for run in self.remains.journal.runs() {
-            let tasks: Vec<_> = lock(&self.remains.model).runs[&run].tasks.keys().cloned().collect();
+            let tasks: Vec<_> =
+                lock(&self.remains.model).runs[&run].tasks.keys().cloned().collect();
             for task in tasks {
                 for record in self.remains.journal.attempts(&run, &task) {
-                    let id = ExecutionId { run: run.clone(), task: task.clone(), attempt: record.attempt };
-                    let written = lock(&self.remains.site.cluster).executions.get(&id).map(|it| it.output.clone());
+                    let id = ExecutionId {
+                        run: run.clone(),
+                        task: task.clone(),
+                        attempt: record.attempt,
+                    };
+
+                    let written = lock(&self.remains.site.cluster)
+                        .executions
+                        .get(&id)
+                        .map(|it| it.output.clone());
                     let read = async {
                         let chunks = engine.logs(&id, LogCursor::default(), false).await?;
-                        chunks.map_ok(|chunk| (chunk.stream, chunk.data.to_vec())).try_collect::<Vec<_>>().await
+                        chunks
+                            .map_ok(|chunk| (chunk.stream, chunk.data.to_vec()))
+                            .try_collect::<Vec<_>>()
+                            .await
                     };
+
                     let right = match (&written, read.await) {
                         (Some(written), Ok(read)) => by_stream(written) == by_stream(&read),
-                        // One that was given up as lost may have ended unseen; any other was read to its end, or is empty.
+                        // One that was given up as lost may have ended unseen; any other was read
+                        // to its end, or is empty.
                         (Some(written), Err(_)) => written.is_empty() && rules::is_lost(&record),
                         (None, Ok(read)) => read.is_empty(),
                         (None, Err(_)) => true,
                     };
-                    world.check(right, || format!("the log of `{id}` is {:?}, and not as written", record.log));
+
+                    world.check(right, || {
+                        format!("the log of `{id}` is {:?}, and not as written", record.log)
+                    });
                 }
             }
         }
@@ -330,16 +423,27 @@ impl Sim {
 
 fn by_stream(chunks: &[(LogStream, Vec<u8>)]) -> [Vec<u8>; 2] {
     [LogStream::Stdout, LogStream::Stderr].map(|wanted| {
-        chunks.iter().filter(|(stream, _)| *stream == wanted).flat_map(|(_, data)| data.clone()).collect()
+        chunks
+            .iter()
+            .filter(|(stream, _)| *stream == wanted)
+            .flat_map(|(_, data)| data.clone())
+            .collect()
     })
 }
 
 impl Remains {
     /// The secret `present` of a pipeline: value and record.
     fn put_secret(&self, pipeline: &PipelineId) {
-        let location = SecretPath::new(format!("pipeline/n/{pipeline}/present")).expect("a valid path");
-        let put = SecretStore::put(&*self.secrets, &location, &SecretString::from("sesame"), PutOptions::default())
-            .now_or_never();
+        let location =
+            SecretPath::new(format!("pipeline/n/{pipeline}/present")).expect("a valid path");
+        let put = SecretStore::put(
+            &*self.secrets,
+            &location,
+            &SecretString::from("sesame"),
+            PutOptions::default(),
+        )
+        .now_or_never();
+
         put.expect("it never waits").expect("it is put");
         self.journal.put_secret_record(SecretRecord {
             scope: SecretScope::Pipeline(namespace(), pipeline.clone()),

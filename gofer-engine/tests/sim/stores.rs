@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use gofer_core::object_store::{
-    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
+    PutOptions,
 };
 use gofer_core::secret_store::{SecretList, SecretStore};
 use gofer_core::testing::{MemoryObjectStore, MemorySecretStore};
@@ -27,7 +28,12 @@ impl ObjectStore for SimObjects {
         self.stored.check().await
     }
 
-    async fn put(&self, key: &ObjectKey, body: ByteStream, options: PutOptions) -> Result<ObjectMeta, BackendError> {
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: ByteStream,
+        options: PutOptions,
+    ) -> Result<ObjectMeta, BackendError> {
         let effect = self.stored.put(key, body, options);
         self.link.call(Part::Objects, &format!("put {key}"), effect).await
     }
@@ -48,7 +54,12 @@ impl ObjectStore for SimObjects {
         self.link.call(Part::Objects, &format!("delete {key}"), self.stored.delete(key)).await
     }
 
-    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<Presigned>, BackendError> {
+    async fn presign(
+        &self,
+        key: &ObjectKey,
+        access: Access,
+        ttl: Duration,
+    ) -> Result<Option<Presigned>, BackendError> {
         self.stored.presign(key, access, ttl).await
     }
 }
@@ -65,7 +76,12 @@ impl SecretStore for SimSecrets {
         self.stored.check().await
     }
 
-    async fn put(&self, path: &SecretPath, value: &SecretString, options: PutOptions) -> Result<(), BackendError> {
+    async fn put(
+        &self,
+        path: &SecretPath,
+        value: &SecretString,
+        options: PutOptions,
+    ) -> Result<(), BackendError> {
         let effect = self.stored.put(path, value, options);
         self.link.call(Part::Secrets, &format!("put secret {path}"), effect).await
     }
@@ -79,6 +95,8 @@ impl SecretStore for SimSecrets {
     }
 
     async fn delete(&self, path: &SecretPath) -> Result<(), BackendError> {
-        self.link.call(Part::Secrets, &format!("delete secret {path}"), self.stored.delete(path)).await
+        self.link
+            .call(Part::Secrets, &format!("delete secret {path}"), self.stored.delete(path))
+            .await
     }
 }

@@ -1,4 +1,5 @@
-//! What every part of a simulation shares: virtual time, randomness, the trace, and the first rule that was broken.
+//! What every part of a simulation shares: virtual time, randomness, the trace, and the first rule
+//! that was broken.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -70,6 +71,7 @@ impl World {
         let rng = Rng::of(seed, "faults");
         let (late, late_inserts) = (Rng::of(seed, "late inserts"), plan.late_inserts);
         let inner = Inner { now: 0, rng, late, calm: false, trace: Vec::new(), violation: None };
+
         Self {
             inner: Mutex::new(inner),
             faults,
@@ -83,7 +85,8 @@ impl World {
         }
     }
 
-    /// The latest instant any part has seen. Servers that run side by side differ by less than a step of the simulation.
+    /// The latest instant any part has seen. Servers that run side by side differ by less than a
+    /// step of the simulation.
     pub(crate) fn now(&self) -> Timestamp {
         Timestamp(lock(&self.inner).now)
     }
@@ -97,7 +100,8 @@ impl World {
         draw(&mut lock(&self.inner).rng)
     }
 
-    /// How long after its error an insert takes effect, in milliseconds; `None` for one that has no such fate.
+    /// How long after its error an insert takes effect, in milliseconds; `None` for one that has no
+    /// such fate.
     pub(crate) fn late_insert(&self) -> Option<u64> {
         let calm = self.is_calm();
         let mut inner = lock(&self.inner);
@@ -109,7 +113,8 @@ impl World {
         Some(inner.late.below(longest_ms))
     }
 
-    /// How long after it took effect an insert is answered, in milliseconds, if it takes especially long.
+    /// How long after it took effect an insert is answered, in milliseconds, if it takes especially
+    /// long.
     pub(crate) fn slow_insert(&self) -> Option<u64> {
         let calm = self.is_calm();
         let mut inner = lock(&self.inner);
@@ -136,7 +141,9 @@ impl World {
     }
 
     pub(crate) fn is_out(&self, part: Part, at: i64) -> bool {
-        self.outages.iter().any(|outage| outage.part == part && outage.from <= at && at < outage.until)
+        self.outages
+            .iter()
+            .any(|outage| outage.part == part && outage.from <= at && at < outage.until)
     }
 
     /// Notes what happened, for whoever replays the seed.

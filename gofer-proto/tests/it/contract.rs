@@ -13,15 +13,22 @@ pub(crate) fn compile() -> Compiler {
         .map(|entry| entry.expect("a readable folder").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "proto"))
         .collect();
+
     files.sort();
     assert!(!files.is_empty(), "no .proto file in `{}`", folder.display());
 
     let mut compiler = Compiler::new([root]).expect("the proto folder exists");
     compiler.include_source_info(true).include_imports(true);
-    compiler.open_files(files).unwrap_or_else(|error| panic!("the contract does not compile: {error:?}"));
+    compiler
+        .open_files(files)
+        .unwrap_or_else(|error| panic!("the contract does not compile: {error:?}"));
+
     compiler
 }
 
 fn proto_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace").join("proto")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate is in the workspace")
+        .join("proto")
 }

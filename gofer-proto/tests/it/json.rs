@@ -2,8 +2,8 @@
 
 use gofer_proto::json::{from_json, from_json_slice, to_json};
 use gofer_proto::v1::{
-    CustomTask, Dependency, DependencyCondition, LogChunk, OverlapPolicy, PipelineSpec, Resources, RetryOn,
-    RetryPolicy, StartRunRequest, TaskSpec, task_spec,
+    CustomTask, Dependency, DependencyCondition, LogChunk, OverlapPolicy, PipelineSpec, Resources,
+    RetryOn, RetryPolicy, StartRunRequest, TaskSpec, task_spec,
 };
 use serde_json::json;
 
@@ -17,7 +17,10 @@ fn spec() -> PipelineSpec {
                 command: vec!["cargo".to_owned(), "build".to_owned()],
                 ..Default::default()
             })),
-            depends_on: vec![Dependency { task: "fmt".to_owned(), condition: DependencyCondition::Any.into() }],
+            depends_on: vec![Dependency {
+                task: "fmt".to_owned(),
+                condition: DependencyCondition::Any.into(),
+            }],
             retries: Some(RetryPolicy {
                 attempts: 2,
                 backoff: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
@@ -57,33 +60,40 @@ fn a_pipeline_spec_survives_the_round_trip() {
         })
     );
     assert_eq!(from_json::<PipelineSpec>(value.clone()).expect("its own JSON"), spec());
-    assert_eq!(from_json_slice::<PipelineSpec>(value.to_string().as_bytes()).expect("its own JSON"), spec());
+    assert_eq!(
+        from_json_slice::<PipelineSpec>(value.to_string().as_bytes()).expect("its own JSON"),
+        spec()
+    );
 }
 
 #[test]
 fn names_of_the_proto_files_are_read_too() {
-    let read: TaskSpec = from_json(json!({ "id": "a", "depends_on": [{ "task": "b" }] })).expect("valid");
+    let read: TaskSpec =
+        from_json(json!({ "id": "a", "depends_on": [{ "task": "b" }] })).expect("valid");
     assert_eq!(read.depends_on[0].task, "b");
 }
 
 #[test]
 fn an_unknown_field_is_an_error_that_names_it() {
-    let error = from_json::<PipelineSpec>(json!({ "name": "ci", "tasks": [{ "id": "a", "dependson": [] }] }))
-        .expect_err("`dependson` is not a field");
+    let error = from_json::<PipelineSpec>(
+        json!({ "name": "ci", "tasks": [{ "id": "a", "dependson": [] }] }),
+    )
+    .expect_err("`dependson` is not a field");
     let text = error.to_string();
     assert!(text.contains("dependson") && text.contains("gofer.v1.PipelineSpec"), "{text}");
 }
 
 #[test]
 fn a_wrong_type_is_an_error_with_its_place() {
-    let error =
-        from_json_slice::<PipelineSpec>(b"{\"name\": \"ci\",\n \"parallelism\": \"many\"}").expect_err("not a number");
+    let error = from_json_slice::<PipelineSpec>(b"{\"name\": \"ci\",\n \"parallelism\": \"many\"}")
+        .expect_err("not a number");
     assert!(error.to_string().contains("line 2"), "{error}");
 }
 
 #[test]
 fn an_unknown_enum_value_is_an_error() {
-    let error = from_json::<PipelineSpec>(json!({ "overlap": "OVERLAP_POLICY_NEVER" })).expect_err("no such value");
+    let error = from_json::<PipelineSpec>(json!({ "overlap": "OVERLAP_POLICY_NEVER" }))
+        .expect_err("no such value");
     assert!(error.to_string().contains("OVERLAP_POLICY_NEVER"), "{error}");
 }
 
@@ -97,7 +107,8 @@ fn garbage_and_text_after_the_value_are_errors() {
 
 #[test]
 fn bytes_are_base64() {
-    let chunk = LogChunk { data: prost::bytes::Bytes::from_static(b"\0\xff"), ..Default::default() };
+    let chunk =
+        LogChunk { data: prost::bytes::Bytes::from_static(b"\0\xff"), ..Default::default() };
     assert_eq!(to_json(&chunk), json!({ "data": "AP8=" }));
 }
 
@@ -116,5 +127,10 @@ fn a_key_that_is_there_twice_is_an_error_that_names_it() {
 fn a_duration_of_another_form_is_told_which() {
     let text = br#"{"name": "a", "tasks": [{"id": "t", "timeout": "5m"}]}"#;
     let error = from_json_slice::<PipelineSpec>(text).unwrap_err().to_string();
-    assert!(error.ends_with(r#"; a duration is a number of seconds with an `s`, such as "300s" or "0.5s""#), "{error}");
+    assert!(
+        error.ends_with(
+            r#"; a duration is a number of seconds with an `s`, such as "300s" or "0.5s""#
+        ),
+        "{error}"
+    );
 }

@@ -3,8 +3,8 @@
 use std::fmt::Debug;
 
 use gofer_proto::v1::{
-    BeginObjectUploadResponse, BootstrapTokenResponse, CreateTokenResponse, ExternalEvent, GetObjectUrlResponse,
-    GetSecretResponse, HttpHeader, PutSecretRequest, Subscription,
+    BeginObjectUploadResponse, BootstrapTokenResponse, CreateTokenResponse, ExternalEvent,
+    GetObjectUrlResponse, GetSecretResponse, HttpHeader, PutSecretRequest, Subscription,
 };
 
 const CREDENTIAL: &str = "hunter2-hunter2";
@@ -24,7 +24,10 @@ fn credentials_are_not_shown() {
     check(&GetSecretResponse { value: credential(), ..Default::default() });
     check(&BootstrapTokenResponse { secret: credential(), ..Default::default() });
     check(&CreateTokenResponse { secret: credential(), ..Default::default() });
-    check(&Subscription { settings: [("token".to_owned(), credential())].into(), ..Default::default() });
+    check(&Subscription {
+        settings: [("token".to_owned(), credential())].into(),
+        ..Default::default()
+    });
     check(&ExternalEvent { headers: vec![header()], ..Default::default() });
     check(&header());
     check(&GetObjectUrlResponse { url: credential(), ..Default::default() });

@@ -1,10 +1,11 @@
 //! Supervisors whose execution is over, and who wait a moment for the next.
 //!
-//! All of them, and the warden, have the same socket: whoever receives a request has it. The warden leaves requests to the idle
-//! ones while there are any, since it would have to fork. How many there are is a guess in shared memory, which a process that is killed
-//! leaves too high: then the warden finds a request that nobody took, within [`LINGER`], and counts anew. (Whoever is killed in the
-//! instant between taking a request and locking its live entry takes it along. The server notices when no answer comes, and
-//! launches again.)
+//! All of them, and the warden, have the same socket: whoever receives a request has it. The warden
+//! leaves requests to the idle ones while there are any, since it would have to fork. How many
+//! there are is a guess in shared memory, which a process that is killed leaves too high: then the
+//! warden finds a request that nobody took, within [`LINGER`], and counts anew. (Whoever is killed
+//! in the instant between taking a request and locking its live entry takes it along. The server
+//! notices when no answer comes, and launches again.)
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -65,18 +66,23 @@ impl Idle {
         loop {
             while self.count.load(Ordering::SeqCst) == 0 {
                 self.left_to_them = None;
-                let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(children, PollFlags::IN)];
+                let mut fds =
+                    [PollFd::new(socket, PollFlags::IN), PollFd::new(children, PollFlags::IN)];
                 let _ = poll(&mut fds, None);
                 if !fds[1].revents().is_empty() {
                     return Turn::Child;
                 }
+
                 // Somebody may have become idle meanwhile, and is on the way to it.
                 if self.count.load(Ordering::SeqCst) == 0 {
                     return Turn::Nobody;
                 }
             }
+
             let since = *self.left_to_them.get_or_insert_with(Instant::now);
-            let rest = Timespec::try_from(LINGER.saturating_sub(since.elapsed())).unwrap_or_default();
+            let rest =
+                Timespec::try_from(LINGER.saturating_sub(since.elapsed())).unwrap_or_default();
+
             // Of the socket only its end, which need not be asked for.
             let mut fds = [
                 PollFd::new(&self.none_left, PollFlags::IN),
@@ -86,10 +92,12 @@ impl Idle {
             let happened = poll(&mut fds, Some(&rest));
             let (gone, child) = (!fds[1].revents().is_empty(), !fds[2].revents().is_empty());
             let _ = rustix::io::read(&self.none_left, &mut [0_u8; 8]);
+
             if gone || happened == Ok(0) {
                 self.left_to_them = None;
                 return Turn::Overdue;
             }
+
             if child {
                 return Turn::Child;
             }

@@ -1,12 +1,15 @@
 //! What runs beside the server: one warden, and one supervisor per execution.
 //!
-//! The **warden** is a small single-threaded process connected to the server by a socket. For each request it forks a
-//! **supervisor**, which costs a fraction of executing the server's binary again. A supervisor whose execution is over waits a
-//! moment for the next request, which it then takes from the socket itself; a task that follows another costs no fork.
-//! The warden ends when the server and the last of its supervisors have; a supervisor ends when its execution did, and depends on neither: it holds the exit
-//! code, the log, the stop timer and the whole process tree of the task.
+//! The **warden** is a small single-threaded process connected to the server by a socket. For each
+//! request it forks a **supervisor**, which costs a fraction of executing the server's binary
+//! again. A supervisor whose execution is over waits a moment for the next request, which it then
+//! takes from the socket itself; a task that follows another costs no fork. The warden ends when
+//! the server and the last of its supervisors have; a supervisor ends when its execution did, and
+//! depends on neither: it holds the exit code, the log, the stop timer and the whole process tree
+//! of the task.
 //!
-//! A **session** is a third kind: a command beside a task, for as long as somebody is connected to it.
+//! A **session** is a third kind: a command beside a task, for as long as somebody is connected to
+//! it.
 
 mod execution;
 mod idle;
@@ -43,8 +46,8 @@ use crate::hardening::close_process;
 use crate::sys::{self, Fork, Spawner};
 use crate::wire::{self, Outcome, Reply, Request};
 
-/// The entry point of the warden: a process whose standard input is the socket to the server. Call it before anything
-/// starts a thread. It returns when the server has gone.
+/// The entry point of the warden: a process whose standard input is the socket to the server. Call
+/// it before anything starts a thread. It returns when the server has gone.
 #[must_use]
 pub fn main() -> ExitCode {
     sys::close_inherited();
@@ -56,12 +59,14 @@ pub fn main() -> ExitCode {
         helper.outlive();
         return if guarded.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     };
+
     if job.sequence == wire::SESSION {
         session::run(&helper.socket, &job.body);
     } else {
         helper.supervise(job);
         helper.leave();
     }
+
     sys::exit_now(0);
 }
 
@@ -96,19 +101,23 @@ impl Helper {
     fn prepare() -> rustix::io::Result<Self> {
         let socket = fcntl_dupfd_cloexec(stdio::stdin(), 3)?;
         set_socket_timeout(&socket, Timeout::Send, Some(REPLY_TIMEOUT))?;
+
         // The warden waits by other means.
         set_socket_timeout(&socket, Timeout::Recv, Some(idle::LINGER))?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-        let null: OwnedFd = null.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?.into();
+        let null: OwnedFd =
+            null.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?.into();
         let owner = Owner::inherited()?;
         stdio::dup2_stdin(&null)?;
         stdio::dup2_stdout(&null)?;
         stdio::dup2_stderr(&null)?;
+
         // Out of the terminal's reach: Ctrl-C is for the server, which knows what it means.
         let _ = setsid();
         // So that no file system stays busy on our account.
         chdir("/")?;
         sys::prepare_warden_signals();
+
         // What falls to it comes of supervisors that were killed.
         set_child_subreaper(Some(getpid()))?;
         Ok(Self {
@@ -123,9 +132,9 @@ impl Helper {
         })
     }
 
-    /// The warden's life: serves requests that no idle supervisor takes until the server has gone: `None`. In each new supervisor
-    /// it returns too: with its job; and so it does in a process that is to be a session, which needs no fork: it was started
-    /// for that.
+    /// The warden's life: serves requests that no idle supervisor takes until the server has gone:
+    /// `None`. In each new supervisor it returns too: with its job; and so it does in a process
+    /// that is to be a session, which needs no fork: it was started for that.
     fn guard(&mut self) -> rustix::io::Result<Option<Job>> {
         loop {
             let turn = self.idle.wait_for_turn(&self.socket, self.children.signals());
@@ -133,25 +142,33 @@ impl Helper {
                 self.children.look();
                 continue;
             }
+
             let job = match self.packets.receive_now(&self.socket)? {
                 Received::Gone => return Ok(None),
                 Received::Nothing => continue,
                 Received::Job(sequence, body) => Job { sequence, body },
             };
+
             if turn == Turn::Overdue {
                 self.idle.nobody_took();
             }
+
             if job.sequence == wire::SESSION {
                 return Ok(Some(job));
             }
+
             if job.body.is_empty() {
                 self.reply(job.sequence, Outcome::Pong, None);
                 continue;
             }
+
             // Once for all that are forked from here on.
-            if let Some(landlock) = Request::decode(&job.body).and_then(|request| request.launch.confinement.landlock) {
+            if let Some(landlock) =
+                Request::decode(&job.body).and_then(|request| request.launch.confinement.landlock)
+            {
                 self.sandbox.refresh(&landlock);
             }
+
             match sys::fork() {
                 Ok(Fork::Parent(pid)) => self.children.add(pid),
                 Ok(Fork::Child) => return Ok(Some(job)),
@@ -166,6 +183,7 @@ impl Helper {
         let Ok(spawner) = spawner else { return self.reply(first.sequence, Outcome::Void, None) };
         let mut tools = Tools { spawner, sandbox: std::mem::take(&mut self.sandbox) };
         let mut next = Some(first);
+
         while let Some(Job { sequence, body }) = next.take() {
             let mut over = Over { fit: true, claim: None, cgroup: None };
             if body.is_empty() {
@@ -175,10 +193,21 @@ impl Helper {
                 }
             } else if let Some(request) = Request::decode(&body) {
                 // The warden's own descriptor tells each process of its own signals.
-                let post = Post { signals: self.children.signals(), null: &self.null, owner: self.owner.as_ref() };
-                over = execution::run(&request, Responder { helper: self, sequence }, post, &mut tools);
+                let post = Post {
+                    signals: self.children.signals(),
+                    null: &self.null,
+                    owner: self.owner.as_ref(),
+                };
+                over = execution::run(
+                    &request,
+                    Responder { helper: self, sequence },
+                    post,
+                    &mut tools,
+                );
             }
-            // Before the server learns of the end, so that the warden leaves what follows to this process.
+
+            // Before the server learns of the end, so that the warden leaves what follows to this
+            // process.
             let waits = over.fit && self.idle.enter();
             drop((over, body));
             if waits {

@@ -1,8 +1,9 @@
 //! What a supervisor that was killed leaves behind.
 //!
-//! A supervisor is the parent of all that comes of its task. Once it is gone the warden is, since it is a subreaper, too: every child of
-//! the warden that it has not forked is such an orphan, and is killed with all its descendants. (One whose warden was killed first, or
-//! belonged to an earlier server and had ended, is not found like this: there a cgroup has to do.)
+//! A supervisor is the parent of all that comes of its task. Once it is gone the warden is, since
+//! it is a subreaper, too: every child of the warden that it has not forked is such an orphan, and
+//! is killed with all its descendants. (One whose warden was killed first, or belonged to an
+//! earlier server and had ended, is not found like this: there a cgroup has to do.)
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -59,6 +60,7 @@ impl Children {
                 Err(_) => break false,
             }
         };
+
         if orphans && self.any {
             tree::kill_strangers(&self.supervisors);
         }

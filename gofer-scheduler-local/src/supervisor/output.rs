@@ -1,7 +1,8 @@
 //! From the task's pipes into its log file.
 //!
-//! Pipes and not the file itself: a task that opens `/dev/stdout` anew would truncate a file, its order between stdout
-//! and stderr would be lost, and nothing could stop a task in a loop from filling the disk.
+//! Pipes and not the file itself: a task that opens `/dev/stdout` anew would truncate a file, its
+//! order between stdout and stderr would be lost, and nothing could stop a task in a loop from
+//! filling the disk.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -18,18 +19,22 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::confinement::User;
 use crate::frame::{self, HEADER_BYTES, MAX_DATA_BYTES};
 
-/// How much a log grows between two looks at the disk: little beside any floor, and a short log costs no look.
+/// How much a log grows between two looks at the disk: little beside any floor, and a short log
+/// costs no look.
 const LOOK_BYTES: u64 = 1024 * 1024;
 
-/// What is read of one pipe while the other has something, too: what a writer is sure to have written in one piece.
+/// What is read of one pipe while the other has something, too: what a writer is sure to have
+/// written in one piece.
 const TURN_BYTES: usize = 4 * 1024;
 
-/// The reading ends of a task's outputs: of one pipe for both, in which all is in the order in which it was written, or of two.
+/// The reading ends of a task's outputs: of one pipe for both, in which all is in the order in
+/// which it was written, or of two.
 ///
-/// Of two pipes nothing tells what was written to the one before something else was written to the other, so then they are read in
-/// small turns.
+/// Of two pipes nothing tells what was written to the one before something else was written to the
+/// other, so then they are read in small turns.
 pub(super) struct Pipes {
-    /// `None` once nobody can write to it any more; the second is `None` from the beginning when there is one for both.
+    /// `None` once nobody can write to it any more; the second is `None` from the beginning when
+    /// there is one for both.
     ends: [Option<OwnedFd>; 2],
 }
 
@@ -65,7 +70,12 @@ impl Pipes {
 
     /// Moves one buffer from each pipe that has something; says whether any had.
     pub(super) fn pump(&mut self, log: &mut Log) -> bool {
-        let turn = if self.ends().count() == 2 && self.ends().all(has_something) { TURN_BYTES } else { MAX_DATA_BYTES };
+        let turn = if self.ends().count() == 2 && self.ends().all(has_something) {
+            TURN_BYTES
+        } else {
+            MAX_DATA_BYTES
+        };
+
         let mut moved = false;
         for (end, stream) in self.ends.iter_mut().zip(STREAMS) {
             if let Some(fd) = end {
@@ -77,6 +87,7 @@ impl Pipes {
                 }
             }
         }
+
         moved
     }
 
@@ -90,7 +101,8 @@ fn has_something(end: &OwnedFd) -> bool {
     rustix::io::ioctl_fionread(end).is_ok_and(|bytes| bytes > 0)
 }
 
-/// The log file of an execution, written by its supervisor alone. It is made with its first frame: most short tasks say nothing.
+/// The log file of an execution, written by its supervisor alone. It is made with its first frame:
+/// most short tasks say nothing.
 pub(super) struct Log {
     path: PathBuf,
     file: Option<File>,
@@ -108,8 +120,9 @@ pub(super) struct Log {
     dropping: bool,
     /// When the last frame was read.
     at: Timestamp,
-    /// A header's room and then the data, so that a frame is one write. Its memory is touched only as far as it is used: a
-    /// page that stays untouched costs nothing in a process that lives for a millisecond.
+    /// A header's room and then the data, so that a frame is one write. Its memory is touched only
+    /// as far as it is used: a page that stays untouched costs nothing in a process that lives for
+    /// a millisecond.
     buffer: Vec<u8>,
 }
 
@@ -143,7 +156,12 @@ impl Log {
     }
 
     /// Reads once, at most so much, and appends what came; 0 is the end.
-    fn copy_from(&mut self, from: impl AsFd, stream: LogStream, most: usize) -> rustix::io::Result<usize> {
+    fn copy_from(
+        &mut self,
+        from: impl AsFd,
+        stream: LogStream,
+        most: usize,
+    ) -> rustix::io::Result<usize> {
         self.begin_frame();
         let count = if most == MAX_DATA_BYTES {
             rustix::io::read(from, spare_capacity(&mut self.buffer))?
@@ -153,10 +171,12 @@ impl Log {
             self.buffer.truncate(HEADER_BYTES + count);
             count
         };
+
         if count > 0 && !self.dropping && self.length >= self.look_at {
             self.look_at = self.length + LOOK_BYTES;
             self.drop_if_disk_is_full();
         }
+
         if count > 0 && !self.dropping {
             let kept = usize::try_from(self.room).map_or(count, |room| room.min(count));
             if kept > 0 {
@@ -164,11 +184,16 @@ impl Log {
                 self.append(stream);
                 self.room -= kept as u64;
             }
+
             if kept < count {
                 self.dropping = true;
-                self.note(&format!("output after the first {} bytes was dropped (max_log_bytes)", self.limit));
+                self.note(&format!(
+                    "output after the first {} bytes was dropped (max_log_bytes)",
+                    self.limit
+                ));
             }
         }
+
         Ok(count)
     }
 
@@ -181,18 +206,20 @@ impl Log {
             self.dropping = true;
             let min = self.free_disk_min;
             self.note(&format!(
-                "output from here on was dropped: the disk has fewer than {min} bytes left (limits.free_disk_min)"
+                "output from here on was dropped: the disk has fewer than {min} bytes left \
+                 (limits.free_disk_min)"
             ));
         }
     }
 
-    /// Writes the frame whose data is in the buffer. If the disk is full the log stays as it was, whole frames only, and
-    /// the task goes on without it.
+    /// Writes the frame whose data is in the buffer. If the disk is full the log stays as it was,
+    /// whole frames only, and the task goes on without it.
     fn append(&mut self, stream: LogStream) {
         let length = self.buffer.len() - HEADER_BYTES;
         // The machine's clock may be set back; the log's is not.
         self.at = self.at.max(Timestamp::now());
         self.buffer[..HEADER_BYTES].copy_from_slice(&frame::header(stream, self.at, length));
+
         match self.write() {
             Ok(()) => self.length += self.buffer.len() as u64,
             Err(_) => {
@@ -211,7 +238,12 @@ impl Log {
         let file = match &mut self.file {
             Some(file) => file,
             none => {
-                let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.path)?;
+                let made = OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o600)
+                    .open(&self.path)?;
                 none.insert(made)
             }
         };
@@ -244,10 +276,12 @@ mod tests {
         let path = root.path().join("log");
         let mut log = Log::new(path.clone(), u64::MAX, 0);
         let (mut pipes, [out, err]) = Pipes::open(false).unwrap();
+
         for _ in 0..3 {
             rustix::io::write(&err, b"+ echo\n").unwrap();
             rustix::io::write(&out, b"said\n").unwrap();
         }
+
         drop((out, err));
         pipes.drain(&mut log);
         assert_eq!(pipes.ends().count(), 0);
@@ -266,8 +300,10 @@ mod tests {
         rustix::io::write(&out, &[b'o'; 3 * TURN_BYTES]).unwrap();
         rustix::io::write(&err, &[b'e'; 2 * TURN_BYTES]).unwrap();
         pipes.drain(&mut log);
-        let turns: Vec<_> =
-            frames(&std::fs::read(path).unwrap()).iter().map(|(stream, data)| (*stream, data.len())).collect();
+        let turns: Vec<_> = frames(&std::fs::read(path).unwrap())
+            .iter()
+            .map(|(stream, data)| (*stream, data.len()))
+            .collect();
         let (out, err) = ((LogStream::Stdout, TURN_BYTES), (LogStream::Stderr, TURN_BYTES));
         assert_eq!(turns, [out, err, out, err, out]);
     }
@@ -279,14 +315,17 @@ mod tests {
             let path = root.path().join(floor.to_string());
             let mut log = Log::new(path.clone(), u64::MAX, floor);
             let (mut pipes, [out, _err]) = Pipes::open(true).unwrap();
+
             for _ in 0..(2 * LOOK_BYTES / TURN_BYTES as u64) {
                 rustix::io::write(&out, &[b'o'; TURN_BYTES]).unwrap();
                 pipes.drain(&mut log);
             }
+
             let frames = frames(&std::fs::read(path).unwrap());
             let kept: usize = frames.iter().map(|(_, data)| data.len()).sum();
             assert_eq!(kept as u64 >= 2 * LOOK_BYTES, !is_cut, "{kept} bytes");
-            let notes: Vec<_> = frames.iter().filter(|(stream, _)| *stream == LogStream::Stderr).collect();
+            let notes: Vec<_> =
+                frames.iter().filter(|(stream, _)| *stream == LogStream::Stderr).collect();
             assert_eq!(notes.len(), usize::from(is_cut), "it is said once");
             assert!(notes.iter().all(|(_, data)| data.ends_with(b"(limits.free_disk_min)\n")));
         }
@@ -308,6 +347,7 @@ mod tests {
         drop((out, err));
         pipes.drain(&mut log);
         assert_eq!(pipes.ends().count(), 0);
+
         let note = b"gofer: output after the first 10 bytes was dropped (max_log_bytes)\n".to_vec();
         assert_eq!(
             frames(&std::fs::read(path).unwrap()),

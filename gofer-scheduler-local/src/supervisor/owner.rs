@@ -13,7 +13,8 @@ use rustix::stdio;
 use crate::disk;
 use crate::owner::FOLDER_VARIABLE;
 
-/// How long a task has between SIGTERM and SIGKILL when its owner is gone: as when a run is cancelled.
+/// How long a task has between SIGTERM and SIGKILL when its owner is gone: as when a run is
+/// cancelled.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// What a process has of its owner.
@@ -24,7 +25,8 @@ pub(super) struct Owner {
     others: Others,
 }
 
-/// A pipe of the warden and the supervisors it has forked. Whoever finds that nobody else can write to it is the last of them.
+/// A pipe of the warden and the supervisors it has forked. Whoever finds that nobody else can write
+/// to it is the last of them.
 struct Others {
     seen: OwnedFd,
     held: OwnedFd,
@@ -52,10 +54,11 @@ impl Owner {
         has_ended(&self.life, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
     }
 
-    /// This process is about to end. With the owner gone, the last one takes the owner's folder along.
+    /// This process is about to end. With the owner gone, the last one takes the owner's folder
+    /// along.
     ///
-    /// Two that leave at the same moment may both be the last, and then both remove what is left. A process that is killed
-    /// leaves as well: of those that are not, one is the last.
+    /// Two that leave at the same moment may both be the last, and then both remove what is left. A
+    /// process that is killed leaves as well: of those that are not, one is the last.
     pub(super) fn leave(self) {
         let Self { life, folder, others: Others { seen, held } } = self;
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };

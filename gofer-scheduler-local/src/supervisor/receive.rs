@@ -55,15 +55,19 @@ impl Packets {
                 Err(error) => return Err(error),
             }
         };
+
         if count == 0 {
             return Ok(Received::Gone);
         }
+
         let rest = ancillary.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut files) => files.next(),
             _ => None,
         });
+
         let packet = &mut self.buffer[..count];
         let request = read(packet, rest);
+
         // No more than was used: every page that is written to is copied once per supervisor.
         packet.zeroize();
         request

@@ -1,7 +1,7 @@
 //! Killing what a task leaves behind.
 //!
-//! The supervisor is a subreaper: whatever a task starts, however often it forks and detaches itself, becomes a
-//! descendant of the supervisor and stays one.
+//! The supervisor is a subreaper: whatever a task starts, however often it forks and detaches
+//! itself, becomes a descendant of the supervisor and stays one.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,11 +13,13 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, wait, wait
 
 use crate::{process, sys};
 
-/// How long to wait for killed processes to be gone. One that hangs in the kernel (a dead network file system) or belongs
-/// to another user can take for ever, and the execution must end all the same.
+/// How long to wait for killed processes to be gone. One that hangs in the kernel (a dead network
+/// file system) or belongs to another user can take for ever, and the execution must end all the
+/// same.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Looks again this often, in case a child was born between looking and killing. Normally a death wakes us first.
+/// Looks again this often, in case a child was born between looking and killing. Normally a death
+/// wakes us first.
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// Kills every descendant of this process and waits until none is left.
@@ -47,7 +49,8 @@ pub(super) enum Left {
     Some,
 }
 
-/// Reaps the children that have exited. When there is no child, there is no descendant either: orphans become children.
+/// Reaps the children that have exited. When there is no child, there is no descendant either:
+/// orphans become children.
 pub(super) fn reap() -> Left {
     loop {
         match wait(WaitOptions::NOHANG) {
@@ -58,7 +61,8 @@ pub(super) fn reap() -> Left {
     }
 }
 
-/// Whether the process has exited; it stays unreaped. Its adopted orphans that exited before it are reaped on the way.
+/// Whether the process has exited; it stays unreaped. Its adopted orphans that exited before it are
+/// reaped on the way.
 pub(super) fn has_exited(main: Pid) -> bool {
     loop {
         match sys::peek_exited_child() {
@@ -67,13 +71,15 @@ pub(super) fn has_exited(main: Pid) -> bool {
                 let _ = waitpid(Some(orphan), WaitOptions::NOHANG);
             }
             Ok(None) => return false,
-            // No child at all: somebody else reaped it, which cannot be; do not wait for it for ever.
+            // No child at all: somebody else reaped it, which cannot be; do not wait for it for
+            // ever.
             Err(error) => return error == rustix::io::Errno::CHILD,
         }
     }
 }
 
-/// Kills every child of this process that is none of these, with its descendants. Each death is a signal to look again.
+/// Kills every child of this process that is none of these, with its descendants. Each death is a
+/// signal to look again.
 pub(super) fn kill_strangers(known: &[Pid]) {
     for pid in descendants_but(getpid(), known) {
         let _ = kill_process(pid, Signal::KILL);

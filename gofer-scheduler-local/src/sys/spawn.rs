@@ -1,8 +1,9 @@
 //! Starting a program with less than this process has.
 //!
-//! What a task must not have is given up between the clone and the exec, where posix_spawn offers nothing of the kind. The
-//! child shares this process's memory until the exec, as posix_spawn's does, which is several times faster than a fork: so it makes
-//! system calls only, allocates nothing, and cannot panic. A child that becomes another user gets memory of its own, since that
+//! What a task must not have is given up between the clone and the exec, where posix_spawn offers
+//! nothing of the kind. The child shares this process's memory until the exec, as posix_spawn's
+//! does, which is several times faster than a fork: so it makes system calls only, allocates
+//! nothing, and cannot panic. A child that becomes another user gets memory of its own, since that
 //! user could otherwise look for a way into this process through it.
 
 use std::convert::Infallible;
@@ -60,20 +61,30 @@ pub(crate) struct Bounds<'a> {
     pub(crate) without: &'static [c_int],
 }
 
-/// Either lets root read the memory and the environment of every process, past what Landlock says (`may_access_mm` of Linux 6.18).
-/// The first is also what mounting takes, which Landlock forbids wherever it closes files.
+/// Either lets root read the memory and the environment of every process, past what Landlock says
+/// (`may_access_mm` of Linux 6.18). The first is also what mounting takes, which Landlock forbids
+/// wherever it closes files.
 const READS_ALL_MEMORY: [c_int; 2] = [21, 38];
 
 impl<'a> Bounds<'a> {
     /// Those of an execution, with what was opened for it.
-    pub(crate) fn of(confinement: &'a Confinement, cgroup: Option<&'a OwnedFd>, ruleset: Option<&'a OwnedFd>) -> Self {
-        let closes_files = confinement.landlock.as_ref().is_some_and(|landlock| !landlock.protected.is_empty());
+    pub(crate) fn of(
+        confinement: &'a Confinement,
+        cgroup: Option<&'a OwnedFd>,
+        ruleset: Option<&'a OwnedFd>,
+    ) -> Self {
+        let closes_files =
+            confinement.landlock.as_ref().is_some_and(|landlock| !landlock.protected.is_empty());
         Self {
             limits: &confinement.limits,
             cgroup: cgroup.map(OwnedFd::as_fd),
             user: confinement.user.as_ref(),
             ruleset: ruleset.map(OwnedFd::as_fd),
-            without: if closes_files && confinement.user.is_none() { &READS_ALL_MEMORY } else { &[] },
+            without: if closes_files && confinement.user.is_none() {
+                &READS_ALL_MEMORY
+            } else {
+                &[]
+            },
         }
     }
 }
@@ -153,8 +164,9 @@ impl Spawner {
         Ok(Self { stack: vec![0; STACK_BYTES], report: shared_counter()? })
     }
 
-    /// Starts a process in a new session (and so a new process group), with every signal at its default and none blocked.
-    /// Every other descriptor of ours is CLOEXEC. The call returns once the program is executed, or was not.
+    /// Starts a process in a new session (and so a new process group), with every signal at its
+    /// default and none blocked. Every other descriptor of ours is CLOEXEC. The call returns once
+    /// the program is executed, or was not.
     pub(crate) fn spawn(&mut self, what: &Spawn<'_>) -> std::result::Result<Pid, SpawnError> {
         let (argv, env) = (null_terminated(what.argv), null_terminated(what.env));
         self.report.store(0, Ordering::SeqCst);
@@ -163,17 +175,19 @@ impl Spawner {
         let failed = |step, errno| SpawnError { step, errno };
 
         let top = self.stack.as_mut_ptr().wrapping_add(STACK_BYTES);
-        // SAFETY: the child runs `run_child` on a stack of its own, which grows down from its end, aligned to 16 bytes. This process
-        // has one thread, which CLONE_VFORK holds until the child has executed its program or is gone: everything that
-        // `child` refers to outlives its use.
+        // SAFETY: the child runs `run_child` on a stack of its own, which grows down from its end,
+        // aligned to 16 bytes. This process has one thread, which CLONE_VFORK holds until the child
+        // has executed its program or is gone: everything that `child` refers to outlives its use.
         let pid = unsafe {
             let top = top.wrapping_sub(top.addr() % 16).cast::<c_void>();
             let flags = shares_memory | libc::CLONE_VFORK | libc::SIGCHLD;
             libc::clone(run_child, top, flags, (&raw const child).cast_mut().cast())
         };
+
         if pid < 0 {
             return Err(failed(Step::Clone, last_error()));
         }
+
         let pid = Pid::from_raw(pid).ok_or(failed(Step::Clone, Errno::CHILD))?;
 
         match self.report.load(Ordering::SeqCst) {
@@ -199,7 +213,8 @@ struct Child<'a> {
 }
 
 extern "C" fn run_child(argument: *mut c_void) -> c_int {
-    // SAFETY: `Spawner::spawn` passes a `Child`, and its memory stays as it is until this process has executed or ended.
+    // SAFETY: `Spawner::spawn` passes a `Child`, and its memory stays as it is until this process
+    // has executed or ended.
     let child = unsafe { &*argument.cast::<Child<'_>>() };
     let Err((step, errno)) = child.run();
     let errno = errno.raw_os_error().cast_unsigned();
@@ -212,46 +227,55 @@ impl Child<'_> {
     fn run(&self) -> Attempt<Infallible> {
         let bounds = &self.what.bounds;
         reset_dispositions();
+
         // SAFETY: no preconditions.
         check(Step::Session, unsafe { libc::setsid() })?;
         self.open_streams()?;
         for limit in bounds.limits {
             setrlimit(limit.resource, limit.values).map_err(|errno| (Step::Limits, errno))?;
         }
+
         if let Some(procs) = bounds.cgroup {
             // SAFETY: one byte of a literal. `0` is the process that writes.
             let written = unsafe { libc::write(procs.as_raw_fd(), b"0".as_ptr().cast(), 1) };
             check(Step::Cgroup, if written == 1 { 0 } else { -1 })?;
         }
+
         for &capability in bounds.without {
             drop_capability(capability)?;
         }
+
         if let Some(user) = bounds.user {
             become_user(user)?;
         }
+
         if bounds.user.is_some() || bounds.ruleset.is_some() {
             // SAFETY: no pointers.
             check(Step::Landlock, unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
         }
+
         if let Some(ruleset) = bounds.ruleset {
             // SAFETY: no pointers. It binds this process alone, and what comes of it.
-            let bound = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
+            let bound =
+                unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
             check_long(Step::Landlock, bound)?;
         }
 
-        // SAFETY: the set is initialized; the old mask is not asked for. The arrays end with a null pointer, and their strings
-        // outlive the call.
+        // SAFETY: the set is initialized; the old mask is not asked for. The arrays end with a null
+        // pointer, and their strings outlive the call.
         unsafe {
             let none = super::signal_set(&[]);
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
             libc::execve(self.what.program.as_ptr(), self.argv, self.env);
         }
+
         Err((Step::Exec, last_error()))
     }
 
     fn open_streams(&self) -> Attempt<()> {
-        // SAFETY: descriptors and a path that outlive the calls. A descriptor below 3 cannot be a source: this process has /dev/null
-        // there. The leader of a session without a terminal gets the first one it opens.
+        // SAFETY: descriptors and a path that outlive the calls. A descriptor below 3 cannot be a
+        // source: this process has /dev/null there. The leader of a session without a terminal gets
+        // the first one it opens.
         unsafe {
             match &self.what.stdio {
                 Streams::Files(files) => {
@@ -283,12 +307,16 @@ fn drop_capability(number: c_int) -> Attempt<()> {
     }
 }
 
-/// By bare system calls: the C library's functions would tell this process's other threads, and the memory may be the parent's.
+/// By bare system calls: the C library's functions would tell this process's other threads, and the
+/// memory may be the parent's.
 fn become_user(user: &User) -> Attempt<()> {
     let (uid, gid) = (user.uid, user.gid);
     // SAFETY: the groups outlive the call; the others take numbers. `.` is a literal.
     unsafe {
-        check_long(Step::User, libc::syscall(libc::SYS_setgroups, user.groups.len(), user.groups.as_ptr()))?;
+        check_long(
+            Step::User,
+            libc::syscall(libc::SYS_setgroups, user.groups.len(), user.groups.as_ptr()),
+        )?;
         check_long(Step::User, libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
         check_long(Step::User, libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
         check(Step::Directory, libc::chdir(c".".as_ptr()))
@@ -298,7 +326,8 @@ fn become_user(user: &User) -> Attempt<()> {
 /// The child has its own table of them, which execve would keep as far as signals are ignored.
 fn reset_dispositions() {
     for signal in 1..=LAST_SIGNAL {
-        // The C library keeps two to itself, and nobody may have SIGKILL and SIGSTOP: refused, as they should be.
+        // The C library keeps two to itself, and nobody may have SIGKILL and SIGSTOP: refused, as
+        // they should be.
         super::set_disposition(signal, libc::SIG_DFL);
     }
 }

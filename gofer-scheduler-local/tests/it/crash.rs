@@ -11,8 +11,8 @@ use gofer_core::scheduler::{ExecutionState, Scheduler};
 use gofer_scheduler_local::{LocalScheduler, LocalSchedulerConfig};
 
 use crate::support::{
-    Local, config, ended, exited, has_written, id, is_gone, kill_hard, launcher, live_files, live_pids, next_end,
-    output, run, script, state, warden_pid,
+    Local, config, ended, exited, has_written, id, is_gone, kill_hard, launcher, live_files,
+    live_pids, next_end, output, run, script, state, warden_pid,
 };
 
 /// An ignored test of this binary, to be run in a process of its own.
@@ -26,8 +26,8 @@ const EXECUTIONS: usize = 24;
 
 /// Appends a line to a file of its own, waits until it is let go, and exits with its number.
 fn marker(shared: &Path, number: usize) -> gofer_core::scheduler::ExecutionSpec {
-    let text = "echo run >> \"$1/mark-$2\"; echo \"out $2\"; while [ ! -e \"$1/go\" ]; do sleep 0.02; done; \
-                echo \"err $2\" >&2; exit \"$2\"";
+    let text = "echo run >> \"$1/mark-$2\"; echo \"out $2\"; while [ ! -e \"$1/go\" ]; do sleep \
+                0.02; done; echo \"err $2\" >&2; exit \"$2\"";
     script(text, [shared.to_str().expect("UTF-8"), &number.to_string()])
 }
 
@@ -36,7 +36,8 @@ fn marker(shared: &Path, number: usize) -> gofer_core::scheduler::ExecutionSpec 
 async fn server_process() {
     let dir = std::env::var("GOFER_TEST_DIR").expect("GOFER_TEST_DIR");
     let shared = std::env::var("GOFER_TEST_SHARED").expect("GOFER_TEST_SHARED");
-    let scheduler = LocalScheduler::connect(config(Path::new(&dir)), launcher()).await.expect("connect");
+    let scheduler =
+        LocalScheduler::connect(config(Path::new(&dir)), launcher()).await.expect("connect");
     let starts = (0..EXECUTIONS).map(|number| {
         let (scheduler, spec) = (scheduler.clone(), marker(Path::new(&shared), number));
         async move {
@@ -46,18 +47,24 @@ async fn server_process() {
             std::io::stdout().write_all(format!("started {number}\n").as_bytes()).expect("write");
         }
     });
+
     futures::future::join_all(starts).await;
     std::future::pending::<()>().await;
 }
 
-/// Kills a server with SIGKILL after it has reported so many starts; more are under way at that moment.
+/// Kills a server with SIGKILL after it has reported so many starts; more are under way at that
+/// moment.
 fn killed_server(dir: &Path, shared: &Path, after: usize) {
-    let mut child = in_child("crash::server_process", &[("GOFER_TEST_DIR", dir), ("GOFER_TEST_SHARED", shared)])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("start the server");
+    let mut child = in_child(
+        "crash::server_process",
+        &[("GOFER_TEST_DIR", dir), ("GOFER_TEST_SHARED", shared)],
+    )
+    .stdout(Stdio::piped())
+    .spawn()
+    .expect("start the server");
     let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
     let mut started = 0;
+
     if after > 0 {
         for line in lines {
             started += usize::from(line.expect("a line").contains("started "));
@@ -71,6 +78,7 @@ fn killed_server(dir: &Path, shared: &Path, after: usize) {
             std::thread::yield_now();
         }
     }
+
     child.kill().expect("kill the server");
     child.wait().expect("wait for the server");
 }
@@ -82,11 +90,14 @@ async fn a_killed_server_loses_nothing() {
         let (dir, shared) = (root.path().join("state"), root.path().join("shared"));
         std::fs::create_dir(&shared).expect("a directory");
         let (of_server, of_tasks) = (dir.clone(), shared.clone());
-        let killing = tokio::task::spawn_blocking(move || killed_server(&of_server, &of_tasks, after));
+        let killing =
+            tokio::task::spawn_blocking(move || killed_server(&of_server, &of_tasks, after));
+
         killing.await.expect("kill a server");
 
         let scheduler = LocalScheduler::connect(config(&dir), launcher()).await.expect("connect");
         let mut events = scheduler.watch().await.expect("watch");
+
         // What a restarted engine does with its intents: start again whatever is not known.
         let mut known = 0;
         for number in 0..EXECUTIONS {
@@ -98,15 +109,23 @@ async fn a_killed_server_loses_nothing() {
             }
             scheduler.start(&id, &marker(&shared, number)).await.expect("start");
         }
+
         assert!(known >= after, "{known} known after {after} starts");
         std::fs::write(shared.join("go"), "").expect("let them go");
         for _ in 0..EXECUTIONS {
             next_end(&mut events).await;
         }
+
         for number in 0..EXECUTIONS {
             let id = id(&format!("t{number}"));
-            assert_eq!(state(&scheduler, &id).await, exited(number.try_into().expect("small")), "`{id}`");
-            let marks = std::fs::read_to_string(shared.join(format!("mark-{number}"))).expect("a mark");
+            assert_eq!(
+                state(&scheduler, &id).await,
+                exited(number.try_into().expect("small")),
+                "`{id}`"
+            );
+
+            let marks =
+                std::fs::read_to_string(shared.join(format!("mark-{number}"))).expect("a mark");
             assert_eq!(marks, "run\n", "`{id}` ran twice, after {after} starts");
             let expected = (format!("out {number}\nerr {number}\n"), String::new());
             assert_eq!(output(&scheduler, &id, true).await, expected);
@@ -119,16 +138,22 @@ async fn an_execution_ends_and_is_stopped_without_a_server() {
     let mut local = Local::open().await;
     let scheduler = local.scheduler();
     scheduler
-        .start(&id("stubborn"), &script("trap '' TERM; echo ready; while :; do sleep 0.01; done", []))
+        .start(
+            &id("stubborn"),
+            &script("trap '' TERM; echo ready; while :; do sleep 0.01; done", []),
+        )
         .await
         .expect("start");
     has_written(scheduler, &id("stubborn"), "ready").await;
+
     let (_, task) = live_pids(&local.config);
     scheduler.stop(&id("stubborn"), Duration::from_millis(300)).await.expect("stop");
     local.scheduler = None;
+
     // The supervisor keeps the time itself.
     is_gone(task).await;
-    local.scheduler = Some(LocalScheduler::connect(local.config.clone(), launcher()).await.expect("connect"));
+    local.scheduler =
+        Some(LocalScheduler::connect(local.config.clone(), launcher()).await.expect("connect"));
     assert_eq!(ended(local.scheduler(), &id("stubborn")).await, ExecutionState::Stopped);
 }
 
@@ -136,10 +161,15 @@ async fn an_execution_ends_and_is_stopped_without_a_server() {
 async fn a_stop_that_was_written_but_not_told_is_told_by_the_next_server() {
     let mut local = Local::open().await;
     let task = id("task");
-    local.scheduler().start(&task, &script("echo ready; exec sleep 1000", [])).await.expect("start");
+    local
+        .scheduler()
+        .start(&task, &script("echo ready; exec sleep 1000", []))
+        .await
+        .expect("start");
     has_written(local.scheduler(), &task, "ready").await;
     // As a server leaves it that dies between the two.
-    std::fs::write(local.config.dir.join("x/ns.pipe.1.task.1/stop"), "60000\n").expect("write the request");
+    std::fs::write(local.config.dir.join("x/ns.pipe.1.task.1/stop"), "60000\n")
+        .expect("write the request");
     local.restart().await;
     assert_eq!(ended(local.scheduler(), &task).await, ExecutionState::Stopped);
 }
@@ -148,6 +178,7 @@ async fn a_stop_that_was_written_but_not_told_is_told_by_the_next_server() {
 async fn a_killed_supervisor_leaves_a_lost_execution_and_no_process() {
     let mut local = Local::open().await;
     let text = "echo ready; sh -c 'trap \"\" TERM HUP; exec sleep 1000'";
+
     // While the server watches.
     let mut events = local.scheduler().watch().await.expect("watch");
     local.scheduler().start(&id("watched"), &script(text, [])).await.expect("start");
@@ -155,6 +186,7 @@ async fn a_killed_supervisor_leaves_a_lost_execution_and_no_process() {
     let log = local.scheduler().clone();
     let following = tokio::spawn(async move { output(&log, &id("watched"), true).await });
     let (supervisor, task) = live_pids(&local.config);
+
     kill_hard(supervisor);
     assert_eq!(next_end(&mut events).await.state, ExecutionState::Lost);
     assert_eq!(state(local.scheduler(), &id("watched")).await, ExecutionState::Lost);
@@ -168,9 +200,11 @@ async fn a_killed_supervisor_leaves_a_lost_execution_and_no_process() {
     local.scheduler = None;
     kill_hard(supervisor);
     is_gone(supervisor).await;
-    local.scheduler = Some(LocalScheduler::connect(local.config.clone(), launcher()).await.expect("connect"));
+    local.scheduler =
+        Some(LocalScheduler::connect(local.config.clone(), launcher()).await.expect("connect"));
     assert_eq!(state(local.scheduler(), &id("alone")).await, ExecutionState::Lost);
     is_gone(task).await;
+
     // A name is used once: starting it again changes nothing.
     local.scheduler().start(&id("alone"), &host_command(["true"])).await.expect("start");
     assert_eq!(state(local.scheduler(), &id("alone")).await, ExecutionState::Lost);
@@ -178,8 +212,10 @@ async fn a_killed_supervisor_leaves_a_lost_execution_and_no_process() {
 
 /// Leaves a live entry as a server or a supervisor leaves it that dies there.
 fn leave_entry(config: &LocalSchedulerConfig, task: &str, text: &str) {
-    std::fs::write(config.dir.join(format!("live/ns.pipe.1.{task}.1~1")), text).expect("write an entry");
-    std::fs::create_dir_all(config.dir.join(format!("x/ns.pipe.1.{task}.1/work"))).expect("make its directory");
+    std::fs::write(config.dir.join(format!("live/ns.pipe.1.{task}.1~1")), text)
+        .expect("write an entry");
+    std::fs::create_dir_all(config.dir.join(format!("x/ns.pipe.1.{task}.1/work")))
+        .expect("make its directory");
 }
 
 #[tokio::test]
@@ -214,10 +250,12 @@ async fn after_a_reboot_everything_unfinished_is_lost() {
     let mut local = Local::open().await;
     local.scheduler = None;
     leave_entry(&local.config, "launched", "S 1\nT 1 1 1\n");
+
     // Its supervisor may have written its line, and the power failed before it reached the disk.
     leave_entry(&local.config, "unclear", "");
     leave_entry(&local.config, "stopped", "S 1\n");
-    std::fs::write(local.config.dir.join("x/ns.pipe.1.stopped.1/stop"), "0\n").expect("write the request");
+    std::fs::write(local.config.dir.join("x/ns.pipe.1.stopped.1/stop"), "0\n")
+        .expect("write the request");
     std::fs::write(local.config.dir.join("boot"), "another boot\n").expect("change the boot id");
     local.restart().await;
     assert_eq!(state(local.scheduler(), &id("launched")).await, ExecutionState::Lost);
@@ -232,7 +270,11 @@ async fn a_killed_warden_is_replaced_and_nothing_runs_twice() {
     let local = Local::open().await;
     let scheduler = local.scheduler();
     let shared = tempfile::tempdir().expect("a temporary directory");
-    scheduler.start(&id("before"), &script("echo ready; exec sleep 1000", [])).await.expect("start");
+    scheduler
+        .start(&id("before"), &script("echo ready; exec sleep 1000", []))
+        .await
+        .expect("start");
+
     let killer = {
         let scheduler = scheduler.clone();
         tokio::spawn(async move {
@@ -243,8 +285,10 @@ async fn a_killed_warden_is_replaced_and_nothing_runs_twice() {
             }
         })
     };
+
     std::fs::write(shared.path().join("go"), "").expect("let them go");
     let mut number = 0;
+
     // Starts go on as long as wardens die, and a little longer.
     while !killer.is_finished() || number < 50 {
         let starts = (number..number + 10).map(|number| {
@@ -260,18 +304,25 @@ async fn a_killed_warden_is_replaced_and_nothing_runs_twice() {
                 .await;
             }
         });
+
         futures::future::join_all(starts).await;
         number += 10;
         if number == 100 {
             break;
         }
     }
+
     killer.await.expect("the killer");
     for number in 0..number {
-        assert_eq!(ended(scheduler, &id(&format!("t{number}"))).await, exited(number.try_into().expect("small")));
-        let marks = std::fs::read_to_string(shared.path().join(format!("mark-{number}"))).expect("a mark");
+        assert_eq!(
+            ended(scheduler, &id(&format!("t{number}"))).await,
+            exited(number.try_into().expect("small"))
+        );
+        let marks =
+            std::fs::read_to_string(shared.path().join(format!("mark-{number}"))).expect("a mark");
         assert_eq!(marks, "run\n", "number {number} ran twice");
     }
+
     assert_eq!(state(scheduler, &id("before")).await, ExecutionState::Running);
     scheduler.stop(&id("before"), Duration::ZERO).await.expect("stop");
     assert_eq!(ended(scheduler, &id("before")).await, ExecutionState::Stopped);
@@ -281,7 +332,8 @@ async fn a_killed_warden_is_replaced_and_nothing_runs_twice() {
 fn supervisor_of(local: &Local, task: &str) -> i32 {
     let path = local.config.dir.join(format!("x/ns.pipe.1.{task}.1/exit"));
     let text = std::fs::read_to_string(path).expect("the record of the end");
-    let line = text.lines().find_map(|line| line.strip_prefix("S ")).expect("the supervisor's line");
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("S ")).expect("the supervisor's line");
     line.parse().expect("a process id")
 }
 
@@ -290,6 +342,7 @@ async fn an_idle_supervisor_takes_the_next_execution_and_is_not_missed_when_it_i
     let local = Local::open().await;
     let scheduler = local.scheduler();
     let numbers = std::cell::Cell::new(0);
+
     // On a machine that is busy enough the next execution comes too late for it.
     let (last, supervisor) = eventually("two executions have one supervisor", async || {
         let names = [0, 1].map(|offset| format!("t{}", numbers.get() + offset));
@@ -302,18 +355,27 @@ async fn an_idle_supervisor_takes_the_next_execution_and_is_not_missed_when_it_i
         if first == second { Ok((last, second)) } else { Err(format!("{first} and {second}")) }
     })
     .await;
+
     assert_eq!(output(scheduler, &id(&last), false).await, ("sh text\n".to_owned(), String::new()));
 
     // It may have gone by itself, which is as good.
     if let Some(pid) = rustix::process::Pid::from_raw(supervisor) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
+
     is_gone(supervisor).await;
     for name in ["after", "long-after"] {
         let long = "x".repeat(100_000);
-        assert_eq!(run(scheduler, &id(name), &script("exit \"${#1}\"", [&long[..7]])).await, exited(7));
+        assert_eq!(
+            run(scheduler, &id(name), &script("exit \"${#1}\"", [&long[..7]])).await,
+            exited(7)
+        );
+
         // Too long for a packet.
         let name = format!("{name}-long");
-        assert_eq!(run(scheduler, &id(&name), &script("test \"${#1}\" = 100000", [&long])).await, exited(0));
+        assert_eq!(
+            run(scheduler, &id(&name), &script("test \"${#1}\" = 100000", [&long])).await,
+            exited(0)
+        );
     }
 }

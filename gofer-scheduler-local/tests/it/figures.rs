@@ -1,4 +1,5 @@
-//! Figures, not assertions: `cargo test --release -p gofer-scheduler-local --test it figures -- --ignored --nocapture --test-threads 1`.
+//! Figures, not assertions:
+//! `cargo test --release -p gofer-scheduler-local --test it figures -- --ignored --nocapture --test-threads 1`.
 #![expect(clippy::print_stdout, reason = "the figures are for the person who runs this")]
 
 use std::time::{Duration, Instant};
@@ -12,7 +13,14 @@ use crate::support::{Local, has_written, id, next_end, run, script};
 fn percentiles(what: &str, mut times: Vec<Duration>) {
     times.sort();
     let at = |share: usize| times[(times.len() - 1) * share / 100];
-    println!("{what}: p50 {:?}, p90 {:?}, p99 {:?}, max {:?} (n = {})", at(50), at(90), at(99), at(100), times.len());
+    println!(
+        "{what}: p50 {:?}, p90 {:?}, p99 {:?}, max {:?} (n = {})",
+        at(50),
+        at(90),
+        at(99),
+        at(100),
+        times.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,7 +47,9 @@ async fn bytes_and_memory() {
 async fn latencies(local: &Local) {
     let scheduler = local.scheduler();
     let mut events = scheduler.watch().await.expect("watch");
-    let (mut starting, mut executing, mut ending, mut whole) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut starting, mut executing, mut ending, mut whole) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+
     for number in 0..200 {
         let id = id(&format!("chain-{number}"));
         let began = Instant::now();
@@ -48,17 +58,22 @@ async fn latencies(local: &Local) {
         next_end(&mut events).await;
         whole.push(began.elapsed());
     }
+
     for number in 0..100 {
-        // The task says on the system's clock when its first instruction ran, and when its last did.
+        // The task says on the system's clock when its first instruction ran, and when its last
+        // did.
         let id = id(&format!("clock-{number}"));
         let began = now_nanos();
         scheduler.start(&id, &host_command(["date", "+%s%N"])).await.expect("start");
         next_end(&mut events).await;
+
         let end = now_nanos();
-        let printed: u128 = crate::support::output(scheduler, &id, true).await.0.trim().parse().expect("a number");
+        let printed: u128 =
+            crate::support::output(scheduler, &id, true).await.0.trim().parse().expect("a number");
         executing.push(Duration::from_nanos((printed - began).try_into().expect("short")));
         ending.push(Duration::from_nanos((end - printed).try_into().expect("short")));
     }
+
     percentiles("  start() returns after", starting);
     percentiles("  start() to the program's own code (date)", executing);
     percentiles("  the program's own code to the event of its end", ending);
@@ -77,13 +92,16 @@ async fn rates(local: &Local) {
         let spec = host_command(["true"]);
         let began = Instant::now();
         let starts = ids.iter().map(|id| scheduler.start(id, &spec));
+
         for result in futures::future::join_all(starts).await {
             result.expect("start");
         }
+
         let started = began.elapsed();
         for _ in 0..count {
             next_end(&mut events).await;
         }
+
         let took = began.elapsed();
         let rate = f64::from(count) / took.as_secs_f64();
         println!("  {count} at once: started in {started:?}, all ended in {took:?}, {rate:.0}/s");
@@ -113,8 +131,11 @@ async fn memory(local: &Local) {
     let warden = crate::support::warden_pid(scheduler).await;
     let (supervisor, _) = crate::support::live_pids(&local.config);
     for (name, pid) in [("warden", warden), ("supervisor", supervisor)] {
-        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");
-        let line = |key: &str| rollup.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
+        let rollup =
+            std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");
+        let line = |key: &str| {
+            rollup.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned()
+        };
         println!("{name}: {}, {}", line("Pss:"), line("Private_Dirty:"));
     }
     scheduler.stop(&id("sleep"), Duration::ZERO).await.expect("stop");

@@ -12,7 +12,8 @@ use gofer_core::scheduler::{EnvValue, ExecutionState, FailureKind, Scheduler};
 use gofer_scheduler_local::{LandlockMode, LocalScheduler, UsersConfig};
 
 use crate::support::{
-    Local, ended, exited, has_written, id, launcher, live_pids, output, run, script, state, warden_pid,
+    Local, ended, exited, has_written, id, launcher, live_pids, output, run, script, state,
+    warden_pid,
 };
 
 /// A scheduler whose tasks are under Landlock; `None` where the kernel has none, and says so.
@@ -33,6 +34,7 @@ async fn landlocked(test: &str) -> Option<Local> {
                 std::fs::write(data.join("secrets.key"), "key\n").expect("a file of the server");
                 config.protected = vec![data];
             };
+
             Some(Local::open_with(outside).await)
         }
     }
@@ -44,10 +46,17 @@ fn text(path: &Path) -> &str {
 
 #[tokio::test]
 async fn a_task_under_landlock_opens_nothing_of_the_server() {
-    let Some(local) = landlocked("a_task_under_landlock_opens_nothing_of_the_server").await else { return };
+    let Some(local) = landlocked("a_task_under_landlock_opens_nothing_of_the_server").await else {
+        return;
+    };
+
     let scheduler = local.scheduler();
-    scheduler.start(&id("other"), &script("echo mine > file; echo ready; exec sleep 1000", [])).await.expect("start");
+    scheduler
+        .start(&id("other"), &script("echo mine > file; echo ready; exec sleep 1000", []))
+        .await
+        .expect("start");
     has_written(scheduler, &id("other"), "ready").await;
+
     let other = local.config.dir.join("x/ns.pipe.1.other.1");
     let free = tempfile::tempdir().expect("a directory");
 
@@ -65,6 +74,7 @@ async fn a_task_under_landlock_opens_nothing_of_the_server() {
         echo out > /dev/stdout && sh -c 'sleep 1000 & kill $!' && echo "has its children""#;
     let data = local.config.protected[0].clone();
     let mut attack = script(attack, [text(&data), text(&other), text(free.path())]);
+
     attack.separate_output = true;
     assert_eq!(run(scheduler, &id("attack"), &attack).await, exited(0));
     let (out, err) = output(scheduler, &id("attack"), false).await;
@@ -83,26 +93,36 @@ async fn a_task_under_landlock_opens_nothing_of_the_server() {
 
 #[tokio::test]
 async fn a_task_under_landlock_signals_and_sees_only_its_own_processes() {
-    let Some(local) = landlocked("a_task_under_landlock_signals_and_sees_only_its_own_processes").await else { return };
+    let Some(local) =
+        landlocked("a_task_under_landlock_signals_and_sees_only_its_own_processes").await
+    else {
+        return;
+    };
+
     let scheduler = local.scheduler();
     let mut victim = script("echo ready; exec sleep 1000", []);
     victim.env.insert("CANARY".into(), EnvValue::Secret("canary".into()));
     scheduler.start(&id("victim"), &victim).await.expect("start");
     has_written(scheduler, &id("victim"), "ready").await;
+
     let (supervisor, task) = live_pids(&local.config);
     let (warden, server) = (warden_pid(scheduler).await, std::process::id());
 
-    let attack = "for pid in $PPID \"$@\"; do kill -0 $pid && echo \"signals $pid\"; \
-                  cat /proc/$pid/environ > /dev/null && echo \"reads $pid\"; done; kill -9 $PPID; echo lives";
+    let attack = "for pid in $PPID \"$@\"; do kill -0 $pid && echo \"signals $pid\"; cat \
+                  /proc/$pid/environ > /dev/null && echo \"reads $pid\"; done; kill -9 $PPID; echo \
+                  lives";
     let pids = [supervisor.to_string(), task.to_string(), warden.to_string(), server.to_string()];
     let mut attack = script(attack, pids.each_ref().map(String::as_str));
     attack.separate_output = true;
     assert_eq!(run(scheduler, &id("attack"), &attack).await, exited(0));
+
     let (out, err) = output(scheduler, &id("attack"), false).await;
     assert_eq!(out, "lives\n", "{err}");
 
     // A session beside the victim is bound as it is.
-    let command = format!("kill -9 {supervisor} {server} || echo bound; cat /proc/{server}/environ || echo blind");
+    let command = format!(
+        "kill -9 {supervisor} {server} || echo bound; cat /proc/{server}/environ || echo blind"
+    );
     assert_eq!(session(scheduler, "victim", &command).await, "bound\nblind\n");
     assert_eq!(state(scheduler, &id("victim")).await, ExecutionState::Running);
     scheduler.stop(&id("victim"), Duration::ZERO).await.expect("stop");
@@ -140,7 +160,11 @@ mod conformance_of_users {
         if rustix::process::geteuid().is_root() {
             crate::support::Local::open_for_users().await
         } else {
-            gofer_core::conformance::skip("root", "conformance with users", "only root becomes other users");
+            gofer_core::conformance::skip(
+                "root",
+                "conformance with users",
+                "only root becomes other users",
+            );
             crate::support::Local::open().await
         }
     }
@@ -152,7 +176,10 @@ mod conformance_of_users {
 
 #[tokio::test]
 async fn a_task_of_another_user_is_at_home_in_its_directory() {
-    let Some(local) = with_users("a_task_of_another_user_is_at_home_in_its_directory").await else { return };
+    let Some(local) = with_users("a_task_of_another_user_is_at_home_in_its_directory").await else {
+        return;
+    };
+
     let scheduler = local.scheduler();
     assert!(scheduler.capabilities().isolates_namespaces);
     let look = r#"id -u; id -G; pwd -P; [ "$HOME" = "$PWD" ] && mktemp; touch "$HOME/file"; stat -c %a . "$TMPDIR";
@@ -160,12 +187,14 @@ async fn a_task_of_another_user_is_at_home_in_its_directory() {
                   ls ../../.. >&2 || echo unlisted; ls .. >&2 || echo unlisted; cat ../../../users >&2 || echo closed;
                   mkdir -m 0 closed; exit 3"#;
     let mut look = script(look, []);
+
     look.separate_output = true;
     assert_eq!(run(scheduler, &id("home"), &look).await, exited(3));
     let (out, err) = output(scheduler, &id("home"), false).await;
     let lines: Vec<&str> = out.lines().collect();
     let uid: u32 = lines[0].parse().expect("a number");
     assert!(uid >= 3_000_000_000 && lines[1] == lines[0], "{out}{err}");
+
     let dir = local.config.dir.join("x/ns.pipe.1.home.1");
     assert_eq!(lines[2], text(&dir.join("work")));
     assert!(lines[3].starts_with(text(&dir.join("tmp"))), "{out}{err}");
@@ -177,7 +206,8 @@ async fn a_task_of_another_user_is_at_home_in_its_directory() {
     scheduler.start(&id("shell"), &script("echo ready; exec sleep 1000", [])).await.expect("start");
     has_written(scheduler, &id("shell"), "ready").await;
     let (supervisor, task) = live_pids(&local.config);
-    let command = format!("id -u; kill -9 {supervisor} || echo bound; kill -CONT {task} && echo told");
+    let command =
+        format!("id -u; kill -9 {supervisor} || echo bound; kill -CONT {task} && echo told");
     assert_eq!(session(scheduler, "shell", &command).await, format!("{uid}\nbound\ntold\n"));
     scheduler.stop(&id("shell"), Duration::ZERO).await.expect("stop");
     assert_eq!(ended(scheduler, &id("shell")).await, ExecutionState::Stopped);
@@ -187,7 +217,10 @@ async fn a_task_of_another_user_is_at_home_in_its_directory() {
 
 #[tokio::test]
 async fn a_user_that_cannot_be_is_named_with_what_to_do() {
-    let Some(local) = with_users("a_user_that_cannot_be_is_named_with_what_to_do").await else { return };
+    let Some(local) = with_users("a_user_that_cannot_be_is_named_with_what_to_do").await else {
+        return;
+    };
+
     let connect = async |range: Option<&str>, red: Option<&str>, dir: PathBuf| {
         let mut config = local.config.clone();
         config.dir = dir;
@@ -197,6 +230,7 @@ async fn a_user_that_cannot_be_is_named_with_what_to_do() {
         });
         LocalScheduler::connect(config, launcher()).await
     };
+
     let other = local.config.dir.with_file_name("other");
     for (range, red, expected) in [
         (None, None, "`users` is empty"),
@@ -206,9 +240,14 @@ async fn a_user_that_cannot_be_is_named_with_what_to_do() {
         let error = connect(range, red, other.clone()).await.expect_err(expected);
         assert!(error.message.contains(expected), "{error}");
     }
+
     let closed = tempfile::tempdir().expect("a directory");
-    std::fs::set_permissions(closed.path(), std::fs::Permissions::from_mode(0o700)).expect("close it");
-    let error = connect(Some("3000000000-3000000009"), None, closed.path().join("x")).await.expect_err("closed");
+    std::fs::set_permissions(closed.path(), std::fs::Permissions::from_mode(0o700))
+        .expect("close it");
+    let error = connect(Some("3000000000-3000000009"), None, closed.path().join("x"))
+        .await
+        .expect_err("closed");
+
     assert!(error.message.contains(&format!("chmod o+x {}", closed.path().display())), "{error}");
 
     let only_red = connect(None, Some("70001:70001"), other).await.expect("connect");
@@ -223,13 +262,19 @@ async fn a_user_that_cannot_be_is_named_with_what_to_do() {
 #[tokio::test]
 async fn a_supervisor_is_closed_to_others_of_its_user() {
     if !rustix::process::geteuid().is_root() {
-        return gofer_core::conformance::skip("root", "a_supervisor_is_closed", "only root becomes another user");
+        return gofer_core::conformance::skip(
+            "root",
+            "a_supervisor_is_closed",
+            "only root becomes another user",
+        );
     }
+
     // Where that user finds it.
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("open it");
     let program = dir.path().join("supervisor");
     std::fs::copy(&launcher().program, &program).expect("copy the program");
+
     let (_ours, theirs) = std::os::unix::net::UnixDatagram::pair().expect("a socket");
     let as_nobody = |program: &Path| {
         use std::os::unix::process::CommandExt as _;
@@ -237,11 +282,14 @@ async fn a_supervisor_is_closed_to_others_of_its_user() {
         command.uid(65_534).gid(65_534).current_dir("/");
         command
     };
-    let mut warden = as_nobody(&program).stdin(std::os::fd::OwnedFd::from(theirs)).spawn().expect("start it");
+
+    let mut warden =
+        as_nobody(&program).stdin(std::os::fd::OwnedFd::from(theirs)).spawn().expect("start it");
     let read = |name: &str| {
         let file = format!("/proc/{}/{name}", warden.id());
         as_nobody(Path::new("/bin/cat")).arg(file).output().expect("run cat")
     };
+
     eventually("its environment is closed", async || {
         let output = read("environ");
         if String::from_utf8_lossy(&output.stderr).contains("Permission denied") {
@@ -251,6 +299,7 @@ async fn a_supervisor_is_closed_to_others_of_its_user() {
         }
     })
     .await;
+
     let limits = String::from_utf8(read("limits").stdout).expect("text");
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");

@@ -7,9 +7,12 @@ use gofer_core::scheduler::{ExecutionSpec, ExecutionState, Scheduler};
 use gofer_scheduler_local::{Cgroup, LandlockMode, LocalScheduler};
 
 use crate::crash::in_child;
-use crate::support::{Local, ended, exited, id, is_gone, kill_hard, launcher, output, run, script, warden_pid};
+use crate::support::{
+    Local, ended, exited, id, is_gone, kill_hard, launcher, output, run, script, warden_pid,
+};
 
-/// Leaves a process in its own session and one that escaped twice, kills its supervisor, and goes on.
+/// Leaves a process in its own session and one that escaped twice, kills its supervisor, and goes
+/// on.
 const ESCAPE: &str = r#"
 sleep 1000 & echo $! >> "$1"
 setsid sh -c 'echo $$ >> "$0"; setsid sh -c "echo \$\$ >> \"\$0\"; exec sleep 1000" "$0" & exec sleep 1000' "$1" &
@@ -61,6 +64,7 @@ async fn what_escapes_from_a_killed_supervisor_and_warden_is_killed_with_its_cgr
             "none can be had here",
         );
     }
+
     let dir = tempfile::tempdir().expect("a directory");
     let (escape, pids, go) = gated_escape(dir.path());
     scheduler.start(&id("escape"), &escape).await.expect("start");
@@ -86,7 +90,8 @@ async fn the_warden_outlives_its_server_for_what_its_supervisors_leave() {
     })
     .await;
     all_are_gone(&pids).await;
-    local.scheduler = Some(LocalScheduler::connect(local.config.clone(), launcher()).await.expect("connect"));
+    local.scheduler =
+        Some(LocalScheduler::connect(local.config.clone(), launcher()).await.expect("connect"));
     assert_eq!(ended(local.scheduler(), &id("escape")).await, ExecutionState::Lost);
 }
 
@@ -95,11 +100,19 @@ async fn the_warden_outlives_its_server_for_what_its_supervisors_leave() {
 fn modes_and_limits_are_what_they_should_be() {
     let mut shell = std::process::Command::new("/bin/sh");
     let test = in_child("orphans::loose_process", &[]);
-    let words: Vec<PathBuf> = [test.get_program()].into_iter().chain(test.get_args()).map(PathBuf::from).collect();
-    let output = shell.args(["-c", "umask 0; ulimit -Sc 7; ulimit -Sn 333; exec \"$@\"", "sh"]).args(words).output();
+    let words: Vec<PathBuf> =
+        [test.get_program()].into_iter().chain(test.get_args()).map(PathBuf::from).collect();
+    let output = shell
+        .args(["-c", "umask 0; ulimit -Sc 7; ulimit -Sn 333; exec \"$@\"", "sh"])
+        .args(words)
+        .output();
     let output = output.expect("run the test binary");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[tokio::test]
@@ -113,15 +126,22 @@ async fn loose_process() {
         current: Some(444),
         maximum: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum,
     };
+
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).expect("raise it");
     let mut local = Local::open().await;
-    let limits = script("ulimit -Sn; ulimit -Sc; touch file; umask 077; echo x > private; exit 3", []);
+    let limits =
+        script("ulimit -Sn; ulimit -Sc; touch file; umask 077; echo x > private; exit 3", []);
     assert_eq!(run(local.scheduler(), &id("limits"), &limits).await, exited(3));
+
     // Some systems have no cores at all.
     let hard = rustix::process::getrlimit(rustix::process::Resource::Core).maximum;
     let core = if hard == Some(0) { "0" } else { "7" };
     assert_eq!(output(local.scheduler(), &id("limits"), false).await.0, format!("333\n{core}\n"));
-    local.scheduler().start(&id("runs"), &script("echo ready; exec sleep 1000", [])).await.expect("start");
+    local
+        .scheduler()
+        .start(&id("runs"), &script("echo ready; exec sleep 1000", []))
+        .await
+        .expect("start");
     local.scheduler().stop(&id("runs"), Duration::from_secs(600)).await.expect("stop");
     gofer_core::conformance::Harness::restart(&mut local).await;
     ended(local.scheduler(), &id("runs")).await;
@@ -132,10 +152,12 @@ async fn loose_process() {
         for entry in std::fs::read_dir(&dir).expect("a directory").flatten() {
             let (path, found) = (entry.path(), entry.metadata().expect("an entry"));
             seen += 1;
+
             // What a task makes of its own directory is its own.
             if dir.ends_with("work") {
                 continue;
             }
+
             assert_eq!(
                 found.permissions().mode() & 0o077,
                 0,
@@ -143,10 +165,12 @@ async fn loose_process() {
                 path.display(),
                 found.permissions().mode()
             );
+
             if found.is_dir() {
                 dirs.push(path);
             }
         }
     }
+
     assert!(seen >= 10, "only {seen} files and directories");
 }

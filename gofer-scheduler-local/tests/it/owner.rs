@@ -12,7 +12,9 @@ async fn an_execution_outlives_its_scheduler_but_not_its_owner() {
     std::fs::write(folder.path().join("more"), "").expect("a file");
     let owner = Owner::new(Some(folder.path().to_owned())).expect("an owner");
     let mut local = Local::open_with(|config| config.owner = Some(owner.clone())).await;
-    let text = "trap 'echo told; exit' TERM; setsid sleep 600 & echo ready; while :; do sleep 0.01; done";
+    let text =
+        "trap 'echo told; exit' TERM; setsid sleep 600 & echo ready; while :; do sleep 0.01; done";
+
     local.scheduler().start(&id("owned"), &script(text, [])).await.expect("start");
     has_written(local.scheduler(), &id("owned"), "ready").await;
 
@@ -26,13 +28,11 @@ async fn an_execution_outlives_its_scheduler_but_not_its_owner() {
     drop(owner);
     is_gone(task).await;
     is_gone(supervisor).await;
-    eventually(
-        "the folder is gone",
-        async || {
-            if folder.path().exists() { Err("it is there".to_owned()) } else { Ok(()) }
-        },
-    )
+    eventually("the folder is gone", async || {
+        if folder.path().exists() { Err("it is there".to_owned()) } else { Ok(()) }
+    })
     .await;
+
     // The next server of the directory, though there will be none, would know why.
     local.restart().await;
     assert_eq!(state(local.scheduler(), &id("owned")).await, ExecutionState::Stopped);

@@ -7,7 +7,9 @@ use gofer_core::conformance::eventually;
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState, Scheduler};
 use rustix::process::Signal;
 
-use crate::support::{Local, ended, exited, has_written, id, is_gone, live_pids, output, script, signal};
+use crate::support::{
+    Local, ended, exited, has_written, id, is_gone, live_pids, output, script, signal,
+};
 
 /// Longer than any test runs: what ends did not end for want of patience.
 const LONG: Duration = Duration::from_secs(3600);
@@ -17,7 +19,8 @@ async fn children_have_the_rest_of_the_grace() {
     let local = Local::open().await;
     let scheduler = local.scheduler();
     // The shell dies of SIGTERM at once; its child needs a moment to clean up.
-    let text = "(trap 'sleep 0.2; echo cleaned; exit' TERM; echo ready; while :; do sleep 0.01; done) & wait";
+    let text = "(trap 'sleep 0.2; echo cleaned; exit' TERM; echo ready; while :; do sleep 0.01; \
+                done) & wait";
     // What the shell says of its child's end is not the test's business.
     let spec = ExecutionSpec { separate_output: true, ..script(text, []) };
     scheduler.start(&id("child"), &spec).await.expect("start");
@@ -35,8 +38,16 @@ async fn detached_daemons_that_ignore_the_signal_are_killed() {
                 while [ ! -s pid ]; do sleep 0.01; done; cat pid; echo ready; wait";
     scheduler.start(&id("daemon"), &script(text, [])).await.expect("start");
     has_written(scheduler, &id("daemon"), "ready").await;
-    let pid =
-        output(scheduler, &id("daemon"), false).await.0.lines().next().expect("a line").parse().expect("a number");
+
+    let pid = output(scheduler, &id("daemon"), false)
+        .await
+        .0
+        .lines()
+        .next()
+        .expect("a line")
+        .parse()
+        .expect("a number");
+
     scheduler.stop(&id("daemon"), Duration::from_millis(50)).await.expect("stop");
     assert_eq!(ended(scheduler, &id("daemon")).await, ExecutionState::Stopped);
     is_gone(pid).await;
@@ -69,22 +80,32 @@ async fn concurrent_stops_all_count() {
         .expect("start");
     has_written(scheduler, &id("many"), "ready").await;
     let many = id("many");
-    let stops = (0..20).map(|number| scheduler.stop(&many, if number == 7 { Duration::ZERO } else { LONG }));
+    let stops = (0..20)
+        .map(|number| scheduler.stop(&many, if number == 7 { Duration::ZERO } else { LONG }));
     for result in futures::future::join_all(stops).await {
         result.expect("stop");
     }
     assert_eq!(ended(scheduler, &id("many")).await, ExecutionState::Stopped);
 }
 
-/// Its supervisor stands still from the start of `task` until the process has ended and `meanwhile` is done.
-async fn ends_unseen(local: &Local, task: &ExecutionId, spec: &ExecutionSpec, meanwhile: impl AsyncFnOnce()) {
+/// Its supervisor stands still from the start of `task` until the process has ended and `meanwhile`
+/// is done.
+async fn ends_unseen(
+    local: &Local,
+    task: &ExecutionId,
+    spec: &ExecutionSpec,
+    meanwhile: impl AsyncFnOnce(),
+) {
     let scheduler = local.scheduler();
     scheduler.start(task, spec).await.expect("start");
     has_written(scheduler, task, "ready").await;
     let (supervisor, process) = live_pids(&local.config);
     signal(supervisor, Signal::STOP);
-    std::fs::write(local.config.dir.join("x").join(task.to_string().replace('/', ".")).join("work/go"), "")
-        .expect("go");
+    std::fs::write(
+        local.config.dir.join("x").join(task.to_string().replace('/', ".")).join("work/go"),
+        "",
+    )
+    .expect("go");
     is_gone(process).await;
     meanwhile().await;
     signal(supervisor, Signal::CONT);

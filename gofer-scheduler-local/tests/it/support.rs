@@ -6,22 +6,28 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::{Stream, StreamExt};
-use gofer_core::conformance::scheduler::{SchedulerHarness, ShellWorkloads, Workloads, host_command};
+use gofer_core::conformance::scheduler::{
+    SchedulerHarness, ShellWorkloads, Workloads, host_command,
+};
 use gofer_core::conformance::{Harness, eventually, within};
-use gofer_core::scheduler::{ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Scheduler, WatchEvent};
+use gofer_core::scheduler::{
+    ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Scheduler, WatchEvent,
+};
 use gofer_core::{BackendError, ExecutionId};
 use gofer_scheduler_local::{Launcher, LocalScheduler, LocalSchedulerConfig, UsersConfig};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// Runs the supervisor code in the small binary this crate brings for that. Cargo names it at run time; who runs the test
-/// binary by hand finds it beside the directory that is in. (At compile time a caching compiler wrapper loses the name.)
+/// Runs the supervisor code in the small binary this crate brings for that. Cargo names it at run
+/// time; who runs the test binary by hand finds it beside the directory that is in. (At compile
+/// time a caching compiler wrapper loses the name.)
 pub(crate) fn launcher() -> Launcher {
     let beside = || {
         let tests = std::env::current_exe().expect("this test binary");
         tests.ancestors().nth(2).expect("the profile's directory").join("gofer-supervisor")
     };
-    let program = std::env::var_os("CARGO_BIN_EXE_gofer-supervisor").map_or_else(beside, PathBuf::from);
+    let program =
+        std::env::var_os("CARGO_BIN_EXE_gofer-supervisor").map_or_else(beside, PathBuf::from);
     Launcher { program, args: Vec::new() }
 }
 
@@ -50,20 +56,27 @@ impl Local {
         let scheduler = LocalScheduler::connect(config.clone(), launcher()).await.expect("connect");
         let shared = dir.path().join("workloads");
         std::fs::create_dir(&shared).expect("a directory for the workloads");
-        Self { scheduler: Some(scheduler), config, workloads: ShellWorkloads::new(&shared), _dir: dir }
+        Self {
+            scheduler: Some(scheduler),
+            config,
+            workloads: ShellWorkloads::new(&shared),
+            _dir: dir,
+        }
     }
 
     /// With a user per namespace, each of whom gets to what is its own.
     pub(crate) async fn open_for_users() -> Self {
         let mut local = Self::open_with(|config| {
             let above = config.dir.parent().expect("a directory above");
-            std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o711)).expect("let others pass");
+            std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o711))
+                .expect("let others pass");
             let range = "3000000000-3000000099".to_owned().try_into().expect("a range");
             config.users = Some(UsersConfig { range: Some(range), ..UsersConfig::default() });
         })
         .await;
         let shared = local._dir.path().join("workloads");
-        std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o777)).expect("let others write");
+        std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o777))
+            .expect("let others write");
         local.workloads = ShellWorkloads::new(&shared).with_probes();
         local
     }
@@ -120,7 +133,11 @@ pub(crate) async fn ended(scheduler: &LocalScheduler, id: &ExecutionId) -> Execu
 }
 
 /// Starts it and waits for the end.
-pub(crate) async fn run(scheduler: &LocalScheduler, id: &ExecutionId, spec: &ExecutionSpec) -> ExecutionState {
+pub(crate) async fn run(
+    scheduler: &LocalScheduler,
+    id: &ExecutionId,
+    spec: &ExecutionSpec,
+) -> ExecutionState {
     scheduler.start(id, spec).await.expect("start");
     ended(scheduler, id).await
 }
@@ -142,7 +159,11 @@ where
 }
 
 /// What it wrote to stdout and stderr, as text.
-pub(crate) async fn output(scheduler: &LocalScheduler, id: &ExecutionId, follow: bool) -> (String, String) {
+pub(crate) async fn output(
+    scheduler: &LocalScheduler,
+    id: &ExecutionId,
+    follow: bool,
+) -> (String, String) {
     let mut stream = scheduler.logs(id, LogCursor::default(), follow).await.expect("logs");
     let mut texts = (Vec::new(), Vec::new());
     within("the log ends", async {
@@ -162,7 +183,11 @@ pub(crate) async fn output(scheduler: &LocalScheduler, id: &ExecutionId, follow:
 pub(crate) async fn has_written(scheduler: &LocalScheduler, id: &ExecutionId, line: &str) {
     eventually(&format!("`{id}` writes `{line}`"), async || {
         let (out, err) = output(scheduler, id, false).await;
-        if out.lines().any(|written| written == line) { Ok(()) } else { Err(format!("{out:?} {err:?}")) }
+        if out.lines().any(|written| written == line) {
+            Ok(())
+        } else {
+            Err(format!("{out:?} {err:?}"))
+        }
     })
     .await;
 }
@@ -179,7 +204,8 @@ pub(crate) fn live_pids(config: &LocalSchedulerConfig) -> (i32, i32) {
     assert_eq!(files.len(), 1, "{files:?}");
     let text = std::fs::read_to_string(&files[0]).expect("the live entry");
     let pid = |tag: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(tag)).expect("a line with the tag");
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(tag)).expect("a line with the tag");
         line.split(' ').next().expect("a word").parse().expect("a process id")
     };
     (pid("S "), pid("T "))

@@ -15,7 +15,10 @@ fn event(kind: &str, details: serde_json::Value) -> serde_json::Value {
 
 fn terminated(code: i32, signal: i32, oom: bool) -> serde_json::Value {
     let oom = if oom { "true" } else { "false" };
-    event("Terminated", json!({"exit_code": code.to_string(), "signal": signal.to_string(), "oom_killed": oom}))
+    event(
+        "Terminated",
+        json!({"exit_code": code.to_string(), "signal": signal.to_string(), "oom_killed": oom}),
+    )
 }
 
 fn alloc(status: &str, events: &[serde_json::Value]) -> Alloc {
@@ -37,8 +40,14 @@ fn exited(code: i32) -> ExecutionState {
 #[test]
 fn success_needs_an_exit_code() {
     let started = event("Started", json!({}));
-    assert_eq!(state_of(false, alloc("complete", &[started.clone(), terminated(0, 0, false)])), exited(0));
-    assert_eq!(state_of(false, alloc("failed", &[started.clone(), terminated(3, 0, false)])), exited(3));
+    assert_eq!(
+        state_of(false, alloc("complete", &[started.clone(), terminated(0, 0, false)])),
+        exited(0)
+    );
+    assert_eq!(
+        state_of(false, alloc("failed", &[started.clone(), terminated(3, 0, false)])),
+        exited(3)
+    );
     assert_eq!(state_of(false, alloc("complete", &[started])), ExecutionState::Lost);
     assert_eq!(state_of(false, alloc("complete", &[])), ExecutionState::Lost);
 }
@@ -57,25 +66,38 @@ fn of_a_container_an_exit_code_above_128_is_a_signal() {
     let mut container = job(false);
     container.meta.insert(META_CONTAINER.to_owned(), "1".to_owned());
     let of = |code: i32, oom: bool| {
-        view(&container, &[alloc("failed", &[terminated(code, 0, oom)])], &[], LOST_AFTER, NOW).state
+        view(&container, &[alloc("failed", &[terminated(code, 0, oom)])], &[], LOST_AFTER, NOW)
+            .state
     };
+
     assert_eq!(of(143, false), ExecutionState::Exited { code: 143, oom: false, signal: Some(15) });
     assert_eq!(of(137, true), ExecutionState::Exited { code: 137, oom: true, signal: None });
     for code in [0, 3, 128, 193, 255] {
         assert_eq!(of(code, false), exited(code));
     }
-    assert_eq!(state_of(false, alloc("failed", &[terminated(143, 0, false)])), exited(143), "on the host");
+
+    assert_eq!(
+        state_of(false, alloc("failed", &[terminated(143, 0, false)])),
+        exited(143),
+        "on the host"
+    );
 }
 
 #[test]
 fn a_stop_is_told_from_a_drain() {
-    let killed =
-        [event("Started", json!({})), event("Killing", json!({})), terminated(7, 0, false), event("Killed", json!({}))];
+    let killed = [
+        event("Started", json!({})),
+        event("Killing", json!({})),
+        terminated(7, 0, false),
+        event("Killed", json!({})),
+    ];
+
     assert_eq!(state_of(true, alloc("complete", &killed)), ExecutionState::Stopped);
     let drain = |alloc: &mut Alloc| alloc.desired_transition.migrate = true;
     let evict = |alloc: &mut Alloc| alloc.desired_status = "evict".to_owned();
     let preempt = |alloc: &mut Alloc| alloc.preempted_by_allocation = "2".to_owned();
     let changes: [&dyn Fn(&mut Alloc); 3] = [&drain, &evict, &preempt];
+
     for change in changes {
         let mut given_up = alloc("complete", &killed);
         change(&mut given_up);
@@ -85,6 +107,7 @@ fn a_stop_is_told_from_a_drain() {
             assert_eq!(seen, View::lost("nomad gave its allocation up"));
         }
     }
+
     let by_hand = view(&job(false), &[alloc("complete", &killed)], &[], LOST_AFTER, NOW);
     assert_eq!(by_hand, View::lost("nomad gave its allocation up"));
 }
@@ -98,7 +121,8 @@ fn what_ended_before_the_stop_reached_it_keeps_its_exit_code() {
 
 #[test]
 fn a_kill_signal_that_overtakes_the_stop_is_a_stop() {
-    let events = [event("Started", json!({})), event("Signaling", json!({})), terminated(137, 9, false)];
+    let events =
+        [event("Started", json!({})), event("Signaling", json!({})), terminated(137, 9, false)];
     assert_eq!(state_of(true, alloc("failed", &events)), ExecutionState::Stopped);
     let by_hand = state_of(false, alloc("failed", &events));
     assert_eq!(by_hand, ExecutionState::Exited { code: 137, oom: false, signal: Some(9) });
@@ -107,11 +131,17 @@ fn a_kill_signal_that_overtakes_the_stop_is_a_stop() {
 #[test]
 fn failures_are_classified() {
     let cases = [
-        ("Driver Failure", "driver_error", "Failed to pull `x`: manifest unknown", FailureKind::ImageUnavailable),
         (
             "Driver Failure",
             "driver_error",
-            "rpc error: code = Unknown desc = failed to start task, unable to pull image localhost/no-such : cannot pull",
+            "Failed to pull `x`: manifest unknown",
+            FailureKind::ImageUnavailable,
+        ),
+        (
+            "Driver Failure",
+            "driver_error",
+            "rpc error: code = Unknown desc = failed to start task, unable to pull image \
+             localhost/no-such : cannot pull",
             FailureKind::ImageUnavailable,
         ),
         (
@@ -126,7 +156,12 @@ fn failures_are_classified() {
             "exec: \"x\": executable file not found in $PATH",
             FailureKind::CommandNotFound,
         ),
-        ("Driver Failure", "driver_error", "cannot connect to the docker daemon", FailureKind::Setup),
+        (
+            "Driver Failure",
+            "driver_error",
+            "cannot connect to the docker daemon",
+            FailureKind::Setup,
+        ),
         ("Failed Validation", "validation_error", "unknown key", FailureKind::Refused),
         ("Failed Artifact Download", "download_error", "404", FailureKind::Setup),
         ("Setup Failure", "setup_error", "no disk", FailureKind::Setup),
@@ -150,16 +185,29 @@ fn a_silent_node_is_lost_after_a_while_and_the_job_is_fenced() {
         alloc.modify_time = NOW - i64::try_from(age.as_nanos()).unwrap();
         view(&job(false), &[alloc], &[], LOST_AFTER, NOW)
     };
+
     let early = unknown(Duration::from_secs(100));
-    assert_eq!((early.state, early.lost_in), (ExecutionState::Running, Some(Duration::from_secs(20))));
-    assert_eq!(unknown(Duration::from_secs(121)), View::lost("its node was out of reach for too long"));
+    assert_eq!(
+        (early.state, early.lost_in),
+        (ExecutionState::Running, Some(Duration::from_secs(20)))
+    );
+    assert_eq!(
+        unknown(Duration::from_secs(121)),
+        View::lost("its node was out of reach for too long")
+    );
+
     let lost = view(&job(false), &[alloc("lost", &[])], &[], LOST_AFTER, NOW);
     assert_eq!(lost, View::lost("nomad gave its allocation up"));
 }
 
 #[test]
 fn a_replacement_is_never_taken_for_the_execution() {
-    let second = |status: &str| Alloc { id: "2".into(), create_index: 20, ..alloc(status, &[terminated(0, 0, false)]) };
+    let second = |status: &str| Alloc {
+        id: "2".into(),
+        create_index: 20,
+        ..alloc(status, &[terminated(0, 0, false)])
+    };
+
     let lost = View::lost("nomad placed a replacement");
     let ended = View { fence: Some(Fence::Stop), ..View::of(exited(3)) };
     for (first, expected) in [
@@ -170,7 +218,8 @@ fn a_replacement_is_never_taken_for_the_execution() {
     ] {
         for replacement in ["running", "complete"] {
             // The order of the list does not say which was first.
-            let seen = view(&job(false), &[second(replacement), first.clone()], &[], LOST_AFTER, NOW);
+            let seen =
+                view(&job(false), &[second(replacement), first.clone()], &[], LOST_AFTER, NOW);
             assert_eq!(seen, expected, "{first:?}");
         }
     }
@@ -188,7 +237,8 @@ fn what_is_not_placed_is_queued_until_its_stop_is_decided() {
 
 #[test]
 fn a_service_ends_only_by_a_stop() {
-    let service = |stop| Job { meta: [(META_KIND.to_owned(), "service".to_owned())].into(), ..job(stop) };
+    let service =
+        |stop| Job { meta: [(META_KIND.to_owned(), "service".to_owned())].into(), ..job(stop) };
     let dead = alloc("failed", &[terminated(1, 0, false)]);
     let live = Alloc { create_index: 20, ..alloc("running", &[]) };
     let seen = |stop, allocs: &[Alloc]| view(&service(stop), allocs, &[], LOST_AFTER, NOW).state;
@@ -200,15 +250,25 @@ fn a_service_ends_only_by_a_stop() {
 
 #[test]
 fn a_refused_spec_is_an_execution_that_failed() {
-    let refused = Job { meta: [(META_REFUSED.to_owned(), "there is no command".to_owned())].into(), ..job(true) };
+    let refused = Job {
+        meta: [(META_REFUSED.to_owned(), "there is no command".to_owned())].into(),
+        ..job(true)
+    };
     let state = view(&refused, &[], &[], LOST_AFTER, NOW).state;
-    assert_eq!(state, ExecutionState::Failed { kind: FailureKind::Refused, message: "there is no command".to_owned() });
+    assert_eq!(
+        state,
+        ExecutionState::Failed {
+            kind: FailureKind::Refused,
+            message: "there is no command".to_owned()
+        }
+    );
 }
 
 #[test]
 fn what_was_given_up_stays_lost_whatever_its_node_says() {
     let marked = Job { meta: [(META_LOST.to_owned(), "why".to_owned())].into(), ..job(true) };
-    let killed = [event("Killing", json!({})), terminated(143, 15, false), event("Killed", json!({}))];
+    let killed =
+        [event("Killing", json!({})), terminated(143, 15, false), event("Killed", json!({}))];
     for alloc in [alloc("unknown", &[]), alloc("running", &[]), alloc("complete", &killed)] {
         let seen = view(&marked, &[alloc], &[], LOST_AFTER, NOW);
         assert_eq!(seen, View::of(ExecutionState::Lost), "nothing is left to be done");
@@ -228,26 +288,52 @@ fn a_second_start_is_a_loss_once_it_is_over() {
     let signaled = event("Restart Signaled", json!({}));
     let end = terminated(0, 0, false);
     let kept_out = terminated(guard::BEGUN_BEFORE, 0, false);
+
     for events in [
         vec![started.clone(), again.clone(), started.clone(), end.clone()],
         vec![started.clone(), again.clone(), started.clone(), kept_out.clone()],
         vec![started.clone(), started.clone(), end.clone()],
-        vec![started.clone(), signaled.clone(), terminated(143, 15, false), started.clone(), end.clone()],
-        vec![started.clone(), signaled, terminated(143, 15, false), started.clone(), kept_out.clone()],
-        vec![started.clone(), again.clone(), event("Killing", json!({})), event("Killed", json!({}))],
+        vec![
+            started.clone(),
+            signaled.clone(),
+            terminated(143, 15, false),
+            started.clone(),
+            end.clone(),
+        ],
+        vec![
+            started.clone(),
+            signaled,
+            terminated(143, 15, false),
+            started.clone(),
+            kept_out.clone(),
+        ],
+        vec![
+            started.clone(),
+            again.clone(),
+            event("Killing", json!({})),
+            event("Killed", json!({})),
+        ],
     ] {
         assert_eq!(guarded(alloc("complete", &events)), View::lost(BEGUN_TWICE), "{events:?}");
     }
+
     for status in ["pending", "running"] {
         let now = alloc(status, &[started.clone(), again.clone()]);
         let stopped = View { fence: Some(Fence::Stop), ..View::of(ExecutionState::Running) };
-        assert_eq!(view(&job(false), std::slice::from_ref(&now), &[], LOST_AFTER, NOW), stopped, "{status}");
+        assert_eq!(
+            view(&job(false), std::slice::from_ref(&now), &[], LOST_AFTER, NOW),
+            stopped,
+            "{status}"
+        );
+
         let waits = View { lost_in: Some(KEEPING_OUT), ..View::of(ExecutionState::Running) };
         assert_eq!(guarded(now.clone()), waits, "its shell keeps it out");
         let modify_time = NOW - i64::try_from(KEEPING_OUT.as_nanos()).unwrap();
         assert_eq!(guarded(Alloc { modify_time, ..now }), stopped, "the mark did not survive");
     }
-    let stopped = view(&job(true), &[alloc("running", &[started.clone(), again])], &[], LOST_AFTER, NOW);
+
+    let stopped =
+        view(&job(true), &[alloc("running", &[started.clone(), again])], &[], LOST_AFTER, NOW);
     assert_eq!(stopped, View::of(ExecutionState::Running), "it is being stopped");
 }
 
@@ -258,7 +344,8 @@ fn an_end_before_a_second_start_that_was_kept_out_is_the_end() {
     let kept_out = [started.clone(), terminated(guard::BEGUN_BEFORE, 0, false)];
     let stopped = [event("Killing", json!({})), event("Killed", json!({}))];
     for second in [&kept_out[..], &stopped] {
-        let events = [&[started.clone(), terminated(3, 0, false), again.clone()][..], second].concat();
+        let events =
+            [&[started.clone(), terminated(3, 0, false), again.clone()][..], second].concat();
         assert_eq!(guarded(alloc("failed", &events)), View::of(exited(3)), "{events:?}");
     }
     let twice = [started.clone(), terminated(0, 0, false), again, started, terminated(0, 0, false)];
@@ -270,6 +357,7 @@ fn only_a_guarded_end_may_have_left_word() {
     let guarded = Marks { guarded: true, ..Marks::default() };
     let container = Marks { in_container: true, ..guarded };
     let supervised = Marks { supervised: true, ..guarded };
+
     for (marks, code, expected) in [
         (guarded, 118, true),
         (guarded, 126, true),

@@ -16,7 +16,8 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// The agent of the environment; without one, says that the test is skipped, or fails when it is required.
+    /// The agent of the environment; without one, says that the test is skipped, or fails when it
+    /// is required.
     pub(crate) fn find(test: &str) -> Option<Self> {
         let value = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let Some(address) = value("GOFER_TEST_NOMAD_ADDR") else {
@@ -32,18 +33,33 @@ impl Agent {
     pub(crate) async fn with_driver(test: &str, driver: &str) -> Option<Self> {
         let agent = Self::find(test)?;
         let nodes = agent.get("/v1/nodes").await;
-        let healthy = nodes.as_array().expect("a list").iter().any(|node| node["Drivers"][driver]["Healthy"] == true);
+        let healthy = nodes
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|node| node["Drivers"][driver]["Healthy"] == true);
+
         if !healthy {
             // `GOFER_TEST_REQUIRE=nomad` does not ask for every driver there is.
-            conformance::skip(driver, test, &format!("no node of the agent has a working driver {driver}"));
+            conformance::skip(
+                driver,
+                test,
+                &format!("no node of the agent has a working driver {driver}"),
+            );
             return None;
         }
+
         Some(agent)
     }
 
     /// An agent at an address, with one token for everything.
     pub(crate) fn at(address: &str, token: &str) -> Self {
-        Self { address: address.to_owned(), token: token.to_owned(), root_token: token.to_owned(), http: http() }
+        Self {
+            address: address.to_owned(),
+            token: token.to_owned(),
+            root_token: token.to_owned(),
+            http: http(),
+        }
     }
 
     /// The same agent for another token.
@@ -52,7 +68,12 @@ impl Agent {
     }
 
     /// One call as whoever may do everything: the status and the body.
-    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(u16, String), String> {
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, String), String> {
         let mut request = self.http.request(method, format!("{}{path}", self.address));
         if !self.root_token.is_empty() {
             request = request.header("X-Nomad-Token", &self.root_token);
@@ -82,7 +103,8 @@ impl Agent {
     /// Everything the event stream still has, without following it.
     pub(crate) async fn events(&self, quiet: std::time::Duration) -> String {
         let request = self.http.get(format!("{}/v1/event/stream?namespace=*", self.address));
-        let mut response = request.header("X-Nomad-Token", &self.root_token).send().await.expect("the stream");
+        let mut response =
+            request.header("X-Nomad-Token", &self.root_token).send().await.expect("the stream");
         let mut text = Vec::new();
         while let Ok(Ok(Some(chunk))) = tokio::time::timeout(quiet, response.chunk()).await {
             text.extend_from_slice(&chunk);
@@ -93,13 +115,21 @@ impl Agent {
 
 fn http() -> reqwest::Client {
     // Without TLS, so no provider is needed.
-    reqwest::Client::builder().no_proxy().tls_backend_preconfigured(no_tls()).build().expect("a client")
+    reqwest::Client::builder()
+        .no_proxy()
+        .tls_backend_preconfigured(no_tls())
+        .build()
+        .expect("a client")
 }
 
 fn no_tls() -> rustls::ClientConfig {
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    builder.expect("versions of TLS").with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
+    let builder =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    builder
+        .expect("versions of TLS")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth()
 }
 
 /// The image with a shell that the agent's docker has; without one, says that the test is skipped.

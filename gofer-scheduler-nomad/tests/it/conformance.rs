@@ -1,4 +1,5 @@
-//! The contract of every scheduler; `docker_log.rs` and `podman.rs` have what these cannot keep of it.
+//! The contract of every scheduler; `docker_log.rs` and `podman.rs` have what these cannot keep of
+//! it.
 
 use gofer_scheduler_nomad::NomadConfig;
 

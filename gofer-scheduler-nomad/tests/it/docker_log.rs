@@ -1,5 +1,6 @@
-//! Tasks in docker containers whose program is no shell: their output goes through docker's log, and Nomad's reader of it. The
-//! contract holds but for the cases below, which are named with what does not hold in `docs/src/nomad.md`.
+//! Tasks in docker containers whose program is no shell: their output goes through docker's log,
+//! and Nomad's reader of it. The contract holds but for the cases below, which are named with what
+//! does not hold in `docs/src/nomad.md`.
 
 use crate::isolated::Isolated;
 use crate::partly::{FIRST, UNASKED, held, not_held};
@@ -7,7 +8,8 @@ use crate::partly::{FIRST, UNASKED, held, not_held};
 const TEST: &str = "conformance of the nomad scheduler with docker and any program";
 /// Docker passes a line on when it has ended.
 const UNENDED: &str = "docker holds a line back until it ends";
-/// What is on the way when a container ends is lost, and docker's followers miss a last line without an end.
+/// What is on the way when a container ends is lost, and docker's followers miss a last line
+/// without an end.
 const LAST: &str = "docker and nomad lose the last words of a container";
 /// Docker replaces what is no UTF-8.
 const BYTES: &str = "docker's log holds text";

@@ -1,5 +1,5 @@
-//! The drivers exec and docker, whose tasks see little of the machine: the workloads' gates and marks lie in a volume of the
-//! agent's.
+//! The drivers exec and docker, whose tasks see little of the machine: the workloads' gates and
+//! marks lie in a volume of the agent's.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -46,7 +46,10 @@ impl Isolated {
 
     /// With docker, each workload being what a program runs that Gofer does not know for a shell.
     pub(crate) async fn docker_with_any_program(test: &str) -> Option<Self> {
-        Self::in_image(test, ImageDriver::Docker, |image, spec| by_its_shell(image, by_busybox(spec))).await
+        Self::in_image(test, ImageDriver::Docker, |image, spec| {
+            by_its_shell(image, by_busybox(spec))
+        })
+        .await
     }
 
     async fn in_image(
@@ -60,8 +63,10 @@ impl Isolated {
             ImageDriver::Podman => agent::podman_image(test)?,
         };
         let config = "image = \"set-by-gofer\"\n network_mode = \"none\"";
-        let volume =
-            |shared: &str| Volume { change: Box::new(move |spec| change(&image, spec)), ..Volume::new(shared) };
+        let volume = |shared: &str| Volume {
+            change: Box::new(move |spec| change(&image, spec)),
+            ..Volume::new(shared)
+        };
         Self::open(test, &agent, driver, job(driver.as_str(), config), volume).await
     }
 
@@ -72,13 +77,17 @@ impl Isolated {
         job: impl Fn(&str) -> String,
         volume: impl FnOnce(&str) -> Volume,
     ) -> Option<Self> {
-        let Some(shared) = std::env::var("GOFER_TEST_NOMAD_SHARED").ok().filter(|dir| !dir.is_empty()) else {
+        let Some(shared) =
+            std::env::var("GOFER_TEST_NOMAD_SHARED").ok().filter(|dir| !dir.is_empty())
+        else {
             skip(test, "GOFER_TEST_NOMAD_SHARED names no directory that tasks can see");
             return None;
         };
+
         let template = tempfile::tempdir().expect("a directory for the template");
         let path = template.path().join("task.nomad.hcl");
         std::fs::write(&path, job(&shared)).expect("write the template");
+
         // Volumes need a right that Gofer itself does not.
         let agent = agent.with_token(&agent.root_token);
         let setup = Setup::real(&agent, |nomad| {
@@ -87,6 +96,7 @@ impl Isolated {
             nomad.job_template = Some(path);
         })
         .await;
+
         Some(Self { setup, workloads: volume(&shared), _template: template })
     }
 }
@@ -99,9 +109,10 @@ fn by_its_shell(image: &str, spec: ExecutionSpec) -> ExecutionSpec {
 fn job(driver: &str, config: &str) -> impl Fn(&str) -> String {
     move |shared| {
         format!(
-            "job \"t\" {{\n group \"g\" {{\n volume \"shared\" {{\n type = \"host\"\n source = \"{VOLUME}\"\n }}\n \
-             task \"t\" {{\n driver = \"{driver}\"\n config {{\n {config}\n }}\n \
-             volume_mount {{\n volume = \"shared\"\n destination = \"{shared}\"\n }}\n }}\n }}\n}}\n"
+            "job \"t\" {{\n group \"g\" {{\n volume \"shared\" {{\n type = \"host\"\n source = \
+             \"{VOLUME}\"\n }}\n task \"t\" {{\n driver = \"{driver}\"\n config {{\n {config}\n \
+             }}\n volume_mount {{\n volume = \"shared\"\n destination = \"{shared}\"\n }}\n }}\n \
+             }}\n}}\n"
         )
     }
 }
@@ -137,7 +148,12 @@ impl Volume {
         // The tasks are somebody else's.
         let all = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(dir.path(), all).expect("a directory for everybody");
-        Self { shell: ShellWorkloads::new(dir.path()), change: Box::new(|spec| spec), own_root: true, _dir: dir }
+        Self {
+            shell: ShellWorkloads::new(dir.path()),
+            change: Box::new(|spec| spec),
+            own_root: true,
+            _dir: dir,
+        }
     }
 
     /// The same, each workload changed before it is given out.

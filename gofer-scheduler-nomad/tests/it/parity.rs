@@ -1,4 +1,5 @@
-//! What the fake answers is what a real agent answers: the calls whose answers Gofer decides by, on both.
+//! What the fake answers is what a real agent answers: the calls whose answers Gofer decides by, on
+//! both.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -26,17 +27,21 @@ fn exchanges(id: &str) -> Vec<Exchange> {
     let unknown = "00000000-0000-0000-0000-000000000000";
     let create = json!({"EnforceIndex": true, "JobModifyIndex": 0, "Job": job(id)});
     let stale = json!({"EnforceIndex": true, "JobModifyIndex": 7, "Job": job(id)});
-    let new_stale = json!({"EnforceIndex": true, "JobModifyIndex": 7, "Job": job(&format!("{id}-new"))});
+    let new_stale =
+        json!({"EnforceIndex": true, "JobModifyIndex": 7, "Job": job(&format!("{id}-new"))});
     let with = |change: fn(&mut Value)| {
         let mut job = job(&format!("{id}-bad"));
         change(&mut job);
         json!({ "Job": job })
     };
+
     let path = format!("/v1/var/nomad/jobs/{id}");
     let items = |size: usize| json!({"Items": {"key": "x".repeat(size)}});
     let (get, put, delete) = (Method::GET, Method::PUT, Method::DELETE);
-    let one =
-        |method: &Method, path: &str, body: Value, status, text| (method.clone(), path.to_owned(), body, status, text);
+    let one = |method: &Method, path: &str, body: Value, status, text| {
+        (method.clone(), path.to_owned(), body, status, text)
+    };
+
     let none = || Value::Null;
     let about = |rest: &str| format!("/v1/job/{id}{rest}");
     vec![
@@ -47,21 +52,57 @@ fn exchanges(id: &str) -> Vec<Exchange> {
         one(&put, "/v1/jobs", new_stale, 500, "Enforcing job modify index 7: job does not exist"),
         one(&put, "/v1/jobs", create.clone(), 200, "\"EvalID\":\""),
         one(&put, "/v1/jobs", create, 500, "Enforcing job modify index 0: job already exists"),
-        one(&put, "/v1/jobs", stale, 500, "Enforcing job modify index 7: job exists with conflicting job modify index"),
+        one(
+            &put,
+            "/v1/jobs",
+            stale,
+            500,
+            "Enforcing job modify index 7: job exists with conflicting job modify index",
+        ),
         one(&get, &about(""), none(), 200, "\"Stop\":false"),
         one(&delete, &about("?purge=false"), none(), 200, "\"EvalID\":\""),
         one(&get, &about(""), none(), 200, "\"Stop\":true"),
         one(&delete, &about("?purge=true"), none(), 200, "\"EvalID\":\""),
         one(&get, &about(""), none(), 404, "job not found"),
         one(&put, "/v1/jobs", with(|job| job["TaskGroups"] = json!([])), 500, "error occurred:"),
-        one(&put, "/v1/jobs", with(|job| job["TaskGroups"][0]["EphemeralDisk"]["SizeMB"] = json!(1)), 500, "occurred:"),
-        one(&put, "/v1/jobs", with(|job| job["Namespace"] = json!("nowhere")), 500, "nonexistent namespace"),
-        one(&put, "/v1/validate/job", with(|job| job["TaskGroups"] = json!([])), 200, "Missing job task groups"),
+        one(
+            &put,
+            "/v1/jobs",
+            with(|job| job["TaskGroups"][0]["EphemeralDisk"]["SizeMB"] = json!(1)),
+            500,
+            "occurred:",
+        ),
+        one(
+            &put,
+            "/v1/jobs",
+            with(|job| job["Namespace"] = json!("nowhere")),
+            500,
+            "nonexistent namespace",
+        ),
+        one(
+            &put,
+            "/v1/validate/job",
+            with(|job| job["TaskGroups"] = json!([])),
+            200,
+            "Missing job task groups",
+        ),
         one(&put, "/v1/jobs/parse", json!({"JobHCL": "{"}), 400, "Failed to parse job"),
         one(&get, &format!("/v1/allocation/{unknown}"), none(), 404, "alloc not found"),
         one(&get, &format!("/v1/evaluation/{unknown}"), none(), 404, "eval not found"),
-        one(&get, &format!("/v1/client/fs/ls/{unknown}?path=alloc/logs"), none(), 404, "nknown allocation"),
-        one(&get, "/v1/allocations?filter=JobID%20matches%20%22%5Enobody-%22&per_page=5", none(), 200, "[]"),
+        one(
+            &get,
+            &format!("/v1/client/fs/ls/{unknown}?path=alloc/logs"),
+            none(),
+            404,
+            "nknown allocation",
+        ),
+        one(
+            &get,
+            "/v1/allocations?filter=JobID%20matches%20%22%5Enobody-%22&per_page=5",
+            none(),
+            200,
+            "[]",
+        ),
         one(&get, &path, none(), 404, "variable not found"),
         one(&put, &path, json!({"Items": {}}), 400, "variable missing required Items object"),
         one(&put, &path, items(65_537), 400, "variables are limited to 64KiB in total size"),

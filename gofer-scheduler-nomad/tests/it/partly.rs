@@ -1,4 +1,5 @@
-//! For drivers that cannot keep the whole contract of schedulers: each case of the suite is held, or named with what is missing.
+//! For drivers that cannot keep the whole contract of schedulers: each case of the suite is held,
+//! or named with what is missing.
 
 use gofer_core::conformance::say_skipped;
 
@@ -40,13 +41,18 @@ pub(crate) use not_held;
 pub(crate) fn every_case_is_named(what: &str, held: &[&str], not_held: &[(&str, &str)]) {
     let (_, list) = SUITE.split_once("[$($factory)+] scheduler\n").expect("the suite's list");
     let (list, _) = list.split_once("\n        }\n    };").expect("its end");
-    let listed: Vec<&str> =
-        list.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains(['{', '}'])).collect();
+    let listed: Vec<&str> = list
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.contains(['{', '}']))
+        .collect();
+
     for case in &listed {
         let held = held.iter().filter(|held| *held == case).count();
         let named = not_held.iter().filter(|(named, _)| named == case).count();
         assert_eq!(held + named, 1, "`{case}` is held {held} times and named {named} times");
     }
+
     assert_eq!(listed.len(), held.len() + not_held.len(), "a case that the suite does not have");
     for (case, why) in not_held {
         say_skipped(&format!("{what}: {case}"), why);

@@ -1,5 +1,5 @@
-//! Tasks in podman's containers. The contract holds but for the cases below, which are named with what does not hold in
-//! `docs/src/nomad.md`.
+//! Tasks in podman's containers. The contract holds but for the cases below, which are named with
+//! what does not hold in `docs/src/nomad.md`.
 
 use crate::isolated::Isolated;
 use crate::partly::{FIRST, UNASKED, held, not_held};

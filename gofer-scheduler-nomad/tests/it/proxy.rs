@@ -19,12 +19,17 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Before the agent at `http://host:port`.
     pub(crate) async fn to(agent: &str) -> Self {
-        let target = agent.strip_prefix("http://").expect("an agent without TLS").trim_end_matches('/').to_owned();
+        let target = agent
+            .strip_prefix("http://")
+            .expect("an agent without TLS")
+            .trim_end_matches('/')
+            .to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let cut = watch::Sender::new(0);
         let refusals = Arc::new(AtomicUsize::new(0));
-        let task = tokio::spawn(accept(listener, target, cut.clone(), refusals.clone())).abort_handle();
+        let task =
+            tokio::spawn(accept(listener, target, cut.clone(), refusals.clone())).abort_handle();
         Self { address, cut, refusals, task }
     }
 
@@ -51,13 +56,19 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: String, cut: watch::Sender<u64>, refusals: Arc<AtomicUsize>) {
+async fn accept(
+    listener: TcpListener,
+    target: String,
+    cut: watch::Sender<u64>,
+    refusals: Arc<AtomicUsize>,
+) {
     loop {
         let Ok((mut client, _)) = listener.accept().await else { continue };
         let fewer = |left: usize| left.checked_sub(1);
         if refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
             continue;
         }
+
         let (target, mut cut) = (target.clone(), cut.subscribe());
         tokio::spawn(async move {
             let Ok(mut agent) = TcpStream::connect(target).await else { return };

@@ -16,7 +16,10 @@ const CANARY: &str = "canary-5f0c2e";
 
 /// The spec with a secret of one line and one of several.
 fn with_secrets(mut spec: ExecutionSpec) -> ExecutionSpec {
-    let key = format!("-----BEGIN {CANARY}-----\n\tone \\n \"two\" 'three' $HOME ${{x}} {{{{y}}}}\n\n-----END-----\n");
+    let key = format!(
+        "-----BEGIN {CANARY}-----\n\tone \\n \"two\" 'three' $HOME ${{x}} \
+         {{{{y}}}}\n\n-----END-----\n"
+    );
     for (name, value) in [("TOKEN", CANARY.to_owned()), ("KEY", key)] {
         spec.env.insert(name.to_owned(), EnvValue::Secret(value.into()));
     }
@@ -35,7 +38,10 @@ async fn arrives(setup: &Setup) {
         let task = id(&name.to_lowercase());
         let spec = with_secrets(script(&format!("printf %s \"${name}\""), []));
         assert_eq!(setup.run(&task, &spec).await, exited(0));
-        assert_eq!(String::from_utf8(setup.stdout(&task, true).await).expect("text"), value(&spec, name));
+        assert_eq!(
+            String::from_utf8(setup.stdout(&task, true).await).expect("text"),
+            value(&spec, name)
+        );
     }
 }
 
@@ -59,7 +65,10 @@ async fn secrets_of_a_task_with_an_image_arrive_without_a_shell() {
     assert_eq!(setup.run(&id("task"), &spec).await, exited(0));
     assert_eq!(setup.stdout(&id("task"), true).await, format!("{CANARY}\n").as_bytes());
     let job = setup.fake_agent().jobs().remove(0);
-    assert_eq!(job["TaskGroups"][0]["Tasks"][0]["Config"]["command"], "printenv", "the command is as it was given");
+    assert_eq!(
+        job["TaskGroups"][0]["Tasks"][0]["Config"]["command"], "printenv",
+        "the command is as it was given"
+    );
 }
 
 /// What the task itself sees of files with its secrets that others may read.
@@ -111,7 +120,9 @@ async fn a_secret_is_in_no_job_version_evaluation_allocation_or_event_on_a_real_
 /// The token that Nomad signs for the task is one more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_is_in_no_job_with_identities_on_a_real_agent() {
-    let Some(agent) = Agent::find("a_secret_is_in_no_job with identities on a real agent") else { return };
+    let Some(agent) = Agent::find("a_secret_is_in_no_job with identities on a real agent") else {
+        return;
+    };
     let setup = Setup::real(&agent, |config| config.identity = true).await;
     let (task, token) = running_with_token(&setup, "token").await;
     let signature = token.rsplit('.').next().expect("a signature");
@@ -142,19 +153,26 @@ async fn nothing_shows(agent: &Agent, prefix: &str, secrets: &[&str]) {
     let jobs = agent.get(&format!("/v1/jobs?prefix={prefix}&meta=true")).await;
     let id_of = |value: &Value| value["ID"].as_str().expect("an ID").to_owned();
     assert!(!jobs.as_array().expect("a list").is_empty());
+
     for job in jobs.as_array().expect("a list") {
         let path = format!("/v1/job/{}", id_of(job));
         for rest in ["", "/versions", "/evaluations", "/allocations"] {
-            texts.push((format!("{path}{rest}"), agent.get(&format!("{path}{rest}")).await.to_string()));
+            texts.push((
+                format!("{path}{rest}"),
+                agent.get(&format!("{path}{rest}")).await.to_string(),
+            ));
         }
+
         for alloc in agent.get(&format!("{path}/allocations")).await.as_array().expect("a list") {
             let path = format!("/v1/allocation/{}", id_of(alloc));
             texts.push((path.clone(), agent.get(&path).await.to_string()));
         }
     }
+
     let events = agent.events(Duration::from_secs(2)).await;
     assert!(events.contains(prefix), "the stream told of the jobs");
     texts.push(("the event stream".to_owned(), events));
+
     for (place, text) in texts {
         assert!(!secrets.iter().any(|secret| text.contains(secret)), "{place} shows it");
     }
@@ -205,7 +223,10 @@ async fn nothing_is_left_of_an_execution_that_nomad_refuses() {
     let setup = Setup::on_fake(fake, |_| {}).await;
     match setup.run(&id("task"), &with_secrets(setup.workloads.exit(0))).await {
         ExecutionState::Failed { kind: FailureKind::Refused, message } => {
-            assert!(message.contains("validation failed") && !message.contains(CANARY), "{message}");
+            assert!(
+                message.contains("validation failed") && !message.contains(CANARY),
+                "{message}"
+            );
         }
         other => panic!("{other:?}"),
     }

@@ -1,4 +1,5 @@
-//! The real `gofer supervise` on a real agent, and a server in Gofer's place that passes its reports to the scheduler.
+//! The real `gofer supervise` on a real agent, and a server in Gofer's place that passes its
+//! reports to the scheduler.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -55,15 +56,20 @@ impl Supervised {
         let agent = Agent::find(test)?;
         let Some(gofer) = binary() else {
             // A build of this crate alone makes no binary.
-            gofer_core::conformance::say_skipped(test, "no `gofer` beside the tests: build gofer-cli, too");
+            gofer_core::conformance::say_skipped(
+                test,
+                "no `gofer` beside the tests: build gofer-cli, too",
+            );
             return None;
         };
+
         let setup = Setup::real(&crate::acl::with_exec(&agent).await, |config| {
             config.identity = true;
             config.supervisor = Some(gofer);
         })
         .await;
         let ear = Arc::new(Ear::default());
+
         ear.set(setup.scheduler.clone());
         let (addr, listening) = listen(ear.clone()).await;
         let dir = std::env::temp_dir();
@@ -71,6 +77,7 @@ impl Supervised {
             spec.env.insert("GOFER_API_ADDR".to_owned(), EnvValue::Plain(format!("http://{addr}")));
             spec
         };
+
         let workloads = Volume::new(dir.to_str().expect("text")).changed(tell, false);
         Some(Self { agent, setup, workloads, ear, listening })
     }
@@ -98,17 +105,24 @@ impl Harness<dyn Scheduler> for Supervised {
     async fn restart(&mut self) {
         self.ear.set(None);
         // A report is one server's memory. What another one knows of an end is Nomad's word.
-        let ended = std::mem::take(&mut *self.ear.ended.lock().unwrap_or_else(PoisonError::into_inner));
+        let ended =
+            std::mem::take(&mut *self.ear.ended.lock().unwrap_or_else(PoisonError::into_inner));
+
         for alloc in ended {
             let path = format!("/v1/allocation/{alloc}");
             eventually("nomad tells of a reported end", async || {
                 // One that was removed may be gone already.
                 let (status, body) = self.agent.call(Method::GET, &path, None).await?;
                 let over = ["\"ClientStatus\":\"complete\"", "\"ClientStatus\":\"failed\""];
-                if status == 404 || over.iter().any(|over| body.contains(over)) { Ok(()) } else { Err(body) }
+                if status == 404 || over.iter().any(|over| body.contains(over)) {
+                    Ok(())
+                } else {
+                    Err(body)
+                }
             })
             .await;
         }
+
         self.setup.restart().await;
         self.ear.set(self.setup.scheduler.clone());
     }
@@ -131,14 +145,19 @@ impl Ear {
 
     /// `ReportEnd`; the status of gRPC.
     async fn report_end(&self, headers: &HeaderMap, message: &[u8]) -> &'static str {
-        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let token =
+            headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let scheduler = self.scheduler.lock().unwrap_or_else(PoisonError::into_inner).clone();
+
         // No server is there between two.
         let Some(scheduler) = scheduler else { return "14" };
         let token: SecretString = token.trim_start_matches("Bearer ").into();
         match scheduler.report(&token, decode(message)).await {
             Ok(_) => {
-                self.ended.lock().unwrap_or_else(PoisonError::into_inner).push(allocation_of(&token));
+                self.ended
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(allocation_of(&token));
                 self.accepted.fetch_add(1, Ordering::SeqCst);
                 "0"
             }
@@ -171,6 +190,7 @@ fn decode(message: &[u8]) -> ReportedEnd {
             (field, value) => panic!("field {field}: {value:?}"),
         }
     }
+
     match signal {
         0 => ReportedEnd { code, signal: None, times },
         signal => ReportedEnd { code: 128 + signal, signal: Some(signal), times },
@@ -204,7 +224,9 @@ fn fields(message: &[u8]) -> Vec<(u64, Value)> {
         let value = number(&mut bytes).expect("a number, or a length");
         let value = match tag & 7 {
             0 => Value::Number(value),
-            _ => Value::Message(bytes.by_ref().take(usize::try_from(value).expect("short")).collect()),
+            _ => Value::Message(
+                bytes.by_ref().take(usize::try_from(value).expect("short")).collect(),
+            ),
         };
         found.push((tag >> 3, value));
     }
@@ -242,12 +264,18 @@ async fn listen(ear: Arc<Ear>) -> (SocketAddr, AbortHandle) {
 
 type Frames = StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
 
-async fn answer(ear: Arc<Ear>, request: Request<Incoming>) -> Result<Response<Frames>, hyper::Error> {
+async fn answer(
+    ear: Arc<Ear>,
+    request: Request<Incoming>,
+) -> Result<Response<Frames>, hyper::Error> {
     assert_eq!(request.uri().path(), "/gofer.v1.ExecutionService/ReportEnd");
     let headers = request.headers().clone();
     let message = request.into_body().collect().await?.to_bytes();
     let status = ear.report_end(&headers, &message).await;
-    let trailers = HeaderMap::from_iter([("grpc-status".parse().expect("a name"), HeaderValue::from_static(status))]);
+    let trailers = HeaderMap::from_iter([(
+        "grpc-status".parse().expect("a name"),
+        HeaderValue::from_static(status),
+    )]);
     let frames = vec![Ok(Frame::data(Bytes::from_static(&[0; 5]))), Ok(Frame::trailers(trailers))];
     let mut response = Response::new(StreamBody::new(stream::iter(frames)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -260,17 +288,21 @@ async fn every_end_is_reported_but_that_of_a_kill() {
     let run = async |name: &str, spec| it.setup.run(&id(name), &spec).await;
     assert_eq!(run("zero", it.workloads.exit(0)).await, exited(0));
     assert_eq!(run("three", it.workloads.exit(3)).await, exited(3));
+
     let term = ExecutionState::Exited { code: 143, oom: false, signal: Some(15) };
     assert_eq!(run("term", it.workloads.die(15)).await, term);
     assert_eq!((it.ear.accepted(), it.ear.refused.load(Ordering::SeqCst)), (3, 0));
+
     // It may have been the kernel, for want of memory.
     let kill = ExecutionState::Exited { code: 137, oom: false, signal: Some(9) };
     assert_eq!(run("kill", it.workloads.die(9)).await, kill);
     it.listening.abort();
     assert_eq!(run("alone", it.workloads.exit(4)).await, exited(4), "nobody listens");
     assert_eq!(it.ear.accepted(), 3);
+
     for name in ["zero", "three", "term", "kill", "alone"] {
         it.setup.scheduler().remove(&id(name)).await.expect("nomad's own word has come");
     }
+
     assert_eq!(it.ear.refused.load(Ordering::SeqCst), 0);
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use gofer_core::conformance::scheduler::{SchedulerHarness, ShellWorkloads, Workloads, host_command};
+use gofer_core::conformance::scheduler::{
+    SchedulerHarness, ShellWorkloads, Workloads, host_command,
+};
 use gofer_core::conformance::{Harness, eventually, within};
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState, LogCursor, LogStream, Scheduler};
 use gofer_core::{ExecutionId, Timestamp};
@@ -68,7 +70,8 @@ impl Setup {
 
     async fn on_agent(agent: &Agent, adjust: impl FnOnce(&mut NomadConfig)) -> Self {
         let token = Some(agent.token.clone()).filter(|token| !token.is_empty()).map(Into::into);
-        let config = NomadConfig { addresses: vec![agent.address.clone()], token, ..NomadConfig::default() };
+        let config =
+            NomadConfig { addresses: vec![agent.address.clone()], token, ..NomadConfig::default() };
         Self::open(config, adjust).await
     }
 
@@ -131,7 +134,8 @@ impl Setup {
 
     /// What it wrote to stdout.
     pub(crate) async fn stdout(&self, id: &ExecutionId, follow: bool) -> Vec<u8> {
-        let mut stream = self.scheduler().logs(id, LogCursor::default(), follow).await.expect("logs");
+        let mut stream =
+            self.scheduler().logs(id, LogCursor::default(), follow).await.expect("logs");
         let mut bytes = Vec::new();
         within("the log ends", async {
             while let Some(chunk) = stream.next().await {
@@ -155,7 +159,8 @@ impl Harness<dyn Scheduler> for Setup {
 
     async fn restart(&mut self) {
         self.scheduler = None;
-        self.scheduler = Some(NomadScheduler::connect(self.config.clone()).await.expect("connect again"));
+        self.scheduler =
+            Some(NomadScheduler::connect(self.config.clone()).await.expect("connect again"));
     }
 }
 
@@ -214,7 +219,8 @@ impl Gate {
         let fifo = dir.path().join("gate");
         let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo");
         assert!(made.success());
-        // Opening for reading waits for whoever writes; the end of what is written is the end of the execution.
+        // Opening for reading waits for whoever writes; the end of what is written is the end of
+        // the execution.
         let spec = script("exec cat \"$1\"", [fifo.to_str().expect("text")]);
         Self { spec, fifo, _dir: dir }
     }

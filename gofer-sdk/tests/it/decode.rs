@@ -1,4 +1,5 @@
-//! The way back from the wire, written from the comments in proto/ and not from `to_proto`, so that it can judge it.
+//! The way back from the wire, written from the comments in proto/ and not from `to_proto`, so that
+//! it can judge it.
 
 use std::time::Duration;
 
@@ -15,7 +16,10 @@ pub(crate) fn pipeline(spec: &v1::PipelineSpec) -> core::PipelineSpec {
         run_variables: spec
             .run_variables
             .iter()
-            .map(|variable| core::RunVariable { name: variable.name.clone(), template: variable.template })
+            .map(|variable| core::RunVariable {
+                name: variable.name.clone(),
+                template: variable.template,
+            })
             .collect(),
         parallelism: (spec.parallelism != 0).then_some(spec.parallelism),
         overlap: match spec.overlap() {
@@ -70,16 +74,19 @@ fn kind(kind: &v1::task_spec::Kind) -> core::TaskKind {
             }),
             separate_output: custom.separate_output,
         }),
-        v1::task_spec::Kind::Common(common) => {
-            core::TaskKind::Common(core::CommonTask { name: common.name.clone(), settings: common.settings.clone() })
-        }
+        v1::task_spec::Kind::Common(common) => core::TaskKind::Common(core::CommonTask {
+            name: common.name.clone(),
+            settings: common.settings.clone(),
+        }),
     }
 }
 
 fn dependency(dependency: &v1::Dependency) -> core::Dependency {
     let condition = match dependency.condition() {
         v1::DependencyCondition::Any => core::Condition::Any,
-        v1::DependencyCondition::Unspecified | v1::DependencyCondition::Success => core::Condition::Success,
+        v1::DependencyCondition::Unspecified | v1::DependencyCondition::Success => {
+            core::Condition::Success
+        }
         v1::DependencyCondition::Failure => core::Condition::Failure,
     };
     core::Dependency { task: TaskId::new(&dependency.task).unwrap(), condition }

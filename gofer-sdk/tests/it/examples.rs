@@ -1,5 +1,6 @@
-//! Every example as a user has it: `cargo run` in its own folder prints a pipeline, and the pipeline is what its README
-//! says. `--locked` also proves that the examples' lock file is up to date.
+//! Every example as a user has it: `cargo run` in its own folder prints a pipeline, and the
+//! pipeline is what its README says. `--locked` also proves that the examples' lock file is up to
+//! date.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -11,7 +12,8 @@ use prost::Message;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/rust");
 
-/// Apart from the target directory these tests were built in: that is another workspace, with other features.
+/// Apart from the target directory these tests were built in: that is another workspace, with other
+/// features.
 fn target_dir() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => Path::new(&dir).join("examples"),
@@ -27,14 +29,22 @@ fn printed_by(example: &str) -> v1::PipelineSpec {
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "`cargo run --locked` in {example} ended with {}:\n{stderr}", output.status);
+
+    assert!(
+        output.status.success(),
+        "`cargo run --locked` in {example} ended with {}:\n{stderr}",
+        output.status
+    );
     assert!(!output.stdout.is_empty(), "{example} printed nothing:\n{stderr}");
+
     let spec = v1::PipelineSpec::decode(&*output.stdout).unwrap();
     assert_eq!(spec.name, example, "the pipeline is named as its folder");
     assert!(!spec.description.is_empty());
+
     for task in &spec.tasks {
         assert_eq!(custom(task).image, "", "examples run on this machine alone");
     }
+
     spec
 }
 
@@ -53,12 +63,20 @@ fn shape(spec: &v1::PipelineSpec) -> Vec<String> {
         v1::DependencyCondition::Any => "any",
         v1::DependencyCondition::Unspecified => "unspecified",
     };
+
     let edges = |task: &v1::TaskSpec| {
-        let edges: Vec<String> =
-            task.depends_on.iter().map(|edge| format!("{} {}", edge.task, condition(edge))).collect();
+        let edges: Vec<String> = task
+            .depends_on
+            .iter()
+            .map(|edge| format!("{} {}", edge.task, condition(edge)))
+            .collect();
         edges.join(", ")
     };
-    spec.tasks.iter().map(|task| format!("{}: {}", task.id, edges(task)).trim_end().to_owned()).collect()
+
+    spec.tasks
+        .iter()
+        .map(|task| format!("{}: {}", task.id, edges(task)).trim_end().to_owned())
+        .collect()
 }
 
 fn by_id(spec: &v1::PipelineSpec) -> BTreeMap<&str, &v1::TaskSpec> {
@@ -93,7 +111,10 @@ fn retry() {
     let tasks = by_id(&spec);
     let retries = |id: &str| tasks[id].retries.clone().unwrap();
     assert_eq!(retries("flaky").attempts, 3);
-    assert_eq!(retries("flaky").backoff, Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 }));
+    assert_eq!(
+        retries("flaky").backoff,
+        Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 })
+    );
     assert_eq!(retries("hanging").on().collect::<Vec<_>>(), [v1::RetryOn::TimedOut]);
     assert_eq!(tasks["hanging"].timeout, Some(prost_types::Duration { seconds: 2, nanos: 0 }));
 }
@@ -104,13 +125,19 @@ fn secrets() {
     assert_eq!(shape(&spec), ["greet:", "connect: greet success"]);
     let tasks = by_id(&spec);
     assert_eq!(tasks["greet"].variables["TOKEN"], "secret{{greeting_token}}");
-    assert_eq!(tasks["connect"].variables["URL"], "https://robot:secret{{greeting_token}}@greetings.example.com/");
+    assert_eq!(
+        tasks["connect"].variables["URL"],
+        "https://robot:secret{{greeting_token}}@greetings.example.com/"
+    );
 }
 
 #[test]
 fn objects() {
     let spec = printed_by("objects");
-    assert_eq!(shape(&spec), ["write:", "read-variable: write success", "read-stream: write success"]);
+    assert_eq!(
+        shape(&spec),
+        ["write:", "read-variable: write success", "read-stream: write success"]
+    );
     assert_eq!(by_id(&spec)["read-variable"].variables["GREETING"], "run_object{{greeting.txt}}");
 }
 
@@ -127,10 +154,18 @@ fn ci() {
         "report: fmt any, lint any, test-unit any, test-integration any, build any, package any",
         "notify: report failure",
     ];
+
     assert_eq!(shape(&spec), expected);
     let tasks = by_id(&spec);
     let project = Path::new(&custom(tasks["build"]).working_dir);
     assert!(project.is_absolute() && project.join("Cargo.lock").is_file(), "{}", project.display());
-    assert!(Path::new(&spec.variables["TOOLCHAIN"]).join("cargo").is_file(), "{}", spec.variables["TOOLCHAIN"]);
-    assert_eq!(tasks["report"].variables["STEPS"], "fmt lint test-unit test-integration build package");
+    assert!(
+        Path::new(&spec.variables["TOOLCHAIN"]).join("cargo").is_file(),
+        "{}",
+        spec.variables["TOOLCHAIN"]
+    );
+    assert_eq!(
+        tasks["report"].variables["STEPS"],
+        "fmt lint test-unit test-integration build package"
+    );
 }

@@ -5,21 +5,31 @@ use std::time::Duration;
 
 use gofer_core::id::{PipelineId, TaskId};
 use gofer_core::pipeline::{
-    CommonTask, Condition, CustomTask, Dependency, Overlap, PipelineSpec, RegistryAuth, Resources, RetryOn,
-    RetryPolicy, RunVariable, Subscription, TaskKind, TaskSpec,
+    CommonTask, Condition, CustomTask, Dependency, Overlap, PipelineSpec, RegistryAuth, Resources,
+    RetryOn, RetryPolicy, RunVariable, Subscription, TaskKind, TaskSpec,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
 pub(crate) fn pipeline() -> impl Strategy<Value = PipelineSpec> {
-    let overlap = prop_oneof![Just(Overlap::Queue), Just(Overlap::Skip), Just(Overlap::CancelRunning)];
+    let overlap =
+        prop_oneof![Just(Overlap::Queue), Just(Overlap::Skip), Just(Overlap::CancelRunning)];
     (
         (id(), any::<String>(), vec(task(), 0..6), variables()),
-        (option::of(1..=u32::MAX), overlap, vec(subscription(), 0..3), any::<String>(), vec(run_variable(), 0..3)),
+        (
+            option::of(1..=u32::MAX),
+            overlap,
+            vec(subscription(), 0..3),
+            any::<String>(),
+            vec(run_variable(), 0..3),
+        ),
     )
         .prop_map(
-            |((name, description, tasks, variables), (parallelism, overlap, subscriptions, sdk, run_variables))| {
+            |(
+                (name, description, tasks, variables),
+                (parallelism, overlap, subscriptions, sdk, run_variables),
+            )| {
                 PipelineSpec {
                     name: PipelineId::new(name).unwrap(),
                     description,
@@ -48,8 +58,9 @@ fn run_variable() -> impl Strategy<Value = RunVariable> {
 }
 
 fn subscription() -> impl Strategy<Value = Subscription> {
-    (any::<String>(), any::<String>(), variables(), variables())
-        .prop_map(|(trigger, name, settings, variables)| Subscription { trigger, name, settings, variables })
+    (any::<String>(), any::<String>(), variables(), variables()).prop_map(
+        |(trigger, name, settings, variables)| Subscription { trigger, name, settings, variables },
+    )
 }
 
 fn task() -> impl Strategy<Value = TaskSpec> {
@@ -86,26 +97,42 @@ fn kind() -> impl Strategy<Value = TaskKind> {
     let words = || vec(any::<String>(), 0..4);
     let custom = (given(), words(), words(), given(), option::of(auth), any::<bool>()).prop_map(
         |(image, entrypoint, command, working_dir, registry_auth, separate_output)| {
-            TaskKind::Custom(CustomTask { image, entrypoint, command, working_dir, registry_auth, separate_output })
+            TaskKind::Custom(CustomTask {
+                image,
+                entrypoint,
+                command,
+                working_dir,
+                registry_auth,
+                separate_output,
+            })
         },
     );
-    let common =
-        (any::<String>(), variables()).prop_map(|(name, settings)| TaskKind::Common(CommonTask { name, settings }));
+    let common = (any::<String>(), variables())
+        .prop_map(|(name, settings)| TaskKind::Common(CommonTask { name, settings }));
+
     prop_oneof![custom, common]
 }
 
 fn dependency() -> impl Strategy<Value = Dependency> {
-    let condition = prop_oneof![Just(Condition::Any), Just(Condition::Success), Just(Condition::Failure)];
-    (id(), condition).prop_map(|(task, condition)| Dependency { task: TaskId::new(task).unwrap(), condition })
+    let condition =
+        prop_oneof![Just(Condition::Any), Just(Condition::Success), Just(Condition::Failure)];
+    (id(), condition)
+        .prop_map(|(task, condition)| Dependency { task: TaskId::new(task).unwrap(), condition })
 }
 
 fn retries() -> impl Strategy<Value = RetryPolicy> {
     let end = prop_oneof![Just(RetryOn::Failed), Just(RetryOn::TimedOut), Just(RetryOn::Lost)];
     let policy = (any::<u32>(), option::of(duration()), option::of(duration()), vec(end, 1..4))
-        .prop_map(|(attempts, backoff, max_backoff, on)| RetryPolicy { attempts, backoff, max_backoff, on });
+        .prop_map(|(attempts, backoff, max_backoff, on)| RetryPolicy {
+            attempts,
+            backoff,
+            max_backoff,
+            on,
+        });
     prop_oneof![Just(RetryPolicy::default()), policy]
 }
 
 fn duration() -> impl Strategy<Value = Duration> {
-    (0..=i64::MAX.cast_unsigned(), 0..1_000_000_000_u32).prop_map(|(seconds, nanos)| Duration::new(seconds, nanos))
+    (0..=i64::MAX.cast_unsigned(), 0..1_000_000_000_u32)
+        .prop_map(|(seconds, nanos)| Duration::new(seconds, nanos))
 }

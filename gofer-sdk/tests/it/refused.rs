@@ -11,7 +11,8 @@ fn ok(id: &str) -> Task {
 /// The lines of the error, without its headline.
 fn errors(pipeline: Pipeline) -> Vec<String> {
     let errors = pipeline.build().expect_err("the pipeline was taken");
-    let lines: Vec<String> = errors.to_string().lines().skip(1).map(|line| line.trim().to_owned()).collect();
+    let lines: Vec<String> =
+        errors.to_string().lines().skip(1).map(|line| line.trim().to_owned()).collect();
     assert_eq!(lines.len(), errors.violations().len());
     lines
 }
@@ -32,7 +33,10 @@ fn bad_identifiers() {
         assert_error(Pipeline::new("p").task(ok(bad)), &["tasks[", ".id:", "lower-case letters"]);
     }
     let child = ok("child").depends_on("Bad Id");
-    assert_error(Pipeline::new("p").tasks([ok("Bad Id"), child]), &["tasks[Bad Id].id:", "(got `Bad Id`)"]);
+    assert_error(
+        Pipeline::new("p").tasks([ok("Bad Id"), child]),
+        &["tasks[Bad Id].id:", "(got `Bad Id`)"],
+    );
 }
 
 #[test]
@@ -57,32 +61,66 @@ fn graphs_that_cannot_run() {
     assert_error(Pipeline::new("p"), &["tasks: a pipeline has at least one task"]);
     assert_error(Pipeline::new("p").tasks([ok("a"), ok("a")]), &["tasks[a].id", "unique"]);
     let child = ok("a").depends_on("ftm");
-    assert_error(Pipeline::new("p").task(child), &["tasks[a].depends_on[0].task", "names no task", "(got `ftm`)"]);
+    assert_error(
+        Pipeline::new("p").task(child),
+        &["tasks[a].depends_on[0].task", "names no task", "(got `ftm`)"],
+    );
+
     let child = ok("b").depends_on("a").depends_on_failure("a");
-    assert_error(Pipeline::new("p").tasks([ok("a"), child]), &["tasks[b].depends_on[1].task", "once"]);
+    assert_error(
+        Pipeline::new("p").tasks([ok("a"), child]),
+        &["tasks[b].depends_on[1].task", "once"],
+    );
+
     let circle = [ok("a").depends_on("c"), ok("b").depends_on("a"), ok("c").depends_on("b")];
     assert_error(Pipeline::new("p").tasks(circle), &["in a circle: a -> c -> b -> a"]);
     assert_error(Pipeline::new("p").task(ok("a").depends_on("a")), &["in a circle: a -> a"]);
     let circle = [ok("A").depends_on("b"), ok("b").depends_on("A")];
-    assert!(errors(Pipeline::new("p").tasks(circle)).join("\n").contains("in a circle: A -> b -> A"));
+    assert!(
+        errors(Pipeline::new("p").tasks(circle)).join("\n").contains("in a circle: A -> b -> A")
+    );
 }
 
 #[test]
 fn settings_that_contradict_each_other() {
     let of = |task: Task| Pipeline::new("p").task(task);
     let none: [(&str, &str); 0] = [];
-    assert_error(of(Task::new("a")), &["tasks[a].custom.command", "without an image has a command"]);
-    assert_error(of(ok("a").common("slack", none)), &["tasks[a].common.name", "brings its own image", "(got `slack`)"]);
-    assert_error(of(ok("a").registry_auth("robot", "key")), &["tasks[a].custom.registry_auth", "set `image`"]);
-    assert_error(of(ok("a").backoff(Duration::from_secs(1))), &["tasks[a].retries", "set `retries`"]);
+    assert_error(
+        of(Task::new("a")),
+        &["tasks[a].custom.command", "without an image has a command"],
+    );
+    assert_error(
+        of(ok("a").common("slack", none)),
+        &["tasks[a].common.name", "brings its own image", "(got `slack`)"],
+    );
+    assert_error(
+        of(ok("a").registry_auth("robot", "key")),
+        &["tasks[a].custom.registry_auth", "set `image`"],
+    );
+    assert_error(
+        of(ok("a").backoff(Duration::from_secs(1))),
+        &["tasks[a].retries", "set `retries`"],
+    );
     assert_error(of(ok("a").retries(1).retry_on([])), &["tasks[a].retries.on", "at least one"]);
-    let task = ok("a").retries(1).backoff(Duration::from_secs(9)).max_backoff(Duration::from_secs(3));
-    assert_error(of(task), &["tasks[a].retries.max_backoff", "at least `backoff`, which is 9s", "(got `3s`)"]);
-    assert_error(of(ok("a").working_dir("relative")), &["tasks[a].custom.working_dir", "absolute", "(got `relative`)"]);
+
+    let task =
+        ok("a").retries(1).backoff(Duration::from_secs(9)).max_backoff(Duration::from_secs(3));
+    assert_error(
+        of(task),
+        &["tasks[a].retries.max_backoff", "at least `backoff`, which is 9s", "(got `3s`)"],
+    );
+    assert_error(
+        of(ok("a").working_dir("relative")),
+        &["tasks[a].custom.working_dir", "absolute", "(got `relative`)"],
+    );
     assert_error(of(ok("a").image("alpine").working_dir("/srv")), &["tasks[a].custom.working_dir"]);
     assert_error(of(ok("a")).overlap(Overlap::Skip), &["overlap", "set `parallelism`"]);
     assert_error(of(ok("a")).parallelism(0), &["parallelism", "(got `0`)"]);
-    assert!(of(ok("a").retries(0).backoff(Duration::from_secs(1)).retry_on([RetryOn::Lost])).build().is_ok());
+    assert!(
+        of(ok("a").retries(0).backoff(Duration::from_secs(1)).retry_on([RetryOn::Lost]))
+            .build()
+            .is_ok()
+    );
 }
 
 #[test]
@@ -94,9 +132,15 @@ fn variables_and_what_they_refer_to() {
     assert_error(of("GOFER_RUN", "1".into()), &["tasks[a].variables[GOFER_RUN]", "set by Gofer"]);
     assert_error(of("1A", "1".into()), &["tasks[a].variables[1A]", "does not start with a digit"]);
     assert_error(of("A", "\0".into()), &["tasks[a].variables[A]", "NUL"]);
-    assert_error(of("A", secret("../root").to_string()), &["tasks[a].variables[A]", "(got `secret{{../root}}`)"]);
+    assert_error(
+        of("A", secret("../root").to_string()),
+        &["tasks[a].variables[A]", "(got `secret{{../root}}`)"],
+    );
     assert_error(of("A", secret("").to_string()), &["tasks[a].variables[A]", "(got `secret{{}}`)"]);
-    assert_error(of("A", run_object("a}}b").to_string()), &["tasks[a].variables[A]", "letters, digits"]);
+    assert_error(
+        of("A", run_object("a}}b").to_string()),
+        &["tasks[a].variables[A]", "letters, digits"],
+    );
 }
 
 #[test]

@@ -55,7 +55,11 @@ fn every_setting_of_a_pipeline() {
             .run_variable("BRANCH")
             .run_template("KEY")
             .task(Task::new("a").command(["true"]))
-            .subscribe(Subscription::new("cron", "nightly").setting("expression", "0 4 * * *").variable("NIGHT", true)),
+            .subscribe(
+                Subscription::new("cron", "nightly")
+                    .setting("expression", "0 4 * * *")
+                    .variable("NIGHT", true),
+            ),
     );
     let expected = v1::PipelineSpec {
         name: "ci".into(),
@@ -76,6 +80,7 @@ fn every_setting_of_a_pipeline() {
             v1::RunVariable { name: "KEY".into(), template: true },
         ],
     };
+
     assert_eq!(spec, expected);
     assert_eq!(spec.tasks.len(), 1);
 }
@@ -134,16 +139,23 @@ fn every_setting_of_a_task() {
         resources: Some(v1::Resources { cpu_millis: 500, memory_bytes: 64 << 20 }),
         continue_on_failure: true,
     };
+
     assert_eq!(spec.tasks[0], expected);
 }
 
 #[test]
 fn what_was_not_said_is_absent() {
     let task = sent_task(Task::new("fmt").command(["cargo", "fmt"]).working_dir("/srv"));
-    let custom =
-        v1::CustomTask { command: words(&["cargo", "fmt"]), working_dir: "/srv".into(), ..v1::CustomTask::default() };
-    let expected =
-        v1::TaskSpec { id: "fmt".into(), kind: Some(v1::task_spec::Kind::Custom(custom)), ..v1::TaskSpec::default() };
+    let custom = v1::CustomTask {
+        command: words(&["cargo", "fmt"]),
+        working_dir: "/srv".into(),
+        ..v1::CustomTask::default()
+    };
+    let expected = v1::TaskSpec {
+        id: "fmt".into(),
+        kind: Some(v1::task_spec::Kind::Custom(custom)),
+        ..v1::TaskSpec::default()
+    };
     assert_eq!(task, expected);
 }
 
@@ -156,8 +168,12 @@ fn a_common_task_with_its_settings() {
 
 #[test]
 fn a_script_is_run_by_the_entrypoint_when_there_is_one() {
-    let custom = custom(&sent_task(Task::new("a").script("print(1)").entrypoint(["python3", "-c"])));
-    assert_eq!((custom.entrypoint, custom.command), (words(&["python3", "-c"]), words(&["print(1)"])));
+    let custom =
+        custom(&sent_task(Task::new("a").script("print(1)").entrypoint(["python3", "-c"])));
+    assert_eq!(
+        (custom.entrypoint, custom.command),
+        (words(&["python3", "-c"]), words(&["print(1)"]))
+    );
 }
 
 #[test]

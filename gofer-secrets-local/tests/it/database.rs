@@ -12,14 +12,19 @@ pub(crate) struct TestDatabase {
 }
 
 impl TestDatabase {
-    /// On the server that `GOFER_TEST_POSTGRES_URL` names; without one, says that `test` is skipped.
+    /// On the server that `GOFER_TEST_POSTGRES_URL` names; without one, says that `test` is
+    /// skipped.
     pub(crate) async fn create(test: &str) -> Option<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let Ok(server) = std::env::var("GOFER_TEST_POSTGRES_URL") else {
             skip("postgres", test, "GOFER_TEST_POSTGRES_URL is not set");
             return None;
         };
-        let name = format!("gofer_secrets_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "gofer_secrets_{}_{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         execute(&server, &format!("CREATE DATABASE {name}")).await;
         Some(Self { server, name })
     }
@@ -33,13 +38,16 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        let (server, statement) = (self.server.clone(), format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        let (server, statement) =
+            (self.server.clone(), format!("DROP DATABASE {} WITH (FORCE)", self.name));
         // A drop cannot wait inside a runtime; a thread with its own can, and is waited for.
         let work = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(execute(&server, &statement));
         };
-        let _ = std::thread::Builder::new().name("drop-database".into()).spawn(work).unwrap().join();
+        let _ =
+            std::thread::Builder::new().name("drop-database".into()).spawn(work).unwrap().join();
     }
 }
 

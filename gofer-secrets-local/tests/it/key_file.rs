@@ -1,4 +1,5 @@
-//! The key file: made private, refused when it is not, missed when it is gone; and what the rows give away.
+//! The key file: made private, refused when it is not, missed when it is gone; and what the rows
+//! give away.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +22,8 @@ async fn it_is_made_once_and_private() {
     put(&place.open().await, "a", "1").await;
     assert_eq!(mode(&place.key_file()), 0o600);
     assert_eq!(mode(place.key_file().parent().unwrap()), 0o700);
-    let (before, others) = (place.key_lines(), fs::read_dir(place.key_file().parent().unwrap()).unwrap().count());
+    let (before, others) =
+        (place.key_lines(), fs::read_dir(place.key_file().parent().unwrap()).unwrap().count());
     assert_eq!((before.len(), others), (1, 1));
     assert_eq!(get(&place.open().await, "a").await, "1");
     assert_eq!(place.key_lines(), before);
@@ -33,15 +35,20 @@ async fn one_that_others_can_read_is_refused() {
     let store = place.open().await;
     for bad in [0o640, 0o604, 0o620, 0o644, 0o666] {
         fs::set_permissions(place.key_file(), Permissions::from_mode(bad)).unwrap();
-        let refused: [BackendError; 2] = [place.connect().await.unwrap_err(), store.check().await.unwrap_err()];
+        let refused: [BackendError; 2] =
+            [place.connect().await.unwrap_err(), store.check().await.unwrap_err()];
+
         for error in refused {
             assert_eq!(error.kind, ErrorKind::Denied);
             let file = place.key_file();
-            let expected =
-                format!("key file `{0}` is open to other users (mode {bad:04o}); run `chmod 600 {0}`", file.display());
+            let expected = format!(
+                "key file `{0}` is open to other users (mode {bad:04o}); run `chmod 600 {0}`",
+                file.display()
+            );
             assert_eq!(error.message, expected);
         }
     }
+
     fs::set_permissions(place.key_file(), Permissions::from_mode(0o400)).unwrap();
     place.connect().await.unwrap();
 }
@@ -56,7 +63,10 @@ async fn a_wrong_one_is_noticed_at_the_start() {
     fs::copy(other.key_file(), place.key_file()).unwrap();
 
     let text = corrupt(place.connect().await);
-    assert!(text.starts_with(&format!("this database needs key `{needed}`, and key file `")), "{text}");
+    assert!(
+        text.starts_with(&format!("this database needs key `{needed}`, and key file `")),
+        "{text}"
+    );
     assert!(text.contains(&format!("has only `{}`; restore", other.key_ids()[0])), "{text}");
     assert!(corrupt(store.check().await).contains(&needed));
 }
@@ -81,7 +91,10 @@ async fn a_lost_one_is_not_made_anew() {
     let needed = place.key_ids().remove(0);
     fs::remove_file(place.key_file()).unwrap();
     for text in [corrupt(place.connect().await), corrupt(store.check().await)] {
-        assert!(text.contains("does not exist") && text.contains(&needed) && text.contains("backup"), "{text}");
+        assert!(
+            text.contains("does not exist") && text.contains(&needed) && text.contains("backup"),
+            "{text}"
+        );
     }
     assert!(!place.key_file().exists());
 }
@@ -92,8 +105,16 @@ async fn a_damaged_one_is_refused_without_showing_it() {
     place.open().await;
     let lines = place.key_lines();
     let (id, secret) = lines[0].split_once(':').unwrap();
-    let damaged = [String::new(), "# nothing".into(), format!("{id}:{}", &secret[4..]), format!("x{id}:{secret}")];
-    for text in damaged.into_iter().map(String::into_bytes).chain([vec![0xff; 100], vec![b'#'; 70_000]]) {
+    let damaged = [
+        String::new(),
+        "# nothing".into(),
+        format!("{id}:{}", &secret[4..]),
+        format!("x{id}:{secret}"),
+    ];
+
+    for text in
+        damaged.into_iter().map(String::into_bytes).chain([vec![0xff; 100], vec![b'#'; 70_000]])
+    {
         fs::write(place.key_file(), text).unwrap();
         let error = corrupt(place.connect().await);
         assert!(error.contains("cannot be used") && !error.contains(&secret[8..]), "{error}");
@@ -117,6 +138,7 @@ async fn a_changed_or_moved_row_is_corrupt() {
     let store = place.open().await;
     put(&store, "a", "hunter2").await;
     put(&store, "b", "other").await;
+
     let row = place.db.local_secret_get(&path("a")).await.unwrap();
 
     place.db.local_secret_put(&path("b"), &row, false).await.unwrap();
@@ -127,7 +149,11 @@ async fn a_changed_or_moved_row_is_corrupt() {
     changed.ciphertext[30] ^= 1;
     place.db.local_secret_put(&path("a"), &changed, false).await.unwrap();
     corrupt(store.get(&path("a")).await);
-    place.db.local_secret_put(&path("a"), &LocalSecret { ciphertext: Vec::new(), ..row }, false).await.unwrap();
+    place
+        .db
+        .local_secret_put(&path("a"), &LocalSecret { ciphertext: Vec::new(), ..row }, false)
+        .await
+        .unwrap();
     corrupt(store.get(&path("a")).await);
 
     put(&store, "a", "again").await;
@@ -137,12 +163,14 @@ async fn a_changed_or_moved_row_is_corrupt() {
 #[tokio::test]
 async fn nothing_in_clear_reaches_the_database_or_debug() {
     const MARK: &str = "hunter2-plaintext-marker";
+
     let place = Place::new().await;
     let store = place.open().await;
     put(&store, "a", &MARK.repeat(20)).await;
     let line = place.key_lines().remove(0);
     let (_, key) = line.split_once(':').unwrap();
     let shown = format!("{store:?}");
+
     assert!(!shown.contains(MARK) && !shown.contains(key), "{shown}");
 
     for looked in ["open", "closed"] {
@@ -156,6 +184,7 @@ async fn nothing_in_clear_reaches_the_database_or_debug() {
                 assert!(!found, "{} shows it while {looked}", file.display());
             }
         }
+
         assert!(files > 0);
         place.db.close().await;
     }
@@ -170,10 +199,12 @@ async fn the_row_of_the_store_itself_is_out_of_sight() {
         let store = store.clone();
         async move { store.list(prefix, page).await.unwrap() }
     };
+
     for prefix in ["", "+"] {
         let found = list(prefix, None).await;
         assert_eq!((found.paths, found.more), (vec![], false));
     }
+
     put(&store, "++", "1").await;
     put(&store, "a", "2").await;
     assert_eq!(list("", None).await.paths, [path("++")]);
@@ -196,11 +227,13 @@ async fn the_row_of_the_store_itself_is_out_of_sight() {
 async fn settings_are_checked() {
     let config: LocalSecretsConfig = serde_json::from_str(r#"{"key_file": "/x"}"#).unwrap();
     assert_eq!(config, LocalSecretsConfig::new("/x"));
-    let error = serde_json::from_str::<LocalSecretsConfig>(r#"{"key_file": "/x", "key": 1}"#).unwrap_err();
+    let error =
+        serde_json::from_str::<LocalSecretsConfig>(r#"{"key_file": "/x", "key": 1}"#).unwrap_err();
     assert!(error.to_string().contains("`key`"), "{error}");
 
     let place = Place::new().await;
     let config = LocalSecretsConfig::new("");
-    let error = gofer_secrets_local::LocalSecretStore::connect(config, place.db.clone()).await.unwrap_err();
+    let error =
+        gofer_secrets_local::LocalSecretStore::connect(config, place.db.clone()).await.unwrap_err();
     assert_eq!(error.message, "key_file: `` is no path; name the file for the keys");
 }

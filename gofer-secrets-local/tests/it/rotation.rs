@@ -22,6 +22,7 @@ async fn every_row_gets_the_new_key_and_the_old_one_goes() {
     for n in 0..ROWS {
         put(&store, &format!("s/{n}"), &format!("value {n}")).await;
     }
+
     let old = place.key_ids();
     let old_file = fs::read(place.key_file()).unwrap();
 
@@ -32,10 +33,12 @@ async fn every_row_gets_the_new_key_and_the_old_one_goes() {
     assert_eq!(new.len(), 1);
     assert_ne!(new, old);
     assert!(place.rows_without(&new[0]).await.is_empty());
+
     let reopened = place.open().await;
     for n in 0..ROWS {
         assert_eq!(get(&reopened, &format!("s/{n}")).await, format!("value {n}"));
     }
+
     let found = reopened.check().await.unwrap();
     assert!(found.ends_with(&format!("key `{}`", new[0])), "{found}");
 
@@ -57,6 +60,7 @@ async fn puts_and_gets_go_on_meanwhile() {
     for n in 0..20 {
         put(&store, &format!("s/{n}"), "0").await;
     }
+
     let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let user = tokio::spawn({
         let (store, stop, count) = (store.clone(), Arc::clone(&stop), Arc::clone(&count));
@@ -69,6 +73,7 @@ async fn puts_and_gets_go_on_meanwhile() {
             }
         }
     });
+
     for _ in 0..5 {
         let before = count.load(Ordering::Relaxed);
         store.rotate().await.unwrap();
@@ -76,6 +81,7 @@ async fn puts_and_gets_go_on_meanwhile() {
             tokio::task::yield_now().await;
         }
     }
+
     stop.store(true, Ordering::Relaxed);
     user.await.unwrap();
     let ids = place.key_ids();
@@ -109,26 +115,32 @@ async fn stopped_anywhere_it_loses_nothing() {
     for n in 0..5 {
         put(&store, &format!("s/{n}"), &n.to_string()).await;
     }
+
     let mut interrupted = 0;
     for left in 1.. {
         let stopped = store.clone();
-        let finished = Polled { future: Box::pin(async move { stopped.rotate().await }), left }.await;
+        let finished =
+            Polled { future: Box::pin(async move { stopped.rotate().await }), left }.await;
+
         // Like a new process after a crash: only the file and the database are left.
         store = place.open().await;
         for n in 0..5 {
             assert_eq!(get(&store, &format!("s/{n}")).await, n.to_string(), "after {left} polls");
         }
+
         let found = store.check().await.unwrap();
         if place.key_ids().len() > 1 {
             interrupted += 1;
             assert!(found.contains("a rotation was interrupted"), "{found}");
         }
+
         if let Some(result) = finished {
             result.unwrap();
             assert_eq!(place.key_ids().len(), 1, "a finished rotation leaves one key");
             break;
         }
     }
+
     assert!(interrupted > 0, "no rotation was stopped in the middle");
 }
 
@@ -149,6 +161,7 @@ async fn a_row_that_does_not_decrypt_stops_it_and_keeps_the_old_key() {
     let store = place.open().await;
     put(&store, "good", "1").await;
     put(&store, "torn", "2").await;
+
     let row = place.db.local_secret_get(&path("torn")).await.unwrap();
     let old = place.key_ids().remove(0);
     let torn = LocalSecret { ciphertext: row.ciphertext[..20].to_vec(), ..row };

@@ -21,24 +21,37 @@ async fn every_method_logs_in() {
     let jwt_file = dir.path().join("jwt");
     std::fs::write(&jwt_file, "header.claims.signature\n").unwrap();
     fake.state().auth.jwts.push("header.claims.signature".into());
-    let with = |auth: AuthConfig| VaultConfig { address: fake.address.clone(), auth, ..VaultConfig::default() };
-    let jwt = AuthConfig { method: AuthMethod::Jwt, jwt_file: Some(jwt_file), ..AuthConfig::default() };
+
+    let with = |auth: AuthConfig| VaultConfig {
+        address: fake.address.clone(),
+        auth,
+        ..VaultConfig::default()
+    };
+
+    let jwt =
+        AuthConfig { method: AuthMethod::Jwt, jwt_file: Some(jwt_file), ..AuthConfig::default() };
     let (role, mount) = (Some("gofer".to_owned()), Some("jwt-nomad".to_owned()));
+
     for (auth, line) in [
         (fake.root().auth, "GET /v1/auth/token/lookup-self"),
         (fake.approle().auth, "POST /v1/auth/approle/login"),
         (jwt.clone(), "POST /v1/auth/jwt/login"),
         (AuthConfig { role: role.clone(), mount, ..jwt.clone() }, "POST /v1/auth/jwt-nomad/login"),
-        (AuthConfig { method: AuthMethod::Kubernetes, role, ..jwt }, "POST /v1/auth/kubernetes/login"),
+        (
+            AuthConfig { method: AuthMethod::Kubernetes, role, ..jwt },
+            "POST /v1/auth/kubernetes/login",
+        ),
     ] {
         fake.take_lines();
         let store = open(with(auth.clone())).await;
         assert_eq!(fake.take_lines(), [line]);
         put(&store, "a", "1").await.unwrap();
         assert_eq!(get(&store, "a").await.unwrap(), "1");
+
         let found = store.check().await.unwrap();
         let method = auth.method.as_str();
-        let login = if method == "token" { "with a token".to_owned() } else { format!("by {method}") };
+        let login =
+            if method == "token" { "with a token".to_owned() } else { format!("by {method}") };
         let expected = format!(
             "OpenBao 2.4.1 at `{}`, secrets under `secret/gofer` (KV version 2), logged in {login}",
             fake.address
@@ -55,15 +68,23 @@ async fn a_login_that_is_refused_says_what_to_check() {
     let error = VaultSecretStore::connect(config).await.unwrap_err();
     let shown = format!("{error:?}");
     assert!(!shown.contains("hunter2"), "{shown}");
+
     let text = failed(Err::<(), _>(error), ErrorKind::Denied);
-    assert!(text.contains("refuses the login at `auth/approle`: invalid role or secret ID; check"), "{text}");
+    assert!(
+        text.contains("refuses the login at `auth/approle`: invalid role or secret ID; check"),
+        "{text}"
+    );
+
     // Nobody hammers a login that is refused.
     assert_eq!(fake.state().auth.logins, 1);
 
     let mut config = fake.root();
     config.auth.token = Some("hunter2-wrong".into());
     let text = failed(VaultSecretStore::connect(config).await, ErrorKind::Denied);
-    assert!(text.contains("refuses the token: permission denied; give it one that is alive"), "{text}");
+    assert!(
+        text.contains("refuses the token: permission denied; give it one that is alive"),
+        "{text}"
+    );
 
     let mut config = fake.approle();
     config.auth.mount = Some("nowhere".into());
@@ -72,21 +93,30 @@ async fn a_login_that_is_refused_says_what_to_check() {
 
     fake.fault("login", Fault::Echo);
     let text = failed(VaultSecretStore::connect(fake.approle()).await, ErrorKind::Denied);
-    assert!(!text.contains("secret-id-1") && text.contains("a message that quotes the secret"), "{text}");
+    assert!(
+        !text.contains("secret-id-1") && text.contains("a message that quotes the secret"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn a_login_waits_for_a_server_that_cannot_answer_now() {
     let fake = Fake::start().await;
-    for fault in [Fault::Status(503, "Vault is sealed"), Fault::RateLimited(0), Fault::BrokenAfterwards] {
+    for fault in
+        [Fault::Status(503, "Vault is sealed"), Fault::RateLimited(0), Fault::BrokenAfterwards]
+    {
         fake.fault("login", fault);
     }
+
     let store = open(fake.approle()).await;
     put(&store, "a", "1").await.unwrap();
     fake.state().sealed = true;
     let sealed = VaultConfig { attempts: 2, ..fake.approle() };
     let text = failed(VaultSecretStore::connect(sealed).await, ErrorKind::Unavailable);
-    assert!(text.contains("is sealed, so it cannot log in by `approle`; run `vault operator unseal`"), "{text}");
+    assert!(
+        text.contains("is sealed, so it cannot log in by `approle`; run `vault operator unseal`"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -108,14 +138,17 @@ async fn a_token_that_gets_little_or_nothing_is_replaced() {
     // Half of a lease and less: it is near the end of what it may live at all.
     let fading = Fake::start().await;
     fading.state().auth.fresh = Token { next_leases: vec![1], ..Token::living(SHORT) };
+
     // Revoked, or older than it may get.
     let (refused, denied) = (Fake::start().await, Fake::start().await);
     refused.state().auth.fresh = Token::living(SHORT);
     refused.fault("renew-self", Fault::Status(400, "lease expired"));
     denied.state().auth.fresh = Token::living(SHORT);
     denied.fault("renew-self", Fault::Status(403, "permission denied"));
+
     let max_ttl = Fake::start().await;
-    max_ttl.state().auth.fresh = Token { max: Some(Duration::from_secs(SHORT)), ..Token::living(SHORT) };
+    max_ttl.state().auth.fresh =
+        Token { max: Some(Duration::from_secs(SHORT)), ..Token::living(SHORT) };
     join_all([&fading, &refused, &denied, &max_ttl].map(|fake| async move {
         let store = open(fake.approle()).await;
         // By itself, without any call that might be refused.
@@ -142,10 +175,15 @@ async fn a_renewal_that_cannot_be_answered_is_tried_again() {
     for _ in 0..4 {
         fake.fault("renew-self", Fault::Status(503, "Vault is sealed"));
     }
+
     let store = open(VaultConfig { attempts: 4, ..fake.approle() }).await;
     eventually("a renewal", || async {
         let renewals: usize = fake.state().auth.tokens.values().map(|token| token.renewals).sum();
-        if renewals >= 1 || fake.state().auth.logins > 1 { Ok(()) } else { Err(format!("{:?}", fake.state().seen)) }
+        if renewals >= 1 || fake.state().auth.logins > 1 {
+            Ok(())
+        } else {
+            Err(format!("{:?}", fake.state().seen))
+        }
     })
     .await;
     put(&store, "a", "1").await.unwrap();
@@ -155,6 +193,7 @@ async fn a_renewal_that_cannot_be_answered_is_tried_again() {
 async fn renewal_ends_with_the_last_clone_of_the_store() {
     let fake = Fake::start().await;
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+
     // The fake's, which waits for connections.
     let before = tasks();
     fake.state().auth.fresh = Token::living(SHORT);
@@ -211,8 +250,9 @@ async fn a_policy_that_forbids_something_does_not_cause_logins() {
     fake.state().denied = vec!["DELETE /v1/secret/metadata/gofer/a".into()];
     for _ in 0..5 {
         let text = failed(store.delete(&path("a")).await, ErrorKind::Denied);
-        let expected = "does not let gofer delete secret `a`: 1 error occurred: * permission denied; the token needs \
-                        `delete` on `secret/metadata/gofer/*`; see config/vault/gofer-policy.hcl";
+        let expected = "does not let gofer delete secret `a`: 1 error occurred: * permission \
+                        denied; the token needs `delete` on `secret/metadata/gofer/*`; see \
+                        config/vault/gofer-policy.hcl";
         assert!(text.contains(expected), "{text}");
     }
     assert_eq!(fake.state().auth.logins, 1);
@@ -225,11 +265,13 @@ async fn files_are_read_again_at_every_login() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("secret-id");
     fake.state().auth.secret_ids_are_used_up = true;
+
     let renew = |secret: &str| {
         std::fs::write(&file, format!("{secret}\n")).unwrap();
         fake.state().auth.secret_ids.push(secret.to_owned());
         fake.state().auth.tokens.clear();
     };
+
     renew("once-1");
     let auth = AuthConfig {
         method: AuthMethod::AppRole,
@@ -237,12 +279,16 @@ async fn files_are_read_again_at_every_login() {
         secret_id_file: Some(file.clone()),
         ..AuthConfig::default()
     };
-    let store = open(VaultConfig { address: fake.address.clone(), auth, ..VaultConfig::default() }).await;
+
+    let store =
+        open(VaultConfig { address: fake.address.clone(), auth, ..VaultConfig::default() }).await;
     put(&store, "a", "1").await.unwrap();
+
     for secret in ["once-2", "once-3"] {
         renew(secret);
         assert_eq!(get(&store, "a").await.unwrap(), "1");
     }
+
     fake.state().auth.tokens.clear();
     failed(get(&store, "a").await, ErrorKind::Denied);
     std::fs::remove_file(&file).unwrap();
@@ -261,14 +307,17 @@ async fn a_token_file_may_be_replaced() {
         fake.state().auth.tokens.clear();
         fake.state().auth.tokens.insert(token.to_owned(), Token::living(3_600));
     };
+
     exchange("first");
     let auth = AuthConfig { token_file: Some(file.path().into()), ..AuthConfig::default() };
-    let store = open(VaultConfig { address: fake.address.clone(), auth, ..VaultConfig::default() }).await;
+    let store =
+        open(VaultConfig { address: fake.address.clone(), auth, ..VaultConfig::default() }).await;
     put(&store, "a", "1").await.unwrap();
     exchange("second");
     assert_eq!(get(&store, "a").await.unwrap(), "1");
     assert_eq!(fake.state().seen.last().unwrap().token.as_deref(), Some("second"));
     fake.state().auth.tokens.clear();
+
     let text = failed(get(&store, "a").await, ErrorKind::Denied);
     assert!(text.contains("refuses the token"), "{text}");
 }

@@ -1,4 +1,5 @@
-//! The Vault secret store against a stateful fake, always, and against a real server where there is one.
+//! The Vault secret store against a stateful fake, always, and against a real server where there is
+//! one.
 
 mod calls;
 mod check;

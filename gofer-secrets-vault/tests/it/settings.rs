@@ -54,17 +54,21 @@ fn everything_can_be_said() {
         secret_id_file = "/etc/gofer/secret-id"
         "#,
     );
+
     config.validate().unwrap();
     assert_eq!(config, config.clone());
     let others = [
         "method = 'kubernetes'\nrole = 'gofer'",
         "method = 'jwt'\njwt_file = '/secrets/nomad_vault.jwt'",
-        "method = 'jwt'\njwt_file = '/secrets/nomad_vault.jwt'\nrole = 'gofer'\nmount = 'jwt-nomad'",
+        "method = 'jwt'\njwt_file = '/secrets/nomad_vault.jwt'\nrole = 'gofer'\nmount = \
+         'jwt-nomad'",
         "method = 'approle'\nrole_id = 'r'\nsecret_id = 's'",
         "method = 'token'\ntoken = 't'",
     ];
+
     for auth in others {
-        let other = parsed(&format!("address = 'http://127.0.0.1:8200'\nprefix = ''\n[auth]\n{auth}"));
+        let other =
+            parsed(&format!("address = 'http://127.0.0.1:8200'\nprefix = ''\n[auth]\n{auth}"));
         other.validate().unwrap();
         assert_ne!(config, other);
     }
@@ -75,30 +79,54 @@ async fn what_is_wrong_is_named() {
     let with = |lines: &str| format!("{MINIMAL}{lines}");
     let addressed = |address: &str| format!("address = \"{address}\"\nauth.token_file = \"/t\"");
     for (text, expected) in [
-        ("auth.token = 't'".to_owned(), "address: is not set; give a URL such as `https://vault.example.com:8200`"),
+        (
+            "auth.token = 't'".to_owned(),
+            "address: is not set; give a URL such as `https://vault.example.com:8200`",
+        ),
         (addressed("vault:8200"), "address: must be a URL such as"),
         (addressed("https://"), "address: must be a URL such as"),
         (addressed("https://v:8200/v1/"), "Gofer adds `/v1` (got `https://v:8200/v1/`)"),
         (addressed("https://v:8200?x=1"), "address: must be a URL"),
-        (with("mount = '/secret'"), "mount: must be the path of a KV engine, without `/` at its ends (got `/secret`)"),
+        (
+            with("mount = '/secret'"),
+            "mount: must be the path of a KV engine, without `/` at its ends (got `/secret`)",
+        ),
         (with("mount = ''"), "mount: must be"),
         (with("prefix = 'gofer/'"), "prefix: must be a folder such as `gofer`"),
         (with("namespace = ''"), "namespace: must be printable ASCII, or left out"),
-        (with("request_timeout = '0s'"), "request_timeout: must be more than 0 and at most 5 minutes (got `0ns`)"),
+        (
+            with("request_timeout = '0s'"),
+            "request_timeout: must be more than 0 and at most 5 minutes (got `0ns`)",
+        ),
         (with("request_timeout = '6m'"), "request_timeout: must be"),
         (with("attempts = 0"), "attempts: must be 1 to 20 (got `0`)"),
         (with("cert_file = '/c'"), "cert_file, key_file: set both or none"),
-        (format!("{}\nca_file = '/c'", addressed("http://v:8200")), "ca_file: is for TLS, and `address` starts with"),
+        (
+            format!("{}\nca_file = '/c'", addressed("http://v:8200")),
+            "ca_file: is for TLS, and `address` starts with",
+        ),
         (with("auth.token = 't'"), "auth.token, auth.token_file: set one of them, not both"),
-        (with("auth.role_id = 'r'"), "auth.role_id: belongs to the method `approle`, and `auth.method` is `token`"),
-        (with("auth.jwt_file = '/j'"), "auth.jwt_file: belongs to the method `kubernetes`, `jwt`, and"),
+        (
+            with("auth.role_id = 'r'"),
+            "auth.role_id: belongs to the method `approle`, and `auth.method` is `token`",
+        ),
+        (
+            with("auth.jwt_file = '/j'"),
+            "auth.jwt_file: belongs to the method `kubernetes`, `jwt`, and",
+        ),
         (with("auth.method = 'jwt'"), "auth.token_file: belongs to the method `token`"),
         (method("jwt"), "auth.jwt_file: is not set; the auth method `jwt` needs it"),
         (method("kubernetes"), "auth.role: is not set; the auth method `kubernetes` needs it"),
         (method("approle"), "auth.role_id: is not set; the auth method `approle` needs it"),
         (method("token"), "auth.token_file: is not set; set it, or `auth.token`"),
-        (format!("{}auth.role_id = 'r'", method("approle")), "auth.secret_id_file: is not set; set it, or"),
-        (format!("{}auth.jwt_file = '/j'\nauth.mount = 'auth/'", method("jwt")), "auth.mount: must be the path of"),
+        (
+            format!("{}auth.role_id = 'r'", method("approle")),
+            "auth.secret_id_file: is not set; set it, or",
+        ),
+        (
+            format!("{}auth.jwt_file = '/j'\nauth.mount = 'auth/'", method("jwt")),
+            "auth.mount: must be the path of",
+        ),
     ] {
         let error = refused(&text).await;
         assert!(error.contains(expected), "{text}\n{error}");
@@ -121,10 +149,12 @@ fn unknown_keys_and_methods_are_errors() {
 #[tokio::test]
 async fn no_secret_is_shown() {
     let config = parsed(
-        "address = 'https://v:8200'\n[auth]\nmethod = 'approle'\nrole_id = 'role'\nsecret_id = 'hunter2-secret'",
+        "address = 'https://v:8200'\n[auth]\nmethod = 'approle'\nrole_id = 'role'\nsecret_id = \
+         'hunter2-secret'",
     );
     let token = parsed("address = 'https://v:8200'\n[auth]\ntoken = 'hunter2-token'");
     let shown = format!("{config:?} {token:?}");
+
     assert!(!shown.contains("hunter2") && shown.contains("role"), "{shown}");
 
     // A password in an address, and a token that is none.
@@ -132,7 +162,10 @@ async fn no_secret_is_shown() {
     assert!(!error.contains("hunter2") && error.contains("has a user or a password"), "{error}");
     let config = parsed("address = 'http://127.0.0.1:1'\nauth.token = 'hunter2 hunter2'");
     let error = VaultSecretStore::connect(config).await.unwrap_err();
-    assert_eq!(error.chain(), "auth.token must hold one credential of printable ASCII and nothing else");
+    assert_eq!(
+        error.chain(),
+        "auth.token must hold one credential of printable ASCII and nothing else"
+    );
 }
 
 #[tokio::test]
@@ -143,11 +176,15 @@ async fn files_that_cannot_be_used_are_named() {
         std::fs::write(&path, bytes).unwrap();
         path.display().to_string()
     };
+
     let (empty, binary) = (file("empty", b" \n"), file("binary", b"hunter2\xff"));
     let missing = dir.path().join("missing").display().to_string();
-    for (key, path) in
-        [("ca_file", &empty), ("ca_file", &missing), ("auth.token_file", &empty), ("auth.token_file", &binary)]
-    {
+    for (key, path) in [
+        ("ca_file", &empty),
+        ("ca_file", &missing),
+        ("auth.token_file", &empty),
+        ("auth.token_file", &binary),
+    ] {
         let token = if key == "ca_file" { "auth.token = 't'" } else { "" };
         let config = parsed(&format!("address = 'https://127.0.0.1:1'\n{key} = '{path}'\n{token}"));
         let error = VaultSecretStore::connect(config).await.unwrap_err();
@@ -155,8 +192,10 @@ async fn files_that_cannot_be_used_are_named() {
         assert!(error.message.starts_with(&format!("{key}: `{path}` must")), "{error}");
         assert!(!error.chain().contains("hunter2"), "{}", error.chain());
     }
+
     let config = parsed(&format!("address = 'https://127.0.0.1:1'\nauth.token_file = '{missing}'"));
     let error = VaultSecretStore::connect(config).await.unwrap_err();
+
     // Whoever writes the file may be about to.
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(error.chain().contains("No such file"), "{}", error.chain());

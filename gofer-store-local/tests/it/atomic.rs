@@ -9,7 +9,9 @@ use gofer_core::object_store::ObjectStore;
 use gofer_core::{BackendError, ErrorKind};
 use tokio::sync::oneshot;
 
-use crate::support::{IF_ABSENT, REPLACE, Talking, body, collect, key, megabytes, open, put, read, staged_files};
+use crate::support::{
+    IF_ABSENT, REPLACE, Talking, body, collect, key, megabytes, open, put, read, staged_files,
+};
 
 #[tokio::test]
 async fn a_killed_put_changes_nothing_and_is_swept() {
@@ -40,10 +42,14 @@ async fn kills_at_any_moment_leave_a_whole_object() {
         for _ in 0..=round % 4 {
             child.wait_for("put one");
         }
+
         child.kill();
         let bytes = read(&open(dir.path()).await, "a/victim").await;
         assert_eq!(bytes.len(), 3 << 20);
-        assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a mixture after round {round}, before it {seen:?}");
+        assert!(
+            bytes.iter().all(|byte| *byte == bytes[0]),
+            "a mixture after round {round}, before it {seen:?}"
+        );
         seen = Some(bytes[0]);
     }
 }
@@ -69,7 +75,10 @@ async fn a_failing_stream_comes_back_unchanged() {
     let broken = BackendError::new(ErrorKind::RateLimited, "the client went away");
     let cut = megabytes(b'n', 2).chain(stream::iter([Err(broken)])).boxed();
     let error = store.put(&key("k"), cut, REPLACE).await.unwrap_err();
-    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::RateLimited, "the client went away"));
+    assert_eq!(
+        (error.kind, error.message.as_str()),
+        (ErrorKind::RateLimited, "the client went away")
+    );
     assert_eq!(read(&store, "k").await, b"old");
     assert!(staged_files(dir.path()).is_empty());
 }
@@ -83,10 +92,12 @@ async fn a_dropped_put_changes_nothing() {
         let _ = reached.send(());
         std::future::pending().await
     });
+
     let task = tokio::spawn({
         let store = store.clone();
         async move { store.put(&key("new/k"), megabytes(b'n', 3).chain(never).boxed(), REPLACE).await }
     });
+
     stalled.await.unwrap();
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
@@ -100,7 +111,9 @@ async fn concurrent_puts_of_one_key_never_mix() {
     let store = open(dir.path()).await;
     let puts = (b'a'..=b'p').map(|byte| {
         let store = store.clone();
-        tokio::spawn(async move { store.put(&key("k"), megabytes(byte, 2), REPLACE).await.unwrap() })
+        tokio::spawn(
+            async move { store.put(&key("k"), megabytes(byte, 2), REPLACE).await.unwrap() },
+        )
     });
     for put in puts.collect::<Vec<_>>() {
         put.await.unwrap();
@@ -116,18 +129,26 @@ async fn of_concurrent_puts_if_absent_one_wins() {
     let (one, other) = (open(dir.path()).await, open(dir.path()).await);
     for round in 0..20 {
         let name = Arc::new(format!("r{round}/k"));
-        let puts =
-            [one.clone(), other.clone(), one.clone(), other.clone()].into_iter().enumerate().map(|(n, store)| {
+        let puts = [one.clone(), other.clone(), one.clone(), other.clone()]
+            .into_iter()
+            .enumerate()
+            .map(|(n, store)| {
                 let name = Arc::clone(&name);
-                tokio::spawn(async move { (n, store.put(&key(&name), body(n.to_string()), IF_ABSENT).await) })
+                tokio::spawn(async move {
+                    (n, store.put(&key(&name), body(n.to_string()), IF_ABSENT).await)
+                })
             });
+
         let mut winners = Vec::new();
         for put in puts.collect::<Vec<_>>() {
             match put.await.unwrap() {
                 (n, Ok(_)) => winners.push(n),
-                (_, Err(error)) => assert_eq!(error.kind, ErrorKind::AlreadyExists, "{}", error.chain()),
+                (_, Err(error)) => {
+                    assert_eq!(error.kind, ErrorKind::AlreadyExists, "{}", error.chain())
+                }
             }
         }
+
         assert_eq!(winners.len(), 1);
         assert_eq!(read(&one, &name).await, winners[0].to_string().as_bytes());
     }
@@ -146,11 +167,13 @@ async fn deletes_do_not_take_the_directory_from_under_a_put() {
             }
         }
     });
+
     while !deletes.is_finished() {
         put(&store, "deep/er/mine", b"mine").await;
         assert_eq!(read(&store, "deep/er/mine").await, b"mine");
         store.delete(&key("deep/er/mine")).await.unwrap();
     }
+
     deletes.await.unwrap();
     let left: Vec<_> = std::fs::read_dir(dir.path().join("objects")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");

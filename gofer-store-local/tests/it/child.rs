@@ -13,7 +13,10 @@ use crate::support::{REPLACE, key, megabytes, open};
 /// Does nothing when it is run as a test.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn role() {
-    let (Ok(role), Ok(dir)) = (std::env::var("GOFER_TEST_ROLE"), std::env::var("GOFER_TEST_DIR")) else { return };
+    let (Ok(role), Ok(dir)) = (std::env::var("GOFER_TEST_ROLE"), std::env::var("GOFER_TEST_DIR"))
+    else {
+        return;
+    };
     let dir = Path::new(&dir);
     match role.as_str() {
         "stall" => stall(dir).await,
@@ -36,7 +39,10 @@ async fn stall(dir: &Path) {
         say("stalled");
         pending().await
     });
-    let _ = open(dir).await.put(&key("a/victim"), megabytes(b'n', 8).chain(never).boxed(), REPLACE).await;
+    let _ = open(dir)
+        .await
+        .put(&key("a/victim"), megabytes(b'n', 8).chain(never).boxed(), REPLACE)
+        .await;
 }
 
 /// Puts 3 MiB of one byte after another under one key, for ever.
@@ -55,7 +61,8 @@ async fn large(dir: &Path) {
     let meta = store.put(&key("large"), megabytes(b'x', chunks), REPLACE).await.unwrap();
     assert_eq!(meta.size_bytes, (chunks as u64) << 20);
     let stream = store.get(&key("large")).await.unwrap().stream;
-    let read = stream.try_fold(0, |sum, bytes| async move { Ok(sum + bytes.len() as u64) }).await.unwrap();
+    let read =
+        stream.try_fold(0, |sum, bytes| async move { Ok(sum + bytes.len() as u64) }).await.unwrap();
     assert_eq!(read, meta.size_bytes);
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

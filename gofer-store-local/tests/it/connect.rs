@@ -18,7 +18,9 @@ async fn objects_are_there_after_a_restart_and_private() {
     let root = dir.path().join("made/by/gofer");
     put(&open(&root).await, "a/b.txt", b"kept").await;
     assert_eq!(read(&open(&root).await, "a/b.txt").await, b"kept");
-    for (path, mode) in [("", 0o700), ("objects", 0o700), ("objects/a%", 0o700), ("objects/a%/b.txt", 0o600)] {
+    for (path, mode) in
+        [("", 0o700), ("objects", 0o700), ("objects/a%", 0o700), ("objects/a%/b.txt", 0o600)]
+    {
         let found = std::fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!(found, mode, "{path} has {found:o}");
     }
@@ -55,7 +57,8 @@ async fn a_file_in_the_way_is_named() {
 fn unknown_settings_are_refused() {
     let config: LocalStoreConfig = serde_json::from_str(r#"{"dir": "/x"}"#).unwrap();
     assert_eq!(config, LocalStoreConfig::new("/x"));
-    let error = serde_json::from_str::<LocalStoreConfig>(r#"{"dir": "/x", "dirr": 1}"#).unwrap_err();
+    let error =
+        serde_json::from_str::<LocalStoreConfig>(r#"{"dir": "/x", "dirr": 1}"#).unwrap_err();
     assert!(error.to_string().contains("dirr"), "{error}");
     assert!(serde_json::from_str::<LocalStoreConfig>("{}").is_err());
 }

@@ -8,7 +8,8 @@ use gofer_core::object_store::ObjectStore;
 
 use crate::support::{child_command, collect, key, open, put};
 
-/// All of the child process at its peak; the contract allows 32 MiB for a transfer, and the process itself is about 10.
+/// All of the child process at its peak; the contract allows 32 MiB for a transfer, and the process
+/// itself is about 10.
 const MAX_PEAK_KIB: u64 = 40 * 1024;
 
 #[test]
@@ -28,6 +29,7 @@ fn memory_is_bounded_whatever_the_size() {
 fn a_full_disk_is_exhausted_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let program = std::env::current_exe().unwrap();
+
     // A file system of its own, seen by the child alone, gone with it.
     let script = r#"mount -t tmpfs -o size=4m none "$GOFER_TEST_DIR" || exit 77; exec "$0" "$@""#;
     let first = ["--mount", "sh", "-c", script, program.to_str().unwrap()];
@@ -35,10 +37,12 @@ fn a_full_disk_is_exhausted_and_loses_nothing() {
     let Ok(output) = command.stderr(Stdio::piped()).output() else {
         return skip("there is no `unshare`");
     };
+
     let text = String::from_utf8_lossy(&output.stdout);
     if text.contains("full-disk-ok") {
         return;
     }
+
     let errors = String::from_utf8_lossy(&output.stderr);
     let not_allowed = output.status.code() == Some(77) || errors.contains("unshare failed");
     assert!(not_allowed, "{text}\n{errors}");
@@ -67,6 +71,7 @@ async fn foreign_files_are_no_objects() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     put(&store, "a/b", b"").await;
+
     for name in ["editor~", "has space", "plain-dir/x", "a%/link"] {
         let path = dir.path().join("objects").join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -76,6 +81,7 @@ async fn foreign_files_are_no_objects() {
             std::fs::write(path, "").unwrap();
         }
     }
+
     let page = gofer_core::object_store::ListPage { after: None, limit: 10 };
     let found = store.list("", page).await.unwrap();
     assert_eq!(found.objects.iter().map(|meta| meta.key.as_str()).collect::<Vec<_>>(), ["a/b"]);

@@ -9,14 +9,25 @@ use proptest::prelude::*;
 
 use crate::support::{key, open, put};
 
-async fn names(store: &LocalObjectStore, prefix: &str, after: Option<&str>, limit: usize) -> (Vec<String>, bool) {
+async fn names(
+    store: &LocalObjectStore,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> (Vec<String>, bool) {
     let page = ListPage { after: after.map(str::to_owned), limit };
     let list = store.list(prefix, page).await.unwrap();
     (list.objects.iter().map(|meta| meta.key.to_string()).collect(), list.more)
 }
 
-fn expected(keys: &BTreeSet<String>, prefix: &str, after: Option<&str>, limit: usize) -> (Vec<String>, bool) {
-    let fits = |key: &&String| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after);
+fn expected(
+    keys: &BTreeSet<String>,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> (Vec<String>, bool) {
+    let fits =
+        |key: &&String| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after);
     let mut found: Vec<String> = keys.iter().filter(fits).take(limit + 1).cloned().collect();
     let more = found.len() > limit;
     found.truncate(limit);
@@ -25,8 +36,9 @@ fn expected(keys: &BTreeSet<String>, prefix: &str, after: Option<&str>, limit: u
 
 /// Few letters, so that prefixes and siblings meet; `-`, `.` sort before `/`, the rest after it.
 fn keys() -> impl Strategy<Value = BTreeSet<String>> {
-    prop::collection::btree_set("[a-b.0=-][a-b-]{0,2}(/[a-b.0-]{1,2}x){0,3}", 0..25)
-        .prop_map(|keys| keys.into_iter().filter(|key| gofer_core::ObjectKey::new(key).is_ok()).collect())
+    prop::collection::btree_set("[a-b.0=-][a-b-]{0,2}(/[a-b.0-]{1,2}x){0,3}", 0..25).prop_map(
+        |keys| keys.into_iter().filter(|key| gofer_core::ObjectKey::new(key).is_ok()).collect(),
+    )
 }
 
 proptest! {
@@ -59,12 +71,16 @@ async fn paging_meets_every_key_once_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     let mut keys = BTreeSet::new();
+
     for n in 0..60 {
-        for name in [format!("d{n}"), format!("d{}/f{n}", n % 7), format!("d-/{n}"), format!("d/e/{n}")] {
+        for name in
+            [format!("d{n}"), format!("d{}/f{n}", n % 7), format!("d-/{n}"), format!("d/e/{n}")]
+        {
             put(&store, &name, b"").await;
             keys.insert(name);
         }
     }
+
     let mut seen = Vec::new();
     loop {
         let (mut page, more) = names(&store, "", seen.last().map(String::as_str), 7).await;
@@ -74,6 +90,7 @@ async fn paging_meets_every_key_once_in_order() {
             break;
         }
     }
+
     assert_eq!(seen, keys.into_iter().collect::<Vec<_>>());
 }
 

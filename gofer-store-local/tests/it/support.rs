@@ -53,7 +53,8 @@ pub(crate) fn staged_files(dir: &Path) -> Vec<PathBuf> {
     let children = |dir: &Path| -> Vec<PathBuf> {
         std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
     };
-    let mut files: Vec<PathBuf> = children(&dir.join("staging")).iter().flat_map(|dir| children(dir)).collect();
+    let mut files: Vec<PathBuf> =
+        children(&dir.join("staging")).iter().flat_map(|dir| children(dir)).collect();
     files.retain(|path| !path.ends_with("lock"));
     files
 }

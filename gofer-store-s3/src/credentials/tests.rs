@@ -34,8 +34,11 @@ impl Metadata {
     }
 
     fn keyring(&self) -> Keyring {
-        let config =
-            S3Config { bucket: "team".to_owned(), credentials: CredentialSource::Instance, ..S3Config::default() };
+        let config = S3Config {
+            bucket: "team".to_owned(),
+            credentials: CredentialSource::Instance,
+            ..S3Config::default()
+        };
         let instance = Instance::at(&self.endpoint, Duration::from_secs(5)).unwrap();
         Keyring { config, instance, current: RwLock::default(), loading: Mutex::default() }
     }
@@ -46,7 +49,9 @@ async fn keys(
     Path(role): Path<String>,
     headers: HeaderMap,
 ) -> Result<String, StatusCode> {
-    if headers.get("x-aws-ec2-metadata-token").is_none_or(|token| token != "a-session") || role != "gofer" {
+    if headers.get("x-aws-ec2-metadata-token").is_none_or(|token| token != "a-session")
+        || role != "gofer"
+    {
         return Err(StatusCode::UNAUTHORIZED);
     }
     let number = asked.fetch_add(1, Ordering::Relaxed) + 1;
@@ -113,9 +118,16 @@ async fn a_machine_without_a_role_is_told_so() {
     let error = metadata.keyring().signer().await.unwrap_err();
     assert_eq!(error.to_string(), "credentials: this machine has no role; attach one to it");
     metadata.server.abort();
-    let gone = Metadata { server: tokio::spawn(async {}), endpoint: "http://127.0.0.1:9".to_owned(), ..metadata };
+    let gone = Metadata {
+        server: tokio::spawn(async {}),
+        endpoint: "http://127.0.0.1:9".to_owned(),
+        ..metadata
+    };
     let error = gone.keyring().signer().await.unwrap_err();
-    assert_eq!(error.to_string(), "credentials: instance metadata at `http://127.0.0.1:9` does not give a session");
+    assert_eq!(
+        error.to_string(),
+        "credentials: instance metadata at `http://127.0.0.1:9` does not give a session"
+    );
 }
 
 /// What a process with these variables finds: the environment of this one is shared by all tests.
@@ -136,7 +148,9 @@ async fn child() {
         "file" => CredentialSource::File,
         _ => CredentialSource::Auto,
     };
-    let keyring = Keyring::new(&S3Config { bucket: "team".to_owned(), credentials, ..S3Config::default() }).unwrap();
+    let keyring =
+        Keyring::new(&S3Config { bucket: "team".to_owned(), credentials, ..S3Config::default() })
+            .unwrap();
     match keyring.signer().await {
         Ok(signer) => println!("found {} {}", signer.keys.access_key, signer.keys.token.is_some()),
         Err(error) => println!("{}", error.chain()),
@@ -153,20 +167,27 @@ fn the_environment_is_read() {
     let found = found_by_child("environment", &[both[0], both[1], ("AWS_SESSION_TOKEN", "t")]);
     assert!(found.contains("found AKENV true"), "{found}");
     let found = found_by_child("environment", &both[..1]);
-    assert!(found.contains("`AWS_SECRET_ACCESS_KEY` is not set in the server's environment"), "{found}");
+    assert!(
+        found.contains("`AWS_SECRET_ACCESS_KEY` is not set in the server's environment"),
+        "{found}"
+    );
 }
 
 #[test]
 fn a_profile_is_read() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("credentials");
-    let text = "[default]\naws_access_key_id = AKFILE\naws_secret_access_key = x\n\n[team]\naws_access_key_id = AKTEAM\naws_secret_access_key = y\naws_session_token = t\n";
+    let text = "[default]\naws_access_key_id = AKFILE\naws_secret_access_key = \
+                x\n\n[team]\naws_access_key_id = AKTEAM\naws_secret_access_key = \
+                y\naws_session_token = t\n";
     std::fs::write(&file, text).unwrap();
+
     let file = ("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap());
     for source in ["file", "auto"] {
         let found = found_by_child(source, &[file]);
         assert!(found.contains("found AKFILE false"), "{found}");
     }
+
     let found = found_by_child("file", &[file, ("AWS_PROFILE", "team")]);
     assert!(found.contains("found AKTEAM true"), "{found}");
     let found = found_by_child("file", &[file, ("AWS_PROFILE", "other")]);
@@ -175,8 +196,15 @@ fn a_profile_is_read() {
 
 #[test]
 fn finding_none_says_where_was_looked() {
-    let nowhere = [("HOME", "/nonexistent"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")];
+    let nowhere =
+        [("HOME", "/nonexistent"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")];
     let found = found_by_child("auto", &nowhere);
-    assert!(found.contains("credentials: none found; set access_key and secret_key_file"), "{found}");
-    assert!(found.contains("there is no profile `default`") && found.contains("instance metadata at"), "{found}");
+    assert!(
+        found.contains("credentials: none found; set access_key and secret_key_file"),
+        "{found}"
+    );
+    assert!(
+        found.contains("there is no profile `default`") && found.contains("instance metadata at"),
+        "{found}"
+    );
 }

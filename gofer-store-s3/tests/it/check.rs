@@ -12,9 +12,20 @@ async fn check_uses_everything_once_and_leaves_nothing_of_its_own() {
     let (fake, store) = fake().await;
     let found = store.check().await.expect("check");
     assert_eq!(found, format!("bucket `gofer-test` at `{}` is writable", fake.endpoint()));
-    for kind in [Kind::List, Kind::Put, Kind::Get, Kind::Delete, Kind::Begin, Kind::Part, Kind::Complete, Kind::Abort] {
+
+    for kind in [
+        Kind::List,
+        Kind::Put,
+        Kind::Get,
+        Kind::Delete,
+        Kind::Begin,
+        Kind::Part,
+        Kind::Complete,
+        Kind::Abort,
+    ] {
         assert!(fake.count(kind) > 0, "{kind:?} was not tried");
     }
+
     assert_eq!(fake.keys(), ["~gofer-order/a-b", "~gofer-order/a/b"]);
     fake.no_upload_is_left().await;
 }
@@ -40,9 +51,12 @@ async fn a_store_that_ignores_conditions_is_found_out() {
     let error = store.check().await.expect_err("puts of absent objects would replace");
     assert_eq!(error.kind, ErrorKind::Unsupported);
     assert!(
-        error.to_string().contains("ignores `If-None-Match` on a put; update it, or set conditional_writes"),
+        error
+            .to_string()
+            .contains("ignores `If-None-Match` on a put; update it, or set conditional_writes"),
         "{error}"
     );
+
     // Said beforehand, it is no fault; but nothing is promised that cannot be kept.
     let store = open(S3Config { conditional_writes: false, ..config(&fake) }).await;
     store.check().await.expect("check");
@@ -56,13 +70,18 @@ async fn a_bucket_that_is_not_there_and_a_key_that_is_unknown_are_named() {
     let store = open(S3Config { bucket: "no-such-bucket".to_owned(), ..config(&fake) }).await;
     let error = store.check().await.expect_err("no such bucket");
     let expected = format!(
-        "cannot list bucket `no-such-bucket` at `{}`: the store answers 404 `NoSuchBucket` (The fake says no); make the bucket `no-such-bucket`, or mend bucket",
+        "cannot list bucket `no-such-bucket` at `{}`: the store answers 404 `NoSuchBucket` (The \
+         fake says no); make the bucket `no-such-bucket`, or mend bucket",
         fake.endpoint()
     );
+
     assert_eq!(error.to_string(), expected);
     let store = open(S3Config { access_key: Some("AKNOBODY".to_owned()), ..config(&fake) }).await;
     let error = store.check().await.expect_err("no such key");
     assert_eq!(error.kind, ErrorKind::Denied);
-    assert!(error.to_string().ends_with("it does not know the access key: mend access_key"), "{error}");
+    assert!(
+        error.to_string().ends_with("it does not know the access key: mend access_key"),
+        "{error}"
+    );
     assert!(!error.chain().contains("nobody-knows"), "{}", error.chain());
 }

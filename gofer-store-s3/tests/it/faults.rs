@@ -26,18 +26,26 @@ async fn whatever_may_pass_is_tried_again() {
         for kind in [Kind::Put, Kind::Get, Kind::List, Kind::Delete] {
             fake.fail(kind, 2, fault);
         }
+
         // An answer to HEAD has no body that would say more than the status.
         if !matches!(fault, Fault::Refuse(400, _)) {
             fake.fail(Kind::Head, 2, fault);
         }
+
         put(&store, "k", &Bytes::from_static(b"x"), PLAIN).await.expect("put");
         assert_eq!(store.head(&key("k")).await.expect("head").size_bytes, 1, "{fault:?}");
         assert_eq!(content(&store, "k").await, "x", "{fault:?}");
         let page = ListPage { after: None, limit: 10 };
         assert_eq!(store.list("", page).await.expect("list").objects.len(), 1, "{fault:?}");
         store.delete(&key("k")).await.expect("delete");
+
         for kind in [Kind::Put, Kind::Get, Kind::Delete] {
-            assert_eq!(fake.count(kind), if kind == Kind::Put { 5 } else { 3 }, "{fault:?}: {:?}", fake.seen());
+            assert_eq!(
+                fake.count(kind),
+                if kind == Kind::Put { 5 } else { 3 },
+                "{fault:?}: {:?}",
+                fake.seen()
+            );
         }
     }
 }
@@ -53,7 +61,8 @@ async fn attempts_are_bounded_and_the_error_says_what_the_store_said() {
     let error = store.get(&key("k")).await.expect_err("it never works");
     assert_eq!(error.kind, ErrorKind::RateLimited);
     let expected = format!(
-        "cannot read `k` in bucket `gofer-test` at `{}`: the store answers 503 `SlowDown` (The fake says no)",
+        "cannot read `k` in bucket `gofer-test` at `{}`: the store answers 503 `SlowDown` (The \
+         fake says no)",
         fake.endpoint()
     );
     assert_eq!(error.to_string(), expected);
@@ -65,7 +74,10 @@ async fn what_will_not_pass_is_not_tried_again() {
     fake.fail(Kind::Put, usize::MAX, Fault::Refuse(403, "AccessDenied"));
     let error = put(&store, "k", &Bytes::from_static(b"x"), PLAIN).await.expect_err("denied");
     assert_eq!(error.kind, ErrorKind::Denied);
-    assert!(error.to_string().contains("let the access key list, read, write and delete"), "{error}");
+    assert!(
+        error.to_string().contains("let the access key list, read, write and delete"),
+        "{error}"
+    );
     assert_eq!(fake.count(Kind::Put), 1);
 }
 
@@ -86,9 +98,12 @@ async fn a_put_if_absent_whose_answer_is_lost_knows_its_own_object() {
     for fault in [Fault::DoneButFailed, Fault::DoneButSilent] {
         let (fake, store) = impatient().await;
         fake.fail(Kind::Put, 1, fault);
-        put(&store, "k", &Bytes::from_static(b"mine"), IF_ABSENT).await.expect("the first attempt took effect");
+        put(&store, "k", &Bytes::from_static(b"mine"), IF_ABSENT)
+            .await
+            .expect("the first attempt took effect");
         assert_eq!(fake.count(Kind::Put), 2, "{fault:?}");
-        let error = put(&store, "k", &Bytes::from_static(b"other"), IF_ABSENT).await.expect_err("taken");
+        let error =
+            put(&store, "k", &Bytes::from_static(b"other"), IF_ABSENT).await.expect_err("taken");
         assert_eq!(error.kind, ErrorKind::AlreadyExists);
         assert_eq!(content(&store, "k").await, "mine");
     }
@@ -121,7 +136,13 @@ async fn a_read_that_breaks_goes_on_where_it_was() {
     fake.fail(Kind::Get, 1, Fault::StallAfter(100_000));
     fake.fail(Kind::Get, 1, Fault::Refuse(503, "SlowDown"));
     assert!(content(&store, "k").await == bytes, "other bytes");
-    let ranges: Vec<_> = fake.seen().into_iter().filter(|seen| seen.kind == Kind::Get).map(|seen| seen.range).collect();
+
+    let ranges: Vec<_> = fake
+        .seen()
+        .into_iter()
+        .filter(|seen| seen.kind == Kind::Get)
+        .map(|seen| seen.range)
+        .collect();
     let second = Some("bytes=300000-".to_owned());
     let last = Some("bytes=400000-".to_owned());
     assert_eq!(ranges, [None, second, last.clone(), last]);
@@ -134,7 +155,8 @@ async fn a_read_that_breaks_never_goes_on_in_another_version() {
     fake.fail(Kind::Get, 1, Fault::CutAfter(300_000));
     let object = store.get(&key("k")).await.expect("get");
     put(&store, "k", &pattern(1_000_000), PLAIN).await.expect("put");
-    let error = read(object).await.map(|bytes| bytes.len()).expect_err("the rest is of another version");
+    let error =
+        read(object).await.map(|bytes| bytes.len()).expect_err("the rest is of another version");
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(error.to_string().contains("`k` was replaced or deleted"), "{error}");
 }
@@ -156,12 +178,18 @@ async fn a_wrong_clock_and_a_wrong_region_are_named() {
     fake.fail(Kind::Get, 1, Fault::Refuse(403, "RequestTimeTooSkewed"));
     let error = store.get(&key("k")).await.expect_err("skewed");
     assert!(
-        error.kind == ErrorKind::Denied && error.to_string().contains("the clock of this machine is wrong"),
+        error.kind == ErrorKind::Denied
+            && error.to_string().contains("the clock of this machine is wrong"),
         "{error}"
     );
     fake.fail(Kind::Get, 1, Fault::Refuse(400, "AuthorizationHeaderMalformed"));
+
     let error = store.get(&key("k")).await.expect_err("another region");
-    assert!(error.kind == ErrorKind::Denied && error.to_string().ends_with("; set region to `eu-north-7`"), "{error}");
+    assert!(
+        error.kind == ErrorKind::Denied
+            && error.to_string().ends_with("; set region to `eu-north-7`"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -170,13 +198,20 @@ async fn a_changed_secret_file_is_read_again_when_the_store_refuses_the_old_one(
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("secret");
     std::fs::write(&file, "an old secret\n").expect("written");
-    let config = S3Config { secret_key: None, secret_key_file: Some(file.clone()), ..crate::support::config(&fake) };
+
+    let config = S3Config {
+        secret_key: None,
+        secret_key_file: Some(file.clone()),
+        ..crate::support::config(&fake)
+    };
+
     let store = open(config).await;
     put(&store, "k", &Bytes::from_static(b"x"), PLAIN).await.expect("put");
     std::fs::write(&file, SECRET_KEY).expect("written");
     fake.fail(Kind::Head, 1, Fault::Refuse(403, "SignatureDoesNotMatch"));
     store.head(&key("k")).await.expect("with the new secret");
     assert_eq!(fake.count(Kind::Head), 2);
+
     // Without a change there is nothing to try.
     fake.fail(Kind::Head, usize::MAX, Fault::Refuse(403, "SignatureDoesNotMatch"));
     assert_eq!(store.head(&key("k")).await.expect_err("refused").kind, ErrorKind::Denied);
@@ -188,11 +223,14 @@ async fn nobody_there_is_said_with_the_endpoint() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
-    let store = open(S3Config { endpoint: Some(endpoint.clone()), attempts: 2, ..crate::support::base() }).await;
+    let store =
+        open(S3Config { endpoint: Some(endpoint.clone()), attempts: 2, ..crate::support::base() })
+            .await;
     let error = store.check().await.expect_err("nobody listens");
     assert_eq!(error.kind, ErrorKind::Unavailable);
     let expected = format!(
-        "cannot list bucket `gofer-test` at `{endpoint}`: no connection; does the store run, and is endpoint its address"
+        "cannot list bucket `gofer-test` at `{endpoint}`: no connection; does the store run, and \
+         is endpoint its address"
     );
     assert_eq!(error.to_string(), expected);
 }
@@ -201,7 +239,8 @@ async fn nobody_there_is_said_with_the_endpoint() {
 async fn check_ends_in_time() {
     let (fake, _) = fake().await;
     fake.fail(Kind::List, usize::MAX, Fault::Silent);
-    let config = S3Config { check_timeout: Duration::from_millis(300), ..crate::support::config(&fake) };
+    let config =
+        S3Config { check_timeout: Duration::from_millis(300), ..crate::support::config(&fake) };
     let error = open(config).await.check().await.expect_err("it never answers");
     assert_eq!(error.kind, ErrorKind::Timeout);
     assert!(error.to_string().contains("was not checked within `300ms`"), "{error}");

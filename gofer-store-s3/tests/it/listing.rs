@@ -17,13 +17,16 @@ async fn every_page_is_in_key_order_whatever_the_order_of_the_store() {
         if tree {
             fake.list_as_tree();
         }
+
         let store = open(config(&fake)).await;
-        join_all(
-            names.iter().map(|name| async { put(&store, name, &Bytes::from_static(b"x"), PLAIN).await.expect("put") }),
-        )
+        join_all(names.iter().map(|name| async {
+            put(&store, name, &Bytes::from_static(b"x"), PLAIN).await.expect("put")
+        }))
         .await;
+
         for prefix in ["", "d", "d/", "d-", "d/d", "d/d/", "d.d", "e"] {
-            let expected: Vec<&String> = names.iter().filter(|name| name.starts_with(prefix)).collect();
+            let expected: Vec<&String> =
+                names.iter().filter(|name| name.starts_with(prefix)).collect();
             for limit in [1, 2, 3, 5, 100] {
                 let seen = all(&store, prefix, limit).await;
                 assert!(
@@ -43,12 +46,15 @@ async fn more_than_the_store_gives_at_once_is_asked_for_in_turns() {
         let store = store.clone();
         async move { put(&store, &name(index), &Bytes::new(), PLAIN).await.expect("put") }
     });
+
     join_all(puts).await;
     // One more than the page, to know whether there is more: S3 gives at most 1,000.
     let before = fake.count(Kind::List);
     let page = store.list("many/", ListPage { after: None, limit: 1_000 }).await.expect("list");
     assert_eq!((page.objects.len(), page.more), (1_000, true));
-    let rest = store.list("many/", ListPage { after: Some(name(999)), limit: 1_000 }).await.expect("list");
+
+    let rest =
+        store.list("many/", ListPage { after: Some(name(999)), limit: 1_000 }).await.expect("list");
     assert_eq!((rest.objects.len(), rest.more), (5, false));
     assert!(fake.count(Kind::List) > before, "the store was asked");
 }
@@ -56,7 +62,8 @@ async fn more_than_the_store_gives_at_once_is_asked_for_in_turns() {
 #[tokio::test]
 async fn what_is_no_key_is_left_alone() {
     let (fake, store) = fake().await;
-    let foreign = open(gofer_store_s3::S3Config { prefix: "two words/".to_owned(), ..config(&fake) }).await;
+    let foreign =
+        open(gofer_store_s3::S3Config { prefix: "two words/".to_owned(), ..config(&fake) }).await;
     put(&foreign, "theirs", &Bytes::new(), PLAIN).await.expect("put");
     put(&store, "ours", &Bytes::new(), PLAIN).await.expect("put");
     store.check().await.expect("check");

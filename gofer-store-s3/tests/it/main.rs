@@ -1,4 +1,5 @@
-//! The S3 object store on a fake with fault switches, always, and on a real store when one is named.
+//! The S3 object store on a fake with fault switches, always, and on a real store when one is
+//! named.
 
 mod check;
 mod config;

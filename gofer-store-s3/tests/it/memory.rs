@@ -21,8 +21,12 @@ async fn a_put_takes_no_more_of_the_stream_than_it_may_hold() {
         let fake = Fake::start().await;
         // The parts are never answered, so whatever was taken from the stream is held.
         fake.fail(Kind::Part, usize::MAX, Fault::Silent);
-        let settings =
-            S3Config { part_size: (part_mib * MIB) as u64, request_timeout: Duration::from_secs(600), ..config(&fake) };
+        let settings = S3Config {
+            part_size: (part_mib * MIB) as u64,
+            request_timeout: Duration::from_secs(600),
+            ..config(&fake)
+        };
+
         let store = open(settings).await;
         let taken = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&taken);
@@ -30,6 +34,7 @@ async fn a_put_takes_no_more_of_the_stream_than_it_may_hold() {
             counter.fetch_add(MIB, Ordering::Relaxed);
             Ok(Bytes::from(vec![0; MIB]))
         });
+
         let putting = tokio::spawn(async move { store.put(&key("k"), body.boxed(), PLAIN).await });
         // As many parts as fit are under way, and the next has been gathered.
         let parts = 30 / part_mib;
@@ -39,7 +44,10 @@ async fn a_put_takes_no_more_of_the_stream_than_it_may_hold() {
             if full { Ok(()) } else { Err(format!("{taken} bytes taken, {sent} parts sent")) }
         })
         .await;
-        assert!(taken.load(Ordering::Relaxed) <= 32 * MIB, "{taken:?} bytes with parts of {part_mib} MiB");
+        assert!(
+            taken.load(Ordering::Relaxed) <= 32 * MIB,
+            "{taken:?} bytes with parts of {part_mib} MiB"
+        );
         putting.abort();
     }
 }

@@ -45,7 +45,8 @@ pub(crate) async fn fake() -> (Fake, S3ObjectStore) {
 /// The same, with a store that soon finds an answer late.
 pub(crate) async fn impatient() -> (Fake, S3ObjectStore) {
     let fake = Fake::start().await;
-    let store = open(S3Config { request_timeout: Duration::from_millis(400), ..config(&fake) }).await;
+    let store =
+        open(S3Config { request_timeout: Duration::from_millis(400), ..config(&fake) }).await;
     (fake, store)
 }
 
@@ -67,7 +68,8 @@ pub(crate) fn pattern(length: usize) -> Bytes {
     let mut bytes = BytesMut::with_capacity(length + 8);
     let mut state = 1_u64;
     while bytes.len() < length {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         bytes.extend_from_slice(&state.to_be_bytes());
     }
     bytes.truncate(length);

@@ -46,7 +46,8 @@ impl axum::serve::Listener for Encrypted {
 async fn encrypted() -> (Fake, String) {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().expect("a key")).expect("an authority");
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().expect("a key"))
+        .expect("an authority");
     let key = KeyPair::generate().expect("a key");
     let server = CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
     let certificate = server.signed_by(&key, &authority).expect("a certificate");
@@ -59,6 +60,7 @@ async fn encrypted() -> (Fake, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let listener = Encrypted { listener, acceptor: TlsAcceptor::from(Arc::new(config)) };
+
     (Fake::serve(address, listener), authority.pem())
 }
 
@@ -68,21 +70,31 @@ async fn an_authority_of_ones_own_is_trusted_by_this_store_alone() {
     let directory = tempfile::tempdir().expect("a directory");
     let ca_file = directory.path().join("ca.pem");
     std::fs::write(&ca_file, pem).expect("written");
+
     let endpoint = Some(format!("https://{}", fake.address));
-    let trusting = open(S3Config { endpoint: endpoint.clone(), ca_file: Some(ca_file), ..base() }).await;
+    let trusting =
+        open(S3Config { endpoint: endpoint.clone(), ca_file: Some(ca_file), ..base() }).await;
     trusting.check().await.expect("check");
     put(&trusting, "k", &Bytes::from_static(b"sealed"), PLAIN).await.expect("put");
     assert_eq!(content(&trusting, "k").await, "sealed");
-    // Another authority's file: nothing that is in the system's store, which a minimal image may lack.
+
+    // Another authority's file: nothing that is in the system's store, which a minimal image may
+    // lack.
     let stranger = directory.path().join("stranger.pem");
     let (_other, pem) = encrypted().await;
     std::fs::write(&stranger, pem).expect("written");
     let before = fake.count(Kind::List);
-    let error =
-        open(S3Config { endpoint, ca_file: Some(stranger), ..base() }).await.check().await.expect_err("no trust");
+    let error = open(S3Config { endpoint, ca_file: Some(stranger), ..base() })
+        .await
+        .check()
+        .await
+        .expect_err("no trust");
+
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(
-        error.to_string().ends_with("its certificate is not trusted; name the authority's PEM file in ca_file"),
+        error
+            .to_string()
+            .ends_with("its certificate is not trusted; name the authority's PEM file in ca_file"),
         "{}",
         error.chain()
     );

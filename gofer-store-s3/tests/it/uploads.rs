@@ -24,7 +24,11 @@ async fn what_fits_into_a_part_is_one_request_and_the_rest_is_an_upload() {
         let bytes = pattern(length);
         put(&store, "k", &bytes, PLAIN).await.expect("put");
         assert!(content(&store, "k").await == bytes, "{length} bytes differ");
-        assert_eq!((fake.count(Kind::Part), fake.count(Kind::Put)), (parts, usize::from(parts == 0)), "{length} bytes");
+        assert_eq!(
+            (fake.count(Kind::Part), fake.count(Kind::Put)),
+            (parts, usize::from(parts == 0)),
+            "{length} bytes"
+        );
         fake.no_upload_is_left().await;
     }
 }
@@ -39,7 +43,10 @@ async fn every_request_of_an_upload_is_tried_again() {
     let bytes = pattern(3 * PART_BYTES + 7);
     put(&store, "k", &bytes, PLAIN).await.expect("put");
     assert!(content(&store, "k").await == bytes, "other bytes");
-    assert_eq!((fake.count(Kind::Begin), fake.count(Kind::Part), fake.count(Kind::Complete)), (3, 6, 4));
+    assert_eq!(
+        (fake.count(Kind::Begin), fake.count(Kind::Part), fake.count(Kind::Complete)),
+        (3, 6, 4)
+    );
 }
 
 #[tokio::test]
@@ -77,7 +84,10 @@ async fn an_upload_that_somebody_aborted_may_be_tried_again() {
     let (fake, store) = fake().await;
     fake.fail(Kind::Complete, 1, Fault::Refuse(404, "NoSuchUpload"));
     let error = put(&store, "k", &pattern(2 * PART_BYTES), PLAIN).await.expect_err("it is gone");
-    assert!(error.is_retryable() && error.to_string().contains("somebody aborted the upload"), "{error}");
+    assert!(
+        error.is_retryable() && error.to_string().contains("somebody aborted the upload"),
+        "{error}"
+    );
     fake.no_upload_is_left().await;
 }
 
@@ -112,8 +122,9 @@ async fn an_upload_that_begins_while_it_is_dropped_is_aborted() {
     let (fake, store) = impatient().await;
     // The first answer is lost; the second comes when nobody waits for it any more.
     fake.fail(Kind::Begin, 1, Fault::Silent);
-    let putting =
-        tokio::spawn(async move { store.put(&key("k"), crate::support::body([pattern(2 * PART_BYTES)]), PLAIN).await });
+    let putting = tokio::spawn(async move {
+        store.put(&key("k"), crate::support::body([pattern(2 * PART_BYTES)]), PLAIN).await
+    });
     fake.has_seen(Kind::Begin, 1).await;
     putting.abort();
     assert!(putting.await.expect_err("aborted").is_cancelled());
@@ -128,6 +139,7 @@ async fn a_large_put_if_absent_is_refused_early_and_at_the_completion() {
     let error = put(&store, "k", &pattern(2 * PART_BYTES), IF_ABSENT).await.expect_err("taken");
     assert_eq!(error.kind, ErrorKind::AlreadyExists);
     assert_eq!(fake.count(Kind::Begin), 0, "nothing was uploaded");
+
     // The key is taken while the upload is under way.
     let (body, stalled, go_on) = pausing(pattern(PART_BYTES + 1));
     let writer = store.clone();
@@ -136,13 +148,15 @@ async fn a_large_put_if_absent_is_refused_early_and_at_the_completion() {
     fake.has_seen(Kind::Begin, 1).await;
     put(&store, "fresh", &Bytes::from_static(b"first"), IF_ABSENT).await.expect("the key is free");
     go_on.send(()).expect("the body is waited for");
+
     let error = putting.await.expect("no panic").expect_err("taken");
     assert_eq!(error.kind, ErrorKind::AlreadyExists);
     assert_eq!(content(&store, "fresh").await, "first");
     fake.no_upload_is_left().await;
 }
 
-/// A body that gives its bytes and then nothing more; the receiver hears when the store waits for more.
+/// A body that gives its bytes and then nothing more; the receiver hears when the store waits for
+/// more.
 fn stalling(bytes: Bytes) -> (ByteStream, oneshot::Receiver<()>) {
     let (stalls, stalled) = oneshot::channel();
     let silence = stream::once(async move {

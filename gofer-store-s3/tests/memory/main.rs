@@ -1,5 +1,5 @@
-//! A store whose answers do not end takes no memory away. A binary of its own: the allocator counts for the whole process, so
-//! nothing else may run beside.
+//! A store whose answers do not end takes no memory away. A binary of its own: the allocator counts
+//! for the whole process, so nothing else may run beside.
 
 use futures::{StreamExt, stream};
 use gofer_core::object_store::{ListPage, ObjectStore, PutOptions};
@@ -50,6 +50,7 @@ async fn answers_that_do_not_end_are_not_gathered() {
             attempts: 1,
             ..S3Config::default()
         };
+
         let store = S3ObjectStore::connect(settings).await.expect("connect");
         let key = ObjectKey::new("k").expect("a key");
         let before = MEMORY.current_usage();
@@ -76,6 +77,7 @@ async fn answers_that_do_not_end_are_not_gathered() {
                 assert!(error.contains("longer than 8 MiB"), "{what}: {error}");
             }
         }
+
         assert!(peak < BOUND_BYTES, "{status}: {peak} bytes");
         server.abort();
     }

@@ -1,4 +1,5 @@
-//! What Cargo knows of the workspace. Both questions are answered offline, from the manifests and the lock file.
+//! What Cargo knows of the workspace. Both questions are answered offline, from the manifests and
+//! the lock file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,20 +46,22 @@ pub fn members() -> BTreeMap<String, Package> {
     metadata.packages.into_iter().map(|package| (package.name.clone(), package)).collect()
 }
 
-/// Every crate that building `package` compiles, tests left out, with the features it is compiled with.
-/// `flags` select the package's own features, as in `--all-features`.
+/// Every crate that building `package` compiles, tests left out, with the features it is compiled
+/// with. `flags` select the package's own features, as in `--all-features`.
 ///
 /// # Panics
 /// When Cargo cannot resolve it.
 #[must_use]
 pub fn tree(package: &str, flags: &[&str]) -> BTreeMap<String, Vec<String>> {
-    let fixed = ["tree", "--package", package, "--edges=normal,build", "--prefix=none", "--format={p}|{f}"];
+    let fixed =
+        ["tree", "--package", package, "--edges=normal,build", "--prefix=none", "--format={p}|{f}"];
     let text = cargo(&[&fixed[..], flags].concat());
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in text.lines() {
         let (crate_id, features) = line.split_once('|').unwrap_or((line, ""));
         let name = crate_id.split(' ').next().unwrap_or_default().to_owned();
-        let features = features.trim_end_matches(" (*)").split(',').filter(|feature| !feature.is_empty());
+        let features =
+            features.trim_end_matches(" (*)").split(',').filter(|feature| !feature.is_empty());
         found.entry(name).or_default().extend(features.map(str::to_owned));
     }
     found
@@ -66,7 +69,8 @@ pub fn tree(package: &str, flags: &[&str]) -> BTreeMap<String, Vec<String>> {
 
 fn cargo(arguments: &[&str]) -> String {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(program).args(arguments).arg("--offline").current_dir(repository()).output();
+    let output =
+        Command::new(program).args(arguments).arg("--offline").current_dir(repository()).output();
     let output = output.expect("cargo can be started");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "cargo {} failed: {errors}", arguments.join(" "));

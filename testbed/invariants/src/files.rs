@@ -19,7 +19,10 @@ impl SourceFile {
     /// Its ending, without the dot.
     #[must_use]
     pub fn extension(&self) -> &str {
-        Path::new(&self.path).extension().and_then(|extension| extension.to_str()).unwrap_or_default()
+        Path::new(&self.path)
+            .extension()
+            .and_then(|extension| extension.to_str())
+            .unwrap_or_default()
     }
 
     /// Whether a program wrote it.
@@ -29,7 +32,9 @@ impl SourceFile {
             || self.path.ends_with(".lock")
             || self.path.ends_with("package-lock.json")
             || self.path.ends_with("go.sum")
-            || ["_pb2.py", "_pb2.pyi", "_pb2_grpc.py", ".pb.go"].iter().any(|ending| self.path.ends_with(ending))
+            || ["_pb2.py", "_pb2.pyi", "_pb2_grpc.py", ".pb.go"]
+                .iter()
+                .any(|ending| self.path.ends_with(ending))
     }
 }
 

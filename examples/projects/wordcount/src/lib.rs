@@ -23,14 +23,16 @@ impl AddAssign for Counts {
     }
 }
 
-/// How often each word occurred. Words are compared in lower case and without punctuation around them.
+/// How often each word occurred. Words are compared in lower case and without punctuation around
+/// them.
 #[derive(Debug, Clone, Default)]
 pub struct Frequencies {
     words: HashMap<String, u64>,
 }
 
 impl Frequencies {
-    /// The `n` most frequent words, most frequent first; equally frequent ones in alphabetical order.
+    /// The `n` most frequent words, most frequent first; equally frequent ones in alphabetical
+    /// order.
     #[must_use]
     pub fn top(&self, n: usize) -> Vec<(&str, u64)> {
         let mut words: Vec<(&str, u64)> = self.words.iter().map(|(word, &count)| (word.as_str(), count)).collect();
@@ -47,8 +49,8 @@ impl Frequencies {
     }
 }
 
-/// Reads the input to its end, one line at a time, and adds its words to `frequencies`. Bytes that are not UTF-8 are
-/// counted like any others.
+/// Reads the input to its end, one line at a time, and adds its words to `frequencies`. Bytes that
+/// are not UTF-8 are counted like any others.
 ///
 /// # Errors
 /// What the reader returns.
@@ -61,6 +63,7 @@ pub fn count(mut input: impl BufRead, frequencies: &mut Frequencies) -> io::Resu
         if bytes == 0 {
             return Ok(counts);
         }
+
         counts.bytes += bytes as u64;
         counts.lines += u64::from(line.ends_with(b"\n"));
         for word in String::from_utf8_lossy(&line).split_whitespace() {

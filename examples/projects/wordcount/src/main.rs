@@ -41,15 +41,18 @@ fn parse(args: impl IntoIterator<Item = String>) -> Result<Args, String> {
         match arg.as_str() {
             "--top" => {
                 let value = args.next().ok_or("`--top` needs a number")?;
-                parsed.top = value.parse().map_err(|_| format!("`--top` needs a number, not `{value}`"))?;
+                parsed.top = value.parse().map_err(|_| format!("`--top` needs a number, not \
+                                                                `{value}`"))?;
             }
             option if option.starts_with("--") => return Err(format!("unknown option `{option}`")),
             _ => parsed.files.push(arg),
         }
     }
+
     if parsed.files.is_empty() {
         parsed.files.push("-".to_owned());
     }
+
     Ok(parsed)
 }
 
@@ -59,6 +62,7 @@ fn run(args: &Args) -> io::Result<bool> {
     let mut frequencies = Frequencies::default();
     let mut total = Counts::default();
     let mut all_read = true;
+
     for file in &args.files {
         match count_file(file, &mut frequencies) {
             Ok(counts) => {
@@ -71,12 +75,15 @@ fn run(args: &Args) -> io::Result<bool> {
             }
         }
     }
+
     if args.files.len() > 1 {
         print(&mut out, total, "total")?;
     }
+
     for (word, count) in frequencies.top(args.top) {
         writeln!(out, "{count:>8} {word}")?;
     }
+
     out.flush()?;
     Ok(all_read)
 }

@@ -17,7 +17,8 @@ use gofer_sdk::{Pipeline, Task};
 /// The project this pipeline is for, as seen from the pipeline's own folder.
 const PROJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../projects/wordcount");
 
-/// Lists the steps that have left a note, and fails when one has not: it failed, or was skipped because another did.
+/// Lists the steps that have left a note, and fails when one has not: it failed, or was skipped
+/// because another did.
 const REPORT: &str = r#"
 verdict=0
 for step in $STEPS; do
@@ -39,11 +40,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+
     let step = |id, script| step(id, script, &project);
 
     // Formatting is checked first: it takes no time, and saves the others when it is wrong.
     let fmt = step("fmt", "cargo fmt --check");
-    // Then four steps at the same time. Cargo shares what they compile, and lets those wait that need the same.
+    // Then four steps at the same time. Cargo shares what they compile, and lets those wait that
+    // need the same.
     let lint = step("lint", "cargo clippy --locked --all-targets -- -D warnings").depends_on(&fmt);
     let unit = step("test-unit", "cargo test --locked --lib --bins").depends_on(&fmt);
     let integration = step("test-integration", "cargo test --locked --test '*'").depends_on(&fmt);
@@ -78,7 +81,8 @@ fn main() -> ExitCode {
         .parallelism(1)
         // Tasks start with a clean environment. These are the tools that compiled this pipeline, …
         .variable("TOOLCHAIN", toolchain().display())
-        // … and this is where `target/release` is, whatever the user's own Cargo configuration says.
+        // … and this is where `target/release` is, whatever the user's own Cargo configuration
+        // says.
         .variable("CARGO_TARGET_DIR", project.join("target").display())
         .tasks(steps)
         .tasks([report, notify])
@@ -90,7 +94,8 @@ fn step(id: &str, script: &str, project: &Path) -> Task {
     Task::new(id)
         .working_dir(project)
         .script(format!(
-            "PATH=\"$TOOLCHAIN:$PATH\"\n{script}\necho passed | gofer object put \"results/$GOFER_TASK\" -"
+            "PATH=\"$TOOLCHAIN:$PATH\"\n{script}\necho passed | gofer object put \
+             \"results/$GOFER_TASK\" -"
         ))
         .timeout(Duration::from_secs(15 * 60))
 }

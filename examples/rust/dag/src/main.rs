@@ -22,7 +22,8 @@ fn main() -> ExitCode {
     // This one always fails …
     let risky = Task::new("risky").script("echo 'this goes wrong' >&2\nexit 1").depends_on(&fetch);
 
-    // … which is what this one is there for. It succeeds, so the failure counts as handled and the run as successful.
+    // … which is what this one is there for. It succeeds, so the failure counts as handled and the
+    // run as successful.
     let rescue = Task::new("rescue").script("echo 'cleaning up after risky'").depends_on_failure(&risky);
 
     // Its edge does not hold, so it is skipped.

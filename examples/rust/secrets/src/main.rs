@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use gofer_sdk::{Pipeline, Task, secret};
 
 fn main() -> ExitCode {
-    // The pipeline names the secret; its value never is in the program, in the registered version or in an event.
+    // The pipeline names the secret; its value never is in the program, in the registered version
+    // or in an event.
     let greet = Task::new("greet")
         .variable("TOKEN", secret("greeting_token"))
         // The log shows `***` in its place, whoever reads it and whenever.

@@ -1,4 +1,5 @@
-//! Several servers' puts at once, and what is left when the store fails or the server dies between two steps.
+//! Several servers' puts at once, and what is left when the store fails or the server dies between
+//! two steps.
 
 #[path = "../../../tests/it/database.rs"]
 mod database;
@@ -42,7 +43,8 @@ impl Place {
             shared: true,
             ..DbConfig::default()
         };
-        let servers = vec![Db::connect(config()).await.unwrap(), Db::connect(config()).await.unwrap()];
+        let servers =
+            vec![Db::connect(config()).await.unwrap(), Db::connect(config()).await.unwrap()];
         Some(Self { servers, _database: Some(database), _files: None })
     }
 }
@@ -79,7 +81,8 @@ on_each_engine! {
 }
 
 const FAILS: Faults = Faults { before: 1.0, after: 0.0, stream: 0.0, latency: Duration::ZERO };
-const LOSES_ITS_ANSWER: Faults = Faults { before: 0.0, after: 1.0, stream: 0.0, latency: Duration::ZERO };
+const LOSES_ITS_ANSWER: Faults =
+    Faults { before: 0.0, after: 1.0, stream: 0.0, latency: Duration::ZERO };
 
 fn faulty(inner: &Arc<MemorySecretStore>, faults: Faults) -> Faulty<dyn SecretStore> {
     Faulty::new(inner.clone() as Arc<dyn SecretStore>, 1, faults)
@@ -121,11 +124,13 @@ async fn sweep(db: &Db, store: &dyn SecretStore) {
         uploads_before: Timestamp(0),
         secret_values_before: later,
     };
+
     loop {
         let found = db.expirable(&policy, 100).await.unwrap();
         if found.is_empty() {
             return;
         }
+
         for what in found {
             if let Expirable::SecretValue { location, being_put: false } = &what {
                 store.delete(location).await.unwrap();
@@ -148,27 +153,34 @@ async fn concurrent_puts_never_mix_value_and_namespaces(place: Place) {
         let puts = ["red", "green", "blue", "white"].into_iter().enumerate().map(|(at, color)| {
             let (db, store) = (place.servers[at % place.servers.len()].clone(), store.clone());
             let record = record(&key, &[color]);
-            tokio::spawn(async move { put(&db, &*store, &record, &color.into(), false).await.map(drop) })
+            tokio::spawn(
+                async move { put(&db, &*store, &record, &color.into(), false).await.map(drop) },
+            )
         });
+
         let watch = {
             let (db, store, key) = (place.servers[0].clone(), store.clone(), key.clone());
             tokio::spawn(async move {
                 for _ in 0..20 {
-                    if let Ok((record, value)) = get(&db, &*store, &SecretScope::Global, &key).await {
+                    if let Ok((record, value)) = get(&db, &*store, &SecretScope::Global, &key).await
+                    {
                         assert_eq!(record.allowed_namespaces, [namespace(value.expose_secret())]);
                     }
                 }
             })
         };
+
         for outcome in join_all(puts).await {
             outcome.unwrap().unwrap();
         }
+
         watch.await.unwrap();
         for db in &place.servers {
             let (value, namespaces) = read(db, &*store, &key).await;
             assert_eq!(value, namespaces);
         }
     }
+
     assert_eq!(stored(&*store).await.len(), 20, "one value of each secret is left");
 }
 
@@ -182,15 +194,23 @@ async fn of_concurrent_puts_if_absent_exactly_one_says_that_it_won(place: Place)
             tokio::spawn(async move {
                 match put(&db, &*store, &record, &color.into(), true).await {
                     Ok(_) => Some(color),
-                    Err(ApiError::AlreadyExists { .. } | ApiError::Db(DbError::AlreadyExists { .. })) => None,
+                    Err(
+                        ApiError::AlreadyExists { .. }
+                        | ApiError::Db(DbError::AlreadyExists { .. }),
+                    ) => None,
                     Err(error) => panic!("{error:?}"),
                 }
             })
         });
+
         let won: Vec<&str> = join_all(puts).await.into_iter().filter_map(Result::unwrap).collect();
         assert_eq!(won.len(), 1, "{won:?}");
-        assert_eq!(read(&place.servers[0], &*store, &key).await, (won[0].to_owned(), won[0].to_owned()));
+        assert_eq!(
+            read(&place.servers[0], &*store, &key).await,
+            (won[0].to_owned(), won[0].to_owned())
+        );
     }
+
     assert_eq!(stored(&*store).await.len(), 20, "the others' values are deleted");
 }
 
@@ -219,6 +239,7 @@ async fn a_put_that_fails_at_any_step_leaves_the_old_secret_whole(place: Place) 
         }
         assert_eq!(read(db, &*inner, "k").await, ("old".to_owned(), "wide,wider".to_owned()));
     }
+
     assert!(stored(&*inner).await.len() > 1);
     sweep(db, &*inner).await;
     assert_eq!(stored(&*inner).await, BTreeSet::from([old.location.to_string()]));
@@ -243,7 +264,10 @@ async fn a_delete_whose_store_fails_is_finished_by_retention(place: Place) {
     assert!(delete(db, &faulty, &SecretScope::Global, "k", "test").await.unwrap());
     assert!(!delete(db, &faulty, &SecretScope::Global, "k", "test").await.unwrap());
     let missing = get(db, &*inner, &SecretScope::Global, "k").await.unwrap_err();
-    assert!(matches!(missing, ApiError::Db(DbError::NotFound { what: Resource::Secret, .. })), "{missing:?}");
+    assert!(
+        matches!(missing, ApiError::Db(DbError::NotFound { what: Resource::Secret, .. })),
+        "{missing:?}"
+    );
     assert_eq!(stored(&*inner).await.len(), 1);
     sweep(db, &*inner).await;
     assert_eq!(stored(&*inner).await.len(), 0);

@@ -1,5 +1,6 @@
-//! Servers without a wire: an engine and a database handle each, in a runtime of their own, so that one can be killed or
-//! stand still alone. They share one PostgreSQL database, one scheduler, one object store and one secret store.
+//! Servers without a wire: an engine and a database handle each, in a runtime of their own, so that
+//! one can be killed or stand still alone. They share one PostgreSQL database, one scheduler, one
+//! object store and one secret store.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -9,16 +10,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gofer_core::object_store::{
-    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
+    PutOptions,
 };
 use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
 use gofer_core::run::{Initiator, Run, RunStatus};
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd, Scheduler,
-    SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd,
+    Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::testing::{MemoryObjectStore, MemoryScheduler, MemorySecretStore};
-use gofer_core::{BackendError, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, TaskId, Timestamp};
+use gofer_core::{
+    BackendError, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, TaskId, Timestamp,
+};
 use gofer_db::{DatabaseUrl, Db, DbConfig, EventFilter, Registration};
 use gofer_engine::{Backends, Engine, EngineConfig, StartRun};
 use secrecy::SecretString;
@@ -47,10 +51,14 @@ impl Fleet {
     pub(crate) async fn create(test: &str, lease_ttl: Duration) -> Option<Self> {
         let database = TestDatabase::create(test).await?;
         let (scheduler, objects) = (MemoryScheduler::new(), Arc::new(CountedStore::default()));
-        let capabilities = SchedulerCapabilities { workload_identity: true, ..scheduler.capabilities() };
+        let capabilities =
+            SchedulerCapabilities { workload_identity: true, ..scheduler.capabilities() };
         let scheduler = scheduler.with_capabilities(capabilities);
         let backends = Backends {
-            scheduler: Arc::new(Outliving { scheduler: scheduler.clone(), home: Handle::current() }),
+            scheduler: Arc::new(Outliving {
+                scheduler: scheduler.clone(),
+                home: Handle::current(),
+            }),
             objects: objects.clone(),
             secrets: Arc::new(MemorySecretStore::new()),
         };
@@ -61,20 +69,28 @@ impl Fleet {
         self.server_with(name, |_| {}).await
     }
 
-    pub(crate) async fn server_with(&self, name: &str, configure: impl FnOnce(&mut EngineConfig)) -> Server {
+    pub(crate) async fn server_with(
+        &self,
+        name: &str,
+        configure: impl FnOnce(&mut EngineConfig),
+    ) -> Server {
         let db = DbConfig {
             url: Some(DatabaseUrl::new(self.database.url())),
             pool_size: 6,
             shared: true,
             ..DbConfig::default()
         };
-        let mut config =
-            EngineConfig { server_id: name.to_owned(), lease_ttl: self.lease_ttl, ..EngineConfig::default() };
+        let mut config = EngineConfig {
+            server_id: name.to_owned(),
+            lease_ttl: self.lease_ttl,
+            ..EngineConfig::default()
+        };
         configure(&mut config);
         Server::start(db, self.backends.clone(), config).await
     }
 
-    /// Fails if an execution was started more than once, or is left at the scheduler; returns once all are removed.
+    /// Fails if an execution was started more than once, or is left at the scheduler; returns once
+    /// all are removed.
     pub(crate) async fn is_tidy(&self) {
         eventually("nothing is left at the scheduler", || async {
             let left = self.scheduler.executions();
@@ -99,15 +115,21 @@ impl Server {
         let (sender, started) = oneshot::channel();
         let name = config.server_id.clone();
         let body = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let db = Db::connect(db).await.unwrap();
                 let engine = Engine::start(Arc::new(db.clone()), backends, config).await.unwrap();
-                assert!(sender.send((engine, db, Handle::current())).is_ok(), "the test waits for it");
+                assert!(
+                    sender.send((engine, db, Handle::current())).is_ok(),
+                    "the test waits for it"
+                );
                 let _ = killed.await;
             });
+
             runtime.shutdown_background();
         };
+
         std::thread::Builder::new().name(name).spawn(body).unwrap();
         let (engine, db, runtime) = started.await.unwrap();
         Self { engine, db, runtime, _alive: alive }
@@ -149,11 +171,17 @@ impl Server {
 
     pub(crate) async fn register(&self, spec: PipelineSpec) {
         let digest = format!("{:064x}", 1);
-        let registration =
-            Registration { namespace: namespace(), spec: Arc::new(spec), digest, expected_version: None };
-        self.within(|_, db| async move { db.pipeline_register(registration, "test", Timestamp::now()).await })
-            .await
-            .unwrap();
+        let registration = Registration {
+            namespace: namespace(),
+            spec: Arc::new(spec),
+            digest,
+            expected_version: None,
+        };
+        self.within(|_, db| async move {
+            db.pipeline_register(registration, "test", Timestamp::now()).await
+        })
+        .await
+        .unwrap();
     }
 
     pub(crate) async fn start_run(&self, pipeline: &str) -> RunKey {
@@ -185,8 +213,14 @@ impl Server {
     /// How many events of this type there are, and that all of them are without a gap.
     pub(crate) async fn events(&self, of: &str) -> usize {
         let filter = EventFilter::default();
-        let events = self.within(|_, db| async move { db.event_list_after(0, &filter, 1_000).await }).await.unwrap();
-        assert!(events.iter().map(|event| event.id).eq(1..=events.len() as u64), "a gap in the events");
+        let events = self
+            .within(|_, db| async move { db.event_list_after(0, &filter, 1_000).await })
+            .await
+            .unwrap();
+        assert!(
+            events.iter().map(|event| event.id).eq(1..=events.len() as u64),
+            "a gap in the events"
+        );
         events.iter().filter(|event| event.body.details.type_name() == of).count()
     }
 }
@@ -218,6 +252,7 @@ pub(crate) fn chain(name: &str, tasks: &[&[&str]]) -> PipelineSpec {
         resources: Default::default(),
         continue_on_failure: false,
     };
+
     PipelineSpec {
         run_variables: Vec::new(),
         name: PipelineId::new(name).unwrap(),
@@ -237,7 +272,11 @@ fn after(task: TaskId) -> gofer_core::pipeline::Dependency {
 
 /// The first attempt of the chain's task at this place.
 pub(crate) fn execution(run: &RunKey, at: usize) -> ExecutionId {
-    ExecutionId { run: run.clone(), task: TaskId::new(format!("t{at}")).unwrap(), attempt: gofer_core::Attempt(1) }
+    ExecutionId {
+        run: run.clone(),
+        task: TaskId::new(format!("t{at}")).unwrap(),
+        attempt: gofer_core::Attempt(1),
+    }
 }
 
 /// Executions outlive the server that started them: they live in the test's own runtime.
@@ -275,7 +314,9 @@ impl Scheduler for Outliving {
         self.scheduler.state(id).await
     }
 
-    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+    async fn watch(
+        &self,
+    ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         self.scheduler.watch().await
     }
 
@@ -288,7 +329,11 @@ impl Scheduler for Outliving {
         self.scheduler.logs(id, from, follow).await
     }
 
-    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+    async fn exec(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, BackendError> {
         self.scheduler.exec(id, request).await
     }
 
@@ -296,9 +341,13 @@ impl Scheduler for Outliving {
         self.scheduler.remove(id).await
     }
 
-    /// As on Nomad: only the server that was told knows of it, and tells only its own watchers. In these tests that is one
-    /// that does not drive the run, so that nobody hears.
-    async fn report(&self, token: &SecretString, _: ReportedEnd) -> Result<ExecutionId, BackendError> {
+    /// As on Nomad: only the server that was told knows of it, and tells only its own watchers. In
+    /// these tests that is one that does not drive the run, so that nobody hears.
+    async fn report(
+        &self,
+        token: &SecretString,
+        _: ReportedEnd,
+    ) -> Result<ExecutionId, BackendError> {
         self.scheduler.identify(token).await
     }
 
@@ -331,7 +380,12 @@ impl ObjectStore for CountedStore {
         self.store.check().await
     }
 
-    async fn put(&self, key: &ObjectKey, body: ByteStream, options: PutOptions) -> Result<ObjectMeta, BackendError> {
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: ByteStream,
+        options: PutOptions,
+    ) -> Result<ObjectMeta, BackendError> {
         *self.puts.lock().unwrap().entry(key.to_string()).or_default() += 1;
         self.store.put(key, body, options).await
     }
@@ -353,7 +407,12 @@ impl ObjectStore for CountedStore {
         self.store.delete(key).await
     }
 
-    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<Presigned>, BackendError> {
+    async fn presign(
+        &self,
+        key: &ObjectKey,
+        access: Access,
+        ttl: Duration,
+    ) -> Result<Option<Presigned>, BackendError> {
         self.store.presign(key, access, ttl).await
     }
 }

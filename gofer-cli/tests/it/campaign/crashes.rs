@@ -9,7 +9,8 @@ use super::whole::Logs;
 use super::{shapes, whole};
 use crate::serving::Serving;
 
-/// Runs at the same time: more than the machine's cores can do at once, and few enough to see each through many crashes.
+/// Runs at the same time: more than the machine's cores can do at once, and few enough to see each
+/// through many crashes.
 const CLIENTS: u64 = 24;
 /// The longest that a server lives; half of it is the usual.
 const LIFE: Duration = Duration::from_secs(2);
@@ -22,6 +23,7 @@ fn a_load_survives_that_the_server_is_killed_every_second() {
     let dir = tempfile::tempdir().expect("a folder");
     let marks = dir.path().join("marks");
     let mut server = Serving::start();
+
     for shape in shapes::ALL {
         server.up(&shape.pipeline(&marks));
     }
@@ -32,6 +34,7 @@ fn a_load_survives_that_the_server_is_killed_every_second() {
         std::thread::sleep(dice.moment(LIFE));
         server.kill_and_restart();
     }
+
     let (done, seen) = load.finish();
     let took = since.elapsed().as_secs_f64();
     whole::check(&server, &marks, &done, Logs::Whole);

@@ -11,10 +11,15 @@ impl Dice {
     /// `GOFER_CRASH_SEED`, or something new; says how the test is repeated.
     pub(crate) fn new(test: &str) -> Self {
         let from_env = std::env::var("GOFER_CRASH_SEED").ok().and_then(|seed| seed.parse().ok());
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970");
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("it is after 1970");
         let seed = from_env.unwrap_or_else(|| u64::from(now.subsec_nanos()));
-        // Shown with a failure; cargo keeps it to itself otherwise. What the machine does at the same time differs.
-        let again = format!("repeat with: GOFER_CRASH_SEED={seed} cargo test -p gofer-cli --test it {test}\n");
+        // Shown with a failure; cargo keeps it to itself otherwise. What the machine does at the
+        // same time differs.
+        let again = format!(
+            "repeat with: GOFER_CRASH_SEED={seed} cargo test -p gofer-cli --test it {test}\n"
+        );
         let _ = std::io::stderr().write_all(again.as_bytes());
         Self(seed)
     }
@@ -26,7 +31,8 @@ impl Dice {
 
     /// A number below `limit`.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 

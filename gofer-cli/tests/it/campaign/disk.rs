@@ -25,16 +25,23 @@ const OUTAGE: Duration = Duration::from_secs(4);
 pub(crate) fn until_refused(server: &Serving, code: i32) {
     let since = Instant::now();
     for version in 0_u64.. {
-        // Big, because a database has some room inside. Different, because the same again is no new version.
+        // Big, because a database has some room inside. Different, because the same again is no new
+        // version.
         let value = version.to_string().repeat(60_000 / version.to_string().len());
-        let variables: BTreeMap<_, _> = (0..8).map(|name| (format!("V{name}"), value.clone())).collect();
+        let variables: BTreeMap<_, _> =
+            (0..8).map(|name| (format!("V{name}"), value.clone())).collect();
         let spec = json!({ "name": "ballast", "variables": variables, "tasks": [script("a", "true", &[])] });
         let ended = server.run_with_stdin(&["up", "-"], spec.to_string().as_bytes());
         if ended.code != 0 {
             ended.expect(code).says("error: ").says("the database");
             return;
         }
-        assert!(since.elapsed() < SOON, "nothing was refused within {SOON:?}; log:\n{}", server.log());
+
+        assert!(
+            since.elapsed() < SOON,
+            "nothing was refused within {SOON:?}; log:\n{}",
+            server.log()
+        );
     }
 }
 
@@ -53,9 +60,11 @@ fn runs_wait_while_the_disk_is_full() {
     let dir = tempfile::tempdir().expect("a folder");
     let marks = dir.path().join("marks");
     let server = Serving::start_on(tempfile::tempdir().expect("a folder"), volume.path());
+
     for shape in shapes::ALL {
         server.up(&shape.pipeline(&marks));
     }
+
     let load = Load::start(&server, &dice, CLIENTS);
     for _ in 0..2 {
         std::thread::sleep(WELL);
@@ -64,14 +73,18 @@ fn runs_wait_while_the_disk_is_full() {
         std::thread::sleep(OUTAGE);
         volume.free();
     }
+
     std::thread::sleep(WELL);
     let (done, seen) = load.finish();
-    refused_for(&seen, &[("DATABASE_FULL", Code::Unavailable), ("BACKEND_FULL", Code::Unavailable)]);
+    refused_for(
+        &seen,
+        &[("DATABASE_FULL", Code::Unavailable), ("BACKEND_FULL", Code::Unavailable)],
+    );
     whole::check(&server, &marks, &done, Logs::MayBreakOff);
 }
 
-/// Linux makes no file system read-only that has files open for writing, except after an error of its disk; then it has to
-/// be mounted again, and the server started.
+/// Linux makes no file system read-only that has files open for writing, except after an error of
+/// its disk; then it has to be mounted again, and the server started.
 #[test]
 fn runs_wait_while_sqlite_is_read_only() {
     let Some(volume) = Volume::disk("runs_wait_while_sqlite_is_read_only") else { return };
@@ -81,13 +94,17 @@ fn runs_wait_while_sqlite_is_read_only() {
     let database = text(&volume.path().join("gofer.db")).to_owned();
     let config = format!("[database]\nurl = \"sqlite://{database}\"\n");
     let mut server = Serving::start_configured(tempfile::tempdir().expect("a folder"), &config);
+
     for shape in shapes::ALL {
         server.up(&shape.pipeline(&marks));
     }
+
     let load = Load::start(&server, &dice, CLIENTS);
     std::thread::sleep(WELL);
-    // In between two commits: breaking ext4 this way lets an fsync that is under way succeed for nothing (a bare loop of
-    // write and fsync loses its last record once in three times), which a disk that fails does not do.
+
+    // In between two commits: breaking ext4 this way lets an fsync that is under way succeed for
+    // nothing (a bare loop of write and fsync loses its last record once in three times), which a
+    // disk that fails does not do.
     server.while_stopped(|| volume.break_down());
     until_refused(&server, 3);
     std::thread::sleep(OUTAGE);
@@ -95,7 +112,11 @@ fn runs_wait_while_sqlite_is_read_only() {
     volume.repair();
     server.restart();
     std::thread::sleep(WELL);
+
     let (done, seen) = load.finish();
-    refused_for(&seen, &[("DATABASE_UNAVAILABLE", Code::Unavailable), ("BACKEND_UNAVAILABLE", Code::Unavailable)]);
+    refused_for(
+        &seen,
+        &[("DATABASE_UNAVAILABLE", Code::Unavailable), ("BACKEND_UNAVAILABLE", Code::Unavailable)],
+    );
     whole::check(&server, &marks, &done, Logs::Whole);
 }

@@ -1,4 +1,5 @@
-//! Many clients at once, each of which starts a run, maybe cancels it, sees it through to its end, and starts the next.
+//! Many clients at once, each of which starts a run, maybe cancels it, sees it through to its end,
+//! and starts the next.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,8 @@ use super::dice::Dice;
 use super::shapes::{self, Shape};
 use crate::serving::{OwnToken, Serving};
 
-/// How long the server may be away or slow altogether before a client gives up: longer than any outage of a test.
+/// How long the server may be away or slow altogether before a client gives up: longer than any
+/// outage of a test.
 const PATIENCE: Duration = Duration::from_secs(150);
 /// No call may take longer, whatever happens to the server: its own limit is 30 s.
 const CALL: Duration = Duration::from_secs(40);
@@ -40,7 +42,8 @@ impl Done {
     }
 }
 
-/// What the server answered instead of doing it, by its reason: how often, with which code, and its latest words.
+/// What the server answered instead of doing it, by its reason: how often, with which code, and its
+/// latest words.
 pub(crate) type Refusals = BTreeMap<String, (u64, Code, String)>;
 
 /// What all clients have seen.
@@ -55,7 +58,8 @@ impl Seen {
         // Without a reason it is the connection that broke, with the server or without.
         let Some(info) = status.get_details_error_info() else { return };
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, code, message) = refusals.entry(info.reason).or_insert((0, status.code(), String::new()));
+        let (count, code, message) =
+            refusals.entry(info.reason).or_insert((0, status.code(), String::new()));
         *count += 1;
         *code = status.code();
         status.message().clone_into(message);
@@ -87,7 +91,8 @@ pub(crate) struct Load {
 impl Load {
     /// Registers nothing: the shapes have to be there.
     pub(crate) fn start(server: &Serving, dice: &Dice, clients: u64) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Seen::default()));
         let endpoint = Endpoint::from_shared(server.addr.clone()).expect("an address");
@@ -97,10 +102,12 @@ impl Load {
                 let _entered = runtime.enter();
                 let channel = InterceptedService::new(endpoint.connect_lazy(), server.own_token());
                 let service = RunServiceClient::new(channel);
-                let client = Client { number, service, dice: dice.of(number + 1), seen: seen.clone() };
+                let client =
+                    Client { number, service, dice: dice.of(number + 1), seen: seen.clone() };
                 runtime.spawn(client.work(stop.clone()))
             })
             .collect();
+
         Self { runtime, stop, seen, clients }
     }
 
@@ -110,7 +117,11 @@ impl Load {
         let all = self.runtime.block_on(async {
             let mut all = Vec::new();
             for client in self.clients {
-                all.extend(client.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())));
+                all.extend(
+                    client
+                        .await
+                        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
+                );
             }
             all
         });
@@ -142,7 +153,8 @@ impl Client {
         done
     }
 
-    /// Whatever becomes of a call: repeating it with its key makes sure that there is one run, and only one.
+    /// Whatever becomes of a call: repeating it with its key makes sure that there is one run, and
+    /// only one.
     async fn start(&mut self, pipeline: &str, number: usize) -> u64 {
         let request = v1::StartRunRequest {
             namespace: "default".to_owned(),
@@ -176,19 +188,26 @@ impl Client {
     }
 
     async fn see_through(&self, shape: &Shape, run: u64) {
-        let request = v1::GetRunRequest { namespace: "default".to_owned(), pipeline: shape.name.to_owned(), run };
+        let request = v1::GetRunRequest {
+            namespace: "default".to_owned(),
+            pipeline: shape.name.to_owned(),
+            run,
+        };
+
         let since = Instant::now();
         loop {
             let got = self.insist("get", || {
                 let (mut service, request) = (self.service.clone(), request.clone());
                 async move { service.get_run(request).await }
             });
+
             let got = got.await;
             let run = got.run.as_ref().expect("a run");
             if run.state() == v1::RunState::Complete {
                 assert_eq!(run.status(), shape.status, "{got:#?}");
                 return;
             }
+
             assert!(since.elapsed() < PATIENCE, "not complete within {PATIENCE:?}: {got:#?}");
             tokio::time::sleep(AGAIN).await;
         }
@@ -208,18 +227,29 @@ impl Client {
                 Ok(answer) => return answer.into_inner(),
                 Err(status) => status,
             };
+
             self.seen.refusal(&status);
             assert!(may_pass(status.code()), "{what}: {status:?}");
-            assert!(since.elapsed() < PATIENCE, "{what}: no success within {PATIENCE:?}; last: {status:?}");
+            assert!(
+                since.elapsed() < PATIENCE,
+                "{what}: no success within {PATIENCE:?}; last: {status:?}"
+            );
             tokio::time::sleep(AGAIN).await;
         }
     }
 }
 
-/// Whether the same call may succeed later. A connection that broke is unknown or internal to the client.
+/// Whether the same call may succeed later. A connection that broke is unknown or internal to the
+/// client.
 fn may_pass(code: Code) -> bool {
-    let is_away =
-        matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal);
+    let is_away = matches!(
+        code,
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::Internal
+    );
     // The token was read just before another server made its own; the next call reads that.
     is_away || code == Code::Unauthenticated
 }

@@ -1,4 +1,5 @@
-//! Runs under a load while the server crashes, or what it stands on is away; and what must hold afterwards.
+//! Runs under a load while the server crashes, or what it stands on is away; and what must hold
+//! afterwards.
 //!
 //! | environment | meaning |
 //! |---|---|

@@ -45,13 +45,18 @@ impl Postgres {
             skip(test, "no PostgreSQL is installed");
             return None;
         }
+
         let dir = tempfile::tempdir().expect("a folder");
         // The database's user has to get through.
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).expect("permissions");
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711))
+            .expect("permissions");
         let place = dir.path().join("postgres");
+
         // What it says is committed must be there after it was stopped hard.
-        let start = "POSTGRES_CONF='synchronous_commit = on' postgres_start \"$1\"; printf %s \"$POSTGRES_URL\"";
+        let start = "POSTGRES_CONF='synchronous_commit = on' postgres_start \"$1\"; printf %s \
+                     \"$POSTGRES_URL\"";
         let url = testbed(start, &[text(&place)]).unwrap_or_else(|error| panic!("{error}"));
+
         Some(Self { dir, url })
     }
 
@@ -90,7 +95,11 @@ impl Drop for Postgres {
 fn testbed(line: &str, args: &[&str]) -> Result<String, String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../testbed/postgres.sh");
     let line = format!("set -eu; source {script}; {line}");
-    let output = Command::new("bash").args(["-c", &line, "testbed"]).args(args).output().map_err(|e| e.to_string())?;
+    let output = Command::new("bash")
+        .args(["-c", &line, "testbed"])
+        .args(args)
+        .output()
+        .map_err(|e| e.to_string())?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr))),
@@ -98,8 +107,10 @@ fn testbed(line: &str, args: &[&str]) -> Result<String, String> {
 }
 
 fn serve(url: &str) -> Serving {
-    let config =
-        format!("[database]\nurl = \"{url}\"\nacquire_timeout = \"3s\"\npool_size = 6\n[engine]\nlease_ttl = \"3s\"\n");
+    let config = format!(
+        "[database]\nurl = \"{url}\"\nacquire_timeout = \"3s\"\npool_size = 6\n[engine]\nlease_ttl \
+         = \"3s\"\n"
+    );
     Serving::start_configured(tempfile::tempdir().expect("a folder"), &config)
 }
 
@@ -109,13 +120,16 @@ fn under_load(test: &str, url: &str, happen: impl FnOnce(&Serving)) {
     let dir = tempfile::tempdir().expect("a folder");
     let marks = dir.path().join("marks");
     let server = serve(url);
+
     for shape in shapes::ALL {
         server.up(&shape.pipeline(&marks));
     }
+
     let load = Load::start(&server, &dice, CLIENTS);
     std::thread::sleep(WELL);
     happen(&server);
     std::thread::sleep(WELL);
+
     let (done, seen) = load.finish();
     refused_for(&seen, &AWAY);
     assert!(seen.longest() < LONGEST_CALL, "a call took {:?}", seen.longest());
@@ -147,11 +161,13 @@ fn runs_survive_connections_that_are_cut_delayed_and_half_closed() {
             proxy.cut();
             std::thread::sleep(WELL / 4);
         }
+
         proxy.delay(Duration::from_millis(20));
         std::thread::sleep(WELL);
         proxy.cut();
         std::thread::sleep(WELL);
         proxy.delay(Duration::ZERO);
+
         for _ in 0..3 {
             proxy.half_close();
             std::thread::sleep(WELL / 2);

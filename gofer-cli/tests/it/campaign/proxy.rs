@@ -18,7 +18,8 @@ struct Weather {
     black_hole: bool,
     /// Counts up when all connections are cut.
     cuts: u64,
-    /// Counts up when the database's side of all connections is closed, and the other left as it is.
+    /// Counts up when the database's side of all connections is closed, and the other left as it
+    /// is.
     half_closes: u64,
 }
 
@@ -32,7 +33,8 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// In front of this address.
     pub(crate) fn to(target: SocketAddr) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
         let addr = listener.local_addr().expect("an address");
@@ -64,7 +66,8 @@ async fn accept(listener: TcpListener, target: SocketAddr, weather: watch::Sende
         tokio::spawn(async move {
             // Refused: so is the client, who sees its connection end.
             let Ok(server) = TcpStream::connect(target).await else { return };
-            let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+            let ((from_client, to_client), (from_server, to_server)) =
+                (client.into_split(), server.into_split());
             tokio::join!(
                 pump(from_client, to_server, weather.clone(), false),
                 pump(from_server, to_client, weather, true),
@@ -74,10 +77,16 @@ async fn accept(listener: TcpListener, target: SocketAddr, weather: watch::Sende
 }
 
 /// One direction of one connection.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut weather: watch::Receiver<Weather>, to_client: bool) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut weather: watch::Receiver<Weather>,
+    to_client: bool,
+) {
     let born = *weather.borrow_and_update();
     let mut dead = born.black_hole;
     let mut buffer = vec![0; 64 * 1024];
+
     loop {
         let count = tokio::select! {
             biased;
@@ -96,14 +105,17 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut weather: watc
             }
             count = from.read(&mut buffer) => count.unwrap_or(0),
         };
+
         let delay = weather.borrow().delay;
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
+
         if count == 0 {
             let _ = to.shutdown().await;
             return;
         }
+
         if !dead && to.write_all(&buffer[..count]).await.is_err() {
             return;
         }

@@ -35,8 +35,8 @@ impl Shape {
     }
 }
 
-/// Parallel steps, one that fails at first, one that may fail, a report whatever happened, and a notification of a failure:
-/// what `examples/rust/ci` does.
+/// Parallel steps, one that fails at first, one that may fail, a report whatever happened, and a
+/// notification of a failure: what `examples/rust/ci` does.
 pub(crate) const CI: Shape = Shape {
     name: "ci",
     status: RunStatus::Successful,
@@ -92,7 +92,9 @@ const CHAIN: Shape = Shape {
     talkative: &["f"],
     build: |tasks| {
         let names = ["a", "b", "c", "d", "e", "f"];
-        let links = names.windows(2).map(|pair| tasks.step(pair[1], last_words(pair[1] == "f"), &[pair[0]]));
+        let links = names
+            .windows(2)
+            .map(|pair| tasks.step(pair[1], last_words(pair[1] == "f"), &[pair[0]]));
         std::iter::once(tasks.step("a", "true", &[])).chain(links).collect()
     },
 };

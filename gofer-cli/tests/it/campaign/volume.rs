@@ -20,11 +20,14 @@ impl Volume {
     /// In memory; `None`, printed, where the test may not mount.
     pub(crate) fn memory(test: &str, size: &str) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a folder");
-        let device = ["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "gofer-test"].map(str::to_owned).to_vec();
+        let device = ["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "gofer-test"]
+            .map(str::to_owned)
+            .to_vec();
         Self::mounted(test, dir, device)
     }
 
-    /// A disk that becomes read-only with its first error; `None`, printed, where the test may not mount.
+    /// A disk that becomes read-only with its first error; `None`, printed, where the test may not
+    /// mount.
     pub(crate) fn disk(test: &str) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a folder");
         let image = dir.path().join("image");
@@ -61,7 +64,11 @@ impl Volume {
 
     /// Leaves no room at all.
     pub(crate) fn fill(&self) {
-        let mut ballast = std::fs::File::options().create(true).append(true).open(self.ballast()).expect("a file");
+        let mut ballast = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.ballast())
+            .expect("a file");
         let mut piece = 1 << 20;
         while piece > 0 {
             match ballast.write(&vec![0; piece]) {
@@ -81,7 +88,8 @@ impl Volume {
         self.path.join("ballast")
     }
 
-    /// From now on it is read-only, as after an error of the disk, for those too that have files open.
+    /// From now on it is read-only, as after an error of the disk, for those too that have files
+    /// open.
     pub(crate) fn break_down(&self) {
         run("sync", &["-f", text(&self.path)]).expect("it can be synced");
         // That it then is read-only is told as an error.
@@ -105,11 +113,17 @@ impl Drop for Volume {
 }
 
 fn run(program: &str, args: &[&str]) -> Result<(), String> {
-    let output = Command::new(program).args(args).output().map_err(|error| format!("`{program}`: {error}"))?;
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .map_err(|error| format!("`{program}`: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("`{program}`: {}", String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default()))
+    Err(format!(
+        "`{program}`: {}",
+        String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default()
+    ))
 }
 
 /// Says so where whoever runs the tests sees it.

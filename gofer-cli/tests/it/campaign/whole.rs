@@ -21,7 +21,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 /// Checks everything about these runs, which are all there are.
 pub(crate) fn check(server: &Serving, marks: &Path, done: &[Done], logs: Logs) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let endpoint = Endpoint::from_shared(server.addr.clone()).expect("an address");
         let channel = InterceptedService::new(endpoint.connect_lazy(), server.own_token());
@@ -47,7 +48,8 @@ pub(crate) enum Logs {
 
 /// Whether a log broke off, with or without the line that says so.
 fn is_part(log: &str, expected: &str) -> bool {
-    expected.starts_with(log.split("gofer: output from here on was dropped").next().unwrap_or_default())
+    expected
+        .starts_with(log.split("gofer: output from here on was dropped").next().unwrap_or_default())
 }
 
 fn default() -> String {
@@ -74,12 +76,18 @@ impl Checker {
     /// Checks a run; returns how many marks it made.
     async fn run(&self, done: &Done) -> usize {
         let shape = done.shape();
-        let request = v1::GetRunRequest { namespace: default(), pipeline: shape.name.to_owned(), run: done.run };
+        let request = v1::GetRunRequest {
+            namespace: default(),
+            pipeline: shape.name.to_owned(),
+            run: done.run,
+        };
+
         let mut service = RunServiceClient::new(self.channel.clone());
         let got = service.get_run(request).await.expect("the run").into_inner();
         let run = got.run.as_ref().expect("a run");
         assert_eq!((run.state(), run.status()), (v1::RunState::Complete, shape.status), "{got:#?}");
         assert_eq!(got.task_runs.len(), shape.tasks.len(), "{got:#?}");
+
         let mut marks = 0;
         for (name, status, attempts) in shape.tasks {
             let task = self.settled(done, name).await;
@@ -87,28 +95,42 @@ impl Checker {
             if shape.is_endless() {
                 assert!(task.attempts.len() <= *attempts as usize, "{task:#?}");
             } else {
-                assert_eq!((task.status(), task.attempts.len()), (*status, *attempts as usize), "{task:#?}");
+                assert_eq!(
+                    (task.status(), task.attempts.len()),
+                    (*status, *attempts as usize),
+                    "{task:#?}"
+                );
             }
+
             for attempt in &task.attempts {
                 marks += self.attempt(done, name, attempt).await;
             }
         }
+
         marks
     }
 
     /// The task run with all its attempts, once their logs are archived.
     async fn settled(&self, done: &Done, task: &str) -> v1::TaskRun {
         let pipeline = done.shape().name.to_owned();
-        let request = v1::GetTaskRunRequest { namespace: default(), pipeline, run: done.run, task: task.to_owned() };
+        let request = v1::GetTaskRunRequest {
+            namespace: default(),
+            pipeline,
+            run: done.run,
+            task: task.to_owned(),
+        };
+
         let since = Instant::now();
         loop {
             let mut service = TaskRunServiceClient::new(self.channel.clone());
-            let got = service.get_task_run(request.clone()).await.expect("the task run").into_inner();
+            let got =
+                service.get_task_run(request.clone()).await.expect("the task run").into_inner();
             let got = got.task_run.expect("a task run");
             let mut states = got.attempts.iter().map(v1::Attempt::log_state);
             if states.all(|state| state != v1::LogState::Live) {
                 return got;
             }
+
             assert!(since.elapsed() < SOON, "logs not archived within {SOON:?}: {got:#?}");
             tokio::time::sleep(AGAIN).await;
         }
@@ -120,14 +142,20 @@ impl Checker {
         let name = mark(shape.name, done.run, task, attempt.attempt);
         let marks = self.marks.get(&name).copied().unwrap_or_default();
         let log = self.log(done, task, attempt.attempt).await;
+
         if shape.is_endless() {
             assert!(marks <= 1, "`{name}`: executed {marks} times");
             let heard = log.is_empty() || (log == format!("out of {task}\n") && marks == 1);
             assert!(heard, "`{name}`: {marks} marks, log {log:?}");
+
             // Cancelled before it was executed: not known to the scheduler.
-            assert!(attempt.log_state() != v1::LogState::Lost || marks == 0, "`{name}`: {attempt:#?}");
+            assert!(
+                attempt.log_state() != v1::LogState::Lost || marks == 0,
+                "`{name}`: {attempt:#?}"
+            );
             return usize::from(marks == 1);
         }
+
         assert_eq!(marks, 1, "`{name}`: how often it was executed");
         let state = if log.is_empty() { v1::LogState::None } else { v1::LogState::Archived };
         assert_eq!(attempt.log_state(), state, "`{name}`: {attempt:#?}");
@@ -135,8 +163,15 @@ impl Checker {
         if shape.talkative.contains(&task) {
             expected.extend((1..=LINES).map(|line| format!("{line}\n")));
         }
+
         let whole = log == expected || (self.logs == Logs::MayBreakOff && is_part(&log, &expected));
-        assert!(whole, "`{name}`: {} bytes of log instead of {}: {log:?}", log.len(), expected.len());
+        assert!(
+            whole,
+            "`{name}`: {} bytes of log instead of {}: {log:?}",
+            log.len(),
+            expected.len()
+        );
+
         1
     }
 
@@ -149,6 +184,7 @@ impl Checker {
             attempt,
             ..v1::StreamLogsRequest::default()
         };
+
         let mut service = TaskRunServiceClient::new(self.channel.clone());
         let mut chunks = match service.stream_logs(request).await {
             Ok(chunks) => chunks.into_inner(),
@@ -156,10 +192,12 @@ impl Checker {
             Err(status) if status.code() == tonic::Code::NotFound => return String::new(),
             Err(status) => panic!("{status:?}"),
         };
+
         let mut bytes = Vec::new();
         while let Some(reply) = chunks.message().await.expect("a chunk") {
             bytes.extend(reply.chunk.into_iter().flat_map(|chunk| chunk.data));
         }
+
         String::from_utf8(bytes).expect("text")
     }
 
@@ -167,12 +205,18 @@ impl Checker {
     async fn events(&self, done: &[Done]) {
         let (mut last, mut stories) = (0, BTreeMap::<(String, u64), Story>::new());
         loop {
-            let request = v1::ListEventsRequest { after_id: last, page_size: 500, ..v1::ListEventsRequest::default() };
+            let request = v1::ListEventsRequest {
+                after_id: last,
+                page_size: 500,
+                ..v1::ListEventsRequest::default()
+            };
+
             let mut service = EventServiceClient::new(self.channel.clone());
             let page = service.list_events(request).await.expect("events").into_inner().events;
             if page.is_empty() {
                 break;
             }
+
             for event in page {
                 assert_eq!(event.id, last + 1, "a gap in the events");
                 last = event.id;
@@ -181,11 +225,18 @@ impl Checker {
                 }
             }
         }
+
         for one in done {
-            let story = stories.remove(&(one.shape().name.to_owned(), one.run)).expect("the run has events");
+            let story = stories
+                .remove(&(one.shape().name.to_owned(), one.run))
+                .expect("the run has events");
             assert_eq!(story.run, 3, "{one:?}: not complete, by its events");
-            assert!(story.tasks.values().all(|(_, state)| *state == Attempt::Over), "{one:?}: {story:?}");
+            assert!(
+                story.tasks.values().all(|(_, state)| *state == Attempt::Over),
+                "{one:?}: {story:?}"
+            );
         }
+
         assert!(stories.is_empty(), "runs that nobody started: {:?}", stories.keys());
     }
 }
@@ -218,25 +269,37 @@ impl Story {
             Details::TaskRunStarting(_) => {
                 let before = at.1.map_or(0, |(attempt, _)| attempt);
                 let over = at.1.is_none_or(|(_, state)| state == Attempt::Over);
-                assert!(over && event.attempt == before + 1, "started out of order: {event:?} after {at:?}");
+                assert!(
+                    over && event.attempt == before + 1,
+                    "started out of order: {event:?} after {at:?}"
+                );
                 self.note(event, Attempt::Starting);
             }
             Details::TaskRunRunning(_) => {
-                assert_eq!(at.1, Some((event.attempt, Attempt::Starting)), "running out of order: {event:?}");
+                assert_eq!(
+                    at.1,
+                    Some((event.attempt, Attempt::Starting)),
+                    "running out of order: {event:?}"
+                );
                 self.note(event, Attempt::Running);
             }
             Details::TaskRunRetryScheduled(_) => {
-                let active = at.1.is_some_and(|(attempt, state)| attempt == event.attempt && state != Attempt::Over);
+                let active = at.1.is_some_and(|(attempt, state)| {
+                    attempt == event.attempt && state != Attempt::Over
+                });
                 assert!(active, "over out of order: {event:?} after {at:?}");
                 self.note(event, Attempt::Over);
             }
             Details::TaskRunCompleted(_) => {
                 let fits = match at.1 {
-                    Some((attempt, Attempt::Starting | Attempt::Running)) => event.attempt == attempt,
+                    Some((attempt, Attempt::Starting | Attempt::Running)) => {
+                        event.attempt == attempt
+                    }
                     // The one that was next, and is not started any more.
                     Some((attempt, Attempt::Over)) => event.attempt > attempt,
                     None => event.attempt == 1,
                 };
+
                 assert!(fits, "complete out of order: {event:?} after {at:?}");
                 self.note(event, Attempt::Over);
             }
@@ -255,13 +318,14 @@ impl Story {
     }
 }
 
-/// Archived executions are removed from the scheduler's directory, and nothing else is in it but directories that wait for the
-/// next: each with an empty entry and an empty folder.
+/// Archived executions are removed from the scheduler's directory, and nothing else is in it but
+/// directories that wait for the next: each with an empty entry and an empty folder.
 fn nothing_is_left(dir: &Path) {
     let names = |dir: &Path| {
         let entries = std::fs::read_dir(dir).expect("a folder");
         entries.map(|entry| entry.expect("an entry").file_name()).collect::<Vec<_>>()
     };
+
     let left = || {
         ["live", "x"].map(|part| {
             let mut entries = names(&dir.join(part));
@@ -270,16 +334,19 @@ fn nothing_is_left(dir: &Path) {
             entries
         })
     };
+
     let since = Instant::now();
     while left().iter().any(|entries| !entries.is_empty()) {
         assert!(since.elapsed() < SOON, "left at the scheduler: {:?}", left());
         std::thread::sleep(AGAIN);
     }
+
     for spare in names(&dir.join("x")).iter().map(|name| dir.join("x").join(name)) {
         let mut inside = names(&spare);
         inside.sort_unstable();
         assert_eq!(inside, ["entry", "work"], "{}", spare.display());
-        let (work, entry) = (names(&spare.join("work")), std::fs::metadata(spare.join("entry")).expect("an entry"));
+        let (work, entry) =
+            (names(&spare.join("work")), std::fs::metadata(spare.join("entry")).expect("an entry"));
         assert!(work.is_empty() && entry.len() == 0, "{}: {work:?}", spare.display());
     }
 }

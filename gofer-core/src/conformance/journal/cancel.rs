@@ -2,7 +2,8 @@
 
 use super::JournalFixture;
 use super::fixture::{
-    at, claim_one, event, finish, insert, last_event, load, new_events, register, simple, spec, task_id,
+    at, claim_one, event, finish, insert, last_event, load, new_events, register, simple, spec,
+    task_id,
 };
 use crate::event::EventDetails;
 use crate::id::{RunKey, RunNumber, TaskId};
@@ -10,7 +11,8 @@ use crate::journal::{Journal, JournalError};
 use crate::pipeline::Overlap;
 use crate::run::{CancelRequest, LogState, RunState};
 
-/// A wish to cancel a run is recorded with its event, whoever holds the lease, and loaded with the run.
+/// A wish to cancel a run is recorded with its event, whoever holds the lease, and loaded with the
+/// run.
 pub async fn a_wish_to_cancel_a_run_is_recorded_and_loaded(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
     simple(fixture, "ci", None, Overlap::Queue).await;
@@ -21,7 +23,8 @@ pub async fn a_wish_to_cancel_a_run_is_recorded_and_loaded(fixture: &dyn Journal
     assert!(ask(&*journal, &lease.run, None, &request).await);
     expected.run.cancel = Some(request);
     assert_eq!(load(&*journal, &lease.run).await, expected);
-    let details = EventDetails::RunCancelRequested { force: false, message: "wrong branch".to_owned() };
+    let details =
+        EventDetails::RunCancelRequested { force: false, message: "wrong branch".to_owned() };
     assert_eq!(new_events(fixture, before).await, [event(&lease.run, None, 5, "ada", details)]);
 }
 
@@ -33,12 +36,15 @@ pub async fn a_wish_to_cancel_a_task_is_recorded_and_loaded(fixture: &dyn Journa
     let (lease, mut expected) = claim_one(&*journal, 1).await;
     let before = last_event(fixture).await;
     let (task, request) = (task_id("a"), wish(5, "ada", true, ""));
+
     assert!(ask(&*journal, &lease.run, Some(&task), &request).await);
     expected.tasks.get_mut(&task).expect("task `a`").cancel = Some(request);
     assert_eq!(load(&*journal, &lease.run).await, expected);
     let details = EventDetails::TaskRunCancelRequested { force: true, message: String::new() };
     let mut happened = new_events(fixture, before).await;
-    // Whether the event names the attempt is the journal's choice: the wish is for whatever attempt the task is at.
+
+    // Whether the event names the attempt is the journal's choice: the wish is for whatever attempt
+    // the task is at.
     happened[0].subject.attempt = None;
     assert_eq!(happened, [event(&lease.run, Some(&task), 5, "ada", details)]);
 }
@@ -50,6 +56,7 @@ pub async fn the_first_wish_stays_but_force_is_added(fixture: &dyn JournalFixtur
     insert(&*journal, "ci", 0).await;
     let (lease, _) = claim_one(&*journal, 1).await;
     let build = task_id("build");
+
     for task in [None, Some(&build)] {
         let before = last_event(fixture).await;
         let first = wish(5, "ada", false, "first");
@@ -58,12 +65,17 @@ pub async fn the_first_wish_stays_but_force_is_added(fixture: &dyn JournalFixtur
         assert!(!ask(&*journal, &lease.run, task, &wish(6, "bob", false, "second")).await);
         assert_eq!(stored(&*journal, &lease.run, task).await, Some(first.clone()));
         assert_eq!(last_event(fixture).await, before + 1);
-        assert!(ask(&*journal, &lease.run, task, &wish(7, "cyd", true, "at once")).await, "force is added");
+        assert!(
+            ask(&*journal, &lease.run, task, &wish(7, "cyd", true, "at once")).await,
+            "force is added"
+        );
+
         let forced = Some(CancelRequest { force: true, ..first });
         assert_eq!(stored(&*journal, &lease.run, task).await, forced);
         for force in [false, true] {
             assert!(!ask(&*journal, &lease.run, task, &wish(8, "dan", force, "late")).await);
         }
+
         assert_eq!(stored(&*journal, &lease.run, task).await, forced);
         let events = new_events(fixture, before).await;
         assert_eq!(events.len(), 2, "{events:?}");
@@ -95,7 +107,10 @@ pub async fn cancelling_what_is_unknown_is_not_found(fixture: &dyn JournalFixtur
     let before = last_event(fixture).await;
     let (build, other) = (task_id("build"), task_id("other"));
     for (run, task) in [(&unknown, None), (&unknown, Some(&build)), (&known, Some(&other))] {
-        let error = journal.request_cancel(run, task, wish(5, "ada", false, "")).await.expect_err("there is none");
+        let error = journal
+            .request_cancel(run, task, wish(5, "ada", false, ""))
+            .await
+            .expect_err("there is none");
         assert!(matches!(error, JournalError::NotFound { .. }), "{error:?}");
     }
     assert_eq!(last_event(fixture).await, before);
@@ -118,11 +133,20 @@ fn wish(seconds: i64, by: &str, force: bool, message: &str) -> CancelRequest {
     CancelRequest { at: at(seconds), by: by.to_owned(), force, message: message.to_owned() }
 }
 
-async fn ask(journal: &dyn Journal, run: &RunKey, task: Option<&TaskId>, request: &CancelRequest) -> bool {
+async fn ask(
+    journal: &dyn Journal,
+    run: &RunKey,
+    task: Option<&TaskId>,
+    request: &CancelRequest,
+) -> bool {
     journal.request_cancel(run, task, request.clone()).await.expect("request_cancel")
 }
 
-async fn stored(journal: &dyn Journal, run: &RunKey, task: Option<&TaskId>) -> Option<CancelRequest> {
+async fn stored(
+    journal: &dyn Journal,
+    run: &RunKey,
+    task: Option<&TaskId>,
+) -> Option<CancelRequest> {
     let snapshot = load(journal, run).await;
     match task {
         None => snapshot.run.cancel,

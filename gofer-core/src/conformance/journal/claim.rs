@@ -6,8 +6,8 @@ use futures::future::join_all;
 
 use super::JournalFixture;
 use super::fixture::{
-    OWNER, TTL, at, claim_one, commit, event, finish, insert, keys, last_event, load, new_events, new_run, nothing,
-    simple, spec,
+    OWNER, TTL, at, claim_one, commit, event, finish, insert, keys, last_event, load, new_events,
+    new_run, nothing, simple, spec,
 };
 use crate::event::EventDetails;
 use crate::id::{NamespaceId, RunKey};
@@ -51,7 +51,8 @@ pub async fn the_oldest_runs_are_claimed_first_up_to_the_limit(fixture: &dyn Jou
     assert_eq!(claimed, expected);
 }
 
-/// Only as many runs of a pipeline run at once as its `parallelism`; the oldest that waits goes next.
+/// Only as many runs of a pipeline run at once as its `parallelism`; the oldest that waits goes
+/// next.
 pub async fn parallelism_admits_the_oldest(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
     simple(fixture, "ci", Some(2), Overlap::Queue).await;
@@ -87,7 +88,8 @@ pub async fn a_run_to_be_cancelled_is_admitted_regardless(fixture: &dyn JournalF
     simple(fixture, "ci", Some(1), Overlap::Queue).await;
     let runs = insert_many(&*journal, "ci", 3).await;
     assert_eq!(keys(&claim(&*journal, OWNER, 10, 10).await), runs[..1]);
-    let request = CancelRequest { at: at(11), by: "ada".to_owned(), force: false, message: String::new() };
+    let request =
+        CancelRequest { at: at(11), by: "ada".to_owned(), force: false, message: String::new() };
     assert!(journal.request_cancel(&runs[2], None, request).await.expect("request_cancel"));
     assert_eq!(keys(&claim(&*journal, OWNER, 12, 10).await), runs[2..]);
     assert!(claim(&*journal, OWNER, 13, 10).await.is_empty(), "no room for the other");
@@ -142,12 +144,14 @@ pub async fn complete_runs_are_not_claimed(fixture: &dyn JournalFixture) {
     assert!(claim(&*journal, OTHER, 1_000, 10).await.is_empty(), "it is complete");
 }
 
-/// A queue of one pipeline, however long, keeps no other pipeline waiting: those with the fewest running runs go first.
+/// A queue of one pipeline, however long, keeps no other pipeline waiting: those with the fewest
+/// running runs go first.
 pub async fn pipelines_are_claimed_fairly(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
     for name in ["flood", "late", "later"] {
         simple(fixture, name, None, Overlap::Queue).await;
     }
+
     let flood = insert_many(&*journal, "flood", 20).await;
     assert_eq!(keys(&claim(&*journal, OWNER, 10, 3).await), flood[..3], "there is nobody else");
     let late = insert_many(&*journal, "late", 5).await;
@@ -155,9 +159,14 @@ pub async fn pipelines_are_claimed_fairly(fixture: &dyn JournalFixture) {
     let mut claimed = keys(&claim(&*journal, OWNER, 11, 4).await);
     claimed.sort();
     assert_eq!(claimed, [&late[..2], &later[..2]].concat(), "by turns, the oldest of each");
+
     let mut claimed = keys(&claim(&*journal, OWNER, 12, 3).await);
     claimed.sort();
-    assert_eq!(claimed, [&flood[3..4], &late[2..4]].concat(), "three, then the oldest, then three again");
+    assert_eq!(
+        claimed,
+        [&flood[3..4], &late[2..4]].concat(),
+        "three, then the oldest, then three again"
+    );
 }
 
 /// Namespaces go before pipelines: one of many pipelines gets no more than one of few.
@@ -168,14 +177,17 @@ pub async fn namespaces_are_claimed_fairly(fixture: &dyn JournalFixture) {
         simple(fixture, name, None, Overlap::Queue).await;
         of_many.extend(insert_many(&*journal, name, 2).await);
     }
+
     let other = NamespaceId::new("other").expect("a valid namespace");
     fixture.add_namespace(&other).await;
     fixture.add_pipeline(&other, spec("a", &["build"], None, Overlap::Queue)).await;
     let mut of_few = Vec::new();
+
     for seconds in 5..9 {
         let new = NewRun { namespace: other.clone(), ..new_run("a", seconds) };
         of_few.push(journal.insert_run(new).await.expect("insert_run").run.key);
     }
+
     let mut claimed = keys(&claim(&*journal, OWNER, 10, 4).await);
     claimed.sort();
     let oldest_of_two = [of_many[0].clone(), of_many[2].clone()];
@@ -183,22 +195,30 @@ pub async fn namespaces_are_claimed_fairly(fixture: &dyn JournalFixture) {
     assert_eq!(claim(&*journal, OWNER, 11, 10).await.len(), 6, "all others");
 }
 
-/// Who holds as many runs as it may takes none that wait, but still running ones, and those that are to be cancelled.
+/// Who holds as many runs as it may takes none that wait, but still running ones, and those that
+/// are to be cancelled.
 pub async fn a_limit_of_held_runs_is_for_those_that_wait(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
     simple(fixture, "ci", None, Overlap::Queue).await;
     let runs = insert_many(&*journal, "ci", 5).await;
     assert_eq!(keys(&claim(&*journal, OTHER, 10, 1).await), runs[..1]);
-    let request = CancelRequest { at: at(11), by: "ada".to_owned(), force: false, message: String::new() };
+
+    let request =
+        CancelRequest { at: at(11), by: "ada".to_owned(), force: false, message: String::new() };
     assert!(journal.request_cancel(&runs[4], None, request).await.expect("request_cancel"));
     let limit = |held| ClaimLimit { runs: 10, held };
     let claimed = journal.claim(OWNER, at(100), TTL, limit(1)).await.expect("claim");
     assert_eq!(keys(&claimed), [runs[0].clone(), runs[4].clone()]);
+
     let claimed = journal.claim(OWNER, at(101), TTL, limit(3)).await.expect("claim");
     assert_eq!(keys(&claimed), runs[1..2], "two are held already");
+
     // What has run out and is taken again counts once.
     let claimed = journal.claim(OWNER, at(200), TTL, limit(4)).await.expect("claim");
-    assert_eq!(keys(&claimed), [runs[0].clone(), runs[1].clone(), runs[2].clone(), runs[4].clone()]);
+    assert_eq!(
+        keys(&claimed),
+        [runs[0].clone(), runs[1].clone(), runs[2].clone(), runs[4].clone()]
+    );
 }
 
 /// Two who claim at once never get the same run, and together not more than there is room for.
@@ -217,17 +237,20 @@ pub async fn concurrent_claims_share_no_run(fixture: &dyn JournalFixture) {
             mine
         })
     });
+
     let mut claimed: Vec<RunKey> = Vec::new();
     for joined in join_all(claims).await {
         claimed.extend(joined.expect("no panic"));
     }
+
     claimed.sort();
     let mut expected = [&bound[..3], &free[..]].concat();
     expected.sort();
     assert_eq!(claimed, expected);
 }
 
-/// Renewing prolongs every lease of the owner to `now + ttl`, and says how many those are; nobody else's.
+/// Renewing prolongs every lease of the owner to `now + ttl`, and says how many those are; nobody
+/// else's.
 pub async fn renewing_prolongs_what_the_owner_holds(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
     simple(fixture, "ci", None, Overlap::Queue).await;
@@ -236,8 +259,16 @@ pub async fn renewing_prolongs_what_the_owner_holds(fixture: &dyn JournalFixture
     assert_eq!(keys(&claim(&*journal, OTHER, 10, 2).await), runs[2..]);
     assert_eq!(journal.renew(OWNER, at(30), TTL).await.expect("renew"), 2);
     assert_eq!(journal.renew("server-3", at(30), TTL).await.expect("renew"), 0);
-    assert_eq!(keys(&claim(&*journal, "server-3", 50, 10).await), runs[2..], "only the other's ran out at 40");
-    assert_eq!(keys(&claim(&*journal, "server-3", 61, 10).await), runs[..2], "the owner's ran out at 60");
+    assert_eq!(
+        keys(&claim(&*journal, "server-3", 50, 10).await),
+        runs[2..],
+        "only the other's ran out at 40"
+    );
+    assert_eq!(
+        keys(&claim(&*journal, "server-3", 61, 10).await),
+        runs[..2],
+        "the owner's ran out at 60"
+    );
 }
 
 /// A renewal that was overtaken by a later one shortens nothing.

@@ -9,12 +9,16 @@ use crate::entity::{ObjectRecord, SecretRecord};
 use crate::event::{Event, EventDetails, NewEvent, Subject};
 use crate::id::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Version};
 use crate::journal::{
-    Commit, Committed, Journal, Lease, NewRun, Retention, RunSnapshot, RunTransition, TaskTransition,
+    Commit, Committed, Journal, Lease, NewRun, Retention, RunSnapshot, RunTransition,
+    TaskTransition,
 };
-use crate::pipeline::{CustomTask, Overlap, PipelineSpec, Resources, RetryPolicy, TaskKind, TaskSpec};
+use crate::pipeline::{
+    CustomTask, Overlap, PipelineSpec, Resources, RetryPolicy, TaskKind, TaskSpec,
+};
 use crate::quota::QuotaKind;
 use crate::run::{
-    AttemptRecord, Initiator, LogState, Reason, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
+    AttemptRecord, Initiator, LogState, Reason, Run, RunState, RunStatus, TaskRun, TaskState,
+    TaskStatus,
 };
 use crate::time::Timestamp;
 
@@ -30,7 +34,12 @@ pub trait JournalFixture: Harness<dyn Journal> {
     async fn add_pipeline(&self, namespace: &NamespaceId, spec: PipelineSpec) -> Version;
 
     /// Enables or disables a pipeline.
-    async fn set_pipeline_enabled(&self, namespace: &NamespaceId, pipeline: &PipelineId, enabled: bool);
+    async fn set_pipeline_enabled(
+        &self,
+        namespace: &NamespaceId,
+        pipeline: &PipelineId,
+        enabled: bool,
+    );
 
     /// Gives a namespace that exists a limit of its own.
     async fn set_quota(&self, namespace: &NamespaceId, quota: QuotaKind, limit: u64);
@@ -68,11 +77,19 @@ pub(super) fn task_id(name: &str) -> TaskId {
 }
 
 /// A pipeline with these tasks and no edges.
-pub(super) fn spec(name: &str, tasks: &[&str], parallelism: Option<u32>, overlap: Overlap) -> PipelineSpec {
+pub(super) fn spec(
+    name: &str,
+    tasks: &[&str],
+    parallelism: Option<u32>,
+    overlap: Overlap,
+) -> PipelineSpec {
     let task = |id: &&str| TaskSpec {
         id: task_id(id),
         description: String::new(),
-        kind: TaskKind::Custom(CustomTask { command: vec!["true".to_owned()], ..CustomTask::default() }),
+        kind: TaskKind::Custom(CustomTask {
+            command: vec!["true".to_owned()],
+            ..CustomTask::default()
+        }),
         depends_on: Vec::new(),
         variables: [("TASK".to_owned(), "value \"quoted\" 🔑".to_owned())].into(),
         retries: RetryPolicy::default(),
@@ -95,7 +112,12 @@ pub(super) fn spec(name: &str, tasks: &[&str], parallelism: Option<u32>, overlap
 }
 
 /// A pipeline with one task, registered.
-pub(super) async fn simple(fixture: &dyn JournalFixture, name: &str, parallelism: Option<u32>, overlap: Overlap) {
+pub(super) async fn simple(
+    fixture: &dyn JournalFixture,
+    name: &str,
+    parallelism: Option<u32>,
+    overlap: Overlap,
+) {
     register(fixture, spec(name, &["build"], parallelism, overlap)).await;
 }
 
@@ -183,8 +205,19 @@ pub(super) async fn new_events(fixture: &dyn JournalFixture, after: u64) -> Vec<
 }
 
 /// An event about a run, or a task of it.
-pub(super) fn event(key: &RunKey, task: Option<&TaskId>, seconds: i64, actor: &str, details: EventDetails) -> NewEvent {
-    NewEvent { at: at(seconds), actor: actor.to_owned(), subject: Subject::of_task(key, task), details }
+pub(super) fn event(
+    key: &RunKey,
+    task: Option<&TaskId>,
+    seconds: i64,
+    actor: &str,
+    details: EventDetails,
+) -> NewEvent {
+    NewEvent {
+        at: at(seconds),
+        actor: actor.to_owned(),
+        subject: Subject::of_task(key, task),
+        details,
+    }
 }
 
 /// A commit of nothing.
@@ -201,7 +234,13 @@ pub(super) fn step(from: &TaskRun, change: impl FnOnce(&mut TaskRun)) -> TaskTra
 
 /// A commit of one task's change, with an event.
 pub(super) fn stepping(lease: &Lease, seconds: i64, transition: TaskTransition) -> Commit {
-    let happened = event(&lease.run, Some(&transition.to.task), seconds, "gofer", EventDetails::TaskRunStarting {});
+    let happened = event(
+        &lease.run,
+        Some(&transition.to.task),
+        seconds,
+        "gofer",
+        EventDetails::TaskRunStarting {},
+    );
     Commit { tasks: vec![transition], events: vec![happened], ..nothing(lease) }
 }
 
@@ -214,12 +253,18 @@ pub(super) fn starting(from: &TaskRun, seconds: i64) -> TaskTransition {
 }
 
 /// `Starting` or `Running` to an end, with the attempt's record.
-pub(super) fn ending(from: &TaskRun, status: TaskStatus, log: LogState, seconds: i64) -> TaskTransition {
+pub(super) fn ending(
+    from: &TaskRun,
+    status: TaskStatus,
+    log: LogState,
+    seconds: i64,
+) -> TaskTransition {
     let mut transition = step(from, |task| {
         task.state = TaskState::Complete(status);
         task.exit_code = Some(0);
         task.ended_at = Some(at(seconds));
     });
+
     transition.ended = Some(AttemptRecord {
         attempt: from.attempt,
         status,
@@ -230,12 +275,18 @@ pub(super) fn ending(from: &TaskRun, status: TaskStatus, log: LogState, seconds:
         ended_at: at(seconds),
         log,
     });
+
     transition
 }
 
 /// The run's end.
 pub(super) fn run_ending(status: RunStatus, reason: Option<Reason>, seconds: i64) -> RunTransition {
-    RunTransition { from: RunState::Running, to: RunState::Complete(status), reason, at: at(seconds) }
+    RunTransition {
+        from: RunState::Running,
+        to: RunState::Complete(status),
+        reason,
+        at: at(seconds),
+    }
 }
 
 /// Commits one commit.
@@ -246,7 +297,12 @@ pub(super) async fn commit(journal: &dyn Journal, commit: Commit) -> Committed {
 }
 
 /// Brings every task of a run, and the run, to a successful end; the attempts that ended.
-pub(super) async fn finish(journal: &dyn Journal, lease: &Lease, log: LogState, seconds: i64) -> Vec<ExecutionId> {
+pub(super) async fn finish(
+    journal: &dyn Journal,
+    lease: &Lease,
+    log: LogState,
+    seconds: i64,
+) -> Vec<ExecutionId> {
     let snapshot = load(journal, &lease.run).await;
     let mut finished = Vec::new();
     for task in snapshot.tasks.values().filter(|task| !task.state.is_complete()) {
@@ -254,19 +310,26 @@ pub(super) async fn finish(journal: &dyn Journal, lease: &Lease, log: LogState, 
         let end = ending(&start.to, TaskStatus::Successful, log, seconds);
         let commits = vec![stepping(lease, seconds, start), stepping(lease, seconds, end)];
         assert_eq!(journal.commit(commits).await.expect("commit"), [Committed::Done; 2]);
-        finished.push(ExecutionId { run: lease.run.clone(), task: task.task.clone(), attempt: task.attempt });
+        finished.push(ExecutionId {
+            run: lease.run.clone(),
+            task: task.task.clone(),
+            attempt: task.attempt,
+        });
     }
+
     let completed = EventDetails::RunCompleted { status: RunStatus::Successful, reason: None };
     let end = Commit {
         run: Some(run_ending(RunStatus::Successful, None, seconds)),
         events: vec![event(&lease.run, None, seconds, "gofer", completed)],
         ..nothing(lease)
     };
+
     assert_eq!(commit(journal, end).await, Committed::Done);
     finished
 }
 
-/// Polls a call once and goes away, as a caller whose request is dropped does; whether it was done already.
+/// Polls a call once and goes away, as a caller whose request is dropped does; whether it was done
+/// already.
 pub(super) async fn abandon<T>(call: impl Future<Output = T>) -> Option<T> {
     let mut call = Box::pin(call);
     match futures::poll!(call.as_mut()) {

@@ -4,12 +4,15 @@ use futures::future::join_all;
 
 use super::JournalFixture;
 use super::fixture::{
-    at, claim_one, finish, insert, keep_all, last_event, namespace, new_events, pipeline_id, register, simple, spec,
+    at, claim_one, finish, insert, keep_all, last_event, namespace, new_events, pipeline_id,
+    register, simple, spec,
 };
 use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::{EventDetails, NewEvent};
 use crate::id::{NamespaceId, ObjectKey, RunKey, RunNumber, SecretPath};
-use crate::journal::{Expirable, Journal, JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, Retention, RunMask};
+use crate::journal::{
+    Expirable, Journal, JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, Retention, RunMask,
+};
 use crate::pipeline::Overlap;
 use crate::resource::Resource;
 use crate::run::LogState;
@@ -20,21 +23,26 @@ pub async fn object_records_are_found_by_scope_and_key(fixture: &dyn JournalFixt
     let journal = fixture.backend();
     simple(fixture, "ci", None, Overlap::Queue).await;
     simple(fixture, "other", None, Overlap::Queue).await;
+
     for seconds in 0..2 {
         insert(&*journal, "ci", seconds).await;
     }
+
     let of_pipeline = record("ci", None, "out/report.txt", "objects/1");
     let of_run = record("ci", Some(1), "out/report.txt", "objects/2");
     for record in [&of_pipeline, &of_run] {
         fixture.put_object_record(record.clone()).await;
     }
+
     for record in [of_pipeline.clone(), of_run.clone()] {
         assert_eq!(find(&*journal, &record.scope, "out/report.txt").await, Some(record.clone()));
         assert_eq!(find(&*journal, &record.scope, "out/report").await, None);
     }
+
     for scope in [scope("ci", Some(2)), scope("other", None)] {
         assert_eq!(find(&*journal, &scope, "out/report.txt").await, None, "{scope:?}");
     }
+
     let replaced = ObjectRecord { location: key("objects/3"), size_bytes: 99, ..of_pipeline };
     fixture.put_object_record(replaced.clone()).await;
     assert_eq!(find(&*journal, &replaced.scope, "out/report.txt").await, Some(replaced));
@@ -47,18 +55,25 @@ pub async fn secret_records_are_found_by_scope_and_key(fixture: &dyn JournalFixt
     for namespace in &namespaces {
         fixture.add_namespace(namespace).await;
     }
+
     simple(fixture, "ci", None, Overlap::Queue).await;
     simple(fixture, "other", None, Overlap::Queue).await;
     let of_pipeline = SecretScope::Pipeline(namespace(), pipeline_id("ci"));
     let everywhere = secret(SecretScope::Global, "registry/password", &namespaces, "v/1");
     let nowhere = secret(SecretScope::Global, "nobody", &[], "v/2");
     let own = secret(of_pipeline.clone(), "registry/password", &[], "v/3");
+
     for record in [&everywhere, &nowhere, &own] {
         fixture.put_secret_record(record.clone()).await;
     }
+
     for record in [&everywhere, &nowhere, &own] {
-        assert_eq!(journal.secret(&record.scope, &record.key).await.expect("secret").as_ref(), Some(record));
+        assert_eq!(
+            journal.secret(&record.scope, &record.key).await.expect("secret").as_ref(),
+            Some(record)
+        );
     }
+
     let other = SecretScope::Pipeline(namespace(), pipeline_id("other"));
     let unknown = SecretScope::Pipeline(namespace(), pipeline_id("unknown"));
     for (scope, key) in [
@@ -70,32 +85,47 @@ pub async fn secret_records_are_found_by_scope_and_key(fixture: &dyn JournalFixt
     ] {
         assert_eq!(journal.secret(scope, key).await.expect("secret"), None, "{scope:?} {key}");
     }
+
     let replaced = secret(SecretScope::Global, "registry/password", &[], "v/4");
     fixture.put_secret_record(replaced.clone()).await;
-    assert_eq!(journal.secret(&replaced.scope, &replaced.key).await.expect("secret"), Some(replaced));
+    assert_eq!(
+        journal.secret(&replaced.scope, &replaced.key).await.expect("secret"),
+        Some(replaced)
+    );
 }
 
-/// Archived logs of attempts that ended before the given time are to be deleted; once that is recorded, they are not.
+/// Archived logs of attempts that ended before the given time are to be deleted; once that is
+/// recorded, they are not.
 pub async fn archived_logs_expire_by_age(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
     simple(fixture, "ci", None, Overlap::Queue).await;
     let mut attempts = Vec::new();
-    for (round, log) in [LogState::Archived, LogState::Live, LogState::Archived, LogState::Archived].iter().enumerate()
+
+    for (round, log) in [LogState::Archived, LogState::Live, LogState::Archived, LogState::Archived]
+        .iter()
+        .enumerate()
     {
         let seconds = 10 * i64::try_from(round).expect("a small number");
         insert(&*journal, "ci", seconds).await;
         let (lease, _) = claim_one(&*journal, seconds + 1).await;
         attempts.extend(finish(&*journal, &lease, *log, seconds + 2).await);
     }
+
     let policy = retention(at(32), 100);
     let first = Expirable::Log(attempts[0].clone());
     let expected = [first.clone(), Expirable::Log(attempts[2].clone())];
     assert_eq!(sorted(journal.expirable(&policy, 10).await.expect("expirable")), expected);
-    assert_eq!(journal.expirable(&policy, 1).await.expect("expirable").len(), 1, "at most as many as asked for");
+    assert_eq!(
+        journal.expirable(&policy, 1).await.expect("expirable").len(),
+        1,
+        "at most as many as asked for"
+    );
+
     let before = last_event(fixture).await;
     for _ in 0..2 {
         journal.expired(&first, at(50)).await.expect("expired");
     }
+
     assert_eq!(journal.log_state(&attempts[0]).await.expect("log_state"), Some(LogState::Expired));
     assert_eq!(journal.expirable(&policy, 10).await.expect("expirable"), expected[1..]);
     let events = new_events(fixture, before).await;
@@ -111,6 +141,7 @@ pub async fn objects_of_old_runs_expire(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
     register(fixture, spec("ci", &["build"], None, Overlap::Queue)).await;
     register(fixture, spec("other", &["build"], None, Overlap::Queue)).await;
+
     for (pipeline, runs) in [("ci", 4), ("other", 2)] {
         for seconds in 0..runs {
             insert(&*journal, pipeline, seconds).await;
@@ -118,6 +149,7 @@ pub async fn objects_of_old_runs_expire(fixture: &dyn JournalFixture) {
             finish(&*journal, &lease, LogState::Lost, seconds + 2).await;
         }
     }
+
     for (pipeline, run, name) in [
         ("ci", None, "x"),
         ("ci", Some(1), "x"),
@@ -129,16 +161,27 @@ pub async fn objects_of_old_runs_expire(fixture: &dyn JournalFixture) {
         let location = format!("objects/{pipeline}-{}-{name}", run.unwrap_or_default());
         fixture.put_object_record(record(pipeline, run, name, &location)).await;
     }
+
     let policy = retention(at(0), 2);
     let expected = [object(1, "x"), object(2, "x"), object(2, "y")];
     assert_eq!(sorted(journal.expirable(&policy, 10).await.expect("expirable")), expected);
-    assert_eq!(journal.expirable(&policy, 2).await.expect("expirable").len(), 2, "at most as many as asked for");
+    assert_eq!(
+        journal.expirable(&policy, 2).await.expect("expirable").len(),
+        2,
+        "at most as many as asked for"
+    );
+
     let before = last_event(fixture).await;
     for _ in 0..2 {
         journal.expired(&expected[1], at(50)).await.expect("expired");
     }
+
     assert_eq!(find(&*journal, &scope("ci", Some(2)), "x").await, None);
-    assert!(find(&*journal, &scope("ci", Some(2)), "y").await.is_some(), "the other object of the run");
+    assert!(
+        find(&*journal, &scope("ci", Some(2)), "y").await.is_some(),
+        "the other object of the run"
+    );
+
     let left = sorted(journal.expirable(&policy, 10).await.expect("expirable"));
     assert_eq!(left, [expected[0].clone(), expected[2].clone()]);
     let events = new_events(fixture, before).await;
@@ -148,7 +191,8 @@ pub async fn objects_of_old_runs_expire(fixture: &dyn JournalFixture) {
     );
 }
 
-/// What was replaced after it was found to expire is another object: recording the deletion of the old one keeps it.
+/// What was replaced after it was found to expire is another object: recording the deletion of the
+/// old one keeps it.
 pub async fn a_replaced_object_does_not_expire_with_its_old_location(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
     simple(fixture, "ci", None, Overlap::Queue).await;
@@ -178,7 +222,12 @@ fn scope(pipeline: &str, run: Option<u64>) -> ObjectScope {
     ObjectScope { namespace: namespace(), pipeline: pipeline_id(pipeline), run: run.map(RunNumber) }
 }
 
-fn secret(scope: SecretScope, key: &str, allowed_namespaces: &[NamespaceId], location: &str) -> SecretRecord {
+fn secret(
+    scope: SecretScope,
+    key: &str,
+    allowed_namespaces: &[NamespaceId],
+    location: &str,
+) -> SecretRecord {
     SecretRecord {
         scope,
         key: key.to_owned(),
@@ -201,36 +250,52 @@ fn record(pipeline: &str, run: Option<u64>, name: &str, location: &str) -> Objec
     }
 }
 
-/// An object of a run of `ci` that expires.
-/// A run's masks are listed, each once, with an event each; they expire when the run is complete and all its logs are settled.
-pub async fn values_that_a_run_masks_are_listed_until_its_logs_are_archived(fixture: &dyn JournalFixture) {
+/// An object of a run of `ci` that expires. A run's masks are listed, each once, with an event
+/// each; they expire when the run is complete and all its logs are settled.
+pub async fn values_that_a_run_masks_are_listed_until_its_logs_are_archived(
+    fixture: &dyn JournalFixture,
+) {
     let journal = fixture.backend();
     simple(fixture, "ci", None, Overlap::Queue).await;
     let run = insert(&*journal, "ci", 0).await;
     let other = insert(&*journal, "ci", 0).await;
     let before = last_event(fixture).await;
+
     for name in ["b", "a", "b"] {
         journal.add_run_mask(mask(&run.key, name, 10)).await.expect("add_run_mask");
     }
+
     let listed = [path("masks/1/a"), path("masks/1/b")];
     assert_eq!(journal.run_masks(&run.key).await.expect("run_masks"), listed);
     assert_eq!(journal.run_masks(&other.key).await.expect("run_masks"), []);
     let events = new_events(fixture, before).await;
     let masked = |event: &NewEvent| {
-        event.details == EventDetails::ValueMasked {} && event.subject.run_key().as_ref() == Some(&run.key)
+        event.details == EventDetails::ValueMasked {}
+            && event.subject.run_key().as_ref() == Some(&run.key)
     };
+
     assert!(events.len() == 2 && events.iter().all(masked), "{events:?}");
 
     assert_eq!(expirable_masks(&*journal).await, []);
     let (lease, _) = claim_one(&*journal, 1).await;
     let attempt = finish(&*journal, &lease, LogState::Live, 2).await.remove(0);
     assert_eq!(expirable_masks(&*journal).await, [], "the log is still to be masked");
-    let late = journal.add_run_mask(mask(&run.key, "late", 1)).await.expect_err("the run is complete");
+
+    let late =
+        journal.add_run_mask(mask(&run.key, "late", 1)).await.expect_err("the run is complete");
     assert!(matches!(late, JournalError::NotFound { what: Resource::Run, .. }), "{late:?}");
 
-    assert!(journal.set_log_state(&attempt, LogState::Live, LogState::Archived, None).await.expect("set_log_state"));
+    assert!(
+        journal
+            .set_log_state(&attempt, LogState::Live, LogState::Archived, None)
+            .await
+            .expect("set_log_state")
+    );
     assert_eq!(expirable_masks(&*journal).await, listed);
-    journal.expired(&Expirable::RunMask { location: path("masks/1/a") }, at(9)).await.expect("expired");
+    journal
+        .expired(&Expirable::RunMask { location: path("masks/1/a") }, at(9))
+        .await
+        .expect("expired");
     assert_eq!(expirable_masks(&*journal).await, [path("masks/1/b")]);
 }
 
@@ -243,13 +308,19 @@ pub async fn a_run_masks_no_more_than_it_may(fixture: &dyn JournalFixture) {
         let (journal, mask) = (fixture.backend(), mask(&run.key, &format!("{number}"), 1));
         async move { journal.add_run_mask(mask).await }
     });
+
     let refused = join_all(adds).await.into_iter().filter_map(Result::err);
-    let refused: Vec<_> = refused.filter(|error| matches!(error, JournalError::TooManyMasks(_))).collect();
+    let refused: Vec<_> =
+        refused.filter(|error| matches!(error, JournalError::TooManyMasks(_))).collect();
     assert_eq!(refused.len(), 5, "{refused:?}");
     assert_eq!(journal.run_masks(&run.key).await.expect("run_masks").len(), MAX_RUN_MASKS);
 
     let large = insert(&*journal, "ci", 0).await;
-    journal.add_run_mask(mask(&large.key, "all", MAX_RUN_MASK_BYTES)).await.expect("exactly as much");
+    journal
+        .add_run_mask(mask(&large.key, "all", MAX_RUN_MASK_BYTES))
+        .await
+        .expect("exactly as much");
+
     let error = journal.add_run_mask(mask(&large.key, "more", 1)).await.expect_err("one byte more");
     assert!(matches!(error, JournalError::TooManyMasks(_)), "{error:?}");
 }
@@ -279,8 +350,13 @@ async fn expirable_masks(journal: &dyn Journal) -> Vec<SecretPath> {
 }
 
 fn object(run: u64, name: &str) -> Expirable {
-    let run_key = crate::RunKey { namespace: namespace(), pipeline: pipeline_id("ci"), run: RunNumber(run) };
-    Expirable::RunObject { run: run_key, key: key(name), location: key(&format!("objects/ci-{run}-{name}")) }
+    let run_key =
+        crate::RunKey { namespace: namespace(), pipeline: pipeline_id("ci"), run: RunNumber(run) };
+    Expirable::RunObject {
+        run: run_key,
+        key: key(name),
+        location: key(&format!("objects/ci-{run}-{name}")),
+    }
 }
 
 /// In an order that no journal has to keep to.

@@ -2,7 +2,8 @@
 
 use super::JournalFixture;
 use super::fixture::{
-    at, claim_one, finish, insert, keep_all, last_event, namespace, new_events, new_run, pipeline_id, simple,
+    at, claim_one, finish, insert, keep_all, last_event, namespace, new_events, new_run,
+    pipeline_id, simple,
 };
 use crate::entity::{ObjectRecord, ObjectScope};
 use crate::event::EventDetails;
@@ -11,14 +12,15 @@ use crate::journal::{Expirable, Journal, JournalError, NewRun, Retention};
 use crate::pipeline::Overlap;
 use crate::run::LogState;
 
-/// Of an old run the logs and objects go first, then the run itself with all its tasks; one that is not complete stays,
-/// however old it is.
+/// Of an old run the logs and objects go first, then the run itself with all its tasks; one that is
+/// not complete stays, however old it is.
 pub async fn old_runs_expire_when_nothing_of_them_is_left(fixture: &dyn JournalFixture) {
     let journal = fixture.backend();
     simple(fixture, "ci", None, Overlap::Queue).await;
     complete(&*journal, 3, LogState::Archived).await;
     insert(&*journal, "ci", 0).await;
     fixture.put_object_record(object(1)).await;
+
     // Run 1 ended at 2, run 2 at 5, run 3 at 8.
     let policy = Retention { runs_before: at(8), ..keep_all() };
 
@@ -27,6 +29,7 @@ pub async fn old_runs_expire_when_nothing_of_them_is_left(fixture: &dyn JournalF
     let logs = first.iter().filter(|what| matches!(what, Expirable::Log(_))).count();
     assert_eq!((logs, objects, first.len()), (2, 1, 3), "{first:?}");
     assert!(!expire(&*journal, &policy).await.is_empty(), "what held bytes has none now");
+
     let before = last_event(fixture).await;
     let mut gone = Vec::new();
     loop {
@@ -36,20 +39,25 @@ pub async fn old_runs_expire_when_nothing_of_them_is_left(fixture: &dyn JournalF
         }
         gone.extend(found);
     }
+
     let mut runs: Vec<RunNumber> = gone.iter().flat_map(runs_of).collect();
     runs.sort_unstable();
     assert_eq!(runs, [RunNumber(1), RunNumber(2)], "{gone:?}");
+
     for run in 1..=2 {
         assert!(matches!(journal.load(&key(run)).await, Err(JournalError::NotFound { .. })));
     }
+
     for run in 3..=4 {
         journal.load(&key(run)).await.expect("it is kept");
     }
+
     let events = new_events(fixture, before).await;
     let counted = events.iter().map(|event| match event.details {
         EventDetails::RunsExpired { count, .. } => count,
         _ => panic!("{event:?}"),
     });
+
     assert_eq!(counted.sum::<u64>(), 2);
 }
 
@@ -60,7 +68,8 @@ pub async fn runs_beyond_those_that_are_kept_expire(fixture: &dyn JournalFixture
     complete(&*journal, 4, LogState::Lost).await;
     let policy = Retention { keep_runs: 3, ..keep_all() };
     assert_eq!(runs(&journal.expirable(&policy, 10).await.expect("expirable")), [RunNumber(1)]);
-    let found = journal.expirable(&Retention { keep_runs: 0, ..keep_all() }, 10).await.expect("expirable");
+    let found =
+        journal.expirable(&Retention { keep_runs: 0, ..keep_all() }, 10).await.expect("expirable");
     assert_eq!(runs(&found).len(), 4, "{found:?}");
 }
 
@@ -69,7 +78,10 @@ pub async fn a_run_that_an_unfinished_one_repeats_stays(fixture: &dyn JournalFix
     let journal = fixture.backend();
     simple(fixture, "ci", None, Overlap::Queue).await;
     complete(&*journal, 1, LogState::Lost).await;
-    journal.insert_run(NewRun { retry_of: Some(RunNumber(1)), ..new_run("ci", 3) }).await.expect("insert_run");
+    journal
+        .insert_run(NewRun { retry_of: Some(RunNumber(1)), ..new_run("ci", 3) })
+        .await
+        .expect("insert_run");
     let policy = Retention { runs_before: at(100), ..keep_all() };
     assert_eq!(journal.expirable(&policy, 10).await.expect("expirable"), []);
     let (lease, _) = claim_one(&*journal, 4).await;
@@ -130,7 +142,11 @@ fn key(run: u64) -> RunKey {
 fn object(run: u64) -> ObjectRecord {
     let object_key = |text: &str| ObjectKey::new(text).expect("a valid key");
     ObjectRecord {
-        scope: ObjectScope { namespace: namespace(), pipeline: pipeline_id("ci"), run: Some(RunNumber(run)) },
+        scope: ObjectScope {
+            namespace: namespace(),
+            pipeline: pipeline_id("ci"),
+            run: Some(RunNumber(run)),
+        },
         key: object_key("x"),
         location: object_key("objects/x"),
         size_bytes: 12,

@@ -110,8 +110,16 @@ async fn content(store: &dyn ObjectStore, name: &str) -> Bytes {
 
 /// Asserts that nothing is under the key.
 async fn assert_missing(store: &dyn ObjectStore, name: &str) {
-    assert_eq!(store.get(&key(name)).await.expect_err("get finds it").kind, ErrorKind::NotFound, "get of `{name}`");
-    assert_eq!(store.head(&key(name)).await.expect_err("head finds it").kind, ErrorKind::NotFound, "head of `{name}`");
+    assert_eq!(
+        store.get(&key(name)).await.expect_err("get finds it").kind,
+        ErrorKind::NotFound,
+        "get of `{name}`"
+    );
+    assert_eq!(
+        store.head(&key(name)).await.expect_err("head finds it").kind,
+        ErrorKind::NotFound,
+        "head of `{name}`"
+    );
 }
 
 /// Bytes that are easy to tell apart and hard to get right by luck.
@@ -119,7 +127,8 @@ fn pattern(length: usize, seed: u64) -> Bytes {
     let mut state = seed;
     let mut bytes = BytesMut::with_capacity(length + 8);
     while bytes.len() < length {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         bytes.extend_from_slice(&state.to_be_bytes());
     }
     bytes.truncate(length);

@@ -54,8 +54,11 @@ pub async fn of_concurrent_puts_if_absent_one_wins(harness: &StoreHarness) {
         let name = format!("race/{round}");
         let racers = (0..8_u64).map(|racer| {
             let (store, key) = (store.clone(), key(&name));
-            tokio::spawn(async move { store.put(&key, body([pattern(5_000, racer)]), IF_ABSENT).await })
+            tokio::spawn(
+                async move { store.put(&key, body([pattern(5_000, racer)]), IF_ABSENT).await },
+            )
         });
+
         let outcomes = join_all(racers).await.into_iter().map(|joined| joined.expect("no panic"));
         let mut winners = Vec::new();
         for (racer, outcome) in (0_u64..).zip(outcomes) {
@@ -64,12 +67,14 @@ pub async fn of_concurrent_puts_if_absent_one_wins(harness: &StoreHarness) {
                 Err(error) => assert_eq!(error.kind, ErrorKind::AlreadyExists, "{error}"),
             }
         }
+
         assert_eq!(winners.len(), 1, "winners of `{name}`: {winners:?}");
         assert_eq!(content(&*store, &name).await, pattern(5_000, winners[0]), "the winner's bytes");
     }
 }
 
-/// A put whose stream fails returns the stream's own error unchanged, and the key holds what it held before.
+/// A put whose stream fails returns the stream's own error unchanged, and the key holds what it
+/// held before.
 pub async fn put_whose_stream_fails_changes_nothing(harness: &StoreHarness) {
     let store = harness.backend();
     put(&*store, "kept", "old").await;
@@ -86,7 +91,10 @@ pub async fn put_whose_stream_fails_changes_nothing(harness: &StoreHarness) {
 /// The same with `if_absent`: the key stays free.
 pub async fn put_if_absent_whose_stream_fails_leaves_the_key_free(harness: &StoreHarness) {
     let store = harness.backend();
-    let error = store.put(&key("k"), failing("half of it"), IF_ABSENT).await.expect_err("the stream failed");
+    let error = store
+        .put(&key("k"), failing("half of it"), IF_ABSENT)
+        .await
+        .expect_err("the stream failed");
     assert_eq!(error.kind, ErrorKind::Denied);
     assert_missing(&*store, "k").await;
     store.put(&key("k"), text("whole"), IF_ABSENT).await.expect("the key is free");
@@ -99,7 +107,8 @@ pub async fn put_in_progress_is_invisible_and_dropping_it_changes_nothing(harnes
     for name in ["kept", "fresh"] {
         let (body, stalled) = stalling(pattern(300_000, 7));
         let (writer, target) = (store.clone(), key(name));
-        let putting = tokio::spawn(async move { writer.put(&target, body, PutOptions::default()).await });
+        let putting =
+            tokio::spawn(async move { writer.put(&target, body, PutOptions::default()).await });
         within("the store reads the body", stalled).await.expect("the store dropped the body");
         assert_eq!(content(&*store, "kept").await, "old");
         assert_missing(&*store, "fresh").await;
@@ -107,6 +116,7 @@ pub async fn put_in_progress_is_invisible_and_dropping_it_changes_nothing(harnes
         putting.abort();
         assert!(putting.await.expect_err("aborted").is_cancelled());
     }
+
     assert_eq!(content(&*store, "kept").await, "old");
     assert_missing(&*store, "fresh").await;
     assert_eq!(keys(&*store).await, ["kept"]);
@@ -123,7 +133,8 @@ pub async fn concurrent_puts_of_one_key_leave_one_of_them_whole(harness: &StoreH
             bytes
         })
     });
-    let written: Vec<Bytes> = join_all(writers).await.into_iter().map(|joined| joined.expect("no panic")).collect();
+    let written: Vec<Bytes> =
+        join_all(writers).await.into_iter().map(|joined| joined.expect("no panic")).collect();
     let kept = content(&*store, "k").await;
     assert!(written.contains(&kept), "{} bytes that nobody wrote", kept.len());
 }
@@ -134,7 +145,9 @@ pub async fn concurrent_puts_of_many_keys_do_not_mix(harness: &StoreHarness) {
     let name = |index: u64| format!("d{}/e{}/{index}", index % 3, index % 5);
     let writers = (0..60_u64).map(|index| {
         let (store, key) = (store.clone(), key(&name(index)));
-        tokio::spawn(async move { store.put(&key, body([pattern(1_000, index)]), PutOptions::default()).await })
+        tokio::spawn(async move {
+            store.put(&key, body([pattern(1_000, index)]), PutOptions::default()).await
+        })
     });
     for joined in join_all(writers).await {
         joined.expect("no panic").expect("put");
@@ -158,7 +171,8 @@ pub async fn an_object_is_durable(harness: &mut StoreHarness) {
     assert_eq!(keys(&*store).await, ["a/kept"]);
 }
 
-/// A body that gives its bytes and then nothing more; the receiver hears when the store waits for more.
+/// A body that gives its bytes and then nothing more; the receiver hears when the store waits for
+/// more.
 fn stalling(bytes: Bytes) -> (ByteStream, oneshot::Receiver<()>) {
     let (stalls, stalled) = oneshot::channel();
     let mut stalls = Some(stalls);

@@ -17,12 +17,14 @@ pub async fn get_gives_the_same_bytes(harness: &StoreHarness) {
         let bytes = pattern(length, 1);
         let mut rest = bytes.clone();
         let mut pieces = Vec::new();
+
         for size in [1, 0, 7, 4_096, 65_537].into_iter().cycle() {
             if rest.is_empty() {
                 break;
             }
             pieces.push(rest.split_to(size.min(rest.len())));
         }
+
         let name = format!("bytes/{length}");
         store.put(&key(&name), body(pieces), PutOptions::default()).await.expect("put");
         assert_eq!(content(&*store, &name).await, bytes, "{length} bytes");
@@ -33,21 +35,28 @@ pub async fn get_gives_the_same_bytes(harness: &StoreHarness) {
 pub async fn an_object_larger_than_the_memory_bound_survives(harness: &StoreHarness) {
     const PIECES: u64 = 40;
     const PIECE_BYTES: usize = 1024 * 1024;
+
     let store = harness.backend();
     let pieces = (0..PIECES).map(|piece| pattern(PIECE_BYTES, piece));
     let meta = store.put(&key("large"), body(pieces), PutOptions::default()).await.expect("put");
     assert_eq!(meta.size_bytes, PIECES * PIECE_BYTES as u64);
+
     let mut object = store.get(&key("large")).await.expect("get");
     assert_eq!(object.meta.size_bytes, meta.size_bytes);
     let mut seen = BytesMut::new();
     let mut checked = 0;
+
     while let Some(piece) = object.stream.next().await {
         seen.extend_from_slice(&piece.expect("the object's bytes"));
         while seen.len() >= PIECE_BYTES {
-            assert!(seen.split_to(PIECE_BYTES) == pattern(PIECE_BYTES, checked), "MiB {checked} differs");
+            assert!(
+                seen.split_to(PIECE_BYTES) == pattern(PIECE_BYTES, checked),
+                "MiB {checked} differs"
+            );
             checked += 1;
         }
     }
+
     assert_eq!((checked, seen.len()), (PIECES, 0));
 }
 
@@ -76,6 +85,7 @@ pub async fn head_agrees_with_get(harness: &StoreHarness) {
 /// While an object is replaced over and over, every reader sees one of its versions whole.
 pub async fn readers_see_the_whole_old_or_the_whole_new_object(harness: &StoreHarness) {
     const VERSIONS: u8 = 24;
+
     let store = harness.backend();
     let version = |number: u8| Bytes::from(vec![number; 150_000 + usize::from(number) * 1_000]);
     store.put(&key("k"), body([version(0)]), PutOptions::default()).await.expect("put");
@@ -90,23 +100,31 @@ pub async fn readers_see_the_whole_old_or_the_whole_new_object(harness: &StoreHa
             }
         })
     };
+
     let mut newest = 0;
     loop {
         let last_round = writer.is_finished();
         let bytes = content(&*store, "k").await;
         let number = bytes[0];
-        assert!(bytes == version(number), "a mix of versions: {} bytes that begin with {number}", bytes.len());
+        assert!(
+            bytes == version(number),
+            "a mix of versions: {} bytes that begin with {number}",
+            bytes.len()
+        );
         assert!(number >= newest, "version {number} was read after version {newest}");
         newest = number;
+
         if last_round {
             break;
         }
     }
+
     writer.await.expect("no panic");
     assert_eq!(newest, VERSIONS - 1, "the last version");
 }
 
-/// What is being read stays as it was when the call was made, even if it is replaced or deleted meanwhile.
+/// What is being read stays as it was when the call was made, even if it is replaced or deleted
+/// meanwhile.
 pub async fn a_read_goes_on_while_the_object_is_replaced_and_deleted(harness: &StoreHarness) {
     let store = harness.backend();
     let old = pattern(3_000_000, 1);
@@ -114,15 +132,18 @@ pub async fn a_read_goes_on_while_the_object_is_replaced_and_deleted(harness: &S
     let before_replacement = store.get(&key("k")).await.expect("get");
     let mut begun = store.get(&key("k")).await.expect("get");
     let first = begun.stream.next().await.expect("not empty").expect("the object's bytes");
+
     put(&*store, "k", "new").await;
     assert!(read(before_replacement).await == old, "the bytes changed while they were read");
     let before_deletion = store.get(&key("k")).await.expect("get");
     store.delete(&key("k")).await.expect("delete");
     assert_eq!(read(before_deletion).await, "new");
+
     let mut all = BytesMut::from(&first[..]);
     while let Some(piece) = begun.stream.next().await {
         all.extend_from_slice(&piece.expect("the object's bytes"));
     }
+
     assert!(all == old, "the bytes changed while they were read");
 }
 
@@ -158,18 +179,25 @@ pub async fn presign_gives_a_url_or_none(harness: &StoreHarness) {
     let store = harness.backend();
     put(&*store, "k", "x").await;
     let mut urls = Vec::new();
+
     for access in [Access::Get { file_name: None }, Access::Put(UploadTerms::default())] {
         let url = store.presign(&key("k"), access, Duration::from_secs(60)).await;
         match url {
-            Err(error) if error.kind == ErrorKind::Unsupported => panic!("`None` is how a store says that: {error}"),
+            Err(error) if error.kind == ErrorKind::Unsupported => {
+                panic!("`None` is how a store says that: {error}")
+            }
             other => urls.push(other.expect("presign")),
         }
     }
+
     assert_eq!(urls[0].is_some(), urls[1].is_some(), "one of the two only: {urls:?}");
     for presigned in urls.into_iter().flatten() {
         let url = presigned.url.expose_secret();
         assert!(url.starts_with("http://") || url.starts_with("https://"), "not a URL: {url}");
-        assert!(presigned.good_for <= Duration::from_secs(60), "longer than asked for: {presigned:?}");
+        assert!(
+            presigned.good_for <= Duration::from_secs(60),
+            "longer than asked for: {presigned:?}"
+        );
         assert!(!format!("{presigned:?}").contains(url), "Debug shows a URL");
     }
 }

@@ -9,18 +9,37 @@ use crate::scheduler::EnvValue;
 pub async fn variables_arrive_unchanged(harness: &dyn SchedulerHarness) {
     let scheduler = harness.backend();
     let long = "x".repeat(64 * 1024);
-    let values =
-        ["", " spaces ", "two\nlines\n", "naïve 🔑", "quotes \" ' ` \\ $HOME $(id) %s ${x} {{y}}", "a=b", &long];
+    let values = [
+        "",
+        " spaces ",
+        "two\nlines\n",
+        "naïve 🔑",
+        "quotes \" ' ` \\ $HOME $(id) %s ${x} {{y}}",
+        "a=b",
+        &long,
+    ];
+
     for (index, value) in values.into_iter().enumerate() {
         for secret in [false, true] {
             let mut spec = harness.workloads().print_env("GOFER_CONFORMANCE");
             let other = EnvValue::Plain("another's value".to_owned());
-            let wanted =
-                if secret { EnvValue::Secret(SecretString::from(value)) } else { EnvValue::Plain(value.to_owned()) };
-            spec.env.extend([("GOFER_CONFORMANCE".to_owned(), wanted), ("GOFER_CONFORMANCE_2".to_owned(), other)]);
+            let wanted = if secret {
+                EnvValue::Secret(SecretString::from(value))
+            } else {
+                EnvValue::Plain(value.to_owned())
+            };
+
+            spec.env.extend([
+                ("GOFER_CONFORMANCE".to_owned(), wanted),
+                ("GOFER_CONFORMANCE_2".to_owned(), other),
+            ]);
+
             let id = start(&*scheduler, &spec).await;
             let output = followed(&*scheduler, &id).await;
-            assert!(output.stdout == value.as_bytes(), "value {index}, secret: {secret}: {output:?}");
+            assert!(
+                output.stdout == value.as_bytes(),
+                "value {index}, secret: {secret}: {output:?}"
+            );
         }
     }
 }
@@ -34,8 +53,8 @@ pub async fn no_variable_of_the_server_leaks(harness: &dyn SchedulerHarness) {
     assert_eq!(ended(&*scheduler, &id).await, exited(0));
 }
 
-/// Without a working directory in the spec, the host executor gives each execution a fresh one; it may have the same name where
-/// each execution has a file system of its own.
+/// Without a working directory in the spec, the host executor gives each execution a fresh one; it
+/// may have the same name where each execution has a file system of its own.
 pub async fn each_execution_has_a_working_directory_of_its_own(harness: &dyn SchedulerHarness) {
     let scheduler = harness.backend();
     if !scheduler.capabilities().host {
@@ -71,13 +90,18 @@ pub async fn the_entrypoint_comes_before_the_command(harness: &dyn SchedulerHarn
     if !scheduler.capabilities().host {
         return;
     }
+
     let mut spec = harness.workloads().print(b"out", b"err");
     let words = spec.command.clone();
     for length in [1, words.len()] {
         spec.entrypoint = words[..length].to_vec();
         spec.command = words[length..].to_vec();
         let id = start(&*scheduler, &spec).await;
-        assert_eq!(followed(&*scheduler, &id).await.stdout, b"out", "{length} words in the entrypoint");
+        assert_eq!(
+            followed(&*scheduler, &id).await.stdout,
+            b"out",
+            "{length} words in the entrypoint"
+        );
         assert_eq!(ended(&*scheduler, &id).await, exited(0));
     }
 }

@@ -1,4 +1,5 @@
-//! Commands in a running execution. Every case needs the capability `exec`, and a `/bin/sh` where executions run.
+//! Commands in a running execution. Every case needs the capability `exec`, and a `/bin/sh` where
+//! executions run.
 
 use std::time::Duration;
 
@@ -6,21 +7,26 @@ use bytes::Bytes;
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt};
 
-use super::{Output, SchedulerHarness, ended, exited, followed, fresh_id, logs, running, start, state};
+use super::{
+    Output, SchedulerHarness, ended, exited, followed, fresh_id, logs, running, start, state,
+};
 use crate::conformance::{eventually, within};
 use crate::error::ErrorKind;
-use crate::exec::{ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES, TerminalSize};
+use crate::exec::{
+    ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES, TerminalSize,
+};
 use crate::id::ExecutionId;
 use crate::scheduler::{EnvValue, ExecutionSpec, ExecutionState, Scheduler};
 
 /// A grace that no case lives to see the end of.
 const LONG: Duration = Duration::from_secs(3_600);
 
-/// A command runs beside the execution's own, its two outputs apart; its exit code comes last, and the execution's log, state
-/// and exit know nothing of it.
+/// A command runs beside the execution's own, its two outputs apart; its exit code comes last, and
+/// the execution's log, state and exit know nothing of it.
 pub async fn a_command_runs_beside_the_execution(harness: &dyn SchedulerHarness) {
     let Some((scheduler, id)) = host(harness).await else { return };
-    let mut session = open(&*scheduler, &id, shell("cat; printf out; printf err >&2; exit 7")).await;
+    let mut session =
+        open(&*scheduler, &id, shell("cat; printf out; printf err >&2; exit 7")).await;
     // The input ends when its sender is dropped.
     drop(std::mem::replace(&mut session.input, mpsc::channel(0).0));
     assert_eq!(whole(session).await, (output(b"out", b"err"), 7));
@@ -36,24 +42,32 @@ pub async fn a_command_runs_beside_the_execution(harness: &dyn SchedulerHarness)
 /// Any bytes survive both ways, more of them than all queues hold, also when nobody reads at first.
 pub async fn input_and_output_survive_unread_queues(harness: &dyn SchedulerHarness) {
     let Some((scheduler, id)) = host(harness).await else { return };
-    let bytes: Vec<u8> = (0..1024 * 1024_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let bytes: Vec<u8> =
+        (0..1024 * 1024_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let ExecSession { mut input, output } = open(&*scheduler, &id, shell("cat")).await;
-    let mut pieces = bytes.chunks(MAX_EXEC_CHUNK_BYTES).map(|piece| ExecInput::Stdin(Bytes::copy_from_slice(piece)));
+    let mut pieces = bytes
+        .chunks(MAX_EXEC_CHUNK_BYTES)
+        .map(|piece| ExecInput::Stdin(Bytes::copy_from_slice(piece)));
     let mut refused = None;
+
     for piece in pieces.by_ref() {
         if let Err(full) = input.try_send(piece) {
             refused = Some(full.into_inner());
             break;
         }
     }
-    let rest: Vec<ExecInput> = refused.into_iter().chain(pieces).chain([ExecInput::StdinEnd]).collect();
+
+    let rest: Vec<ExecInput> =
+        refused.into_iter().chain(pieces).chain([ExecInput::StdinEnd]).collect();
     let writing = async {
         for piece in rest {
             input.send(piece).await.expect("the command reads");
         }
         input
     };
-    let (_input, read) = within("1 MiB goes through `cat`", futures::future::join(writing, collect(output))).await;
+
+    let (_input, read) =
+        within("1 MiB goes through `cat`", futures::future::join(writing, collect(output))).await;
     assert_eq!(read.1, Some(0), "{:?}", read.0);
     assert!(read.0.stdout == bytes, "{:?}", read.0);
 }
@@ -77,14 +91,18 @@ pub async fn a_command_has_the_environment_of_the_execution(harness: &dyn Schedu
 }
 
 /// The command runs where the execution's own does.
-pub async fn a_command_runs_in_the_working_directory_of_the_execution(harness: &dyn SchedulerHarness) {
+pub async fn a_command_runs_in_the_working_directory_of_the_execution(
+    harness: &dyn SchedulerHarness,
+) {
     let scheduler = harness.backend();
     if !can(&*scheduler) {
         return;
     }
+
     let mut spec = harness.workloads().until_stopped();
     spec.working_dir = Some("/usr".to_owned());
     let fresh = harness.workloads().until_stopped();
+
     for (spec, expected) in [(spec, Some("/usr\n")), (fresh, None)] {
         let id = start(&*scheduler, &spec).await;
         running(&*scheduler, &id).await;
@@ -92,15 +110,17 @@ pub async fn a_command_runs_in_the_working_directory_of_the_execution(harness: &
         let (written, code) = whole(session).await;
         let dir = String::from_utf8(written.stdout).expect("a path");
         assert_eq!(code, 0);
+
         // A root of its own is as fresh as a directory.
-        let is_fresh = dir.starts_with('/') && (dir.len() > 2 || harness.workloads().has_own_root());
+        let is_fresh =
+            dir.starts_with('/') && (dir.len() > 2 || harness.workloads().has_own_root());
         assert!(expected.map_or(is_fresh, |expected| dir == expected), "{dir:?}");
         kill(&*scheduler, &id).await;
     }
 }
 
-/// What was never seen is `NotFound`; what has ended, a request without a program, and a program that does not exist are
-/// `Invalid`.
+/// What was never seen is `NotFound`; what has ended, a request without a program, and a program
+/// that does not exist are `Invalid`.
 pub async fn what_cannot_be_is_refused(harness: &dyn SchedulerHarness) {
     let Some((scheduler, id)) = host(harness).await else { return };
     let refused = async |id: &ExecutionId, request: ExecRequest| {
@@ -108,14 +128,18 @@ pub async fn what_cannot_be_is_refused(harness: &dyn SchedulerHarness) {
         answer.expect_err("an error").kind
     };
     assert_eq!(refused(&fresh_id("task"), shell("true")).await, ErrorKind::NotFound);
-    assert_eq!(refused(&id, ExecRequest { command: Vec::new(), terminal: None }).await, ErrorKind::Invalid);
+    assert_eq!(
+        refused(&id, ExecRequest { command: Vec::new(), terminal: None }).await,
+        ErrorKind::Invalid
+    );
     let absent = ExecRequest { command: vec!["gofer-no-such-command".to_owned()], terminal: None };
     assert_eq!(refused(&id, absent).await, ErrorKind::Invalid);
     kill(&*scheduler, &id).await;
     assert_eq!(refused(&id, shell("true")).await, ErrorKind::Invalid);
 }
 
-/// A session that is dropped leaves no process, also none that the command has started and that does not want to end.
+/// A session that is dropped leaves no process, also none that the command has started and that
+/// does not want to end.
 pub async fn a_dropped_session_ends_its_processes(harness: &dyn SchedulerHarness) {
     let Some((scheduler, id)) = host(harness).await else { return };
     let tree = request(&harness.workloads().tree("dropped"));
@@ -136,9 +160,14 @@ pub async fn a_command_that_ends_leaves_no_process(harness: &dyn SchedulerHarnes
         .map(str::to_owned)
         .chain(tree.command)
         .collect();
+
     let mut session = open(&*scheduler, &id, tree).await;
     ready(&mut session).await;
-    session.input.send(ExecInput::Stdin(Bytes::from_static(b"go\n"))).await.expect("the command reads");
+    session
+        .input
+        .send(ExecInput::Stdin(Bytes::from_static(b"go\n")))
+        .await
+        .expect("the command reads");
     assert_eq!(whole(session).await.1, 3);
     no_more_marks(harness, "left").await;
     kill(&*scheduler, &id).await;
@@ -156,26 +185,39 @@ pub async fn the_end_of_the_execution_ends_its_sessions(harness: &dyn SchedulerH
     no_more_marks(harness, "ended").await;
 }
 
-/// With a terminal the command sees one on all three streams, of the size that was asked for and then of the size it was given;
-/// what is typed arrives, and so does its end.
+/// With a terminal the command sees one on all three streams, of the size that was asked for and
+/// then of the size it was given; what is typed arrives, and so does its end.
 pub async fn a_terminal_is_one(harness: &dyn SchedulerHarness) {
     let Some((scheduler, id)) = host(harness).await else { return };
     // Some shells give up reading when the size changes.
-    let script = "trap 'stty size' WINCH; test -t 0 && test -t 1 && test -t 2 && stty size; \
-                  until read line; do :; done; echo \"got $line\"; while read line; do :; done; echo over; exit 5";
-    let request = ExecRequest { terminal: Some(TerminalSize { rows: 31, columns: 97 }), ..shell(script) };
+    let script = "trap 'stty size' WINCH; test -t 0 && test -t 1 && test -t 2 && stty size; until \
+                  read line; do :; done; echo \"got $line\"; while read line; do :; done; echo \
+                  over; exit 5";
+    let request =
+        ExecRequest { terminal: Some(TerminalSize { rows: 31, columns: 97 }), ..shell(script) };
     let mut session = open(&*scheduler, &id, request).await;
     let mut seen = String::new();
+
     reads(&mut session, &mut seen, "31 97").await;
     let size = TerminalSize { rows: 11, columns: 53 };
     session.input.send(ExecInput::Resize(size)).await.expect("the command lives");
-    // Sizes and what is typed may go different ways; what is typed after the size was seen comes after it.
+
+    // Sizes and what is typed may go different ways; what is typed after the size was seen comes
+    // after it.
     reads(&mut session, &mut seen, "11 53").await;
-    session.input.send(ExecInput::Stdin(Bytes::from_static(b"typed\n"))).await.expect("the command reads");
+    session
+        .input
+        .send(ExecInput::Stdin(Bytes::from_static(b"typed\n")))
+        .await
+        .expect("the command reads");
     reads(&mut session, &mut seen, "got typed").await;
     session.input.send(ExecInput::StdinEnd).await.expect("the command reads");
+
     let (rest, code) = whole(session).await;
-    assert!(String::from_utf8_lossy(&rest.stdout).contains("over") && rest.stderr.is_empty(), "{rest:?}");
+    assert!(
+        String::from_utf8_lossy(&rest.stdout).contains("over") && rest.stderr.is_empty(),
+        "{rest:?}"
+    );
     assert_eq!(code, 5);
     kill(&*scheduler, &id).await;
 }
@@ -186,7 +228,9 @@ fn can(scheduler: &dyn Scheduler) -> bool {
 }
 
 /// A running execution, where commands can be run in one.
-async fn host(harness: &dyn SchedulerHarness) -> Option<(std::sync::Arc<dyn Scheduler>, ExecutionId)> {
+async fn host(
+    harness: &dyn SchedulerHarness,
+) -> Option<(std::sync::Arc<dyn Scheduler>, ExecutionId)> {
     let scheduler = harness.backend();
     if !can(&*scheduler) {
         return None;
@@ -202,7 +246,10 @@ fn shell(script: &str) -> ExecRequest {
 
 /// What an execution would run, as a command in another one.
 fn request(spec: &ExecutionSpec) -> ExecRequest {
-    ExecRequest { command: spec.entrypoint.iter().chain(&spec.command).cloned().collect(), terminal: None }
+    ExecRequest {
+        command: spec.entrypoint.iter().chain(&spec.command).cloned().collect(),
+        terminal: None,
+    }
 }
 
 async fn open(scheduler: &dyn Scheduler, id: &ExecutionId, request: ExecRequest) -> ExecSession {
@@ -260,7 +307,9 @@ async fn reads(session: &mut ExecSession, seen: &mut String, text: &str) {
     within(&format!("the command writes `{text}`"), async {
         while !seen.contains(text) {
             match session.output.next().await {
-                Some(Ok(ExecOutput::Stdout(data))) => seen.push_str(&String::from_utf8_lossy(&data)),
+                Some(Ok(ExecOutput::Stdout(data))) => {
+                    seen.push_str(&String::from_utf8_lossy(&data))
+                }
                 other => panic!("{other:?} instead of `{text}` after {seen:?}"),
             }
         }
@@ -279,8 +328,13 @@ async fn no_more_marks(harness: &dyn SchedulerHarness, mark: &str) {
             if made >= 20 { Ok(()) } else { Err(format!("{made} marks")) }
         })
         .await;
+
         let after = workloads.marks(mark).await;
-        if after == before && after > 0 { Ok(()) } else { Err(format!("{before} marks, then {after}")) }
+        if after == before && after > 0 {
+            Ok(())
+        } else {
+            Err(format!("{before} marks, then {after}"))
+        }
     })
     .await;
     kill(&*scheduler, &clock).await;
@@ -298,6 +352,9 @@ pub async fn without_the_capability_exec_is_unsupported(harness: &dyn SchedulerH
         return;
     }
     let id = start(&*scheduler, &harness.workloads().exit(0)).await;
-    assert_eq!(scheduler.exec(&id, shell("true")).await.expect_err("an error").kind, ErrorKind::Unsupported);
+    assert_eq!(
+        scheduler.exec(&id, shell("true")).await.expect_err("an error").kind,
+        ErrorKind::Unsupported
+    );
     assert_eq!(ended(&*scheduler, &id).await, exited(0));
 }

@@ -10,10 +10,11 @@ use crate::scheduler::{EnvValue, ExecutionState, Scheduler};
 const CANARY: &str = "canary-4be1f7";
 
 /// Leaves the canary in its environment and its directory, and says where both are.
-const VICTIM: &str = r#"echo "$CANARY" > mine; mkdir inner; echo "$$ $PWD"; while [ -f mine ]; do sleep 0.05; done"#;
+const VICTIM: &str =
+    r#"echo "$CANARY" > mine; mkdir inner; echo "$$ $PWD"; while [ -f mine ]; do sleep 0.05; done"#;
 
-/// Gets the victim's process and directory and the server's process, and prints what it gets at. Where it has its own process
-/// numbers, one of them may be its own.
+/// Gets the victim's process and directory and the server's process, and prints what it gets at.
+/// Where it has its own process numbers, one of them may be its own.
 const ATTACK: &str = r#"
 tr '\0' '\n' < "/proc/$1/environ" | grep canary
 cat "$2/mine" && echo "reads its files"
@@ -28,18 +29,20 @@ ls "/proc/$3/fd" && echo "sees the descriptors of the server"
 echo "done"
 "#;
 
-/// Where namespaces are isolated, an execution of one can neither read the environment, the directory or the memory of another's,
-/// nor the server's, and cannot signal either.
+/// Where namespaces are isolated, an execution of one can neither read the environment, the
+/// directory or the memory of another's, nor the server's, and cannot signal either.
 pub async fn an_execution_cannot_reach_another_namespaces(harness: &dyn SchedulerHarness) {
     let scheduler = harness.backend();
     if !scheduler.capabilities().isolates_namespaces {
         return;
     }
+
     let Some(mut victim) = harness.workloads().probe(VICTIM, &[]) else { return };
     victim.env.insert("CANARY".to_owned(), EnvValue::Secret(CANARY.into()));
     let red = in_namespace("red");
     scheduler.start(&red, &victim).await.expect("start");
     running(&*scheduler, &red).await;
+
     let said = eventually("the victim says where it is", async || {
         let said = String::from_utf8(logs(&*scheduler, &red).await.stdout).expect("text");
         if said.ends_with('\n') { Ok(said) } else { Err(said) }
@@ -52,6 +55,7 @@ pub async fn an_execution_cannot_reach_another_namespaces(harness: &dyn Schedule
     let blue = in_namespace("blue");
     scheduler.start(&blue, &attack).await.expect("start");
     assert_eq!(ended(&*scheduler, &blue).await, exited(0));
+
     let got = String::from_utf8_lossy(&logs(&*scheduler, &blue).await.stdout).into_owned();
     assert_eq!(got, "done\n");
     assert_eq!(scheduler.state(&red).await.expect("state").state, ExecutionState::Running);

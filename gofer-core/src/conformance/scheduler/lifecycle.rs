@@ -40,12 +40,14 @@ pub async fn the_exit_code_is_reported(harness: &dyn SchedulerHarness) {
     }
 }
 
-/// A process that a signal ends, without anybody having called `stop`, is `Exited` with 128 + the signal and its number.
+/// A process that a signal ends, without anybody having called `stop`, is `Exited` with 128 + the
+/// signal and its number.
 pub async fn death_by_signal_is_reported(harness: &dyn SchedulerHarness) {
     let scheduler = harness.backend();
     for signal in [9, 15] {
         let id = start(&*scheduler, &harness.workloads().die(signal)).await;
-        let expected = ExecutionState::Exited { code: 128 + signal, oom: false, signal: Some(signal) };
+        let expected =
+            ExecutionState::Exited { code: 128 + signal, oom: false, signal: Some(signal) };
         assert_eq!(ended(&*scheduler, &id).await, expected);
     }
 }
@@ -56,7 +58,10 @@ pub async fn a_command_that_does_not_exist_is_a_failed_execution(harness: &dyn S
     let id = start(&*scheduler, &harness.workloads().command_not_found()).await;
     match ended(&*scheduler, &id).await {
         ExecutionState::Failed { kind: FailureKind::CommandNotFound, message } => {
-            assert!(message.contains("gofer-no-such-command"), "the message does not name it: {message}");
+            assert!(
+                message.contains("gofer-no-such-command"),
+                "the message does not name it: {message}"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -89,7 +94,8 @@ pub async fn start_of_a_running_execution_does_nothing(harness: &dyn SchedulerHa
     assert_eq!(workloads.marks("second").await, 0);
 }
 
-/// `start` on the name of an execution that exited, failed or was stopped does nothing and succeeds.
+/// `start` on the name of an execution that exited, failed or was stopped does nothing and
+/// succeeds.
 pub async fn start_of_a_finished_execution_does_nothing(harness: &dyn SchedulerHarness) {
     let (scheduler, workloads) = (harness.backend(), harness.workloads());
     let exits = start(&*scheduler, &workloads.exit(3)).await;
@@ -97,6 +103,7 @@ pub async fn start_of_a_finished_execution_does_nothing(harness: &dyn SchedulerH
     let stops = start(&*scheduler, &workloads.until_stopped()).await;
     running(&*scheduler, &stops).await;
     scheduler.stop(&stops, Duration::ZERO).await.expect("stop");
+
     for id in [exits, fails, stops] {
         let before = ended(&*scheduler, &id).await;
         for _ in 0..2 {
@@ -104,7 +111,9 @@ pub async fn start_of_a_finished_execution_does_nothing(harness: &dyn SchedulerH
         }
         assert_eq!(state(&*scheduler, &id).await, before);
     }
-    // An execution that was started after them has ended: so would they have, had they been started.
+
+    // An execution that was started after them has ended: so would they have, had they been
+    // started.
     let later = start(&*scheduler, &workloads.exit(0)).await;
     ended(&*scheduler, &later).await;
     assert_eq!(workloads.marks("again").await, 0);
@@ -148,6 +157,7 @@ pub async fn a_service_is_kept_alive_until_it_is_stopped(harness: &dyn Scheduler
         spec.kind = ExecutionKind::Service;
         services.push(start(&*scheduler, &spec).await);
     }
+
     for mark in ["well", "badly"] {
         eventually(&format!("the service that ends {mark} is started again"), async || {
             let marks = workloads.marks(mark).await;
@@ -155,6 +165,7 @@ pub async fn a_service_is_kept_alive_until_it_is_stopped(harness: &dyn Scheduler
         })
         .await;
     }
+
     for id in services {
         let now = state(&*scheduler, &id).await;
         assert!(!now.is_final(), "{now:?} before it was stopped");
@@ -163,7 +174,8 @@ pub async fn a_service_is_kept_alive_until_it_is_stopped(harness: &dyn Scheduler
     }
 }
 
-/// Names that differ only in where their parts are cut, in a digit or in a dash are different executions.
+/// Names that differ only in where their parts are cut, in a digit or in a dash are different
+/// executions.
 pub async fn executions_with_similar_names_do_not_mix(harness: &dyn SchedulerHarness) {
     let (scheduler, workloads) = (harness.backend(), harness.workloads());
     let run = fresh_id("task").run.run.0;
@@ -180,17 +192,25 @@ pub async fn executions_with_similar_names_do_not_mix(harness: &dyn SchedulerHar
         id(&longest, &longest, run, &longest, u32::MAX),
         id(&longest, &longest, run, &longest, u32::MAX - 1),
     ];
+
     for name in &names {
         let spec = workloads.print(name.to_string().as_bytes(), b"");
         scheduler.start(name, &spec).await.expect("start");
     }
+
     for name in &names {
         assert_eq!(ended(&*scheduler, name).await, exited(0), "`{name}`");
         assert_eq!(followed(&*scheduler, name).await.stdout, name.to_string().as_bytes());
     }
+
     scheduler.remove(&names[0]).await.expect("remove");
     for name in &names[1..] {
-        assert_eq!(state(&*scheduler, name).await, exited(0), "`{name}` after `{}` was removed", names[0]);
+        assert_eq!(
+            state(&*scheduler, name).await,
+            exited(0),
+            "`{name}` after `{}` was removed",
+            names[0]
+        );
     }
 }
 
@@ -221,7 +241,11 @@ pub async fn a_removed_execution_is_not_found(harness: &dyn SchedulerHarness) {
         for _ in 0..2 {
             scheduler.remove(&id).await.expect("remove");
             assert_eq!(state(&*scheduler, &id).await, ExecutionState::NotFound);
-            let error = scheduler.logs(&id, LogCursor::default(), false).await.err().expect("its logs are still there");
+            let error = scheduler
+                .logs(&id, LogCursor::default(), false)
+                .await
+                .err()
+                .expect("its logs are still there");
             assert_eq!(error.kind, ErrorKind::NotFound);
         }
     }
@@ -233,7 +257,9 @@ pub async fn removing_what_is_unknown_succeeds(harness: &dyn SchedulerHarness) {
 }
 
 /// Removing what has not finished is `Invalid` and changes nothing.
-pub async fn removing_what_has_not_finished_is_invalid_and_changes_nothing(harness: &dyn SchedulerHarness) {
+pub async fn removing_what_has_not_finished_is_invalid_and_changes_nothing(
+    harness: &dyn SchedulerHarness,
+) {
     let (scheduler, workloads) = (harness.backend(), harness.workloads());
     let id = start(&*scheduler, &workloads.gated(b"before ", "end", b"after")).await;
     for _ in 0..2 {

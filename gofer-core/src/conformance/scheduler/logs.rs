@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use super::{
-    LogReading, Output, SchedulerHarness, ended, exited, followed, fresh_id, logs, logs_from, running, start, state,
+    LogReading, Output, SchedulerHarness, ended, exited, followed, fresh_id, logs, logs_from,
+    running, start, state,
 };
 use crate::conformance::within;
 use crate::error::ErrorKind;
@@ -21,18 +22,27 @@ pub async fn stdout_and_stderr_are_told_apart(harness: &dyn SchedulerHarness) {
     assert_eq!(logs(&*scheduler, &id).await, expected, "without following, after the end");
 }
 
-/// With the capability `merged_output`, an execution that does not want its outputs apart has one, in which all is in the order in
-/// which it was written; without it, both come as they do to one that wants that.
+/// With the capability `merged_output`, an execution that does not want its outputs apart has one,
+/// in which all is in the order in which it was written; without it, both come as they do to one
+/// that wants that.
 pub async fn both_outputs_are_one_in_the_order_of_writing(harness: &dyn SchedulerHarness) {
     const TIMES: usize = 200;
+
     let scheduler = harness.backend();
     let id = start(&*scheduler, &harness.workloads().print_in_turn(TIMES)).await;
-    let lines = |name: &str| (1..=TIMES).map(|turn| format!("{name} {turn}\n")).collect::<String>().into_bytes();
-    let in_turn = (1..=TIMES).map(|turn| format!("out {turn}\nerr {turn}\n")).collect::<String>().into_bytes();
+    let lines = |name: &str| {
+        (1..=TIMES).map(|turn| format!("{name} {turn}\n")).collect::<String>().into_bytes()
+    };
+
+    let in_turn = (1..=TIMES)
+        .map(|turn| format!("out {turn}\nerr {turn}\n"))
+        .collect::<String>()
+        .into_bytes();
     let expected = match scheduler.capabilities().merged_output {
         true => Output { stdout: in_turn, stderr: Vec::new() },
         false => Output { stdout: lines("out"), stderr: lines("err") },
     };
+
     assert_eq!(followed(&*scheduler, &id).await, expected);
     ended(&*scheduler, &id).await;
     assert_eq!(logs(&*scheduler, &id).await, expected, "without following, after the end");
@@ -65,11 +75,20 @@ pub async fn logs_are_read_from_a_position(harness: &dyn SchedulerHarness) {
     let id = start(&*scheduler, &harness.workloads().print(b"0123456789", b"abcdef")).await;
     ended(&*scheduler, &id).await;
     followed(&*scheduler, &id).await;
+
     for (stdout, stderr) in [(0, 0), (3, 0), (0, 5), (10, 2), (9, 6), (10, 6)] {
-        let expected = Output { stdout: b"0123456789"[stdout..].to_vec(), stderr: b"abcdef"[stderr..].to_vec() };
+        let expected = Output {
+            stdout: b"0123456789"[stdout..].to_vec(),
+            stderr: b"abcdef"[stderr..].to_vec(),
+        };
+
         let from = LogCursor { stdout: stdout as u64, stderr: stderr as u64 };
         for follow in [false, true] {
-            assert_eq!(logs_from(&*scheduler, &id, from, follow).await, expected, "from {from:?}, follow: {follow}");
+            assert_eq!(
+                logs_from(&*scheduler, &id, from, follow).await,
+                expected,
+                "from {from:?}, follow: {follow}"
+            );
         }
     }
 }
@@ -87,15 +106,21 @@ pub async fn logs_without_follow_end_with_what_there_is(harness: &dyn SchedulerH
     assert_eq!(logs(&*scheduler, &id).await.stdout, b"before\nafter\n");
 }
 
-/// Following, the stream goes on while the execution runs, and ends by itself after everything was delivered.
+/// Following, the stream goes on while the execution runs, and ends by itself after everything was
+/// delivered.
 pub async fn followed_logs_go_on_and_end_by_themselves(harness: &dyn SchedulerHarness) {
     let (scheduler, workloads) = (harness.backend(), harness.workloads());
     let id = start(&*scheduler, &workloads.gated(b"before\n", "end", b"after\n")).await;
     let mut stream = scheduler.logs(&id, LogCursor::default(), true).await.expect("logs");
     let mut reading = LogReading::begin(LogCursor::default());
+
     while reading.output.stdout.len() < b"before\n".len() {
-        assert!(within("a chunk arrives", reading.next(&mut stream)).await, "the stream ended while it ran");
+        assert!(
+            within("a chunk arrives", reading.next(&mut stream)).await,
+            "the stream ended while it ran"
+        );
     }
+
     assert_eq!(reading.output.stdout, b"before\n");
     workloads.release("end").await;
     while within("the rest arrives, and the stream ends", reading.next(&mut stream)).await {}
@@ -119,7 +144,8 @@ pub async fn every_follower_gets_everything(harness: &dyn SchedulerHarness) {
     }
 }
 
-/// A process that was left behind and holds stdout open keeps neither the execution nor its logs from ending.
+/// A process that was left behind and holds stdout open keeps neither the execution nor its logs
+/// from ending.
 pub async fn followed_logs_end_although_a_child_was_left_behind(harness: &dyn SchedulerHarness) {
     let scheduler = harness.backend();
     let id = start(&*scheduler, &harness.workloads().leave_a_child()).await;

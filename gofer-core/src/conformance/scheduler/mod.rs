@@ -22,7 +22,9 @@ use futures::stream::BoxStream;
 use super::{Harness, eventually, within};
 use crate::error::BackendError;
 use crate::id::{Attempt, ExecutionId, NamespaceId, PipelineId, RunKey, RunNumber, TaskId};
-use crate::scheduler::{ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Observation, Scheduler};
+use crate::scheduler::{
+    ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Observation, Scheduler,
+};
 use crate::time::Timestamp;
 
 /// The scheduler under test, and what to let it execute.
@@ -130,12 +132,15 @@ macro_rules! scheduler_conformance {
     };
 }
 
-/// A name that no execution had before, also not in an earlier run of the suite on the same backend.
+/// A name that no execution had before, also not in an earlier run of the suite on the same
+/// backend.
 fn fresh_id(task: &str) -> ExecutionId {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = u64::try_from(Timestamp::now().0).expect("a clock after 1970");
     let next = |last: u64| Some(now.max(last + 1));
-    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).expect("`next` is always `Some`");
+    let last = LAST
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+        .expect("`next` is always `Some`");
     id("conformance", "suite", now.max(last + 1), task, 1)
 }
 
@@ -184,7 +189,11 @@ async fn running(scheduler: &dyn Scheduler, id: &ExecutionId) {
         let now = state(scheduler, id).await;
         let written = if now.is_final() { Output::default() } else { logs(scheduler, id).await };
         let runs = now == ExecutionState::Running && !written.stdout.is_empty();
-        if runs { Ok(()) } else { Err(format!("{now:?}, {} bytes of stdout", written.stdout.len())) }
+        if runs {
+            Ok(())
+        } else {
+            Err(format!("{now:?}, {} bytes of stdout", written.stdout.len()))
+        }
     })
     .await;
 }
@@ -203,9 +212,16 @@ struct Output {
 impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let shown = |bytes: &Vec<u8>| {
-            format!("{} bytes {:?}", bytes.len(), Bytes::copy_from_slice(&bytes[..bytes.len().min(200)]))
+            format!(
+                "{} bytes {:?}",
+                bytes.len(),
+                Bytes::copy_from_slice(&bytes[..bytes.len().min(200)])
+            )
         };
-        f.debug_struct("Output").field("stdout", &shown(&self.stdout)).field("stderr", &shown(&self.stderr)).finish()
+        f.debug_struct("Output")
+            .field("stdout", &shown(&self.stdout))
+            .field("stderr", &shown(&self.stderr))
+            .finish()
     }
 }
 
@@ -219,11 +235,18 @@ async fn followed(scheduler: &dyn Scheduler, id: &ExecutionId) -> Output {
     logs_from(scheduler, id, LogCursor::default(), true).await
 }
 
-async fn logs_from(scheduler: &dyn Scheduler, id: &ExecutionId, from: LogCursor, follow: bool) -> Output {
+async fn logs_from(
+    scheduler: &dyn Scheduler,
+    id: &ExecutionId,
+    from: LogCursor,
+    follow: bool,
+) -> Output {
     let mut stream = scheduler.logs(id, from, follow).await.expect("logs");
     let mut reading = LogReading::begin(from);
-    within(&format!("the logs of `{id}` end, follow: {follow}"), async { while reading.next(&mut stream).await {} })
-        .await;
+    within(&format!("the logs of `{id}` end, follow: {follow}"), async {
+        while reading.next(&mut stream).await {}
+    })
+    .await;
     reading.output
 }
 
@@ -241,19 +264,38 @@ impl LogReading {
     }
 
     /// Takes the next chunk; whether there was one.
-    async fn next(&mut self, stream: &mut BoxStream<'static, Result<LogChunk, BackendError>>) -> bool {
+    async fn next(
+        &mut self,
+        stream: &mut BoxStream<'static, Result<LogChunk, BackendError>>,
+    ) -> bool {
         let Some(chunk) = stream.next().await else { return false };
         let chunk = chunk.expect("a chunk of the log");
-        assert!((1..=64 * 1024).contains(&chunk.data.len()), "a chunk of {} bytes", chunk.data.len());
-        assert_eq!(chunk.offset, self.at.of(chunk.stream), "a gap or a repeat in {:?}", chunk.stream);
+        assert!(
+            (1..=64 * 1024).contains(&chunk.data.len()),
+            "a chunk of {} bytes",
+            chunk.data.len()
+        );
+        assert_eq!(
+            chunk.offset,
+            self.at.of(chunk.stream),
+            "a gap or a repeat in {:?}",
+            chunk.stream
+        );
         self.at.advance(&chunk);
-        assert!(chunk.at.is_none() || chunk.at >= self.time, "{:?} after {:?}: time goes back", chunk.at, self.time);
+        assert!(
+            chunk.at.is_none() || chunk.at >= self.time,
+            "{:?} after {:?}: time goes back",
+            chunk.at,
+            self.time
+        );
         assert!(chunk.at <= Some(Timestamp::now()), "read at {:?}, which is yet to come", chunk.at);
         self.time = chunk.at;
+
         match chunk.stream {
             LogStream::Stdout => self.output.stdout.extend_from_slice(&chunk.data),
             LogStream::Stderr => self.output.stderr.extend_from_slice(&chunk.data),
         }
+
         true
     }
 }

@@ -13,13 +13,16 @@ pub async fn a_finished_execution_is_known_after_a_restart(harness: &mut dyn Sch
     let stopped = start(&*scheduler, &harness.workloads().until_stopped()).await;
     running(&*scheduler, &stopped).await;
     scheduler.stop(&stopped, Duration::ZERO).await.expect("stop");
+
     let mut before = Vec::new();
     for id in [&printed, &failed, &stopped] {
         before.push((ended(&*scheduler, id).await, followed(&*scheduler, id).await));
     }
+
     drop(scheduler);
     harness.restart().await;
     let scheduler = harness.backend();
+
     for (id, (state_before, logs_before)) in [&printed, &failed, &stopped].into_iter().zip(before) {
         assert_eq!(state(&*scheduler, id).await, state_before);
         assert_eq!(followed(&*scheduler, id).await, logs_before);
@@ -41,7 +44,9 @@ pub async fn a_running_execution_outlives_the_server(harness: &mut dyn Scheduler
 }
 
 /// An end that may have come while no server was there is known when one is back.
-pub async fn an_execution_that_ends_while_the_server_is_down_is_known(harness: &mut dyn SchedulerHarness) {
+pub async fn an_execution_that_ends_while_the_server_is_down_is_known(
+    harness: &mut dyn SchedulerHarness,
+) {
     let scheduler = harness.backend();
     let id = start(&*scheduler, &harness.workloads().gated(b"before ", "end", b"after")).await;
     running(&*scheduler, &id).await;
@@ -61,10 +66,12 @@ pub async fn start_after_a_restart_does_nothing(harness: &mut dyn SchedulerHarne
     ended(&*scheduler, &ended_before).await;
     drop(scheduler);
     harness.restart().await;
+
     let scheduler = harness.backend();
     for id in [&ended_before, &runs_on] {
         scheduler.start(id, &harness.workloads().mark("run", 0)).await.expect("start again");
     }
+
     assert_eq!(state(&*scheduler, &ended_before).await, exited(3));
     harness.workloads().release("end").await;
     assert_eq!(followed(&*scheduler, &runs_on).await.stdout, b"before after");
@@ -72,7 +79,8 @@ pub async fn start_after_a_restart_does_nothing(harness: &mut dyn SchedulerHarne
     assert_eq!(harness.workloads().marks("run").await, 1);
 }
 
-/// What was started before the restart can be stopped after it, and a stop that was asked for before is not forgotten.
+/// What was started before the restart can be stopped after it, and a stop that was asked for
+/// before is not forgotten.
 pub async fn stop_works_after_a_restart(harness: &mut dyn SchedulerHarness) {
     let scheduler = harness.backend();
     let asked_before = start(&*scheduler, &harness.workloads().ignoring_stop()).await;

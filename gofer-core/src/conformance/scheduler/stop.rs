@@ -12,7 +12,8 @@ const LONG: Duration = Duration::from_secs(3_600);
 /// A grace that is soon over.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// `stop` asks the process to end; one that does so within the grace is `Stopped`, whatever its exit code.
+/// `stop` asks the process to end; one that does so within the grace is `Stopped`, whatever its
+/// exit code.
 pub async fn stop_asks_before_it_kills(harness: &dyn SchedulerHarness) {
     let scheduler = harness.backend();
     let id = start(&*scheduler, &harness.workloads().until_stopped()).await;
@@ -81,8 +82,10 @@ pub async fn stop_kills_the_whole_process_tree(harness: &dyn SchedulerHarness) {
     scheduler.stop(&id, SHORT).await.expect("stop");
     assert_eq!(ended(&*scheduler, &id).await, ExecutionState::Stopped);
     followed(&*scheduler, &id).await;
+
     let at_the_end = workloads.marks("stopped").await;
-    // A second tree is the clock: while its child makes 20 marks, the first tree's child would have made some too.
+    // A second tree is the clock: while its child makes 20 marks, the first tree's child would have
+    // made some too.
     let clock = start(&*scheduler, &workloads.tree("clock")).await;
     eventually("the second tree makes 20 marks", async || {
         let marks = workloads.marks("clock").await;

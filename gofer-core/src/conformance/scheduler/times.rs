@@ -21,8 +21,13 @@ pub async fn an_end_has_its_own_times(harness: &dyn SchedulerHarness) {
         let id = start(&*scheduler, &spec).await;
         let times = last(&*scheduler, &id).await.times;
         let latest = Timestamp::now().after(SKEW);
-        let (started_at, ended_at) = (times.started_at.expect("it ran"), times.ended_at.expect("it has ended"));
-        assert!(earliest <= started_at && started_at <= ended_at && ended_at <= latest, "{times:?} until {latest}");
+        let (started_at, ended_at) =
+            (times.started_at.expect("it ran"), times.ended_at.expect("it has ended"));
+        assert!(
+            earliest <= started_at && started_at <= ended_at && ended_at <= latest,
+            "{times:?} until {latest}"
+        );
+
         let ran = times.run_time().expect("it ran");
         assert!(ran <= latest.since(earliest), "it ran {ran:?}");
         assert_eq!(last(&*scheduler, &id).await.times, times, "its times are for good");
@@ -35,13 +40,17 @@ pub async fn what_runs_has_begun(harness: &dyn SchedulerHarness) {
     let id = start(&*scheduler, &workloads.gated(b"waiting\n", "end", b"")).await;
     running(&*scheduler, &id).await;
     let times = scheduler.state(&id).await.expect("state").times;
-    assert!(times.started_at.is_some() && times.ended_at.is_none() && times.ran.is_none(), "{times:?}");
+    assert!(
+        times.started_at.is_some() && times.ended_at.is_none() && times.ran.is_none(),
+        "{times:?}"
+    );
     workloads.release("end").await;
     let after = last(&*scheduler, &id).await.times;
     assert_same_start(after, times);
 }
 
-/// An end may come from another part of a backend than what was told before, by other words for the same moment.
+/// An end may come from another part of a backend than what was told before, by other words for the
+/// same moment.
 #[track_caller]
 fn assert_same_start(end: ExecutionTimes, before: ExecutionTimes) {
     let (end, before) = (end.started_at.expect("it ran"), before.started_at.expect("it ran"));
@@ -55,7 +64,8 @@ pub async fn what_never_ran_has_no_run_time(harness: &dyn SchedulerHarness) {
     assert_eq!(last(&*scheduler, &id).await.times.run_time(), None);
 }
 
-/// Where the capability says so, an execution that runs longer than its timeout is stopped without anybody asking.
+/// Where the capability says so, an execution that runs longer than its timeout is stopped without
+/// anybody asking.
 pub async fn a_timeout_is_held_where_the_execution_runs(harness: &dyn SchedulerHarness) {
     let scheduler = harness.backend();
     if !scheduler.capabilities().deadlines {
@@ -90,6 +100,7 @@ pub(super) async fn stay_the_same(harness: &mut dyn SchedulerHarness) {
     let runs_on = start(&*scheduler, &harness.workloads().gated(b"waiting\n", "end", b"")).await;
     let before = last(&*scheduler, &ended_before).await;
     running(&*scheduler, &runs_on).await;
+
     let since = scheduler.state(&runs_on).await.expect("state").times;
     drop(scheduler);
     harness.restart().await;
@@ -97,6 +108,7 @@ pub(super) async fn stay_the_same(harness: &mut dyn SchedulerHarness) {
     assert_eq!(last(&*scheduler, &ended_before).await, before);
     assert_eq!(scheduler.state(&runs_on).await.expect("state").times, since);
     harness.workloads().release("end").await;
+
     let times = last(&*scheduler, &runs_on).await.times;
     assert_same_start(times, since);
     assert!(times.ended_at > times.started_at, "{times:?}");

@@ -12,7 +12,8 @@ use crate::error::BackendError;
 use crate::id::ExecutionId;
 use crate::scheduler::{ExecutionState, Scheduler, WatchEvent};
 
-/// The end of an execution that was started after the stream was handed out is on it, or followed by the stream's end.
+/// The end of an execution that was started after the stream was handed out is on it, or followed
+/// by the stream's end.
 pub async fn watch_tells_of_the_end_or_ends(harness: &dyn SchedulerHarness) {
     let scheduler = harness.backend();
     let events = scheduler.watch().await.expect("watch");
@@ -47,17 +48,22 @@ pub async fn every_watcher_is_told(harness: &dyn SchedulerHarness) {
     let other = scheduler.watch().await.expect("watch");
     let ids: Vec<ExecutionId> = (0..8).map(|index| fresh_id(&format!("task-{index}"))).collect();
     let spec = workloads.gated(b"", "end", b"");
+
     for id in &ids {
         scheduler.start(id, &spec).await.expect("start");
     }
+
     drop(gone);
     workloads.release("end").await;
-    for ends in join_all([told_all(&*scheduler, one, &ids), told_all(&*scheduler, other, &ids)]).await {
+    for ends in
+        join_all([told_all(&*scheduler, one, &ids), told_all(&*scheduler, other, &ids)]).await
+    {
         assert!(ends.iter().all(|end| *end == exited(0)), "{ends:?}");
     }
 }
 
-/// The state that the stream says the execution ended with; if the stream ends first, what `state` says.
+/// The state that the stream says the execution ended with; if the stream ends first, what `state`
+/// says.
 async fn told(
     scheduler: &dyn Scheduler,
     events: BoxStream<'static, Result<WatchEvent, BackendError>>,
@@ -73,14 +79,22 @@ async fn told_all(
 ) -> Vec<ExecutionState> {
     let mut ends = vec![None; ids.len()];
     while ends.iter().any(Option::is_none) {
-        let next = within(&format!("the stream tells of {ids:?} or ends; told: {ends:?}"), events.next()).await;
+        let next =
+            within(&format!("the stream tells of {ids:?} or ends; told: {ends:?}"), events.next())
+                .await;
         let Some(Ok(event)) = next else { break };
         let known = ids.iter().position(|id| *id == event.id);
+
         if let Some(index) = known.filter(|_| event.state.is_final()) {
-            assert_eq!(state(scheduler, &event.id).await, event.state, "the stream and `state` differ");
+            assert_eq!(
+                state(scheduler, &event.id).await,
+                event.state,
+                "the stream and `state` differ"
+            );
             ends[index] = Some(event.state);
         }
     }
+
     let mut all = Vec::new();
     for (id, end) in ids.iter().zip(ends) {
         all.push(match end {
@@ -88,5 +102,6 @@ async fn told_all(
             None => ended(scheduler, id).await,
         });
     }
+
     all
 }

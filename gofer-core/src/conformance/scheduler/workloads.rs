@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use crate::pipeline::Resources;
 use crate::scheduler::{ExecutionKind, ExecutionSpec};
 
-/// What the cases let a scheduler execute. [`ShellWorkloads`] has them as `sh` scripts; a scheduler that has no shell
-/// brings its own.
+/// What the cases let a scheduler execute. [`ShellWorkloads`] has them as `sh` scripts; a scheduler
+/// that has no shell brings its own.
 #[async_trait]
 pub trait Workloads: Send + Sync {
     /// Ends at once with this exit code.
@@ -24,35 +24,42 @@ pub trait Workloads: Send + Sync {
     /// Writes these bytes, at most 16 KiB each, and exits with 0. Its outputs are apart.
     fn print(&self, stdout: &[u8], stderr: &[u8]) -> ExecutionSpec;
 
-    /// Writes the lines `out 1`, `err 1`, `out 2`, `err 2` and so on in this order, to stdout and to stderr, and exits with 0.
+    /// Writes the lines `out 1`, `err 1`, `out 2`, `err 2` and so on in this order, to stdout and
+    /// to stderr, and exits with 0.
     fn print_in_turn(&self, times: usize) -> ExecutionSpec;
 
     /// Writes one line of `length` times `x`, with its newline, to stdout and exits with 0.
     fn print_line(&self, length: usize) -> ExecutionSpec;
 
-    /// Writes the value of a variable to stdout, nothing else (and nothing if it is not set), and exits with 0.
+    /// Writes the value of a variable to stdout, nothing else (and nothing if it is not set), and
+    /// exits with 0.
     fn print_env(&self, name: &str) -> ExecutionSpec;
 
-    /// Whether the host executor gives each execution a root of its own, so that the same path is another directory.
+    /// Whether the host executor gives each execution a root of its own, so that the same path is
+    /// another directory.
     fn has_own_root(&self) -> bool;
 
     /// Writes its working directory and a newline to stdout and exits with 0.
     fn print_working_dir(&self) -> ExecutionSpec;
 
-    /// Writes `ready` and a newline and runs; on SIGTERM it writes `stopped` and a newline and exits with 7.
+    /// Writes `ready` and a newline and runs; on SIGTERM it writes `stopped` and a newline and
+    /// exits with 7.
     fn until_stopped(&self) -> ExecutionSpec;
 
     /// Ignores SIGTERM, writes `ready` and a newline, and runs.
     fn ignoring_stop(&self) -> ExecutionSpec;
 
-    /// Starts a child that ignores SIGTERM, keeps stdout and stderr open, and makes a mark every few milliseconds; writes
-    /// `ready` and a newline, and runs until SIGTERM ends it, but not the child.
+    /// Starts a child that ignores SIGTERM, keeps stdout and stderr open, and makes a mark every
+    /// few milliseconds; writes `ready` and a newline, and runs until SIGTERM ends it, but not the
+    /// child.
     fn tree(&self, mark: &str) -> ExecutionSpec;
 
-    /// Starts a child that keeps stdout and stderr open and runs on; writes `ready` and a newline and exits with 0.
+    /// Starts a child that keeps stdout and stderr open and runs on; writes `ready` and a newline
+    /// and exits with 0.
     fn leave_a_child(&self) -> ExecutionSpec;
 
-    /// Writes some bytes to stdout, waits for [`release`](Self::release), writes more, and exits with 0.
+    /// Writes some bytes to stdout, waits for [`release`](Self::release), writes more, and exits
+    /// with 0.
     fn gated(&self, before: &[u8], gate: &str, after: &[u8]) -> ExecutionSpec;
 
     /// Lets those who wait at this gate go on.
@@ -64,8 +71,8 @@ pub trait Workloads: Send + Sync {
     /// How many such marks were made.
     async fn marks(&self, mark: &str) -> usize;
 
-    /// This POSIX shell script with arguments, `$1` the first. `None` without a shell, and where processes that a fake runs are
-    /// the test's own.
+    /// This POSIX shell script with arguments, `$1` the first. `None` without a shell, and where
+    /// processes that a fake runs are the test's own.
     fn probe(&self, script: &str, arguments: &[String]) -> Option<ExecutionSpec>;
 }
 
@@ -87,8 +94,8 @@ pub fn host_command<W: Into<String>>(command: impl IntoIterator<Item = W>) -> Ex
 
 /// The workloads as POSIX shell scripts, for schedulers that execute on this machine.
 ///
-/// Gates and marks are files in a directory. Everything that would run for ever ends when that directory is removed,
-/// so that a failed test leaves nothing behind.
+/// Gates and marks are files in a directory. Everything that would run for ever ends when that
+/// directory is removed, so that a failed test leaves nothing behind.
 #[derive(Debug)]
 pub struct ShellWorkloads {
     dir: PathBuf,
@@ -107,7 +114,8 @@ impl ShellWorkloads {
         Self { probes: true, ..self }
     }
 
-    /// A script with arguments; `$0` is the directory. Its outputs are apart: shells say on stderr which child a signal has ended.
+    /// A script with arguments; `$0` is the directory. Its outputs are apart: shells say on stderr
+    /// which child a signal has ended.
     fn script<const N: usize>(&self, script: &str, arguments: [&str; N]) -> ExecutionSpec {
         let dir = text(&self.dir);
         let command = host_command(["/bin/sh", "-c", script, &dir].into_iter().chain(arguments));
@@ -172,7 +180,10 @@ impl Workloads for ShellWorkloads {
     fn tree(&self, mark: &str) -> ExecutionSpec {
         let child = r#"(trap '' TERM; while [ -d "$0" ]; do echo >> "$1"; sleep 0.01; done) &"#;
         let first_mark = r#"while [ ! -e "$1" ]; do sleep 0.01; done"#;
-        self.script(&format!("{child} {first_mark}; echo ready; {RUN}"), [&text(&self.file("mark", mark))])
+        self.script(
+            &format!("{child} {first_mark}; echo ready; {RUN}"),
+            [&text(&self.file("mark", mark))],
+        )
     }
 
     fn leave_a_child(&self) -> ExecutionSpec {
@@ -190,7 +201,10 @@ impl Workloads for ShellWorkloads {
     }
 
     fn mark(&self, mark: &str, code: u8) -> ExecutionSpec {
-        self.script(r#"echo >> "$1"; exit "$2""#, [&text(&self.file("mark", mark)), &code.to_string()])
+        self.script(
+            r#"echo >> "$1"; exit "$2""#,
+            [&text(&self.file("mark", mark)), &code.to_string()],
+        )
     }
 
     async fn marks(&self, mark: &str) -> usize {

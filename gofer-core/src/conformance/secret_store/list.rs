@@ -13,13 +13,26 @@ pub async fn every_legal_path_works(harness: &SecretHarness) {
     let store = harness.backend();
     let segment = "s".repeat(MAX_SEGMENT_BYTES);
     let longest = format!("{segment}/{segment}/{}", "t".repeat(MAX_SECRET_PATH_BYTES - 402));
-    let mut names = vec![".hidden", "...", "-", "._-=+@:,", "UPPER", "upper", "a=b:c@d,e+f", &segment, &longest];
+    let mut names = vec![
+        ".hidden",
+        "...",
+        "-",
+        "._-=+@:,",
+        "UPPER",
+        "upper",
+        "a=b:c@d,e+f",
+        &segment,
+        &longest,
+    ];
+
     for name in &names {
         put(&*store, name, name).await;
     }
+
     for name in &names {
         assert_eq!(value(&*store, name).await, *name);
     }
+
     names.sort_unstable();
     assert_eq!(listed(&list(&*store, "", None, 1_000).await), names);
 }
@@ -48,15 +61,25 @@ pub async fn list_is_in_order(harness: &SecretHarness) {
     assert!(!all.more, "there is no more");
 }
 
-/// A prefix is any text: part of a segment, several segments, a whole path, with a `/` at its end or not.
+/// A prefix is any text: part of a segment, several segments, a whole path, with a `/` at its end
+/// or not.
 pub async fn list_prefix_is_any_text(harness: &SecretHarness) {
     let store = harness.backend();
     for name in TRICKY {
         put(&*store, name, name).await;
     }
-    for prefix in ["", "a", "a/", "a/b", "a/b/", "a/b/c", "a/b/c/", "a-", "a.", "ab", "c", "/", "..", "A", "%", "_"] {
-        let expected: Vec<&str> = TRICKY.into_iter().filter(|name| name.starts_with(prefix)).collect();
-        assert_eq!(listed(&list(&*store, prefix, None, 1_000).await), expected, "prefix `{prefix}`");
+
+    for prefix in [
+        "", "a", "a/", "a/b", "a/b/", "a/b/c", "a/b/c/", "a-", "a.", "ab", "c", "/", "..", "A",
+        "%", "_",
+    ] {
+        let expected: Vec<&str> =
+            TRICKY.into_iter().filter(|name| name.starts_with(prefix)).collect();
+        assert_eq!(
+            listed(&list(&*store, prefix, None, 1_000).await),
+            expected,
+            "prefix `{prefix}`"
+        );
     }
 }
 
@@ -67,6 +90,7 @@ pub async fn list_pages_join_without_gap_or_repeat(harness: &SecretHarness) {
     for name in &names {
         put(&*store, name, name).await;
     }
+
     put(&*store, "q", "not under the prefix").await;
     names.sort_unstable();
     for limit in [1, 7, 24, 25, 26] {
@@ -74,15 +98,23 @@ pub async fn list_pages_join_without_gap_or_repeat(harness: &SecretHarness) {
         loop {
             let page = list(&*store, "p/", seen.last().cloned(), limit).await;
             assert!(page.paths.len() <= limit, "{} paths in a page of {limit}", page.paths.len());
-            assert!(!page.paths.is_empty(), "an empty page after {} of {} paths", seen.len(), names.len());
+            assert!(
+                !page.paths.is_empty(),
+                "an empty page after {} of {} paths",
+                seen.len(),
+                names.len()
+            );
             seen.extend(listed(&page));
             if !page.more {
                 break;
             }
+
             assert!(seen.len() < names.len(), "`more` after the last path, pages of {limit}");
         }
+
         assert_eq!(seen, names, "pages of {limit}");
     }
+
     assert_eq!(listed(&list(&*store, "p/", Some("p/3/5".to_owned()), 3).await), ["p/3/7"]);
 }
 
@@ -95,7 +127,12 @@ pub async fn list_of_nothing_is_empty(harness: &SecretHarness) {
     assert_eq!(list(&*store, "no/such/", None, 10).await, nothing);
 }
 
-async fn list(store: &dyn SecretStore, prefix: &str, after: Option<String>, limit: usize) -> SecretList {
+async fn list(
+    store: &dyn SecretStore,
+    prefix: &str,
+    after: Option<String>,
+    limit: usize,
+) -> SecretList {
     store.list(prefix, ListPage { after, limit }).await.expect("list")
 }
 

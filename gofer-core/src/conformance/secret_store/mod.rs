@@ -61,5 +61,9 @@ async fn value(store: &dyn SecretStore, name: &str) -> String {
 
 /// Asserts that nothing is under the path.
 async fn assert_missing(store: &dyn SecretStore, name: &str) {
-    assert_eq!(store.get(&path(name)).await.expect_err("it is found").kind, ErrorKind::NotFound, "get of `{name}`");
+    assert_eq!(
+        store.get(&path(name)).await.expect_err("it is found").kind,
+        ErrorKind::NotFound,
+        "get of `{name}`"
+    );
 }

@@ -35,6 +35,7 @@ pub async fn any_text_survives_unchanged(harness: &SecretHarness) {
         longest.as_str(),
         longest_wide.as_str(),
     ];
+
     for (index, text) in texts.into_iter().enumerate() {
         let name = format!("texts/{index}");
         put(&*store, &name, text).await;
@@ -48,7 +49,10 @@ pub async fn too_long_a_value_is_refused(harness: &SecretHarness) {
     put(&*store, "k", "old").await;
     let long = SecretString::from("x".repeat(MAX_SECRET_BYTES + 1));
     for name in ["k", "fresh"] {
-        let error = store.put(&path(name), &long, PutOptions::default()).await.expect_err("one byte too long");
+        let error = store
+            .put(&path(name), &long, PutOptions::default())
+            .await
+            .expect_err("one byte too long");
         assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
     }
     assert_eq!(value(&*store, "k").await, "old");
@@ -68,11 +72,17 @@ pub async fn put_replaces_what_was_there(harness: &SecretHarness) {
 pub async fn put_if_absent_refuses_a_taken_path_and_changes_nothing(harness: &SecretHarness) {
     let store = harness.backend();
     store.put(&path("k"), &SecretString::from("old"), IF_ABSENT).await.expect("the path is free");
-    let error = store.put(&path("k"), &SecretString::from("new"), IF_ABSENT).await.expect_err("the path is taken");
+    let error = store
+        .put(&path("k"), &SecretString::from("new"), IF_ABSENT)
+        .await
+        .expect_err("the path is taken");
     assert_eq!(error.kind, ErrorKind::AlreadyExists);
     assert_eq!(value(&*store, "k").await, "old");
     store.delete(&path("k")).await.expect("delete");
-    store.put(&path("k"), &SecretString::from("newer"), IF_ABSENT).await.expect("the path is free again");
+    store
+        .put(&path("k"), &SecretString::from("newer"), IF_ABSENT)
+        .await
+        .expect("the path is free again");
     assert_eq!(value(&*store, "k").await, "newer");
 }
 
@@ -83,10 +93,11 @@ pub async fn of_concurrent_puts_if_absent_one_wins(harness: &SecretHarness) {
         let name = format!("race/{round}");
         let racers = (0..8).map(|racer| {
             let (store, path) = (store.clone(), path(&name));
-            tokio::spawn(
-                async move { store.put(&path, &SecretString::from(format!("racer {racer}")), IF_ABSENT).await },
-            )
+            tokio::spawn(async move {
+                store.put(&path, &SecretString::from(format!("racer {racer}")), IF_ABSENT).await
+            })
         });
+
         let mut winners = Vec::new();
         for (racer, joined) in join_all(racers).await.into_iter().enumerate() {
             match joined.expect("no panic") {
@@ -94,6 +105,7 @@ pub async fn of_concurrent_puts_if_absent_one_wins(harness: &SecretHarness) {
                 Err(error) => assert_eq!(error.kind, ErrorKind::AlreadyExists, "{error}"),
             }
         }
+
         assert_eq!(winners, [value(&*store, &name).await]);
     }
 }
@@ -141,14 +153,22 @@ pub async fn delete_is_idempotent(harness: &SecretHarness) {
 /// No value appears in an error or a `Debug`, nor in a list.
 pub async fn no_value_appears_in_debug_or_errors(harness: &SecretHarness) {
     const CANARY: &str = "canary-5e0c1f";
+
     let store = harness.backend();
     put(&*store, "k", CANARY).await;
-    let taken = store.put(&path("k"), &SecretString::from(CANARY), IF_ABSENT).await.expect_err("the path is taken");
+    let taken = store
+        .put(&path("k"), &SecretString::from(CANARY), IF_ABSENT)
+        .await
+        .expect_err("the path is taken");
     let long = SecretString::from(CANARY.repeat(MAX_SECRET_BYTES / CANARY.len() + 1));
     let too_long = store.put(&path("k"), &long, PutOptions::default()).await.expect_err("too long");
     let list = store.list("", ListPage { after: None, limit: 10 }).await.expect("list");
     let read = store.get(&path("k")).await.expect("get");
-    let shown = format!("{store:?} {taken:?} {} {too_long:?} {} {list:?} {read:?}", taken.chain(), too_long.chain());
+    let shown = format!(
+        "{store:?} {taken:?} {} {too_long:?} {} {list:?} {read:?}",
+        taken.chain(),
+        too_long.chain()
+    );
     assert!(!shown.contains(CANARY), "the value shows");
 }
 

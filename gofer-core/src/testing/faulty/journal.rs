@@ -10,8 +10,8 @@ use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::NewEvent;
 use crate::id::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId};
 use crate::journal::{
-    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
-    RunMask, RunSnapshot,
+    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError,
+    Lease, NewRun, Retention, RunMask, RunSnapshot,
 };
 use crate::run::{CancelRequest, LogState};
 use crate::time::Timestamp;
@@ -33,7 +33,12 @@ impl Journal for Faulty<dyn Journal> {
         self.call("claim", self.inner.claim(owner, now, ttl, limit)).await
     }
 
-    async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError> {
+    async fn renew(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<usize, JournalError> {
         self.call("renew", self.inner.renew(owner, now, ttl)).await
     }
 
@@ -45,7 +50,12 @@ impl Journal for Faulty<dyn Journal> {
         self.call("lead", self.inner.lead(owner, now, ttl)).await
     }
 
-    async fn heartbeat(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<Cluster, JournalError> {
+    async fn heartbeat(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Cluster, JournalError> {
         self.call("heartbeat", self.inner.heartbeat(owner, now, ttl)).await
     }
 
@@ -57,7 +67,11 @@ impl Journal for Faulty<dyn Journal> {
         let hints = self.call("hints", self.inner.hints()).await?;
         // A fault ends the stream, which says that something may have been missed.
         let broken = self.breaking("hints", hints.map(Ok).boxed());
-        Ok(broken.map(Result::ok).take_while(|hint| ready(hint.is_some())).filter_map(ready).boxed())
+        Ok(broken
+            .map(Result::ok)
+            .take_while(|hint| ready(hint.is_some()))
+            .filter_map(ready)
+            .boxed())
     }
 
     async fn tell(&self, hint: Hint) -> Result<(), JournalError> {
@@ -104,11 +118,19 @@ impl Journal for Faulty<dyn Journal> {
         self.call("set_log_state", self.inner.set_log_state(id, from, to, event)).await
     }
 
-    async fn object(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, JournalError> {
+    async fn object(
+        &self,
+        scope: &ObjectScope,
+        key: &ObjectKey,
+    ) -> Result<Option<ObjectRecord>, JournalError> {
         self.call("object", self.inner.object(scope, key)).await
     }
 
-    async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
+    async fn secret(
+        &self,
+        scope: &SecretScope,
+        key: &str,
+    ) -> Result<Option<SecretRecord>, JournalError> {
         self.call("secret", self.inner.secret(scope, key)).await
     }
 
@@ -120,7 +142,11 @@ impl Journal for Faulty<dyn Journal> {
         self.call("run_masks", self.inner.run_masks(key)).await
     }
 
-    async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {
+    async fn expirable(
+        &self,
+        policy: &Retention,
+        limit: usize,
+    ) -> Result<Vec<Expirable>, JournalError> {
         self.call("expirable", self.inner.expirable(policy, limit)).await
     }
 

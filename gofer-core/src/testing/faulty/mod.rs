@@ -24,14 +24,16 @@ pub struct Faults {
     pub after: f64,
     /// Each further item of a stream is an error instead, and the last.
     pub stream: f64,
-    /// Every call takes a random time up to this long, half of it before it takes effect; in tokio's time.
+    /// Every call takes a random time up to this long, half of it before it takes effect; in
+    /// tokio's time.
     pub latency: Duration,
 }
 
-/// Wraps an `Arc<dyn Scheduler>`, `ObjectStore`, `SecretStore` or `Journal`, and makes calls fail as a seed says.
+/// Wraps an `Arc<dyn Scheduler>`, `ObjectStore`, `SecretStore` or `Journal`, and makes calls fail
+/// as a seed says.
 ///
-/// The errors are retryable, and do not tell whether the call took effect. The same seed and the same order of calls
-/// give the same faults.
+/// The errors are retryable, and do not tell whether the call took effect. The same seed and the
+/// same order of calls give the same faults.
 pub struct Faulty<T: ?Sized> {
     inner: Arc<T>,
     dice: Mutex<Dice>,
@@ -77,7 +79,8 @@ impl<T: ?Sized> Faulty<T> {
     async fn wait(&self) {
         let pause = {
             let mut dice = lock(&self.dice);
-            let longest_micros = u64::try_from(dice.faults.latency.as_micros() / 2).unwrap_or(u64::MAX);
+            let longest_micros =
+                u64::try_from(dice.faults.latency.as_micros() / 2).unwrap_or(u64::MAX);
             Duration::from_micros(dice.random.below(longest_micros))
         };
         if !pause.is_zero() {
@@ -92,14 +95,15 @@ impl<T: ?Sized> Faulty<T> {
             return Ok(());
         }
         dice.injected += 1;
-        let kind = if dice.random.chance(0.5) { ErrorKind::Timeout } else { ErrorKind::Unavailable };
+        let kind =
+            if dice.random.chance(0.5) { ErrorKind::Timeout } else { ErrorKind::Unavailable };
         Err(BackendError::new(kind, format!("injected fault {} in `{name}`", dice.injected)))
     }
 }
 
 impl<T: ?Sized> Faulty<T> {
-    /// The stream, until a fault ends it. Its faults are drawn from a seed of its own, so that how fast it is read
-    /// changes nothing for others.
+    /// The stream, until a fault ends it. Its faults are drawn from a seed of its own, so that how
+    /// fast it is read changes nothing for others.
     fn breaking<I: Send + 'static>(
         &self,
         name: &'static str,
@@ -109,16 +113,21 @@ impl<T: ?Sized> Faulty<T> {
             let mut dice = lock(&self.dice);
             (Random::new(dice.random.next_u64()), dice.faults.stream)
         };
+
         let next = move |state: Option<(BoxStream<'static, _>, Random)>| async move {
             let (mut items, mut random) = state?;
             let item = items.next().await?;
             if random.chance(probability) {
-                let error =
-                    BackendError::new(ErrorKind::Unavailable, format!("injected fault in a stream of `{name}`"));
+                let error = BackendError::new(
+                    ErrorKind::Unavailable,
+                    format!("injected fault in a stream of `{name}`"),
+                );
                 return Some((Err(error), None));
             }
+
             Some((item, Some((items, random))))
         };
+
         stream::unfold(Some((items, random)), next).boxed()
     }
 }

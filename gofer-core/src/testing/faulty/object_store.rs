@@ -6,7 +6,8 @@ use super::Faulty;
 use crate::error::BackendError;
 use crate::id::ObjectKey;
 use crate::object_store::{
-    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned, PutOptions,
+    Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
+    PutOptions,
 };
 
 #[deny(clippy::missing_trait_methods)]
@@ -16,7 +17,12 @@ impl ObjectStore for Faulty<dyn ObjectStore> {
         self.call("check", self.inner.check()).await
     }
 
-    async fn put(&self, key: &ObjectKey, body: ByteStream, options: PutOptions) -> Result<ObjectMeta, BackendError> {
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: ByteStream,
+        options: PutOptions,
+    ) -> Result<ObjectMeta, BackendError> {
         self.call("put", self.inner.put(key, body, options)).await
     }
 
@@ -37,7 +43,12 @@ impl ObjectStore for Faulty<dyn ObjectStore> {
         self.call("delete", self.inner.delete(key)).await
     }
 
-    async fn presign(&self, key: &ObjectKey, access: Access, ttl: Duration) -> Result<Option<Presigned>, BackendError> {
+    async fn presign(
+        &self,
+        key: &ObjectKey,
+        access: Access,
+        ttl: Duration,
+    ) -> Result<Option<Presigned>, BackendError> {
         self.call("presign", self.inner.presign(key, access, ttl)).await
     }
 }

@@ -8,8 +8,8 @@ use super::Faulty;
 use crate::error::BackendError;
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd, Scheduler,
-    SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd,
+    Scheduler, SchedulerCapabilities, WatchEvent,
 };
 
 #[deny(clippy::missing_trait_methods)]
@@ -39,7 +39,9 @@ impl Scheduler for Faulty<dyn Scheduler> {
         self.call("state", self.inner.state(id)).await
     }
 
-    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+    async fn watch(
+        &self,
+    ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         let events = self.call("watch", self.inner.watch()).await?;
         Ok(self.breaking("watch", events))
     }
@@ -54,7 +56,11 @@ impl Scheduler for Faulty<dyn Scheduler> {
         Ok(self.breaking("logs", chunks))
     }
 
-    async fn exec(&self, id: &ExecutionId, request: ExecRequest) -> Result<ExecSession, BackendError> {
+    async fn exec(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, BackendError> {
         let session = self.call("exec", self.inner.exec(id, request)).await?;
         Ok(ExecSession { output: self.breaking("exec", session.output), ..session })
     }
@@ -67,7 +73,11 @@ impl Scheduler for Faulty<dyn Scheduler> {
         self.call("identify", self.inner.identify(token)).await
     }
 
-    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<ExecutionId, BackendError> {
+    async fn report(
+        &self,
+        token: &SecretString,
+        end: ReportedEnd,
+    ) -> Result<ExecutionId, BackendError> {
         self.call("report", self.inner.report(token, end)).await
     }
 

@@ -14,7 +14,12 @@ impl SecretStore for Faulty<dyn SecretStore> {
         self.call("check", self.inner.check()).await
     }
 
-    async fn put(&self, path: &SecretPath, value: &SecretString, options: PutOptions) -> Result<(), BackendError> {
+    async fn put(
+        &self,
+        path: &SecretPath,
+        value: &SecretString,
+        options: PutOptions,
+    ) -> Result<(), BackendError> {
         self.call("put", self.inner.put(path, value, options)).await
     }
 

@@ -13,16 +13,20 @@ impl State {
         if entry.lease.is_none() || entry.epoch != commit.lease.epoch {
             return Committed::Fenced;
         }
+
         let mut next = entry.clone();
-        let tasks_step = commit.tasks.into_iter().all(|transition| step_task(&mut next, transition));
+        let tasks_step =
+            commit.tasks.into_iter().all(|transition| step_task(&mut next, transition));
         let run_steps = commit.run.is_none_or(|transition| step_run(&mut next, transition));
         if !(tasks_step && run_steps) {
             return Committed::Conflict;
         }
+
         *entry = next;
         for event in commit.events {
             self.record(event);
         }
+
         Committed::Done
     }
 
@@ -36,19 +40,25 @@ impl State {
         let (complete, wish) = match task {
             None => (entry.run.state.is_complete(), &mut entry.run.cancel),
             Some(task) => {
-                let missing = || JournalError::NotFound { what: Resource::TaskRun, key: format!("{key}/{task}") };
+                let missing = || JournalError::NotFound {
+                    what: Resource::TaskRun,
+                    key: format!("{key}/{task}"),
+                };
                 let task = entry.tasks.get_mut(task).ok_or_else(missing)?;
                 (task.state.is_complete(), &mut task.cancel)
             }
         };
+
         if complete || !add_wish(wish, &request) {
             return Ok(false);
         }
+
         let CancelRequest { at, by, force, message } = request;
         let details = match task {
             None => EventDetails::RunCancelRequested { force, message },
             Some(_) => EventDetails::TaskRunCancelRequested { force, message },
         };
+
         self.record_of_run(key, task, at, &by, details);
         Ok(true)
     }
@@ -72,7 +82,8 @@ fn add_wish(wish: &mut Option<CancelRequest>, request: &CancelRequest) -> bool {
 fn step_task(entry: &mut RunEntry, transition: TaskTransition) -> bool {
     let TaskTransition { from, from_attempt, mut to, ended } = transition;
     let Some(task) = entry.tasks.get_mut(&to.task) else { return false };
-    let attempt_after = if to.state == TaskState::Pending { from_attempt.next() } else { from_attempt };
+    let attempt_after =
+        if to.state == TaskState::Pending { from_attempt.next() } else { from_attempt };
     let stored = task.state == from && task.attempt == from_attempt;
     if !stored || !from.may_become(to.state) || to.attempt != attempt_after {
         return false;

@@ -18,11 +18,18 @@ impl State {
                 (ExecutionId { run, task: task.clone(), attempt: *attempt }, record)
             })
             .collect();
-        attempts.sort_by(|(id, record), (other, later)| (record.ended_at, id).cmp(&(later.ended_at, other)));
+        attempts.sort_by(|(id, record), (other, later)| {
+            (record.ended_at, id).cmp(&(later.ended_at, other))
+        });
         attempts
     }
 
-    pub(super) fn live_logs(&self, before: Timestamp, after: Option<&ExecutionId>, limit: usize) -> Vec<ExecutionId> {
+    pub(super) fn live_logs(
+        &self,
+        before: Timestamp,
+        after: Option<&ExecutionId>,
+        limit: usize,
+    ) -> Vec<ExecutionId> {
         let attempts = self.attempts_by_age();
         let seen = after.and_then(|after| attempts.iter().position(|(id, _)| id == after));
         let rest = attempts.into_iter().skip(seen.map_or(0, |index| index + 1));
@@ -37,7 +44,9 @@ impl State {
         to: LogState,
         event: Option<NewEvent>,
     ) -> bool {
-        let Some(attempt) = self.attempt_mut(id).filter(|attempt| attempt.log == from) else { return false };
+        let Some(attempt) = self.attempt_mut(id).filter(|attempt| attempt.log == from) else {
+            return false;
+        };
         attempt.log = to;
         if let Some(event) = event {
             self.record(event);

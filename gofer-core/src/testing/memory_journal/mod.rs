@@ -17,10 +17,12 @@ use futures::stream::BoxStream;
 use super::lock;
 use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::{Event, NewEvent};
-use crate::id::{ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, SecretPath, TaskId, Version};
+use crate::id::{
+    ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, SecretPath, TaskId, Version,
+};
 use crate::journal::{
-    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError, Lease, NewRun, Retention,
-    RunMask, RunSnapshot,
+    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError,
+    Lease, NewRun, Retention, RunMask, RunSnapshot,
 };
 use crate::pipeline::PipelineSpec;
 use crate::quota::QuotaKind;
@@ -30,8 +32,8 @@ use state::State;
 
 /// The whole [`Journal`] in memory, with what fills it.
 ///
-/// It never waits: every call is done when it is first polled, so it is deterministic under a paused clock. What it keeps
-/// outlives whoever uses it, as a database outlives a server.
+/// It never waits: every call is done when it is first polled, so it is deterministic under a
+/// paused clock. What it keeps outlives whoever uses it, as a database outlives a server.
 #[derive(Default)]
 pub struct MemoryJournal {
     state: Mutex<State>,
@@ -40,7 +42,10 @@ pub struct MemoryJournal {
 impl std::fmt::Debug for MemoryJournal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = lock(&self.state);
-        f.debug_struct("MemoryJournal").field("runs", &state.runs.len()).field("events", &state.events.len()).finish()
+        f.debug_struct("MemoryJournal")
+            .field("runs", &state.runs.len())
+            .field("events", &state.events.len())
+            .finish()
     }
 }
 
@@ -52,13 +57,25 @@ impl MemoryJournal {
     }
 
     /// Registers a version of a pipeline, enabled or not, and makes its namespace if need be.
-    pub fn add_pipeline(&self, namespace: &NamespaceId, spec: PipelineSpec, enabled: bool) -> Version {
+    pub fn add_pipeline(
+        &self,
+        namespace: &NamespaceId,
+        spec: PipelineSpec,
+        enabled: bool,
+    ) -> Version {
         lock(&self.state).add_pipeline(namespace, spec, enabled)
     }
 
     /// Enables or disables a pipeline; does nothing if there is none.
-    pub fn set_pipeline_enabled(&self, namespace: &NamespaceId, pipeline: &PipelineId, enabled: bool) {
-        if let Some(pipeline) = lock(&self.state).pipelines.get_mut(&(namespace.clone(), pipeline.clone())) {
+    pub fn set_pipeline_enabled(
+        &self,
+        namespace: &NamespaceId,
+        pipeline: &PipelineId,
+        enabled: bool,
+    ) {
+        if let Some(pipeline) =
+            lock(&self.state).pipelines.get_mut(&(namespace.clone(), pipeline.clone()))
+        {
             pipeline.enabled = enabled;
         }
     }
@@ -124,7 +141,12 @@ impl Journal for MemoryJournal {
         Ok(lock(&self.state).claim(owner, now, ttl, limit))
     }
 
-    async fn renew(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<usize, JournalError> {
+    async fn renew(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<usize, JournalError> {
         Ok(lock(&self.state).renew(owner, now, ttl))
     }
 
@@ -137,7 +159,12 @@ impl Journal for MemoryJournal {
         Ok(lock(&self.state).lead(owner, now, ttl))
     }
 
-    async fn heartbeat(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<Cluster, JournalError> {
+    async fn heartbeat(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Cluster, JournalError> {
         Ok(lock(&self.state).heartbeat(owner, now, ttl))
     }
 
@@ -195,11 +222,19 @@ impl Journal for MemoryJournal {
         Ok(lock(&self.state).set_log_state(id, from, to, event))
     }
 
-    async fn object(&self, scope: &ObjectScope, key: &ObjectKey) -> Result<Option<ObjectRecord>, JournalError> {
+    async fn object(
+        &self,
+        scope: &ObjectScope,
+        key: &ObjectKey,
+    ) -> Result<Option<ObjectRecord>, JournalError> {
         Ok(lock(&self.state).objects.get(&state::object_id(scope, key)).cloned())
     }
 
-    async fn secret(&self, scope: &SecretScope, key: &str) -> Result<Option<SecretRecord>, JournalError> {
+    async fn secret(
+        &self,
+        scope: &SecretScope,
+        key: &str,
+    ) -> Result<Option<SecretRecord>, JournalError> {
         Ok(lock(&self.state).secrets.get(&(scope.clone(), key.to_owned())).cloned())
     }
 
@@ -211,7 +246,11 @@ impl Journal for MemoryJournal {
         Ok(lock(&self.state).run_masks(key))
     }
 
-    async fn expirable(&self, policy: &Retention, limit: usize) -> Result<Vec<Expirable>, JournalError> {
+    async fn expirable(
+        &self,
+        policy: &Retention,
+        limit: usize,
+    ) -> Result<Vec<Expirable>, JournalError> {
         Ok(lock(&self.state).expirable(policy, limit))
     }
 

@@ -16,11 +16,18 @@ impl State {
         Quotas::default().with(&own).get(quota)
     }
 
-    /// Whether there is room for one more that does not begin at once, or with `begins` for one that does.
+    /// Whether there is room for one more that does not begin at once, or with `begins` for one
+    /// that does.
     pub(super) fn admit_run(&self, new: &NewRun, begins: bool) -> Result<(), QuotaExceeded> {
         let namespace = &new.namespace;
-        let check = |quota: QuotaKind, used, wanted| quota.admit(namespace, self.limit(namespace, quota), used, wanted);
-        let of_namespace = || self.runs.values().map(|entry| &entry.run).filter(|run| run.key.namespace == *namespace);
+        let check = |quota: QuotaKind, used, wanted| {
+            quota.admit(namespace, self.limit(namespace, quota), used, wanted)
+        };
+
+        let of_namespace = || {
+            self.runs.values().map(|entry| &entry.run).filter(|run| run.key.namespace == *namespace)
+        };
+
         let this_minute = || of_namespace().filter(|run| minute(run.created_at) == minute(new.at));
 
         check(QuotaKind::RunsPerMinute, this_minute().count() as u64, 1)?;
@@ -29,16 +36,19 @@ impl State {
             let used = this_minute().map(|run| run_bytes(&run.variables)).sum();
             check(QuotaKind::RunBytesPerMinute, used, bytes)?;
         }
+
         if begins {
             return Ok(());
         }
+
         let waiting = |run: &&Run| run.state == RunState::Pending;
         check(QuotaKind::PendingRuns, of_namespace().filter(waiting).count() as u64, 1)
     }
 
     /// Whether the namespace may have one more running run.
     pub(super) fn may_run_one_more(&self, namespace: &NamespaceId) -> bool {
-        let running = |run: &&Run| run.key.namespace == *namespace && run.state == RunState::Running;
+        let running =
+            |run: &&Run| run.key.namespace == *namespace && run.state == RunState::Running;
         let running = self.runs.values().map(|entry| &entry.run).filter(running).count() as u64;
         running < self.limit(namespace, QuotaKind::ActiveRuns)
     }
@@ -51,7 +61,9 @@ impl State {
         let executions_of = |(namespace, own): (&NamespaceId, &crate::quota::QuotaOverrides)| {
             Some((namespace.clone(), *own.get(&QuotaKind::Executions)?))
         };
-        let namespaces: BTreeSet<&NamespaceId> = self.pipelines.keys().map(|(namespace, _)| namespace).collect();
+
+        let namespaces: BTreeSet<&NamespaceId> =
+            self.pipelines.keys().map(|(namespace, _)| namespace).collect();
         Cluster {
             servers: self.servers.len(),
             namespaces: namespaces.len(),

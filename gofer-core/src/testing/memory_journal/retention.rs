@@ -4,7 +4,9 @@ use super::state::{ENGINE, ObjectId, RunEntry, State, object_id};
 use crate::entity::ObjectScope;
 use crate::event::{EventDetails, NewEvent, Subject};
 use crate::id::{NamespaceId, PipelineId, RunKey, RunNumber, SecretPath};
-use crate::journal::{Expirable, JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, Retention, RunMask, TooManyMasks};
+use crate::journal::{
+    Expirable, JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, Retention, RunMask, TooManyMasks,
+};
 use crate::resource::Resource;
 use crate::run::{AttemptRecord, LogState};
 use crate::time::Timestamp;
@@ -12,26 +14,51 @@ use crate::time::Timestamp;
 impl State {
     pub(super) fn expirable(&self, policy: &Retention, limit: usize) -> Vec<Expirable> {
         let attempts = self.attempts_by_age().into_iter();
-        let old = attempts.filter(|(id, record)| record.ended_at < policy.logs_before || self.expires(&id.run, policy));
-        let logs = old.filter(|(_, record)| record.log == LogState::Archived).map(|(id, _)| Expirable::Log(id));
-        let objects = self.objects.iter().filter_map(|((namespace, pipeline, run, key), record)| {
-            let run = RunKey { namespace: namespace.clone(), pipeline: pipeline.clone(), run: (*run)? };
-            let expires = self.is_old_run(&run, policy.run_objects_keep_runs) || self.expires(&run, policy);
-            expires.then(|| Expirable::RunObject { run, key: key.clone(), location: record.location.clone() })
+        let old = attempts.filter(|(id, record)| {
+            record.ended_at < policy.logs_before || self.expires(&id.run, policy)
         });
-        let masks = self.masks.iter().filter(|(key, _)| !self.needs_masks(key)).flat_map(|(_, of_run)| of_run.keys());
+
+        let logs = old
+            .filter(|(_, record)| record.log == LogState::Archived)
+            .map(|(id, _)| Expirable::Log(id));
+        let objects =
+            self.objects.iter().filter_map(|((namespace, pipeline, run, key), record)| {
+                let run = RunKey {
+                    namespace: namespace.clone(),
+                    pipeline: pipeline.clone(),
+                    run: (*run)?,
+                };
+
+                let expires = self.is_old_run(&run, policy.run_objects_keep_runs)
+                    || self.expires(&run, policy);
+                expires.then(|| Expirable::RunObject {
+                    run,
+                    key: key.clone(),
+                    location: record.location.clone(),
+                })
+            });
+
+        let masks = self
+            .masks
+            .iter()
+            .filter(|(key, _)| !self.needs_masks(key))
+            .flat_map(|(_, of_run)| of_run.keys());
         let masks = masks.map(|location| Expirable::RunMask { location: location.clone() });
-        let runs = self.runs.keys().filter(|key| self.expires(key, policy) && !self.holds_bytes(key));
+        let runs =
+            self.runs.keys().filter(|key| self.expires(key, policy) && !self.holds_bytes(key));
         let runs = runs.map(|RunKey { namespace, pipeline, run }| Expirable::Runs {
             namespace: namespace.clone(),
             pipeline: pipeline.clone(),
             runs: vec![*run],
         });
+
         logs.chain(objects).chain(masks).chain(runs).take(limit).collect()
     }
 
     fn needs_masks(&self, key: &RunKey) -> bool {
-        let needs = |entry: &RunEntry| entry.is_active() || entry.attempts.values().any(|one| one.log.is_unsettled());
+        let needs = |entry: &RunEntry| {
+            entry.is_active() || entry.attempts.values().any(|one| one.log.is_unsettled())
+        };
         self.runs.get(key).is_some_and(needs)
     }
 
@@ -40,13 +67,18 @@ impl State {
         if !self.run(&key)?.is_active() {
             return Err(JournalError::NotFound { what: Resource::Run, key: key.to_string() });
         }
+
         let known = self.masks.entry(key.clone()).or_default();
         if known.contains_key(&location) {
             return Ok(());
         }
-        if known.len() >= MAX_RUN_MASKS || known.values().sum::<u64>() + size_bytes > MAX_RUN_MASK_BYTES {
+
+        if known.len() >= MAX_RUN_MASKS
+            || known.values().sum::<u64>() + size_bytes > MAX_RUN_MASK_BYTES
+        {
             return Err(TooManyMasks { run: key }.into());
         }
+
         known.insert(location, size_bytes);
         self.record_of_run(&key, None, at, &actor, EventDetails::ValueMasked {});
         Ok(())
@@ -71,13 +103,18 @@ impl State {
         let of_run = |(namespace, pipeline, run, _): &ObjectId| {
             *namespace == key.namespace && *pipeline == key.pipeline && *run == Some(key.run)
         };
-        let log = |record: &AttemptRecord| record.log.is_unsettled() || record.log == LogState::Archived;
-        self.objects.keys().any(of_run) || self.runs.get(key).is_some_and(|entry| entry.attempts.values().any(log))
+        let log =
+            |record: &AttemptRecord| record.log.is_unsettled() || record.log == LogState::Archived;
+        self.objects.keys().any(of_run)
+            || self.runs.get(key).is_some_and(|entry| entry.attempts.values().any(log))
     }
 
     /// Whether the run is complete and as many newer runs of its pipeline exist as are kept.
     fn is_old_run(&self, key: &RunKey, keep: u64) -> bool {
-        let newest = self.pipelines.get(&(key.namespace.clone(), key.pipeline.clone())).map_or(0, |p| p.last_run);
+        let newest = self
+            .pipelines
+            .get(&(key.namespace.clone(), key.pipeline.clone()))
+            .map_or(0, |p| p.last_run);
         let complete = self.runs.get(key).is_none_or(|entry| !entry.is_active());
         complete && newest.saturating_sub(key.run.0) >= keep
     }
@@ -86,7 +123,12 @@ impl State {
         match what {
             Expirable::Log(id) => {
                 let subject = Subject::of_execution(id);
-                let event = NewEvent { at, actor: ENGINE.to_owned(), subject, details: EventDetails::LogExpired {} };
+                let event = NewEvent {
+                    at,
+                    actor: ENGINE.to_owned(),
+                    subject,
+                    details: EventDetails::LogExpired {},
+                };
                 self.set_log_state(id, LogState::Archived, LogState::Expired, Some(event));
             }
             Expirable::RunObject { run, key, location } => {
@@ -94,7 +136,13 @@ impl State {
                 let id = object_id(&ObjectScope { namespace, pipeline, run: Some(run.run) }, key);
                 if self.objects.get(&id).is_some_and(|record| record.location == *location) {
                     self.objects.remove(&id);
-                    self.record_of_run(run, None, at, ENGINE, EventDetails::RunObjectsExpired { count: 1 });
+                    self.record_of_run(
+                        run,
+                        None,
+                        at,
+                        ENGINE,
+                        EventDetails::RunObjectsExpired { count: 1 },
+                    );
                 }
             }
             Expirable::RunMask { location } => {
@@ -102,7 +150,9 @@ impl State {
                     of_run.remove(location);
                 }
             }
-            Expirable::Runs { namespace, pipeline, runs } => self.expire_runs(namespace, pipeline, runs, at),
+            Expirable::Runs { namespace, pipeline, runs } => {
+                self.expire_runs(namespace, pipeline, runs, at)
+            }
             // What the API or an administrator makes, in a database; nothing here expires.
             Expirable::Upload { .. }
             | Expirable::SecretValue { .. }
@@ -111,9 +161,20 @@ impl State {
         }
     }
 
-    fn expire_runs(&mut self, namespace: &NamespaceId, pipeline: &PipelineId, runs: &[RunNumber], at: Timestamp) {
-        let key = |run: RunNumber| RunKey { namespace: namespace.clone(), pipeline: pipeline.clone(), run };
-        let gone: Vec<RunNumber> = runs.iter().copied().filter(|run| self.runs.remove(&key(*run)).is_some()).collect();
+    fn expire_runs(
+        &mut self,
+        namespace: &NamespaceId,
+        pipeline: &PipelineId,
+        runs: &[RunNumber],
+        at: Timestamp,
+    ) {
+        let key = |run: RunNumber| RunKey {
+            namespace: namespace.clone(),
+            pipeline: pipeline.clone(),
+            run,
+        };
+        let gone: Vec<RunNumber> =
+            runs.iter().copied().filter(|run| self.runs.remove(&key(*run)).is_some()).collect();
         if let Some(last) = gone.iter().max() {
             let (namespace, pipeline) = (Some(namespace.clone()), Some(pipeline.clone()));
             let subject = Subject { namespace, pipeline, ..Subject::default() };

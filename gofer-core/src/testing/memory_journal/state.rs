@@ -10,7 +10,8 @@ use futures::stream::BoxStream;
 use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::{Event, EventDetails, NewEvent, Subject};
 use crate::id::{
-    Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, SecretPath, TaskId, Version,
+    Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, SecretPath,
+    TaskId, Version,
 };
 use crate::journal::{Hint, JournalError, RunSnapshot};
 use crate::pipeline::PipelineSpec;
@@ -88,20 +89,35 @@ impl RunEntry {
 }
 
 impl State {
-    pub(super) fn add_pipeline(&mut self, namespace: &NamespaceId, spec: PipelineSpec, enabled: bool) -> Version {
-        let empty = || PipelineEntry { enabled, versions: Vec::new(), last_run: 0, idempotency_keys: BTreeMap::new() };
-        let pipeline = self.pipelines.entry((namespace.clone(), spec.name.clone())).or_insert_with(empty);
+    pub(super) fn add_pipeline(
+        &mut self,
+        namespace: &NamespaceId,
+        spec: PipelineSpec,
+        enabled: bool,
+    ) -> Version {
+        let empty = || PipelineEntry {
+            enabled,
+            versions: Vec::new(),
+            last_run: 0,
+            idempotency_keys: BTreeMap::new(),
+        };
+        let pipeline =
+            self.pipelines.entry((namespace.clone(), spec.name.clone())).or_insert_with(empty);
         pipeline.enabled = enabled;
         pipeline.versions.push(Arc::new(spec));
         Version(pipeline.versions.len() as u64)
     }
 
     pub(super) fn run(&self, key: &RunKey) -> Result<&RunEntry, JournalError> {
-        self.runs.get(key).ok_or_else(|| JournalError::NotFound { what: Resource::Run, key: key.to_string() })
+        self.runs
+            .get(key)
+            .ok_or_else(|| JournalError::NotFound { what: Resource::Run, key: key.to_string() })
     }
 
     pub(super) fn run_mut(&mut self, key: &RunKey) -> Result<&mut RunEntry, JournalError> {
-        self.runs.get_mut(key).ok_or_else(|| JournalError::NotFound { what: Resource::Run, key: key.to_string() })
+        self.runs
+            .get_mut(key)
+            .ok_or_else(|| JournalError::NotFound { what: Resource::Run, key: key.to_string() })
     }
 
     pub(super) fn attempt_mut(&mut self, id: &ExecutionId) -> Option<&mut AttemptRecord> {
@@ -122,7 +138,9 @@ impl State {
         pipeline: &'a PipelineId,
     ) -> impl Iterator<Item = &'a RunEntry> {
         let of_pipeline = |entry: &&RunEntry| {
-            entry.run.key.namespace == *namespace && entry.run.key.pipeline == *pipeline && entry.is_active()
+            entry.run.key.namespace == *namespace
+                && entry.run.key.pipeline == *pipeline
+                && entry.is_active()
         };
         self.runs_by_age().filter(of_pipeline)
     }
@@ -135,7 +153,10 @@ impl State {
 
     /// Greater than that of every run there ever was.
     pub(super) fn next_serial(&self) -> usize {
-        self.pipelines.values().map(|pipeline| usize::try_from(pipeline.last_run).unwrap_or(usize::MAX)).sum()
+        self.pipelines
+            .values()
+            .map(|pipeline| usize::try_from(pipeline.last_run).unwrap_or(usize::MAX))
+            .sum()
     }
 
     /// What is committed from now on.

@@ -13,7 +13,8 @@ use super::Shared;
 use super::script::Step;
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    EnvValue, ExecutionKind, ExecutionSpec, ExecutionState, ExecutionTimes, LogStream, Observation, TIMEOUT_GRACE,
+    EnvValue, ExecutionKind, ExecutionSpec, ExecutionState, ExecutionTimes, LogStream, Observation,
+    TIMEOUT_GRACE,
 };
 use crate::time::Timestamp;
 
@@ -56,18 +57,23 @@ impl Execution {
     /// It becomes this now.
     pub(super) fn enter(&mut self, state: ExecutionState, now: Timestamp) {
         match state {
-            ExecutionState::Queued { .. } => (self.times.started_at, self.running_since) = (None, None),
+            ExecutionState::Queued { .. } => {
+                (self.times.started_at, self.running_since) = (None, None)
+            }
             ExecutionState::Running => {
                 self.times.started_at.get_or_insert(now);
                 self.running_since.get_or_insert_with(Instant::now);
             }
             _ => {}
         }
+
         if state.is_final() {
             self.times.ran = self.running_since.map(|since| since.elapsed());
-            let ended_at = self.times.started_at.zip(self.times.ran).map(|(began, ran)| began.after(ran));
+            let ended_at =
+                self.times.started_at.zip(self.times.ran).map(|(began, ran)| began.after(ran));
             self.times.ended_at = ended_at.or(Some(now));
         }
+
         self.state = state;
     }
 
@@ -109,12 +115,15 @@ impl Player {
                 never = self.deadline() => match never {},
                 state = self.script() => state,
             };
+
             let stopped = self.kill_at.borrow().is_some();
-            let again = self.spec.kind == ExecutionKind::Service && matches!(ended, ExecutionState::Exited { .. });
+            let again = self.spec.kind == ExecutionKind::Service
+                && matches!(ended, ExecutionState::Exited { .. });
             if stopped || !again {
                 self.shared.settle(&self.id, if stopped { ExecutionState::Stopped } else { ended });
                 return;
             }
+
             // Whichever comes first, the next round sees whether somebody asked that it stop.
             let _ = tokio::time::timeout(SERVICE_PAUSE, self.kill_at.changed()).await;
         }
@@ -134,19 +143,25 @@ impl Player {
         let mut heed_stop = true;
         let mut last_words = None;
         self.shared.set_state(&self.id, ExecutionState::Running);
+
         for step in &self.steps {
             let heard = match step {
                 Step::Print(stream, bytes) => self.print(*stream, bytes),
                 Step::PrintLine(length) => self.print(LogStream::Stdout, &line(*length)),
                 Step::PrintEnv(name) => self.print(LogStream::Stdout, self.env(name).as_bytes()),
-                Step::PrintWorkingDir => self.print(LogStream::Stdout, self.working_dir().as_bytes()),
+                Step::PrintWorkingDir => {
+                    self.print(LogStream::Stdout, self.working_dir().as_bytes())
+                }
                 Step::Mark(name) => self.shared.mark(name),
                 Step::Wait(gate) => self.unless_stopped(heed_stop, self.shared.gate(gate)).await,
                 Step::SleepMs(ms) => {
-                    self.unless_stopped(heed_stop, tokio::time::sleep(Duration::from_millis(*ms))).await
+                    self.unless_stopped(heed_stop, tokio::time::sleep(Duration::from_millis(*ms)))
+                        .await
                 }
                 Step::Forever => self.unless_stopped(heed_stop, std::future::pending()).await,
-                Step::Queue(reason) => self.unless_stopped(heed_stop, self.shared.queue(&self.id, reason)).await,
+                Step::Queue(reason) => {
+                    self.unless_stopped(heed_stop, self.shared.queue(&self.id, reason)).await
+                }
                 Step::IgnoreStop => {
                     heed_stop = false;
                     Heard::Nothing
@@ -158,13 +173,16 @@ impl Player {
                 Step::Exit(code) => return exited(*code, None, false),
                 Step::Die(signal) => return exited(128 + signal, Some(*signal), false),
                 Step::OutOfMemory => return exited(137, Some(9), true),
-                Step::Fail(kind, message) => return ExecutionState::Failed { kind: *kind, message: message.clone() },
+                Step::Fail(kind, message) => {
+                    return ExecutionState::Failed { kind: *kind, message: message.clone() };
+                }
             };
             if heard == Heard::Stop {
                 self.print(LogStream::Stdout, last_words.unwrap_or_default().as_bytes());
                 return ExecutionState::Stopped;
             }
         }
+
         exited(0, None, false)
     }
 

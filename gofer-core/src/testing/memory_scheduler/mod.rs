@@ -22,8 +22,9 @@ use super::lock;
 use crate::error::{BackendError, ErrorKind};
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream,
-    MAX_LOG_CHUNK_BYTES, Observation, ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor,
+    LogStream, MAX_LOG_CHUNK_BYTES, Observation, ReportedEnd, Scheduler, SchedulerCapabilities,
+    WatchEvent,
 };
 use crate::time::Timestamp;
 use execution::{Execution, Heard, Player};
@@ -52,8 +53,9 @@ const CHUNK_BYTES: usize = MAX_LOG_CHUNK_BYTES;
 /// | `exit N`, `die SIGNAL`, `out-of-memory` | ends; after the last step it exits with 0 |
 /// | `image-unavailable TEXT`, `refuse TEXT`, `fail-setup TEXT` | fails |
 ///
-/// A word that is no step is a command that does not exist. Clones share everything, as two connections to one
-/// scheduler would; executions live on while the tokio runtime that `start` was called on does.
+/// A word that is no step is a command that does not exist. Clones share everything, as two
+/// connections to one scheduler would; executions live on while the tokio runtime that `start` was
+/// called on does.
 #[derive(Clone)]
 pub struct MemoryScheduler {
     shared: Arc<Shared>,
@@ -67,7 +69,8 @@ struct Shared {
     marks: Mutex<BTreeMap<String, usize>>,
     gates: watch::Sender<BTreeSet<String>>,
     watchers: Mutex<broadcast::Sender<WatchEvent>>,
-    /// The same moment by both clocks: a test may have paused tokio's, and times must go by that one.
+    /// The same moment by both clocks: a test may have paused tokio's, and times must go by that
+    /// one.
     made: (Timestamp, Instant),
 }
 
@@ -79,7 +82,9 @@ impl Default for MemoryScheduler {
 
 impl std::fmt::Debug for MemoryScheduler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MemoryScheduler").field("executions", &lock(&self.shared.executions).len()).finish()
+        f.debug_struct("MemoryScheduler")
+            .field("executions", &lock(&self.shared.executions).len())
+            .finish()
     }
 }
 
@@ -95,6 +100,7 @@ impl MemoryScheduler {
             watchers: Mutex::new(broadcast::Sender::new(WATCH_BUFFER)),
             made: (Timestamp::now(), Instant::now()),
         };
+
         let capabilities = SchedulerCapabilities {
             images: true,
             host: true,
@@ -105,6 +111,7 @@ impl MemoryScheduler {
             workload_identity: false,
             isolates_namespaces: false,
         };
+
         Self { shared: Arc::new(shared), capabilities }
     }
 
@@ -165,7 +172,8 @@ impl MemoryScheduler {
         self.shared.set_state(id, ExecutionState::Running);
     }
 
-    /// Ends an execution with this state, whatever its script says; does nothing when it has ended already.
+    /// Ends an execution with this state, whatever its script says; does nothing when it has ended
+    /// already.
     pub fn finish(&self, id: &ExecutionId, state: ExecutionState) {
         self.shared.settle(id, state);
     }
@@ -201,6 +209,7 @@ impl Scheduler for MemoryScheduler {
         if executions.contains_key(id) {
             return Ok(());
         }
+
         *lock(&self.shared.starts).entry(id.clone()).or_default() += 1;
         let mut execution = Execution::new(spec.clone());
         match script::parse(spec) {
@@ -211,10 +220,12 @@ impl Scheduler for MemoryScheduler {
             }
             Err(word) => {
                 let message = format!("command `{word}` not found");
-                execution.state = ExecutionState::Failed { kind: FailureKind::CommandNotFound, message };
+                execution.state =
+                    ExecutionState::Failed { kind: FailureKind::CommandNotFound, message };
                 self.shared.tell(id, &execution);
             }
         }
+
         executions.insert(id.clone(), execution);
         Ok(())
     }
@@ -229,7 +240,9 @@ impl Scheduler for MemoryScheduler {
         Ok(executions.get(id).map_or(ExecutionState::NotFound.into(), Execution::observed))
     }
 
-    async fn watch(&self) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
+    async fn watch(
+        &self,
+    ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
         let changes = lock(&self.shared.watchers).subscribe();
         let stream = stream::unfold(changes, |mut changes| async move {
             // A watcher that lags behind loses its connection.
@@ -247,9 +260,17 @@ impl Scheduler for MemoryScheduler {
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
         let executions = lock(&self.shared.executions);
         let Some(execution) = executions.get(id) else {
-            return Err(BackendError::new(ErrorKind::NotFound, format!("execution `{id}` does not exist")));
+            return Err(BackendError::new(
+                ErrorKind::NotFound,
+                format!("execution `{id}` does not exist"),
+            ));
         };
-        let now = LogCursor { stdout: execution.stdout.len() as u64, stderr: execution.stderr.len() as u64 };
+
+        let now = LogCursor {
+            stdout: execution.stdout.len() as u64,
+            stderr: execution.stderr.len() as u64,
+        };
+
         let reader = LogReader {
             shared: self.shared.clone(),
             id: id.clone(),
@@ -257,7 +278,13 @@ impl Scheduler for MemoryScheduler {
             until: (!follow).then_some(now),
             changed: execution.changed.subscribe(),
         };
-        let chunks = stream::unfold(reader, |mut reader| async move { Some((Ok(reader.next().await?), reader)) });
+
+        let chunks =
+            stream::unfold(
+                reader,
+                |mut reader| async move { Some((Ok(reader.next().await?), reader)) },
+            );
+
         Ok(chunks.boxed())
     }
 
@@ -277,10 +304,17 @@ impl Scheduler for MemoryScheduler {
     }
 
     async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
-        self.named_by(token).filter(|(_, state)| !state.is_final()).map(|(id, _)| id).ok_or_else(unknown_token)
+        self.named_by(token)
+            .filter(|(_, state)| !state.is_final())
+            .map(|(id, _)| id)
+            .ok_or_else(unknown_token)
     }
 
-    async fn report(&self, token: &SecretString, end: ReportedEnd) -> Result<ExecutionId, BackendError> {
+    async fn report(
+        &self,
+        token: &SecretString,
+        end: ReportedEnd,
+    ) -> Result<ExecutionId, BackendError> {
         let (id, _) = self.named_by(token).ok_or_else(unknown_token)?;
         self.reported(&id, end).await.map(|()| id)
     }
@@ -290,7 +324,10 @@ impl Scheduler for MemoryScheduler {
         let state = state.ok_or_else(unknown_token)?;
         let exited = ExecutionState::Exited { code: end.code, oom: false, signal: end.signal };
         if state.is_final() && state != exited {
-            return Err(BackendError::new(ErrorKind::Invalid, format!("execution `{id}` ended otherwise")));
+            return Err(BackendError::new(
+                ErrorKind::Invalid,
+                format!("execution `{id}` ended otherwise"),
+            ));
         }
         self.shared.set_state(id, exited);
         Ok(())
@@ -342,11 +379,14 @@ impl Shared {
 
     /// Waits until the execution has run for that long.
     async fn run_out(&self, id: &ExecutionId, timeout: Duration) {
-        let Some(mut changed) = lock(&self.executions).get(id).map(|execution| execution.changed.subscribe()) else {
+        let Some(mut changed) =
+            lock(&self.executions).get(id).map(|execution| execution.changed.subscribe())
+        else {
             return;
         };
         loop {
-            let since = lock(&self.executions).get(id).and_then(|execution| execution.running_since);
+            let since =
+                lock(&self.executions).get(id).and_then(|execution| execution.running_since);
             tokio::select! {
                 () = at(since.map(|since| since + timeout)) => return,
                 // An error means that the execution was removed.
@@ -381,12 +421,16 @@ impl Shared {
     /// Is queued until somebody says that it runs.
     async fn queue(&self, id: &ExecutionId, reason: &str) {
         self.set_state(id, ExecutionState::Queued { reason: reason.to_owned() });
-        let Some(mut changed) = lock(&self.executions).get(id).map(|execution| execution.changed.subscribe()) else {
+        let Some(mut changed) =
+            lock(&self.executions).get(id).map(|execution| execution.changed.subscribe())
+        else {
             return;
         };
         let queued = || {
             let executions = lock(&self.executions);
-            executions.get(id).is_some_and(|execution| matches!(execution.state, ExecutionState::Queued { .. }))
+            executions
+                .get(id)
+                .is_some_and(|execution| matches!(execution.state, ExecutionState::Queued { .. }))
         };
         while queued() && changed.changed().await.is_ok() {}
     }
@@ -426,7 +470,10 @@ impl LogReader {
         let Some(execution) = executions.get(&self.id) else { return Some(None) };
         for stream in [LogStream::Stdout, LogStream::Stderr] {
             let output = execution.output(stream);
-            let end = self.until.map_or(output.len(), |until| usize::try_from(until.of(stream)).unwrap_or(usize::MAX));
+            let end = self.until.map_or(output.len(), |until| {
+                usize::try_from(until.of(stream)).unwrap_or(usize::MAX)
+            });
+
             let start = usize::try_from(self.at.of(stream)).unwrap_or(usize::MAX);
             if start < end {
                 let data = Bytes::copy_from_slice(&output[start..end.min(start + CHUNK_BYTES)]);
@@ -435,6 +482,7 @@ impl LogReader {
                 return Some(Some(chunk));
             }
         }
+
         (self.until.is_some() || execution.state.is_final()).then_some(None)
     }
 }

@@ -26,7 +26,11 @@ pub(super) enum Step {
 ///
 /// The error is the first word that is no step.
 pub(super) fn parse(spec: &ExecutionSpec) -> Result<Vec<Step>, String> {
-    spec.entrypoint.iter().chain(&spec.command).map(|word| step(word).ok_or_else(|| word.clone())).collect()
+    spec.entrypoint
+        .iter()
+        .chain(&spec.command)
+        .map(|word| step(word).ok_or_else(|| word.clone()))
+        .collect()
 }
 
 fn step(word: &str) -> Option<Step> {
@@ -78,7 +82,10 @@ mod tests {
     #[test]
     fn words_are_steps_or_unknown() {
         assert_eq!(step("exit 3"), Some(Step::Exit(3)));
-        assert_eq!(step("print  two words"), Some(Step::Print(LogStream::Stdout, b" two words\n".to_vec())));
+        assert_eq!(
+            step("print  two words"),
+            Some(Step::Print(LogStream::Stdout, b" two words\n".to_vec()))
+        );
         for unknown in ["", "exit", "exit three", "true", "print-hex abc", "print-hex zz"] {
             assert_eq!(step(unknown), None, "{unknown:?} was taken");
         }

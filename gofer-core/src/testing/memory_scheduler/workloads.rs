@@ -31,12 +31,16 @@ impl Workloads for MemoryWorkloads {
     }
 
     fn print(&self, stdout: &[u8], stderr: &[u8]) -> ExecutionSpec {
-        let spec = script([format!("print-hex {}", hex(stdout)), format!("eprint-hex {}", hex(stderr))]);
+        let spec =
+            script([format!("print-hex {}", hex(stdout)), format!("eprint-hex {}", hex(stderr))]);
         ExecutionSpec { separate_output: true, ..spec }
     }
 
     fn print_in_turn(&self, times: usize) -> ExecutionSpec {
-        host_command((1..=times).flat_map(|turn| [format!("print out {turn}"), format!("eprint err {turn}")]))
+        host_command(
+            (1..=times)
+                .flat_map(|turn| [format!("print out {turn}"), format!("eprint err {turn}")]),
+        )
     }
 
     fn print_line(&self, length: usize) -> ExecutionSpec {

@@ -24,7 +24,8 @@ async fn begun(mark: &std::path::Path, wanted: usize) {
     .await;
 }
 
-/// The node's power fails, and its agent starts the task again, whose shell does not let the program begin.
+/// The node's power fails, and its agent starts the task again, whose shell does not let the
+/// program begin.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_comes_back_does_not_run_the_program_a_second_time() {
     for forgets_starts in [false, true] {
@@ -43,8 +44,8 @@ async fn a_node_that_comes_back_does_not_run_the_program_a_second_time() {
     }
 }
 
-/// Nobody knows whether the image has a shell, so nothing keeps Nomad from starting the program again. It is lost when what runs
-/// then is over, and not before.
+/// Nobody knows whether the image has a shell, so nothing keeps Nomad from starting the program
+/// again. It is lost when what runs then is over, and not before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_runs_a_second_time_is_killed_before_it_is_lost() {
     let setup = Setup::fake().await;
@@ -61,7 +62,8 @@ async fn a_program_that_runs_a_second_time_is_killed_before_it_is_lost() {
     assert_eq!(setup.state(&task).await, ExecutionState::Lost);
 }
 
-/// The agent waits for its servers before it starts the program again: long enough to be told that it must not.
+/// The agent waits for its servers before it starts the program again: long enough to be told that
+/// it must not.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_about_to_begin_again_is_stopped() {
     let setup = Setup::fake().await;
@@ -69,6 +71,7 @@ async fn what_is_about_to_begin_again_is_stopped() {
     let dir = tempfile::tempdir().expect("a directory");
     let mark = dir.path().join("mark");
     setup.fake_agent().faults(|faults| faults.holds_restarts = true);
+
     let mut spec = ExecutionSpec { image: Some("good:1".to_owned()), ..begins(&mark, dir.path()) };
     spec.command.splice(0..1, ["env", "sh"].map(str::to_owned));
     let mut watcher = Watcher::of(setup.scheduler()).await;
@@ -77,21 +80,31 @@ async fn what_is_about_to_begin_again_is_stopped() {
     setup.fake_agent().reboot();
     assert_eq!(watcher.end_of(&task).await, ExecutionState::Lost);
     assert_eq!(times(&mark), 1);
+
     let queued = |told: &ExecutionState| matches!(told, ExecutionState::Queued { .. });
-    let from = watcher.told.iter().position(|event| event.state == ExecutionState::Running).expect("it ran");
+    let from = watcher
+        .told
+        .iter()
+        .position(|event| event.state == ExecutionState::Running)
+        .expect("it ran");
     assert!(!watcher.told[from..].iter().any(|event| queued(&event.state)), "{:?}", watcher.told);
 }
 
-/// The agent was killed in the moment in which the task ended: Nomad knows the end, and starts the task again all the same.
+/// The agent was killed in the moment in which the task ended: Nomad knows the end, and starts the
+/// task again all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_that_is_known_stays_one() {
     let setup = Setup::fake().await;
     for code in [0, 3] {
         setup.fake_agent().faults(|faults| faults.restarts_after_end = 1);
         let task = id(&format!("task-{code}"));
-        assert_eq!(setup.run(&task, &setup.workloads.mark(&format!("mark-{code}"), code)).await, exited(code.into()));
+        assert_eq!(
+            setup.run(&task, &setup.workloads.mark(&format!("mark-{code}"), code)).await,
+            exited(code.into())
+        );
         assert_eq!(setup.workloads.marks(&format!("mark-{code}")).await, 1, "it ran once");
     }
+
     // Without a shell before it, it ran twice.
     setup.fake_agent().faults(|faults| faults.restarts_after_end = 1);
     let mut spec = image("good:1", "");

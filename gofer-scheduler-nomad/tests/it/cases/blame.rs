@@ -1,4 +1,5 @@
-//! Which setting is to blame when the agents cannot be asked: never the job template, which is the first that needs them.
+//! Which setting is to blame when the agents cannot be asked: never the job template, which is the
+//! first that needs them.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -44,11 +45,16 @@ async fn an_agent_that_speaks_tls_is_the_addresses_business() {
     // As Go's server does it.
     let address = listen(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
-        let _ = stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n");
+        let _ = stream.write_all(
+            b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+        );
     });
     let error = refusal(format!("http://{address}"), None).await;
     assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
-    assert!(error.message.contains("`addresses` names") && error.message.contains("write `https://`"), "{error}");
+    assert!(
+        error.message.contains("`addresses` names") && error.message.contains("write `https://`"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,16 +67,22 @@ async fn an_agent_that_speaks_no_tls_is_the_addresses_business() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authority_that_nobody_knows_is_ca_files_business() {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
-    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der())
+        .expect("a key");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let server = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let server = server.expect("versions").with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key);
+    let server =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let server = server
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key);
     let server = Arc::new(server.expect("a server"));
     let address = listen(move |mut stream| {
         let mut connection = rustls::ServerConnection::new(server.clone()).expect("a connection");
         // The client ends it.
         let _ = connection.complete_io(&mut stream);
     });
+
     let error = refusal(format!("https://{address}"), None).await;
     assert!(error.message.contains("`ca_file`"), "{}", error.chain());
 }

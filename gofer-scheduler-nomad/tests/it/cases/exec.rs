@@ -18,12 +18,15 @@ async fn a_node_that_is_behind_is_waited_for() {
     setup.start(&id("task"), &setup.workloads.gated(b"", "gate", b"")).await;
     setup.running(&id("task")).await;
     setup.fake_agent().faults(|faults| faults.not_started = 2);
-    let ExecSession { input, output } = setup.scheduler().exec(&id("task"), echo()).await.expect("exec");
+
+    let ExecSession { input, output } =
+        setup.scheduler().exec(&id("task"), echo()).await.expect("exec");
     let said: Vec<ExecOutput> = output.map(|piece| piece.expect("a piece")).collect().await;
     assert_eq!(said, [ExecOutput::Stdout("in\n".into()), ExecOutput::Exited(0)]);
     assert_eq!(setup.fake_agent().faults(|faults| faults.not_started), 0);
     drop(input);
     setup.fake_agent().faults(|faults| faults.not_started = usize::MAX);
+
     let error = setup.scheduler().exec(&id("task"), echo()).await.expect_err("it never starts");
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
     assert!(error.to_string().contains("not started"), "{error}");

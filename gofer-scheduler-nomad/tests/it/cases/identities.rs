@@ -73,7 +73,10 @@ async fn a_task_is_known_by_its_token_on_a_real_agent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_is_known_by_its_token_with_exec_on_a_real_agent() {
-    let Some(agent) = Agent::with_driver("a_task_is_known_by_its_token with exec", "exec").await else { return };
+    let Some(agent) = Agent::with_driver("a_task_is_known_by_its_token with exec", "exec").await
+    else {
+        return;
+    };
     let adjust = |config: &mut NomadConfig| {
         config.identity = true;
         config.host_driver = HostDriver::Exec;
@@ -87,13 +90,16 @@ async fn a_task_is_known_by_its_token_with_docker_on_a_real_agent() {
     let Some(agent) = Agent::with_driver(TEST, "docker").await else { return };
     let Some(image) = agent::image(TEST) else { return };
     let spec = ExecutionSpec { image: Some(image), ..writes_its_token() };
-    a_task_is_known_by_its_token(Setup::real(&agent, |config| config.identity = true).await, spec).await;
+    a_task_is_known_by_its_token(Setup::real(&agent, |config| config.identity = true).await, spec)
+        .await;
 }
 
 /// Beside a task of this scheduler, another Gofer's task in the same cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_another_gofer_is_refused_on_a_real_agent() {
-    let Some(agent) = Agent::find("a_token_of_another_gofer_is_refused on a real agent") else { return };
+    let Some(agent) = Agent::find("a_token_of_another_gofer_is_refused on a real agent") else {
+        return;
+    };
     let (mine, other) = (
         Setup::real(&agent, |config| config.identity = true).await,
         Setup::real(&agent, |config| config.identity = true).await,
@@ -115,37 +121,53 @@ async fn only_what_nomad_signed_for_this_very_task_is_believed() {
         change(&mut claims);
         fake.signer().sign(&claims)
     };
-    assert_eq!(setup.scheduler().identify(&with(|_| {}).as_str().into()).await.expect("identify"), task);
+
+    assert_eq!(
+        setup.scheduler().identify(&with(|_| {}).as_str().into()).await.expect("identify"),
+        task
+    );
+
     type Case = (fn(&mut Value), &'static str);
+
     let cases: [Case; 9] = [
         (|claims| claims["exp"] = json!(1_000_000_000), "ExpiredSignature"),
-        (|claims| drop(claims.as_object_mut().expect("a map").remove("exp")), "Missing required claim: exp"),
+        (
+            |claims| drop(claims.as_object_mut().expect("a map").remove("exp")),
+            "Missing required claim: exp",
+        ),
         (|claims| claims["nbf"] = json!(9_000_000_000_u64), "ImmatureSignature"),
         (|claims| claims["aud"] = json!(["vault.io"]), "InvalidAudience"),
         (|claims| claims["nomad_task"] = json!("sidecar"), "not of an execution"),
         (|claims| claims["nomad_namespace"] = json!("other"), "not of an execution"),
         (|claims| claims["nomad_job_id"] = json!("web"), "not of an execution"),
         (
-            |claims| claims["nomad_job_id"] = json!(format!("{}x", claims["nomad_job_id"].as_str().expect("an ID"))),
+            |claims| {
+                claims["nomad_job_id"] =
+                    json!(format!("{}x", claims["nomad_job_id"].as_str().expect("an ID")))
+            },
             "not an execution of this gofer any more",
         ),
         (|claims| claims["nomad_allocation_id"] = json!("another"), "not the one that is"),
     ];
+
     for (change, reason) in cases {
         refused(&setup, &with(change), reason).await;
     }
+
     let (head, signature) = token.rsplit_once('.').expect("three parts");
     let (header, _) = head.split_once('.').expect("three parts");
     let other = with(|claims| claims["nomad_job_id"] = json!("gofer-other"));
     let payload = other.split('.').nth(1).expect("a payload");
     refused(&setup, &format!("{header}.{payload}.{signature}"), "InvalidSignature").await;
     refused(&setup, &fake.signer().impostor().sign(&good), "InvalidSignature").await;
+
     // Unknown keys are asked for, and not at every token.
     let asked = || fake.requests().iter().filter(|line| line.contains("jwks.json")).count();
     let before = asked();
     for _ in 0..5 {
         refused(&setup, &Signer::new().sign(&good), "a key that nomad does not have").await;
     }
+
     assert!(asked() <= before + 1, "{} questions", asked());
 }
 
@@ -157,6 +179,7 @@ async fn the_token_of_a_fenced_allocation_is_refused() {
         config.identity = true;
         config.node_lost_after = Duration::from_secs(3_600);
     };
+
     let setup = Setup::on_fake(fake, adjust).await;
     let (task, token) = running_with_token(&setup, "task").await;
     let fake = setup.fake_agent();
@@ -164,9 +187,13 @@ async fn the_token_of_a_fenced_allocation_is_refused() {
     let node = first["NodeID"].as_str().expect("a node").to_owned();
     fake.node_down(&node);
     fake.expire_disconnect(&node);
-    let second = fake.allocation("Nomad replaces it", |alloc| alloc["PreviousAllocation"] == first["ID"]).await;
+
+    let second = fake
+        .allocation("Nomad replaces it", |alloc| alloc["PreviousAllocation"] == first["ID"])
+        .await;
     assert_eq!(setup.ended(&task).await, ExecutionState::Lost);
     refused(&setup, &token, "is over").await;
+
     let replacement = fake.signer().sign(&fake.claims(second["ID"].as_str().expect("an ID")));
     refused(&setup, &replacement, "not the one that is").await;
 }
@@ -174,10 +201,16 @@ async fn the_token_of_a_fenced_allocation_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_without_secrets_needs_no_variable() {
     let setup = fake().await;
-    let mut spec = host_command(["/bin/sh", "-c", "test -n \"$GOFER_API_TOKEN\" && test \"$A\" = b"]);
+    let mut spec =
+        host_command(["/bin/sh", "-c", "test -n \"$GOFER_API_TOKEN\" && test \"$A\" = b"]);
     spec.env.insert("A".into(), EnvValue::Plain("b".into()));
     assert_eq!(setup.run(&id("task"), &spec).await, crate::support::exited(0));
-    let written = setup.fake_agent().requests().into_iter().filter(|line| line.starts_with("PUT /v1/var/")).count();
+    let written = setup
+        .fake_agent()
+        .requests()
+        .into_iter()
+        .filter(|line| line.starts_with("PUT /v1/var/"))
+        .count();
     assert_eq!(written, 0);
 }
 

@@ -31,23 +31,39 @@ fn numbered(mib: usize) -> ExecutionSpec {
     script("exec seq -f %063.0f 1 \"$1\"", [&(mib * MIB / LINE).to_string()])
 }
 
-/// Nomad's files end where a line does, so nobody knows to the byte how much was in those that are gone.
+/// Nomad's files end where a line does, so nobody knows to the byte how much was in those that are
+/// gone.
 async fn rotates(setup: &Setup) {
     let task = id("task");
     assert_eq!(setup.run(&task, &numbered(5)).await, exited(0));
     let mut stream = setup.scheduler().logs(&task, LogCursor::default(), true).await.expect("logs");
     let (mut end, mut bytes) = (0, Vec::new());
+
     while let Some(chunk) = within("the log ends", stream.next()).await {
         let chunk = chunk.expect("a chunk");
         assert_eq!(chunk.stream, LogStream::Stdout);
-        assert!(if end == 0 { chunk.offset > 0 } else { chunk.offset == end }, "{} after {end}", chunk.offset);
+        assert!(
+            if end == 0 { chunk.offset > 0 } else { chunk.offset == end },
+            "{} after {end}",
+            chunk.offset
+        );
         end = chunk.offset + chunk.data.len() as u64;
         bytes.extend_from_slice(&chunk.data);
     }
-    assert!((MIB / 2..=2 * MIB).contains(&bytes.len()), "two files of 1 MiB are kept, not {} bytes", bytes.len());
+
+    assert!(
+        (MIB / 2..=2 * MIB).contains(&bytes.len()),
+        "two files of 1 MiB are kept, not {} bytes",
+        bytes.len()
+    );
+
     let text = String::from_utf8(bytes).expect("text");
-    let numbers: Vec<usize> = text.lines().skip(1).map(|line| line.parse().expect("a number")).collect();
-    assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "lines are missing between others");
+    let numbers: Vec<usize> =
+        text.lines().skip(1).map(|line| line.parse().expect("a number")).collect();
+    assert!(
+        numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]),
+        "lines are missing between others"
+    );
     assert_eq!(numbers.last(), Some(&(5 * MIB / LINE)), "the newest is kept");
 }
 
@@ -68,7 +84,8 @@ async fn case_11_what_rotated_away_is_a_gap_and_not_a_shift_on_a_real_agent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_11_what_is_larger_than_one_file_is_read_whole() {
-    let setup = Setup::on_fake(FakeNomad::start().await, |config| config.log.max_file_size_mb = 1).await;
+    let setup =
+        Setup::on_fake(FakeNomad::start().await, |config| config.log.max_file_size_mb = 1).await;
     assert_eq!(setup.run(&id("task"), &numbered(3)).await, exited(0));
     assert_eq!(setup.stdout(&id("task"), true).await.len(), 3 * MIB);
     assert_eq!(setup.stdout(&id("task"), false).await.len(), 3 * MIB);

@@ -1,4 +1,5 @@
-//! The 18 cases that were known to go wrong with Nomad, by number; those that a real agent can show run there, too.
+//! The 18 cases that were known to go wrong with Nomad, by number; those that a real agent can show
+//! run there, too.
 
 mod access;
 mod again;

@@ -18,7 +18,8 @@ async fn two_nodes(node_lost_after: Duration) -> Setup {
 }
 
 async fn node_of(setup: &Setup) -> String {
-    let alloc = setup.fake_agent().allocation("it runs", |alloc| alloc["ClientStatus"] == "running").await;
+    let alloc =
+        setup.fake_agent().allocation("it runs", |alloc| alloc["ClientStatus"] == "running").await;
     alloc["NodeID"].as_str().expect("a node").to_owned()
 }
 
@@ -30,16 +31,23 @@ async fn case_04_what_replaces_a_lost_allocation_is_refused() {
     let text = "echo $NOMAD_ALLOC_ID; while [ -d \"$1\" ]; do sleep 0.05; done";
     setup.start(&task, &script(text, [dir.path().to_str().expect("text")])).await;
     setup.running(&task).await;
+
     let fake = setup.fake_agent();
     let node = node_of(&setup).await;
     fake.node_down(&node);
-    let unknown = fake.allocation("the node is away", |alloc| alloc["ClientStatus"] == "unknown").await;
+    let unknown =
+        fake.allocation("the node is away", |alloc| alloc["ClientStatus"] == "unknown").await;
     assert_eq!(setup.state(&task).await, ExecutionState::Running, "it may come back");
     fake.expire_disconnect(&node);
-    let second = fake.allocation("Nomad replaces it", |alloc| alloc["PreviousAllocation"] == unknown["ID"]).await;
+
+    let second = fake
+        .allocation("Nomad replaces it", |alloc| alloc["PreviousAllocation"] == unknown["ID"])
+        .await;
     assert_eq!(setup.ended(&task).await, ExecutionState::Lost);
     fake.allocation("the replacement is stopped", |alloc| {
-        alloc["ID"] == second["ID"] && alloc["ClientStatus"] == "complete" && alloc["DesiredStatus"] == "stop"
+        alloc["ID"] == second["ID"]
+            && alloc["ClientStatus"] == "complete"
+            && alloc["DesiredStatus"] == "stop"
     })
     .await;
     fake.node_up(&node);
@@ -48,8 +56,13 @@ async fn case_04_what_replaces_a_lost_allocation_is_refused() {
     })
     .await;
     assert_eq!(setup.state(&task).await, ExecutionState::Lost, "for good");
+
     let output = String::from_utf8(setup.stdout(&task, true).await).expect("text");
-    assert_eq!(output.trim(), unknown["ID"].as_str().expect("an ID"), "only the first one's output counts");
+    assert_eq!(
+        output.trim(),
+        unknown["ID"].as_str().expect("an ID"),
+        "only the first one's output counts"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,9 +71,13 @@ async fn a_node_that_comes_back_in_time_changes_nothing() {
     let task = id("task");
     setup.start(&task, &setup.workloads.gated(b"before ", "gate", b"after")).await;
     setup.running(&task).await;
+
     let node = node_of(&setup).await;
     setup.fake_agent().node_down(&node);
-    setup.fake_agent().allocation("the node is away", |alloc| alloc["ClientStatus"] == "unknown").await;
+    setup
+        .fake_agent()
+        .allocation("the node is away", |alloc| alloc["ClientStatus"] == "unknown")
+        .await;
     setup.workloads.release("gate").await;
     setup.fake_agent().node_up(&node);
     assert_eq!(setup.ended(&task).await, exited(0));
@@ -75,6 +92,7 @@ async fn a_node_that_stays_away_is_lost_and_its_job_is_fenced() {
     let mut watcher = Watcher::of(setup.scheduler()).await;
     setup.start(&task, &setup.workloads.until_stopped()).await;
     setup.running(&task).await;
+
     let node = node_of(&setup).await;
     setup.fake_agent().node_down(&node);
     assert_eq!(watcher.end_of(&task).await, ExecutionState::Lost, "without anybody asking");
@@ -84,7 +102,10 @@ async fn a_node_that_stays_away_is_lost_and_its_job_is_fenced() {
     })
     .await;
     setup.fake_agent().node_up(&node);
-    setup.fake_agent().allocation("it is killed", |alloc| alloc["ClientStatus"] == "complete").await;
+    setup
+        .fake_agent()
+        .allocation("it is killed", |alloc| alloc["ClientStatus"] == "complete")
+        .await;
     assert_eq!(setup.state(&task).await, ExecutionState::Lost);
     assert_eq!(setup.fake_agent().allocations().len(), 1);
 }
@@ -114,7 +135,8 @@ async fn a_preempted_execution_is_lost() {
 }
 
 async fn node_alloc(setup: &Setup) -> String {
-    let alloc = setup.fake_agent().allocation("it runs", |alloc| alloc["ClientStatus"] == "running").await;
+    let alloc =
+        setup.fake_agent().allocation("it runs", |alloc| alloc["ClientStatus"] == "running").await;
     alloc["ID"].as_str().expect("an ID").to_owned()
 }
 
@@ -124,12 +146,20 @@ async fn stopping_what_is_on_a_lost_node_succeeds() {
     let task = id("task");
     setup.start(&task, &setup.workloads.until_stopped()).await;
     setup.running(&task).await;
+
     let node = node_of(&setup).await;
     setup.fake_agent().node_down(&node);
-    setup.fake_agent().allocation("the node is away", |alloc| alloc["ClientStatus"] == "unknown").await;
+    setup
+        .fake_agent()
+        .allocation("the node is away", |alloc| alloc["ClientStatus"] == "unknown")
+        .await;
     setup.scheduler().stop(&task, Duration::ZERO).await.expect("stop");
+
     let end = setup.ended(&task).await;
     assert!(matches!(end, ExecutionState::Stopped | ExecutionState::Lost), "{end:?}");
     setup.fake_agent().node_up(&node);
-    setup.fake_agent().allocation("it is killed", |alloc| alloc["ClientStatus"] == "complete").await;
+    setup
+        .fake_agent()
+        .allocation("it is killed", |alloc| alloc["ClientStatus"] == "complete")
+        .await;
 }

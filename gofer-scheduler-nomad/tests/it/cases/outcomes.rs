@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use gofer_core::ErrorKind;
 use gofer_core::conformance::scheduler::Workloads;
-use gofer_core::scheduler::{EnvValue, ExecutionSpec, ExecutionState, FailureKind, LogCursor, Scheduler};
+use gofer_core::scheduler::{
+    EnvValue, ExecutionSpec, ExecutionState, FailureKind, LogCursor, Scheduler,
+};
 
 use super::Watcher;
 use crate::agent::Agent;
@@ -23,7 +25,9 @@ async fn waits_because(setup: &Setup, task: &gofer_core::ExecutionId, part: &str
 }
 
 async fn cancel(setup: &Setup) {
-    for (index, text) in ["trap 'exit 0' TERM", "trap 'exit 7' TERM", "true"].into_iter().enumerate() {
+    for (index, text) in
+        ["trap 'exit 0' TERM", "trap 'exit 7' TERM", "true"].into_iter().enumerate()
+    {
         let task = id(&format!("task-{index}"));
         let text = format!("{text}; echo ready; while [ -d \"$1\" ]; do sleep 0.05; done");
         let dir = tempfile::tempdir().expect("a directory");
@@ -71,6 +75,7 @@ async fn case_07_room_that_becomes_free_is_used() {
         spec.resources.memory_bytes = Some(40_000 * MIB);
         spec
     };
+
     setup.start(&first, &gated("one")).await;
     // Evaluations are processed in any order: only who runs has taken its room.
     setup.running(&first).await;
@@ -110,14 +115,18 @@ async fn case_07_who_waits_for_memory_is_told_how_much_on_a_real_agent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_08_an_image_that_cannot_be_had_is_told_in_the_drivers_words() {
-    const DENIED: &str = "Error response from daemon: pull access denied for missing, repository does not exist";
+    const DENIED: &str =
+        "Error response from daemon: pull access denied for missing, repository does not exist";
     const TIMEOUT: &str = "Error response from daemon: net/http: TLS handshake timeout";
+
     let setup = Setup::fake().await;
     setup.fake_agent().faults(|faults| {
         faults.images.insert("missing:1", Image::PullFails(DENIED));
         faults.images.insert("slow:1", Image::PullFails(TIMEOUT));
     });
-    for (name, words) in [("missing:1", "pull access denied"), ("slow:1", "TLS handshake timeout")] {
+
+    for (name, words) in [("missing:1", "pull access denied"), ("slow:1", "TLS handshake timeout")]
+    {
         let task = id(name.trim_end_matches(":1"));
         match setup.run(&task, &image(name, "true")).await {
             ExecutionState::Failed { kind: FailureKind::ImageUnavailable, message } => {
@@ -126,6 +135,7 @@ async fn case_08_an_image_that_cannot_be_had_is_told_in_the_drivers_words() {
             other => panic!("{other:?}"),
         }
     }
+
     assert_eq!(setup.run(&id("good"), &image("good:1", "exit 3")).await, exited(3));
 }
 
@@ -160,17 +170,23 @@ async fn case_10_what_was_collected_before_it_was_read_is_not_guessed() {
     let task = id("task");
     setup.start(&task, &setup.workloads.gated(b"", "gate", b"")).await;
     setup.running(&task).await;
-    setup.fake_agent().faults(|faults| (faults.silent_streams, faults.collect_at_once) = (true, true));
+    setup
+        .fake_agent()
+        .faults(|faults| (faults.silent_streams, faults.collect_at_once) = (true, true));
     setup.workloads.release("gate").await;
-    let gone = |state: &ExecutionState| matches!(state, ExecutionState::NotFound | ExecutionState::Lost);
+
+    let gone =
+        |state: &ExecutionState| matches!(state, ExecutionState::NotFound | ExecutionState::Lost);
     setup.becomes("it was collected", &task, gone).await;
     setup.fake_agent().lose_events();
     setup.fake_agent().faults(|faults| faults.silent_streams = false);
     setup.fake_agent().cut_streams();
+
     let told = watcher.end_of(&task).await;
     assert!(gone(&told), "{told:?}");
     assert_eq!(told, setup.state(&task).await, "the stream and `state` differ");
-    let error = setup.scheduler().logs(&task, LogCursor::default(), false).await.err().expect("no logs");
+    let error =
+        setup.scheduler().logs(&task, LogCursor::default(), false).await.err().expect("no logs");
     assert_eq!(error.kind, ErrorKind::NotFound);
 }
 
@@ -182,7 +198,8 @@ async fn case_10_what_was_collected_is_not_guessed_on_a_real_agent() {
     let task = id("task");
     assert_eq!(setup.run(&task, &setup.workloads.exit(0)).await, exited(0));
     agent.put("/v1/system/gc", &serde_json::Value::Null).await;
-    let gone = |state: &ExecutionState| matches!(state, ExecutionState::NotFound | ExecutionState::Lost);
+    let gone =
+        |state: &ExecutionState| matches!(state, ExecutionState::NotFound | ExecutionState::Lost);
     setup.becomes("it was collected", &task, gone).await;
 }
 
@@ -192,7 +209,8 @@ async fn case_18_a_task_whose_secret_does_not_come_says_where_it_waits_and_can_b
     setup.fake_agent().faults(|faults| faults.hide_variables = true);
     let task = id("task");
     let secret = EnvValue::Secret("value".into());
-    let spec = ExecutionSpec { env: [("SECRET".to_owned(), secret)].into(), ..setup.workloads.exit(0) };
+    let spec =
+        ExecutionSpec { env: [("SECRET".to_owned(), secret)].into(), ..setup.workloads.exit(0) };
     setup.start(&task, &spec).await;
     let reason = waits_because(&setup, &task, "node-1").await;
     assert!(!reason.contains("value"), "{reason}");

@@ -12,7 +12,9 @@ use crate::support::{Setup, exited, id};
 
 /// One whose only task has ended and left a log, on a node that is down now.
 async fn ended_on_a_node_that_is_down(node_gone_after: Duration) -> (Setup, String) {
-    let setup = Setup::on_fake(FakeNomad::start().await, |config| config.node_gone_after = node_gone_after).await;
+    let setup =
+        Setup::on_fake(FakeNomad::start().await, |config| config.node_gone_after = node_gone_after)
+            .await;
     assert_eq!(setup.run(&id("task"), &setup.workloads.print(b"out", b"err")).await, exited(0));
     let node = setup.fake_agent().allocations()[0]["NodeID"].as_str().expect("a node").to_owned();
     setup.fake_agent().node_down(&node);
@@ -31,7 +33,10 @@ async fn the_log_of_an_ended_task_waits_for_its_node() {
     let (setup, node) = ended_on_a_node_that_is_down(Duration::from_secs(3_600)).await;
     let error = refusal(&setup).await;
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
-    assert!(error.message.contains("node `node-1`") && error.message.contains("out of reach now"), "{error}");
+    assert!(
+        error.message.contains("node `node-1`") && error.message.contains("out of reach now"),
+        "{error}"
+    );
     setup.fake_agent().node_up(&node);
     assert_eq!(setup.stdout(&id("task"), true).await, b"out");
 }

@@ -30,7 +30,8 @@ async fn case_01_a_registration_without_an_answer_is_one_run() {
 async fn case_01_a_registration_that_times_out_after_commit_is_one_run() {
     let fake = FakeNomad::start().await;
     fake.on(REGISTER, 1, Action::Late(Duration::from_secs(60)));
-    let setup = Setup::on_fake(fake, |config| config.request_timeout = Duration::from_secs(2)).await;
+    let setup =
+        Setup::on_fake(fake, |config| config.request_timeout = Duration::from_secs(2)).await;
     let spec = setup.workloads.mark("run", 0);
     let error = setup.scheduler().start(&id("task"), &spec).await.expect_err("the answer is late");
     assert!(error.kind.is_retryable(), "{error}");
@@ -42,7 +43,8 @@ async fn case_01_a_registration_that_times_out_after_commit_is_one_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_12_429_and_bare_closes_are_waited_out() {
-    const TOO_MANY: &str = "Your IP is issuing too many concurrent connections, please rate limit your calls\n";
+    const TOO_MANY: &str =
+        "Your IP is issuing too many concurrent connections, please rate limit your calls\n";
     let setup = Setup::fake().await;
     let spec = setup.workloads.mark("run", 0);
     for action in [Action::Refuse(429, TOO_MANY), Action::Cut] {
@@ -76,21 +78,37 @@ async fn case_13_no_leader_during_a_dag_costs_time_and_nothing_else() {
     setup.running(&first).await;
     setup.fake_agent().set_leader(false);
     setup.workloads.release("gate").await;
+
     // Clients go on without servers that agree.
-    setup.fake_agent().allocation("the first ends", |alloc| alloc["ClientStatus"] == "complete").await;
+    setup
+        .fake_agent()
+        .allocation("the first ends", |alloc| alloc["ClientStatus"] == "complete")
+        .await;
+
     let error = setup.scheduler().state(&first).await.expect_err("there is no leader");
     assert!(error.kind.is_retryable() && error.message.contains("No cluster leader"), "{error}");
-    let error = setup.scheduler().start(&second, &setup.workloads.mark("run", 0)).await.expect_err("no leader");
+    let error = setup
+        .scheduler()
+        .start(&second, &setup.workloads.mark("run", 0))
+        .await
+        .expect_err("no leader");
+
     assert!(error.kind.is_retryable(), "{error}");
     setup.fake_agent().set_leader(true);
     assert_eq!(setup.ended(&first).await, exited(0));
+
     for task in [&second, &third] {
         eventually(&format!("`{task}` is started"), async || {
-            setup.scheduler().start(task, &setup.workloads.mark("run", 0)).await.map_err(|error| error.to_string())
+            setup
+                .scheduler()
+                .start(task, &setup.workloads.mark("run", 0))
+                .await
+                .map_err(|error| error.to_string())
         })
         .await;
         assert_eq!(setup.ended(task).await, exited(0));
     }
+
     assert_eq!(setup.workloads.marks("run").await, 2);
     assert_eq!(setup.state(&id("other")).await, ExecutionState::NotFound);
 }

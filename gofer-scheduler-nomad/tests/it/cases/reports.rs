@@ -1,9 +1,12 @@
-//! Executions that tell their own end. The test tells it in their stead; what runs is a supervisor that only runs the program.
+//! Executions that tell their own end. The test tells it in their stead; what runs is a supervisor
+//! that only runs the program.
 
 use std::os::unix::fs::PermissionsExt;
 
 use gofer_core::conformance::eventually;
-use gofer_core::scheduler::{ExecutionState, ExecutionTimes, FailureKind, LogCursor, ReportedEnd, Scheduler};
+use gofer_core::scheduler::{
+    ExecutionState, ExecutionTimes, FailureKind, LogCursor, ReportedEnd, Scheduler,
+};
 use gofer_core::{ErrorKind, ExecutionId};
 use tempfile::TempDir;
 
@@ -19,8 +22,11 @@ const OK: ReportedEnd = ReportedEnd { code: 0, signal: None, times: ExecutionTim
 fn supervisor() -> (TempDir, String) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("supervisor");
-    std::fs::write(&path, "#!/bin/sh\n[ \"$1 $2\" = 'supervise --' ] || exit 99\nshift 2\nexec \"$@\"\n")
-        .expect("a script");
+    std::fs::write(
+        &path,
+        "#!/bin/sh\n[ \"$1 $2\" = 'supervise --' ] || exit 99\nshift 2\nexec \"$@\"\n",
+    )
+    .expect("a script");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("its mode");
     let text = path.to_str().expect("text").to_owned();
     (dir, text)
@@ -48,9 +54,11 @@ async fn real(agent: &Agent) -> (Setup, TempDir) {
 async fn an_end_counts_from_its_report_on(setup: Setup) {
     let gate = tempfile::tempdir().expect("a directory");
     let gate = gate.path().join("gate");
-    let text = "printf %s \"$GOFER_API_TOKEN\"; while [ ! -e \"$1\" ]; do sleep 0.05; done; printf ' end'";
+    let text =
+        "printf %s \"$GOFER_API_TOKEN\"; while [ ! -e \"$1\" ]; do sleep 0.05; done; printf ' end'";
     let task = id("task");
     let mut watcher = Watcher::of(setup.scheduler()).await;
+
     setup.start(&task, &script(text, [gate.to_str().expect("text")])).await;
     setup.running(&task).await;
     let token = eventually("the task has written its token", async || {
@@ -59,16 +67,21 @@ async fn an_end_counts_from_its_report_on(setup: Setup) {
     })
     .await;
     let report = async |end| setup.scheduler().report(&token.as_str().into(), end).await;
+
     report(OK).await.expect("report");
     assert_eq!(setup.state(&task).await, exited(0));
     assert_eq!(watcher.end_of(&task).await, exited(0));
     report(OK).await.expect("the same again");
-    let other =
-        report(ReportedEnd { code: 1, signal: None, times: ExecutionTimes::UNKNOWN }).await.expect_err("another end");
+
+    let other = report(ReportedEnd { code: 1, signal: None, times: ExecutionTimes::UNKNOWN })
+        .await
+        .expect_err("another end");
     assert_eq!(other.kind, ErrorKind::Invalid, "{}", other.message);
     setup.scheduler().stop(&task, SHORT).await.expect("what has ended need not be stopped");
+
     let early = setup.scheduler().remove(&task).await.expect_err("its log is not whole");
     assert!(early.is_retryable(), "{}", early.message);
+
     // The log is asked for before the process has written its last; it ends with that.
     let log = async { String::from_utf8(setup.stdout(&task, false).await).expect("text") };
     let (log, ()) = tokio::join!(log, async { std::fs::write(&gate, "").expect("open the gate") });
@@ -101,11 +114,13 @@ async fn what_the_allocation_contradicts_is_refused() {
         let error = setup.scheduler().report(&token.into(), OK).await.expect_err(why);
         assert_eq!(error.kind, ErrorKind::Invalid, "{why}: {}", error.message);
     };
+
     refused(&token, "it is being stopped").await;
     assert_eq!(setup.ended(&task).await, ExecutionState::Stopped);
     refused(&token, "it was stopped").await;
     let failed = id("failed");
     assert_eq!(setup.run(&failed, &script("exit 3", [])).await, exited(3));
+
     let fake = setup.fake_agent();
     let allocs = fake.allocations();
     let alloc = allocs.last().expect("an allocation")["ID"].as_str().expect("an ID");
@@ -113,7 +128,8 @@ async fn what_the_allocation_contradicts_is_refused() {
     assert_eq!(setup.state(&failed).await, exited(3));
 }
 
-/// The server that was told does not drive the run; the one that does looks for itself, and needs no token.
+/// The server that was told does not drive the run; the one that does looks for itself, and needs
+/// no token.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_that_another_server_passes_on_counts_alike() {
     let (setup, _dir) = fake().await;
@@ -122,12 +138,17 @@ async fn an_end_that_another_server_passes_on_counts_alike() {
     setup.scheduler().reported(&task, OK).await.expect("reported");
     assert_eq!((setup.state(&task).await, watcher.end_of(&task).await), (exited(0), exited(0)));
     setup.scheduler().reported(&task, OK).await.expect("the same again");
-    let refused = async |id: &ExecutionId, end| setup.scheduler().reported(id, end).await.expect_err("refused").kind;
+
+    let refused = async |id: &ExecutionId, end| {
+        setup.scheduler().reported(id, end).await.expect_err("refused").kind
+    };
+
     assert_eq!(
         refused(&task, ReportedEnd { code: 1, signal: None, times: ExecutionTimes::UNKNOWN }).await,
         ErrorKind::Invalid
     );
     assert_eq!(refused(&id("unknown"), OK).await, ErrorKind::NotFound);
+
     let (stopped, _) = running_with_token(&setup, "stopped").await;
     setup.scheduler().stop(&stopped, SHORT).await.expect("stop");
     assert_eq!(refused(&stopped, OK).await, ErrorKind::Invalid);
@@ -137,7 +158,8 @@ async fn an_end_that_another_server_passes_on_counts_alike() {
 async fn only_a_supervised_task_may_tell_its_end() {
     let setup = Setup::on_fake(FakeNomad::start().await, |config| config.identity = true).await;
     let (task, token) = running_with_token(&setup, "task").await;
-    let error = setup.scheduler().report(&token.as_str().into(), OK).await.expect_err("no supervisor");
+    let error =
+        setup.scheduler().report(&token.as_str().into(), OK).await.expect_err("no supervisor");
     assert_eq!(error.kind, ErrorKind::Invalid);
     assert_eq!(setup.state(&task).await, ExecutionState::Running);
 }
@@ -148,7 +170,10 @@ async fn a_restart_forgets_a_report_and_nomads_word_comes() {
     let (task, token) = running_with_token(&setup, "task").await;
     setup
         .scheduler()
-        .report(&token.as_str().into(), ReportedEnd { code: 7, signal: None, times: ExecutionTimes::UNKNOWN })
+        .report(
+            &token.as_str().into(),
+            ReportedEnd { code: 7, signal: None, times: ExecutionTimes::UNKNOWN },
+        )
         .await
         .expect("report");
     assert_eq!(setup.state(&task).await, exited(7));
@@ -160,8 +185,12 @@ async fn a_restart_forgets_a_report_and_nomads_word_comes() {
 async fn a_shell_that_finds_no_program_is_no_missing_program() {
     let (setup, _dir) = fake().await;
     assert_eq!(setup.run(&id("task"), &script("exit 127", [])).await, exited(127));
-    let left = "echo '{\"failed\":\"no such program\"}' >$NOMAD_ALLOC_DIR/gofer-exit.json; exit 127";
+    let left =
+        "echo '{\"failed\":\"no such program\"}' >$NOMAD_ALLOC_DIR/gofer-exit.json; exit 127";
     let ended = setup.run(&id("other"), &script(left, [])).await;
-    let expected = ExecutionState::Failed { kind: FailureKind::CommandNotFound, message: "no such program".to_owned() };
+    let expected = ExecutionState::Failed {
+        kind: FailureKind::CommandNotFound,
+        message: "no such program".to_owned(),
+    };
     assert_eq!(ended, expected);
 }

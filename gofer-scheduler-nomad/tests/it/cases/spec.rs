@@ -13,7 +13,11 @@ use crate::fake::FakeNomad;
 use crate::support::{Setup, exited, id, script};
 
 /// Connects with a job template of this text.
-async fn connect(address: &str, token: &str, text: &str) -> (Result<NomadScheduler, BackendError>, PathBuf) {
+async fn connect(
+    address: &str,
+    token: &str,
+    text: &str,
+) -> (Result<NomadScheduler, BackendError>, PathBuf) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("task.nomad.hcl");
     std::fs::write(&path, text).expect("write the template");
@@ -36,7 +40,8 @@ fn refused() -> [(Change, &'static str); 5] {
         (|job| job["TaskGroups"][0]["Update"] = json!({"MaxParallel": 1}), "update"),
         (
             |job| {
-                let second = json!({"Name": "second", "Driver": "raw_exec", "Config": {"command": "true"}});
+                let second =
+                    json!({"Name": "second", "Driver": "raw_exec", "Config": {"command": "true"}});
                 job["TaskGroups"][0]["Tasks"].as_array_mut().expect("tasks").push(second);
             },
             "task",
@@ -68,7 +73,10 @@ async fn case_15_a_template_that_takes_a_decision_from_gofer_is_refused_with_fil
         let error = outcome.expect_err(stanza);
         assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
         let text = error.chain();
-        assert!(text.contains(path.to_str().expect("text")) && text.contains(stanza), "`{stanza}`: {text}");
+        assert!(
+            text.contains(path.to_str().expect("text")) && text.contains(stanza),
+            "`{stanza}`: {text}"
+        );
     }
 }
 
@@ -77,11 +85,13 @@ async fn case_15_a_template_is_refused_with_file_and_stanza_on_a_real_agent() {
     let Some(agent) = Agent::find("case_15 on a real agent") else { return };
     let job = |inside: &str, group: &str| {
         format!(
-            "job \"template\" {{\n{inside}\n group \"work\" {{\n{group}\n  task \"run\" {{\n   driver = \"raw_exec\"\n   \
-             config {{\n    command = \"true\"\n   }}\n  }}\n }}\n}}\n"
+            "job \"template\" {{\n{inside}\n group \"work\" {{\n{group}\n  task \"run\" {{\n   \
+             driver = \"raw_exec\"\n   config {{\n    command = \"true\"\n   }}\n  }}\n }}\n}}\n"
         )
     };
-    let second = "task \"second\" {\n driver = \"raw_exec\"\n config {\n command = \"true\"\n }\n }";
+
+    let second =
+        "task \"second\" {\n driver = \"raw_exec\"\n config {\n command = \"true\"\n }\n }";
     for (text, stanza) in [
         (job("periodic {\n crons = [\"@daily\"]\n }", ""), "periodic"),
         (job("", "update {\n max_parallel = 1\n }"), "update"),
@@ -94,8 +104,12 @@ async fn case_15_a_template_is_refused_with_file_and_stanza_on_a_real_agent() {
         let error = outcome.expect_err(stanza);
         assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
         let shown = error.chain();
-        assert!(shown.contains(path.to_str().expect("text")) && shown.contains(stanza), "`{stanza}`: {shown}");
+        assert!(
+            shown.contains(path.to_str().expect("text")) && shown.contains(stanza),
+            "`{stanza}`: {shown}"
+        );
     }
+
     let (outcome, _) = connect(&agent.address, &agent.token, &job("", "")).await;
     outcome.expect("a good template");
 }
@@ -105,9 +119,14 @@ async fn a_template_gives_what_gofer_does_not_decide() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("task.nomad.hcl");
     std::fs::write(&path, template().to_string()).expect("write the template");
-    let setup = Setup::on_fake(FakeNomad::start().await, |config| config.job_template = Some(path)).await;
-    assert_eq!(setup.run(&id("task"), &script("printf %s \"$FROM_TEMPLATE\"", [])).await, exited(0));
+    let setup =
+        Setup::on_fake(FakeNomad::start().await, |config| config.job_template = Some(path)).await;
+    assert_eq!(
+        setup.run(&id("task"), &script("printf %s \"$FROM_TEMPLATE\"", [])).await,
+        exited(0)
+    );
     assert_eq!(setup.stdout(&id("task"), true).await, b"yes");
+
     let job = setup.fake_agent().jobs().remove(0);
     assert_eq!(job["Constraints"], template()["Constraints"]);
     assert_eq!(job["Type"], "batch");
@@ -125,7 +144,9 @@ async fn the_shipped_job_specifications_are_valid_on_a_real_agent() {
     };
     let (outcome, _) = connect(&agent.address, &agent.token, &shipped("task.nomad.hcl")).await;
     outcome.expect("the job template");
-    let job = agent.put("/v1/jobs/parse", &json!({"JobHCL": shipped("gofer.nomad.hcl"), "Canonicalize": true})).await;
+    let job = agent
+        .put("/v1/jobs/parse", &json!({"JobHCL": shipped("gofer.nomad.hcl"), "Canonicalize": true}))
+        .await;
     let validation = agent.put("/v1/validate/job", &json!({ "Job": job })).await;
     assert_eq!(validation["Error"], "", "{validation}");
 }
@@ -148,9 +169,11 @@ const ODD: [&str; 12] = [
 
 async fn odd_texts(setup: &Setup) {
     let longest = "n".repeat(64);
-    let long: ExecutionId =
-        format!("{longest}/{longest}/18446744073709551/{longest}/4294967295").parse().expect("an id");
+    let long: ExecutionId = format!("{longest}/{longest}/18446744073709551/{longest}/4294967295")
+        .parse()
+        .expect("an id");
     let dashed: ExecutionId = "a-b_c/0--x/7/1_-_2/1".parse().expect("an id");
+
     for task in [long, dashed] {
         let words = ["printf", "%s|"].into_iter().chain(ODD);
         assert_eq!(setup.run(&task, &host_command(words)).await, exited(0), "`{task}`");
@@ -158,6 +181,7 @@ async fn odd_texts(setup: &Setup) {
         let output = String::from_utf8(setup.stdout(&task, true).await).expect("text");
         assert_eq!(output, expected, "`{task}`");
     }
+
     for (index, text) in ODD.into_iter().enumerate() {
         let task = id(&format!("variable-{index}"));
         let mut spec = script("printf %s \"$ODD\"", []);
@@ -174,7 +198,8 @@ async fn case_17_odd_names_and_texts_arrive() {
     for job in setup.fake_agent().jobs() {
         let id = job["ID"].as_str().expect("an ID");
         assert!(
-            id.len() <= 100 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)),
+            id.len() <= 100
+                && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)),
             "{id}"
         );
     }
@@ -190,7 +215,9 @@ async fn case_17_odd_names_and_texts_arrive_on_a_real_agent() {
 async fn what_cannot_be_run_is_refused_and_not_an_error_of_start() {
     let setup = Setup::fake().await;
     let refused = |state: ExecutionState, part: &str| match state {
-        ExecutionState::Failed { kind: FailureKind::Refused, message } => assert!(message.contains(part), "{message}"),
+        ExecutionState::Failed { kind: FailureKind::Refused, message } => {
+            assert!(message.contains(part), "{message}")
+        }
         other => panic!("{other:?}"),
     };
     refused(setup.run(&id("empty"), &host_command([""; 0])).await, "command");
@@ -209,13 +236,20 @@ async fn a_job_of_somebody_else_is_not_taken_for_an_execution() {
     let fake = FakeNomad::start().await;
     let agent = Agent::at(&fake.address(), "");
     let mut job = template();
+
     job["ID"] = json!(job_id);
     job["Type"] = json!("batch");
     agent.put("/v1/jobs", &json!({"Job": job})).await;
     let prefix = setup.config.job_prefix.clone();
     let other = Setup::on_fake(fake, |config| config.job_prefix = prefix).await;
     assert_eq!(other.state(&id("task")).await, ExecutionState::NotFound);
-    let error = gofer_core::scheduler::Scheduler::start(other.scheduler(), &id("task"), &other.workloads.exit(0)).await;
+
+    let error = gofer_core::scheduler::Scheduler::start(
+        other.scheduler(),
+        &id("task"),
+        &other.workloads.exit(0),
+    )
+    .await;
     let error = error.expect_err("the job is somebody else's");
     assert!(error.kind == ErrorKind::Invalid && error.message.contains("job_prefix"), "{error}");
 }

@@ -30,14 +30,17 @@ async fn case_02_a_stream_cut_during_300_ends_with_a_buffer_of_100_loses_none() 
     let ids = start_many(&setup, &gate, 300).await;
     let mut watcher = Watcher::of(setup.scheduler()).await;
     let fake = setup.fake_agent();
+
     fake.faults(|faults| faults.silent_streams = true);
     gate.open();
     for id in &ids {
         fake.allocation("all have ended", |alloc| {
-            alloc["Job"]["Meta"]["gofer_execution"] == id.to_string() && alloc["ClientStatus"] == "complete"
+            alloc["Job"]["Meta"]["gofer_execution"] == id.to_string()
+                && alloc["ClientStatus"] == "complete"
         })
         .await;
     }
+
     fake.faults(|faults| faults.silent_streams = false);
     fake.cut_streams();
     for id in &ids {
@@ -83,21 +86,27 @@ async fn case_02_a_stream_cut_during_ends_loses_none_on_a_real_agent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn case_03_repeated_and_reordered_events_tell_every_change_once() {
     let setup = Setup::fake().await;
-    setup.fake_agent().faults(|faults| (faults.duplicate_events, faults.reorder_events) = (true, true));
+    setup
+        .fake_agent()
+        .faults(|faults| (faults.duplicate_events, faults.reorder_events) = (true, true));
+
     let mut watcher = Watcher::of(setup.scheduler()).await;
     let ids: Vec<ExecutionId> = (0..20).map(|index| id(&format!("task-{index}"))).collect();
     for id in &ids {
         setup.start(id, &setup.workloads.exit(3)).await;
         setup.fake_agent().cut_streams();
     }
+
     for id in &ids {
         assert_eq!(watcher.end_of(id).await, exited(3));
     }
+
     // What comes after all of it has come: a repeat of it would have come before.
     setup.start(&id("last"), &setup.workloads.exit(0)).await;
     watcher.end_of(&id("last")).await;
     for id in &ids {
-        let told: Vec<_> = watcher.told.iter().filter(|event| event.id == *id).map(|event| &event.state).collect();
+        let told: Vec<_> =
+            watcher.told.iter().filter(|event| event.id == *id).map(|event| &event.state).collect();
         assert_eq!(told.iter().filter(|state| state.is_final()).count(), 1, "{told:?}");
         assert!(told.last().is_some_and(|last| last.is_final()), "{told:?}");
         assert!(told.windows(2).all(|pair| pair[0] != pair[1]), "{told:?}");
@@ -167,8 +176,16 @@ async fn what_was_told_is_what_is_read_afterwards() {
     assert_eq!(watcher.end_of(&task).await, exited(0));
     setup.fake_agent().faults(|faults| faults.behind = 3);
     assert_eq!(setup.scheduler().state(&task).await.expect("a state").state, exited(0));
-    assert_eq!(setup.fake_agent().faults(|faults| faults.behind), 0, "older answers were read again");
+    assert_eq!(
+        setup.fake_agent().faults(|faults| faults.behind),
+        0,
+        "older answers were read again"
+    );
+
     // What no reading shows any more keeps nobody for ever.
     setup.fake_agent().faults(|faults| faults.behind = usize::MAX);
-    assert_eq!(setup.scheduler().state(&task).await.expect("a state").state, ExecutionState::Running);
+    assert_eq!(
+        setup.scheduler().state(&task).await.expect("a state").state,
+        ExecutionState::Running
+    );
 }

@@ -38,25 +38,30 @@ impl Cluster {
     pub(crate) async fn start(test: &str) -> Option<Self> {
         if std::env::var("GOFER_TEST_NOMAD_CLUSTER").is_ok_and(|value| !value.is_empty()) {
             let one = ONE.lock().await;
-            let program =
-                std::env::var_os("GOFER_TEST_NOMAD_BIN").map_or_else(|| PathBuf::from("nomad"), PathBuf::from);
+            let program = std::env::var_os("GOFER_TEST_NOMAD_BIN")
+                .map_or_else(|| PathBuf::from("nomad"), PathBuf::from);
             let dir = tempfile::tempdir().expect("a temporary directory");
             let member = |name: &str| {
                 let [http, rpc, serf] = free_ports();
                 Member { name: name.to_owned(), http, rpc, serf, process: None }
             };
+
             let servers = ["server-1", "server-2", "server-3"].map(member).into();
             let clients = ["client-1", "client-2"].map(member).into();
             let mut cluster = Self { program, servers, clients, dir, _one: one };
+
             for index in 0..3 {
                 cluster.start_server(index);
             }
+
             for index in 0..2 {
                 cluster.start_client(index);
             }
+
             cluster.ready().await;
             return Some(cluster);
         }
+
         // Minutes of killing agents are asked for by name: requiring nomad does not require them.
         say_skipped(test, "GOFER_TEST_NOMAD_CLUSTER is not set");
         None
@@ -94,23 +99,28 @@ impl Cluster {
     }
 
     pub(crate) fn start_server(&mut self, index: usize) {
-        let join: Vec<String> = self.servers.iter().map(|server| format!("\"127.0.0.1:{}\"", server.serf)).collect();
+        let join: Vec<String> =
+            self.servers.iter().map(|server| format!("\"127.0.0.1:{}\"", server.serf)).collect();
         let server = format!(
-            "server {{\n  enabled = true\n  bootstrap_expect = 3\n  raft_multiplier = 1\n  heartbeat_grace = \"2s\"\n  \
-             min_heartbeat_ttl = \"2s\"\n  failover_heartbeat_ttl = \"10s\"\n  event_buffer_size = 1000\n  server_join {{\n    \
-             retry_join = [{}]\n    retry_interval = \"1s\"\n  }}\n}}\n",
+            "server {{\n  enabled = true\n  bootstrap_expect = 3\n  raft_multiplier = 1\n  \
+             heartbeat_grace = \"2s\"\n  min_heartbeat_ttl = \"2s\"\n  failover_heartbeat_ttl = \
+             \"10s\"\n  event_buffer_size = 1000\n  server_join {{\n    retry_join = [{}]\n    \
+             retry_interval = \"1s\"\n  }}\n}}\n",
             join.join(", ")
         );
         launch(&self.program, self.dir.path(), &mut self.servers[index], &server);
     }
 
     pub(crate) fn start_client(&mut self, index: usize) {
-        let servers: Vec<String> = self.servers.iter().map(|server| format!("\"127.0.0.1:{}\"", server.rpc)).collect();
+        let servers: Vec<String> =
+            self.servers.iter().map(|server| format!("\"127.0.0.1:{}\"", server.rpc)).collect();
         let client = format!(
-            "client {{\n  enabled = true\n  network_interface = \"lo\"\n  servers = [{}]\n  cpu_total_compute = 100000\n  \
-             memory_total_mb = 65536\n  gc_disk_usage_threshold = 100\n  min_dynamic_port = {}\n  max_dynamic_port = {}\n  max_kill_timeout = \"1h\"\n  \
-             options {{\n    \"fingerprint.denylist\" = \"env_aws,env_gce,env_azure,env_digitalocean\"\n  }}\n}}\n\
-             plugin \"raw_exec\" {{\n  config {{\n    enabled = true\n  }}\n}}\n",
+            "client {{\n  enabled = true\n  network_interface = \"lo\"\n  servers = [{}]\n  \
+             cpu_total_compute = 100000\n  memory_total_mb = 65536\n  gc_disk_usage_threshold = \
+             100\n  min_dynamic_port = {}\n  max_dynamic_port = {}\n  max_kill_timeout = \"1h\"\n  \
+             options {{\n    \"fingerprint.denylist\" = \
+             \"env_aws,env_gce,env_azure,env_digitalocean\"\n  }}\n}}\nplugin \"raw_exec\" {{\n  \
+             config {{\n    enabled = true\n  }}\n}}\n",
             servers.join(", "),
             40_000 + index * 1_000,
             40_999 + index * 1_000,
@@ -151,7 +161,12 @@ impl Cluster {
     pub(crate) async fn drain(&self, node: &str) {
         let agent = self.agent().await;
         let nodes = agent.get("/v1/nodes").await;
-        let found = nodes.as_array().expect("a list").iter().find(|one| one["Name"] == node).expect("the node");
+        let found = nodes
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|one| one["Name"] == node)
+            .expect("the node");
         let path = format!("/v1/node/{}/drain", found["ID"].as_str().expect("an ID"));
         agent.put(&path, &json!({"DrainSpec": {"Deadline": -1}, "MarkEligible": false})).await;
     }
@@ -164,7 +179,11 @@ impl Cluster {
             let ready = nodes.matches("\"Status\":\"ready\"").count();
             let peers: Value = serde_json::from_str(&peers).unwrap_or_default();
             let known = peers.as_array().map_or(0, Vec::len);
-            if (ready, known) == (2, 3) { Ok(()) } else { Err(format!("{ready} nodes, {known} servers")) }
+            if (ready, known) == (2, 3) {
+                Ok(())
+            } else {
+                Err(format!("{ready} nodes, {known} servers"))
+            }
         })
         .await;
     }
@@ -175,11 +194,13 @@ impl Drop for Cluster {
         for member in self.clients.iter_mut().chain(&mut self.servers) {
             kill(member);
         }
-        // What the agents started has their environment, and with it the name of this directory, which nobody else has.
+        // What the agents started has their environment, and with it the name of this directory,
+        // which nobody else has.
         kill_all(&["environ"], &format!("HOME={}\0", self.dir.path().display()));
         let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-        let inside =
-            |line: &str| line.split(' ').nth(1).map(PathBuf::from).filter(|at| at.starts_with(self.dir.path()));
+        let inside = |line: &str| {
+            line.split(' ').nth(1).map(PathBuf::from).filter(|at| at.starts_with(self.dir.path()))
+        };
         for mount in mounts.lines().filter_map(inside).collect::<Vec<_>>().into_iter().rev() {
             let _ = Command::new("umount").arg(mount).stderr(Stdio::null()).status();
         }
@@ -189,7 +210,9 @@ impl Drop for Cluster {
 /// Kills every process that has this text in one of its files in `/proc`.
 fn kill_all(files: &[&str], text: &str) {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         let has = |file: &&str| {
             let content = std::fs::read(entry.path().join(file)).unwrap_or_default();
             content.windows(text.len()).any(|window| window == text.as_bytes())
@@ -205,13 +228,19 @@ fn launch(program: &Path, dir: &Path, member: &mut Member, role: &str) {
     let home = dir.join(&*name);
     std::fs::create_dir_all(&home).expect("a directory");
     let config = format!(
-        "name = \"{name}\"\ndata_dir = \"{}\"\nbind_addr = \"127.0.0.1\"\ndisable_update_check = true\nlog_level = \"WARN\"\n\
-         advertise {{\n  http = \"127.0.0.1\"\n  rpc = \"127.0.0.1\"\n  serf = \"127.0.0.1\"\n}}\n\
-         ports {{\n  http = {http}\n  rpc = {rpc}\n  serf = {serf}\n}}\nlimits {{\n  http_max_conns_per_client = 0\n}}\n{role}",
+        "name = \"{name}\"\ndata_dir = \"{}\"\nbind_addr = \"127.0.0.1\"\ndisable_update_check = \
+         true\nlog_level = \"WARN\"\nadvertise {{\n  http = \"127.0.0.1\"\n  rpc = \"127.0.0.1\"\n  \
+         serf = \"127.0.0.1\"\n}}\nports {{\n  http = {http}\n  rpc = {rpc}\n  serf = \
+         {serf}\n}}\nlimits {{\n  http_max_conns_per_client = 0\n}}\n{role}",
         home.join("data").display(),
     );
+
     std::fs::write(home.join("agent.hcl"), config).expect("write the configuration");
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(home.join("log")).expect("a log");
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(home.join("log"))
+        .expect("a log");
     let process = Command::new(program)
         .args(["agent", "-config"])
         .arg(home.join("agent.hcl"))
@@ -241,6 +270,7 @@ fn signal(pid: u32, signal: Signal) {
 
 /// Three ports that nobody listens on now.
 fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let listeners =
+        [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"));
     listeners.map(|listener| listener.local_addr().expect("an address").port())
 }

@@ -7,7 +7,9 @@ use super::state::Token;
 /// Whether the call's token allows it, in the words of the policy language.
 pub(super) fn check(inner: &Inner, call: &Call) -> Result<(), Failure> {
     let enough = |has: &[String]| {
-        needed(call).into_iter().any(|needed| needed.is_empty() || has.iter().any(|has| has == needed))
+        needed(call)
+            .into_iter()
+            .any(|needed| needed.is_empty() || has.iter().any(|has| has == needed))
     };
     match rights(inner, call)? {
         None => Ok(()),
@@ -18,7 +20,8 @@ pub(super) fn check(inner: &Inner, call: &Call) -> Result<(), Failure> {
 
 /// Whether the call's token has this right.
 pub(super) fn has(inner: &Inner, call: &Call, right: &str) -> bool {
-    rights(inner, call).is_ok_and(|rights| rights.is_none_or(|rights| rights.iter().any(|has| has == right)))
+    rights(inner, call)
+        .is_ok_and(|rights| rights.is_none_or(|rights| rights.iter().any(|has| has == right)))
 }
 
 /// The rights of the call's token; `None` is all of them.
@@ -42,6 +45,7 @@ fn needed(call: &Call) -> Vec<&'static str> {
     let read = call.method == "GET";
     let path = call.path.trim_start_matches("/v1/");
     let (first, rest) = path.split_once('/').unwrap_or((path, ""));
+
     match first {
         // The public keys.
         "" | "status" => vec![""],

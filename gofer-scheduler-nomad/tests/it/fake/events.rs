@@ -23,11 +23,13 @@ pub(super) fn stream(inner: &Arc<Inner>, call: &Call) -> Reply {
         let (topic, key) = value.split_once(':').unwrap_or((value, "*"));
         (topic.to_owned(), key.to_owned())
     };
-    let filter = Filter { topics: topics.map(topic).collect(), namespace: call.namespace().to_owned() };
+    let filter =
+        Filter { topics: topics.map(topic).collect(), namespace: call.namespace().to_owned() };
     let from = call.get("index").parse().unwrap_or(0);
     let (sender, receiver) = mpsc::channel(1);
     // Subscribed here, so that whatever happens after the answer is on the stream.
-    let next = inner.read(|state| if from == 0 { state.events.oldest() } else { state.events.closest(from) });
+    let next = inner
+        .read(|state| if from == 0 { state.events.oldest() } else { state.events.closest(from) });
     tokio::spawn(feed(inner.clone(), filter, next, sender));
     Reply::Stream(ReceiverStream::new(receiver).boxed())
 }
@@ -43,24 +45,38 @@ impl Filter {
         let wanted = |event: &&Value| {
             let topic = |(topic, key): &(String, String)| {
                 let named = event["Key"] == key.as_str()
-                    || event["FilterKeys"].as_array().is_some_and(|keys| keys.iter().any(|k| k == key.as_str()));
+                    || event["FilterKeys"]
+                        .as_array()
+                        .is_some_and(|keys| keys.iter().any(|k| k == key.as_str()));
                 (topic == "*" || event["Topic"] == topic.as_str()) && (key == "*" || named)
             };
-            let namespace = event["Namespace"] == "" || self.namespace == "*" || event["Namespace"] == self.namespace;
+
+            let namespace = event["Namespace"] == ""
+                || self.namespace == "*"
+                || event["Namespace"] == self.namespace;
             namespace && self.topics.iter().any(topic)
         };
-        let events: Vec<Value> = item["Events"].as_array()?.iter().filter(wanted).cloned().collect();
+
+        let events: Vec<Value> =
+            item["Events"].as_array()?.iter().filter(wanted).cloned().collect();
         (!events.is_empty()).then(|| json!({"Index": item["Index"], "Events": events}))
     }
 }
 
-async fn feed(inner: Arc<Inner>, filter: Filter, mut next: u64, sender: mpsc::Sender<io::Result<Bytes>>) {
+async fn feed(
+    inner: Arc<Inner>,
+    filter: Filter,
+    mut next: u64,
+    sender: mpsc::Sender<io::Result<Bytes>>,
+) {
     let mut changed = inner.changed.subscribe();
     let mut cut = inner.cut_streams.subscribe();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
+
     loop {
         let silent = inner.fault(|faults| faults.silent_streams);
         let lines = if silent { Some(Vec::new()) } else { take(&inner, &filter, &mut next) };
+
         // A reader that is too slow has lost what it did not read in time.
         let Some(lines) = lines else { return };
         for line in lines {
@@ -73,6 +89,7 @@ async fn feed(inner: Arc<Inner>, filter: Filter, mut next: u64, sender: mpsc::Se
                 _ = cut.changed() => return,
             }
         }
+
         tokio::select! {
             _ = changed.changed() => {}
             _ = cut.changed() => return,
@@ -94,16 +111,21 @@ fn take(inner: &Inner, filter: &Filter, next: &mut u64) -> Option<Vec<Value>> {
         if *next < events.oldest() && !emptied {
             return None;
         }
+
         let items = (*next..=events.written).filter_map(|number| events.get(number));
         let lines: Vec<Value> = items.filter_map(|item| filter.apply(item)).collect();
         *next = events.written + 1;
+
         Some(lines)
     })?;
+
     if inner.fault(|faults| faults.reorder_events) {
         lines.chunks_mut(2).for_each(<[Value]>::reverse);
     }
+
     if inner.fault(|faults| faults.duplicate_events) {
         lines = lines.into_iter().flat_map(|line| [line.clone(), line]).collect();
     }
+
     Some(lines)
 }

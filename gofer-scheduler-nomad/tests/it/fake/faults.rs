@@ -32,7 +32,8 @@ pub(crate) enum Action {
 pub(crate) enum Image {
     /// The driver's words when it tries to have the image.
     PullFails(&'static str),
-    /// A task that is killed with SIGKILL was killed by the kernel for want of memory, and the driver says so, or does not.
+    /// A task that is killed with SIGKILL was killed by the kernel for want of memory, and the
+    /// driver says so, or does not.
     OutOfMemory { told: bool },
 }
 
@@ -57,13 +58,15 @@ pub(crate) struct Faults {
     pub(crate) hide_variables: bool,
     /// Whatever is finished is collected at once.
     pub(crate) collect_at_once: bool,
-    /// So many more processes end in the moment in which their client agent is killed, which starts them again.
+    /// So many more processes end in the moment in which their client agent is killed, which starts
+    /// them again.
     pub(crate) restarts_after_end: usize,
     /// A client agent that did not find its processes again does not start them yet.
     pub(crate) holds_restarts: bool,
     /// A client agent is killed before it has written down that it started a process.
     pub(crate) forgets_starts: bool,
-    /// So many more requests for files are answered by a client agent that has not read yet what it is to know.
+    /// So many more requests for files are answered by a client agent that has not read yet what it
+    /// is to know.
     pub(crate) restoring: usize,
     /// Images that are not as they should be.
     pub(crate) images: BTreeMap<&'static str, Image>,
@@ -72,8 +75,11 @@ pub(crate) struct Faults {
 impl Faults {
     /// The action for a request, whose rule is used up by one.
     pub(crate) fn take(&mut self, method: &str, path: &str) -> Option<Action> {
-        let matches = |when: &When| (when.method.is_empty() || when.method == method) && path.contains(when.path);
-        let (_, times, action) = self.rules.iter_mut().find(|(when, times, _)| *times > 0 && matches(when))?;
+        let matches = |when: &When| {
+            (when.method.is_empty() || when.method == method) && path.contains(when.path)
+        };
+        let (_, times, action) =
+            self.rules.iter_mut().find(|(when, times, _)| *times > 0 && matches(when))?;
         *times -= 1;
         Some(action.clone())
     }

@@ -25,14 +25,22 @@ const LOOK: Duration = Duration::from_millis(20);
 const LOOKS_PER_HEARTBEAT: u32 = 50;
 
 /// `GET /v1/client/fs/…`.
-pub(super) fn route(inner: &Arc<Inner>, call: &Call, what: &str, id: &str) -> Result<Reply, Failure> {
+pub(super) fn route(
+    inner: &Arc<Inner>,
+    call: &Call,
+    what: &str,
+    id: &str,
+) -> Result<Reply, Failure> {
     reachable(inner, id)?;
     let dir = inner.dir.join(id);
     if what == "logs" {
         return logs(inner, call, id, &dir);
     }
+
     let path = dir.join(call.get("path").trim_start_matches('/'));
-    let missing = |error: io::Error| Failure::new(404, &format!("stat {}: {error}", path.display()));
+    let missing =
+        |error: io::Error| Failure::new(404, &format!("stat {}: {error}", path.display()));
+
     match what {
         "cat" => Ok(once(std::fs::read(&path).map_err(missing)?)),
         "readat" => {
@@ -81,11 +89,18 @@ fn logs(inner: &Inner, call: &Call, id: &str, dir: &Path) -> Result<Reply, Failu
         let task = state.allocs[id].value["TaskStates"].get(&task).cloned();
         task.map(|task| !text(&task["StartedAt"]).is_empty())
     });
+
     match started {
         Some(true) => {}
-        Some(false) => return Err(Failure::new(404, &format!("task {task:?} not started yet. No logs available"))),
+        Some(false) => {
+            return Err(Failure::new(
+                404,
+                &format!("task {task:?} not started yet. No logs available"),
+            ));
+        }
         None => return Err(Failure::new(400, &format!("unknown task name {task:?}"))),
     }
+
     let base = dir.join("alloc/logs");
     let stem = format!("{task}.{kind}.");
     let files = move || {
@@ -98,10 +113,13 @@ fn logs(inner: &Inner, call: &Call, id: &str, dir: &Path) -> Result<Reply, Failu
         files.sort();
         files
     };
+
     let offset = call.get("offset").parse().unwrap_or(0);
     let at = closest(&files(), offset, call.get("origin") == "end");
-    let at =
-        at.ok_or_else(|| Failure::new(404, &format!("log entry for task {task:?} and log type {kind:?} not found")))?;
+    let at = at.ok_or_else(|| {
+        Failure::new(404, &format!("log entry for task {task:?} and log type {kind:?} not found"))
+    })?;
+
     Ok(read(files, at, call.flag("plain"), !call.flag("follow")))
 }
 
@@ -127,7 +145,12 @@ fn closest(files: &[(u64, PathBuf)], offset: u64, from_end: bool) -> Option<Posi
 }
 
 /// Streams files one after the other from a place; to what is there now, or for ever.
-fn read(files: impl Fn() -> Vec<(u64, PathBuf)> + Send + 'static, at: Position, plain: bool, once: bool) -> Reply {
+fn read(
+    files: impl Fn() -> Vec<(u64, PathBuf)> + Send + 'static,
+    at: Position,
+    plain: bool,
+    once: bool,
+) -> Reply {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(send(files, at, plain, once, sender));
     Reply::Stream(ReceiverStream::new(receiver).boxed())
@@ -143,10 +166,14 @@ async fn send(
     let mut quiet = 0;
     loop {
         let listed = files();
-        let Some((index, path)) = listed.iter().find(|(index, _)| *index >= at.index) else { return };
+        let Some((index, path)) = listed.iter().find(|(index, _)| *index >= at.index) else {
+            return;
+        };
+
         if *index > at.index {
             at = Position { index: *index, offset: 0 };
         }
+
         let newer = listed.iter().any(|(index, _)| *index > at.index);
         let data = piece(path, at.offset);
         if !data.is_empty() {
@@ -161,9 +188,13 @@ async fn send(
             return;
         } else {
             quiet += 1;
-            if quiet % LOOKS_PER_HEARTBEAT == 0 && !plain && sender.send(Ok(Bytes::from_static(b"{}"))).await.is_err() {
+            if quiet % LOOKS_PER_HEARTBEAT == 0
+                && !plain
+                && sender.send(Ok(Bytes::from_static(b"{}"))).await.is_err()
+            {
                 return;
             }
+
             tokio::select! {
                 () = sender.closed() => return,
                 () = tokio::time::sleep(LOOK) => {}
@@ -185,7 +216,9 @@ fn frame(path: &Path, end: u64, data: &[u8], plain: bool) -> Bytes {
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let data = base64::engine::general_purpose::STANDARD.encode(data);
-    Bytes::from(json!({"Offset": end, "Data": data, "File": format!("alloc/logs/{name}")}).to_string())
+    Bytes::from(
+        json!({"Offset": end, "Data": data, "File": format!("alloc/logs/{name}")}).to_string(),
+    )
 }
 
 fn size(path: &Path) -> io::Result<u64> {

@@ -1,4 +1,5 @@
-//! HTTP/1.1 as Nomad's agent speaks it: errors are plain text, and a connection can be cut at any moment.
+//! HTTP/1.1 as Nomad's agent speaks it: errors are plain text, and a connection can be cut at any
+//! moment.
 
 use std::convert::Infallible;
 use std::io;
@@ -92,7 +93,8 @@ pub(super) async fn serve(listener: TcpListener, inner: Arc<Inner>) {
 async fn connection(stream: TcpStream, inner: Arc<Inner>) {
     let mut cut = inner.cut.subscribe();
     let service = service_fn(|request| answer(request, inner.clone()));
-    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let served =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let served = served.with_upgrades();
     tokio::select! {
         _ = served => {}
@@ -101,23 +103,35 @@ async fn connection(stream: TcpStream, inner: Arc<Inner>) {
 }
 
 /// An error closes the connection without an answer.
-async fn answer(mut request: Request<Incoming>, inner: Arc<Inner>) -> Result<Response<Body>, io::Error> {
-    let upgrade = request.headers().contains_key("upgrade").then(|| hyper::upgrade::on(&mut request));
+async fn answer(
+    mut request: Request<Incoming>,
+    inner: Arc<Inner>,
+) -> Result<Response<Body>, io::Error> {
+    let upgrade =
+        request.headers().contains_key("upgrade").then(|| hyper::upgrade::on(&mut request));
     let call = read(request).await?;
     let line = format!("{} {}", call.method, call.path);
     inner.requests.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+
     let cut = || Err(io::Error::other("the connection is cut"));
-    let action = inner.faults.lock().unwrap_or_else(PoisonError::into_inner).take(&call.method, &call.path);
+    let action =
+        inner.faults.lock().unwrap_or_else(PoisonError::into_inner).take(&call.method, &call.path);
+
     match action {
         Some(Action::Cut) => return cut(),
         Some(Action::Refuse(code, text)) => return Ok(refuse(code, text)),
         Some(Action::Late(_) | Action::CutAfterCommit | Action::RefuseAfterCommit(..)) | None => {}
     }
+
     if let Some(upgrade) = upgrade {
         tokio::spawn(exec::serve(inner, call, upgrade));
-        let builder = Response::builder().status(101).header("Connection", "Upgrade").header("Upgrade", "websocket");
+        let builder = Response::builder()
+            .status(101)
+            .header("Connection", "Upgrade")
+            .header("Upgrade", "websocket");
         return Ok(builder.body(full(String::new())).expect("a response"));
     }
+
     let reply = allowed(&inner, &call).and_then(|()| routes::route(&inner, &call));
     match action {
         Some(Action::Late(duration)) => tokio::time::sleep(duration).await,
@@ -125,6 +139,7 @@ async fn answer(mut request: Request<Incoming>, inner: Arc<Inner>) -> Result<Res
         Some(Action::RefuseAfterCommit(code, text)) => return Ok(refuse(code, text)),
         _ => {}
     }
+
     Ok(respond(&inner, reply))
 }
 
@@ -132,7 +147,8 @@ async fn answer(mut request: Request<Incoming>, inner: Arc<Inner>) -> Result<Res
 fn allowed(inner: &Inner, call: &Call) -> Result<(), Failure> {
     // What clients and followers answer by themselves.
     let local = ["/v1/event/stream", "/v1/client/", "/v1/agent/", "/v1/status/"];
-    let stale = call.method == "GET" && call.flag("stale") || local.iter().any(|path| call.path.starts_with(path));
+    let stale = call.method == "GET" && call.flag("stale")
+        || local.iter().any(|path| call.path.starts_with(path));
     if !stale && inner.fault(|faults| faults.no_leader) {
         return Err(Failure::new(500, "No cluster leader"));
     }
@@ -141,8 +157,10 @@ fn allowed(inner: &Inner, call: &Call) -> Result<(), Failure> {
 
 fn respond(inner: &Inner, reply: Result<Reply, Failure>) -> Response<Body> {
     let index = inner.read(|state| state.index).to_string();
-    let builder = Response::builder().header("X-Nomad-Index", index).header("X-Nomad-KnownLeader", "true");
+    let builder =
+        Response::builder().header("X-Nomad-Index", index).header("X-Nomad-KnownLeader", "true");
     let builder = builder.header("X-Nomad-LastContact", "0");
+
     match reply {
         Ok(Reply::Json { value, next_token }) => {
             let builder = builder.header("Content-Type", "application/json");
@@ -156,7 +174,8 @@ fn respond(inner: &Inner, reply: Result<Reply, Failure>) -> Response<Body> {
         Ok(Reply::Stream(stream)) => {
             let body = StreamBody::new(stream.map_ok(Frame::data));
             // A stream ends with its connection.
-            let builder = builder.header("Content-Type", "application/json").header("Connection", "close");
+            let builder =
+                builder.header("Content-Type", "application/json").header("Connection", "close");
             builder.body(body.boxed_unsync()).expect("a response")
         }
         Err(Failure { code, text, json: true }) => {
@@ -168,7 +187,8 @@ fn respond(inner: &Inner, reply: Result<Reply, Failure>) -> Response<Body> {
 }
 
 fn refuse(code: u16, text: &str) -> Response<Body> {
-    let builder = Response::builder().status(code).header("Content-Type", "text/plain; charset=utf-8");
+    let builder =
+        Response::builder().status(code).header("Content-Type", "text/plain; charset=utf-8");
     // An agent closes the connections it has too many of.
     let builder = if code == 429 { builder.header("Connection", "close") } else { builder };
     builder.body(full(text.to_owned())).expect("a response")
@@ -180,19 +200,29 @@ fn full(text: String) -> Body {
 
 async fn read(request: Request<Incoming>) -> Result<Call, io::Error> {
     let (head, body) = request.into_parts();
-    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let header = |name: &str| {
+        head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    };
+
     let token = match header("X-Nomad-Token") {
         "" => header("Authorization").trim_start_matches("Bearer ").to_owned(),
         token => token.to_owned(),
     };
+
     let query = head.uri.query().unwrap_or_default();
     let pair = |pair: &str| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decoded(key), decoded(value))
     };
+
     let query = query.split('&').filter(|pair| !pair.is_empty()).map(pair).collect();
     let bytes = body.collect().await.map_err(io::Error::other)?.to_bytes();
-    let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).map_err(io::Error::other)? };
+    let body = if bytes.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(&bytes).map_err(io::Error::other)?
+    };
+
     Ok(Call { method: head.method.to_string(), path: decoded(head.uri.path()), query, token, body })
 }
 
@@ -201,7 +231,8 @@ fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
-        let hex = after.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        let hex =
+            after.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
         match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);
@@ -213,6 +244,7 @@ fn decoded(text: &str) -> String {
             }
         }
     }
+
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

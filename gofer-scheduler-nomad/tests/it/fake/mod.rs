@@ -1,7 +1,9 @@
-//! A Nomad agent that is a few hundred lines long: server and clients in one, over HTTP, with switches for what goes wrong.
+//! A Nomad agent that is a few hundred lines long: server and clients in one, over HTTP, with
+//! switches for what goes wrong.
 //!
-//! It really runs what it places: raw_exec, exec and docker alike are child processes of this test, each in a process group
-//! of its own. What it answers was compared with agent 2.0.5: every test that can, runs against that one, too.
+//! It really runs what it places: raw_exec, exec and docker alike are child processes of this test,
+//! each in a process group of its own. What it answers was compared with agent 2.0.5: every test
+//! that can, runs against that one, too.
 
 mod acl;
 mod events;
@@ -87,11 +89,13 @@ impl FakeNomad {
             dir: dir.path().to_owned(),
             signer: Signer::new(),
         });
+
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let server = tokio::spawn(http::serve(listener, inner.clone())).abort_handle();
         let fake = Self { inner, address, server: Mutex::new(Some(server)), _dir: dir };
         fake.add_node("node-1", &["raw_exec", "exec", "docker"], 64 * 1024);
+
         fake
     }
 
@@ -178,7 +182,8 @@ impl FakeNomad {
         *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
     }
 
-    /// Whether there is a leader. Without one, writes and consistent reads fail; event streams go on.
+    /// Whether there is a leader. Without one, writes and consistent reads fail; event streams go
+    /// on.
     pub(crate) fn set_leader(&self, leader: bool) {
         self.faults(|faults| faults.no_leader = !leader);
     }
@@ -234,7 +239,8 @@ impl FakeNomad {
         self.inner.read(|state| {
             let jobs = state.jobs.values().map(|job| format!("{} {:?}", job.spec, job.versions));
             let evals = state.evals.values().map(ToString::to_string);
-            let allocs = state.allocs.values().map(|alloc| format!("{} {}", alloc.value, alloc.job));
+            let allocs =
+                state.allocs.values().map(|alloc| format!("{} {}", alloc.value, alloc.job));
             let events = state.events.items.iter().map(|(_, item)| item.to_string());
             jobs.chain(evals).chain(allocs).chain(events).collect::<Vec<_>>().join("\n")
         })
@@ -288,6 +294,7 @@ impl FakeNomad {
     /// Restores a snapshot whose Raft index is lower: all indexes go back.
     pub(crate) fn restore_older_snapshot(&self) {
         const BACK: u64 = 900_000;
+
         self.inner.change(|state| {
             state.index -= BACK;
             let values = state
@@ -297,6 +304,7 @@ impl FakeNomad {
                 .chain(state.evals.values_mut())
                 .chain(state.allocs.values_mut().map(|alloc| &mut alloc.value))
                 .chain(state.variables.values_mut());
+
             for value in values {
                 for field in ["CreateIndex", "ModifyIndex", "AllocModifyIndex", "JobModifyIndex"] {
                     if let Some(index) = value[field].as_u64() {
@@ -304,8 +312,10 @@ impl FakeNomad {
                     }
                 }
             }
+
             state.events.items.clear();
         });
+
         self.cut_streams();
     }
 
@@ -315,7 +325,9 @@ impl FakeNomad {
             let all = self.allocations();
             let found = all.iter().find(|alloc| wanted(alloc)).cloned();
             found.ok_or_else(|| {
-                let short = |alloc: &Value| format!("{} {}", text(&alloc["JobID"]), text(&alloc["ClientStatus"]));
+                let short = |alloc: &Value| {
+                    format!("{} {}", text(&alloc["JobID"]), text(&alloc["ClientStatus"]))
+                };
                 all.iter().map(short).collect::<Vec<_>>().join(", ")
             })
         })

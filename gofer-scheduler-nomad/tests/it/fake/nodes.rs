@@ -51,8 +51,12 @@ fn reconnect(inner: &Inner, node: &str) -> Vec<String> {
                 }
                 same
             });
+
             let over = is_terminal(&update);
-            if was_unknown || over && !is_terminal(&alloc.value) || alloc.value["ClientStatus"] == "lost" {
+            if was_unknown
+                || over && !is_terminal(&alloc.value)
+                || alloc.value["ClientStatus"] == "lost"
+            {
                 runner::apply(state, &id, &update);
                 let alloc = &mut state.allocs.get_mut(&id).expect("known").value;
                 if was_unknown && alloc["DesiredStatus"] == "run" {
@@ -60,10 +64,12 @@ fn reconnect(inner: &Inner, node: &str) -> Vec<String> {
                     placement::remember(alloc, &status);
                 }
             }
+
             if over {
                 ended.push(id);
             }
         }
+
         ended
     })
 }
@@ -81,21 +87,29 @@ pub(super) fn expire(inner: &Arc<Inner>, node: &str) {
     }
 }
 
-/// Stops what runs on a node, and places nothing there any more. Batch allocations are not replaced (since 1.11).
+/// Stops what runs on a node, and places nothing there any more. Batch allocations are not replaced
+/// (since 1.11).
 pub(super) fn drain(inner: &Arc<Inner>, node: &str) {
     inner.change(|state| {
         state.nodes.get_mut(node).expect("a known node").eligible = false;
         let index = state.next_index();
         let mut events = vec![event(state, index, node)];
+
         for id in on(state, node) {
             if !is_terminal(&state.allocs[&id].value) {
-                events.push(state.put_alloc(index, "AllocationUpdateDesiredStatus", &id, |alloc| {
-                    alloc["DesiredTransition"] = json!({"Migrate": true});
-                    alloc["DesiredStatus"] = json!("stop");
-                    alloc["DesiredDescription"] = json!("alloc is being migrated");
-                }));
+                events.push(state.put_alloc(
+                    index,
+                    "AllocationUpdateDesiredStatus",
+                    &id,
+                    |alloc| {
+                        alloc["DesiredTransition"] = json!({"Migrate": true});
+                        alloc["DesiredStatus"] = json!("stop");
+                        alloc["DesiredDescription"] = json!("alloc is being migrated");
+                    },
+                ));
             }
         }
+
         state.publish(index, events);
     });
     for name in inner.read(|state| jobs_on(state, node)) {
@@ -109,7 +123,8 @@ pub(super) fn preempt(inner: &Arc<Inner>, id: &str) {
         let index = state.next_index();
         let event = state.put_alloc(index, "PlanResult", id, |alloc| {
             alloc["DesiredStatus"] = json!("evict");
-            alloc["DesiredDescription"] = json!("Preempted by alloc ID 00000000-0000-0000-0000-000000000001");
+            alloc["DesiredDescription"] =
+                json!("Preempted by alloc ID 00000000-0000-0000-0000-000000000001");
             alloc["PreemptedByAllocation"] = json!("00000000-0000-0000-0000-000000000001");
         });
         state.publish(index, vec![event]);
@@ -122,9 +137,15 @@ pub(super) fn stub(state: &State, id: &str) -> Value {
     let drivers: serde_json::Map<String, Value> = node
         .drivers
         .iter()
-        .map(|driver| (driver.clone(), json!({"Detected": true, "Healthy": true, "HealthDescription": "Healthy"})))
+        .map(|driver| {
+            (
+                driver.clone(),
+                json!({"Detected": true, "Healthy": true, "HealthDescription": "Healthy"}),
+            )
+        })
         .collect();
     let status = if node.connected { "ready" } else { "down" };
+
     json!({
         "ID": id, "Name": node.name, "Datacenter": "dc1", "NodePool": "default", "NodeClass": "", "Version": "2.0.5",
         "Status": status, "StatusUpdatedAt": node.since / 1_000_000_000, "StatusDescription": "", "Drain": false, "Drivers": drivers, "Address": "127.0.0.1",

@@ -21,7 +21,12 @@ pub(super) fn evaluate(inner: &Arc<Inner>, name: &Name, reason: &str) -> String 
 }
 
 /// Makes an evaluation at an index; returns its ID and its event.
-pub(super) fn new_eval(state: &mut State, index: u64, name: &Name, reason: &str) -> (String, Value) {
+pub(super) fn new_eval(
+    state: &mut State,
+    index: u64,
+    name: &Name,
+    reason: &str,
+) -> (String, Value) {
     let id = uuid();
     let kind = state.jobs.get(name).map_or_else(|| json!("batch"), |job| job.spec["Type"].clone());
     let eval = json!({
@@ -66,6 +71,7 @@ fn process(state: &mut State, eval_id: &str) -> Vec<String> {
     if eval["Status"] != "pending" && eval["Status"] != "blocked" {
         return Vec::new();
     }
+
     let name = (text(&eval["Namespace"]), text(&eval["JobID"]));
     let job = state.jobs.get(&name).map(|job| job.spec.clone()).filter(|job| job["Stop"] != true);
     let index = state.next_index();
@@ -73,7 +79,8 @@ fn process(state: &mut State, eval_id: &str) -> Vec<String> {
     let Some(job) = job else {
         for id in live(state, &name) {
             let alloc = &state.allocs[&id];
-            let lost = !state.reaches(&alloc.value) && !keeps_waiting(&alloc.value, &alloc.job["TaskGroups"][0]);
+            let lost = !state.reaches(&alloc.value)
+                && !keeps_waiting(&alloc.value, &alloc.job["TaskGroups"][0]);
             events.push(state.put_alloc(index, "PlanResult", &id, |alloc| {
                 stop(alloc, "alloc not needed as job is stopped");
                 if lost {
@@ -81,13 +88,16 @@ fn process(state: &mut State, eval_id: &str) -> Vec<String> {
                 }
             }));
         }
+
         close_evals(state, index, &name, &mut events);
         state.publish(index, events);
         return Vec::new();
     };
+
     let wanted = placements(state, index, &name, &job, &mut events);
     let mut placed = Vec::new();
     let mut failed: Option<Value> = None;
+
     for previous in wanted {
         match fit(state, &job) {
             Ok(node) => {
@@ -98,25 +108,35 @@ fn process(state: &mut State, eval_id: &str) -> Vec<String> {
             Err(metric) => failed = Some(metric),
         }
     }
+
     finish(state, index, eval_id, &name, failed, &mut events);
     state.publish(index, events);
     placed
 }
 
 /// What an evaluation becomes: complete, or blocked when something found no place.
-fn finish(state: &mut State, index: u64, eval_id: &str, name: &Name, failed: Option<Value>, events: &mut Vec<Value>) {
+fn finish(
+    state: &mut State,
+    index: u64,
+    eval_id: &str,
+    name: &Name,
+    failed: Option<Value>,
+    events: &mut Vec<Value>,
+) {
     let mut eval = state.evals[eval_id].clone();
     let Some(metric) = failed else {
         eval["Status"] = json!("complete");
         events.push(state.put_eval(index, eval));
         return;
     };
+
     let group = text(&state.jobs[name].spec["TaskGroups"][0]["Name"]);
     eval["FailedTGAllocs"] = json!({group: metric});
     if eval["Status"] == "blocked" {
         events.push(state.put_eval(index, eval));
         return;
     }
+
     let (blocked, _) = new_eval(state, index, name, "queued-allocs");
     let mut waiting = state.evals[&blocked].clone();
     waiting["Status"] = json!("blocked");
@@ -137,12 +157,20 @@ fn close_evals(state: &mut State, index: u64, name: &Name, events: &mut Vec<Valu
     }
 }
 
-/// The allocations that are to be placed; of each, the one it replaces. Marks what was lost or is no longer wanted.
-fn placements(state: &mut State, index: u64, name: &Name, job: &Value, events: &mut Vec<Value>) -> Vec<Option<String>> {
+/// The allocations that are to be placed; of each, the one it replaces. Marks what was lost or is
+/// no longer wanted.
+fn placements(
+    state: &mut State,
+    index: u64,
+    name: &Name,
+    job: &Value,
+    events: &mut Vec<Value>,
+) -> Vec<Option<String>> {
     let group = &job["TaskGroups"][0];
     let all = state.allocs_of(name);
     let mut wanted = Vec::new();
     let mut have = 0;
+
     for id in &all {
         let alloc = &state.allocs[id];
         let value = alloc.value.clone();
@@ -151,6 +179,7 @@ fn placements(state: &mut State, index: u64, name: &Name, job: &Value, events: &
         if replaced {
             continue;
         }
+
         let over = is_terminal(&value) || value["DesiredStatus"] != "run";
         if !over && state.reaches(&value) {
             if same_version {
@@ -167,7 +196,8 @@ fn placements(state: &mut State, index: u64, name: &Name, job: &Value, events: &
                 events.push(state.put_alloc(index, "PlanResult", id, |alloc| {
                     alloc["ClientStatus"] = json!("unknown");
                     remember(alloc, "unknown");
-                    alloc["ClientDescription"] = json!("alloc is unknown since its node is disconnected");
+                    alloc["ClientDescription"] =
+                        json!("alloc is unknown since its node is disconnected");
                 }));
             }
             have += 1;
@@ -183,14 +213,17 @@ fn placements(state: &mut State, index: u64, name: &Name, job: &Value, events: &
                 wanted.push(Some(id.clone()));
             }
         } else if same_version {
-            // A batch allocation that ran to its end, well or badly, is not placed again, nor is one that was drained.
+            // A batch allocation that ran to its end, well or badly, is not placed again, nor is
+            // one that was drained.
             have += 1;
         }
     }
+
     let count = usize::try_from(group["Count"].as_u64().unwrap_or(1)).expect("a small count");
     while have + wanted.len() < count {
         wanted.push(None);
     }
+
     wanted
 }
 
@@ -225,6 +258,7 @@ fn live(state: &State, name: &Name) -> Vec<String> {
 /// Whether the tasks of a job changed so that they must be started anew.
 fn differs(old: &Value, new: &Value) -> bool {
     const IN_PLACE: [&str; 3] = ["KillTimeout", "KillSignal", "ShutdownDelay"];
+
     let essence = |job: &Value| {
         let mut group = job["TaskGroups"][0].clone();
         if let Some(tasks) = group["Tasks"].as_array_mut() {
@@ -234,8 +268,15 @@ fn differs(old: &Value, new: &Value) -> bool {
                 }
             }
         }
-        (group["Tasks"].clone(), group["EphemeralDisk"].clone(), job["Meta"].clone(), group["Meta"].clone())
+
+        (
+            group["Tasks"].clone(),
+            group["EphemeralDisk"].clone(),
+            job["Meta"].clone(),
+            group["Meta"].clone(),
+        )
     };
+
     essence(old) != essence(new)
 }
 
@@ -243,31 +284,44 @@ fn differs(old: &Value, new: &Value) -> bool {
 fn fit(state: &State, job: &Value) -> Result<String, Value> {
     let group = &job["TaskGroups"][0];
     let tasks = group["Tasks"].as_array().map_or(&[][..], Vec::as_slice);
-    let sum = |field: &str| tasks.iter().map(|task| task["Resources"][field].as_u64().unwrap_or(0)).sum::<u64>();
+    let sum = |field: &str| {
+        tasks.iter().map(|task| task["Resources"][field].as_u64().unwrap_or(0)).sum::<u64>()
+    };
+
     let (memory, cpu) = (sum("MemoryMB"), sum("CPU"));
-    let (mut filtered, mut exhausted) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
+    let (mut filtered, mut exhausted) =
+        (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
     let mut evaluated = 0;
     let pool = job["NodePool"] == "default" || job["NodePool"] == "all";
-    for (id, node) in state.nodes.iter().filter(|(_, node)| pool && node.connected && node.eligible) {
+
+    for (id, node) in state.nodes.iter().filter(|(_, node)| pool && node.connected && node.eligible)
+    {
         evaluated += 1;
         if let Some(rule) = broken_constraint(job, &node.name) {
             *filtered.entry(rule).or_default() += 1;
             continue;
         }
+
         if tasks.iter().any(|task| !node.drivers.contains(&text(&task["Driver"]))) {
             *filtered.entry("missing drivers".to_owned()).or_default() += 1;
             continue;
         }
+
         let here = |alloc: &&Alloc| {
-            alloc.value["NodeID"] == id.as_str() && !is_terminal(&alloc.value) && alloc.value["DesiredStatus"] == "run"
+            alloc.value["NodeID"] == id.as_str()
+                && !is_terminal(&alloc.value)
+                && alloc.value["DesiredStatus"] == "run"
         };
+
         let used = |field: &str| {
             let of = |alloc: &Alloc| {
-                let tasks = alloc.job["TaskGroups"][0]["Tasks"].as_array().cloned().unwrap_or_default();
+                let tasks =
+                    alloc.job["TaskGroups"][0]["Tasks"].as_array().cloned().unwrap_or_default();
                 tasks.iter().map(|task| task["Resources"][field].as_u64().unwrap_or(0)).sum::<u64>()
             };
             state.allocs.values().filter(here).map(of).sum::<u64>()
         };
+
         if used("CPU") + cpu > node.cpu_mhz {
             *exhausted.entry("cpu".to_owned()).or_default() += 1;
         } else if used("MemoryMB") + memory > node.memory_mb {
@@ -276,6 +330,7 @@ fn fit(state: &State, job: &Value) -> Result<String, Value> {
             return Ok(id.clone());
         }
     }
+
     Err(json!({
         "NodesEvaluated": evaluated, "NodesFiltered": filtered.values().sum::<u64>(), "NodesInPool": evaluated,
         "NodePool": job["NodePool"], "NodesAvailable": {"dc1": evaluated}, "ClassFiltered": null,
@@ -289,7 +344,8 @@ fn nonempty(counts: &BTreeMap<String, u64>) -> Value {
     if counts.is_empty() { Value::Null } else { json!(counts) }
 }
 
-/// The first constraint that a node does not meet, in Nomad's words. Nodes have a kernel and a name.
+/// The first constraint that a node does not meet, in Nomad's words. Nodes have a kernel and a
+/// name.
 fn broken_constraint(job: &Value, node: &str) -> Option<String> {
     let group = &job["TaskGroups"][0];
     let of = |value: &Value| value["Constraints"].as_array().cloned().unwrap_or_default();
@@ -303,6 +359,7 @@ fn broken_constraint(job: &Value, node: &str) -> Option<String> {
             _ => true,
         }
     });
+
     let operand = |rule: &Value| Some(text(&rule["Operand"])).filter(|text| !text.is_empty());
     broken.next().map(|rule| {
         let operand = operand(&rule).unwrap_or_else(|| "=".to_owned());
@@ -330,10 +387,14 @@ fn place(
         "RescheduleTracker": null, "PreemptedByAllocation": "", "PreemptedAllocations": null,
         "CreateIndex": index, "CreateTime": now(),
     });
-    state.allocs.insert(id.clone(), Alloc { before: value.clone(), value, job: job.clone(), unsent: None });
+
+    state
+        .allocs
+        .insert(id.clone(), Alloc { before: value.clone(), value, job: job.clone(), unsent: None });
     if let Some(previous) = previous {
         state.put_alloc(index, "PlanResult", previous, |alloc| alloc["NextAllocation"] = json!(id));
     }
+
     let event = state.put_alloc(index, "PlanResult", &id, |_| {});
     (id, event)
 }

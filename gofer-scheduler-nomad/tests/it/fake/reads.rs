@@ -35,14 +35,19 @@ pub(super) fn jobs(inner: &Inner, call: &Call) -> Reply {
                 "JobModifyIndex",
                 "SubmitTime",
             ];
-            let mut stub: Value = SHOWN.iter().map(|&field| (field.to_owned(), job[field].clone())).collect();
+
+            let mut stub: Value =
+                SHOWN.iter().map(|&field| (field.to_owned(), job[field].clone())).collect();
             if call.flag("meta") {
                 stub["Meta"] = job["Meta"].clone();
             }
+
             stub
         };
+
         jobs.map(stub).collect()
     });
+
     page(call, stubs, |job| text(&job["ID"]))
 }
 
@@ -61,11 +66,13 @@ pub(super) fn statuses(inner: &Inner, call: &Call) -> Reply {
                     json!({"ID": id, "ClientStatus": alloc["ClientStatus"], "NodeID": alloc["NodeID"]})
                 })
                 .collect();
+
             Some(json!({"ID": job["ID"], "Namespace": job["Namespace"], "Type": job["Type"], "Stop": job["Stop"],
                         "Status": job["Status"], "Allocs": allocs, "ModifyIndex": job["ModifyIndex"]}))
         };
         asked.iter().filter_map(of).collect::<Vec<_>>()
     });
+
     json!(all).into()
 }
 
@@ -78,7 +85,8 @@ pub(super) fn job_versions(inner: &Inner, name: &Name) -> Result<Reply, Failure>
 
 /// `GET /v1/job/:id/evaluations`; empty for an unknown job.
 pub(super) fn job_evaluations(inner: &Inner, name: &Name) -> Reply {
-    let mut evals: Vec<Value> = inner.read(|state| state.evals_of(name).into_iter().cloned().collect());
+    let mut evals: Vec<Value> =
+        inner.read(|state| state.evals_of(name).into_iter().cloned().collect());
     evals.sort_by_key(|eval| std::cmp::Reverse(eval["ModifyIndex"].as_u64()));
     json!(evals).into()
 }
@@ -87,7 +95,8 @@ pub(super) fn job_evaluations(inner: &Inner, name: &Name) -> Reply {
 pub(super) fn job_allocations(inner: &Inner, name: &Name) -> Reply {
     let behind = inner.happens(|faults| &mut faults.behind);
     let one = |alloc: &Alloc| stub(if behind { &alloc.before } else { &alloc.value }, true);
-    let stubs: Vec<Value> = inner.read(|state| state.allocs_of(name).iter().map(|id| one(&state.allocs[id])).collect());
+    let stubs: Vec<Value> =
+        inner.read(|state| state.allocs_of(name).iter().map(|id| one(&state.allocs[id])).collect());
     json!(stubs).into()
 }
 
@@ -112,23 +121,32 @@ pub(super) fn evaluation(inner: &Inner, id: &str) -> Answer {
             placed.map(|alloc| stub(&alloc.value, true)).collect()
         }));
     }
-    inner.read(|state| state.evals.get(id).cloned()).ok_or_else(|| Failure::new(404, "eval not found"))
+    inner
+        .read(|state| state.evals.get(id).cloned())
+        .ok_or_else(|| Failure::new(404, "eval not found"))
 }
 
 /// `GET /v1/allocations`: stubs.
 pub(super) fn allocations(inner: &Inner, call: &Call) -> Result<Reply, Failure> {
     let filter = call.get("filter");
     if !filter.is_empty() && conditions(filter).is_none() {
-        return Err(Failure::new(400, &format!("failed to read filter expression: the fake does not know {filter}")));
+        return Err(Failure::new(
+            400,
+            &format!("failed to read filter expression: the fake does not know {filter}"),
+        ));
     }
+
     let wanted = |alloc: &&Alloc| {
         in_namespace(call, &text(&alloc.value["Namespace"]))
             && text(&alloc.value["ID"]).starts_with(call.get("prefix"))
             && matches_filter(filter, &alloc.value)
     };
+
     let states = call.get("task_states") != "false";
-    let stubs =
-        inner.read(|state| state.allocs.values().filter(wanted).map(|alloc| stub(&alloc.value, states)).collect());
+    let stubs = inner.read(|state| {
+        state.allocs.values().filter(wanted).map(|alloc| stub(&alloc.value, states)).collect()
+    });
+
     Ok(page(call, stubs, |alloc| text(&alloc["ID"])))
 }
 
@@ -144,18 +162,22 @@ pub(super) fn allocation(inner: &Arc<Inner>, call: &Call, rest: &str) -> Result<
                 alloc["DesiredStatus"] = json!("stop");
                 alloc["DesiredTransition"] = json!({"Migrate": true});
             });
+
             state.publish(index, vec![event]);
             Some(name)
         });
+
         let eval = placement::evaluate(inner, &name.ok_or_else(not_found)?, "alloc-stop");
         return Ok(json!({"EvalID": eval}).into());
     }
+
     let found = inner.read(|state| {
         let alloc = state.allocs.get(rest)?;
         let mut value = alloc.value.clone();
         value["Job"] = alloc.job.clone();
         Some(value)
     });
+
     found.map(Reply::from).ok_or_else(not_found)
 }
 
@@ -163,12 +185,20 @@ pub(super) fn allocation(inner: &Arc<Inner>, call: &Call, rest: &str) -> Result<
 fn stub(alloc: &Value, task_states: bool) -> Value {
     let mut stub = alloc.clone();
     let fields = stub.as_object_mut().expect("an allocation");
-    for hidden in ["PreviousAllocation", "DesiredTransition", "AllocModifyIndex", "AllocStates", "DisconnectExpired"] {
+    for hidden in [
+        "PreviousAllocation",
+        "DesiredTransition",
+        "AllocModifyIndex",
+        "AllocStates",
+        "DisconnectExpired",
+    ] {
         fields.remove(hidden);
     }
+
     if !task_states {
         fields.insert("TaskStates".to_owned(), Value::Null);
     }
+
     stub
 }
 
@@ -191,14 +221,15 @@ fn page(call: &Call, mut all: Vec<Value>, key: impl Fn(&Value) -> String) -> Rep
     Reply::Json { value: Value::Array(rest), next_token: next }
 }
 
-/// The part of go-bexpr that is used: `Field == "x"`, `Field != "x"`, `Field matches "^x"`, `Field contains "x"`, joined
-/// with `and`.
+/// The part of go-bexpr that is used: `Field == "x"`, `Field != "x"`, `Field matches "^x"`,
+/// `Field contains "x"`, joined with `and`.
 fn conditions(filter: &str) -> Option<Vec<(String, &str, String)>> {
     let condition = |text: &'_ str| {
         let (field, rest) = text.trim().split_once(' ')?;
         let (operand, value) = rest.trim().split_once(' ')?;
         let value: String = serde_json::from_str(value.trim()).ok()?;
-        let operand = ["==", "!=", "matches", "contains"].into_iter().find(|known| *known == operand)?;
+        let operand =
+            ["==", "!=", "matches", "contains"].into_iter().find(|known| *known == operand)?;
         Some((field.to_owned(), operand, value))
     };
     filter.split(" and ").map(condition).collect()

@@ -15,26 +15,45 @@ const KEPT_EVENTS: usize = 10;
 
 /// Runs an allocation to its end.
 pub(super) async fn run(inner: Arc<Inner>, id: String) {
-    let Some((job, alloc)) = inner.read(|state| state.allocs.get(&id).map(|a| (a.job.clone(), a.value.clone()))) else {
+    let Some((job, alloc)) =
+        inner.read(|state| state.allocs.get(&id).map(|a| (a.job.clone(), a.value.clone())))
+    else {
         return;
     };
+
     let group = job["TaskGroups"][0].clone();
     let tasks = group["Tasks"].as_array().cloned().unwrap_or_default();
     let Some(task) = tasks.into_iter().find(|task| task["Lifecycle"].is_null()) else { return };
-    let mut view = View { inner, id, task: text(&task["Name"]), status: "pending", description: "", state: fresh() };
+    let mut view = View {
+        inner,
+        id,
+        task: text(&task["Name"]),
+        status: "pending",
+        description: "",
+        state: fresh(),
+    };
+
     view.event("Received", "Task received by client", json!({}));
-    view.event("Task Setup", "Building Task Directory", json!({"message": "Building Task Directory"}));
-    std::fs::create_dir_all(view.inner.dir.join(&view.id).join("alloc/logs")).expect("a directory of the allocation");
+    view.event(
+        "Task Setup",
+        "Building Task Directory",
+        json!({"message": "Building Task Directory"}),
+    );
+    std::fs::create_dir_all(view.inner.dir.join(&view.id).join("alloc/logs"))
+        .expect("a directory of the allocation");
     view.send();
+
     let client = Client { job, group, alloc, task };
     client.live(&mut view).await;
     view.state["State"] = json!("dead");
     view.state["FinishedAt"] = json!(timestamp());
+
     let failed = view.state["Failed"] == true;
     view.status = if failed { "failed" } else { "complete" };
     if view.description.is_empty() {
         view.description = if failed { "Failed tasks" } else { "All tasks have completed" };
     }
+
     view.send();
     after_end(&view.inner, &view.id);
 }
@@ -90,7 +109,11 @@ impl View {
 
     fn not_restarting(&mut self) {
         let reason = "Policy allows no restarts";
-        self.event("Not Restarting", reason, json!({"fails_task": "true", "restart_reason": reason}));
+        self.event(
+            "Not Restarting",
+            reason,
+            json!({"fails_task": "true", "restart_reason": reason}),
+        );
     }
 
     /// Tells the server, or keeps it until the server can be reached.
@@ -99,8 +122,10 @@ impl View {
                             "TaskStates": {self.task.as_str(): self.state}});
         self.inner.change(|state| {
             let Some(alloc) = state.allocs.get_mut(&self.id) else { return };
-            let reachable =
-                alloc.value["NodeID"].as_str().and_then(|id| state.nodes.get(id)).is_some_and(|n| n.connected);
+            let reachable = alloc.value["NodeID"]
+                .as_str()
+                .and_then(|id| state.nodes.get(id))
+                .is_some_and(|n| n.connected);
             if reachable {
                 apply(state, &self.id, &update);
             } else {
@@ -114,7 +139,9 @@ impl View {
         let (inner, id) = (self.inner.clone(), self.id.clone());
         let wanted = inner.wait_for(|state| match state.allocs.get(&id) {
             None => Some(()),
-            Some(alloc) => (state.reaches(&alloc.value) && alloc.value["DesiredStatus"] != "run").then_some(()),
+            Some(alloc) => {
+                (state.reaches(&alloc.value) && alloc.value["DesiredStatus"] != "run").then_some(())
+            }
         });
         wanted.await;
     }
@@ -140,7 +167,12 @@ struct Client {
 
 impl Client {
     async fn live(&self, view: &mut View) {
-        let env = template::environment(&view.inner, &self.job, &self.task, view.inner.dir.join(&view.id));
+        let env = template::environment(
+            &view.inner,
+            &self.job,
+            &self.task,
+            view.inner.dir.join(&view.id),
+        );
         let rendered = tokio::select! {
             () = view.stop_wanted() => {
                 view.event("Killed", "Task successfully killed", json!({}));
@@ -148,14 +180,20 @@ impl Client {
             }
             rendered = env => rendered,
         };
+
         let rendered = match rendered {
             Ok(rendered) => rendered,
             Err(message) => {
                 let message = format!("Template failed: {message}");
-                view.event("Killing", &message, json!({"fails_task": "true", "kill_reason": message}));
+                view.event(
+                    "Killing",
+                    &message,
+                    json!({"fails_task": "true", "kill_reason": message}),
+                );
                 return;
             }
         };
+
         let mut restarts = Restarts::new(&self.group, &self.task, self.job["Type"] == "batch");
         loop {
             let Some(running) = self.start(view, &rendered) else { return };
@@ -164,9 +202,14 @@ impl Client {
             view.state["StartedAt"] = json!(timestamp());
             view.event("Started", "Task started by client", json!({}));
             view.send();
+
             let Some(end) = self.wait(view, running).await else { return };
             let succeeded = match end {
-                End::Process { succeeded } if !view.inner.happens(|faults| &mut faults.restarts_after_end) => succeeded,
+                End::Process { succeeded }
+                    if !view.inner.happens(|faults| &mut faults.restarts_after_end) =>
+                {
+                    succeeded
+                }
                 _ => {
                     if !self.restored(view).await {
                         return;
@@ -174,13 +217,19 @@ impl Client {
                     continue;
                 }
             };
+
             let Some(delay) = restarts.next(succeeded) else {
                 if !succeeded {
                     let reason = restarts.reason();
-                    view.event("Not Restarting", &reason, json!({"fails_task": "true", "restart_reason": reason}));
+                    view.event(
+                        "Not Restarting",
+                        &reason,
+                        json!({"fails_task": "true", "restart_reason": reason}),
+                    );
                 }
                 return;
             };
+
             view.state["State"] = json!("pending");
             view.state["Restarts"] = json!(view.state["Restarts"].as_u64().unwrap_or(0) + 1);
             let message = format!("Task restarting in {delay:?}");
@@ -196,18 +245,24 @@ impl Client {
         }
     }
 
-    /// What an agent does that is started again and does not find its process; whether it is to start another.
+    /// What an agent does that is started again and does not find its process; whether it is to
+    /// start another.
     async fn restored(&self, view: &mut View) -> bool {
         if view.inner.fault(|faults| faults.forgets_starts) {
-            view.state["Events"].as_array_mut().expect("a list").retain(|event| event["Type"] != "Started");
+            view.state["Events"]
+                .as_array_mut()
+                .expect("a list")
+                .retain(|event| event["Type"] != "Started");
         } else {
             let message = "failed to restore task; will not run until server is contacted";
             view.event("Failed Restoring Task", message, json!({}));
         }
+
         (view.status, view.state["State"]) = ("pending", json!("pending"));
         view.send();
         let inner = view.inner.clone();
-        let let_go = inner.wait_for(|_| (!inner.fault(|faults| faults.holds_restarts)).then_some(()));
+        let let_go =
+            inner.wait_for(|_| (!inner.fault(|faults| faults.holds_restarts)).then_some(()));
         tokio::select! {
             biased;
             () = view.stop_wanted() => {
@@ -227,16 +282,31 @@ impl Client {
             self.fail(view, &error);
             return None;
         }
+
         let late = view.inner.fault(|faults| faults.late_logs);
         let dir = view.inner.dir.join(&view.id);
         let mut tokens = Vec::new();
-        for identity in self.task["Identities"].as_array().into_iter().flatten().filter(|one| one["Env"] == true) {
+
+        for identity in self.task["Identities"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|one| one["Env"] == true)
+        {
             let claims = identity::claims(&self.job, &self.alloc, &self.task, identity);
-            tokens.push((format!("NOMAD_TOKEN_{}", text(&identity["Name"])), view.inner.signer.sign(&claims)));
+            tokens.push((
+                format!("NOMAD_TOKEN_{}", text(&identity["Name"])),
+                view.inner.signer.sign(&claims),
+            ));
         }
+
         match tasks::start(&dir, &self.job, &self.alloc, &self.task, rendered, &tokens, late) {
             Ok(running) => {
-                view.inner.processes.lock().expect("the processes").insert(view.id.clone(), running.pid);
+                view.inner
+                    .processes
+                    .lock()
+                    .expect("the processes")
+                    .insert(view.id.clone(), running.pid);
                 Some(running)
             }
             Err(tasks::Problem::Config(error)) => {
@@ -263,7 +333,10 @@ impl Client {
 
     /// Waits for the end of the process; nothing when it was ended.
     async fn wait(&self, view: &mut View, mut running: Running) -> Option<End> {
-        let limit = self.group["MaxRunDuration"].as_u64().filter(|&limit| limit > 0).map(Duration::from_nanos);
+        let limit = self.group["MaxRunDuration"]
+            .as_u64()
+            .filter(|&limit| limit > 0)
+            .map(Duration::from_nanos);
         let ended = tokio::select! {
             ended = running.wait() => Some(ended),
             () = view.stop_wanted() => None,
@@ -272,6 +345,7 @@ impl Client {
                 None
             }
         };
+
         if let Some(ended) = ended {
             self.gone(view, running).await;
             if view.inner.rebooted.lock().expect("the rebooted").remove(&view.id) {
@@ -280,13 +354,16 @@ impl Client {
             self.terminated(view, ended);
             return Some(End::Process { succeeded: ended.code == 0 && ended.signal == 0 });
         }
-        let timeout = self.task["KillTimeout"].as_u64().map_or(Duration::from_secs(5), Duration::from_nanos);
+
+        let timeout =
+            self.task["KillTimeout"].as_u64().map_or(Duration::from_secs(5), Duration::from_nanos);
         let longest = Duration::from_millis(view.inner.read(|state| state.max_kill_timeout_ms));
         let timeout = timeout.min(longest);
         let message = format!("Sent interrupt. Waiting {timeout:?} before force killing");
         view.event("Killing", &message, json!({"kill_timeout": format!("{timeout:?}")}));
         view.send();
         tasks::signal(running.pid, self.task["KillSignal"].as_str().unwrap_or("SIGINT"));
+
         let ended = match tokio::time::timeout(timeout, running.wait()).await {
             Ok(ended) => ended,
             Err(_) => {
@@ -294,9 +371,11 @@ impl Client {
                 running.wait().await
             }
         };
+
         self.gone(view, running).await;
         self.terminated(view, ended);
         view.event("Killed", "Task successfully killed", json!({}));
+
         None
     }
 
@@ -311,14 +390,18 @@ impl Client {
             Some(Image::OutOfMemory { told: true }) if killed => (true, "OOM Killed"),
             _ => (false, ""),
         };
+
         let code = if ended.signal == 0 { ended.code } else { 128 + ended.signal };
-        let signal = if ended.signal == 0 { String::new() } else { format!(", Signal: {}", ended.signal) };
+        let signal =
+            if ended.signal == 0 { String::new() } else { format!(", Signal: {}", ended.signal) };
         let message = format!("Exit Code: {code}{signal}");
         let mut details = json!({"exit_code": code.to_string(), "signal": ended.signal.to_string(),
                                  "oom_killed": oom.to_string()});
+
         if !exit_message.is_empty() {
             details["exit_message"] = json!(exit_message);
         }
+
         view.event("Terminated", &message, details);
     }
 }
@@ -343,7 +426,11 @@ struct Restarts {
 
 impl Restarts {
     fn new(group: &Value, task: &Value, batch: bool) -> Self {
-        let policy = if task["RestartPolicy"].is_object() { &task["RestartPolicy"] } else { &group["RestartPolicy"] };
+        let policy = if task["RestartPolicy"].is_object() {
+            &task["RestartPolicy"]
+        } else {
+            &group["RestartPolicy"]
+        };
         let default_attempts = if batch { 3 } else { 2 };
         Self {
             attempts: policy["Attempts"].as_u64().unwrap_or(default_attempts),

@@ -1,4 +1,5 @@
-//! What a Nomad server keeps in Raft: every change has an index, and is published to the event stream.
+//! What a Nomad server keeps in Raft: every change has an index, and is published to the event
+//! stream.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,7 +8,8 @@ use serde_json::{Value, json};
 /// Namespace and ID, or namespace and path.
 pub(crate) type Name = (String, String);
 
-/// Everything the fake server knows. JSON as on the wire, so that nothing is lost between here and there.
+/// Everything the fake server knows. JSON as on the wire, so that nothing is lost between here and
+/// there.
 pub(crate) struct State {
     pub(crate) index: u64,
     pub(crate) jobs: BTreeMap<Name, Job>,
@@ -79,10 +81,14 @@ impl EventBuffer {
         self.written + 1 - self.items.len() as u64
     }
 
-    /// The number of the item a subscription from this index begins with: the item at the index or the closest after it,
-    /// and the newest when all are older.
+    /// The number of the item a subscription from this index begins with: the item at the index or
+    /// the closest after it, and the newest when all are older.
     pub(crate) fn closest(&self, index: u64) -> u64 {
-        let offset = self.items.iter().position(|(at, _)| *at >= index).unwrap_or(self.items.len().saturating_sub(1));
+        let offset = self
+            .items
+            .iter()
+            .position(|(at, _)| *at >= index)
+            .unwrap_or(self.items.len().saturating_sub(1));
         self.oldest() + offset as u64
     }
 
@@ -137,7 +143,13 @@ impl State {
     }
 
     /// Changes an allocation at an index, and returns its event.
-    pub(crate) fn put_alloc(&mut self, index: u64, kind: &str, id: &str, change: impl FnOnce(&mut Value)) -> Value {
+    pub(crate) fn put_alloc(
+        &mut self,
+        index: u64,
+        kind: &str,
+        id: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Value {
         let alloc = self.allocs.get_mut(id).expect("a known allocation");
         alloc.before = alloc.value.clone();
         change(&mut alloc.value);
@@ -154,13 +166,15 @@ impl State {
 
     /// The allocations of a job, oldest first.
     pub(crate) fn allocs_of(&self, name: &Name) -> Vec<String> {
-        let mine = |alloc: &&Alloc| alloc.value["JobID"] == name.1 && alloc.value["Namespace"] == name.0;
+        let mine =
+            |alloc: &&Alloc| alloc.value["JobID"] == name.1 && alloc.value["Namespace"] == name.0;
         let mut allocs: Vec<&Alloc> = self.allocs.values().filter(mine).collect();
         allocs.sort_by_key(|alloc| alloc.value["CreateIndex"].as_u64());
         allocs.into_iter().map(|alloc| text(&alloc.value["ID"])).collect()
     }
 
-    /// A job as the server shows it, with the status that follows from its evaluations and allocations.
+    /// A job as the server shows it, with the status that follows from its evaluations and
+    /// allocations.
     pub(crate) fn job(&self, name: &Name) -> Option<Value> {
         let mut spec = self.jobs.get(name)?.spec.clone();
         let allocs = self.allocs_of(name);
@@ -169,22 +183,30 @@ impl State {
         let evals: Vec<&Value> = self.evals_of(name);
         let status = if live {
             "running"
-        } else if spec["Stop"] == true || (!evals.is_empty() && !evals.iter().any(open) && spec["Type"] == "batch") {
+        } else if spec["Stop"] == true
+            || (!evals.is_empty() && !evals.iter().any(open) && spec["Type"] == "batch")
+        {
             "dead"
         } else {
             "pending"
         };
+
         spec["Status"] = json!(status);
         Some(spec)
     }
 
     pub(crate) fn evals_of(&self, name: &Name) -> Vec<&Value> {
-        self.evals.values().filter(|eval| eval["JobID"] == name.1 && eval["Namespace"] == name.0).collect()
+        self.evals
+            .values()
+            .filter(|eval| eval["JobID"] == name.1 && eval["Namespace"] == name.0)
+            .collect()
     }
 
     /// Whether the node that an allocation is on can be reached.
     pub(crate) fn reaches(&self, alloc: &Value) -> bool {
-        self.nodes.get(alloc["NodeID"].as_str().unwrap_or_default()).is_some_and(|node| node.connected)
+        self.nodes
+            .get(alloc["NodeID"].as_str().unwrap_or_default())
+            .is_some_and(|node| node.connected)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Processes: in a group of their own, their output in files that rotate, as Nomad's raw_exec driver and log collector do it.
+//! Processes: in a group of their own, their output in files that rotate, as Nomad's raw_exec
+//! driver and log collector do it.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -76,33 +77,51 @@ pub(super) fn start(
     let name = text(&task["Name"]);
     let task_dir = dir.join(&name);
     let logs = dir.join("alloc/logs");
+
     for path in [&logs, &task_dir.join("local"), &task_dir.join("secrets")] {
         std::fs::create_dir_all(path).expect("a directory of the allocation");
     }
+
     let env = environment(dir, &task_dir, job, alloc, task, rendered, tokens);
     let config = &task["Config"];
     let mut words: Vec<String> = Vec::new();
-    for word in
-        strings(&config["entrypoint"]).into_iter().chain(config["command"].as_str()).chain(strings(&config["args"]))
+
+    for word in strings(&config["entrypoint"])
+        .into_iter()
+        .chain(config["command"].as_str())
+        .chain(strings(&config["args"]))
     {
         words.push(hcl(word, &env)?);
     }
+
     let Some(program) = words.first() else {
         return Err(Problem::Config("missing required attribute `command`".to_owned()));
     };
+
     let program = look_up(program, &task_dir)?;
     let work_dir = match config["work_dir"].as_str().filter(|dir| !dir.is_empty()) {
         Some(dir) => PathBuf::from(hcl(dir, &env)?),
         None => task_dir,
     };
+
     let mut command = Command::new(&program);
     command.args(&words[1..]).env_clear().envs(&env).current_dir(&work_dir);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+
     let failed = |error| {
-        Problem::Driver(format!("failed to launch command with executor: rpc error: code = Unknown desc = {error}"))
+        Problem::Driver(format!(
+            "failed to launch command with executor: rpc error: code = Unknown desc = {error}"
+        ))
     };
+
     let mut child = command.spawn().map_err(failed)?;
-    let pid = i32::try_from(child.id().expect("a process that was not waited for")).expect("a process id");
+    let pid = i32::try_from(child.id().expect("a process that was not waited for"))
+        .expect("a process id");
     let limits = (
         task["LogConfig"]["MaxFiles"].as_u64().unwrap_or(10),
         task["LogConfig"]["MaxFileSizeMB"].as_u64().unwrap_or(10),
@@ -112,6 +131,7 @@ pub(super) fn start(
         tokio::spawn(pump(out, Log::create(logs.join(format!("{name}.stdout")), limits), late)),
         tokio::spawn(pump(err, Log::create(logs.join(format!("{name}.stderr")), limits), late)),
     ];
+
     Ok(Running { pid, child, pumps, late: late.is_some() })
 }
 
@@ -143,11 +163,14 @@ fn strings(value: &Value) -> Vec<&str> {
 fn look_up(program: &str, task_dir: &Path) -> Result<PathBuf, Problem> {
     let inside = [task_dir.join("local").join(program), task_dir.join(program)];
     let in_path = PATH.split(':').map(|dir| Path::new(dir).join(program));
-    let mut found =
-        inside.into_iter().chain(in_path).chain([PathBuf::from(program)].into_iter().filter(|p| p.is_absolute()));
+    let mut found = inside
+        .into_iter()
+        .chain(in_path)
+        .chain([PathBuf::from(program)].into_iter().filter(|p| p.is_absolute()));
     found.find(|path| path.is_file()).ok_or_else(|| {
         Problem::Driver(format!(
-            "failed to launch command with executor: rpc error: code = Unknown desc = binary {program:?} could not be found"
+            "failed to launch command with executor: rpc error: code = Unknown desc = binary \
+             {program:?} could not be found"
         ))
     })
 }
@@ -178,19 +201,23 @@ fn environment(
     set("NOMAD_ALLOC_DIR", shown(dir.join("alloc")));
     set("NOMAD_TASK_DIR", shown(task_dir.join("local")));
     set("NOMAD_SECRETS_DIR", shown(task_dir.join("secrets")));
+
     for (name, token) in tokens {
         set(name, token.clone());
     }
+
     for meta in [&job["Meta"], &job["TaskGroups"][0]["Meta"], &task["Meta"]] {
         for (key, value) in meta.as_object().into_iter().flatten() {
             set(&format!("NOMAD_META_{key}"), text(value));
             set(&format!("NOMAD_META_{}", key.to_uppercase()), text(value));
         }
     }
+
     for (name, value) in task["Env"].as_object().into_iter().flatten() {
         let value = interpolate(&text(value), &env);
         env.insert(name.clone(), value);
     }
+
     env.extend(rendered.iter().cloned());
     env
 }
@@ -203,6 +230,7 @@ fn interpolate(value: &str, env: &BTreeMap<String, String>) -> String {
         result.push_str(&rest[..start]);
         rest = &rest[start..];
         let known = rest.find('}').and_then(|end| Some((end, env.get(&rest[2..end])?)));
+
         match known {
             Some((end, value)) => {
                 result.push_str(value);
@@ -214,10 +242,12 @@ fn interpolate(value: &str, env: &BTreeMap<String, String>) -> String {
             }
         }
     }
+
     result + rest
 }
 
-/// What HCL makes of a string in a driver's configuration: `${name}` is replaced, `$${` and `%%{` are escapes.
+/// What HCL makes of a string in a driver's configuration: `${name}` is replaced, `$${` and `%%{`
+/// are escapes.
 fn hcl(value: &str, env: &BTreeMap<String, String>) -> Result<String, Problem> {
     let mut result = String::new();
     let mut rest = value;
@@ -230,7 +260,9 @@ fn hcl(value: &str, env: &BTreeMap<String, String>) -> Result<String, Problem> {
         } else if rest.starts_with("${") {
             let known = rest.find('}').and_then(|end| Some((end, env.get(&rest[2..end])?)));
             let Some((end, value)) = known else {
-                return Err(Problem::Config(format!("invalid expression or unknown variable in `{value}`")));
+                return Err(Problem::Config(format!(
+                    "invalid expression or unknown variable in `{value}`"
+                )));
             };
             result.push_str(value);
             rest = &rest[end + 1..];
@@ -241,6 +273,7 @@ fn hcl(value: &str, env: &BTreeMap<String, String>) -> Result<String, Problem> {
             rest = &rest[1..];
         }
     }
+
     Ok(result + rest)
 }
 
@@ -258,8 +291,11 @@ impl Log {
     /// Opens the newest file, to write on; a task that is started again goes on in it.
     fn create(path: PathBuf, (max_files, max_mb): (u64, u64)) -> Self {
         let index = (0..).take_while(|index| numbered(&path, *index).exists()).last().unwrap_or(0);
-        let file =
-            std::fs::OpenOptions::new().create(true).append(true).open(numbered(&path, index)).expect("a log file");
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(numbered(&path, index))
+            .expect("a log file");
         let written = file.metadata().expect("its size").len();
         Self { path, max_files, max_bytes: max_mb * 1024 * 1024, index, written, file }
     }
@@ -268,11 +304,18 @@ impl Log {
     fn write(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
             let room = usize::try_from(self.max_bytes - self.written).expect("megabytes");
-            let line_end = |fits: &[u8]| fits.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
-            let cut = if data.len() <= room { data.len() } else { line_end(&data[..room]).unwrap_or(room) };
+            let line_end =
+                |fits: &[u8]| fits.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+            let cut = if data.len() <= room {
+                data.len()
+            } else {
+                line_end(&data[..room]).unwrap_or(room)
+            };
+
             self.file.write_all(&data[..cut]).expect("write a log");
             self.written += cut as u64;
             data = &data[cut..];
+
             if !data.is_empty() {
                 self.rotate();
             }

@@ -1,4 +1,5 @@
-//! Templates, as far as Gofer uses them: `{{ with nomadVar "path" }}`, `{{ .item }}` and `{{ end }}`.
+//! Templates, as far as Gofer uses them: `{{ with nomadVar "path" }}`, `{{ .item }}` and
+//! `{{ end }}`.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -12,8 +13,8 @@ use super::state::{State, text};
 /// Of one line in a file of variables; the parser's buffer is no larger.
 const MAX_LINE_BYTES: usize = 64 * 1024;
 
-/// Renders all templates of a task to its files, and returns the variables in those that are for the environment. Waits
-/// for variables that do not exist.
+/// Renders all templates of a task to its files, and returns the variables in those that are for
+/// the environment. Waits for variables that do not exist.
 pub(super) async fn environment(
     inner: &Inner,
     job: &Value,
@@ -27,29 +28,42 @@ pub(super) async fn environment(
             let hidden = inner.fault(|faults| faults.hide_variables);
             if hidden { None } else { render(state, job, task, &source).transpose() }
         });
+
         let rendered = rendered.await?;
         let path = dir.join(text(&task["Name"])).join(text(&template["DestPath"]));
-        std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory of the allocation");
+        std::fs::create_dir_all(path.parent().expect("a directory"))
+            .expect("a directory of the allocation");
         std::fs::write(&path, &rendered).expect("write a template's file");
-        let mode = u32::from_str_radix(template["Perms"].as_str().unwrap_or("0644"), 8).expect("an octal mode");
+
+        let mode = u32::from_str_radix(template["Perms"].as_str().unwrap_or("0644"), 8)
+            .expect("an octal mode");
         std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("set a file's mode");
+
         if template["Envvars"] == true {
             env.extend(variables(&rendered)?);
         }
     }
+
     Ok(env)
 }
 
 /// The text, or nothing while a variable is missing.
-fn render(state: &State, job: &Value, task: &Value, source: &str) -> Result<Option<String>, String> {
+fn render(
+    state: &State,
+    job: &Value,
+    task: &Value,
+    source: &str,
+) -> Result<Option<String>, String> {
     let mut result = String::new();
     let mut scope: Option<&Value> = None;
     let mut rest = source;
+
     while let Some((before, after)) = rest.split_once("{{") {
         let (action, after) = after.split_once("}}").ok_or("unclosed action")?;
         result.push_str(before);
         rest = after;
         let action = action.trim();
+
         if action == "end" {
             scope = None;
         } else if let Some(item) = action.strip_prefix('.') {
@@ -60,12 +74,15 @@ fn render(state: &State, job: &Value, task: &Value, source: &str) -> Result<Opti
             if !readable(job, task, &path) {
                 return Ok(None);
             }
-            let Some(variable) = state.variables.get(&(text(&job["Namespace"]), path)) else { return Ok(None) };
+            let Some(variable) = state.variables.get(&(text(&job["Namespace"]), path)) else {
+                return Ok(None);
+            };
             scope = Some(&variable["Items"]);
         } else {
             return Err(format!("the fake does not know the action `{action}`"));
         }
     }
+
     Ok(Some(result + rest))
 }
 
@@ -84,18 +101,22 @@ fn variables(file: &str) -> Result<Vec<(String, String)>, String> {
         if line.len() >= MAX_LINE_BYTES {
             return Err("error reading: bufio.Scanner: token too long".to_owned());
         }
+
         let (name, value) = line.trim().split_once('=').ok_or("missing =")?;
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"_./".contains(&byte);
         let first = name.bytes().next().ok_or("empty key")?;
         if !name.bytes().all(valid) || !(first.is_ascii_alphabetic() || first == b'_') {
             return Err(format!("key characters must be [A-Za-z0-9/_.] but found {name:?}"));
         }
+
         let value = if value.starts_with('"') {
             serde_json::from_str(value).map_err(|error| error.to_string())?
         } else {
             value.to_owned()
         };
+
         env.push((name.to_owned(), value));
     }
+
     Ok(env)
 }

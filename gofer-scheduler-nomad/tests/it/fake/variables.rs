@@ -14,10 +14,16 @@ pub(super) fn put(inner: &Inner, name: &Name, cas: Option<u64>, body: &Value) ->
     let Some(items) = body["Items"].as_object().filter(|items| !items.is_empty()) else {
         return Err(Failure::new(400, "variable missing required Items object"));
     };
-    let bytes: usize = items.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
+
+    let bytes: usize =
+        items.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
     if bytes > MAX_BYTES {
-        return Err(Failure::new(400, "RPC Error:: 400,variables are limited to 64KiB in total size"));
+        return Err(Failure::new(
+            400,
+            "RPC Error:: 400,variables are limited to 64KiB in total size",
+        ));
     }
+
     inner.change(|state| {
         let existing = state.variables.get(name).cloned();
         check(cas, existing.as_ref())?;
@@ -32,7 +38,9 @@ pub(super) fn put(inner: &Inner, name: &Name, cas: Option<u64>, body: &Value) ->
 
 /// `GET /v1/var/:path`.
 pub(super) fn get(inner: &Inner, name: &Name) -> Answer {
-    inner.read(|state| state.variables.get(name).cloned()).ok_or_else(|| Failure::new(404, "variable not found"))
+    inner
+        .read(|state| state.variables.get(name).cloned())
+        .ok_or_else(|| Failure::new(404, "variable not found"))
 }
 
 /// `DELETE /v1/var/:path`.
@@ -48,10 +56,9 @@ pub(super) fn delete(inner: &Inner, name: &Name, cas: Option<u64>) -> Result<(),
 /// `GET /v1/vars`: metadata alone.
 pub(super) fn list(inner: &Inner, namespace: &str, prefix: &str) -> Value {
     inner.read(|state| {
-        let listed = state
-            .variables
-            .iter()
-            .filter(|((space, path), _)| (namespace == "*" || namespace == space.as_str()) && path.starts_with(prefix));
+        let listed = state.variables.iter().filter(|((space, path), _)| {
+            (namespace == "*" || namespace == space.as_str()) && path.starts_with(prefix)
+        });
         let stubs = listed.map(|(_, variable)| {
             let mut stub = variable.clone();
             stub.as_object_mut().expect("a variable").remove("Items");

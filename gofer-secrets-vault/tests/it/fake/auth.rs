@@ -11,8 +11,8 @@ use super::server::{Call, Reply, auth, data, refusal};
 /// A token the server knows.
 #[derive(Debug, Clone)]
 pub(crate) struct Token {
-    /// How long it lives from its last renewal; `None` for ever. The fake forgets no token by itself, so that a busy machine
-    /// fails no test: `Auth::tokens` is cleared instead.
+    /// How long it lives from its last renewal; `None` for ever. The fake forgets no token by
+    /// itself, so that a busy machine fails no test: `Auth::tokens` is cleared instead.
     pub(crate) lease: Option<Duration>,
     pub(crate) made: Instant,
     /// How long it may live at all.
@@ -44,8 +44,10 @@ impl Token {
             return refusal(400, &["lease is not renewable"]);
         }
         self.renewals += 1;
-        let asked: u64 = body["increment"].as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap();
-        let mut seconds = if self.next_leases.is_empty() { asked } else { self.next_leases.remove(0) };
+        let asked: u64 =
+            body["increment"].as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap();
+        let mut seconds =
+            if self.next_leases.is_empty() { asked } else { self.next_leases.remove(0) };
         if let Some(max) = self.max {
             seconds = seconds.min(max.saturating_sub(self.made.elapsed()).as_secs());
         }
@@ -97,18 +99,23 @@ impl Auth {
                 }
                 at.is_some() && field("role_id") == ROLE_ID
             }
-            "kubernetes" | "jwt-nomad" => field("role") == "gofer" && self.jwts.contains(&field("jwt")),
+            "kubernetes" | "jwt-nomad" => {
+                field("role") == "gofer" && self.jwts.contains(&field("jwt"))
+            }
             "jwt" => call.body.get("role").is_none() && self.jwts.contains(&field("jwt")),
             _ => return Some(refusal(404, &["no handler for route"])),
         };
+
         self.logins += 1;
         if !accepted {
             return Some(refusal(400, &["invalid role or secret ID"]));
         }
+
         let name = format!("token-{}", self.logins);
         let token = Token { made: Instant::now(), ..self.fresh.clone() };
         let seconds = token.lease.map_or(0, |lease| lease.as_secs());
         self.tokens.insert(name.clone(), token);
+
         Some(auth(json!({
             "client_token": name, "accessor": "a", "policies": ["default"], "token_policies": ["default"],
             "metadata": null, "lease_duration": seconds, "renewable": true, "entity_id": "", "token_type": "service",

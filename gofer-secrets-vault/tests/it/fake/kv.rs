@@ -51,14 +51,19 @@ impl Kv {
     }
 
     pub(super) fn answer(&mut self, call: &Call<'_>) -> Reply {
-        let no_route = || refusal(404, &["no handler for route \"other/\". route entry not found."]);
-        let Some((tree, path)) = call.path.strip_prefix("secret/").and_then(|rest| rest.split_once('/')) else {
+        let no_route =
+            || refusal(404, &["no handler for route \"other/\". route entry not found."]);
+        let Some((tree, path)) =
+            call.path.strip_prefix("secret/").and_then(|rest| rest.split_once('/'))
+        else {
             return no_route();
         };
+
         // As strict as HashiCorp's; OpenBao refuses whole segments only.
         if path.contains("..") {
             return refusal(400, &["relative paths not supported"]);
         }
+
         match (call.method, tree) {
             ("GET", "data") => self.read(path, call.query),
             ("POST" | "PUT", "data") => self.put(path, call.body),
@@ -104,9 +109,14 @@ impl Kv {
     }
 
     fn list(&self, path: &str) -> Reply {
-        let folder = if path.is_empty() || path.ends_with('/') { path.to_owned() } else { format!("{path}/") };
+        let folder = if path.is_empty() || path.ends_with('/') {
+            path.to_owned()
+        } else {
+            format!("{path}/")
+        };
         let inside = self.secrets.keys().filter_map(|key| key.strip_prefix(folder.as_str()));
-        let names: BTreeSet<&str> = inside.map(|rest| rest.split_inclusive('/').next().unwrap_or_default()).collect();
+        let names: BTreeSet<&str> =
+            inside.map(|rest| rest.split_inclusive('/').next().unwrap_or_default()).collect();
         if names.is_empty() { refusal(404, &[]) } else { data(json!({ "keys": names })) }
     }
 }

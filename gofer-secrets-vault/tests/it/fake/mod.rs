@@ -83,7 +83,8 @@ impl Fake {
         Self { address, state, server }
     }
 
-    /// What it knows, for tests to look at and to change. Not to be held while the store is asked for something.
+    /// What it knows, for tests to look at and to change. Not to be held while the store is asked
+    /// for something.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

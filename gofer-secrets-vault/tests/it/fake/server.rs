@@ -55,6 +55,7 @@ pub(super) async fn handle(
         token: header("x-vault-token"),
         namespace: header("x-vault-namespace"),
     };
+
     let (reply, fault) = {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         state.seen.push(seen.clone());
@@ -62,7 +63,9 @@ pub(super) async fn handle(
         if let Some(reply) = fault.as_ref().and_then(|fault| instead(fault, &uri, &body)) {
             return reply;
         }
-        let parsed = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+
+        let parsed =
+            if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
         let call = Call {
             path: path.strip_prefix("/v1/").unwrap_or_default(),
             method: method.as_str(),
@@ -70,12 +73,16 @@ pub(super) async fn handle(
             token: seen.token.as_deref(),
             body: &parsed,
         };
+
         assert_eq!(header("x-vault-request").as_deref(), Some("true"), "{}", seen.line);
         (state.answer(&call, &seen.line), fault)
     };
+
     match fault {
         None => respond(reply),
-        Some(Fault::ErrorAfterwards) => respond(refusal(500, &["1 error occurred:\n\t* storage is away\n\n"])),
+        Some(Fault::ErrorAfterwards) => {
+            respond(refusal(500, &["1 error occurred:\n\t* storage is away\n\n"]))
+        }
         Some(Fault::SilentAfterwards) => std::future::pending().await,
         Some(_) => broken(),
     }
@@ -92,12 +99,19 @@ fn instead(fault: &Fault, uri: &Uri, body: &Bytes) -> Option<Response<Body>> {
         }
         Fault::Redirect(to) => {
             let location = format!("{to}{uri}");
-            Some(Response::builder().status(307).header("location", location).body(Body::empty()).unwrap())
+            Some(
+                Response::builder()
+                    .status(307)
+                    .header("location", location)
+                    .body(Body::empty())
+                    .unwrap(),
+            )
         }
         Fault::Body(text) => Some(Response::new(Body::from(*text))),
         Fault::Echo => {
             let said: Value = serde_json::from_slice(body).unwrap_or_default();
-            let values: Vec<String> = strings(&said).into_iter().map(|text| format!("cannot store {text}!")).collect();
+            let values: Vec<String> =
+                strings(&said).into_iter().map(|text| format!("cannot store {text}!")).collect();
             Some(respond((400, json!({ "errors": values }))))
         }
         Fault::ErrorAfterwards | Fault::BrokenAfterwards | Fault::SilentAfterwards => None,
@@ -114,7 +128,11 @@ fn strings(value: &Value) -> Vec<String> {
 
 fn respond((status, body): Reply) -> Response<Body> {
     let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
-    Response::builder().status(status).header("content-type", "application/json").body(body).unwrap()
+    Response::builder()
+        .status(status)
+        .header("content-type", "application/json")
+        .body(body)
+        .unwrap()
 }
 
 /// Promises more bytes than it sends.
@@ -129,29 +147,38 @@ impl State {
         if call.path == "sys/health" {
             return self.health();
         }
+
         if self.sealed {
             return refusal(503, &["Vault is sealed"]);
         }
+
         if let Some(reply) = self.auth.log_in(call) {
             return reply;
         }
+
         let Some(token) = self.auth.alive(call.token) else {
             return refusal(403, &["permission denied"]);
         };
+
         if self.denied.iter().any(|part| line.contains(part.as_str())) {
             return refusal(403, &["1 error occurred:\n\t* permission denied\n\n"]);
         }
+
         match (call.method, call.path) {
             ("GET", "auth/token/lookup-self") => token.look_up(),
             ("POST", "auth/token/renew-self") => token.renew(call.body),
             ("POST", "sys/capabilities-self") => self.capabilities(call.body),
             ("GET", "sys/internal/ui/mounts/secret") => {
                 let (engine, version) = self.engine;
-                data(json!({ "type": engine, "options": { "version": version }, "path": "secret/" }))
+                data(
+                    json!({ "type": engine, "options": { "version": version }, "path": "secret/" }),
+                )
             }
-            (_, path) if path.starts_with("sys/internal/ui/mounts/") => {
-                refusal(403, &["preflight capability check returned 403, please ensure client's policies grant access"])
-            }
+            (_, path) if path.starts_with("sys/internal/ui/mounts/") => refusal(
+                403,
+                &["preflight capability check returned 403, please ensure client's policies \
+                     grant access"],
+            ),
             _ => self.kv.answer(call),
         }
     }
@@ -169,14 +196,29 @@ impl State {
         let paths = body["paths"].as_array().unwrap();
         let has = |path: &Value| {
             let path = path.as_str().unwrap().to_owned();
-            let lines =
-                [("create", "POST"), ("update", "POST"), ("read", "GET"), ("delete", "DELETE"), ("list", "LIST")];
-            let may =
-                |method: &str| !self.denied.iter().any(|part| format!("{method} /v1/{path}").contains(part.as_str()));
-            let capabilities: Vec<&str> =
-                lines.iter().filter(|(_, method)| may(method)).map(|(capability, _)| *capability).collect();
+            let lines = [
+                ("create", "POST"),
+                ("update", "POST"),
+                ("read", "GET"),
+                ("delete", "DELETE"),
+                ("list", "LIST"),
+            ];
+            let may = |method: &str| {
+                !self
+                    .denied
+                    .iter()
+                    .any(|part| format!("{method} /v1/{path}").contains(part.as_str()))
+            };
+
+            let capabilities: Vec<&str> = lines
+                .iter()
+                .filter(|(_, method)| may(method))
+                .map(|(capability, _)| *capability)
+                .collect();
+
             (path, json!(capabilities))
         };
+
         data(paths.iter().map(has).collect::<serde_json::Map<_, _>>().into())
     }
 }

@@ -21,9 +21,15 @@ async fn a_token_is_renewed_before_it_ends() {
         assert_eq!(get(&store, "a").await.unwrap(), "1");
         let tokens = real.tokens().await;
         let [token] = &tokens[..] else { return Err(format!("{tokens:?}")) };
-        let (born, renewed) = (token["creation_time"].as_u64().unwrap(), token["last_renewal_time"].as_u64());
+        let (born, renewed) =
+            (token["creation_time"].as_u64().unwrap(), token["last_renewal_time"].as_u64());
+
         // The first renewal comes about 4 s after the birth, and the second again.
-        if renewed.is_some_and(|renewed| renewed >= born + 6) { Ok(()) } else { Err(format!("{tokens:?}")) }
+        if renewed.is_some_and(|renewed| renewed >= born + 6) {
+            Ok(())
+        } else {
+            Err(format!("{tokens:?}"))
+        }
     })
     .await;
 }
@@ -50,7 +56,8 @@ async fn a_revoked_token_is_replaced() {
     put(&store, "a", "1").await.unwrap();
     for _ in 0..3 {
         let accessor = real.tokens().await.remove(0)["accessor"].clone();
-        real.administer("POST", "auth/token/revoke-accessor", json!({ "accessor": accessor })).await;
+        real.administer("POST", "auth/token/revoke-accessor", json!({ "accessor": accessor }))
+            .await;
         assert_eq!(get(&store, "a").await.unwrap(), "1");
         let tokens = real.tokens().await;
         assert!(tokens.len() == 1 && tokens[0]["accessor"] != accessor, "{tokens:?}");
@@ -76,14 +83,19 @@ async fn an_existing_token_with_an_end_is_kept_alive() {
     real.set_policy(&real.policy()).await;
     let wanted = json!({ "policies": [real.name], "no_default_policy": true, "period": "6s" });
     let made = real.administer("POST", "auth/token/create", wanted).await;
-    let (token, accessor) = (made["auth"]["client_token"].as_str().unwrap(), &made["auth"]["accessor"]);
+    let (token, accessor) =
+        (made["auth"]["client_token"].as_str().unwrap(), &made["auth"]["accessor"]);
     let auth = AuthConfig { token: Some(token.into()), ..AuthConfig::default() };
     let store = open(VaultConfig { auth, ..real.config() }).await;
+
     put(&store, "a", "1").await.unwrap();
     eventually("two renewals", || async {
         assert_eq!(get(&store, "a").await.unwrap(), "1");
-        let found = real.administer("POST", "auth/token/lookup-accessor", json!({ "accessor": accessor })).await;
-        let (born, renewed) = (found["data"]["creation_time"].as_u64(), found["data"]["last_renewal_time"].as_u64());
+        let found = real
+            .administer("POST", "auth/token/lookup-accessor", json!({ "accessor": accessor }))
+            .await;
+        let (born, renewed) =
+            (found["data"]["creation_time"].as_u64(), found["data"]["last_renewal_time"].as_u64());
         if renewed >= born.map(|born| born + 6) { Ok(()) } else { Err(found.to_string()) }
     })
     .await;
@@ -106,19 +118,24 @@ fn signed(key: &KeyPair, role: &str) -> String {
 async fn a_workload_identity_logs_in() {
     let Some(real) = Real::find("Vault login by JWT") else { return };
     let name = &real.name;
-    let (key, stranger) =
-        (KeyPair::generate_for(&PKCS_ED25519).unwrap(), KeyPair::generate_for(&PKCS_ED25519).unwrap());
+    let (key, stranger) = (
+        KeyPair::generate_for(&PKCS_ED25519).unwrap(),
+        KeyPair::generate_for(&PKCS_ED25519).unwrap(),
+    );
+
     real.set_policy(&real.policy()).await;
     real.administer("POST", &format!("sys/auth/{name}"), json!({ "type": "jwt" })).await;
     let config = json!({
         "jwt_validation_pubkeys": [key.public_key_pem()], "jwt_supported_algs": ["EdDSA"], "default_role": "gofer",
     });
+
     real.administer("POST", &format!("auth/{name}/config"), config).await;
     let role = json!({
         "role_type": "jwt", "user_claim": "nomad_job_id", "bound_audiences": ["vault.io"],
         "bound_claims": { "nomad_job_id": "gofer" }, "token_policies": [name], "token_no_default_policy": true,
         "token_ttl": "1h",
     });
+
     real.administer("POST", &format!("auth/{name}/role/gofer"), role).await;
 
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -132,15 +149,20 @@ async fn a_workload_identity_logs_in() {
         },
         ..real.config()
     };
+
     std::fs::write(file.path(), signed(&key, "gofer")).unwrap();
     for role in [Some("gofer"), None] {
         let store = open(login(role)).await;
         put(&store, "a", "1").await.unwrap();
         assert!(store.check().await.unwrap().ends_with("logged in by jwt"));
     }
+
     for jwt in [signed(&stranger, "gofer"), signed(&key, "another-job")] {
         std::fs::write(file.path(), &jwt).unwrap();
         let text = failed(VaultSecretStore::connect(login(None)).await, ErrorKind::Denied);
-        assert!(text.contains("check that `auth.role` exists there") && !text.contains(&jwt), "{text}");
+        assert!(
+            text.contains("check that `auth.role` exists there") && !text.contains(&jwt),
+            "{text}"
+        );
     }
 }

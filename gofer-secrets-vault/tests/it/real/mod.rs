@@ -1,4 +1,5 @@
-//! A real server: OpenBao or Vault, started by `testbed/vault.sh`, or any on which everything may be changed.
+//! A real server: OpenBao or Vault, started by `testbed/vault.sh`, or any on which everything may
+//! be changed.
 
 mod login;
 mod policy;
@@ -34,27 +35,35 @@ impl Real {
             skip("vault", test, "GOFER_TEST_VAULT_ADDR is not set");
             return None;
         };
-        let token = env::var("GOFER_TEST_VAULT_TOKEN").expect("GOFER_TEST_VAULT_TOKEN goes with GOFER_TEST_VAULT_ADDR");
+        let token = env::var("GOFER_TEST_VAULT_TOKEN")
+            .expect("GOFER_TEST_VAULT_TOKEN goes with GOFER_TEST_VAULT_ADDR");
         Some(Self::at(address, token))
     }
 
     fn at(address: String, token: String) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        // With a provider of its own, so that the store is tested in a process that has installed none.
+        // With a provider of its own, so that the store is tested in a process that has installed
+        // none.
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
-        let http = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls).build().unwrap();
+        let http =
+            reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls).build().unwrap();
         Self { address, token: token.into(), http, name }
     }
 
     /// With the root token, below a prefix of its own.
     pub(crate) fn config(&self) -> VaultConfig {
         let auth = AuthConfig { token: Some(self.token.clone()), ..AuthConfig::default() };
-        VaultConfig { address: self.address.clone(), prefix: self.name.clone(), auth, ..VaultConfig::default() }
+        VaultConfig {
+            address: self.address.clone(),
+            prefix: self.name.clone(),
+            auth,
+            ..VaultConfig::default()
+        }
     }
 
     /// Asks as an operator would; status and answer.
@@ -85,9 +94,12 @@ impl Real {
         let role = json!({
             "token_policies": [name], "token_no_default_policy": true, "token_ttl": ttl, "token_max_ttl": max_ttl,
         });
+
         self.administer("POST", &format!("auth/{name}/role/gofer"), role).await;
-        let role_id = self.administer("GET", &format!("auth/{name}/role/gofer/role-id"), Value::Null).await;
-        let secret_id = self.administer("POST", &format!("auth/{name}/role/gofer/secret-id"), json!({})).await;
+        let role_id =
+            self.administer("GET", &format!("auth/{name}/role/gofer/role-id"), Value::Null).await;
+        let secret_id =
+            self.administer("POST", &format!("auth/{name}/role/gofer/secret-id"), json!({})).await;
         let text = |answer: &Value, field: &str| answer["data"][field].as_str().unwrap().to_owned();
         let auth = AuthConfig {
             method: AuthMethod::AppRole,
@@ -96,11 +108,17 @@ impl Real {
             secret_id: Some(text(&secret_id, "secret_id").into()),
             ..AuthConfig::default()
         };
+
         VaultConfig { auth, ..self.config() }
     }
 
     async fn set_policy(&self, policy: &str) {
-        self.administer("PUT", &format!("sys/policies/acl/{}", self.name), json!({ "policy": policy })).await;
+        self.administer(
+            "PUT",
+            &format!("sys/policies/acl/{}", self.name),
+            json!({ "policy": policy }),
+        )
+        .await;
     }
 
     /// The policy of `config/`, about this test's prefix.
@@ -118,7 +136,9 @@ impl Real {
         let mut found = Vec::new();
         for accessor in accessors["data"]["keys"].as_array().unwrap() {
             // One that ended meanwhile is not found.
-            let (_, answer) = self.ask("POST", "auth/token/lookup-accessor", json!({ "accessor": accessor })).await;
+            let (_, answer) = self
+                .ask("POST", "auth/token/lookup-accessor", json!({ "accessor": accessor }))
+                .await;
             if answer["data"]["path"] == format!("auth/{}/login", self.name) {
                 found.push(answer["data"].clone());
             }

@@ -10,7 +10,10 @@ use crate::support::{failed, get, open, put};
 
 #[tokio::test]
 async fn everything_goes_on_after_it() {
-    let Some(mut server) = Server::start("a Vault that is sealed and unsealed").await else { return };
+    let Some(mut server) = Server::start("a Vault that is sealed and unsealed").await else {
+        return;
+    };
+
     let nobody = VaultConfig { attempts: 1, ..server.real.config() };
     let mut stranger = nobody.clone();
     stranger.auth.token = Some("nobody".into());
@@ -26,8 +29,12 @@ async fn everything_goes_on_after_it() {
     for round in 0..2 {
         server.real.administer("PUT", "sys/seal", Value::Null).await;
         let text = failed(get(&store, "a").await, ErrorKind::Unavailable);
-        assert!(text.contains("is sealed, so it cannot read secret `a`; run `vault operator unseal`"), "{text}");
+        assert!(
+            text.contains("is sealed, so it cannot read secret `a`; run `vault operator unseal`"),
+            "{text}"
+        );
         failed(put(&store, "b", "1").await, ErrorKind::Unavailable);
+
         let text = failed(store.check().await, ErrorKind::Unavailable);
         assert!(text.ends_with("is sealed; run `vault operator unseal`"), "{text}");
 
@@ -36,6 +43,7 @@ async fn everything_goes_on_after_it() {
             let patient = patient.clone();
             async move { get(&patient, "a").await }
         });
+
         server.unseal(&key).await;
         let value = waiting.await.unwrap().unwrap();
         assert_eq!(value, if round == 0 { "1" } else { "2" });

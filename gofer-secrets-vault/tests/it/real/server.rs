@@ -17,12 +17,14 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// With the program that `GOFER_TEST_VAULT_BIN` names; without one, says that `test` is skipped.
+    /// With the program that `GOFER_TEST_VAULT_BIN` names; without one, says that `test` is
+    /// skipped.
     pub(super) async fn start(test: &str) -> Option<Self> {
         let Ok(program) = std::env::var("GOFER_TEST_VAULT_BIN") else {
             skip("vault", test, "GOFER_TEST_VAULT_BIN is not set");
             return None;
         };
+
         let dir = tempfile::tempdir().unwrap();
         // Free a moment ago; nobody else picks it within the next.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -31,6 +33,7 @@ impl Server {
             "listener": { "tcp": { "address": format!("127.0.0.1:{port}"), "tls_disable": true } },
             "disable_mlock": true,
         });
+
         let file = dir.path().join("config.json");
         std::fs::write(&file, config.to_string()).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
@@ -43,12 +46,18 @@ impl Server {
             .stderr(log)
             .spawn()
             .unwrap();
-        let server = Self { child, real: Real::at(format!("http://127.0.0.1:{port}"), String::new()), _dir: dir };
+        let server = Self {
+            child,
+            real: Real::at(format!("http://127.0.0.1:{port}"), String::new()),
+            _dir: dir,
+        };
+
         eventually("the server answers", || async {
             let url = format!("{}/v1/sys/seal-status", server.real.address);
             server.real.http.get(url).send().await.map(drop).map_err(|error| error.to_string())
         })
         .await;
+
         Some(server)
     }
 

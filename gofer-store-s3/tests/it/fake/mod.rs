@@ -34,7 +34,10 @@ impl Fake {
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared::default());
         let router = router(&shared);
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.expect("the fake serves") });
+        let server =
+            tokio::spawn(
+                async move { axum::serve(listener, router).await.expect("the fake serves") },
+            );
         Self { address, shared, server }
     }
 
@@ -46,7 +49,10 @@ impl Fake {
     {
         let shared = Arc::new(Shared::default());
         let router = router(&shared);
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.expect("the fake serves") });
+        let server =
+            tokio::spawn(
+                async move { axum::serve(listener, router).await.expect("the fake serves") },
+            );
         Self { address, shared, server }
     }
 
@@ -93,7 +99,11 @@ impl Fake {
     pub(crate) async fn no_upload_is_left(&self) {
         eventually("every upload is completed or aborted", || async {
             let open = self.bucket(|bucket| bucket.uploads.len());
-            if open == 0 { Ok(()) } else { Err(format!("{open} uploads are open; seen: {:?}", self.seen())) }
+            if open == 0 {
+                Ok(())
+            } else {
+                Err(format!("{open} uploads are open; seen: {:?}", self.seen()))
+            }
         })
         .await;
     }
@@ -102,7 +112,11 @@ impl Fake {
     pub(crate) async fn has_seen(&self, kind: Kind, times: usize) {
         eventually("a request arrives", || async {
             let seen = self.count(kind);
-            if seen >= times { Ok(()) } else { Err(format!("{seen} of {kind:?}; seen: {:?}", self.seen())) }
+            if seen >= times {
+                Ok(())
+            } else {
+                Err(format!("{seen} of {kind:?}; seen: {:?}", self.seen()))
+            }
         })
         .await;
     }

@@ -31,16 +31,19 @@ pub(super) async fn handle(shared: &Shared, request: Request) -> Response {
         Ok(asked) => asked,
         Err(refusal) => return refusal,
     };
+
     let range = asked.header("range");
     let body_bytes = asked.body.len();
     shared.note(Seen { kind: asked.kind, key: asked.key.clone(), range, body_bytes });
     let fault = shared.fault(asked.kind);
+
     match fault {
         Some(Fault::Refuse(status, code)) => return refuse(status, code),
         Some(Fault::Silent) => return std::future::pending().await,
         Some(Fault::FailedWithStatus200) => return refuse(200, "InternalError"),
         _ => {}
     }
+
     let response = act(&mut shared.bucket(), &asked);
     match fault {
         Some(Fault::DoneButFailed) => refuse(500, "InternalError"),
@@ -65,18 +68,25 @@ async fn take_apart(request: Request) -> Result<Asked, Response> {
     let (parts, body) = request.into_parts();
     let Query(query) = Query::<HashMap<String, String>>::try_from_uri(&parts.uri).expect("a query");
     let path = decode(parts.uri.path());
-    let Some(key) = path.strip_prefix(&format!("/{BUCKET}")) else { return Err(refuse(404, "NoSuchBucket")) };
+    let Some(key) = path.strip_prefix(&format!("/{BUCKET}")) else {
+        return Err(refuse(404, "NoSuchBucket"));
+    };
+
     let key = key.strip_prefix('/').unwrap_or(key).to_owned();
-    let authorization = parts.headers.get("authorization").map(|value| value.to_str().expect("a text").to_owned());
+    let authorization =
+        parts.headers.get("authorization").map(|value| value.to_str().expect("a text").to_owned());
     let credential = query.get("X-Amz-Credential").cloned().or(authorization).unwrap_or_default();
     if !credential.contains(&format!("{ACCESS_KEY}/")) {
         return Err(refuse(403, "InvalidAccessKeyId"));
     }
-    // The headers that a presigned URL was signed with have to come, or the signature is that of another request.
+
+    // The headers that a presigned URL was signed with have to come, or the signature is that of
+    // another request.
     let signed = query.get("X-Amz-SignedHeaders").map(String::as_str).unwrap_or_default();
     if signed.split(';').any(|name| !name.is_empty() && !parts.headers.contains_key(name)) {
         return Err(refuse(403, "SignatureDoesNotMatch"));
     }
+
     let body = to_bytes(body, 64 * 1024 * 1024).await.map_err(|_| refuse(400, "IncompleteBody"))?;
     let has = |name: &str| query.contains_key(name);
     let kind = match (parts.method, key.is_empty()) {
@@ -91,6 +101,7 @@ async fn take_apart(request: Request) -> Result<Asked, Response> {
         (Method::DELETE, _) => Kind::Delete,
         _ => return Err(refuse(405, "MethodNotAllowed")),
     };
+
     Ok(Asked { kind, key, query, headers: parts.headers, body })
 }
 
@@ -139,14 +150,20 @@ fn put(bucket: &mut Bucket, asked: &Asked) -> Response {
     if is_refused(bucket, asked, &asked.key) {
         return refuse(412, "PreconditionFailed");
     }
+
     let declared = asked.header("x-amz-checksum-sha256");
-    if declared.as_ref().is_some_and(|sum| *sum != BASE64_STANDARD.encode(Sha256::digest(&asked.body))) {
+    if declared
+        .as_ref()
+        .is_some_and(|sum| *sum != BASE64_STANDARD.encode(Sha256::digest(&asked.body)))
+    {
         return refuse(400, "BadDigest");
     }
+
     let mut object = bucket.object(asked.body.clone(), asked.header("x-amz-meta-gofer-put"));
     object.sha256 = declared;
     let etag = object.etag.clone();
     bucket.objects.insert(asked.key.clone(), object);
+
     ([("etag", etag)], "").into_response()
 }
 
@@ -155,7 +172,9 @@ fn begin(bucket: &mut Bucket, asked: &Asked) -> Response {
     // With characters that have to be escaped in a URL.
     let id = format!("up+load/{}=", bucket.serial);
     let mark = asked.header("x-amz-meta-gofer-put");
-    bucket.uploads.insert(id.clone(), Upload { key: asked.key.clone(), mark, parts: Default::default() });
+    bucket
+        .uploads
+        .insert(id.clone(), Upload { key: asked.key.clone(), mark, parts: Default::default() });
     answers::xml(
         200,
         &format!(
@@ -176,11 +195,15 @@ fn part(bucket: &mut Bucket, asked: &Asked) -> Response {
 }
 
 fn complete(bucket: &mut Bucket, asked: &Asked) -> Response {
-    let Some(upload) = bucket.uploads.get(&asked.upload()) else { return refuse(404, "NoSuchUpload") };
+    let Some(upload) = bucket.uploads.get(&asked.upload()) else {
+        return refuse(404, "NoSuchUpload");
+    };
+
     let key = upload.key.clone();
     if is_refused(bucket, asked, &key) {
         return refuse(412, "PreconditionFailed");
     }
+
     let upload = bucket.uploads.remove(&asked.upload()).expect("it was there");
     let named = String::from_utf8_lossy(&asked.body).matches("<PartNumber>").count();
     let numbers: Vec<u32> = upload.parts.keys().copied().collect();
@@ -189,13 +212,20 @@ fn complete(bucket: &mut Bucket, asked: &Asked) -> Response {
     if numbers != consecutive {
         return refuse(400, "InvalidPart");
     }
+
     if upload.parts.values().take(last).any(|part| part.bytes.len() < MIN_PART_BYTES) {
         return refuse(400, "EntityTooSmall");
     }
-    let bytes: Vec<u8> = upload.parts.values().flat_map(|part| part.bytes.iter().copied()).collect();
+
+    let bytes: Vec<u8> =
+        upload.parts.values().flat_map(|part| part.bytes.iter().copied()).collect();
     let object = bucket.object(bytes.into(), upload.mark);
     bucket.objects.insert(key, object);
-    answers::xml(200, "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>")
+
+    answers::xml(
+        200,
+        "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>",
+    )
 }
 
 /// `%41` to `A`.

@@ -59,7 +59,13 @@ pub(super) struct Bucket {
 
 impl Default for Bucket {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), uploads: HashMap::new(), tree: false, conditions: true, serial: 0 }
+        Self {
+            objects: BTreeMap::new(),
+            uploads: HashMap::new(),
+            tree: false,
+            conditions: true,
+            serial: 0,
+        }
     }
 }
 
@@ -108,7 +114,8 @@ impl Shared {
     /// The fault that a request of this kind has now.
     pub(super) fn fault(&self, kind: Kind) -> Option<Fault> {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, times, fault) = faults.iter_mut().find(|(planned, times, _)| *planned == kind && *times > 0)?;
+        let (_, times, fault) =
+            faults.iter_mut().find(|(planned, times, _)| *planned == kind && *times > 0)?;
         *times -= 1;
         Some(*fault)
     }

@@ -12,7 +12,10 @@ const RULES: &str = "gofer-engine/src/machine";
 const WITH_SQL: [&str; 2] = ["gofer-db", "gofer-bench"];
 
 fn rust() -> Vec<SourceFile> {
-    source_files().into_iter().filter(|file| file.extension() == "rs" && !file.is_generated()).collect()
+    source_files()
+        .into_iter()
+        .filter(|file| file.extension() == "rs" && !file.is_generated())
+        .collect()
 }
 
 /// The text before a file's own tests.
@@ -35,19 +38,30 @@ fn every_test_that_holds_an_invariant_exists() {
     let collapsed = invariants.split_whitespace().collect::<Vec<_>>().join(" ");
     let named = named_tests(&collapsed);
     assert!(named.len() > 30, "only {} tests are named: {named:?}", named.len());
+
     for invariant in collapsed.split(" **").skip(1) {
         assert!(!named_tests(invariant).is_empty(), "an invariant without a test: {invariant}");
     }
+
     let members = members();
     let files = rust();
     for (package, test) in named {
         let manifest = members.get(&package).map(|package| package.manifest_path.clone());
         let dir = manifest.unwrap_or_else(|| panic!("`{package}: {test}`: there is no such crate"));
-        let dir = dir.parent().and_then(|dir| dir.strip_prefix(repository()).ok()).expect("a folder of the repository");
+        let dir = dir
+            .parent()
+            .and_then(|dir| dir.strip_prefix(repository()).ok())
+            .expect("a folder of the repository");
         let prefix = format!("{}/", dir.to_str().expect("text"));
         let definition = format!("fn {test}(");
-        let exists = files.iter().any(|file| file.path.starts_with(&prefix) && file.text.contains(&definition));
-        assert!(exists, "`{package}: {test}` holds an invariant of ARCHITECTURE.md, and is in no file of {prefix}");
+        let exists = files
+            .iter()
+            .any(|file| file.path.starts_with(&prefix) && file.text.contains(&definition));
+        assert!(
+            exists,
+            "`{package}: {test}` holds an invariant of ARCHITECTURE.md, and is in no file of \
+             {prefix}"
+        );
     }
 }
 
@@ -77,7 +91,10 @@ fn only_one_file_makes_a_status() {
         "unauthenticated",
     ];
     let mut found = Vec::new();
-    for file in rust().iter().filter(|file| file.path.starts_with("gofer-api/src/") && file.path != STATUS) {
+
+    for file in
+        rust().iter().filter(|file| file.path.starts_with("gofer-api/src/") && file.path != STATUS)
+    {
         for (number, line) in without_tests(file).lines().enumerate() {
             let makes = |name: &&str| line.contains(&format!("Status::{name}("));
             if constructors.iter().any(makes) {
@@ -85,7 +102,13 @@ fn only_one_file_makes_a_status() {
             }
         }
     }
-    assert!(found.is_empty(), "make an `ApiError`; only {STATUS} makes a status:\n{}", found.join("\n"));
+
+    assert!(
+        found.is_empty(),
+        "make an `ApiError`; only {STATUS} makes a status:\n{}",
+        found.join("\n")
+    );
+
     let status = fs::read_to_string(repository().join(STATUS)).unwrap();
     assert!(status.contains("with_error_details("), "{STATUS} is expected to make them");
 }
@@ -94,9 +117,16 @@ fn only_one_file_makes_a_status() {
 fn only_the_database_knows_sql() {
     for package in members().values().filter(|package| !WITH_SQL.contains(&package.name.as_str())) {
         let normal = package.dependencies.iter().filter(|dependency| dependency.kind.is_none());
-        let of_sql = |name: &str| ["diesel", "sqlite", "postgres", "sqlx"].iter().any(|word| name.contains(word));
-        let found: Vec<&str> = normal.map(|dependency| dependency.name.as_str()).filter(|name| of_sql(name)).collect();
-        assert!(found.is_empty(), "`{}` depends on {found:?}; only gofer-db knows SQL", package.name);
+        let of_sql = |name: &str| {
+            ["diesel", "sqlite", "postgres", "sqlx"].iter().any(|word| name.contains(word))
+        };
+        let found: Vec<&str> =
+            normal.map(|dependency| dependency.name.as_str()).filter(|name| of_sql(name)).collect();
+        assert!(
+            found.is_empty(),
+            "`{}` depends on {found:?}; only gofer-db knows SQL",
+            package.name
+        );
     }
 }
 
@@ -117,13 +147,21 @@ fn the_rules_of_a_run_are_pure() {
         "crate::clock",
         "dyn ",
     ];
-    let files: Vec<SourceFile> = rust().into_iter().filter(|file| file.path.starts_with(RULES)).collect();
+    let files: Vec<SourceFile> =
+        rust().into_iter().filter(|file| file.path.starts_with(RULES)).collect();
+
     assert!(!files.is_empty(), "nothing is at {RULES}");
     for file in files {
         for (number, line) in file.text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
             let found = impure.iter().find(|word| code.contains(**word));
-            assert_eq!(found, None, "{}:{}: time and chance come in with the input", file.path, number + 1);
+            assert_eq!(
+                found,
+                None,
+                "{}:{}: time and chance come in with the input",
+                file.path,
+                number + 1
+            );
         }
     }
 }
@@ -131,16 +169,23 @@ fn the_rules_of_a_run_are_pure() {
 #[test]
 fn every_backend_runs_its_suite() {
     let files = rust();
-    let suites = [("scheduler", "scheduler"), ("store", "object_store"), ("secrets", "secret_store")];
+    let suites =
+        [("scheduler", "scheduler"), ("store", "object_store"), ("secrets", "secret_store")];
     let mut seen = 0;
+
     for name in members().keys() {
-        let Some((kind, suite)) = suites.iter().find(|(kind, _)| name.starts_with(&format!("gofer-{kind}-"))) else {
+        let Some((kind, suite)) =
+            suites.iter().find(|(kind, _)| name.starts_with(&format!("gofer-{kind}-")))
+        else {
             continue;
         };
+
         seen += 1;
         let (prefix, call) = (format!("{name}/tests/it/"), format!("{suite}_conformance!"));
-        let runs = files.iter().any(|file| file.path.starts_with(&prefix) && file.text.contains(&call));
+        let runs =
+            files.iter().any(|file| file.path.starts_with(&prefix) && file.text.contains(&call));
         assert!(runs, "`{name}` is a {kind} backend, and no test of it calls `{call}`");
     }
+
     assert!(seen >= 6, "only {seen} backends are known");
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gofer_testbed::{Package, members};
 
-/// Crate → the crates of this workspace that it may depend on. Backends are listed by their kind below.
+/// Crate → the crates of this workspace that it may depend on. Backends are listed by their kind
+/// below.
 const ARROWS: &[(&str, &[&str])] = &[
     ("gofer-core", &[]),
     ("gofer-proto", &[]),
@@ -15,7 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gofer-triggers", &["gofer-core", "gofer-proto", "gofer-sdk"]),
     ("gofer-api", &["gofer-core", "gofer-proto", "gofer-db", "gofer-engine", BACKENDS]),
     ("gofer-cli", &["gofer-core", "gofer-proto", "gofer-api"]),
-    // The database and the engine without a server around them: their own speed cannot be seen through the binary.
+    // The database and the engine without a server around them: their own speed cannot be seen
+    // through the binary.
     ("gofer-bench", &["gofer-core", "gofer-proto", "gofer-db", "gofer-engine"]),
     ("gofer-testbed", &[]),
     // What the guide shows: a backend as somebody else writes it.
@@ -46,15 +48,22 @@ fn every_arrow_is_on_the_list() {
     let mut wrong = Vec::new();
     for package in members.values() {
         let Some(allowed) = allowed(&package.name) else {
-            wrong.push(format!("`{}` has no line in ARROWS; say what it may depend on", package.name));
+            wrong.push(format!(
+                "`{}` has no line in ARROWS; say what it may depend on",
+                package.name
+            ));
             continue;
         };
         for to in ours(package, &members, |kind| kind != Some("dev")) {
             if !is_allowed(&allowed, to) {
-                wrong.push(format!("`{}` must not depend on `{to}`; it may on {allowed:?}", package.name));
+                wrong.push(format!(
+                    "`{}` must not depend on `{to}`; it may on {allowed:?}",
+                    package.name
+                ));
             }
         }
     }
+
     assert!(wrong.is_empty(), "arrows that point up or sideways:\n{}", wrong.join("\n"));
 }
 
@@ -62,8 +71,11 @@ fn every_arrow_is_on_the_list() {
 #[test]
 fn no_crate_needs_itself_even_for_its_tests() {
     let members = members();
-    let arrows: BTreeMap<&str, Vec<&str>> =
-        members.values().map(|package| (package.name.as_str(), ours(package, &members, |_| true))).collect();
+    let arrows: BTreeMap<&str, Vec<&str>> = members
+        .values()
+        .map(|package| (package.name.as_str(), ours(package, &members, |_| true)))
+        .collect();
+
     for start in arrows.keys() {
         let mut seen = BTreeSet::new();
         let mut open: Vec<&str> = arrows[start].clone();
@@ -72,16 +84,23 @@ fn no_crate_needs_itself_even_for_its_tests() {
                 open.extend(&arrows[next]);
             }
         }
-        assert!(!seen.contains(start), "`{start}` depends on itself, through one of {:?}", arrows[start]);
+
+        assert!(
+            !seen.contains(start),
+            "`{start}` depends on itself, through one of {:?}",
+            arrows[start]
+        );
     }
 }
 
-/// A backend's tests need no other backend: whoever writes a new one copies a crate that stands alone.
+/// A backend's tests need no other backend: whoever writes a new one copies a crate that stands
+/// alone.
 #[test]
 fn backends_do_not_know_each_other() {
     let members = members();
     for package in members.values().filter(|package| is_backend(&package.name)) {
-        let others: Vec<&str> = ours(package, &members, |_| true).into_iter().filter(|to| is_backend(to)).collect();
+        let others: Vec<&str> =
+            ours(package, &members, |_| true).into_iter().filter(|to| is_backend(to)).collect();
         assert!(others.is_empty(), "`{}` knows {others:?}", package.name);
     }
 }
@@ -91,6 +110,10 @@ fn ours<'a>(
     members: &BTreeMap<String, Package>,
     kinds: impl Fn(Option<&str>) -> bool,
 ) -> Vec<&'a str> {
-    let of_kind = package.dependencies.iter().filter(|dependency| kinds(dependency.kind.as_deref()));
-    of_kind.map(|dependency| dependency.name.as_str()).filter(|name| members.contains_key(*name)).collect()
+    let of_kind =
+        package.dependencies.iter().filter(|dependency| kinds(dependency.kind.as_deref()));
+    of_kind
+        .map(|dependency| dependency.name.as_str())
+        .filter(|name| members.contains_key(*name))
+        .collect()
 }

@@ -22,7 +22,12 @@ fn no_file_is_too_long() {
             long.push(format!("{}: {lines} lines, at most 300", file.path));
         }
     }
-    assert!(long.is_empty(), "files over {MAX_LINES} lines; split them by what they are about:\n{}", long.join("\n"));
+
+    assert!(
+        long.is_empty(),
+        "files over {MAX_LINES} lines; split them by what they are about:\n{}",
+        long.join("\n")
+    );
 }
 
 /// Found nowhere, and written in two pieces here so as not to find itself.
@@ -53,41 +58,58 @@ fn no_registry_is_named() {
         ["repo1.maven", ".org"],
         ["docker", ".io/v2"],
     ];
-    assert_nowhere(&hosts, |_| true, "package clients know where their registry is; name the package, not the host");
+    assert_nowhere(
+        &hosts,
+        |_| true,
+        "package clients know where their registry is; name the package, not the host",
+    );
 }
 
 #[test]
 fn nothing_is_left_to_do() {
-    let marks = [["TO", "DO"], ["FIX", "ME"], ["XX", "X:"], ["todo", "!("], ["unimplemented", "!("]];
+    let marks =
+        [["TO", "DO"], ["FIX", "ME"], ["XX", "X:"], ["todo", "!("], ["unimplemented", "!("]];
     let is_code = |file: &SourceFile| CODE.contains(&file.extension());
     assert_nowhere(&marks, is_code, "do it, or file an issue and say nothing here");
 }
 
-/// Where a sleep is the test: a kill at a random moment, an outage that lasts; and the slowness of a fake server.
-const MOMENTS: [&str; 3] =
-    ["gofer-cli/tests/it/crash.rs", "gofer-cli/tests/it/campaign/", "gofer-scheduler-nomad/tests/it/fake/"];
+/// Where a sleep is the test: a kill at a random moment, an outage that lasts; and the slowness of
+/// a fake server.
+const MOMENTS: [&str; 3] = [
+    "gofer-cli/tests/it/crash.rs",
+    "gofer-cli/tests/it/campaign/",
+    "gofer-scheduler-nomad/tests/it/fake/",
+];
 
-/// A sleep makes a test slow or wrong. Two are none: the pause of a loop that waits until something is true, in a
-/// function called `eventually`; and time under the paused clock of a simulation.
+/// A sleep makes a test slow or wrong. Two are none: the pause of a loop that waits until something
+/// is true, in a function called `eventually`; and time under the paused clock of a simulation.
 #[test]
 fn no_test_sleeps() {
-    let sleeps = [["tokio::time::", "sleep("], ["thread::", "sleep("]].map(|pieces| pieces.concat());
+    let sleeps =
+        [["tokio::time::", "sleep("], ["thread::", "sleep("]].map(|pieces| pieces.concat());
     let mut found = Vec::new();
-    for file in written_by_hand().filter(|file| file.extension() == "rs" && file.path.contains("/tests/")) {
+
+    for file in
+        written_by_hand().filter(|file| file.extension() == "rs" && file.path.contains("/tests/"))
+    {
         let is_moment = MOMENTS.iter().any(|path| file.path.starts_with(path));
         if is_moment || file.path.contains("/tests/sim/") || file.text.contains("start_paused") {
             continue;
         }
+
         let mut function = "";
         for (number, line) in file.text.lines().enumerate() {
             if let Some((_, name)) = line.split_once("fn ") {
                 function = name;
             }
-            if sleeps.iter().any(|sleep| line.contains(sleep.as_str())) && !function.starts_with("eventually") {
+            if sleeps.iter().any(|sleep| line.contains(sleep.as_str()))
+                && !function.starts_with("eventually")
+            {
                 found.push(format!("{}:{}: {}", file.path, number + 1, line.trim()));
             }
         }
     }
+
     let why = "wait for an event, or use `gofer_core::conformance::eventually`";
     assert!(found.is_empty(), "{why}:\n{}", found.join("\n"));
 }

@@ -6,7 +6,11 @@ fn assert_without(package: &str, flags: &[&str], banned: &[&str], why: &str) {
     let tree = tree(package, flags);
     assert!(tree.contains_key(package), "cargo tree says nothing of `{package}`");
     let found: Vec<&&str> = banned.iter().filter(|name| tree.contains_key(**name)).collect();
-    assert!(found.is_empty(), "`{package}` pulls in {found:?}; {why}: cargo tree -p {package} -i {}", found[0]);
+    assert!(
+        found.is_empty(),
+        "`{package}` pulls in {found:?}; {why}: cargo tree -p {package} -i {}",
+        found[0]
+    );
 }
 
 /// Crates that speak to the network, a database, or a terminal.
@@ -31,7 +35,10 @@ fn core_does_no_input_or_output() {
     let tree = tree("gofer-core", &["--all-features"]);
     let tokio = tree.get("tokio").cloned().unwrap_or_default();
     for feature in ["net", "fs", "process", "signal", "io-std", "full"] {
-        assert!(!tokio.iter().any(|found| found == feature), "gofer-core has tokio's feature `{feature}`");
+        assert!(
+            !tokio.iter().any(|found| found == feature),
+            "gofer-core has tokio's feature `{feature}`"
+        );
     }
 }
 
@@ -48,13 +55,24 @@ fn a_pipeline_program_is_small() {
 
 #[test]
 fn messages_alone_need_no_grpc() {
-    assert_without("gofer-proto", &[], &["tonic", "tokio", "hyper"], "its features `client` and `server` add them");
+    assert_without(
+        "gofer-proto",
+        &[],
+        &["tonic", "tokio", "hyper"],
+        "its features `client` and `server` add them",
+    );
 }
 
 #[test]
 fn the_engine_knows_no_database_and_no_wire() {
-    let banned = ["tonic", "diesel", "diesel-async", "prost", "gofer-db", "gofer-proto", "reqwest", "hyper"];
-    assert_without("gofer-engine", &["--all-features"], &banned, "it has the Journal port and the three traits");
+    let banned =
+        ["tonic", "diesel", "diesel-async", "prost", "gofer-db", "gofer-proto", "reqwest", "hyper"];
+    assert_without(
+        "gofer-engine",
+        &["--all-features"],
+        &banned,
+        "it has the Journal port and the three traits",
+    );
 }
 
 #[test]
@@ -66,5 +84,10 @@ fn the_slim_client_has_no_server() {
     let is_backend = |name: &&String| name.matches('-').count() == 2;
     banned.extend(members().keys().filter(is_backend).cloned());
     let banned: Vec<&str> = banned.iter().map(String::as_str).collect();
-    assert_without("gofer-cli", &["--no-default-features"], &banned, "its feature `server` adds them");
+    assert_without(
+        "gofer-cli",
+        &["--no-default-features"],
+        &banned,
+        "its feature `server` adds them",
+    );
 }
