@@ -1,4 +1,4 @@
-//! What is read as a pipeline is written and read the same.
+//! A text that is read as a pipeline is written and read the same.
 
 use gofer_proto::json::{from_json, from_json_slice, to_json};
 use gofer_proto::v1::PipelineSpec;

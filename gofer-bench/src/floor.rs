@@ -1,5 +1,5 @@
-//! What a chain costs at the least when its server may die between any two steps: another process
-//! starts each task, so that it outlives the server, and another thread commits each end before the
+//! The least that a chain costs when its server may die between any two steps. Another process
+//! starts each task, so that it outlives the server. Another thread commits each end before the
 //! next may begin.
 
 use std::ffi::OsString;

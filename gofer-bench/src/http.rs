@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A client that keeps its connections; of no proxy, since it is to be compared with a server that
 /// asks none.
 pub(crate) fn client() -> Result<reqwest::Client> {
-    // Whoever was first has installed the same.
+    // The first caller has installed the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Ok(reqwest::Client::builder()
         .no_proxy()
@@ -20,7 +20,7 @@ pub(crate) fn client() -> Result<reqwest::Client> {
         .build()?)
 }
 
-/// What a file of one token, or of one key, holds.
+/// The content of a file of one token, or of one key.
 pub(crate) fn secret(file: &Path) -> Result<String> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("cannot read `{}`", file.display()))?;

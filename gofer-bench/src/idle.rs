@@ -1,4 +1,4 @@
-//! What the server uses while it has nothing to do.
+//! The memory that the server uses while it has nothing to do.
 
 use std::time::Duration;
 

@@ -31,7 +31,7 @@ const EVENTS_BYTES: usize = 4096;
 /// How long a stamp may stay away before the measurement is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the task does: one datagram with its index and the time.
+/// The task: it sends one datagram with its index and the time.
 pub(crate) fn stamp(socket: Option<&OsStr>) -> Result<()> {
     let now = now_ns()?;
     let socket = socket.context("name the socket to report to")?;
@@ -116,8 +116,8 @@ async fn sequential(
     Ok(())
 }
 
-/// Runs are asked for at fixed moments, whatever became of those before; a late request counts from
-/// its moment.
+/// Runs are asked for at fixed moments, without waiting for those before. A late request counts
+/// from its moment.
 async fn open_loop(
     server: &Server,
     stamps: &Stamps,

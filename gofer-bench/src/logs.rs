@@ -25,7 +25,7 @@ pub(crate) const POUR_COMMAND: &str = "__pour";
 const LINES_PER_SECOND: u32 = 100;
 const ROUNDS: usize = 3;
 const MIB: usize = 1024 * 1024;
-/// What `cat` writes at once.
+/// The bytes that `cat` writes at once.
 const BLOCK: usize = 128 * 1024;
 /// How long archiving may take; far more than any that works.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -1,4 +1,4 @@
-//! What the figures were measured on; without it they mean nothing.
+//! The machine that the figures were measured on. Without it they mean nothing.
 
 use std::fs;
 use std::io::Write as _;
@@ -22,7 +22,7 @@ pub(crate) struct Machine {
     kernel: String,
     memory_mib: u64,
     /// The kernel's averages of runnable tasks over 1, 5 and 15 minutes, before anything was
-    /// measured: other work on the machine slows both sides, but not by the same factor.
+    /// measured. Other work on the machine slows both sides, but not by the same factor.
     load: String,
     /// Microseconds to append a page to a file where the measured programs keep theirs, and wait
     /// until it is safe.

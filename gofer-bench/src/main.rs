@@ -34,7 +34,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::machine::Machine;
 use crate::report::Report;
 
-/// What `all` gives to `logs` and `journal`, and what they take by themselves.
+/// The sizes that `all` gives to `logs` and `journal`, and their defaults alone.
 const LOG_MIB: u32 = 512;
 const JOURNAL_WIDTH: u32 = 100;
 
@@ -127,7 +127,7 @@ enum Format {
     Json,
 }
 
-/// What every group is given.
+/// The options that every group gets.
 #[derive(Debug)]
 struct Bench {
     /// The copy of the binary that is measured.
@@ -174,7 +174,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let cli = Cli::parse();
-    // One thread: whatever the harness uses is missing to what it measures.
+    // One thread: processor time of the harness is missing to the measured program.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(until_interrupted(measure(&cli)))?;
     let text = match cli.output {

@@ -46,7 +46,7 @@ async fn compare(
 
     server.register(spec).await?;
 
-    // Gofer starts whatever may start, so the same is asked of make.
+    // Gofer starts every task that may start, so the same is asked of make.
     let jobs: &[&str] = if shape == Shape::Chain { &["-j1"] } else { &["-j40", "-j2"] };
     let mut makes: Vec<Samples> =
         jobs.iter().map(|jobs| Samples::new(format!("make {jobs}"))).collect();
@@ -84,8 +84,8 @@ async fn compare(
             parts.round(keep).await?;
         }
 
-        // What the server does later is not to cost the next sample, which is make's; nor is the
-        // pause: it runs warm, as the others.
+        // The server's later work must not cost the next sample, which is make's. Nor must the
+        // pause: the sample runs warm, as the others.
         tokio::time::sleep(ARCHIVED).await;
         time(Command::new("make").arg("-f").arg(&files.makefile))?;
     }

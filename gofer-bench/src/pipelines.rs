@@ -27,7 +27,7 @@ pub(crate) enum Shape {
 /// How a task says `true`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// The program itself.
+    /// As the program, without a shell.
     Direct,
     /// By way of a shell, as most real tasks.
     Shell,
@@ -106,7 +106,7 @@ impl Dag {
         }
     }
 
-    /// For Gofer.
+    /// The same DAG as Gofer's spec.
     pub(crate) fn spec(&self) -> PipelineSpec {
         let condition = DependencyCondition::Success.into();
         let after = |parent: &usize| Dependency { task: format!("t{parent}"), condition };

@@ -1,5 +1,5 @@
-//! The processes of the measured binary, with what they use: the server and whatever helpers it has
-//! started, however far these have detached themselves.
+//! The processes of the measured binary, with their use of memory and processor: the server and all
+//! its helpers, even detached ones.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::{field, kib};
 
-/// What one process uses.
+/// Memory and processor time of one process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Process {
     pid: i32,
@@ -24,13 +24,13 @@ pub(crate) struct Process {
 /// Memory of one process, in MiB.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
-    /// What it uses now.
+    /// Its use now.
     pub(crate) now_mib: f64,
     /// The most it has used since [`forget_peak`].
     pub(crate) peak_mib: f64,
 }
 
-/// What a process uses, and has used at most.
+/// The memory that a process uses, and has used at most.
 pub(crate) fn memory(pid: i32) -> Result<Memory> {
     let mib = |name| {
         let kib = field(format!("/proc/{pid}/status"), name).and_then(|text| kib(&text));
@@ -63,7 +63,7 @@ pub(crate) fn cpu_ms(binary: &Path) -> f64 {
 pub(crate) fn kill_all(binary: &Path) {
     for process in of(binary) {
         if let Some(pid) = Pid::from_raw(process.pid) {
-            // It may have ended by itself.
+            // It may have ended already.
             let _ = kill_process(pid, Signal::KILL);
         }
     }

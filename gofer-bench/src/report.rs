@@ -27,7 +27,7 @@ struct Row {
     to_anchor: Option<f64>,
 }
 
-/// What a sample counts.
+/// The unit of a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Unit {

@@ -96,7 +96,7 @@ async fn one(bench: &Bench, shape: Shape, tasks: usize, report: &mut Report) -> 
     Ok(())
 }
 
-/// What make takes for it, in milliseconds: a chain has nothing to do at once.
+/// Make's time for it, in milliseconds; a chain has no parallel work.
 fn make_it(shape: Shape, dag: &Dag, dir: &Path) -> Result<(&'static str, f64)> {
     let makefile = dir.join("Makefile");
     std::fs::write(&makefile, dag.makefile()).context("cannot write the makefile")?;

@@ -8,7 +8,6 @@ use tokio_postgres::{Client, NoTls};
 /// A PostgreSQL database from which others may be made; without it, only SQLite is measured.
 const POSTGRES: &str = "GOFER_TEST_POSTGRES_URL";
 
-/// Which database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Product {
     Sqlite,
@@ -60,7 +59,7 @@ impl Scratch {
         Ok(Self { product, url, name })
     }
 
-    /// Removes it.
+    /// Drops a PostgreSQL database; SQLite's file is removed with its directory.
     pub(crate) async fn remove(self) -> Result<()> {
         if self.product == Product::Postgres {
             let (client, _) = beside().await?;

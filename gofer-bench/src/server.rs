@@ -140,7 +140,6 @@ impl Server {
         Ok(())
     }
 
-    /// Registers a pipeline.
     pub(crate) async fn register(&self, spec: PipelineSpec) -> Result<()> {
         let request = RegisterPipelineRequest {
             namespace: NAMESPACE.to_owned(),
@@ -160,7 +159,7 @@ impl Server {
         start_run(self.runs(), pipeline, variable).await
     }
 
-    /// The client for tasks that start runs by themselves; see [`start_run`].
+    /// The client for tasks of this program that start runs; see [`start_run`].
     pub(crate) fn runs(&self) -> RunServiceClient<Connection> {
         RunServiceClient::new(self.channel())
     }

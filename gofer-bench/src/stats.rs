@@ -1,4 +1,4 @@
-//! What is said of a set of samples.
+//! The summary of a set of samples.
 
 use serde::Serialize;
 

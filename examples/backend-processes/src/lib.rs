@@ -17,7 +17,7 @@ use gofer_core::scheduler::{
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::ExposeSecret as _;
 
-/// How often the files are looked at. A product that tells of changes by itself needs no such constant.
+/// How often the files are looked at. A product with a stream of changes needs no such constant.
 pub const POLL: Duration = Duration::from_millis(20);
 /// The most that one chunk of a log holds, by the contract.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -52,7 +52,7 @@ impl ProcessScheduler {
     /// When it cannot be made.
     pub async fn connect(config: ProcessesConfig) -> Result<Self> {
         blocking("cannot open the scheduler's directory", move || {
-            // What a crash left in `staging` was never an execution, or is one no more.
+            // A folder that a crash left in `staging` never was an execution, or no longer is one.
             optional(fs::remove_dir_all(config.dir.join("staging")))?;
             fs::create_dir_all(config.dir.join("staging"))?;
             fs::create_dir_all(config.dir.join("executions"))?;
@@ -155,7 +155,7 @@ impl Scheduler for ProcessScheduler {
         let next = move |(folder, mut cursor): (Folder, LogCursor)| async move {
             loop {
                 let look = folder.clone();
-                // First whether more can come, then what there is: the other way round the last bytes get lost.
+                // First whether more can come, then the bytes: the other way round the last bytes get lost.
                 let read = move || Ok((look.state()?.state.is_final(), look.read_log(cursor)?));
                 let (ended, chunk) = blocking("cannot read a log", read).await?;
                 if let Some(chunk) = chunk {
@@ -216,13 +216,13 @@ async fn look_at_all(dir: PathBuf, known: States) -> Result<States> {
     blocking("cannot look for changes", move || fs::read_dir(dir)?.map(look).collect()).await
 }
 
-/// The folder of one execution: all that is known of it.
+/// The folder of one execution, with all that is known of it.
 #[derive(Debug, Clone)]
 pub struct Folder(pub PathBuf);
 
 impl Folder {
     // ANCHOR: state
-    /// What is known now.
+    /// The state as the files show it now.
     ///
     /// # Errors
     /// When the files cannot be read.

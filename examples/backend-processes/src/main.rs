@@ -1,7 +1,8 @@
 //! The supervisor of one execution: `processes-supervisor FOLDER task|service WORKING-DIR COMMAND…`.
 //!
-//! It is alone with its folder: it starts the command, keeps the time of a stop, kills what is left of the process tree, and
-//! writes how it ended. It needs no server, and holds the folder's lock as its standard input for as long as it lives.
+//! It is alone with its folder. It starts the command, keeps the time of a stop, kills the rest of the process
+//! tree, and writes how the command ended. It needs no server, and holds the folder's lock as its standard input
+//! for as long as it lives.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind as IoKind};
@@ -26,7 +27,7 @@ fn main() -> io::Result<()> {
         IoKind::NotFound | IoKind::PermissionDenied => failed(FailureKind::CommandNotFound, error),
         _ => failed(FailureKind::Setup, error),
     });
-    // The end is the command's, not that of whoever cleans up after it.
+    // The end is the command's: cleaning up after it does not count.
     let ended_at = SystemTime::now();
     // Nothing of the tree may run or write on once the end is known.
     kill_the_tree()?;
@@ -34,7 +35,7 @@ fn main() -> io::Result<()> {
 }
 
 fn supervise(folder: &Folder, service: bool, working_dir: &str, command: &[String]) -> io::Result<ExecutionState> {
-    // Away from the server's terminal and signals, and the parent of whatever the command leaves behind.
+    // Away from the server's terminal and signals, and the parent of all processes that the command leaves behind.
     setsid()?;
     set_child_subreaper(Some(getpid()))?;
     let no_directory = |error| io::Error::other(format!("working directory `{working_dir}`: {error}"));
@@ -85,12 +86,13 @@ fn until_its_end(folder: &Folder, main: Pid) -> io::Result<Option<WaitStatus>> {
 }
 
 // ANCHOR: tree
-/// Kills every descendant: whose parent dies becomes a child of this process, the subreaper, until none is left.
+/// Kills every descendant until none is left. A process whose parent dies becomes a child of this one, the
+/// subreaper.
 fn kill_the_tree() -> io::Result<()> {
     loop {
         let children = fs::read_to_string("/proc/thread-self/children")?;
         for pid in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
-            // It may have ended by itself.
+            // It may have ended already.
             let _ = kill_process(pid, Signal::KILL);
         }
         match wait(WaitOptions::empty()) {

@@ -18,7 +18,6 @@ use crate::scratch::{Product, Scratch, connect};
 const APART_US: u64 = 1_000;
 const AGO_US: u64 = 3_600 * 1_000_000;
 
-/// How much history.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size {
     pub(super) runs: u64,
@@ -27,8 +26,7 @@ pub(super) struct Size {
     pub(super) chunk: u64,
 }
 
-/// The schema of the first Gofer there was: what has changed since is up to the server that opens
-/// the database.
+/// The schema of the first Gofer there was. The server that opens the database migrates the rest.
 const SQLITE_SCHEMA: &str =
     include_str!("../../../gofer-db/migrations/sqlite/00000000000001_initial/up.sql");
 const POSTGRES_SCHEMA: &str =
@@ -233,7 +231,7 @@ impl Statements {
         )
     }
 
-    /// What counts on from there.
+    /// The counters that go on from there.
     fn last(&self) -> String {
         let Self { size: Size { runs, events_per_run, .. }, .. } = self;
         format!(

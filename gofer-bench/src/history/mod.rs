@@ -1,5 +1,5 @@
-//! A database with a long history beside an empty one: what people and programs wait for, and what
-//! goes on behind it.
+//! A database with a long history beside an empty one: the calls that people and programs wait for,
+//! and retention behind them.
 
 mod fill;
 
@@ -56,7 +56,7 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-/// Two servers, on two databases; who is asked alternates.
+/// Two servers, on two databases, asked in turn.
 async fn compare(
     bench: &Bench,
     dir: &Path,
@@ -233,7 +233,7 @@ async fn expired(server: &Server, after_id: u64, up_to: u64) -> Result<usize> {
         let page = client.list_events(request.clone()).await?.into_inner();
         let found = page.events.iter().filter(|event| event.id <= up_to).count();
         count += found;
-        // More expire meanwhile: what is listed may never end.
+        // More logs expire while this reads: the list may never end.
         if page.next_page_token.is_empty() || found < page.events.len() {
             return Ok(count);
         }

@@ -77,7 +77,7 @@ impl Running {
 
 impl Drop for EngineAlone {
     fn drop(&mut self) {
-        // What is left of it is in a directory that goes as well.
+        // Its files are in a directory that is removed as well.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -99,8 +99,8 @@ mod tests {
         engine.run().await.unwrap();
         let counts = engine.running.journal.counts();
         assert_eq!(counts.tasks, TASKS as u64);
-        // That it runs is a commit by itself only where its end comes 5 ms later, as it may on a
-        // busy machine.
+        // `Running` is a commit of its own only where the end comes 5 ms later, as it may on a busy
+        // machine.
         assert!(counts.transactions < TASKS as u64 * 3 / 2, "{counts:?}");
     }
 }

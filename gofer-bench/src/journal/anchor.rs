@@ -1,4 +1,4 @@
-//! What the disk, and SQLite by itself, can do.
+//! The speed of the disk, and of SQLite alone.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

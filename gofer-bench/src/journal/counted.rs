@@ -17,7 +17,7 @@ use gofer_core::run::{CancelRequest, LogState, RunState, RunStatus, TaskState};
 use gofer_core::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId, Timestamp};
 use tokio::sync::Semaphore;
 
-/// A journal whose commits are counted. Whoever waits for runs to end need not ask the database,
+/// A journal whose commits are counted. A waiter for the end of runs need not ask the database,
 /// which has enough to do.
 #[derive(Debug)]
 pub(super) struct Counted {
@@ -30,7 +30,7 @@ pub(super) struct Counted {
     tasks: AtomicU64,
 }
 
-/// Counted so far.
+/// The counts so far, or of a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
     /// Calls of `commit` that took effect: one transaction each.
@@ -231,12 +231,12 @@ impl Journal for Counted {
     }
 }
 
-/// What a commit asks for.
+/// The changes that a commit asks for.
 struct Asked {
     changes: usize,
     /// Task runs that become complete.
     tasks: usize,
-    /// What the run comes to, if it ends.
+    /// The run's status, if it ends.
     ended: Option<RunStatus>,
 }
 

@@ -69,7 +69,7 @@ pub(crate) async fn measure(bench: &Bench, width: u32, report: &mut Report) -> R
     Ok(())
 }
 
-/// What was counted in one round, each per second.
+/// The counts of one round, each per second.
 struct Round {
     syncs: f64,
     single_updates: f64,

@@ -1,5 +1,5 @@
-//! Schedulers that keep nothing: one has nothing to do, every execution has run, well, as soon as
-//! it was asked for; the other starts the program, in this process, and waits for it.
+//! Schedulers that keep nothing. One has nothing to do: every execution has succeeded as soon as it
+//! was asked for. The other starts the program, in this process, and waits for it.
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +37,7 @@ impl NullScheduler {
         move |state| {
             let watcher = watcher.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(watcher) = watcher.as_ref() {
-                // Whoever has gone away asks for the state when it comes back.
+                // A watcher that was away asks for the state when it comes back.
                 let _ = watcher.unbounded_send(WatchEvent {
                     id: id.clone(),
                     state,

@@ -15,7 +15,7 @@ use crate::nomad::{CALLS, CPU_MHZ, DISK_MB, LOG_MB, MEMORY_MB};
 
 /// How long all tasks of one round may take without any of them ending.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What the bare client's jobs begin with.
+/// The prefix of the bare client's jobs.
 const PREFIX: &str = "gofer-bench-bare-";
 const SECOND: u64 = 1_000_000_000;
 
@@ -75,7 +75,7 @@ impl Bare {
         Ok(jobs)
     }
 
-    /// Forgets the jobs.
+    /// Purges the jobs, as Gofer does after their logs.
     pub(crate) async fn remove(&self, jobs: &[String]) -> Result<()> {
         let one = |job: &String| {
             self.call(self.request(Method::DELETE, &format!("/v1/job/{job}?purge=true")))

@@ -18,8 +18,8 @@ use crate::{Bench, http, progress};
 const CALLS: usize = 16;
 /// All of a width at once, on both sides.
 const MAX_EXECUTIONS: usize = 256;
-/// What Gofer asks for when a task asks for nothing; and little disk, so that no job waits for
-/// room.
+/// The resources that Gofer asks for when a task asks for none; and little disk, so that no job
+/// waits for room.
 const CPU_MHZ: u64 = 100;
 const MEMORY_MB: u64 = 64;
 const LOG_MB: u64 = 1;

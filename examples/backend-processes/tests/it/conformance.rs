@@ -19,7 +19,7 @@ pub(crate) struct Processes {
     _dir: TempDir,
 }
 
-/// What each case calls once.
+/// Each case calls this once.
 pub(crate) async fn processes() -> Processes {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let workloads = dir.path().join("workloads");
@@ -53,7 +53,7 @@ mod scheduler {
 }
 // ANCHOR_END: harness
 
-/// Cargo names it at run time; who runs the test binary by hand finds it beside the directory that is in.
+/// Cargo names it at run time. Without Cargo it lies beside the directory of the test binary.
 fn supervisor() -> PathBuf {
     let beside = || {
         let tests = std::env::current_exe().expect("this test binary");

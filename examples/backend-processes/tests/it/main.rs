@@ -1,4 +1,4 @@
-//! The contract of schedulers, and what it cannot ask of this one.
+//! The contract of schedulers, and tests of this one that the contract cannot ask for.
 
 mod conformance;
 mod own;

@@ -1,4 +1,4 @@
-//! What the suite cannot ask.
+//! Questions that the suite cannot ask.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ fn id(task: &str) -> ExecutionId {
     format!("ns/pipe/1/{task}/1").parse().expect("a valid id")
 }
 
-/// A supervisor that was killed wrote no end: what became of its task is not known, and nobody guesses.
+/// A supervisor that was killed wrote no end. The fate of its task is not known, and nobody guesses.
 #[tokio::test]
 async fn without_its_supervisor_an_execution_is_lost() {
     let harness = processes().await;
@@ -75,7 +75,7 @@ async fn a_secret_is_never_written() {
     assert!(!texts.iter().any(|text| String::from_utf8_lossy(text).contains(CANARY)), "the value was written");
 }
 
-/// What this scheduler cannot do at all is an error of `start`, and no execution.
+/// A request beyond this scheduler's abilities is an error of `start`, and no execution.
 #[tokio::test]
 async fn an_image_is_unsupported() {
     let harness = processes().await;

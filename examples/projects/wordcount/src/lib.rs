@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::io::{self, BufRead};
 use std::ops::AddAssign;
 
-/// What was counted in one input, or in several together.
+/// The counts of one input, or of several together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Line ends, as `wc -l` counts them: a last line without one is not counted.
     pub lines: u64,
     /// Runs of characters that are not white space.
     pub words: u64,
-    /// Bytes, whatever they mean.
+    /// All bytes, valid UTF-8 or not.
     pub bytes: u64,
 }
 

@@ -81,8 +81,7 @@ fn main() -> ExitCode {
         .parallelism(1)
         // Tasks start with a clean environment. These are the tools that compiled this pipeline, …
         .variable("TOOLCHAIN", toolchain().display())
-        // … and this is where `target/release` is, whatever the user's own Cargo configuration
-        // says.
+        // … and this is where `target/release` is, under any Cargo configuration of the user.
         .variable("CARGO_TARGET_DIR", project.join("target").display())
         .tasks(steps)
         .tasks([report, notify])

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     // Its edge does not hold, so it is skipped.
     let celebrate = Task::new("celebrate").script("echo 'nobody will read this'").depends_on(&risky);
 
-    // Runs when all of these are over, whatever became of them: successful, failed or skipped.
+    // Runs when all of these are over: successful, failed or skipped.
     let summary = Task::new("summary").script("echo 'all is over'").depends_on_any([
         &count_words,
         &count_lines,

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     // or in an event.
     let greet = Task::new("greet")
         .variable("TOKEN", secret("greeting_token"))
-        // The log shows `***` in its place, whoever reads it and whenever.
+        // The log shows `***` in its place, to every reader at any time.
         .script("echo \"the token is $TOKEN\"\necho \"it has ${#TOKEN} characters\"");
 
     // It can be a part of a value, too.
