@@ -51,7 +51,7 @@ pub struct PipelineErrors {
 }
 
 impl PipelineErrors {
-    /// What is wrong, never empty.
+    /// The broken rules; never empty.
     #[must_use]
     pub fn violations(&self) -> &[Violation] {
         &self.violations
@@ -111,8 +111,8 @@ pub(crate) fn build(pipeline: Pipeline) -> Result<Built, PipelineErrors> {
     }
 }
 
-/// Task ids on their way from text to type. A bad id gets a stand-in, the same one wherever it is
-/// used, so that the edges to it are still checked; messages show what was written.
+/// Task ids on their way from text to type. A bad id gets one stand-in for all its uses, so that
+/// the edges to it are still checked. Messages show the text as written.
 #[derive(Debug, Default)]
 struct Ids {
     stand_ins: BTreeMap<String, TaskId>,

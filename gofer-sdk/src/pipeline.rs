@@ -39,7 +39,7 @@ impl Pipeline {
         }
     }
 
-    /// What the pipeline is for; shown to people.
+    /// The pipeline's purpose, shown to people.
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.description = text.into();
         self
@@ -51,7 +51,7 @@ impl Pipeline {
         self
     }
 
-    /// What becomes of a new run while [`parallelism`](Self::parallelism) runs are active. It waits
+    /// The fate of a new run while [`parallelism`](Self::parallelism) runs are active. It waits
     /// unless given.
     pub fn overlap(mut self, overlap: Overlap) -> Self {
         self.overlap = overlap;
@@ -70,14 +70,14 @@ impl Pipeline {
     /// no others. Without a list it may set all but those that decide what programs load, such as
     /// `PATH` and `LD_PRELOAD`; those have to be listed.
     ///
-    /// A run's value is plain text: `secret{{key}}` in it stays these characters, whoever chose it.
+    /// A run's value is plain text: `secret{{key}}` in it stays these characters.
     pub fn run_variable(mut self, name: impl Into<String>) -> Self {
         self.run_variables.push(core::RunVariable { name: name.into(), template: false });
         self
     }
 
     /// As [`run_variable`](Self::run_variable), and the run's value may hold
-    /// [references](crate::Reference). Whoever starts a run then chooses which of the pipeline's
+    /// [references](crate::Reference). The starter of a run then chooses which of the pipeline's
     /// secrets and objects the task gets.
     pub fn run_template(mut self, name: impl Into<String>) -> Self {
         self.run_variables.push(core::RunVariable { name: name.into(), template: true });

@@ -1,4 +1,4 @@
-//! What a pipeline program does: print the pipeline, for Gofer or for a person.
+//! The work of a pipeline program: it prints the pipeline, for Gofer or for a person.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -15,10 +15,9 @@ const EXIT_INVALID: u8 = 2;
 const EXIT_OUTPUT: u8 = 1;
 
 impl Pipeline {
-    /// The whole `main` of a pipeline program. Prints the pipeline to standard output: as protobuf
-    /// (`gofer.v1.PipelineSpec`) when that is a pipe or a file, which is how Gofer reads it, and as
-    /// a summary when it is a terminal. A pipeline that breaks rules prints all of them to standard
-    /// error and exits with code 2.
+    /// The whole `main` of a pipeline program. Prints the pipeline to standard output. A pipe or a
+    /// file gets protobuf (`gofer.v1.PipelineSpec`), which Gofer reads. A terminal gets a summary.
+    /// A pipeline that breaks rules prints all of them to standard error and exits with code 2.
     ///
     /// ```no_run
     /// use std::process::ExitCode;

@@ -38,7 +38,7 @@ pub struct Task {
     pub(crate) continue_on_failure: bool,
 }
 
-/// What a custom task runs; a script brings its own shell unless an entrypoint is given.
+/// The program of a custom task. A script brings its own shell unless an entrypoint is given.
 #[derive(Debug, Clone)]
 pub(crate) enum Program {
     Command(Vec<String>),
@@ -78,13 +78,13 @@ impl Task {
         &self.id
     }
 
-    /// What the task is for; shown to people.
+    /// The task's purpose, shown to people.
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.description = text.into();
         self
     }
 
-    // What it runs.
+    // The program.
 
     /// Runs in a container of this image, such as `docker.io/library/rust:1.95`. Without an image
     /// the command runs directly on the scheduler's host.
@@ -171,8 +171,8 @@ impl Task {
         self.edges(parents, Condition::Success)
     }
 
-    /// Runs after these, if each of them failed, timed out or was cancelled by itself. When it
-    /// succeeds it has handled the failure: the run is successful all the same.
+    /// Runs after these, if each of them failed, timed out or was cancelled alone. When it succeeds
+    /// it has handled the failure, and the run can still be successful.
     pub fn depends_on_failure(self, parents: impl Parents) -> Self {
         self.edges(parents, Condition::Failure)
     }
@@ -187,7 +187,7 @@ impl Task {
         self
     }
 
-    // What becomes of a failure.
+    // Failures.
 
     /// How many more attempts follow a failed one, at most 100.
     pub fn retries(mut self, attempts: u32) -> Self {
@@ -232,7 +232,7 @@ impl Task {
         self
     }
 
-    // What it needs.
+    // Resources.
 
     /// Processor share in thousandths of a core. The scheduler's default unless given.
     pub fn cpu_millis(mut self, millis: u32) -> Self {

@@ -1,4 +1,4 @@
-//! What an operator can set.
+//! The operator's settings.
 
 use std::path::{Path, PathBuf};
 

@@ -78,7 +78,7 @@ where
     joined(tokio::task::spawn_blocking(work).await)
 }
 
-/// What a task came to.
+/// The result of a spawned task; a panic there goes on here.
 pub(crate) fn joined<T>(
     result: Result<Result<T, BackendError>, tokio::task::JoinError>,
 ) -> Result<T, BackendError> {

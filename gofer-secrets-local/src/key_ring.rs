@@ -25,7 +25,7 @@ impl KeyRing {
     /// The keys of a file's text.
     ///
     /// # Errors
-    /// What is wrong, without any of the text.
+    /// The broken rule, without any of the text.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut keys = Vec::new();
         for (index, line) in text.lines().enumerate() {

@@ -1,4 +1,4 @@
-//! The store itself.
+//! `LocalSecretStore`: encrypted rows, read and written with the newest keys of the file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,8 +30,8 @@ pub(crate) const ROWS_PER_PAGE: usize = 100;
 pub struct LocalSecretStore {
     pub(crate) db: Db,
     pub(crate) key_file: PathBuf,
-    /// Whoever writes a row or reads one holds this for reading until the database has answered, so
-    /// that a rotation, which needs it for writing, never takes away a key in use.
+    /// A reader or writer of a row holds this for reading until the database has answered. A
+    /// rotation needs it for writing, so it never takes away a key in use.
     pub(crate) keys: Arc<RwLock<KeyRing>>,
     /// Held by a rotation.
     pub(crate) rotating: Arc<Mutex<()>>,
@@ -47,8 +47,8 @@ impl LocalSecretStore {
     /// Opens the store; makes the key file on the very first start.
     ///
     /// # Errors
-    /// `Denied` when others can read the key file, `Corrupt` when it is missing, damaged, or does
-    /// not belong to the database's secrets; or the database's.
+    /// `Denied` when others can read the key file. `Corrupt` when it is missing, damaged, or does
+    /// not belong to the database's secrets. Else the database's.
     pub async fn connect(config: LocalSecretsConfig, db: Db) -> Result<Self, BackendError> {
         let key_file = config.absolute_key_file()?;
         let stored = find(&db, &canary()).await?;

@@ -18,15 +18,15 @@ const MAX_PASSES: usize = 10;
 
 impl LocalSecretStore {
     /// Makes a new key, re-encrypts every secret with it, and takes the older keys out of the file.
-    /// Returns how many rows were re-encrypted. Reads and puts go on meanwhile.
+    /// Returns how many rows were re-encrypted. Reads and puts go on during the rotation.
     ///
     /// Dropped or killed at any point, it leaves a file with every key that a row needs; call it
     /// again to finish.
     ///
     /// # Errors
-    /// `Corrupt` when a secret cannot be decrypted, which the message names (delete it or put it
-    /// again, then rotate again); `Denied` or `Exhausted` when the key file cannot be written;
-    /// `Unavailable` when another process keeps writing with an older key; or the database's. The
+    /// `Corrupt` when a secret cannot be decrypted. The message names it: delete it or put it
+    /// again, then rotate again. `Denied` or `Exhausted` when the key file cannot be written.
+    /// `Unavailable` when another process keeps writing with an older key. Else the database's. The
     /// older keys stay in the file then.
     pub async fn rotate(&self) -> Result<u64, BackendError> {
         let _rotating = self.rotating.lock().await;

@@ -26,7 +26,7 @@ struct Health {
 }
 
 impl Health {
-    /// What product this is; neither says it. OpenBao began at 2.0, and Vault tells its edition
+    /// The product's name, which neither says. OpenBao began at 2.0, and Vault tells its edition
     /// since long before its own 2.0.
     fn product(&self) -> &'static str {
         match self.enterprise {
@@ -70,7 +70,7 @@ async fn health(session: &Session) -> Result<Health, BackendError> {
     let endpoint = ReadHealthRequest {
         standbyok: Some(true),
         perfstandbyok: Some(true),
-        // What is wrong is read from the answer instead of the status, which says less.
+        // The answer tells the fault better than the status does.
         sealedcode: Some(200),
         uninitcode: Some(200),
         ..ReadHealthRequest::default()

@@ -1,7 +1,7 @@
 //! One request and its answer.
 //!
-//! `vaultrs` says how requests look; sending them is done here, because its own client keeps
-//! `Retry-After` from us, logs every refusal as an error, and quotes whole answers in its errors.
+//! `vaultrs` says how requests look, and this file sends them. The own client of `vaultrs` hides
+//! `Retry-After`, logs every refusal as an error, and quotes whole answers in its errors.
 
 use std::fmt;
 use std::time::Duration;
@@ -34,14 +34,14 @@ const MAX_CONNECT_TIME: Duration = Duration::from_secs(5);
 /// Below this a secret is found in texts by chance.
 const MIN_MASKED_BYTES: usize = 4;
 
-/// What is sent, and for whom.
+/// One call: the endpoint, and the token that it goes with.
 pub(crate) struct Request<'a, E> {
     pub(crate) endpoint: &'a E,
-    /// `None` for what anybody may ask.
+    /// `None` for calls that need none.
     pub(crate) token: Option<&'a SecretString>,
     /// Whether it is about the configured namespace; some paths exist outside all of them only.
     pub(crate) in_namespace: bool,
-    /// What the request has in it and no error may.
+    /// A value in the request that no error may show.
     pub(crate) secret: Option<&'a SecretString>,
 }
 
@@ -73,7 +73,7 @@ impl Client {
             .pool_max_idle_per_host(MAX_IN_FLIGHT)
             .redirect(redirect::Policy::custom(follow))
             .referer(false)
-            // Secrets go to the address and nowhere else, whatever the environment says.
+            // Secrets go to the address and nowhere else, also when the environment names a proxy.
             .no_proxy();
 
         if url.scheme() == "https" {
@@ -144,7 +144,7 @@ impl Client {
     }
 
     fn build<E: Endpoint>(&self, request: &Request<'_, E>) -> Result<reqwest::Request, Failure> {
-        // Only the path, the method and the body are used; the address may have a path of its own,
+        // Only the path, the method and the body are used. The address may have a path of its own,
         // which `rustify` would put behind the version.
         let described = request
             .endpoint
@@ -154,8 +154,8 @@ impl Client {
         let url = format!("{}/v1{path}", self.address);
         let mut builder = self.http.request(described.method().clone(), url);
 
-        // What an agent between us and the server may insist on, as a sign that no browser was
-        // tricked into this.
+        // An agent between us and the server may insist on this header: it shows that no browser
+        // was tricked into the call.
         builder = builder.header("X-Vault-Request", "true");
         if let Some(token) = request.token {
             builder = builder.header("X-Vault-Token", sensitive(token)?);
@@ -174,7 +174,7 @@ impl Client {
     }
 }
 
-/// What came back, of a request that succeeded.
+/// The answer to a request that succeeded.
 #[derive(Debug)]
 pub(crate) struct Answer {
     body: SecretSlice<u8>,
@@ -198,18 +198,18 @@ impl Answer {
             .map_err(|_| Failure::Garbled("its answer is not what vault answers here"))
     }
 
-    /// Its field `data`.
+    /// The field `data` of the answer.
     pub(crate) fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         self.parse().map(|body: DataBody<T>| body.data)
     }
 
-    /// Its field `auth`.
+    /// The field `auth` of the answer.
     pub(crate) fn auth<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         self.parse().map(|body: AuthBody<T>| body.auth)
     }
 }
 
-/// What vault says when it refuses. Of a deleted version it says more than that it is missing.
+/// Vault's words of a refusal. For a deleted version they say more than that it is missing.
 #[derive(Default, Deserialize)]
 struct ErrorBody {
     #[serde(default)]
@@ -232,8 +232,8 @@ async fn read(mut response: Response) -> Result<SecretSlice<u8>, Failure> {
         .content_length()
         .and_then(|length| usize::try_from(length).ok())
         .unwrap_or_default();
-    // Room for a whole secret from the beginning, since what a vector leaves behind when it grows
-    // is not wiped; but not for whatever length somebody announces.
+    // Room for a whole secret from the beginning: a vector that grows leaves copies behind that are
+    // not wiped. But not for any announced length.
     let mut body = Vec::with_capacity(expected.min(MAX_ANNOUNCED_BYTES));
     while let Some(chunk) = response.chunk().await.map_err(Failure::from)? {
         if body.len() + chunk.len() > MAX_ANSWER_BYTES {

@@ -1,4 +1,4 @@
-//! What an operator can set.
+//! The operator's settings.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 /// Where Kubernetes puts the token of a pod's service account.
 const KUBERNETES_TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-/// Longest wait for one answer: whoever needs longer waits for a secret that a task needs now.
+/// Longest wait for one answer: a task waits for the secret during this time.
 const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 /// Most attempts at one call.
 const MAX_ATTEMPTS: u32 = 20;
@@ -187,8 +187,7 @@ impl VaultConfig {
     pub(crate) fn url(&self) -> Result<Url, BackendError> {
         const RULE: &str = "a URL such as `https://vault.example.com:8200`";
 
-        // Whatever is wrong with it, it might be a URL with a password in it, so it is shown only
-        // when it is not.
+        // A broken address is not shown: it might be a URL with a password in it.
         let Ok(mut url) = Url::parse(&self.address) else {
             return if self.address.is_empty() {
                 Err(error(format!("address: is not set; give {RULE}")))

@@ -25,9 +25,9 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// Why there is no token: the server's answer, or what is wrong on this side.
 #[derive(Debug)]
 pub(crate) enum LoginFailure {
-    /// What became of the request.
+    /// The login request failed.
     Vault(Failure),
-    /// Nothing was sent.
+    /// A fault on this side: no request was sent.
     Here(BackendError),
 }
 
@@ -44,7 +44,7 @@ impl From<BackendError> for LoginFailure {
 }
 
 impl LoginFailure {
-    /// What the caller is told.
+    /// The error for the caller.
     pub(crate) fn into_error(self, address: &str, auth: &AuthConfig) -> BackendError {
         let failure = match self {
             Self::Here(error) => return error,
@@ -98,7 +98,7 @@ pub(crate) struct Login {
 /// The part of a token's description that matters.
 #[derive(Deserialize)]
 struct Lookup {
-    /// Whole seconds left.
+    /// Seconds left, rounded down.
     ttl: u64,
     /// When it ends, as text; a root token has none.
     expire_time: Option<String>,
@@ -148,7 +148,7 @@ pub(crate) async fn log_in(client: &Client, auth: &AuthConfig) -> Result<Token, 
     }
 }
 
-/// What the token may still do: `Ok` when it is alive.
+/// Whether the token is alive: `Ok` when it is.
 pub(crate) async fn look_up(client: &Client, token: &SecretString) -> Result<(), Failure> {
     described(client, token).await.map(drop)
 }

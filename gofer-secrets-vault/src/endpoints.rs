@@ -4,7 +4,7 @@ use rustify::Endpoint;
 use rustify::enums::{RequestMethod, RequestType, ResponseType};
 use rustify::errors::ClientError;
 
-/// What kind of engine is at a mount. Whoever may do anything below the mount may ask this.
+/// The kind of engine at a mount. Any right below the mount allows this question.
 #[derive(Debug)]
 pub(crate) struct MountInfo {
     pub(crate) mount: String,
@@ -24,7 +24,7 @@ impl Endpoint for MountInfo {
     }
 }
 
-/// What the token may do to some paths.
+/// The token's rights to some paths.
 #[derive(Debug)]
 pub(crate) struct Capabilities {
     pub(crate) paths: Vec<String>,

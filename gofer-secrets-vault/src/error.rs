@@ -1,5 +1,5 @@
-//! What can go wrong with a request, and what the caller of the store is told. None of it ever
-//! holds a value or a token.
+//! Failures of a request, and the errors that the caller of the store gets. None of them ever holds
+//! a value or a token.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) enum Failure {
     Unreachable(reqwest::Error),
     /// The connection broke or nothing came back in time. It may have been done.
     NoAnswer(reqwest::Error),
-    /// What came back cannot be understood, or what was to be sent cannot be sent; with the reason.
+    /// The answer cannot be understood, or the request cannot be sent; with the reason.
     Garbled(&'static str),
 }
 
@@ -80,7 +80,7 @@ impl Failure {
         }
     }
 
-    /// Whether the server may have done it all the same.
+    /// Whether the server may have carried out the request.
     pub(crate) fn is_unsure(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.status >= 500,
@@ -114,8 +114,8 @@ impl Failure {
             .then_some(refusal.gone_version)
     }
 
-    /// What the caller is told. `action` is what was tried, such as ``read secret `a` ``, and
-    /// `needs` what a policy must allow for it.
+    /// The error for the caller. `action` names the call, such as ``read secret `a` ``, and `needs`
+    /// the right that a policy must give for it.
     pub(crate) fn into_error(self, address: &str, action: &str, needs: &str) -> BackendError {
         let new = |kind, message: String| BackendError::new(kind, message);
         match self {
@@ -235,7 +235,7 @@ where
     joined(tokio::task::spawn_blocking(work).await)
 }
 
-/// What a task came to.
+/// The result of a spawned task; a panic there goes on here.
 pub(crate) fn joined<T, E: From<BackendError>>(
     result: Result<Result<T, E>, tokio::task::JoinError>,
 ) -> Result<T, E> {

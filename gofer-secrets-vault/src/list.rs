@@ -1,8 +1,8 @@
 //! Lists of keys.
 //!
-//! Vault lists one folder at a time, names of folders with a `/` at their end. Sorting each
-//! folder's names as they are, `/` included, and going down into a folder where its name stands
-//! gives all keys in the order of their bytes. What cannot be on the page is not asked for.
+//! Vault lists one folder at a time, names of folders with a `/` at their end. This sorts each
+//! folder's names with their `/`, and goes down into a folder where its name stands. That gives all
+//! keys in the order of their bytes. Folders that cannot be on the page are not listed.
 
 use gofer_core::object_store::ListPage;
 use gofer_core::secret_store::SecretList;
@@ -10,7 +10,7 @@ use gofer_core::{BackendError, SecretPath};
 
 use crate::key;
 
-/// What a list is of.
+/// The part of the keys that a page is to show.
 #[derive(Debug)]
 pub(crate) struct Wanted<'a> {
     prefix: &'a str,

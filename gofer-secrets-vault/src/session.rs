@@ -1,5 +1,5 @@
-//! Who Gofer is to Vault: one token for all calls, renewed before it runs out, replaced when it is
-//! refused.
+//! Gofer's identity at Vault: one token for all calls, renewed before it runs out, replaced when it
+//! is refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,9 +20,9 @@ use crate::error::{Failure, joined};
 use crate::retry::{Backoff, jittered};
 use crate::token::Token;
 
-/// A token from a login that is younger is not replaced because of a refusal as long as it is
-/// alive: a new one would be refused as well, and a policy that forbids something must not turn
-/// every call into a login.
+/// A refusal does not replace a token that is alive and whose login is younger than this. A new one
+/// would be refused as well, and a policy that forbids something must not turn every call into a
+/// login.
 const YOUNG: Duration = Duration::from_secs(30);
 /// Pause after a renewal that failed for good, doubled each time up to the other.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -33,9 +33,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 /// A call that did not succeed.
 #[derive(Debug)]
 pub(crate) enum CallFailure {
-    /// What became of its last attempt.
+    /// The last attempt failed.
     Vault {
-        /// The last attempt's.
+        /// The failure of the last attempt.
         failure: Failure,
         /// Whether an earlier attempt may have been carried out.
         unsure: bool,
@@ -57,10 +57,10 @@ pub(crate) struct Session {
     auth: AuthConfig,
     attempts: u32,
     current: watch::Sender<Option<Arc<Token>>>,
-    /// Held by whoever logs in; what became of the last login that failed.
+    /// Held during a login; has the error of the last login that failed.
     login: Mutex<Option<(ErrorKind, String)>>,
-    /// How many logins have failed. Whoever waited while one did takes its error instead of trying
-    /// the same again.
+    /// How many logins have failed. A caller that waited during one takes its error, and does not
+    /// try the same again.
     failed_logins: AtomicU64,
 }
 
@@ -76,9 +76,9 @@ impl Session {
         }))
     }
 
-    /// Calls with the current token; with a new one once more if that is refused; and again while
-    /// the server is sealed, busy or out of reach, as often as configured. `secret` is what the
-    /// request holds and no error may show.
+    /// Calls with the current token. If that is refused, calls once more with a new one. Calls
+    /// again, as often as configured, while the server is sealed, busy or out of reach. `secret` is
+    /// a value in the request that no error may show.
     pub(crate) async fn call<E: Endpoint>(
         self: &Arc<Self>,
         endpoint: &E,
@@ -115,7 +115,7 @@ impl Session {
         }
     }
 
-    /// Asks what anybody may ask and what exists outside all namespaces.
+    /// Calls without a token, outside all namespaces.
     pub(crate) async fn ask<E: Endpoint>(&self, endpoint: &E) -> Result<Answer, Failure> {
         self.send(endpoint, None, false).await
     }
@@ -142,8 +142,8 @@ impl Session {
         Ok((!newer.is(token)).then_some(newer))
     }
 
-    /// Another token than `stale`: one that somebody else got meanwhile, or a new one. In a task of
-    /// its own, so that a caller who gives up does not waste a secret id that can be used once.
+    /// Another token than `stale`: one that another call got before, or a new one. It runs in a
+    /// task of its own, so that a caller that gives up does not waste a secret id for one use.
     async fn log_in_again(
         self: &Arc<Self>,
         stale: Option<Arc<Token>>,
@@ -218,7 +218,7 @@ impl Session {
             match self.renew(token).await {
                 Ok(renewed) => {
                     let is_fading = renewed.is_fading();
-                    // Unless a call has replaced it meanwhile.
+                    // Unless a call has replaced it since.
                     self.current.send_if_modified(|current| {
                         let same = current.as_ref().is_some_and(|current| current.is(&renewed));
                         if same {

@@ -10,7 +10,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::VaultConfig;
 
-/// TLS as configured.
+/// TLS with the configured authority and client certificate.
 pub(crate) fn client_config(config: &VaultConfig) -> Result<ClientConfig, BackendError> {
     let mut roots = RootCertStore::empty();
     match &config.ca_file {

@@ -1,4 +1,4 @@
-//! The store itself.
+//! `VaultSecretStore`: the trait's calls as requests to the KV engine.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ struct Shared {
     _keeper: Keeper,
 }
 
-/// What lies at a path.
+/// The value at a path, or its absence.
 enum Stored {
     Value {
         version: u64,
@@ -71,7 +71,7 @@ impl VaultSecretStore {
     /// Logs in, and keeps the token alive from then on.
     ///
     /// # Errors
-    /// `Invalid` for a setting or file that breaks its rule, `Denied` when the login is refused,
+    /// `Invalid` for a setting or file that breaks its rule. `Denied` when the login is refused.
     /// `Unavailable`, `RateLimited` or `Timeout` when the server cannot answer now.
     pub async fn connect(config: VaultConfig) -> Result<Self, BackendError> {
         config.validate()?;
@@ -155,7 +155,8 @@ impl VaultSecretStore {
         }
     }
 
-    /// `action` is what was tried, and `capability` what a policy must allow for it in `tree`.
+    /// `action` names the call, and `capability` the right that a policy must give for it in
+    /// `tree`.
     fn error(
         &self,
         failure: CallFailure,
@@ -179,9 +180,8 @@ impl SecretStore for VaultSecretStore {
         check::check(&self.shared.session, &self.shared.layout, self.shared.method).await
     }
 
-    /// Over a version that somebody deleted, or into a mount that wants to be told the current
-    /// version (`cas_required`), it writes with that version, and looks again if another writer was
-    /// faster.
+    /// Some writes have to name the current version: over a deleted one, or into a mount with
+    /// `cas_required`. Such a write looks again if another writer was faster.
     async fn put(
         &self,
         path: &SecretPath,

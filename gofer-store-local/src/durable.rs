@@ -1,8 +1,8 @@
 //! Which directories are known to survive a power cut, so that a put syncs only those that may not.
 //!
-//! A directory is durable when the one above it was synced after it was made. Syncing one that has
-//! nothing new still costs a flush of the disk, and a key has several; with this, the usual put
-//! syncs its file and the directory of that.
+//! A directory is durable when the one above it was synced after it was made. Syncing a directory
+//! without news still costs a flush of the disk, and a key has several directories. With this, the
+//! usual put syncs its file and the file's directory.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -14,8 +14,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// flushes.
 const MAX_KNOWN: usize = 10_000;
 
-/// What this process knows. It starts with nothing, since another may have died before it synced
-/// what it made.
+/// The directories that this process knows to be durable. It starts with none: another process may
+/// have died before it synced a directory that it made.
 #[derive(Debug, Default)]
 pub(crate) struct Durable {
     known: Mutex<Known>,
@@ -31,7 +31,8 @@ struct Known {
 
 impl Durable {
     /// Makes the name of a file that lies in `objects` or below it durable, and the directories on
-    /// the way to it. The file must be there, since it keeps them from being removed meanwhile.
+    /// the way to it. The file must be there: it keeps the directories from being removed during
+    /// this.
     pub(crate) fn sync_name(&self, file: &Path, objects: &Path) -> io::Result<()> {
         let forgotten = self.lock().forgotten;
         let mut synced = Vec::new();

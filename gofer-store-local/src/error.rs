@@ -43,7 +43,7 @@ where
     joined(tokio::task::spawn_blocking(work).await)
 }
 
-/// What a blocking task came to.
+/// The result of a blocking task; a panic there goes on here.
 pub(crate) fn joined<T>(
     result: Result<Result<T, BackendError>, tokio::task::JoinError>,
 ) -> Result<T, BackendError> {

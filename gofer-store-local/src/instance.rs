@@ -22,11 +22,11 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// instance's alone.
 #[derive(Debug)]
 pub(crate) struct Instance {
-    /// The objects' directory.
+    /// The directory `objects` of the store.
     pub(crate) objects: PathBuf,
     staging: PathBuf,
     next_staged: AtomicU64,
-    /// What need not be synced again.
+    /// Directories that need no further sync.
     pub(crate) durable: Durable,
     /// Locked for as long as this lives; the kernel lets go when the process dies, however it dies.
     _lock: File,
@@ -69,8 +69,8 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // A put keeps its instance alive, so only the lock file is left. What fails here, the next
-        // sweep does.
+        // A put keeps its instance alive, so only the lock file is left. If removing it fails here,
+        // the next sweep does it.
         let _ = fs::remove_dir_all(&self.staging);
     }
 }
@@ -80,7 +80,8 @@ pub(crate) fn make_dirs(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// The locked file. Whoever has it lets go within moments, unless it was stopped just then.
+/// The locked file. Its holder releases it within moments, unless that process was stopped just
+/// then.
 fn locked_file(path: &Path) -> io::Result<File> {
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;

@@ -1,4 +1,4 @@
-//! The store itself.
+//! `LocalObjectStore`: the trait's calls as calls of the file system.
 
 use std::fs;
 use std::path::PathBuf;

@@ -28,7 +28,7 @@ pub(crate) fn head(path: &Path, key: &ObjectKey) -> Result<ObjectMeta, BackendEr
     Ok(object_meta(key.clone(), &meta))
 }
 
-/// What the file system knows, in Gofer's words.
+/// The file system's metadata in Gofer's words.
 pub(crate) fn object_meta(key: ObjectKey, meta: &Metadata) -> ObjectMeta {
     let since_epoch = meta
         .modified()

@@ -13,7 +13,7 @@ use crate::error::io_error;
 use crate::instance::{Instance, make_dirs};
 use crate::layout::object_path;
 
-/// How often a put makes its directory again when deletes keep removing it as empty; each loss
+/// How often a put makes its directory again when deletes keep removing it as empty. Each loss
 /// means that another call finished in between, so a handful is plenty.
 const MAX_PLACE_TRIES: usize = 100;
 

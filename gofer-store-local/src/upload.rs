@@ -9,7 +9,7 @@ use crate::error::joined;
 use crate::staged::Staged;
 
 /// Bytes per write. Large enough that handing a chunk to a blocking thread (some 20 us) does not
-/// show; two of these are all the memory that a put needs.
+/// show. Two of these are all the memory that a put needs.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// Writes the whole stream. After an error the staging file is gone; when this is dropped, it soon

@@ -1,4 +1,4 @@
-//! What the tests share: a database, a key file beside it, and shorthands.
+//! Shared by the tests: a database, a key file beside it, and shorthands.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Readers see the whole old or the whole new object, whatever happens to the put.
+//! Readers see the whole old or the whole new object, also when the put fails.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What this binary does as a child process of one of its tests, which kills or measures it.
+//! The work of this binary as a child process of one of its tests, which kills or measures it.
 
 use std::future::pending;
 use std::io::Write;

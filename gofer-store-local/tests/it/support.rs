@@ -1,4 +1,4 @@
-//! What the tests share: a store in a temporary directory, bodies, and child processes.
+//! Shared by the tests: a store in a temporary directory, bodies, and child processes.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What Cargo knows of the workspace. Both questions are answered offline, from the manifests and
+//! Cargo's knowledge of the workspace. Both questions are answered offline, from the manifests and
 //! the lock file.
 
 use std::collections::BTreeMap;
@@ -12,11 +12,11 @@ use crate::files::repository;
 /// A member of the workspace.
 #[derive(Debug, Deserialize)]
 pub struct Package {
-    /// Its name.
+    /// The name in its manifest.
     pub name: String,
     /// Its `Cargo.toml`.
     pub manifest_path: PathBuf,
-    /// What it declares, every kind and feature.
+    /// The declared dependencies of every kind and feature.
     pub dependencies: Vec<Dependency>,
     /// Registries it may be published to; empty for `publish = false`.
     pub publish: Option<Vec<String>>,

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 /// Directories that hold nothing written by hand.
 const NOT_OURS: [&str; 6] = [".git", "target", "node_modules", "__pycache__", ".gofer", ".venv"];
 
-/// A text file.
+/// A text file of the repository.
 #[derive(Debug)]
 pub struct SourceFile {
     /// Below the repository, with `/` between its parts.
     pub path: String,
-    /// What it says.
+    /// The whole content.
     pub text: String,
 }
 
@@ -72,7 +72,7 @@ fn collect(root: &Path, dir: &Path, found: &mut Vec<SourceFile>) {
             }
             continue;
         }
-        // Somebody may remove a temporary file meanwhile, and what is no text has no lines.
+        // A temporary file may have been removed since, and a binary file has no lines.
         let Ok(text) = fs::read_to_string(&path) else { continue };
         let relative = path.strip_prefix(root).expect("it is below the root");
         found.push(SourceFile { path: relative.to_string_lossy().replace('\\', "/"), text });

@@ -1,4 +1,4 @@
-//! What ARCHITECTURE.md says of the code, as far as it can be read off.
+//! Claims of ARCHITECTURE.md about the code, as far as they can be read off.
 
 use std::fs;
 
@@ -23,7 +23,7 @@ fn without_tests(file: &SourceFile) -> &str {
     file.text.split("#[cfg(test)]").next().unwrap_or_default()
 }
 
-/// `crate: test` in backticks, with whatever white space a line's end made.
+/// `crate: test` in backticks, with any white space of a line's end.
 fn named_tests(invariants: &str) -> Vec<(String, String)> {
     let quoted = invariants.split('`').skip(1).step_by(2);
     let names = quoted.filter_map(|text| text.split_once(": "));

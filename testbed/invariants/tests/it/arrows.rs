@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // through the binary.
     ("gofer-bench", &["gofer-core", "gofer-proto", "gofer-db", "gofer-engine"]),
     ("gofer-testbed", &[]),
-    // What the guide shows: a backend as somebody else writes it.
+    // The guide's example: a backend as somebody else writes it.
     ("backend-processes", &["gofer-core"]),
 ];
 
@@ -32,7 +32,7 @@ fn is_backend(name: &str) -> bool {
     BACKEND_KINDS.iter().any(|kind| name.starts_with(kind))
 }
 
-/// What `name` may depend on; `None` for a crate that has no line.
+/// The crates that `name` may depend on; `None` for a crate that has no line.
 fn allowed(name: &str) -> Option<Vec<&'static str>> {
     let line = ARROWS.iter().find(|(from, _)| *from == name).map(|(_, to)| to.to_vec());
     line.or_else(|| is_backend(name).then(|| vec!["gofer-core"]))
@@ -93,7 +93,7 @@ fn no_crate_needs_itself_even_for_its_tests() {
     }
 }
 
-/// A backend's tests need no other backend: whoever writes a new one copies a crate that stands
+/// A backend's tests need no other backend: the author of a new one copies a crate that stands
 /// alone.
 #[test]
 fn backends_do_not_know_each_other() {

@@ -1,4 +1,4 @@
-//! What no file says, and how long it may be.
+//! Words that no file may have, and the length of files.
 
 use gofer_testbed::{SourceFile, source_files};
 
@@ -81,8 +81,9 @@ const MOMENTS: [&str; 3] = [
     "gofer-scheduler-nomad/tests/it/fake/",
 ];
 
-/// A sleep makes a test slow or wrong. Two are none: the pause of a loop that waits until something
-/// is true, in a function called `eventually`; and time under the paused clock of a simulation.
+/// A sleep makes a test slow or wrong. Two kinds do not count. One is the pause of a loop that
+/// waits until something is true, in a function called `eventually`. The other is time under the
+/// paused clock of a simulation.
 #[test]
 fn no_test_sleeps() {
     let sleeps =

@@ -1,4 +1,4 @@
-//! What the light crates must not pull in, in whatever way.
+//! Dependencies that the light crates must not pull in, directly or not.
 
 use gofer_testbed::{members, tree};
 
