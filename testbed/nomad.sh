@@ -77,7 +77,7 @@ client {
   options {
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
   }
-  # What exec puts into every task's root; the default is most of /usr, and takes half a minute.
+  # The directories that exec puts into every task's root; the default is most of /usr, and takes half a minute.
   chroot_env {
     "$dir/root" = "/"
   }
@@ -134,7 +134,7 @@ nomad_podman_image() {
     NOMAD_PODMAN_IMAGE=
     [ -n "${GOFER_TEST_NOMAD_PLUGINS:-}" ] && nomad_image_root "$dir" || return 0
     tar -C "$dir" -c . | podman import --quiet - gofer-testbed:1 >/dev/null
-    # shellcheck disable=SC2034 # for whoever sources this
+    # shellcheck disable=SC2034 # for the script that sources this
     NOMAD_PODMAN_IMAGE=localhost/gofer-testbed:1
 }
 
@@ -158,7 +158,7 @@ nomad_image() {
     if tar -C "$dir" -c . | docker import - gofer-testbed:1 >/dev/null &&
         tar -C "$dir" -c . | docker import --change 'USER 1000:1000' - gofer-testbed:1-user >/dev/null &&
         docker run --rm --network=none gofer-testbed:1 /bin/sh -c true >/dev/null 2>&1; then
-        # shellcheck disable=SC2034 # for whoever sources this
+        # shellcheck disable=SC2034 # for the script that sources this
         NOMAD_IMAGE=gofer-testbed:1 NOMAD_USER_IMAGE=gofer-testbed:1-user
     fi
 }
@@ -208,7 +208,7 @@ nomad_set_up() {
     done
     export NOMAD_TOKEN=$NOMAD_ROOT_TOKEN
     "$nomad" acl policy apply gofer config/nomad/gofer-policy.hcl >/dev/null || return 1
-    # shellcheck disable=SC2034 # who sources this uses it
+    # shellcheck disable=SC2034 # for the script that sources this
     NOMAD_GOFER_TOKEN=$("$nomad" acl token create -name gofer -type client -policy gofer -t '{{.SecretID}}') || return 1
     for try in $(seq 100); do
         if "$nomad" node status 2>/dev/null | grep -q ' ready$'; then
@@ -232,7 +232,7 @@ nomad_stop() {
     done
     kill -KILL "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
-    # What it mounted for its tasks, the innermost first.
+    # Its mounts for tasks, the innermost first.
     awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | tac | while read -r mount; do
         umount "$mount" 2>/dev/null || true
     done

@@ -95,7 +95,7 @@ CONF
         port=$((20000 + RANDOM % 12000))
         if postgres_run pg_ctl start --wait --timeout=60 --silent --pgdata="$dir/data" --log="$dir/server.log" \
             --options="-p $port" >/dev/null 2>&1; then
-            # shellcheck disable=SC2034 # for whoever sources this
+            # shellcheck disable=SC2034 # for the script that sources this
             POSTGRES_URL="postgres://gofer:$password@127.0.0.1:$port/postgres"
             say "PostgreSQL $(cat "$dir/data/PG_VERSION") on 127.0.0.1:$port, data in $dir"
             return 0

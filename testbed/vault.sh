@@ -34,7 +34,7 @@ vault_start() {
         for ((tries = 0; tries < 300; tries++)); do
             # It says so when it is unsealed and has its engines.
             if grep -q 'Development mode should NOT be used' "$dir/server.log"; then
-                # shellcheck disable=SC2034 # for whoever sources this
+                # shellcheck disable=SC2034 # for the script that sources this
                 VAULT_ADDR_STARTED="http://127.0.0.1:$port" VAULT_TOKEN_STARTED=$token
                 say "$("$program" version | head -n 1) on 127.0.0.1:$port"
                 return 0

@@ -1,4 +1,4 @@
-//! Logs: how soon a line arrives at who follows, and how many bytes a second go through.
+//! Logs: how soon a line arrives at a follower, and how many bytes a second go through.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -131,7 +131,7 @@ impl Arrivals {
     }
 }
 
-/// MiB per second of the same bytes: through a pipe, to who follows, into the archive, and out of
+/// MiB per second of the same bytes: through a pipe, to a follower, into the archive, and out of
 /// it.
 async fn throughput(server: &Server, program: &str, mib: u32, report: &mut Report) -> Result<()> {
     let count = mib.to_string();

@@ -15,7 +15,7 @@ pub(crate) struct Process {
     pid: i32,
     /// Memory that is in use by it, shared pages included, in MiB.
     pub(crate) rss_mib: f64,
-    /// The same with each shared page divided among those who share it, in MiB.
+    /// The same with each shared page divided among its processes, in MiB.
     pub(crate) pss_mib: f64,
     /// Processor time of it and of the children it has waited for, in milliseconds.
     pub(crate) cpu_ms: f64,

@@ -133,7 +133,7 @@ async fn get(mut gofer: SecretServiceClient<Connection>, index: u32) -> Result<(
     Ok(())
 }
 
-/// The least that anybody does who reads from the engine.
+/// The least work to read from the engine.
 struct Bare {
     http: Client,
     engine: String,

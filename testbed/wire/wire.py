@@ -327,7 +327,7 @@ def passes(channel: grpc.Channel, function: Callable[[grpc.Channel], None]) -> b
     name = function.__name__.replace("_", " ")
     try:
         function(channel)
-    # Whatever it is, the other checks go on.
+    # After any error the other checks go on.
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)
         line = next(frame.lineno for frame in reversed(where) if frame.filename == __file__)

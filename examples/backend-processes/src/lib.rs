@@ -236,7 +236,7 @@ impl Folder {
         match lock.try_lock_shared() {
             Err(TryLockError::WouldBlock) => Ok(alive),
             Err(TryLockError::Error(error)) => Err(error),
-            // Nobody is left who could write the end; it may have been written since it was looked for above.
+            // Nobody is left to write the end; it may have been written since the look above.
             Ok(()) => Ok(self.ended()?.unwrap_or(ExecutionState::Lost.into())),
         }
     }

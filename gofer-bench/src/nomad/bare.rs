@@ -1,5 +1,4 @@
-//! The least that anybody does who runs tasks on Nomad: register a job, wait on the event stream
-//! for its end.
+//! The least work to run tasks on Nomad: register a job, wait on the event stream for its end.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
