@@ -98,7 +98,7 @@ async fn compare(
     Ok(())
 }
 
-/// Of what a server does for a chain, what cannot be left out.
+/// The part of a server's work for a chain that cannot be left out.
 struct Parts {
     floor: (Floor, Samples),
     engines: [(EngineAlone, Samples); 2],

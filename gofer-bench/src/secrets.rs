@@ -163,7 +163,7 @@ impl Bare {
         Ok(())
     }
 
-    /// Its own and what Gofer wrote.
+    /// Removes the bare client's secrets and those that Gofer wrote.
     async fn remove_all(&self, count: u32) -> Result<()> {
         let bare = (0..count).map(|index| self.url("metadata", index));
         let below = format!("gofer-bench/{}", std::process::id());

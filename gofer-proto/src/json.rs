@@ -1,9 +1,9 @@
 //! Canonical proto3 JSON of any message of the contract, by reflection over
 //! [`FILE_DESCRIPTOR_SET`].
 //!
-//! Field names are written in lowerCamelCase and read in that or in the form of the .proto files;
-//! enum values are their full names; 64-bit integers are strings; fields with their default value
-//! are left out.
+//! Field names are written in lowerCamelCase, and read in that form or in the form of the .proto
+//! files. Enum values are their full names, and 64-bit integers are strings. Fields with their
+//! default value are left out.
 
 use std::sync::OnceLock;
 
@@ -23,7 +23,7 @@ pub struct JsonError {
     hint: &'static str,
 }
 
-/// What the parser says of a duration, and what it does not say.
+/// The parser's words for a bad duration, and the rule that they leave out.
 const BAD_DURATION: &str = "failed to parse duration";
 const DURATION_HINT: &str =
     "; a duration is a number of seconds with an `s`, such as \"300s\" or \"0.5s\"";
@@ -69,8 +69,8 @@ pub fn from_json<M: Message + Name + Default>(value: serde_json::Value) -> Resul
 /// follow.
 ///
 /// # Errors
-/// [`JsonError`] as for [`from_json`], for a text that is not JSON, and for an object that has a
-/// key twice: whoever wrote that does not know which one counts.
+/// [`JsonError`] as for [`from_json`], and for a text that is not JSON. An object that has a key
+/// twice is an error too: its author does not know which one counts.
 ///
 /// # Panics
 /// When `M` is not a message of the contract.

@@ -21,6 +21,6 @@ pub mod v1 {
     include!("gen/redacted.rs");
 }
 
-/// The encoded `google.protobuf.FileDescriptorSet` of the contract and all it imports, without
-/// comments: what server reflection serves, and where the feature `json` looks up names.
+/// The encoded `google.protobuf.FileDescriptorSet` of the contract and its imports, without
+/// comments. Server reflection serves it, and the feature `json` looks up names in it.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptor.bin");

@@ -1,5 +1,4 @@
-//! From what was written to a pipeline that may be registered, or to everything that is wrong with
-//! it.
+//! Turns the builders into a pipeline that may be registered, or into the list of all its errors.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -111,7 +111,7 @@ impl Pipeline {
     }
 }
 
-/// The wish to be started by a trigger.
+/// Lets a trigger start the pipeline.
 ///
 /// ```
 /// use gofer_sdk::{Pipeline, Subscription};
@@ -133,7 +133,7 @@ impl Subscription {
         })
     }
 
-    /// Something the trigger needs to know; its documentation says what.
+    /// A setting of the trigger; the trigger's documentation lists them.
     pub fn setting(mut self, name: impl Into<String>, value: impl Display) -> Self {
         self.0.settings.insert(name.into(), value.to_string());
         self

@@ -86,8 +86,8 @@ fn dependency(dependency: &core::Dependency) -> v1::Dependency {
     v1::Dependency { task: dependency.task.to_string(), condition: condition.into() }
 }
 
-/// Absent when nothing was asked for. Otherwise what is repeated is written out, so that it does
-/// not hang on the reader's default.
+/// Absent when nothing was asked for. Otherwise the kinds of ends are written out, so that they do
+/// not depend on the reader's default.
 fn retries(policy: &core::RetryPolicy) -> Option<v1::RetryPolicy> {
     let on = policy.on.iter().map(|end| match end {
         core::RetryOn::Failed => v1::RetryOn::Failed,

@@ -12,7 +12,7 @@ use secrecy::zeroize::Zeroizing;
 use crate::error::io_error;
 use crate::key_ring::KeyRing;
 
-/// Far more than any number of keys needs; what is longer is not a key file.
+/// Far more than any number of keys needs; a longer file is no key file.
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// The keys; `None` when there is no file.

@@ -56,7 +56,7 @@ impl EngineAlone {
         Ok(Self { running: Arc::new(started.await??), runtime: Some(runtime) })
     }
 
-    /// Milliseconds from asking for a run until it has been committed that it is complete.
+    /// Milliseconds from the request of a run until its completion is committed.
     pub(crate) async fn run(&self) -> Result<f64> {
         let running = self.running.clone();
         let runtime = self.runtime.as_ref().context("no threads")?;

@@ -19,7 +19,7 @@ use tokio::process::Command;
 
 const DONE: ExecutionState = ExecutionState::Exited { code: 0, oom: false, signal: None };
 
-/// Keeps nothing but the one that watches.
+/// A scheduler that keeps nothing but its watcher.
 #[derive(Debug, Default)]
 pub(crate) struct NullScheduler {
     watcher: Arc<Mutex<Option<mpsc::UnboundedSender<WatchEvent>>>>,

@@ -1,5 +1,5 @@
-//! The contract explains itself (every message, field, rpc, service, enum and enum value has a
-//! comment) and can be used from other languages.
+//! Every message, field, rpc, service, enum and enum value of the contract has a comment, and the
+//! contract can be used from other languages.
 
 use std::collections::HashSet;
 
