@@ -2,13 +2,14 @@
 //! processes as far as the kernel offers that there, and whatever a task makes of itself, it can be
 //! killed with everything that came of it.
 //!
-//! The server makes the cgroup, and the task's process enters it before it executes anything. Its
+//! The server makes the cgroup, and the task's process is born in it. Its
 //! supervisor stays outside, so that it never dies with the task.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::config::Cgroup;
 use crate::layout::LiveName;
+use crate::sys;
 
 /// The period of `cpu.max`, the kernel's default.
 const CPU_PERIOD_MICROS: u64 = 100_000;
@@ -104,12 +106,7 @@ impl CgroupBase {
         // runs no task.
         let probe = base.dir.join("probe");
         make(&probe)?;
-        let entered = Command::new("/bin/sh")
-            .args(["-c", "echo 0 > \"$0/cgroup.procs\""])
-            .arg(&probe)
-            .status();
-        let usable =
-            entered.is_ok_and(|status| status.success()) && probe.join("cgroup.kill").exists();
+        let usable = can_be_entered(&probe) && probe.join("cgroup.kill").exists();
 
         fs::remove_dir(probe)?;
         if !usable {
@@ -204,6 +201,19 @@ impl CgroupBase {
     }
 }
 
+/// By a process that is born there, or where the kernel knows no such thing, by one that moves.
+fn can_be_entered(dir: &Path) -> bool {
+    let born = entrance(dir).is_ok_and(|to| sys::can_be_born_in(to.dir.as_fd()));
+    let moves = || {
+        Command::new("/bin/sh")
+            .args(["-c", "echo 0 > \"$0/cgroup.procs\""])
+            .arg(dir)
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    born || moves()
+}
+
 /// Whether these controllers limit memory and cpu.
 fn limit(controllers: &[&str]) -> bool {
     ["memory", "cpu"].iter().all(|name| controllers.contains(name))
@@ -264,15 +274,25 @@ fn is_delegated(dir: &Path) -> bool {
 /// One execution's cgroup; dropping it removes the cgroup.
 pub(crate) struct TaskCgroup {
     dir: PathBuf,
+    was_killed: Cell<bool>,
+}
+
+/// The way into a cgroup.
+pub(crate) struct Entrance {
+    /// The cgroup's directory.
+    pub(crate) dir: OwnedFd,
+    /// Whether a process is born there, or moves in.
+    pub(crate) by_birth: bool,
 }
 
 impl TaskCgroup {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, was_killed: Cell::new(false) }
     }
 
     /// Kills everything in it at once, whatever it forks meanwhile.
     pub(crate) fn kill(&self) {
+        self.was_killed.set(true);
         let _ = fs::write(self.dir.join("cgroup.kill"), "1");
     }
 
@@ -285,9 +305,11 @@ impl TaskCgroup {
         kills.is_some_and(|count| count > 0)
     }
 
-    /// Where a process writes `0` to enter it.
-    pub(crate) fn entrance(&self) -> io::Result<OwnedFd> {
-        entrance(&self.dir)
+    /// The way in for the next process. Linux kills what is born in a cgroup that was killed once:
+    /// it compares the cgroup's count of kills with that of the parent's. The later lives of a
+    /// service move in, therefore.
+    pub(crate) fn entrance(&self) -> io::Result<Entrance> {
+        Ok(Entrance { by_birth: !self.was_killed.get(), ..entrance(&self.dir)? })
     }
 
     /// Waits for killed processes to be gone, for a while.
@@ -305,13 +327,9 @@ impl TaskCgroup {
     }
 }
 
-/// Where a process writes `0` to enter this cgroup.
-pub(crate) fn entrance(dir: &Path) -> io::Result<OwnedFd> {
-    let options = fs::OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_CLOEXEC)
-        .open(dir.join("cgroup.procs"));
-    options.map(OwnedFd::from)
+/// The way into a cgroup that may have been killed.
+pub(crate) fn entrance(dir: &Path) -> io::Result<Entrance> {
+    Ok(Entrance { dir: fs::File::open(dir)?.into(), by_birth: false })
 }
 
 impl Drop for TaskCgroup {

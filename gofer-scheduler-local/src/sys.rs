@@ -1,8 +1,8 @@
 //! The few system calls that no safe library offers: fork, clone, signal masks, shared memory,
 //! another user's name for a moment, and a look at exited children.
 //!
-//! This is the crate's only module with `unsafe`. All but [`async_fd`] runs in the warden and its
-//! supervisors, which are single-threaded by construction: [`crate::supervisor::main`] starts no
+//! This is the crate's only module with `unsafe`. All but [`async_fd`] and [`can_be_born_in`] runs
+//! in the warden and its supervisors, which are single-threaded by construction: [`crate::supervisor::main`] starts no
 //! thread and uses nothing that does.
 #![expect(
     unsafe_code,
@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::confinement::User;
 
-pub(crate) use spawn::{Bounds, Spawn, SpawnError, Spawner, Step, Streams};
+pub(crate) use spawn::{Bounds, Spawn, SpawnError, Spawner, Step, Streams, can_be_born_in};
 
 /// Signals a supervisor receives through its signalfd instead of a handler.
 const SUPERVISED: [i32; 2] = [libc::SIGCHLD, libc::SIGUSR1];

@@ -3,8 +3,10 @@
 //! What a task must not have is given up between the clone and the exec, where posix_spawn offers
 //! nothing of the kind. The child shares this process's memory until the exec, as posix_spawn's
 //! does, which is several times faster than a fork: so it makes system calls only, allocates
-//! nothing, and cannot panic. A child that becomes another user gets memory of its own, since that
-//! user could otherwise look for a way into this process through it.
+//! nothing, and cannot panic. Two kinds of children get memory of their own. One that becomes
+//! another user could otherwise look for a way into this process through it. And one with a cgroup
+//! is born there: a process that moves into a cgroup makes the kernel wait for all processors,
+//! often 20 ms, in which no other process moves, starts or ends.
 
 use std::convert::Infallible;
 use std::ffi::{CStr, c_int, c_long, c_void};
@@ -16,10 +18,14 @@ use rustix::io::{Errno, Result};
 use rustix::process::{Pid, WaitOptions, setrlimit, waitpid};
 
 use super::{last_error, shared_counter};
+use crate::cgroup::Entrance;
 use crate::confinement::{Confinement, Limit, User};
 
 /// Far more than the child's few calls take.
 const STACK_BYTES: usize = 64 * 1024;
+
+/// `CLONE_INTO_CGROUP`, which does not fit the type that libc has for flags of clone.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// The highest number of a signal.
 const LAST_SIGNAL: c_int = 64;
@@ -51,8 +57,8 @@ pub(crate) enum Streams<'a> {
 pub(crate) struct Bounds<'a> {
     /// Its limits, in place of this process's.
     pub(crate) limits: &'a [Limit],
-    /// `cgroup.procs` of the cgroup that it enters, open for writing.
-    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// The way into its cgroup.
+    pub(crate) cgroup: Option<&'a Entrance>,
     /// Whom it becomes.
     pub(crate) user: Option<&'a User>,
     /// The Landlock ruleset that it is under.
@@ -70,14 +76,14 @@ impl<'a> Bounds<'a> {
     /// Those of an execution, with what was opened for it.
     pub(crate) fn of(
         confinement: &'a Confinement,
-        cgroup: Option<&'a OwnedFd>,
+        cgroup: Option<&'a Entrance>,
         ruleset: Option<&'a OwnedFd>,
     ) -> Self {
         let closes_files =
             confinement.landlock.as_ref().is_some_and(|landlock| !landlock.protected.is_empty());
         Self {
             limits: &confinement.limits,
-            cgroup: cgroup.map(OwnedFd::as_fd),
+            cgroup,
             user: confinement.user.as_ref(),
             ruleset: ruleset.map(OwnedFd::as_fd),
             without: if closes_files && confinement.user.is_none() {
@@ -171,17 +177,13 @@ impl Spawner {
         let (argv, env) = (null_terminated(what.argv), null_terminated(what.env));
         self.report.store(0, Ordering::SeqCst);
         let child = Child { what, argv: argv.as_ptr(), env: env.as_ptr(), report: self.report };
-        let shares_memory = if what.bounds.user.is_some() { 0 } else { libc::CLONE_VM };
         let failed = |step, errno| SpawnError { step, errno };
-
-        let top = self.stack.as_mut_ptr().wrapping_add(STACK_BYTES);
-        // SAFETY: the child runs `run_child` on a stack of its own, which grows down from its end,
-        // aligned to 16 bytes. This process has one thread, which CLONE_VFORK holds until the child
-        // has executed its program or is gone: everything that `child` refers to outlives its use.
-        let pid = unsafe {
-            let top = top.wrapping_sub(top.addr() % 16).cast::<c_void>();
-            let flags = shares_memory | libc::CLONE_VFORK | libc::SIGCHLD;
-            libc::clone(run_child, top, flags, (&raw const child).cast_mut().cast())
+        let nursery = what.bounds.cgroup.filter(|entrance| entrance.by_birth);
+        let born = nursery.map(|to| clone_into(to.dir.as_fd(), || child.run_or_report()));
+        let pid = match born {
+            Some(Ok(pid)) => pid.as_raw_pid(),
+            // The kernel is too old, or forbids it: then it moves there.
+            Some(Err(_)) | None => self.clone(&child),
         };
 
         if pid < 0 {
@@ -199,6 +201,58 @@ impl Spawner {
             }
         }
     }
+
+    /// The number of a new process, or a negative one for an error.
+    fn clone(&mut self, child: &Child<'_>) -> c_int {
+        let shares_memory = match child.what.bounds.user {
+            Some(_) => 0,
+            None => libc::CLONE_VM,
+        };
+
+        let top = self.stack.as_mut_ptr().wrapping_add(STACK_BYTES);
+        // SAFETY: the child runs `run_child` on a stack of its own, which grows down from its end,
+        // aligned to 16 bytes. This process has one thread, which CLONE_VFORK holds until the child
+        // has executed its program or is gone: everything that `child` refers to outlives its use.
+        unsafe {
+            let top = top.wrapping_sub(top.addr() % 16).cast::<c_void>();
+            let flags = shares_memory | libc::CLONE_VFORK | libc::SIGCHLD;
+            libc::clone(move_and_run, top, flags, ptr::from_ref(child).cast_mut().cast())
+        }
+    }
+}
+
+/// Starts a process in this cgroup, with memory of its own. The call returns once the process has
+/// executed a program or is gone; `child` makes system calls only.
+///
+/// # Errors
+/// The kernel's, `ENOSYS` and `EPERM` where it is too old or forbids it. Then there is no process.
+fn clone_into(cgroup: BorrowedFd<'_>, child: impl FnOnce()) -> Result<Pid> {
+    // SAFETY: numbers, for which zero is "nothing".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = CLONE_INTO_CGROUP | u64::from(libc::CLONE_VFORK.unsigned_abs());
+    args.exit_signal = libc::SIGCHLD.unsigned_abs().into();
+    args.cgroup = cgroup.as_raw_fd().unsigned_abs().into();
+
+    // SAFETY: the arguments outlive the call. Without CLONE_VM the child has a copy of this thread
+    // and its stack, as after a fork, and never returns from here.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) };
+    match i32::try_from(pid) {
+        Ok(0) => {
+            child();
+            super::exit_now(127)
+        }
+        Ok(pid) => Pid::from_raw(pid).ok_or_else(last_error),
+        Err(_) => Err(last_error()),
+    }
+}
+
+/// Whether processes of this one can be born in this cgroup. Any process may ask, whatever threads
+/// it has.
+pub(crate) fn can_be_born_in(cgroup: BorrowedFd<'_>) -> bool {
+    clone_into(cgroup, || super::exit_now(0)).is_ok_and(|pid| {
+        let waited = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
+        matches!(waited, Ok(Some((_, status))) if status.exit_status() == Some(0))
+    })
 }
 
 /// What the child does, or what it failed at and why.
@@ -212,17 +266,42 @@ struct Child<'a> {
     report: &'static AtomicU32,
 }
 
-extern "C" fn run_child(argument: *mut c_void) -> c_int {
+extern "C" fn move_and_run(argument: *mut c_void) -> c_int {
     // SAFETY: `Spawner::spawn` passes a `Child`, and its memory stays as it is until this process
     // has executed or ended.
     let child = unsafe { &*argument.cast::<Child<'_>>() };
-    let Err((step, errno)) = child.run();
-    let errno = errno.raw_os_error().cast_unsigned();
-    child.report.store((step as u32) << 16 | (errno & 0xffff), Ordering::SeqCst);
+    match child.move_into_cgroup() {
+        Ok(()) => child.run_or_report(),
+        Err(failed) => child.report(failed),
+    }
     super::exit_now(127)
 }
 
 impl Child<'_> {
+    /// Comes back only when something failed, and was reported.
+    fn run_or_report(&self) {
+        let Err(failed) = self.run();
+        self.report(failed);
+    }
+
+    fn report(&self, (step, errno): (Step, Errno)) {
+        let errno = errno.raw_os_error().cast_unsigned();
+        self.report.store((step as u32) << 16 | (errno & 0xffff), Ordering::SeqCst);
+    }
+
+    fn move_into_cgroup(&self) -> Attempt<()> {
+        let Some(cgroup) = self.what.bounds.cgroup else { return Ok(()) };
+        // SAFETY: literals that outlive the calls. `0` is the process that writes.
+        unsafe {
+            let name = c"cgroup.procs".as_ptr();
+            let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+            let procs = libc::openat(cgroup.dir.as_raw_fd(), name, flags);
+            check(Step::Cgroup, procs)?;
+            let written = libc::write(procs, b"0".as_ptr().cast(), 1);
+            check(Step::Cgroup, if written == 1 { 0 } else { -1 })
+        }
+    }
+
     /// Comes back only with what failed.
     fn run(&self) -> Attempt<Infallible> {
         let bounds = &self.what.bounds;
@@ -233,12 +312,6 @@ impl Child<'_> {
         self.open_streams()?;
         for limit in bounds.limits {
             setrlimit(limit.resource, limit.values).map_err(|errno| (Step::Limits, errno))?;
-        }
-
-        if let Some(procs) = bounds.cgroup {
-            // SAFETY: one byte of a literal. `0` is the process that writes.
-            let written = unsafe { libc::write(procs.as_raw_fd(), b"0".as_ptr().cast(), 1) };
-            check(Step::Cgroup, if written == 1 { 0 } else { -1 })?;
         }
 
         for &capability in bounds.without {
