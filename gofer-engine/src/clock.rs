@@ -5,7 +5,7 @@
 //! A lease is certain only as far as the clocks of those who may take it agree: a server whose
 //! clock is ahead would take what another still holds. What one server cannot know of another's
 //! clock is bounded by how long the journal took to answer, which is why a lease is trusted for
-//! less than it lasts ([`crate::freshness`]).
+//! less than it lasts ([`crate::lease::deadline`]).
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;

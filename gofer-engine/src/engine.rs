@@ -22,19 +22,24 @@ use tokio::sync::{Notify, RwLock, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backoff::Backoff;
-use crate::begun::{Begun, facts};
 use crate::clock::Clock;
-use crate::drivers::Drivers;
+use crate::commit::writer::Writer;
 use crate::error::EngineError;
-use crate::freshness::{Freshness, certain, precision};
-use crate::guard::Timed;
+use crate::execution::{end_reports as reports, exec};
 use crate::inbox::Message;
-use crate::machine::Input;
-use crate::places::Places;
-use crate::token::{RunTokens, run_token_hash};
-use crate::writer::Writer;
-use crate::{added, archiver, cluster, exec, lead, leases, listen, lock, logs, reports};
+use crate::lease::deadline::{Freshness, certain, precision};
+use crate::lease::{claim as leases, leader as lead};
+use crate::lock;
+use crate::logs::{archiver, read as logs, run_masks as added};
+use crate::retry_loop::Backoff;
+use crate::rules::machine::Input;
+use crate::run::events as listen;
+use crate::run::first_step::{Begun, facts};
+use crate::run::registry::Drivers;
+use crate::run_token::{RunTokens, run_token_hash};
+use crate::slots::Places;
+use crate::slots::shares as cluster;
+use crate::timeouts::Timed;
 
 /// Longest wait for drivers to come to rest.
 const SHUTDOWN: Duration = Duration::from_secs(5);

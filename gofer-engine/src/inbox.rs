@@ -5,7 +5,7 @@ use gofer_core::scheduler::Observation;
 use gofer_core::{ExecutionId, Timestamp};
 use tokio::sync::mpsc;
 
-use crate::machine::Input;
+use crate::rules::machine::Input;
 
 /// Messages that may wait for one run's driver; senders wait beyond it.
 const QUEUE: usize = 256;

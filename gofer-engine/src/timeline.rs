@@ -11,7 +11,7 @@ use gofer_core::pipeline::TaskSpec;
 use gofer_core::run::{AttemptRecord, Reason, ReasonKind, Run, TaskRun, TaskState, TaskStatus};
 use gofer_core::{Attempt, RunNumber, TaskId, Timestamp};
 
-use crate::reasons;
+use crate::rules::reasons;
 
 /// Types of the events that [`of_task`] wants to see; others it passes over.
 pub const EVENT_TYPES: [&str; 4] =

@@ -2,11 +2,11 @@
 
 mod added;
 mod bounds;
+mod end_reported_to_lost_server;
 mod engine;
 mod fuzz;
 mod machine;
 mod model;
 mod support;
 mod timeline;
-mod told;
 mod vanishing;

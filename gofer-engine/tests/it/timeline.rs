@@ -10,7 +10,7 @@ use gofer_core::run::{
 };
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, RunNumber, TaskId, Timestamp};
-use gofer_engine::machine::{Input, Machine, SchedulerFacts};
+use gofer_engine::rules::{Input, Machine, SchedulerFacts};
 use gofer_engine::timeline::{self, Phase, RunFacts, Span};
 use proptest::prelude::*;
 

@@ -7,7 +7,7 @@ use gofer_testbed::{SourceFile, members, repository, source_files};
 /// Makes every `tonic::Status` of the server.
 const STATUS: &str = "gofer-api/src/status.rs";
 /// The rules of a run.
-const RULES: &str = "gofer-engine/src/machine";
+const RULES: &str = "gofer-engine/src/rules/";
 /// Crates that speak to a database, without their tests; the last measures it.
 const WITH_SQL: [&str; 2] = ["gofer-db", "gofer-bench"];
 

@@ -15,14 +15,14 @@ use gofer_core::scheduler::{LogChunk, LogCursor, LogStream, MAX_LOG_CHUNK_BYTES}
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Resource, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::added::{self, Additions};
-use crate::archive;
 use crate::engine::Shared;
 use crate::error::EngineError;
+use crate::execution::resolve;
 use crate::layout;
-use crate::lines;
-use crate::mask::Masker;
-use crate::resolve;
+use crate::logs::format as archive;
+use crate::logs::lines;
+use crate::logs::mask::Masker;
+use crate::logs::run_masks::{self as added, Additions};
 
 /// How long the rest of an ended attempt's log is waited for.
 const REST: Duration = Duration::from_secs(10);

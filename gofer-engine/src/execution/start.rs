@@ -14,14 +14,14 @@ use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
 use crate::engine::Shared;
-use crate::freshness::Freshness;
+use crate::execution::resolve::{self, Unresolved};
 use crate::inbox::{Asked, Inbox, Message, StartOver};
 use crate::layout;
-use crate::machine::Input;
-use crate::places::Place;
-use crate::resolve::{self, Unresolved};
+use crate::lease::deadline::Freshness;
+use crate::retry_loop::Backoff;
+use crate::rules::machine::Input;
+use crate::slots::Place;
 
 /// Waiting for a place is not worth a word, nor a commit, before it has taken this long.
 const PATIENCE: Duration = Duration::from_secs(1);

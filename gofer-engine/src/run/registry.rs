@@ -8,11 +8,11 @@ use gofer_core::journal::Lease;
 use gofer_core::{RunKey, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use crate::begun::Begun;
-use crate::driver::{Driving, drive};
 use crate::engine::Shared;
-use crate::freshness::Freshness;
 use crate::inbox::{Inbox, Message};
+use crate::lease::deadline::Freshness;
+use crate::run::driver::{Driving, drive};
+use crate::run::first_step::Begun;
 
 #[derive(Debug, Default)]
 pub(crate) struct Drivers {

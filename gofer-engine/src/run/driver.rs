@@ -13,17 +13,17 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::archiver::Finished;
-use crate::backoff::Backoff;
-use crate::begun::{self, Begun};
+use crate::commit::split as pieces;
+use crate::commit::writer::NotCommitted;
 use crate::engine::Shared;
-use crate::execution::{self, Start};
-use crate::freshness::Freshness;
+use crate::execution::start::{self as execution, Start};
 use crate::inbox::{Inbox, Message, StartOver};
-use crate::logs::Origin;
-use crate::machine::{Decision, Effect, Input, Machine};
-use crate::pieces;
-use crate::writer::NotCommitted;
+use crate::lease::deadline::Freshness;
+use crate::logs::archiver::Finished;
+use crate::logs::read::Origin;
+use crate::retry_loop::Backoff;
+use crate::rules::machine::{Decision, Effect, Input, Machine};
+use crate::run::first_step::{self, Begun};
 
 /// Messages taken into one commit.
 const MAX_BATCH: usize = 64;
@@ -139,7 +139,7 @@ impl Driving {
         while !self.gone.is_cancelled() {
             match self.shared.journal.load(&self.lease.run).await {
                 Ok(snapshot) => {
-                    let found = Begun::not(snapshot, begun::facts(&*self.shared.scheduler));
+                    let found = Begun::not(snapshot, first_step::facts(&*self.shared.scheduler));
                     self.forget_ended(&found.machine);
                     return Some(found);
                 }

@@ -3,12 +3,12 @@
 use gofer_core::pipeline::Condition;
 use gofer_core::run::{Reason, RunStatus, TaskRun, TaskState, TaskStatus};
 
-use super::Machine;
+use super::machine::Machine;
 
 impl Machine {
     pub(super) fn verdict(&self) -> (RunStatus, Option<Reason>) {
         if let Some(request) = &self.run.cancel {
-            return (RunStatus::Cancelled, Some(crate::reasons::cancelled(Some(request))));
+            return (RunStatus::Cancelled, Some(crate::rules::reasons::cancelled(Some(request))));
         }
         let unhandled: Vec<&TaskRun> = (0..self.tasks.len())
             .filter(|&at| self.fails_run(at))
@@ -17,7 +17,7 @@ impl Machine {
         if unhandled.is_empty() {
             (RunStatus::Successful, None)
         } else {
-            (RunStatus::Failed, Some(crate::reasons::tasks_failed(&unhandled)))
+            (RunStatus::Failed, Some(crate::rules::reasons::tasks_failed(&unhandled)))
         }
     }
 

@@ -7,7 +7,7 @@ use gofer_core::journal::{Commit, Committed, Journal};
 use gofer_core::{BackendError, ErrorKind};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::backoff::Backoff;
+use crate::retry_loop::Backoff;
 
 /// Most commits of one transaction. Beyond this size a transaction gets longer, not cheaper per
 /// commit.

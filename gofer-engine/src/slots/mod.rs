@@ -3,7 +3,8 @@
 //! earlier life started it, takes a place too, if need be one too many: new ones then wait the
 //! longer.
 
-mod queue;
+mod fair_queue;
+pub(crate) mod shares;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use gofer_core::{ExecutionId, RunKey};
 use tokio::sync::oneshot;
 
-pub(crate) use queue::Bounds;
-use queue::{Owner, Queue, Ticket};
+pub(crate) use fair_queue::Bounds;
+use fair_queue::{Owner, Queue, Ticket};
 
 #[derive(Debug)]
 pub(crate) struct Places {

@@ -21,8 +21,8 @@ use tokio::sync::watch;
 use crate::engine::Shared;
 use crate::error::{EngineError, of_journal};
 use crate::layout;
-use crate::logs::Origin;
-use crate::mask::Masker;
+use crate::logs::mask::Masker;
+use crate::logs::read::Origin;
 
 /// Values read at the same time.
 const AT_ONCE: usize = 8;

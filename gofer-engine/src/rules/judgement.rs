@@ -6,8 +6,8 @@ use gofer_core::Timestamp;
 use gofer_core::run::{Reason, ReasonKind, StopCause, TaskStatus};
 use gofer_core::scheduler::ExecutionTimes;
 
-use super::Machine;
-use crate::end::{End, EndKind};
+use super::machine::Machine;
+use crate::rules::outcome::{End, EndKind};
 
 impl Machine {
     /// When the process began, by its own clock as far as that can be right: not before it was

@@ -4,7 +4,7 @@ use gofer_core::Timestamp;
 use gofer_core::journal::{Commit, Lease, RunSnapshot};
 use gofer_core::scheduler::Scheduler;
 
-use crate::machine::{Effect, Input, Machine, SchedulerFacts};
+use crate::rules::machine::{Effect, Input, Machine, SchedulerFacts};
 
 /// More tasks than these begin in a commit of their own: whoever starts the run need not wait for
 /// it.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Shared;
-use crate::{archiver, retention};
+use crate::logs::archiver;
+use crate::retention;
 
 /// Asks for the lead again and again, and works while this server has it.
 pub(crate) async fn run(shared: Arc<Shared>) {

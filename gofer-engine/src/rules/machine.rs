@@ -5,10 +5,6 @@
 //! A step changes the machine in place and says what to commit and, after that, what to do. It
 //! costs the number of tasks it touches, not the size of the DAG.
 
-mod deadlines;
-mod ends;
-mod verdict;
-
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +18,8 @@ use gofer_core::run::{
 use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation};
 use gofer_core::{Attempt, TaskId, Timestamp};
 
-use self::ends::within;
-use crate::end::End;
+use super::judgement::within;
+use crate::rules::outcome::End;
 
 /// Who the engine is in events.
 pub const ACTOR: &str = "gofer";
@@ -117,24 +113,24 @@ pub enum Effect {
 /// One run, indexed by the position of its tasks in the spec.
 #[derive(Debug)]
 pub struct Machine {
-    run: Run,
-    spec: Arc<PipelineSpec>,
-    tasks: Vec<TaskRun>,
-    index: HashMap<TaskId, usize>,
-    children: Vec<Vec<usize>>,
+    pub(super) run: Run,
+    pub(super) spec: Arc<PipelineSpec>,
+    pub(super) tasks: Vec<TaskRun>,
+    pub(super) index: HashMap<TaskId, usize>,
+    pub(super) children: Vec<Vec<usize>>,
     /// Per task, how many of its parents are not complete.
-    waiting: Vec<usize>,
-    incomplete: usize,
+    pub(super) waiting: Vec<usize>,
+    pub(super) incomplete: usize,
     /// Deadlines, checked against the task's state when they come: a stale one does nothing.
-    timers: BTreeSet<(Timestamp, usize)>,
+    pub(super) timers: BTreeSet<(Timestamp, usize)>,
     /// Pending tasks whose last parent completed during the current step.
-    ready: VecDeque<usize>,
-    scheduler: SchedulerFacts,
+    pub(super) ready: VecDeque<usize>,
+    pub(super) scheduler: SchedulerFacts,
     /// When this machine saw each task's current attempt running for the first time. The deadline
     /// of an attempt is counted from then: not by the clock of its node, which may be wrong.
-    seen_running: Vec<Option<Timestamp>>,
+    pub(super) seen_running: Vec<Option<Timestamp>>,
     /// Since when a server has watched the run without standing still.
-    watched_since: Timestamp,
+    pub(super) watched_since: Timestamp,
 }
 
 impl Machine {
@@ -317,7 +313,7 @@ impl Machine {
                 self.ended(now, at, End::exited(code, oom, signal), times, out);
             }
             ExecutionState::Failed { kind, message } => {
-                let reason = Reason::new(crate::reasons::of_failure(kind), message);
+                let reason = Reason::new(crate::rules::reasons::of_failure(kind), message);
                 self.ended(now, at, End::failed(reason), times, out);
             }
             ExecutionState::Stopped => self.ended(now, at, End::stopped_outside(), times, out),
@@ -429,9 +425,9 @@ impl Machine {
         }
     }
 
-    fn cancel_reason(&self, at: usize) -> Reason {
+    pub(super) fn cancel_reason(&self, at: usize) -> Reason {
         let request = self.run.cancel.as_ref().or(self.tasks[at].cancel.as_ref());
-        crate::reasons::cancelled(request)
+        crate::rules::reasons::cancelled(request)
     }
 
     /// How long to wait before the next attempt, and the task's losses then; `None` when there is
@@ -440,7 +436,7 @@ impl Machine {
         if self.run.cancel.is_some() || self.tasks[at].cancel.is_some() {
             return None;
         }
-        crate::retry::after(
+        crate::rules::retry::after(
             &self.spec.tasks[at].retries,
             &self.tasks[at],
             end.status,
@@ -466,7 +462,7 @@ impl Machine {
         match self.tasks[at].state {
             TaskState::Pending => {
                 let next = self.tasks[at].clone();
-                let reason = crate::reasons::cancelled(Some(request));
+                let reason = crate::rules::reasons::cancelled(Some(request));
                 self.complete(now, at, next, TaskStatus::Cancelled, Some(reason), None, out);
             }
             TaskState::Starting | TaskState::Running => {
@@ -549,7 +545,7 @@ impl Machine {
                 let message = format!(
                     "waits for task `{}` to {wanted}, and that ended {}",
                     edge.task,
-                    crate::reasons::word(status)
+                    crate::rules::reasons::word(status)
                 );
                 Reason::new(ReasonKind::ParentUnsatisfied, message)
             })
@@ -594,7 +590,7 @@ impl Machine {
         }
     }
 
-    fn change(&mut self, at: usize, next: TaskRun, out: &mut Decision) {
+    pub(super) fn change(&mut self, at: usize, next: TaskRun, out: &mut Decision) {
         self.change_with(at, next, None, out);
     }
 
@@ -621,7 +617,7 @@ impl Machine {
         *task = next;
     }
 
-    fn record(
+    pub(super) fn record(
         &self,
         at: Timestamp,
         task: Option<usize>,

@@ -5,7 +5,7 @@ use gofer_core::{ExecutionId, Resource, RunKey, TaskId};
 
 use crate::engine::Shared;
 use crate::error::EngineError;
-use crate::logs::Origin;
+use crate::logs::read::Origin;
 
 /// Longest record of a command.
 const MAX_SHOWN_BYTES: usize = 1024;

@@ -38,7 +38,7 @@ impl End {
     }
 
     pub(crate) fn exited(code: i32, oom: bool, signal: Option<i32>) -> Self {
-        let reason = crate::reasons::of_exit(code, oom, signal);
+        let reason = crate::rules::reasons::of_exit(code, oom, signal);
         Self {
             status: TaskStatus::Failed,
             reason: Some(reason),

@@ -7,7 +7,7 @@ use gofer_core::run::{LogState, RunState, RunStatus, TaskState};
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, ExecutionId, Timestamp};
 use gofer_engine::Engine;
-use gofer_engine::machine::{Input, Machine, SchedulerFacts};
+use gofer_engine::rules::{Input, Machine, SchedulerFacts};
 
 use crate::engine::{House, first, read, steps};
 use crate::support::{id, pipeline};

@@ -7,7 +7,7 @@ use gofer_core::event::EventDetails;
 use gofer_core::run::{Reason, ReasonKind, StopCause, StopRequest, TaskState};
 use gofer_core::scheduler::TIMEOUT_GRACE;
 
-use super::{Decision, Effect, Machine};
+use super::machine::{Decision, Effect, Machine};
 
 /// How long after a timeout the engine looks at an execution whose backend holds the deadline
 /// itself: the grace is over by then, and a backend that failed to stop it is told to.

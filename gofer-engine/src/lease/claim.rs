@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use gofer_core::journal::ClaimLimit;
 
-use crate::backoff::Backoff;
 use crate::engine::Shared;
-use crate::freshness::{Freshness, certain};
+use crate::lease::deadline::{Freshness, certain};
+use crate::retry_loop::Backoff;
 
 /// Runs claimed at a time.
 const CLAIM_PAGE: usize = 64;

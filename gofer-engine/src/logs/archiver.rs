@@ -16,14 +16,14 @@ use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
-use crate::archive::Writer;
-use crate::backoff::Backoff;
 use crate::engine::Shared;
 use crate::error::of_journal;
 use crate::layout;
-use crate::logs::{self, Kept, Origin};
-use crate::machine::ACTOR;
-use crate::repeated::Repeated;
+use crate::logs::format::Writer;
+use crate::logs::read::{self as logs, Kept, Origin};
+use crate::logs::warnings::Repeated;
+use crate::retry_loop::Backoff;
+use crate::rules::machine::ACTOR;
 
 /// Logs archived at the same time: each is a stream of at most a few hundred KiB in memory.
 const AT_ONCE: usize = 8;

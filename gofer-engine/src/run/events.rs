@@ -8,10 +8,10 @@ use gofer_core::journal::Hint;
 use gofer_core::scheduler::Observation;
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
 use crate::engine::Shared;
+use crate::execution::end_reports as reports;
 use crate::inbox::Message;
-use crate::reports;
+use crate::retry_loop::Backoff;
 
 /// How often everything is asked for though nothing broke off. No scheduler may need it, and a run
 /// that stands still for ever because one lost an event is worse than a question every few minutes.

@@ -7,7 +7,7 @@ use gofer_core::journal::Cluster;
 use gofer_core::quota::share_of_server;
 
 use crate::engine::Shared;
-use crate::places::Bounds;
+use crate::slots::Bounds;
 
 /// Tells the journal three times per lease that this server lives.
 pub(crate) async fn run(shared: Arc<Shared>) {

@@ -1,0 +1,4 @@
+//! Decisions become true.
+
+pub(crate) mod split;
+pub(crate) mod writer;

@@ -1,0 +1,6 @@
+//! Runs that this server drives.
+
+pub(crate) mod driver;
+pub(crate) mod events;
+pub(crate) mod first_step;
+pub(crate) mod registry;
