@@ -2,6 +2,7 @@
 
 mod clock;
 mod commit;
+mod config;
 mod engine;
 mod error;
 mod execution;
@@ -9,6 +10,7 @@ mod inbox;
 pub mod layout;
 mod lease;
 mod logs;
+mod ports;
 mod retention;
 mod retry_loop;
 pub mod rules;
@@ -22,7 +24,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use gofer_core::error::chain;
 
-pub use engine::{Backends, Engine, EngineConfig, EngineStats, StartRun};
+pub use config::{Backends, EngineConfig};
+pub use engine::{Engine, EngineStats, StartRun};
 pub use error::EngineError;
 pub use logs::mask;
 pub use run_token::run_token_hash;

@@ -20,13 +20,13 @@ use gofer_core::{BackendError, ErrorKind, ExecutionId, ObjectKey, SecretPath};
 use secrecy::SecretString;
 
 /// Longest answer of a call that moves no bulk data.
-const CALL: Duration = Duration::from_secs(30);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest transfer of an object into the store; the caller's stream has limits of its own.
-const TRANSFER: Duration = Duration::from_secs(3600);
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A backend with a time limit on every call.
 #[derive(Debug)]
-pub(crate) struct Timed<T: ?Sized>(pub(crate) Arc<T>);
+pub(crate) struct WithTimeout<T: ?Sized>(pub(crate) Arc<T>);
 
 async fn within<T>(
     limit: Duration,
@@ -43,7 +43,7 @@ async fn within<T>(
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
-impl Scheduler for Timed<dyn Scheduler> {
+impl Scheduler for WithTimeout<dyn Scheduler> {
     fn capabilities(&self) -> SchedulerCapabilities {
         self.0.capabilities()
     }
@@ -53,25 +53,25 @@ impl Scheduler for Timed<dyn Scheduler> {
     }
 
     async fn check(&self) -> Result<String, BackendError> {
-        within(CALL, "scheduler check", self.0.check()).await
+        within(CALL_TIMEOUT, "scheduler check", self.0.check()).await
     }
 
     async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
-        within(CALL, "scheduler start", self.0.start(id, spec)).await
+        within(CALL_TIMEOUT, "scheduler start", self.0.start(id, spec)).await
     }
 
     async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError> {
-        within(CALL, "scheduler stop", self.0.stop(id, grace)).await
+        within(CALL_TIMEOUT, "scheduler stop", self.0.stop(id, grace)).await
     }
 
     async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
-        within(CALL, "scheduler state", self.0.state(id)).await
+        within(CALL_TIMEOUT, "scheduler state", self.0.state(id)).await
     }
 
     async fn watch(
         &self,
     ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
-        within(CALL, "scheduler watch", self.0.watch()).await
+        within(CALL_TIMEOUT, "scheduler watch", self.0.watch()).await
     }
 
     async fn logs(
@@ -80,7 +80,7 @@ impl Scheduler for Timed<dyn Scheduler> {
         from: LogCursor,
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
-        within(CALL, "scheduler logs", self.0.logs(id, from, follow)).await
+        within(CALL_TIMEOUT, "scheduler logs", self.0.logs(id, from, follow)).await
     }
 
     async fn exec(
@@ -88,15 +88,15 @@ impl Scheduler for Timed<dyn Scheduler> {
         id: &ExecutionId,
         request: ExecRequest,
     ) -> Result<ExecSession, BackendError> {
-        within(CALL, "scheduler exec", self.0.exec(id, request)).await
+        within(CALL_TIMEOUT, "scheduler exec", self.0.exec(id, request)).await
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
-        within(CALL, "scheduler remove", self.0.remove(id)).await
+        within(CALL_TIMEOUT, "scheduler remove", self.0.remove(id)).await
     }
 
     async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
-        within(CALL, "scheduler identify", self.0.identify(token)).await
+        within(CALL_TIMEOUT, "scheduler identify", self.0.identify(token)).await
     }
 
     async fn report(
@@ -104,19 +104,19 @@ impl Scheduler for Timed<dyn Scheduler> {
         token: &SecretString,
         end: ReportedEnd,
     ) -> Result<ExecutionId, BackendError> {
-        within(CALL, "scheduler report", self.0.report(token, end)).await
+        within(CALL_TIMEOUT, "scheduler report", self.0.report(token, end)).await
     }
 
     async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
-        within(CALL, "scheduler reported", self.0.reported(id, end)).await
+        within(CALL_TIMEOUT, "scheduler reported", self.0.reported(id, end)).await
     }
 }
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
-impl ObjectStore for Timed<dyn ObjectStore> {
+impl ObjectStore for WithTimeout<dyn ObjectStore> {
     async fn check(&self) -> Result<String, BackendError> {
-        within(CALL, "object store check", self.0.check()).await
+        within(CALL_TIMEOUT, "object store check", self.0.check()).await
     }
 
     async fn put(
@@ -125,23 +125,23 @@ impl ObjectStore for Timed<dyn ObjectStore> {
         body: ByteStream,
         options: PutOptions,
     ) -> Result<ObjectMeta, BackendError> {
-        within(TRANSFER, "object store put", self.0.put(key, body, options)).await
+        within(TRANSFER_TIMEOUT, "object store put", self.0.put(key, body, options)).await
     }
 
     async fn get(&self, key: &ObjectKey) -> Result<ObjectBody, BackendError> {
-        within(CALL, "object store get", self.0.get(key)).await
+        within(CALL_TIMEOUT, "object store get", self.0.get(key)).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, BackendError> {
-        within(CALL, "object store head", self.0.head(key)).await
+        within(CALL_TIMEOUT, "object store head", self.0.head(key)).await
     }
 
     async fn list(&self, prefix: &str, page: ListPage) -> Result<ObjectList, BackendError> {
-        within(CALL, "object store list", self.0.list(prefix, page)).await
+        within(CALL_TIMEOUT, "object store list", self.0.list(prefix, page)).await
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), BackendError> {
-        within(CALL, "object store delete", self.0.delete(key)).await
+        within(CALL_TIMEOUT, "object store delete", self.0.delete(key)).await
     }
 
     async fn presign(
@@ -150,15 +150,15 @@ impl ObjectStore for Timed<dyn ObjectStore> {
         access: Access,
         ttl: Duration,
     ) -> Result<Option<Presigned>, BackendError> {
-        within(CALL, "object store presign", self.0.presign(key, access, ttl)).await
+        within(CALL_TIMEOUT, "object store presign", self.0.presign(key, access, ttl)).await
     }
 }
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
-impl SecretStore for Timed<dyn SecretStore> {
+impl SecretStore for WithTimeout<dyn SecretStore> {
     async fn check(&self) -> Result<String, BackendError> {
-        within(CALL, "secret store check", self.0.check()).await
+        within(CALL_TIMEOUT, "secret store check", self.0.check()).await
     }
 
     async fn put(
@@ -167,18 +167,18 @@ impl SecretStore for Timed<dyn SecretStore> {
         value: &SecretString,
         options: PutOptions,
     ) -> Result<(), BackendError> {
-        within(CALL, "secret store put", self.0.put(path, value, options)).await
+        within(CALL_TIMEOUT, "secret store put", self.0.put(path, value, options)).await
     }
 
     async fn get(&self, path: &SecretPath) -> Result<SecretString, BackendError> {
-        within(CALL, "secret store get", self.0.get(path)).await
+        within(CALL_TIMEOUT, "secret store get", self.0.get(path)).await
     }
 
     async fn list(&self, prefix: &str, page: ListPage) -> Result<SecretList, BackendError> {
-        within(CALL, "secret store list", self.0.list(prefix, page)).await
+        within(CALL_TIMEOUT, "secret store list", self.0.list(prefix, page)).await
     }
 
     async fn delete(&self, path: &SecretPath) -> Result<(), BackendError> {
-        within(CALL, "secret store delete", self.0.delete(path)).await
+        within(CALL_TIMEOUT, "secret store delete", self.0.delete(path)).await
     }
 }

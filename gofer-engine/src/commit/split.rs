@@ -4,14 +4,14 @@
 //! That is right because the changes of a decision follow one from another in the order it has
 //! them, and each task's change is a compare-and-set of its own with its own event. After a crash
 //! between two pieces the next driver finds a run in which less has happened yet: it makes what is
-//! left of the decision once more, from what is stored (wishes to cancel are, and times), and asks
+//! left of the decision once more, from what is stored (cancel requests are, and times), and asks
 //! the scheduler about intents that nobody carried out. What only the whole makes true, the run's
 //! own end, is in the last piece.
 
 use gofer_core::journal::Commit;
 
 /// The commit in pieces of at most `most` task runs, in order.
-pub(crate) fn of(commit: Commit, most: usize) -> Vec<Commit> {
+pub(crate) fn split_commit(commit: Commit, most: usize) -> Vec<Commit> {
     let Commit { lease, mut tasks, run, mut events } = commit;
     // The machine records one event with each change of a task run; the run's own is the last.
     let paired = events.len() == tasks.len() + usize::from(run.is_some());
@@ -87,7 +87,7 @@ mod tests {
         for (tasks, sizes) in
             [(0, vec![0]), (1, vec![1]), (4, vec![4]), (5, vec![4, 1]), (12, vec![4, 4, 4])]
         {
-            let pieces = of(ending(tasks), 4);
+            let pieces = split_commit(ending(tasks), 4);
             assert_eq!(pieces.iter().map(|piece| piece.tasks.len()).collect::<Vec<_>>(), sizes);
             let (last, before) = pieces.split_last().unwrap();
             assert!(last.run.is_some() && before.iter().all(|piece| piece.run.is_none()));

@@ -1,13 +1,15 @@
 //! The one writer: commits whatever has queued up in one transaction, then answers everybody (group
 //! commit).
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use gofer_core::journal::{Commit, Committed, Journal};
 use gofer_core::{BackendError, ErrorKind};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::retry_loop::Backoff;
+use super::news::CommitNews;
+use crate::retry_loop::retry;
 
 /// Most commits of one transaction. Beyond this size a transaction gets longer, not cheaper per
 /// commit.
@@ -36,11 +38,11 @@ pub(crate) enum NotCommitted {
 }
 
 impl Writer {
-    /// Starts the writer; it ends when every handle is gone. It says `committed` after each
+    /// Starts the writer; it ends when every handle is gone. It publishes news after each
     /// transaction.
-    pub(crate) fn start(journal: Arc<dyn Journal>, committed: watch::Sender<()>) -> Self {
+    pub(crate) fn start(journal: Arc<dyn Journal>, news: CommitNews) -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE);
-        tokio::spawn(write(journal, inbox, committed));
+        tokio::spawn(write(journal, inbox, news));
         Self { queue }
     }
 
@@ -61,24 +63,24 @@ impl Writer {
 async fn write(
     journal: Arc<dyn Journal>,
     mut inbox: mpsc::Receiver<(Commit, oneshot::Sender<Answer>)>,
-    committed: watch::Sender<()>,
+    news: CommitNews,
 ) {
     let mut group = Vec::with_capacity(MAX_GROUP);
     while !group.is_empty() || inbox.recv_many(&mut group, MAX_GROUP).await > 0 {
         let (commits, answers): (Vec<Commit>, Vec<_>) = group.drain(..fitting(&group)).unzip();
         let results = commit_until_answered(journal.as_ref(), commits).await;
 
-        // Those who wait to go on come before those who watch.
-        for (at, answer) in answers.into_iter().enumerate() {
+        // Drivers, which wait to go on, are answered before readers, which watch.
+        for (index, answer) in answers.into_iter().enumerate() {
             let result = match &results {
-                Ok(results) => Ok(results[at]),
+                Ok(results) => Ok(results[index]),
                 Err(message) => Err(message.clone()),
             };
             // The run's driver may be gone; its commit stands.
             let _ = answer.send(result);
         }
 
-        committed.send_replace(());
+        news.publish();
     }
 }
 
@@ -98,15 +100,15 @@ async fn commit_until_answered(
     journal: &dyn Journal,
     commits: Vec<Commit>,
 ) -> Result<Vec<Committed>, Arc<str>> {
-    let mut backoff = Backoff::new("writer");
-    loop {
+    retry("writer", || async {
         match journal.commit(commits.clone()).await {
-            Ok(results) => return Ok(results),
+            Ok(results) => ControlFlow::Break(Ok(results)),
             Err(error) if error.is_retryable() => {
                 tracing::warn!(error = %crate::chain(&error), commits = commits.len(), "the journal is unavailable, will retry");
-                backoff.wait().await;
+                ControlFlow::Continue(())
             }
-            Err(error) => return Err(Arc::from(crate::chain(&error))),
+            Err(error) => ControlFlow::Break(Err(Arc::from(crate::chain(&error)))),
         }
-    }
+    })
+    .await
 }

@@ -3,27 +3,29 @@
 use gofer_core::run::{TaskState, TaskStatus};
 use gofer_core::{ExecutionId, Resource, RunKey, TaskId};
 
-use crate::engine::Shared;
 use crate::error::EngineError;
-use crate::logs::read::Origin;
+use crate::logs::mask_source::MaskSource;
+use crate::logs::run_masks::RunMasks;
+use crate::ports::Ports;
 
 /// Longest record of a command.
 const MAX_SHOWN_BYTES: usize = 1024;
 
 /// See [`crate::Engine::exec_target`].
 pub(crate) async fn target(
-    shared: &Shared,
+    ports: &Ports,
+    masks: &RunMasks,
     key: &RunKey,
     task: &TaskId,
     command: &[String],
 ) -> Result<(ExecutionId, String), EngineError> {
-    if !shared.scheduler.capabilities().exec {
+    if !ports.scheduler.capabilities().exec {
         let message =
             "the scheduler of this server cannot run a command in a running task".to_owned();
         return Err(EngineError::Unsupported { message });
     }
 
-    let snapshot = shared.journal.load(key).await?;
+    let snapshot = ports.journal.load(key).await?;
     let full = || format!("{key}/{task}");
     let found = snapshot
         .tasks
@@ -35,8 +37,8 @@ pub(crate) async fn target(
     }
 
     let id = ExecutionId { run: key.clone(), task: task.clone(), attempt: found.attempt };
-    let origin = Origin { spec: snapshot.spec, run: snapshot.run };
-    let mut masker = origin.masker(shared, &id).await?;
+    let source = MaskSource { spec: snapshot.spec, run: snapshot.run };
+    let mut masker = source.masker(ports, masks, &id).await?;
     let mut shown = masker.push(command.join(" ").as_bytes());
     shown.extend(masker.finish());
 

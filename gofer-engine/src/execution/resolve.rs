@@ -1,22 +1,22 @@
 //! From a task's spec to what the scheduler executes: the environment with every interpolation
 //! replaced.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use futures::TryStreamExt;
 use gofer_core::entity::{ObjectScope, SecretScope};
 use gofer_core::journal::JournalError;
 use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
 use gofer_core::run::{Reason, ReasonKind, Run};
-use gofer_core::run_variables;
 use gofer_core::scheduler::{EnvValue, ExecutionKind, ExecutionSpec, RegistryLogin};
 use gofer_core::template::{self, Piece, Source};
 use gofer_core::validate::MAX_VARIABLE_BYTES;
 use gofer_core::{Attempt, BackendError, ErrorKind, ObjectKey};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::engine::Shared;
 use crate::error::of_journal;
+use crate::ports::Ports;
+use crate::rules::variables::{Written, variables};
 
 /// How often a read begins anew because the secret was put again between looking it up and reading
 /// its value.
@@ -40,57 +40,16 @@ pub(crate) enum Unresolved {
     Later(BackendError),
 }
 
-/// The value of a variable as it was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Written<'a> {
-    /// By the pipeline, or by a run where the pipeline takes templates.
-    Template(&'a str),
-    /// By a run: text, whatever it looks like.
-    Plain(&'a str),
-}
-
-/// The variables of a task by name, later winning: pipeline, task, then trigger and run.
-pub(crate) fn variables<'a>(
-    spec: &'a PipelineSpec,
-    task: &'a TaskSpec,
-    run: &'a Run,
-) -> BTreeMap<&'a str, Written<'a>> {
-    let templates: HashSet<&str> = run_variables::templates(spec).collect();
-    let own = spec.variables.iter().chain(&task.variables);
-    let own = own.map(|(name, value)| (name.as_str(), Written::Template(value)));
-    let given = run.variables.iter().map(|(name, value)| {
-        let is_template = templates.contains(name.as_str());
-        (name.as_str(), if is_template { Written::Template(value) } else { Written::Plain(value) })
-    });
-    own.chain(given).collect()
-}
-
-/// Whether any variable of the task names a secret.
-pub(crate) fn names_secrets(spec: &PipelineSpec, task: &TaskSpec, run: &Run) -> bool {
-    variables(spec, task, run)
-        .values()
-        .any(|value| matches!(value, Written::Template(template) if mentions_secrets(template)))
-}
-
-/// Whether a value of the run looks as if it named a secret. Versions before interpolated it then.
-pub(crate) fn run_mentions_secrets(run: &Run) -> bool {
-    run.variables.values().any(|value| mentions_secrets(value))
-}
-
-fn mentions_secrets(template: &str) -> bool {
-    template::references(template).any(|(source, _)| source.is_secret())
-}
-
 /// Reads every secret and object the task names and builds its execution. What is missing is told
 /// with the task's name.
 pub(crate) async fn execution(
-    shared: &Shared,
+    ports: &Ports,
     spec: &PipelineSpec,
     task: &TaskSpec,
     run: &Run,
     attempt: Attempt,
 ) -> Result<Resolved, Unresolved> {
-    build(shared, spec, task, run, attempt).await.map_err(|unresolved| match unresolved {
+    build(ports, spec, task, run, attempt).await.map_err(|unresolved| match unresolved {
         Unresolved::Refused(Reason { kind, message }) if kind == ReasonKind::MissingValue => {
             Unresolved::Refused(Reason::new(kind, format!("task `{}`: {message}", task.id)))
         }
@@ -99,7 +58,7 @@ pub(crate) async fn execution(
 }
 
 async fn build(
-    shared: &Shared,
+    ports: &Ports,
     spec: &PipelineSpec,
     task: &TaskSpec,
     run: &Run,
@@ -110,8 +69,8 @@ async fn build(
         return Err(Unresolved::Refused(Reason::new(ReasonKind::Unsupported, message)));
     };
 
-    let mut resolver = Resolver { shared, run, secrets: Vec::new(), known: HashMap::new() };
-    let mut env = system_variables(shared, task, run, attempt);
+    let mut resolver = Resolver { ports, run, secrets: Vec::new(), known: HashMap::new() };
+    let mut env = system_variables(ports, task, run, attempt);
     for (name, value) in variables(spec, task, run) {
         let value = match value {
             Written::Template(template) => resolver.value(name, template).await?,
@@ -138,7 +97,7 @@ async fn build(
 }
 
 fn system_variables(
-    shared: &Shared,
+    ports: &Ports,
     task: &TaskSpec,
     run: &Run,
     attempt: Attempt,
@@ -153,14 +112,14 @@ fn system_variables(
     let mut env: BTreeMap<String, EnvValue> =
         plain.into_iter().map(|(name, value)| (name.to_owned(), EnvValue::Plain(value))).collect();
 
-    if let Some(addr) = &shared.config.api_addr {
+    if let Some(addr) = &ports.config.api_addr {
         env.insert("GOFER_API_ADDR".to_owned(), EnvValue::Plain(addr.clone()));
     }
 
-    if !shared.scheduler.capabilities().workload_identity {
+    if !ports.scheduler.capabilities().workload_identity {
         env.insert(
             "GOFER_API_TOKEN".to_owned(),
-            EnvValue::Secret(shared.tokens.token(&run.token_nonce)),
+            EnvValue::Secret(ports.tokens.token(&run.token_nonce)),
         );
     }
 
@@ -168,7 +127,7 @@ fn system_variables(
 }
 
 struct Resolver<'a> {
-    shared: &'a Shared,
+    ports: &'a Ports,
     run: &'a Run,
     /// Each once.
     secrets: Vec<SecretString>,
@@ -246,7 +205,7 @@ impl Resolver<'_> {
         };
 
         for _ in 0..READ_ATTEMPTS {
-            let Some(record) = self.shared.journal.secret(&scope, key).await.map_err(later)? else {
+            let Some(record) = self.ports.journal.secret(&scope, key).await.map_err(later)? else {
                 return Err(missing(&format!(
                     "{name} `{key}` does not exist; put it with `gofer secret put`"
                 )));
@@ -262,7 +221,7 @@ impl Resolver<'_> {
                 )));
             }
 
-            match self.shared.secrets.get(&record.location).await {
+            match self.ports.secrets.get(&record.location).await {
                 Ok(value) => {
                     self.take(&value)?;
                     return Ok(value);
@@ -294,7 +253,7 @@ impl Resolver<'_> {
             let (namespace, pipeline) =
                 (self.run.key.namespace.clone(), self.run.key.pipeline.clone());
             let scope = ObjectScope { namespace, pipeline, run };
-            if let Some(record) = self.shared.journal.object(&scope, &key).await.map_err(later)? {
+            if let Some(record) = self.ports.journal.object(&scope, &key).await.map_err(later)? {
                 return self.object_text(&key, &record.location).await;
             }
         }
@@ -308,7 +267,7 @@ impl Resolver<'_> {
         key: &ObjectKey,
         location: &ObjectKey,
     ) -> Result<String, Unresolved> {
-        let body = self.shared.objects.get(location).await.map_err(|error| self.failed(error))?;
+        let body = self.ports.objects.get(location).await.map_err(|error| self.failed(error))?;
         let too_long = |size: usize| {
             missing(&format!(
                 "object `{key}` has {size} bytes, and a variable at most {MAX_VARIABLE_BYTES}; \

@@ -1,6 +1,6 @@
 //! Until when a lease is certainly this server's. A server that stood still, or whose journal was
-//! away, may have lost its leases without knowing; fencing keeps its commits out, and this its
-//! calls of the scheduler.
+//! away, may have lost its leases without knowing. Fencing keeps its commits out, and the deadline
+//! its calls of the scheduler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,35 +11,35 @@ use gofer_core::Timestamp;
 use crate::clock::Clock;
 
 /// How far the clocks of two servers may be apart: this part of a lease.
-const APART: u32 = 10;
+const SKEW_FRACTION: u32 = 10;
 
-/// Until when a lease that was asked for at `now` is trusted: whoever may take it has a clock that
-/// may be ahead.
-pub(crate) fn certain(now: Timestamp, ttl: Duration) -> Timestamp {
-    now.after(ttl - ttl / APART)
+/// Until when a lease that was asked for at `now` is trusted: another server's clock may run ahead
+/// of ours.
+pub(crate) fn safe_until(now: Timestamp, ttl: Duration) -> Timestamp {
+    now.after(ttl - ttl / SKEW_FRACTION)
 }
 
 /// How well a server must know the time: two of them may both be off by that much.
-pub(crate) fn precision(ttl: Duration) -> Duration {
-    ttl / APART / 2
+pub(crate) fn clock_error_max(ttl: Duration) -> Duration {
+    ttl / SKEW_FRACTION / 2
 }
 
-/// Shared by everybody who works on one run.
+/// The deadline of one lease, shared by all that work on its run.
 #[derive(Debug, Clone)]
-pub(crate) struct Freshness(Arc<AtomicI64>);
+pub(crate) struct LeaseDeadline(Arc<AtomicI64>);
 
-impl Freshness {
-    pub(crate) fn until(at: Timestamp) -> Self {
-        Self(Arc::new(AtomicI64::new(at.0)))
+impl LeaseDeadline {
+    pub(crate) fn at(until: Timestamp) -> Self {
+        Self(Arc::new(AtomicI64::new(until.0)))
     }
 
-    /// Whether nobody else can have taken the lease at `now`.
+    /// Whether no other server can have taken the lease at `now`.
     pub(crate) fn holds(&self, now: Timestamp) -> bool {
         now.0 < self.0.load(Ordering::Relaxed)
     }
 
     /// Waits until it is no longer certain that the lease is held.
-    pub(crate) async fn run_out(&self, clock: &Clock) {
+    pub(crate) async fn passed(&self, clock: &Clock) {
         loop {
             let until = Timestamp(self.0.load(Ordering::Relaxed));
             if until <= clock.now() {
@@ -49,8 +49,8 @@ impl Freshness {
         }
     }
 
-    /// The lease was prolonged while it was held.
-    pub(crate) fn prolong(&self, until: Timestamp) {
+    /// The lease was renewed while it was held.
+    pub(crate) fn extend(&self, until: Timestamp) {
         self.0.fetch_max(until.0, Ordering::Relaxed);
     }
 }

@@ -1,20 +1,26 @@
-//! What one server does for all that share a database: logs a dead server left, and retention.
+//! The one server that works for all that share a database: it archives the logs a dead server
+//! left, and deletes what is kept long enough.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::Shared;
-use crate::logs::archiver;
-use crate::retention;
+use crate::ports::Ports;
 
-/// Asks for the lead again and again, and works while this server has it.
-pub(crate) async fn run(shared: Arc<Shared>) {
-    let ttl = shared.config.lease_ttl;
-    let mut work: Option<CancellationToken> = None;
+/// Asks for leadership three times per lease, and does `work` while this server has it.
+///
+/// All of the work may be repeated. A server that loses the leadership may finish the step it is
+/// at while the next leader begins.
+pub(crate) async fn run<W, F>(ports: Arc<Ports>, work: W)
+where
+    W: Fn() -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let ttl = ports.config.lease_ttl;
+    let mut leading: Option<CancellationToken> = None;
     loop {
-        let now = shared.clock.now();
-        let leads = match shared.journal.lead(&shared.config.server_id, now, ttl).await {
+        let now = ports.clock.now();
+        let leads = match ports.journal.lead(&ports.config.server_id, now, ttl).await {
             Ok(leads) => leads,
             Err(error) => {
                 tracing::warn!(error = %crate::chain(&error), "cannot ask for the lead, will retry");
@@ -23,26 +29,22 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         };
 
         if leads {
-            work.get_or_insert_with(|| begin(&shared));
-        } else if let Some(work) = work.take() {
-            work.cancel();
+            leading.get_or_insert_with(|| begin(&ports, work()));
+        } else if let Some(leading) = leading.take() {
+            leading.cancel();
         }
 
         tokio::time::sleep(ttl / 3).await;
     }
 }
 
-/// Everything it does may be repeated, so that who loses the lead may finish the step it is at.
-fn begin(shared: &Arc<Shared>) -> CancellationToken {
-    let leading = shared.stop.child_token();
-    let (shared, ends) = (shared.clone(), leading.clone());
-    shared.tasks.clone().spawn(async move {
-        let work = async {
-            tokio::join!(archiver::sweep(shared.clone()), retention::run(shared));
-        };
+fn begin(ports: &Ports, work: impl Future<Output = ()> + Send + 'static) -> CancellationToken {
+    let leading = ports.shutdown.child_token();
+    let ended = leading.clone();
+    ports.shutdown.spawn(async move {
         tokio::select! {
             biased;
-            () = ends.cancelled() => {}
+            () = ended.cancelled() => {}
             () = work => {}
         }
     });

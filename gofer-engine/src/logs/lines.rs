@@ -16,7 +16,7 @@ use gofer_core::{BackendError, Timestamp};
 use memchr::{memchr, memrchr};
 use tokio::time::Instant;
 
-use crate::logs::read::Chunks;
+use super::Chunks;
 
 /// How long a line waits for its end. Short to a person at a prompt, and long to a program between
 /// two writes of one line.

@@ -14,7 +14,7 @@ const CAUSES: usize = 64;
 
 /// What was told of each cause.
 #[derive(Debug, Default)]
-pub(crate) struct Repeated(Mutex<HashMap<String, Told>>);
+pub(crate) struct RepeatedWarnings(Mutex<HashMap<String, Told>>);
 
 #[derive(Debug)]
 struct Told {
@@ -23,7 +23,7 @@ struct Told {
     since: u64,
 }
 
-impl Repeated {
+impl RepeatedWarnings {
     /// Counts an error. When it is to be told: how many of its cause there were since the last that
     /// was told, itself included.
     pub(crate) fn count(&self, error: &str) -> Option<u64> {
@@ -65,7 +65,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_outage_is_told_once_a_minute() {
-        let warnings = Repeated::default();
+        let warnings = RepeatedWarnings::default();
         let outage = |log: u32| {
             format!("the log of `ns/p/{log}/a/1` cannot be stored: connection {log} refused")
         };
@@ -81,7 +81,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn causes_are_bounded() {
-        let warnings = Repeated::default();
+        let warnings = RepeatedWarnings::default();
         let name = |index: usize| "x".repeat(index + 1);
         for index in 0..CAUSES {
             assert_eq!(warnings.count(&name(index)), Some(1));

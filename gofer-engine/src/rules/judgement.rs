@@ -7,21 +7,21 @@ use gofer_core::run::{Reason, ReasonKind, StopCause, TaskStatus};
 use gofer_core::scheduler::ExecutionTimes;
 
 use super::machine::Machine;
-use crate::rules::outcome::{End, EndKind};
+use super::outcome::{AttemptOutcome, EndKind};
+use super::reasons;
+use super::step::Step;
+use super::task_index::TaskIndex;
 
-impl Machine {
+impl Step<'_> {
     /// When the process began, by its own clock as far as that can be right: not before it was
     /// intended, and not later than it was seen.
-    pub(super) fn began(
-        &self,
-        now: Timestamp,
-        at: usize,
-        times: ExecutionTimes,
-    ) -> Option<Timestamp> {
-        let earliest = self.tasks[at].intended_at.unwrap_or(now);
-        times.started_at.map(|started_at| within(started_at, earliest, now))
+    pub(super) fn began(&self, task: TaskIndex, times: ExecutionTimes) -> Option<Timestamp> {
+        let earliest = self.machine.tasks[task].intended_at.unwrap_or(self.now);
+        times.started_at.map(|started_at| within(started_at, earliest, self.now))
     }
+}
 
+impl Machine {
     /// What an end means. It is dated by what ended, not by who saw it: a server that was away, or
     /// stood still, while a process ended in time must not say that it ran too long, or that a stop
     /// which never reached it ended it.
@@ -29,16 +29,23 @@ impl Machine {
     /// - One that ended by itself has its own result, unless it ran longer than its timeout.
     /// - One that was stopped ends as the stop's cause says, whatever its exit code: a process that
     ///   exits with 0 because it was asked to end has not done its work.
-    pub(super) fn judged(&self, at: usize, end: End, times: ExecutionTimes) -> End {
-        let (task, spec) = (&self.tasks[at], &self.spec.tasks[at]);
+    pub(super) fn judged(
+        &self,
+        task: TaskIndex,
+        outcome: AttemptOutcome,
+        times: ExecutionTimes,
+    ) -> AttemptOutcome {
+        let (current, spec) = (&self.tasks[task], self.spec_of(task));
         let ran_to_timeout =
             times.run_time().zip(spec.timeout).map(|(ran, timeout)| ran.cmp(&timeout));
-        let cause = task.stop.as_ref().map(|stop| stop.cause);
-        let cause = match (end.kind, cause, ran_to_timeout) {
-            (EndKind::Own, _, Some(Ordering::Greater)) if end.ran => Some(StopCause::Timeout),
+        let cause = current.stop.as_ref().map(|stop| stop.cause);
+        let cause = match (outcome.kind, cause, ran_to_timeout) {
+            (EndKind::Own, _, Some(Ordering::Greater)) if outcome.ran => Some(StopCause::Timeout),
             // Nobody knows how long it ran. It ran on when its deadline was looked at, so that was
             // too long.
-            (EndKind::Own, Some(StopCause::Timeout), None) if end.ran => Some(StopCause::Timeout),
+            (EndKind::Own, Some(StopCause::Timeout), None) if outcome.ran => {
+                Some(StopCause::Timeout)
+            }
             (EndKind::Own, _, _) => None,
             // The backend held the deadline itself.
             (EndKind::Stopped, None, Some(Ordering::Greater | Ordering::Equal)) => {
@@ -47,9 +54,9 @@ impl Machine {
             (EndKind::Stopped | EndKind::Unknown, cause, _) => cause,
         };
 
-        let Some(cause) = cause else { return end };
+        let Some(cause) = cause else { return outcome };
         let (status, reason) = match cause {
-            StopCause::Cancel => (TaskStatus::Cancelled, self.cancel_reason(at)),
+            StopCause::Cancel => (TaskStatus::Cancelled, self.cancel_reason(task)),
             StopCause::Timeout => {
                 let text = format!(
                     "ran longer than its timeout of {:?}",
@@ -64,7 +71,11 @@ impl Machine {
             }
         };
 
-        End { status, reason: Some(reason), lost: false, ..end }
+        AttemptOutcome { status, reason: Some(reason), lost: false, ..outcome }
+    }
+
+    pub(super) fn cancel_reason(&self, task: TaskIndex) -> Reason {
+        reasons::cancelled(self.run.cancel.as_ref().or(self.tasks[task].cancel.as_ref()))
     }
 }
 

@@ -3,30 +3,30 @@
 use gofer_core::run::{Reason, ReasonKind, TaskStatus};
 
 /// How an attempt ended.
-pub(crate) struct End {
-    pub(crate) status: TaskStatus,
-    pub(crate) reason: Option<Reason>,
-    pub(crate) exit_code: Option<i32>,
-    pub(crate) lost: bool,
+pub(super) struct AttemptOutcome {
+    pub(super) status: TaskStatus,
+    pub(super) reason: Option<Reason>,
+    pub(super) exit_code: Option<i32>,
+    pub(super) lost: bool,
     /// Its process is known to have run.
-    pub(crate) ran: bool,
+    pub(super) ran: bool,
     /// What tells whether the end was its own.
-    pub(crate) kind: EndKind,
+    pub(super) kind: EndKind,
 }
 
 /// What an end says about a stop that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EndKind {
-    /// It ended by itself: no stop had reached it.
+pub(super) enum EndKind {
+    /// Its own: no stop had reached it.
     Own,
-    /// A stop had reached it, whoever asked.
+    /// A stop had reached it, on anybody's request.
     Stopped,
     /// It is gone, and whether a stop had reached it cannot be known.
     Unknown,
 }
 
-impl End {
-    pub(crate) fn successful() -> Self {
+impl AttemptOutcome {
+    pub(super) fn successful() -> Self {
         Self {
             status: TaskStatus::Successful,
             reason: None,
@@ -37,8 +37,8 @@ impl End {
         }
     }
 
-    pub(crate) fn exited(code: i32, oom: bool, signal: Option<i32>) -> Self {
-        let reason = crate::rules::reasons::of_exit(code, oom, signal);
+    pub(super) fn exited(code: i32, oom: bool, signal: Option<i32>) -> Self {
+        let reason = super::reasons::of_exit(code, oom, signal);
         Self {
             status: TaskStatus::Failed,
             reason: Some(reason),
@@ -49,7 +49,7 @@ impl End {
         }
     }
 
-    pub(crate) fn failed(reason: Reason) -> Self {
+    pub(super) fn failed(reason: Reason) -> Self {
         Self {
             status: TaskStatus::Failed,
             reason: Some(reason),
@@ -60,7 +60,7 @@ impl End {
         }
     }
 
-    pub(crate) fn stopped_outside() -> Self {
+    pub(super) fn stopped_outside() -> Self {
         let reason = Reason::new(
             ReasonKind::StoppedOutside,
             "stopped at the scheduler by somebody else than gofer",
@@ -68,7 +68,7 @@ impl End {
         Self { ran: true, kind: EndKind::Stopped, ..Self::failed(reason) }
     }
 
-    pub(crate) fn lost(message: &str) -> Self {
+    pub(super) fn lost(message: &str) -> Self {
         Self {
             lost: true,
             kind: EndKind::Unknown,

@@ -1,32 +1,32 @@
-//! Where the driver of a run begins.
+//! The first step of a run's driver: from what is stored, or already made with the run's insert.
 
 use gofer_core::Timestamp;
 use gofer_core::journal::{Commit, Lease, RunSnapshot};
 use gofer_core::scheduler::Scheduler;
 
-use crate::rules::machine::{Effect, Input, Machine, SchedulerFacts};
+use crate::rules::{Effect, Input, Machine, SchedulerFacts};
 
-/// More tasks than these begin in a commit of their own: whoever starts the run need not wait for
-/// it.
+/// A run of more tasks than these makes its first decision in a commit of its own: the caller that
+/// starts the run need not wait for it.
 const MAX_TASKS: usize = 64;
 
 /// A run as its driver finds it.
 #[derive(Debug)]
-pub(crate) struct Begun {
-    pub(crate) machine: Machine,
+pub(super) struct FirstStep {
+    pub(super) machine: Machine,
     /// What the first decision, which is committed, leads to; `None` when there was none yet.
-    pub(crate) effects: Option<Vec<Effect>>,
+    pub(super) effects: Option<Vec<Effect>>,
 }
 
-impl Begun {
-    /// Nothing was decided yet by whoever has the lease now.
-    pub(crate) fn not(snapshot: RunSnapshot, scheduler: SchedulerFacts) -> Self {
+impl FirstStep {
+    /// From a stored run: nothing was decided yet under the present lease.
+    pub(super) fn from_snapshot(snapshot: RunSnapshot, scheduler: SchedulerFacts) -> Self {
         Self { machine: Machine::new(snapshot, scheduler), effects: None }
     }
 
     /// The first decision, to be committed together with the run itself: one wait for the disk less
     /// before its first task.
-    pub(crate) fn by(
+    pub(super) fn with_insert(
         at: Timestamp,
         lease: &Lease,
         inserted: &RunSnapshot,
@@ -42,7 +42,7 @@ impl Begun {
 }
 
 /// What a machine is to know of this backend.
-pub(crate) fn facts(scheduler: &dyn Scheduler) -> SchedulerFacts {
+pub(super) fn facts(scheduler: &dyn Scheduler) -> SchedulerFacts {
     SchedulerFacts {
         incarnation: scheduler.incarnation(),
         deadlines: scheduler.capabilities().deadlines,

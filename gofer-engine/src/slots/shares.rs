@@ -1,27 +1,48 @@
-//! Signs of life among the servers of one journal, and what comes back: how many share a quota of
-//! executions, and whose it is.
+//! This server's share of what namespaces may have in flight: it tells the journal that it lives,
+//! and learns how many servers share the quotas.
 
 use std::sync::Arc;
 
 use gofer_core::journal::Cluster;
 use gofer_core::quota::share_of_server;
+use tokio::sync::Notify;
 
-use crate::engine::Shared;
-use crate::slots::Bounds;
+use super::Slots;
+use super::fair_queue::Bounds;
+use crate::ports::Ports;
 
-/// Tells the journal three times per lease that this server lives.
-pub(crate) async fn run(shared: Arc<Shared>) {
-    let ttl = shared.config.lease_ttl;
-    loop {
-        let now = shared.clock.now();
-        match shared.journal.heartbeat(&shared.config.server_id, now, ttl).await {
-            Ok(cluster) => shared.places.bound(bounds(cluster)),
-            Err(error) => {
-                tracing::warn!(error = %crate::chain(&error), "cannot tell that this server lives, \
-                                                               will retry")
+/// Keeps the bounds of the slots as the quotas and the number of servers say.
+#[derive(Debug)]
+pub(crate) struct SlotShares {
+    ports: Arc<Ports>,
+    slots: Arc<Slots>,
+    quotas_changed: Notify,
+}
+
+impl SlotShares {
+    pub(crate) fn new(ports: Arc<Ports>, slots: Arc<Slots>) -> Self {
+        Self { ports, slots, quotas_changed: Notify::new() }
+    }
+
+    /// Reads the quotas at once, and not only at the next heartbeat.
+    pub(crate) fn quotas_changed(&self) {
+        self.quotas_changed.notify_one();
+    }
+
+    /// Tells the journal three times per lease that this server lives.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let Ports { journal, clock, config, .. } = &*self.ports;
+        loop {
+            match journal.heartbeat(&config.server_id, clock.now(), config.lease_ttl).await {
+                Ok(cluster) => self.slots.bound(bounds(cluster)),
+                Err(error) => {
+                    tracing::warn!(error = %crate::chain(&error), "cannot tell that this server \
+                                                                   lives, will retry")
+                }
             }
+            let period = config.lease_ttl / 3;
+            let _ = tokio::time::timeout(period, self.quotas_changed.notified()).await;
         }
-        let _ = tokio::time::timeout(ttl / 3, shared.quotas_changed.notified()).await;
     }
 }
 

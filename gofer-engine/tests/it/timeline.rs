@@ -144,7 +144,7 @@ fn a_chain_waits_for_its_parents_for_a_place_and_for_the_scheduler() {
             "WaitingForPlace 1 2.5-: waiting: 1 of 1 executions of this server in flight",
         ]
     );
-    book.at(5.0, Input::Placed(id("a"), Attempt(1)));
+    book.at(5.0, Input::SlotAcquired(id("a"), Attempt(1)));
     book.observe(6.0, "a", ExecutionState::Queued { reason: "no node is free".to_owned() });
     assert_eq!(told(&book.spans("a"))[2..], ["Starting 1 5-: no node is free"]);
     book.observe(7.0, "a", ExecutionState::Running);
@@ -269,7 +269,7 @@ fn happen(book: &mut Book, now: &mut f64, (kind, task, tenths): Happening) {
 
     match kind {
         0 => waiting(*now, book, name, "waiting"),
-        1 => book.at(*now, Input::Placed(id(name), attempt)),
+        1 => book.at(*now, Input::SlotAcquired(id(name), attempt)),
         2 => book.observe(
             *now,
             name,

@@ -153,7 +153,7 @@ fn the_rules_of_a_run_are_pure() {
     assert!(!files.is_empty(), "nothing is at {RULES}");
     for file in files {
         for (number, line) in file.text.lines().enumerate() {
-            let code = line.split("//").next().unwrap_or_default();
+            let code = line.split("//").next().unwrap_or_default().replace("'static ", "");
             let found = impure.iter().find(|word| code.contains(**word));
             assert_eq!(
                 found,
