@@ -18,7 +18,7 @@ pub struct EngineConfig {
     pub api_addr: Option<String>,
     /// How long a run stays this server's without being renewed; renewed three times as often.
     pub lease_ttl: Duration,
-    /// Executions in flight at once; further ones wait for a place, which pipelines get by turns.
+    /// Executions in flight at once; further ones wait for a slot, which pipelines get by turns.
     pub max_executions: usize,
     /// The same of one pipeline; `None` is no limit but `max_executions`.
     pub max_executions_per_pipeline: Option<usize>,

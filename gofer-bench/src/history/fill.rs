@@ -113,7 +113,7 @@ impl Statements {
             },
             EventDetails::RunStarted {},
             EventDetails::TaskRunStarting {},
-            EventDetails::TaskRunPlaced {},
+            EventDetails::TaskRunSlotAcquired {},
             EventDetails::TaskRunRunning {},
             EventDetails::TaskRunCompleted {
                 status: TaskStatus::Successful,

@@ -105,7 +105,7 @@ impl Step<'_> {
             let mut next = current.clone();
             next.reason = None;
             self.change(task, next);
-            self.record(Some(task), EventDetails::TaskRunPlaced {});
+            self.record(Some(task), EventDetails::TaskRunSlotAcquired {});
         }
     }
 

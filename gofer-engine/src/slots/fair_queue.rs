@@ -1,13 +1,13 @@
-//! Who gets the next free place: the rule of fairness, without locks and without waiting.
+//! Who gets the next free slot: the rule of fairness, without locks and without waiting.
 //!
-//! A free place goes to the waiting start whose namespace has the fewest places, then whose
+//! A free slot goes to the waiting start whose namespace has the fewest slots, then whose
 //! pipeline has the fewest, then to the one that waits longest. So whoever has many starts waiting
 //! gets in nobody's way. Each step costs the logarithm of how many pipelines and starts wait.
 //!
-//! That decides about places that come free. So that some do, though one namespace would take them
-//! all for long executions, a namespace gets no more places than [`SHARE`] times those that are
+//! That decides about slots that come free. So that some do, though one namespace would take them
+//! all for long executions, a namespace gets no more slots than [`SHARE`] times those that are
 //! free, as long as there are other namespaces. One namespace then has at most seven eighths; a
-//! second gets most of the rest, and a third still finds a place. The more of them are busy, the
+//! second gets most of the rest, and a third still finds a slot. The more of them are busy, the
 //! less stays free, and nothing has to be known of who might come. It is the dynamic threshold by
 //! which switches share their memory among ports (Choudhury and Hahne, "Dynamic queue length
 //! thresholds for shared-memory packet switches", 1998).
@@ -17,18 +17,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use gofer_core::quota::QuotaKind;
 use gofer_core::{NamespaceId, PipelineId, RunKey};
 
-/// How many places a namespace may have for each that is free. With fewer than eight places in all
+/// How many slots a namespace may have for each that is free. With fewer than eight slots in all
 /// it bounds nothing.
 const SHARE: usize = 7;
 
-/// What namespaces may have of the places.
+/// What namespaces may have of the slots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bounds {
     /// Each without a bound of its own.
     pub(crate) per_namespace: usize,
     /// Those with one.
     pub(crate) of_namespace: BTreeMap<NamespaceId, usize>,
-    /// Whether some places are kept for namespaces that have fewer.
+    /// Whether some slots are kept for namespaces that have fewer.
     pub(crate) keeps_some_free: bool,
 }
 
@@ -44,7 +44,7 @@ impl Default for Bounds {
     }
 }
 
-/// Whose a place is.
+/// Whose a slot is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Owner {
     namespace: NamespaceId,
@@ -61,7 +61,7 @@ impl From<&RunKey> for Owner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
-/// Counts places, and keeps what stands for each waiting start (`W`).
+/// Counts slots, and keeps what stands for each waiting start (`W`).
 #[derive(Debug)]
 pub(super) struct Queue<W> {
     limit: usize,
@@ -79,9 +79,9 @@ pub(super) struct Queue<W> {
 #[derive(Debug)]
 struct Namespace<W> {
     taken: usize,
-    /// Those with places or waits.
+    /// Those with slots or waits.
     pipelines: HashMap<PipelineId, Pipeline<W>>,
-    /// The longest wait of each pipeline that is below its limit: places of the pipeline, the wait,
+    /// The longest wait of each pipeline that is below its limit: slots of the pipeline, the wait,
     /// the pipeline.
     ready: BTreeSet<(usize, Ticket, PipelineId)>,
 }
@@ -105,12 +105,12 @@ impl<W> Queue<W> {
         }
     }
 
-    /// How many places are taken, also beyond the limit.
+    /// How many slots are taken, also beyond the limit.
     pub(super) fn taken(&self) -> usize {
         self.taken
     }
 
-    /// Takes a place, if need be one too many.
+    /// Takes a slot, if need be one too many.
     pub(super) fn take(&mut self, owner: &Owner) {
         self.change(owner, |pipeline| pipeline.taken += 1);
     }
@@ -125,8 +125,8 @@ impl<W> Queue<W> {
             .collect();
     }
 
-    /// Takes a place if no limit forbids it. Nobody who might have it waits, as long as whoever
-    /// frees places calls [`Self::admit`] until there is nobody.
+    /// Takes a slot if no limit forbids it. Nobody who might have it waits, as long as whoever
+    /// frees slots calls [`Self::admit`] until there is nobody.
     pub(super) fn try_take(&mut self, owner: &Owner) -> bool {
         let of_namespace = self.taken_by_namespace(&owner.namespace);
         let free = self.taken_by(owner) < self.limit_per_pipeline
@@ -138,7 +138,7 @@ impl<W> Queue<W> {
         free
     }
 
-    /// Gives a place back.
+    /// Gives a slot back.
     pub(super) fn give_back(&mut self, owner: &Owner) {
         self.change(owner, |pipeline| pipeline.taken -= 1);
     }
@@ -156,7 +156,7 @@ impl<W> Queue<W> {
         self.change(owner, |pipeline| pipeline.waiting.remove(&ticket)).is_some()
     }
 
-    /// Gives a free place to whose turn it is.
+    /// Gives a free slot to whose turn it is.
     pub(super) fn admit(&mut self) -> Option<W> {
         let (of_namespace, _, ticket, namespace) = self.order.first()?.clone();
         // If it may have none, nobody may: all others have as many or more.
@@ -170,7 +170,7 @@ impl<W> Queue<W> {
         })
     }
 
-    /// Whether there is a free place for a namespace that has so many.
+    /// Whether there is a free slot for a namespace that has so many.
     fn has_place_for(&self, of_namespace: usize) -> bool {
         let free = self.limit.saturating_sub(self.taken);
         free > 0 && (!self.bounds.keeps_some_free || of_namespace < free.saturating_mul(SHARE))
@@ -200,7 +200,7 @@ impl<W> Queue<W> {
             let free = self.limit - self.taken;
             return format!(
                 "waiting: {taken} executions of namespace {namespace} in flight, and the last \
-                 {free} of {} places of this server are kept for namespaces with fewer",
+                 {free} of {} slots of this server are kept for namespaces with fewer",
                 self.limit
             );
         }
@@ -297,7 +297,7 @@ mod tests {
         }
     }
 
-    /// Lets everybody in for whom there is a place; who that was.
+    /// Lets everybody in for whom there is a slot; who that was.
     fn admit_all<W>(queue: &mut Queue<W>) -> Vec<W> {
         std::iter::from_fn(|| queue.admit()).collect()
     }
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipeline_at_its_limit_leaves_free_places_to_others() {
+    fn a_pipeline_at_its_limit_leaves_free_slots_to_others() {
         let mut queue = Queue::new(10, Some(2));
         let (bound, other) = (owner(0, 0), owner(0, 1));
         assert!(queue.try_take(&bound) && queue.try_take(&bound) && !queue.try_take(&bound));
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_neither_places_nor_waits_is_forgotten() {
+    fn who_has_neither_slots_nor_waits_is_forgotten() {
         let mut queue = Queue::new(1, None);
         for pipeline in 0..100 {
             let ticket = queue.join(&owner(pipeline, pipeline), ());
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn one_namespace_leaves_places_for_another_and_that_for_a_third() {
+    fn one_namespace_leaves_slots_for_another_and_that_for_a_third() {
         let mut queue = Queue::new(64, None);
         queue.bound(shared(&[]));
         let mut had = Vec::new();
@@ -412,18 +412,18 @@ mod tests {
         assert!(admit_all(&mut queue).is_empty(), "what came free is for those with fewer");
 
         let why = queue.why(&owner(0, 0));
-        let kept = "and the last 1 of 64 places of this server are kept for namespaces with fewer";
+        let kept = "and the last 1 of 64 slots of this server are kept for namespaces with fewer";
         assert_eq!(why, format!("waiting: 55 executions of namespace n0 in flight, {kept}"));
         queue.bound(Bounds::default());
         assert_eq!(admit_all(&mut queue).len(), 1, "there are no others any more");
     }
 
     #[test]
-    fn a_namespace_that_is_alone_or_a_server_with_few_places_keeps_nothing_free() {
-        for (places, bounds) in [(64, Bounds::default()), (7, shared(&[])), (1, shared(&[]))] {
-            let mut queue: Queue<()> = Queue::new(places, None);
+    fn a_namespace_that_is_alone_or_a_server_with_few_slots_keeps_nothing_free() {
+        for (slots, bounds) in [(64, Bounds::default()), (7, shared(&[])), (1, shared(&[]))] {
+            let mut queue: Queue<()> = Queue::new(slots, None);
             queue.bound(bounds);
-            assert!((0..places).all(|_| queue.try_take(&owner(0, 0))), "{places}");
+            assert!((0..slots).all(|_| queue.try_take(&owner(0, 0))), "{slots}");
         }
     }
 
@@ -499,7 +499,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn places_go_by_the_rule(steps in steps(), limit in 1..20usize, per_pipeline in proptest::option::of(1..4usize)) {
+        fn slots_go_by_the_rule(steps in steps(), limit in 1..20usize, per_pipeline in proptest::option::of(1..4usize)) {
             let mut queue = Queue::new(limit, per_pipeline);
             let most = per_pipeline.unwrap_or(usize::MAX);
             let mut model = Model::default();

@@ -132,7 +132,7 @@ fn waiting(seconds: f64, book: &mut Book, task: &str, why: &str) {
 }
 
 #[test]
-fn a_chain_waits_for_its_parents_for_a_place_and_for_the_scheduler() {
+fn a_chain_waits_for_its_parents_for_a_slot_and_for_the_scheduler() {
     let mut book =
         Book::begin(pipeline(vec![task("a", &[]), task("b", &[("a", Condition::Success)])]));
     assert_eq!(told(&book.spans("b")), ["WaitingForParents 0 2-: waits for task `a`"]);
@@ -141,7 +141,7 @@ fn a_chain_waits_for_its_parents_for_a_place_and_for_the_scheduler() {
         told(&book.spans("a")),
         [
             "Queued 0 2-2.5: waits for a server to look at it",
-            "WaitingForPlace 1 2.5-: waiting: 1 of 1 executions of this server in flight",
+            "WaitingForSlot 1 2.5-: waiting: 1 of 1 executions of this server in flight",
         ]
     );
     book.at(5.0, Input::SlotAcquired(id("a"), Attempt(1)));
@@ -157,7 +157,7 @@ fn a_chain_waits_for_its_parents_for_a_place_and_for_the_scheduler() {
     assert_eq!(
         told(&book.spans("a"))[1..],
         [
-            "WaitingForPlace 1 2.5-5: waiting: 1 of 1 executions of this server in flight",
+            "WaitingForSlot 1 2.5-5: waiting: 1 of 1 executions of this server in flight",
             "Starting 1 5-7: no node is free",
             "Running 1 7-9: ended successfully",
             "Archiving 1 9-10: logs went into the object store",
@@ -341,7 +341,7 @@ proptest! {
             match state.state {
                 TaskState::Running if state.stop.is_none() => prop_assert_eq!(phase, Some(Phase::Running)),
                 TaskState::Starting if state.reason.as_ref().is_some_and(|why| why.kind == ReasonKind::Waiting) => {
-                    let expected = if state.stop.is_some() { Phase::Stopping } else { Phase::WaitingForPlace };
+                    let expected = if state.stop.is_some() { Phase::Stopping } else { Phase::WaitingForSlot };
                     prop_assert_eq!(phase, Some(expected));
                 }
                 TaskState::Pending => prop_assert!(
