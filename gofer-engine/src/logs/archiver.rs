@@ -208,7 +208,8 @@ impl Archiver {
                 Step::Store => Step::Note(self.store(finished).await?),
                 Step::Note(stored) => {
                     if stored == Stored::Nothing(LogState::Empty) {
-                        self.record(&finished.id, LogState::Live, LogState::Silent, None).await?;
+                        self.record(&finished.id, LogState::Live, LogState::EmptyUnsettled, None)
+                            .await?;
                     }
                     Step::Forget(stored)
                 }
@@ -267,7 +268,7 @@ impl Archiver {
             Stored::Archived(size_bytes) => {
                 (LogState::Live, LogState::Archived, Some(self.archived_event(id, size_bytes)))
             }
-            Stored::Nothing(LogState::Empty) => (LogState::Silent, LogState::Empty, None),
+            Stored::Nothing(LogState::Empty) => (LogState::EmptyUnsettled, LogState::Empty, None),
             Stored::Nothing(state) => (LogState::Live, state, None),
         };
         self.record(id, from, to, event).await
@@ -281,7 +282,7 @@ impl Archiver {
             Ok(body) => Ok(Stored::Archived(body.meta.size_bytes)),
             Err(error) if error.kind == ErrorKind::NotFound => {
                 let known = self.ports.journal.log_state(id).await.map_err(of_journal)?;
-                if matches!(known, Some(LogState::Silent | LogState::Empty)) {
+                if matches!(known, Some(LogState::EmptyUnsettled | LogState::Empty)) {
                     return Ok(Stored::Nothing(LogState::Empty));
                 }
                 tracing::warn!(execution = %id, why, "a log is lost");
@@ -349,7 +350,7 @@ impl Archiver {
         if !set(from).await.map_err(of_journal)? && from == LogState::Live {
             // An earlier try of this very step took effect; or one that found nothing, and there was
             // something after all.
-            set(LogState::Silent).await.map_err(of_journal)?;
+            set(LogState::EmptyUnsettled).await.map_err(of_journal)?;
         }
         Ok(())
     }

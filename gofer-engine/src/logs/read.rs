@@ -53,7 +53,7 @@ impl LogReader {
         loop {
             committed.borrow_and_update();
             let chunks = match journal.log_state(&id).await? {
-                Some(LogState::Empty | LogState::Silent) => Some(stream::empty().boxed()),
+                Some(LogState::Empty | LogState::EmptyUnsettled) => Some(stream::empty().boxed()),
                 Some(LogState::Expired | LogState::Lost) => {
                     return Err(EngineError::LogGone { id });
                 }
