@@ -54,7 +54,7 @@ pub struct StartRun {
     pub version: Option<Version>,
     /// Variables of this run; they win over all others.
     pub variables: BTreeMap<String, String>,
-    /// Who or what starts it.
+    /// The person or program that starts it.
     pub initiator: Initiator,
     /// The same key never starts a second run of this pipeline.
     pub idempotency_key: Option<String>,

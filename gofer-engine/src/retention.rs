@@ -1,7 +1,9 @@
-//! Deletes what has been kept long enough: archived logs by age, run objects by the number of newer
-//! runs, runs by both, when nothing of them is left elsewhere, versions that no run is of, events,
-//! uploads that nobody completed, values of secrets that no record names, and values to mask once
-//! there is nothing left to mask.
+//! Deletes what has been kept long enough:
+//!
+//! - archived logs and events by age, run objects by the number of newer runs;
+//! - runs by both, when nothing of them is left elsewhere, and versions without runs;
+//! - uploads that were not completed, and values of secrets that no record names;
+//! - values to mask, once there is nothing left to mask.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,8 +52,8 @@ async fn expire_all(ports: &Ports) -> Result<(), JournalError> {
             ports.journal.expired(what, ports.clock.now()).await?;
         }
 
-        // What was given up can be deleted now, and a run whose logs are gone. The same page again
-        // is what cannot be deleted yet: it is looked at in the next walk.
+        // A deletion may make room for the next: a run can go once its logs are gone. The same page
+        // again is what cannot be deleted yet; the next walk looks at it.
         if page.is_empty() || page == before {
             return Ok(());
         }

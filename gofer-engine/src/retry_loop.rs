@@ -1,8 +1,8 @@
 //! Repeats a call to something outside until it answers. The waits between double, with jitter, so
 //! that many waiters spread out.
 //!
-//! The jitter comes from who waits and how often it has waited: it spreads as well as a random one,
-//! and a simulation sees the same wait each time.
+//! The jitter comes from the waiter's name and how often it has waited: it spreads as well as a
+//! random one, and a simulation sees the same wait each time.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;

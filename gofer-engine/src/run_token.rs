@@ -64,8 +64,8 @@ impl RunTokens {
         ))
     }
 
-    /// Names a value of a run, the same one each time. Without the key nobody can try values
-    /// against it.
+    /// Names a value of a run, the same one each time. Values cannot be tried
+    /// against it without the key.
     pub(crate) fn fingerprint(&self, run: &RunKey, value: &SecretString) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.key.expose_secret().as_bytes())
             .expect("hmac takes any key length");

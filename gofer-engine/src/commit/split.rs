@@ -1,12 +1,13 @@
 //! A large decision becomes true in several transactions: one of ten thousand task runs takes a
 //! database longer than it may take to answer, and would never get through.
 //!
-//! That is right because the changes of a decision follow one from another in the order it has
-//! them, and each task's change is a compare-and-set of its own with its own event. After a crash
-//! between two pieces the next driver finds a run in which less has happened yet: it makes what is
-//! left of the decision once more, from what is stored (cancel requests are, and times), and asks
-//! the scheduler about intents that nobody carried out. What only the whole makes true, the run's
-//! own end, is in the last piece.
+//! That is right for three reasons. The changes of a decision follow one from another in the order
+//! it has them. Each task's change is a compare-and-set with an event of its own. The run's own
+//! end, which only the whole makes true, is in the last piece.
+//!
+//! A server may crash between two pieces. The next driver then finds a run in which less has
+//! happened yet. It makes what is left of the decision once more, from what is stored, cancel
+//! requests and times included, and asks the scheduler about intents that were not carried out.
 
 use gofer_core::journal::Commit;
 

@@ -104,7 +104,10 @@ async fn commit_until_answered(
         match journal.commit(commits.clone()).await {
             Ok(results) => ControlFlow::Break(Ok(results)),
             Err(error) if error.is_retryable() => {
-                tracing::warn!(error = %crate::chain(&error), commits = commits.len(), "the journal is unavailable, will retry");
+                tracing::warn!(
+                    error = %crate::chain(&error), commits = commits.len(),
+                    "the journal is unavailable, will retry"
+                );
                 ControlFlow::Continue(())
             }
             Err(error) => ControlFlow::Break(Err(Arc::from(crate::chain(&error)))),

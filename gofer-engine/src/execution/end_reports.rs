@@ -50,7 +50,10 @@ impl EndReports {
         match tokio::time::timeout(FORWARD_TIMEOUT, told).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::info!(execution = %id, error = %crate::chain(&error), "cannot pass a reported end on")
+                tracing::info!(
+                    execution = %id, error = %crate::chain(&error),
+                    "cannot pass a reported end on"
+                )
             }
             Err(_) => tracing::info!(execution = %id, "cannot pass a reported end on in time"),
         }
@@ -71,8 +74,10 @@ impl EndReports {
             };
 
             if let Err(error) = accepted {
-                tracing::info!(execution = %id, error = %error.chain(), "an end that another server \
-                                                                         was told of is not taken");
+                tracing::info!(
+                    execution = %id, error = %error.chain(),
+                    "an end that another server was told of is not taken"
+                );
             }
         });
     }

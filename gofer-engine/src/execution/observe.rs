@@ -40,7 +40,10 @@ pub(super) async fn state(ports: &Ports, id: &ExecutionId, driver: &Inbox) -> Op
         match ports.scheduler.state(id).await {
             Ok(found) => ControlFlow::Break(found),
             Err(error) => {
-                tracing::warn!(execution = %id, error = %error.chain(), "cannot learn the execution's state yet, will retry");
+                tracing::warn!(
+                    execution = %id, error = %error.chain(),
+                    "cannot learn the execution's state yet, will retry"
+                );
                 ControlFlow::Continue(())
             }
         }

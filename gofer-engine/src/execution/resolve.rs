@@ -189,8 +189,8 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    /// The value that the record names. Who may read it is decided by the same record: they are of
-    /// one put.
+    /// The value that the record names. The same record says which namespaces may read it, so that
+    /// both are of one put.
     async fn secret(&mut self, source: Source, key: &str) -> Result<SecretString, Unresolved> {
         let (scope, name) = if source == Source::Secret {
             (

@@ -1,4 +1,4 @@
-//! Claims runs when there is something to claim, and finds leases that nobody drives.
+//! Claims runs when there is something to claim, and releases leases that have no driver.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(crate) async fn run(leases: Arc<Leases>, holder: impl LeaseHolder) {
         }
 
         // How many of them may be held is counted by the journal, since runs are inserted and
-        // claimed at the same time. Who is next is decided anew for each page.
+        // claimed at the same time. Which runs are next is decided anew for each page.
         let limit = ClaimLimit { runs: CLAIM_PAGE, held: ports.config.max_active_runs };
         let now = ports.clock.now();
         match ports.journal.claim(owner, now, ttl, limit).await {
@@ -58,8 +58,8 @@ pub(crate) async fn run(leases: Arc<Leases>, holder: impl LeaseHolder) {
 
 /// Releases all leases, to be claimed again, if this server holds more than it drives.
 ///
-/// A call that answered with an error may have taken leases. Without this, nobody would ever drive
-/// those runs, and renewing would keep them from other servers.
+/// A call that answered with an error may have taken leases. Without this, those runs would never
+/// have a driver, and renewals would keep them from other servers.
 async fn release_orphaned(leases: &Leases, holder: &impl LeaseHolder) {
     let ports = &leases.ports;
     let (owner, ttl) = (&ports.config.server_id, ports.config.lease_ttl);

@@ -23,7 +23,10 @@ where
         let leads = match ports.journal.lead(&ports.config.server_id, now, ttl).await {
             Ok(leads) => leads,
             Err(error) => {
-                tracing::warn!(error = %crate::chain(&error), "cannot ask for the lead, will retry");
+                tracing::warn!(
+                    error = %crate::chain(&error),
+                    "cannot ask for the lead, will retry"
+                );
                 false
             }
         };

@@ -32,8 +32,8 @@ use self::deadline::LeaseDeadline;
 pub(crate) struct Leases {
     ports: Arc<Ports>,
     claim_wanted: Notify,
-    /// A call that may take leases was answered with an error: some may be held that nobody
-    /// drives.
+    /// A call that may take leases was answered with an error: this server may hold some for
+    /// which it has no driver.
     maybe_orphaned: AtomicBool,
     /// Read while a run is inserted, until its driver is registered; written while all leases are
     /// released. Without this, the lease that an insert has just taken would be released with the
@@ -56,7 +56,7 @@ impl Leases {
         self.claim_wanted.notify_one();
     }
 
-    /// There may be leases of this server that nobody drives; the next claim looks.
+    /// There may be leases of this server without a driver; the next claim looks.
     pub(crate) fn note_maybe_orphaned(&self) {
         self.maybe_orphaned.store(true, Ordering::Relaxed);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::deadline::safe_until;
 use super::{LeaseHolder, Leases};
 
-/// A lease that was taken has its driver after this, unless nobody drives it.
+/// A lease that was taken has its driver after this, or it is orphaned.
 const HANDOVER_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Renews three times per lease.
@@ -42,8 +42,10 @@ pub(crate) async fn run(leases: Arc<Leases>, holder: impl LeaseHolder) {
 }
 
 /// More leases were renewed than there are drivers. One may be on its way to its driver. If there
-/// are too many a moment later, too, a call that was given up long ago took effect after it had
-/// been looked into.
+/// are too many a moment later, too, some are orphaned.
+///
+/// Without this, a claim that timed out and took effect only after [`super::claim`] had looked
+/// would keep its runs from every server: renewals would hold their leases for ever.
 async fn look_for_orphaned(leases: &Leases, holder: &impl LeaseHolder) {
     tokio::time::sleep(HANDOVER_TIMEOUT).await;
     let ports = &leases.ports;

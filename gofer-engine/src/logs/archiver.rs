@@ -41,7 +41,7 @@ const PAGE: usize = 100;
 /// An attempt's log is archived a moment after its end: what starts next goes first, and many are
 /// done together.
 const BATCH_DELAY: Duration = Duration::from_millis(250);
-/// Time between two sweeps that nobody asked for.
+/// Longest time between two sweeps.
 const SWEEP_PERIOD: Duration = Duration::from_secs(30);
 /// An attempt that ended longer ago than this has no live owner; the leader archives it.
 const LEFT_BEHIND_AFTER: Duration = Duration::from_secs(10);
@@ -162,8 +162,8 @@ impl Archiver {
         }
     }
 
-    /// Archives each, whatever becomes of the others, all of them a step at a time; returns those to
-    /// try again.
+    /// Archives each of a batch, all of them a step at a time; returns those to try again. One that
+    /// fails holds up no other.
     async fn archive_all(&self, batch: Vec<Finished>) -> Vec<Finished> {
         let mut again = Vec::new();
         let mut batch: Vec<_> = batch.into_iter().map(|finished| (finished, Step::Store)).collect();
@@ -184,7 +184,10 @@ impl Archiver {
                     Err(error) => {
                         let error = error.chain();
                         if let Some(times) = self.warnings.count(&error) {
-                            tracing::warn!(execution = %finished.id, times, error, "cannot archive logs yet, will retry");
+                            tracing::warn!(
+                                execution = %finished.id, times, error,
+                                "cannot archive logs yet, will retry"
+                            );
                         }
                         again.push(finished);
                     }
@@ -195,8 +198,8 @@ impl Archiver {
         again
     }
 
-    /// Takes the step and returns the next. `None`: it was the last; or the server ends, and the moment
-    /// that what is under way then has is over.
+    /// Takes the step and returns the next. `None`: it was the last; or the server ends, and
+    /// [`SHUTDOWN_TIMEOUT`] is over.
     async fn advance(&self, finished: &Finished, step: Step) -> Result<Option<Step>, BackendError> {
         let ending = async {
             self.ports.shutdown.requested().await;
@@ -235,8 +238,8 @@ impl Archiver {
         &self,
         Finished { id, source, left_behind }: &Finished,
     ) -> Result<Stored, BackendError> {
-        // It may have told its end to the server that saw it, before the scheduler knows: then neither
-        // is its log all there, nor may it be removed.
+        // The execution may have told its end to another server before the scheduler knows. Without
+        // this, the rest of its log would be lost, and it would be removed while it runs.
         if *left_behind && !self.ports.scheduler.state(id).await?.state.is_final() {
             let message = format!("the scheduler has not seen the end of `{id}` yet");
             return Err(BackendError::new(ErrorKind::Unavailable, message));
@@ -256,8 +259,8 @@ impl Archiver {
         };
 
         match (stored, gone.get()) {
-            // Never started; or removed, by a server that was at the same log or died before it was
-            // recorded what there was.
+            // It never started; or it was removed by a server that was at the same log, or that
+            // died before it recorded what there was.
             (Err(_), Some(why)) => self.found_gone(id, why).await,
             (stored, _) => stored,
         }
@@ -326,10 +329,12 @@ impl Archiver {
     async fn forget(&self, Finished { id, source, .. }: &Finished) -> Result<(), BackendError> {
         match self.ports.scheduler.remove(id).await {
             Ok(()) => {}
-            // It was given up as lost and lives on somewhere; its name is never used again.
+            // It was declared lost and may still run; its name is never used again.
             Err(error) if error.kind == ErrorKind::Invalid => {
-                tracing::warn!(execution = %id, error = %error.chain(), "the scheduler keeps an \
-                                                                         execution that was given up");
+                tracing::warn!(
+                    execution = %id, error = %error.chain(),
+                    "the scheduler keeps an execution that was given up"
+                );
             }
             Err(error) => return Err(error),
         }
@@ -348,8 +353,8 @@ impl Archiver {
     ) -> Result<(), BackendError> {
         let set = |from| self.ports.journal.set_log_state(id, from, to, event.clone());
         if !set(from).await.map_err(of_journal)? && from == LogState::Live {
-            // An earlier try of this very step took effect; or one that found nothing, and there was
-            // something after all.
+            // An earlier try of this very step took effect; or one that found nothing, and there
+            // was something after all.
             set(LogState::EmptyUnsettled).await.map_err(of_journal)?;
         }
         Ok(())

@@ -24,7 +24,7 @@ const WINDOW_LOG: u32 = 19;
 /// How far back one that is read may refer: what a reader sets aside follows it, and zstd's own
 /// limit is 128 MiB.
 const MAX_WINDOW_LOG: u32 = 20;
-/// What a reader decompresses ahead of who takes the chunks; some whole records.
+/// What a reader decompresses ahead of its caller; some whole records.
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Compresses chunks as they come.

@@ -65,7 +65,7 @@ impl Cutting {
     async fn next(&mut self) -> Option<Result<LogChunk, BackendError>> {
         loop {
             if let Some(mut chunk) = self.ready.pop_front() {
-                // A line that waited for its end would else be older than what came meanwhile.
+                // A line that waited for its end would otherwise be older than what came since.
                 chunk.at = chunk.at.max(self.last.filter(|_| chunk.at.is_some()));
                 self.last = self.last.max(chunk.at);
                 return Some(Ok(chunk));

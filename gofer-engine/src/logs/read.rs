@@ -188,8 +188,8 @@ impl Reading {
     }
 }
 
-/// Ends where nothing comes from an execution that goes on: an attempt that was given up may live
-/// on somewhere.
+/// Ends where nothing comes from an execution that goes on: an attempt that was declared lost may
+/// still run on a node that is out of reach.
 fn while_it_comes(ports: Arc<Ports>, id: ExecutionId, chunks: Chunks) -> Chunks {
     let next = |(ports, id, mut chunks): (Arc<Ports>, ExecutionId, Chunks)| async move {
         loop {

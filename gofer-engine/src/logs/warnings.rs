@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often an operator is told of the same thing.
-const EVERY: Duration = Duration::from_secs(60);
-/// Causes that are told apart. Beyond them, all are told.
-const CAUSES: usize = 64;
+/// How often the same cause is reported.
+const WARNING_PERIOD: Duration = Duration::from_secs(60);
+/// Causes that are told apart. Beyond them, each error is reported.
+const CAUSES_MAX: usize = 64;
 
 /// What was told of each cause.
 #[derive(Debug, Default)]
@@ -29,15 +29,15 @@ impl RepeatedWarnings {
     pub(crate) fn count(&self, error: &str) -> Option<u64> {
         let now = Instant::now();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= CAUSES {
-            all.retain(|_, told| now - told.at < EVERY);
+        if all.len() >= CAUSES_MAX {
+            all.retain(|_, told| now - told.at < WARNING_PERIOD);
         }
 
-        let is_full = all.len() >= CAUSES;
+        let is_full = all.len() >= CAUSES_MAX;
         let cause = cause(error);
         if let Some(told) = all.get_mut(&cause) {
             told.since += 1;
-            if now - told.at < EVERY {
+            if now - told.at < WARNING_PERIOD {
                 return None;
             }
             let times = told.since;
@@ -74,7 +74,7 @@ mod tests {
             assert_eq!(warnings.count(&outage(log)), None);
         }
         assert_eq!(warnings.count("the disk is full"), Some(1), "another cause");
-        tokio::time::advance(EVERY).await;
+        tokio::time::advance(WARNING_PERIOD).await;
         assert_eq!(warnings.count(&outage(7)), Some(99));
         assert_eq!(warnings.count(&outage(8)), None);
     }
@@ -83,17 +83,17 @@ mod tests {
     async fn causes_are_bounded() {
         let warnings = RepeatedWarnings::default();
         let name = |index: usize| "x".repeat(index + 1);
-        for index in 0..CAUSES {
+        for index in 0..CAUSES_MAX {
             assert_eq!(warnings.count(&name(index)), Some(1));
         }
-        assert_eq!(warnings.count(&name(CAUSES)), Some(1), "told");
-        assert_eq!(warnings.count(&name(CAUSES)), Some(1), "and not remembered");
-        tokio::time::advance(EVERY).await;
+        assert_eq!(warnings.count(&name(CAUSES_MAX)), Some(1), "told");
+        assert_eq!(warnings.count(&name(CAUSES_MAX)), Some(1), "and not remembered");
+        tokio::time::advance(WARNING_PERIOD).await;
         assert_eq!(
-            (warnings.count(&name(CAUSES)), warnings.count(&name(CAUSES))),
+            (warnings.count(&name(CAUSES_MAX)), warnings.count(&name(CAUSES_MAX))),
             (Some(1), None),
             "there is room again"
         );
-        assert!(warnings.0.lock().unwrap().len() <= CAUSES);
+        assert!(warnings.0.lock().unwrap().len() <= CAUSES_MAX);
     }
 }

@@ -22,11 +22,11 @@ impl Step<'_> {
 }
 
 impl Machine {
-    /// What an end means. It is dated by what ended, not by who saw it: a server that was away, or
-    /// stood still, while a process ended in time must not say that it ran too long, or that a stop
-    /// which never reached it ended it.
+    /// The outcome that an end means. The end is dated by the process, not by the server that saw
+    /// it. A server that was away, or stood still, while a process ended in time must not say that
+    /// it ran too long, or that a stop which never reached it ended it.
     ///
-    /// - One that ended by itself has its own result, unless it ran longer than its timeout.
+    /// - An end of its own has its own result, unless it ran longer than its timeout.
     /// - One that was stopped ends as the stop's cause says, whatever its exit code: a process that
     ///   exits with 0 because it was asked to end has not done its work.
     pub(super) fn judged(
@@ -41,8 +41,8 @@ impl Machine {
         let cause = current.stop.as_ref().map(|stop| stop.cause);
         let cause = match (outcome.kind, cause, ran_to_timeout) {
             (EndKind::Own, _, Some(Ordering::Greater)) if outcome.ran => Some(StopCause::Timeout),
-            // Nobody knows how long it ran. It ran on when its deadline was looked at, so that was
-            // too long.
+            // How long it ran is not known. It still ran when its deadline was looked at, so that
+            // was too long.
             (EndKind::Own, Some(StopCause::Timeout), None) if outcome.ran => {
                 Some(StopCause::Timeout)
             }

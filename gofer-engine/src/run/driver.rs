@@ -107,13 +107,13 @@ pub(super) struct Driving {
     /// Makes the driver end.
     pub(super) cancelled: CancellationToken,
     pub(super) driver: Inbox,
-    /// Starts of current attempts, so that a stop can wait for them: one that lands after its stop
-    /// would run for ever.
+    /// Starts of current attempts, so that a stop can wait for them: a start that lands after its
+    /// stop would run for ever.
     pub(super) starts: HashMap<ExecutionId, Starting>,
     /// How many starts there were.
     pub(super) serial: u64,
-    /// Ends that were seen while the start was under way. They count once it is done: a start that
-    /// lands after its execution was archived and removed would start it a second time.
+    /// Ends that were seen while the start was under way. They count once it is done, see
+    /// [`Self::timely`].
     held: HashMap<ExecutionId, Observation>,
     /// Executions that were seen running, and when.
     seen_running: Vec<(ExecutionId, Timestamp, ExecutionTimes)>,
@@ -153,7 +153,10 @@ impl Driving {
             match journal.load(key).await {
                 Ok(snapshot) => ControlFlow::Break(Ok(snapshot)),
                 Err(error) if error.is_retryable() => {
-                    tracing::warn!(run = %key, error = %crate::chain(&error), "cannot load the run yet, will retry");
+                    tracing::warn!(
+                        run = %key, error = %crate::chain(&error),
+                        "cannot load the run yet, will retry"
+                    );
                     ControlFlow::Continue(())
                 }
                 Err(error) => ControlFlow::Break(Err(error)),
@@ -201,19 +204,20 @@ impl Driving {
         while !machine.run().state.is_complete() {
             let clock = &self.parts.ports.clock;
             let due = at(machine.next_deadline().map(|at| clock.instant(at)));
-            let settled = at(self
-                .seen_running
-                .first()
-                .map(|(_, seen, _)| clock.instant(seen.after(RUNNING_DELAY))));
+            let held_since = self.seen_running.first().map(|(_, seen, _)| *seen);
+            let held_long = at(held_since.map(|seen| clock.instant(seen.after(RUNNING_DELAY))));
+
             tokio::select! {
                 biased;
                 () = self.cancelled.cancelled() => return Stopped::LeaseLost,
-                count = inbox.recv_many(&mut batch, MAX_BATCH) => if count == 0 { return Stopped::LeaseLost },
+                count = inbox.recv_many(&mut batch, MAX_BATCH) => if count == 0 {
+                    return Stopped::LeaseLost;
+                },
                 () = due => batch.push(Box::new(Message::Input(Input::Tick))),
-                () = settled => {}
+                () = held_long => {}
             }
 
-            if !batch.is_empty() && self.only_running(machine, &mut batch) {
+            if !batch.is_empty() && self.hold_running(machine, &mut batch) {
                 continue;
             }
 
@@ -240,10 +244,11 @@ impl Driving {
         Stopped::Complete
     }
 
-    /// Whether the messages only say that something runs, or that a start is done. That waits a
-    /// moment: if the execution ends by then, or anything else happens, one commit holds both.
+    /// Holds `Running` reports back. Returns whether the messages said nothing else, but that starts
+    /// are done: if the execution ends within a moment, or anything else happens, one commit holds
+    /// both.
     #[expect(clippy::vec_box, reason = "it holds what the queue does")]
-    fn only_running(&mut self, machine: &mut Machine, batch: &mut Vec<Box<Message>>) -> bool {
+    fn hold_running(&mut self, machine: &mut Machine, batch: &mut Vec<Box<Message>>) -> bool {
         let now = self.parts.ports.clock.now();
         batch.retain(|message| match message.as_ref() {
             Message::Observed(id, Observation { state: ExecutionState::Running, times }) => {
@@ -253,11 +258,13 @@ impl Driving {
             _ => true,
         });
 
-        let changes_nothing =
-            |start: &StartFinished| start.refused.is_none() && !self.held.contains_key(&start.id);
-        if !batch.iter().all(
-            |message| matches!(message.as_ref(), Message::StartFinished(start) if changes_nothing(start)),
-        ) {
+        let changes_nothing = |message: &Message| match message {
+            Message::StartFinished(StartFinished { id, refused, .. }) => {
+                refused.is_none() && !self.held.contains_key(id)
+            }
+            _ => false,
+        };
+        if !batch.iter().all(|message| changes_nothing(message)) {
             return false;
         }
 
@@ -308,7 +315,8 @@ impl Driving {
         }
     }
 
-    /// A lease that may have run out was extended, or another server has it: a commit tells.
+    /// Where a renewal did not say for certain that this lease was still held, a commit does: it is
+    /// fenced if another server has taken the lease.
     async fn confirm_lease(&self, batch: &[Box<Message>]) -> Result<(), Stopped> {
         let extended = batch.iter().filter_map(|message| match message.as_ref() {
             Message::LeaseExtended(until) => Some(*until),
@@ -320,6 +328,7 @@ impl Driving {
         Ok(())
     }
 
+    /// A start is done: an end that was held back for it counts now.
     fn on_start_finished(
         &mut self,
         machine: &mut Machine,
@@ -351,15 +360,20 @@ impl Driving {
         decision.append(machine.step(self.parts.ports.clock.now(), input));
     }
 
-    /// What was found, unless it has to wait or says nothing.
+    /// What was found of an execution, unless it has to wait for the end of its start, or says
+    /// nothing.
     fn timely(&mut self, id: &ExecutionId, found: Observation, starts: u64) -> Option<Observation> {
         let Some(start) = self.starts.get(id) else { return Some(found) };
+
+        // Without this, a question that overtakes its start would be answered "not found", and the
+        // execution would count as lost while it is being started.
         if found.state == ExecutionState::NotFound {
-            // Asked for before the start was done, it means nothing.
             return (start.known && start.serial <= starts).then_some(found);
         }
-        // A start that has reported is done, though its task may not have come to its last line
-        // yet.
+
+        // Without this, a start whose call is still under way could land after its execution was
+        // archived and removed, and run it a second time. A start that has reported is done, though
+        // its task may not have come to its last line yet.
         if found.state.is_final() && !start.known && !start.done.is_cancelled() {
             start.cancel.cancel();
             self.held.insert(id.clone(), found);
@@ -397,7 +411,10 @@ impl Driving {
             Ok(Committed::Conflict) => Err(Stopped::Reload),
             Ok(Committed::Fenced) | Err(NotCommitted::Stopped) => Err(Stopped::LeaseLost),
             Err(NotCommitted::Refused(error)) => {
-                tracing::error!(run = %self.lease.run, error = %error.chain(), "the journal refused a commit");
+                tracing::error!(
+                    run = %self.lease.run, error = %error.chain(),
+                    "the journal refused a commit"
+                );
                 Err(Stopped::Reload)
             }
         }

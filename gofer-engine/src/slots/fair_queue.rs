@@ -1,8 +1,8 @@
-//! Who gets the next free slot: the rule of fairness, without locks and without waiting.
+//! The rule of fairness: which waiting start gets the next free slot. No locks, no waiting.
 //!
-//! A free slot goes to the waiting start whose namespace has the fewest slots, then whose
-//! pipeline has the fewest, then to the one that waits longest. So whoever has many starts waiting
-//! gets in nobody's way. Each step costs the logarithm of how many pipelines and starts wait.
+//! A free slot goes to the waiting start whose namespace has the fewest slots, then whose pipeline
+//! has the fewest, then to the one that waits longest. So many waiting starts of one pipeline hold
+//! up no other. Each step costs the logarithm of how many pipelines and starts wait.
 //!
 //! That decides about slots that come free. So that some do, though one namespace would take them
 //! all for long executions, a namespace gets no more slots than [`SHARE`] times those that are

@@ -1,5 +1,5 @@
-//! Slots: the right of an execution to be in flight. They bound how many a server starts, in all, of
-//! one pipeline and of one namespace, with a fair queue before them.
+//! Slots: the right of an execution to be in flight. They bound how many a server starts: in all,
+//! of one pipeline, and of one namespace. A fair queue waits before them.
 //!
 //! An execution that a server finds running, because another server or an earlier life started it,
 //! has a slot too, if need be one too many. New ones then wait the longer.
