@@ -20,7 +20,7 @@ pub struct EngineConfig {
     pub lease_ttl: Duration,
     /// Executions in flight at once; further ones wait for a slot, which pipelines get by turns.
     pub max_executions: usize,
-    /// The same of one pipeline; `None` is no limit but `max_executions`.
+    /// The same of one pipeline; `None` is limited only by `max_executions`.
     pub max_executions_per_pipeline: Option<usize>,
     /// Runs driven at once; further ones stay pending. Runs whose server is gone are taken over all
     /// the same.

@@ -130,7 +130,7 @@ pub fn of_task(
     events: &[NewEvent],
 ) -> Vec<Span> {
     let (run, task) = (&snapshot.run, &snapshot.tasks[task]);
-    let spec = snapshot.spec.task(&task.task).expect("a run has no task its spec has not");
+    let spec = snapshot.spec.task(&task.task).expect("every task of a run is in its spec");
     let Some(begin) = run.started_at.filter(|begin| task.ended_at.is_none_or(|end| end > *begin))
     else {
         return Vec::new();

@@ -29,7 +29,7 @@ pub(crate) fn whole(source: Chunks, follow: bool) -> Chunks {
     let cutting = Cutting {
         source,
         follow,
-        begun: [None, None],
+        partial: [None, None],
         ready: VecDeque::new(),
         last: None,
         ended: false,
@@ -45,7 +45,7 @@ struct Cutting {
     source: Chunks,
     follow: bool,
     /// The last line of stdout and of stderr, when its end has not come.
-    begun: [Option<Begun>; 2],
+    partial: [Option<PartialLine>; 2],
     ready: VecDeque<LogChunk>,
     /// The latest time of what was handed out.
     last: Option<Timestamp>,
@@ -53,7 +53,7 @@ struct Cutting {
 }
 
 /// The beginning of a line.
-struct Begun {
+struct PartialLine {
     offset: u64,
     data: Vec<u8>,
     at: Option<Timestamp>,
@@ -100,24 +100,24 @@ impl Cutting {
         }
     }
 
-    /// Of the lines that have begun, the one that has waited longest.
+    /// Of the partial lines, the one that has waited longest.
     fn oldest(&self) -> Option<(Instant, LogStream)> {
-        let begun = STREAMS
+        let waiting = STREAMS
             .into_iter()
-            .filter_map(|stream| Some((self.begun[stream as usize].as_ref()?.since, stream)));
-        begun.min_by_key(|(since, _)| *since)
+            .filter_map(|stream| Some((self.partial[stream as usize].as_ref()?.since, stream)));
+        waiting.min_by_key(|(since, _)| *since)
     }
 
     fn take(&mut self, mut chunk: LogChunk) {
         let stream = chunk.stream;
 
-        // First the rest of a line that has begun, if both fit into one record.
-        if let Some(begun) = &mut self.begun[stream as usize] {
+        // First the rest of a partial line, if both fit into one record.
+        if let Some(partial) = &mut self.partial[stream as usize] {
             let end = memchr(b'\n', &chunk.data).map_or(chunk.data.len(), |newline| newline + 1);
-            if begun.data.len() + end <= MAX_LOG_CHUNK_BYTES {
+            if partial.data.len() + end <= MAX_LOG_CHUNK_BYTES {
                 let rest = split_to(&mut chunk, end);
-                begun.data.extend_from_slice(&rest.data);
-                begun.since = Instant::now();
+                partial.data.extend_from_slice(&rest.data);
+                partial.since = Instant::now();
                 if !rest.data.ends_with(b"\n") {
                     return;
                 }
@@ -126,7 +126,7 @@ impl Cutting {
             self.give_up(stream);
         }
 
-        // Then all lines that are whole, in one record; the last one has begun.
+        // Then all lines that are whole, in one record; the last one is partial.
         let end = memrchr(b'\n', &chunk.data).map_or(0, |newline| newline + 1);
         let whole = split_to(&mut chunk, end);
         self.ready.extend((!whole.data.is_empty()).then_some(whole));
@@ -135,14 +135,15 @@ impl Cutting {
             self.ready.push_back(chunk);
         } else if !chunk.data.is_empty() {
             let LogChunk { offset, data, at, .. } = chunk;
-            self.begun[stream as usize] =
-                Some(Begun { offset, data: data.into(), at, since: Instant::now() });
+            self.partial[stream as usize] =
+                Some(PartialLine { offset, data: data.into(), at, since: Instant::now() });
         }
     }
 
-    /// Hands out the line that has begun as it is.
+    /// Hands out the partial line as it is.
     fn give_up(&mut self, stream: LogStream) {
-        let Some(Begun { offset, data, at, .. }) = self.begun[stream as usize].take() else {
+        let Some(PartialLine { offset, data, at, .. }) = self.partial[stream as usize].take()
+        else {
             return;
         };
         self.ready.push_back(LogChunk { stream, offset, data: Bytes::from(data), at });

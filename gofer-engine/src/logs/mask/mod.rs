@@ -4,6 +4,15 @@
 //! Every byte that belongs to a match is hidden, also where matches overlap: those become one
 //! `***`. Which match comes first, or is longer, decides nothing, so a value cannot be shown by
 //! half because another one begins before it.
+//!
+//! ```text
+//!  values ──encodings──► texts ──► Automaton                      (built once, at the first byte)
+//!                                     │ scan: matches that end here
+//!  push(bytes) ──► held back ─────────┼──► ranges to hide ──► shown bytes, `***` for each range
+//!                     ▲               │
+//!                     │   jwt: tokens ┘ by their form
+//!                     └── what may still become a match waits for the next push, or for finish
+//! ```
 
 mod automaton;
 mod encodings;
@@ -189,8 +198,8 @@ impl Masker {
         }
     }
 
-    /// Masks every JSON Web Token too: where executions get theirs from the scheduler, nobody here
-    /// knows its value.
+    /// Masks every JSON Web Token too: where executions get theirs from the scheduler, its value is
+    /// not known here.
     #[must_use]
     pub fn with_tokens(mut self, tokens: bool) -> Self {
         self.tokens = tokens;
