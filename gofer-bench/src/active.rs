@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Until everything that a start or a call sets off is over.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// One place for executions: the first run's task has it, all others are active and wait for it.
+/// One slot: the first run's task has it, all others are active and wait for it.
 pub(crate) async fn measure(bench: &Bench, runs: u32, report: &mut Report) -> Result<()> {
     let measure = format!("{runs} active runs");
     progress(&measure);

@@ -129,7 +129,7 @@ pub enum EventDetails {
     TaskRunWaiting {
         reason: Reason,
     },
-    TaskRunPlaced {},
+    TaskRunSlotAcquired {},
     TaskRunRunning {},
     TaskRunStopRequested {
         reason: Reason,
@@ -230,7 +230,7 @@ impl EventDetails {
             Self::RunCompleted { .. } => "run_completed",
             Self::TaskRunStarting {} => "task_run_starting",
             Self::TaskRunWaiting { .. } => "task_run_waiting",
-            Self::TaskRunPlaced {} => "task_run_placed",
+            Self::TaskRunSlotAcquired {} => "task_run_slot_acquired",
             Self::TaskRunRunning {} => "task_run_running",
             Self::TaskRunStopRequested { .. } => "task_run_stop_requested",
             Self::TaskRunCancelRequested { .. } => "task_run_cancel_requested",

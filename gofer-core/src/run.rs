@@ -240,9 +240,9 @@ pub enum LogState {
     /// At the scheduler; to be archived.
     Live,
     /// It ended without a byte of output, and the scheduler may have forgotten it since; it becomes
-    /// [`LogState::Empty`]. Without this step nobody could tell a log that was empty from one that
+    /// [`LogState::Empty`]. Without this step, a log that was empty could not be told from one that
     /// was lost, after a crash in between.
-    Silent,
+    EmptyUnsettled,
     /// In the object store, compressed and masked.
     Archived,
     /// It ended without a byte of output; there is nothing to archive.
@@ -258,7 +258,7 @@ impl LogState {
     /// execution.
     #[must_use]
     pub fn is_unsettled(self) -> bool {
-        matches!(self, Self::Live | Self::Silent)
+        matches!(self, Self::Live | Self::EmptyUnsettled)
     }
 }
 
@@ -414,7 +414,7 @@ stable_names!(TaskStatus {
 });
 stable_names!(LogState {
     Live = "live",
-    Silent = "silent",
+    EmptyUnsettled = "empty_unsettled",
     Archived = "archived",
     Empty = "empty",
     Expired = "expired",

@@ -1,11 +1,11 @@
-//! The engine's time. It begins with the system's (or with what a simulation says), is moved by
-//! tokio's clock, so that a test can pause it, follows the journal's where servers share one, and
-//! never goes back.
+//! The engine's time. It begins with the system's, or with a simulation's. Tokio's clock moves it,
+//! so that a test can pause it. It follows the journal's where servers share one, and never goes
+//! back.
 //!
-//! A lease is certain only as far as the clocks of those who may take it agree: a server whose
-//! clock is ahead would take what another still holds. What one server cannot know of another's
-//! clock is bounded by how long the journal took to answer, which is why a lease is trusted for
-//! less than it lasts ([`crate::freshness`]).
+//! A lease is certain only as far as the clocks of two servers agree: a server whose clock is ahead
+//! would take what another still holds. How far they may be apart is bounded by the time that the
+//! journal took to answer. Therefore a lease is trusted for less than it lasts
+//! ([`crate::lease::deadline`]).
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;

@@ -1,119 +1,49 @@
-//! The engine: what it is made of, and the orders it takes.
+//! The engine: how its parts are put together, and the requests it takes. The only file that knows
+//! every part.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use gofer_core::journal::{Claim, FirstCommit, Journal, JournalError, NewRun};
-use gofer_core::object_store::ObjectStore;
+use gofer_core::journal::{Journal, JournalError, NewRun};
 use gofer_core::reuse::reused_tasks;
 use gofer_core::run::{CancelRequest, Initiator, Run};
-use gofer_core::scheduler::{
-    ExecRequest, ExecSession, LogChunk, LogCursor, ReportedEnd, Scheduler,
-};
+use gofer_core::scheduler::{ExecRequest, ExecSession, LogChunk, LogCursor, ReportedEnd};
 use gofer_core::secret_store::SecretStore;
-use gofer_core::{
-    ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Timestamp, Version, validate,
-};
-use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::{Notify, RwLock, Semaphore, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use gofer_core::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Version, validate};
+use secrecy::SecretString;
 
-use crate::backoff::Backoff;
-use crate::begun::{Begun, facts};
 use crate::clock::Clock;
-use crate::drivers::Drivers;
+use crate::commit::news::CommitNews;
+use crate::commit::writer::Writer;
+use crate::config::{Backends, EngineConfig};
 use crate::error::EngineError;
-use crate::freshness::{Freshness, certain, precision};
-use crate::guard::Timed;
+use crate::execution::end_reports::EndReports;
+use crate::execution::exec;
 use crate::inbox::Message;
-use crate::machine::Input;
-use crate::places::Places;
-use crate::token::{RunTokens, run_token_hash};
-use crate::writer::Writer;
-use crate::{added, archiver, cluster, exec, lead, leases, listen, lock, logs, reports};
+use crate::lease::deadline::clock_error_max;
+use crate::lease::{Leases, claim, leader, renew};
+use crate::logs::archive_queue::ArchiveQueue;
+use crate::logs::archiver::Archiver;
+use crate::logs::read::LogReader;
+use crate::logs::run_masks::RunMasks;
+use crate::ports::{Ports, Shutdown};
+use crate::retention;
+use crate::retry_loop::retry;
+use crate::rules::Input;
+use crate::run::dispatcher::RunDispatcher;
+use crate::run::events::RunEvents;
+use crate::run_token::RunTokens;
+use crate::slots::Slots;
+use crate::slots::shares::SlotShares;
+use crate::timeouts::WithTimeout;
 
-/// Longest wait for drivers to come to rest.
-const SHUTDOWN: Duration = Duration::from_secs(5);
+/// Longest wait for drivers to end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Limits and periods of an engine.
-#[derive(Debug, Clone)]
-pub struct EngineConfig {
-    /// Names this server among those that share a database.
-    pub server_id: String,
-    /// Where tasks reach the API, such as `http://127.0.0.1:8469`; `None` leaves `GOFER_API_ADDR`
-    /// out.
-    pub api_addr: Option<String>,
-    /// How long a run stays this server's without being renewed; renewed three times as often.
-    pub lease_ttl: Duration,
-    /// Executions in flight at once; further ones wait for a place, which pipelines get by turns.
-    pub max_executions: usize,
-    /// The same of one pipeline; `None` is no limit but `max_executions`.
-    pub max_executions_per_pipeline: Option<usize>,
-    /// Runs driven at once; further ones stay pending. Runs whose server is gone are taken over all
-    /// the same.
-    pub max_active_runs: usize,
-    /// Task runs that change in one commit at most; a larger decision becomes true in several.
-    pub max_changes: usize,
-    /// Archived logs are kept this long after their attempt ended.
-    pub log_retention: Duration,
-    /// Run objects are kept for this many newest runs of each pipeline.
-    pub run_objects_keep_runs: u64,
-    /// Runs are kept this long after they ended.
-    pub run_retention: Duration,
-    /// Runs are kept for this many newest runs of each pipeline.
-    pub keep_runs: u64,
-    /// Events are kept this long.
-    pub event_retention: Duration,
-    /// Versions are kept for this many newest versions of each pipeline, and those that a kept run
-    /// is of.
-    pub keep_versions: u64,
-    /// Uploads by URL are remembered this long after their URL ended, and then what was never
-    /// completed is deleted. Longer than an upload may last that began while its URL was good.
-    pub upload_retention: Duration,
-    /// The time it is when the engine starts; `None` asks the system. A simulation has a time of
-    /// its own.
-    pub starts_at: Option<Timestamp>,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self {
-            server_id: "local".to_owned(),
-            api_addr: None,
-            lease_ttl: Duration::from_secs(15),
-            max_executions: 64,
-            max_executions_per_pipeline: None,
-            max_active_runs: 10_000,
-            // A database that does 1,000 statements a second does these in two.
-            max_changes: 500,
-            log_retention: Duration::from_secs(90 * 24 * 3600),
-            run_objects_keep_runs: 20,
-            run_retention: Duration::from_secs(365 * 24 * 3600),
-            keep_runs: 100_000,
-            event_retention: Duration::from_secs(365 * 24 * 3600),
-            keep_versions: 100,
-            upload_retention: Duration::from_secs(24 * 3600),
-            starts_at: None,
-        }
-    }
-}
-
-/// The backends an engine works with.
-#[derive(Debug, Clone)]
-pub struct Backends {
-    /// Where executions run.
-    pub scheduler: Arc<dyn Scheduler>,
-    /// Where objects and archived logs lie.
-    pub objects: Arc<dyn ObjectStore>,
-    /// Where secrets lie.
-    pub secrets: Arc<dyn SecretStore>,
-}
-
-/// A wish to start a run.
+/// A request to start a run.
 #[derive(Debug, Clone)]
 pub struct StartRun {
     /// The pipeline's namespace.
@@ -124,7 +54,7 @@ pub struct StartRun {
     pub version: Option<Version>,
     /// Variables of this run; they win over all others.
     pub variables: BTreeMap<String, String>,
-    /// Who or what starts it.
+    /// The person or program that starts it.
     pub initiator: Initiator,
     /// The same key never starts a second run of this pipeline.
     pub idempotency_key: Option<String>,
@@ -141,48 +71,21 @@ pub struct EngineStats {
     pub executions: usize,
 }
 
-/// What every part of the engine works with.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) journal: Arc<dyn Journal>,
-    pub(crate) scheduler: Arc<dyn Scheduler>,
-    pub(crate) objects: Arc<dyn ObjectStore>,
-    pub(crate) secrets: Arc<dyn SecretStore>,
-    pub(crate) config: EngineConfig,
-    pub(crate) tokens: RunTokens,
-    pub(crate) clock: Clock,
-    pub(crate) writer: Writer,
-    pub(crate) places: Arc<Places>,
-    pub(crate) archive: archiver::Queue,
-    /// Changes after each transaction of the writer, and when another server committed something.
-    pub(crate) commits: watch::Sender<()>,
-    /// Changes when a run has added a value to mask, here or on another server.
-    pub(crate) masked: watch::Sender<()>,
-    pub(crate) stop: CancellationToken,
-    pub(crate) claim_wanted: Notify,
-    /// Limits of executions have changed.
-    pub(crate) quotas_changed: Notify,
-    /// A call that may take leases was answered with an error: some may be held that nobody knows
-    /// of.
-    pub(crate) leases_doubtful: AtomicBool,
-    /// Read while a run is inserted, until its driver is known; written while all leases are given
-    /// up. A lease that an insert took would be given up with the others, and its driver would not
-    /// know.
-    pub(crate) inserting: RwLock<()>,
-    /// Turns of reports that other servers pass on.
-    pub(crate) reports: Arc<Semaphore>,
-    pub(crate) runs: Drivers,
-    pub(crate) tasks: TaskTracker,
-}
-
 /// A handle on a running engine.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    shared: Arc<Shared>,
+    ports: Arc<Ports>,
+    runs: Arc<RunDispatcher>,
+    leases: Arc<Leases>,
+    slots: Arc<Slots>,
+    shares: Arc<SlotShares>,
+    logs: Arc<LogReader>,
+    masks: Arc<RunMasks>,
+    end_reports: Arc<EndReports>,
 }
 
 impl Engine {
-    /// Starts an engine: claims every unfinished run nobody holds and goes on with it.
+    /// Starts an engine: claims every unfinished run that no server holds and goes on with it.
     ///
     /// # Errors
     /// When the key for run tokens can neither be read nor made.
@@ -191,45 +94,44 @@ impl Engine {
         backends: Backends,
         config: EngineConfig,
     ) -> Result<Self, EngineError> {
-        // Before anything is waited for: the time that was given is the time now.
-        let clock = Clock::new(config.starts_at);
-        know_the_time(&clock, journal.as_ref(), config.lease_ttl).await?;
-        let secrets: Arc<dyn SecretStore> = Arc::new(Timed(backends.secrets));
-        let tokens = RunTokens::open(secrets.as_ref()).await?;
-        let commits = watch::Sender::new(());
-        let (archive, finished) = archiver::queue();
-        let shared = Arc::new(Shared {
-            writer: Writer::start(journal.clone(), commits.clone()),
-            journal,
-            scheduler: Arc::new(Timed(backends.scheduler)),
-            objects: Arc::new(Timed(backends.objects)),
-            secrets,
-            tokens,
-            clock,
-            places: Places::new(config.max_executions, config.max_executions_per_pipeline),
-            config,
-            archive,
+        let ports = Arc::new(open_ports(journal, backends, config).await?);
+        let Ports { journal, config, shutdown, .. } = &*ports;
+
+        let commits = CommitNews::new();
+        let writer = Writer::start(journal.clone(), commits.clone());
+        let slots = Slots::new(config.max_executions, config.max_executions_per_pipeline);
+        let shares = Arc::new(SlotShares::new(ports.clone(), slots.clone()));
+        let leases = Arc::new(Leases::new(ports.clone()));
+
+        let masks = Arc::new(RunMasks::new(ports.clone()));
+        let (archive, finished) = ArchiveQueue::new();
+        let archive = Arc::new(archive);
+        let archiver = Arc::new(Archiver::new(ports.clone(), masks.clone(), archive.clone()));
+        let logs = Arc::new(LogReader::new(ports.clone(), commits.clone(), masks.clone()));
+
+        let end_reports = Arc::new(EndReports::new(ports.clone()));
+        let runs =
+            RunDispatcher::new(ports.clone(), leases.clone(), slots.clone(), writer, archive);
+        let runs = Arc::new(runs);
+        let events = Arc::new(RunEvents {
+            dispatcher: runs.clone(),
             commits,
-            masked: watch::Sender::new(()),
-            stop: CancellationToken::new(),
-            claim_wanted: Notify::new(),
-            quotas_changed: Notify::new(),
-            leases_doubtful: AtomicBool::new(false),
-            inserting: RwLock::new(()),
-            reports: Arc::new(Semaphore::new(reports::AT_ONCE)),
-            runs: Drivers::default(),
-            tasks: TaskTracker::new(),
+            masks: masks.clone(),
+            end_reports: end_reports.clone(),
         });
 
-        shared.spawn(listen::scheduler);
-        shared.spawn(listen::servers);
-        shared.spawn(leases::claim);
-        shared.spawn(leases::renew);
-        shared.spawn(cluster::run);
-        shared.spawn(lead::run);
-        shared.tasks.spawn(archiver::run(shared.clone(), finished));
+        shutdown.spawn_until_requested(events.clone().watch_scheduler());
+        shutdown.spawn_until_requested(events.follow_hints());
+        shutdown.spawn_until_requested(claim::run(leases.clone(), runs.clone()));
+        shutdown.spawn_until_requested(renew::run(leases.clone(), runs.clone()));
+        shutdown.spawn_until_requested(shares.clone().run());
+        shutdown.spawn_until_requested(leader::run(ports.clone(), {
+            let (ports, archiver) = (ports.clone(), archiver.clone());
+            move || lead(ports.clone(), archiver.clone())
+        }));
+        shutdown.spawn(archiver.run(finished));
 
-        Ok(Self { shared })
+        Ok(Self { ports, runs, leases, slots, shares, logs, masks, end_reports })
     }
 
     /// Commits a run. When this returns, the run will be executed, whatever happens to this server.
@@ -244,8 +146,8 @@ impl Engine {
         }
         let StartRun { namespace, pipeline, version, variables, initiator, idempotency_key } =
             request;
-        let new = self.new_run(namespace, pipeline, variables, initiator);
-        self.insert(NewRun { version, idempotency_key, ..new }).await
+        let new = self.runs.new_run(namespace, pipeline, variables, initiator);
+        self.runs.insert(NewRun { version, idempotency_key, ..new }).await
     }
 
     /// Repeats a complete run: the whole of it, or only what did not end successfully.
@@ -258,7 +160,7 @@ impl Engine {
         from_failed: bool,
         initiator: Initiator,
     ) -> Result<Run, EngineError> {
-        let old = self.shared.journal.load(key).await?;
+        let old = self.ports.journal.load(key).await?;
         if !old.run.state.is_complete() {
             return Err(EngineError::NotComplete { key: key.to_string() });
         }
@@ -268,15 +170,10 @@ impl Engine {
             false => Vec::new(),
         };
 
-        let new =
-            self.new_run(key.namespace.clone(), key.pipeline.clone(), old.run.variables, initiator);
-        self.insert(NewRun {
-            version: Some(old.run.version),
-            retry_of: Some(key.run),
-            reused,
-            ..new
-        })
-        .await
+        let (namespace, pipeline) = (key.namespace.clone(), key.pipeline.clone());
+        let new = self.runs.new_run(namespace, pipeline, old.run.variables, initiator);
+        let (version, retry_of) = (Some(old.run.version), Some(key.run));
+        self.runs.insert(NewRun { version, retry_of, reused, ..new }).await
     }
 
     /// Asks that a run end. Returns whether there was anything left to cancel.
@@ -288,8 +185,8 @@ impl Engine {
         key: &RunKey,
         request: CancelRequest,
     ) -> Result<bool, EngineError> {
-        let changed = self.shared.journal.request_cancel(key, None, request.clone()).await;
-        self.shared.tell_of_cancel(key, &changed, Input::CancelRun(request)).await;
+        let changed = self.ports.journal.request_cancel(key, None, request.clone()).await;
+        self.send_cancel(key, &changed, Input::CancelRun(request)).await;
         Ok(changed?)
     }
 
@@ -303,14 +200,13 @@ impl Engine {
         task: &TaskId,
         request: CancelRequest,
     ) -> Result<bool, EngineError> {
-        let changed = self.shared.journal.request_cancel(key, Some(task), request.clone()).await;
-        self.shared.tell_of_cancel(key, &changed, Input::CancelTask(task.clone(), request)).await;
+        let changed = self.ports.journal.request_cancel(key, Some(task), request.clone()).await;
+        self.send_cancel(key, &changed, Input::CancelTask(task.clone(), request)).await;
         Ok(changed?)
     }
 
     /// An attempt's log, masked, from a position; live while it runs, else from the archive. With
-    /// `follow` it waits for an attempt that has not started, and ends by itself after the attempt
-    /// did.
+    /// `follow` it waits for an attempt that has not started, and ends after the attempt did.
     ///
     /// # Errors
     /// `NotFound` when there is no such attempt or its log has expired, or a backend's own.
@@ -320,7 +216,7 @@ impl Engine {
         from: LogCursor,
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, EngineError>>, EngineError> {
-        logs::open(self.shared.clone(), id.clone(), from, follow).await
+        self.logs.open(id.clone(), from, follow).await
     }
 
     /// The execution in which a command can be run now, and the command as it may be recorded: in
@@ -334,7 +230,7 @@ impl Engine {
         task: &TaskId,
         command: &[String],
     ) -> Result<(ExecutionId, String), EngineError> {
-        exec::target(&self.shared, key, task, command).await
+        exec::target(&self.ports, &self.masks, key, task, command).await
     }
 
     /// Runs a command in an execution that [`exec_target`](Self::exec_target) named.
@@ -346,11 +242,11 @@ impl Engine {
         id: &ExecutionId,
         request: ExecRequest,
     ) -> Result<ExecSession, EngineError> {
-        Ok(self.shared.scheduler.exec(id, request).await?)
+        Ok(self.ports.scheduler.exec(id, request).await?)
     }
 
-    /// An execution tells its own end, by the token that the scheduler gave it. Whoever drives its
-    /// run hears of it.
+    /// An execution tells its own end, by the token that the scheduler gave it. The server that
+    /// drives its run learns of it.
     ///
     /// # Errors
     /// The scheduler's own, see [`gofer_core::scheduler::Scheduler::report`].
@@ -359,7 +255,7 @@ impl Engine {
         token: &SecretString,
         end: ReportedEnd,
     ) -> Result<(), EngineError> {
-        reports::take(&self.shared, token, end).await
+        self.end_reports.accept(token, end, |run| self.runs.drives(run)).await
     }
 
     /// Masks a value in the logs of a run that is not complete, on every server: in what is read
@@ -374,220 +270,119 @@ impl Engine {
         value: &SecretString,
         actor: String,
     ) -> Result<(), EngineError> {
-        added::add(&self.shared, run, value, actor).await
+        self.masks.add(run, value, actor).await
     }
 
     /// How this server is named among those that share the journal.
     #[must_use]
     pub fn server_id(&self) -> &str {
-        &self.shared.config.server_id
+        &self.ports.config.server_id
     }
 
     /// Quotas were changed by this server: those of executions are read at once, by the others
     /// within a third of the lease.
     pub fn quotas_changed(&self) {
-        self.shared.quotas_changed.notify_one();
-        self.shared.claim_wanted.notify_one();
+        self.shares.quotas_changed();
+        self.leases.want_claim();
     }
 
     /// What the engine is busy with.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         EngineStats {
-            active_runs: self.shared.runs.len(),
-            max_active_runs: self.shared.config.max_active_runs,
-            executions: self.shared.places.taken(),
+            active_runs: self.runs.active_runs(),
+            max_active_runs: self.ports.config.max_active_runs,
+            executions: self.slots.taken(),
         }
     }
 
-    /// Stops driving. Executions go on; the leases are given up, so that the next server takes over
+    /// Stops driving. Executions go on; the leases are released, so that the next server takes over
     /// at once.
     pub async fn shutdown(&self) {
-        self.shared.stop.cancel();
-        self.shared.tasks.close();
+        let shutdown = &self.ports.shutdown;
+        shutdown.request();
 
         // A driver may be waiting for a database that is away; its intent is committed, another
         // server goes on.
-        if tokio::time::timeout(SHUTDOWN, self.shared.tasks.wait()).await.is_err() {
-            // With its lease given up, a call still under way could meet what the next server does.
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, shutdown.tasks_ended()).await.is_err() {
+            // With its lease released, a call still under way could meet what the next server does.
             tracing::warn!(
                 "some runs did not come to rest in time; they go on when their leases run out"
             );
             return;
         }
 
-        if let Err(error) = self.shared.journal.release(&self.shared.config.server_id).await {
+        if let Err(error) = self.ports.journal.release(&self.ports.config.server_id).await {
             tracing::warn!(error = %crate::chain(&error), "cannot give up the leases; they run out \
                                                            by themselves");
         }
     }
 
-    fn new_run(
+    /// Sends a cancel request to the run's driver.
+    ///
+    /// A driver that is sent the request itself spares a read. It is sent only if this call stored
+    /// it. After an error it may be stored or not, and where nothing changed, a request that was
+    /// stored before may be one whose call failed: then the driver looks what is stored.
+    async fn send_cancel(
         &self,
-        namespace: NamespaceId,
-        pipeline: PipelineId,
-        variables: BTreeMap<String, String>,
-        initiator: Initiator,
-    ) -> NewRun {
-        let token_nonce = rand::random();
-        let token = self.shared.tokens.token(&token_nonce);
-        NewRun {
-            namespace,
-            pipeline,
-            version: None,
-            variables,
-            initiator,
-            retry_of: None,
-            reused: Vec::new(),
-            idempotency_key: None,
-            token_nonce,
-            token_hash: run_token_hash(token.expose_secret()),
-            at: self.shared.clock.now(),
-            claim: leases::has_room(&self.shared).then(|| Claim {
-                owner: self.shared.config.server_id.clone(),
-                ttl: self.shared.config.lease_ttl,
-                most: self.shared.config.max_active_runs,
-                first: None,
-            }),
-        }
-    }
-
-    /// To its end, also when the caller goes away: a run that was claimed as it was inserted has to
-    /// be driven.
-    async fn insert(&self, new: NewRun) -> Result<Run, EngineError> {
-        if self.shared.stop.is_cancelled() {
-            return Err(EngineError::Stopped);
-        }
-        let shared = self.shared.clone();
-        self.shared
-            .tasks
-            .spawn(async move { shared.insert(new).await })
-            .await
-            .unwrap_or(Err(EngineError::Stopped))
+        key: &RunKey,
+        changed: &Result<bool, JournalError>,
+        request: Input,
+    ) {
+        let message = match changed {
+            Ok(true) => Message::Input(request),
+            Ok(false) | Err(_) => Message::Reload,
+        };
+        self.runs.send(key, message).await;
     }
 }
 
-/// Before anything is claimed: by a clock that is wrong this server would take what others hold.
-async fn know_the_time(
+async fn open_ports(
+    journal: Arc<dyn Journal>,
+    backends: Backends,
+    config: EngineConfig,
+) -> Result<Ports, EngineError> {
+    // Before anything is waited for: the time that was given is the time now.
+    let clock = Clock::new(config.starts_at);
+    set_clock(&clock, journal.as_ref(), config.lease_ttl).await?;
+    let secrets: Arc<dyn SecretStore> = Arc::new(WithTimeout(backends.secrets));
+    let tokens = RunTokens::open(secrets.as_ref()).await?;
+    Ok(Ports {
+        journal,
+        scheduler: Arc::new(WithTimeout(backends.scheduler)),
+        objects: Arc::new(WithTimeout(backends.objects)),
+        secrets,
+        tokens,
+        clock,
+        config,
+        shutdown: Shutdown::default(),
+    })
+}
+
+/// Sets the clock by the journal's. Before anything is claimed: by a clock that is wrong this
+/// server would take what others hold.
+async fn set_clock(
     clock: &Clock,
     journal: &dyn Journal,
     ttl: Duration,
 ) -> Result<(), JournalError> {
-    let mut backoff = Backoff::new("clock");
-    loop {
-        let apart = clock.follow(journal).await?;
-        if apart <= precision(ttl) {
-            return Ok(());
+    retry("clock", || async {
+        match clock.follow(journal).await {
+            Ok(apart) if apart <= clock_error_max(ttl) => ControlFlow::Break(Ok(())),
+            Ok(apart) => {
+                tracing::warn!(
+                    milliseconds = apart.as_millis(),
+                    "the database takes too long to say what time it is, will retry"
+                );
+                ControlFlow::Continue(())
+            }
+            Err(error) => ControlFlow::Break(Err(error)),
         }
-        tracing::warn!(
-            milliseconds = apart.as_millis(),
-            "the database takes too long to say what time it is, will retry"
-        );
-        backoff.wait().await;
-    }
+    })
+    .await
 }
 
-impl Shared {
-    async fn insert(self: &Arc<Self>, mut new: NewRun) -> Result<Run, EngineError> {
-        let (namespace, pipeline) = (new.namespace.clone(), new.pipeline.clone());
-        let _inserting = self.inserting.read().await;
-
-        // Now, and not before the wait: what the journal stores of the lease begins with this, and
-        // so does what is made of it.
-        new.at = self.clock.now();
-        let until = certain(new.at, self.config.lease_ttl);
-        let begun = self.begun_with_insert(&mut new);
-        let missed = self.runs.missed();
-        let inserted = match self.journal.insert_run(new).await {
-            Ok(inserted) => inserted,
-            Err(error) => {
-                // It may have taken effect, taken a lease, and superseded any of them.
-                self.leases_doubtful.store(true, Ordering::Relaxed);
-                self.reload(|key| key.namespace == namespace && key.pipeline == pipeline).await;
-                return Err(error.into());
-            }
-        };
-
-        for superseded in &inserted.superseded {
-            self.tell(superseded, Message::Reload).await;
-        }
-
-        match inserted.claimed {
-            Some((lease, snapshot)) => {
-                let begun = lock(&begun).take();
-                let known = begun.unwrap_or_else(|| Begun::not(snapshot, facts(&*self.scheduler)));
-                self.begin(lease, Freshness::until(until), Some(known));
-
-                // Cancelled meanwhile, by a client or a newer run, when there was no driver to
-                // tell.
-                if self.runs.missed() != missed
-                    && let Some(driver) = self.runs.inbox(&inserted.run.key)
-                {
-                    driver.tell(Message::Reload).await;
-                }
-            }
-            None if inserted.new => self.claim_wanted.notify_one(),
-            None => {}
-        }
-
-        Ok(inserted.run)
-    }
-
-    /// Lets the run's first decision be committed with the run itself: where to go on once it is.
-    fn begun_with_insert(&self, new: &mut NewRun) -> Arc<Mutex<Option<Begun>>> {
-        let begun = Arc::new(Mutex::new(None));
-        if let Some(claim) = &mut new.claim {
-            let (slot, at, scheduler) = (begun.clone(), new.at, facts(&*self.scheduler));
-            claim.first = Some(FirstCommit::new(move |lease, inserted| {
-                let (now, commit) = Begun::by(at, lease, inserted, scheduler)?;
-                *lock(&slot) = Some(now);
-                Some(commit)
-            }));
-        }
-        begun
-    }
-
-    fn spawn<F>(self: &Arc<Self>, part: impl FnOnce(Arc<Self>) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let part = part(self.clone());
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = part => {}
-            }
-        });
-    }
-
-    /// Sends to the run's driver. A run nobody drives yet is claimed: a cancelled one may leave its
-    /// queue.
-    pub(crate) async fn tell(&self, key: &RunKey, message: Message) {
-        match self.runs.reach(key) {
-            Some(driver) => driver.tell(message).await,
-            None => self.claim_wanted.notify_one(),
-        }
-    }
-
-    /// After an error the wish may be recorded all the same, and a wish that was there already may
-    /// be one of those.
-    async fn tell_of_cancel(
-        &self,
-        key: &RunKey,
-        changed: &Result<bool, JournalError>,
-        wish: Input,
-    ) {
-        let message =
-            if matches!(changed, Ok(true)) { Message::Input(wish) } else { Message::Reload };
-        self.tell(key, message).await;
-    }
-
-    /// Lets the drivers of these runs look what is stored.
-    pub(crate) async fn reload(&self, of: impl Fn(&RunKey) -> bool) {
-        self.runs.miss();
-        self.runs.tell_all(of, || Message::Reload).await;
-        self.claim_wanted.notify_one();
-    }
+/// What the leader does for all servers.
+async fn lead(ports: Arc<Ports>, archiver: Arc<Archiver>) {
+    tokio::join!(archiver.sweep(), retention::run(ports));
 }

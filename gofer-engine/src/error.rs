@@ -16,7 +16,7 @@ pub enum EngineError {
         /// Its name.
         key: String,
     },
-    /// Nobody has the log of an attempt that ended any more.
+    /// The log of an attempt that ended is in no store any more.
     #[error(
         "the log of `{id}` is gone: it expired, or the scheduler no longer had it when it was to \
          be archived"
@@ -71,7 +71,7 @@ pub enum EngineError {
     Stopped,
 }
 
-/// The journal's error, for those who know backends only.
+/// The journal's error as one of a backend.
 pub(crate) fn of_journal(error: JournalError) -> BackendError {
     match error {
         JournalError::Backend(error) => error,

@@ -1,16 +1,16 @@
-//! What a run's driver is told, and how.
+//! What a run's driver is sent, and how.
 
 use gofer_core::run::Reason;
 use gofer_core::scheduler::Observation;
 use gofer_core::{ExecutionId, Timestamp};
 use tokio::sync::mpsc;
 
-use crate::machine::Input;
+use crate::rules::Input;
 
 /// Messages that may wait for one run's driver; senders wait beyond it.
 const QUEUE: usize = 256;
 
-/// What a run's driver is told.
+/// What a run's driver is sent.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// Something for the machine.
@@ -20,12 +20,12 @@ pub(crate) enum Message {
     /// The scheduler was asked about an execution.
     Answered(ExecutionId, Observation, Asked),
     /// Nothing more will be done by this start.
-    StartOver(StartOver),
+    StartFinished(StartFinished),
     /// The scheduler's events may have been missed: ask about every execution.
     Reconcile,
-    /// The lease was prolonged until then, if it was still held: find out.
-    Prolonged(Timestamp),
-    /// The stored run may have changed, for instance by a wish to cancel: look.
+    /// The lease was extended until then, if it was still held: find out.
+    LeaseExtended(Timestamp),
+    /// The stored run may have changed, for instance by a cancel request: look.
     Reload,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Asked {
 
 /// The end of a start, whatever came of it.
 #[derive(Debug)]
-pub(crate) struct StartOver {
+pub(crate) struct StartFinished {
     pub(crate) id: ExecutionId,
     /// Which of the driver's starts.
     pub(crate) serial: u64,
@@ -47,7 +47,7 @@ pub(crate) struct StartOver {
     pub(crate) refused: Option<Reason>,
 }
 
-/// Where a driver is told. The messages are boxed since a queue takes room for 32 of them at once,
+/// Where messages to a driver go. They are boxed since a queue takes room for 32 of them at once,
 /// and most drivers of many wait for a single one.
 #[derive(Debug, Clone)]
 pub(crate) struct Inbox(mpsc::Sender<Box<Message>>);
@@ -58,8 +58,9 @@ impl Inbox {
         (Self(sender), receiver)
     }
 
-    /// A driver that is gone has completed its run, or whoever drives it next looks for itself.
-    pub(crate) async fn tell(&self, message: Message) {
+    /// Sends; a driver that has ended needs no message. It has completed its run, or the next
+    /// driver looks for itself.
+    pub(crate) async fn send(&self, message: Message) {
         let _ = self.0.send(Box::new(message)).await;
     }
 
@@ -67,12 +68,12 @@ impl Inbox {
         self.0.capacity() <= self.0.max_capacity() / 2
     }
 
-    /// Whether the driver is gone.
+    /// Whether the driver has ended.
     pub(crate) fn is_closed(&self) -> bool {
         self.0.is_closed()
     }
 
-    /// Waits until the driver is gone.
+    /// Waits until the driver has ended.
     pub(crate) async fn closed(&self) {
         self.0.closed().await;
     }

@@ -1,49 +1,34 @@
 #![doc = include_str!("../README.md")]
 
-mod added;
-mod archive;
-mod archiver;
-mod backoff;
-mod begun;
 mod clock;
-mod cluster;
-mod driver;
-mod drivers;
-mod end;
+mod commit;
+mod config;
 mod engine;
 mod error;
-mod exec;
 mod execution;
-mod freshness;
-mod guard;
 mod inbox;
 pub mod layout;
-mod lead;
-mod leases;
-mod lines;
-mod listen;
+mod lease;
 mod logs;
-pub mod machine;
-pub mod mask;
-mod pieces;
-mod places;
-mod reasons;
-mod repeated;
-mod reports;
-mod resolve;
+mod ports;
 mod retention;
-pub mod retry;
+mod retry_loop;
+pub mod rules;
+mod run;
+mod run_token;
+mod slots;
 pub mod timeline;
-mod token;
-mod writer;
+mod timeouts;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use gofer_core::error::chain;
 
-pub use engine::{Backends, Engine, EngineConfig, EngineStats, StartRun};
+pub use config::{Backends, EngineConfig};
+pub use engine::{Engine, EngineStats, StartRun};
 pub use error::EngineError;
-pub use token::run_token_hash;
+pub use logs::mask;
+pub use run_token::run_token_hash;
 
 /// Locks, also after a panic under the lock: what it guards is whole between any two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,11 +11,11 @@ use gofer_core::pipeline::TaskSpec;
 use gofer_core::run::{AttemptRecord, Reason, ReasonKind, Run, TaskRun, TaskState, TaskStatus};
 use gofer_core::{Attempt, RunNumber, TaskId, Timestamp};
 
-use crate::reasons;
+use crate::rules::reasons;
 
 /// Types of the events that [`of_task`] wants to see; others it passes over.
 pub const EVENT_TYPES: [&str; 4] =
-    ["task_run_waiting", "task_run_placed", "task_run_stop_requested", "log_archived"];
+    ["task_run_waiting", "task_run_slot_acquired", "task_run_stop_requested", "log_archived"];
 
 /// Where spans end that go on.
 const FOREVER: Timestamp = Timestamp(i64::MAX);
@@ -47,7 +47,7 @@ pub enum Phase {
     /// A task run waits for its parents to end.
     WaitingForParents,
     /// An attempt waits because as many executions are in flight as the server allows.
-    WaitingForPlace,
+    WaitingForSlot,
     /// An attempt is with the scheduler, and does not run yet.
     Starting,
     /// It is being executed.
@@ -130,7 +130,7 @@ pub fn of_task(
     events: &[NewEvent],
 ) -> Vec<Span> {
     let (run, task) = (&snapshot.run, &snapshot.tasks[task]);
-    let spec = snapshot.spec.task(&task.task).expect("a run has no task its spec has not");
+    let spec = snapshot.spec.task(&task.task).expect("every task of a run is in its spec");
     let Some(begin) = run.started_at.filter(|begin| task.ended_at.is_none_or(|end| end > *begin))
     else {
         return Vec::new();
@@ -322,7 +322,7 @@ impl Line {
                     }
                     (phase, why) = waits(reason);
                 }
-                EventDetails::TaskRunPlaced {} => {
+                EventDetails::TaskRunSlotAcquired {} => {
                     self.go(Some(event.at), phase, attempt, why);
                     (phase, why) = (Phase::Starting, String::new());
                 }
@@ -362,7 +362,7 @@ impl Line {
 
 fn waits(reason: &Reason) -> (Phase, String) {
     let phase =
-        if reason.kind == ReasonKind::Waiting { Phase::WaitingForPlace } else { Phase::Starting };
+        if reason.kind == ReasonKind::Waiting { Phase::WaitingForSlot } else { Phase::Starting };
     (phase, reason.message.clone())
 }
 

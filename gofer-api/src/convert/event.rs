@@ -107,7 +107,9 @@ fn details(details: EventDetails) -> Details {
         EventDetails::TaskRunWaiting { reason: why } => {
             Details::TaskRunWaiting(v1::TaskRunWaiting { reason: Some(reason(&why)) })
         }
-        EventDetails::TaskRunPlaced {} => Details::TaskRunPlaced(v1::TaskRunPlaced {}),
+        EventDetails::TaskRunSlotAcquired {} => {
+            Details::TaskRunSlotAcquired(v1::TaskRunSlotAcquired {})
+        }
         EventDetails::TaskRunRunning {} => Details::TaskRunRunning(v1::TaskRunRunning {}),
         EventDetails::TaskRunStopRequested { reason: why } => {
             Details::TaskRunStopRequested(v1::TaskRunStopRequested { reason: Some(reason(&why)) })

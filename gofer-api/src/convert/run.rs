@@ -187,7 +187,7 @@ fn ended_attempt(record: &AttemptRecord) -> v1::Attempt {
         ended_at: Some(timestamp(record.ended_at)),
         log_state: match record.log {
             LogState::Empty => v1::LogState::None,
-            LogState::Live | LogState::Silent => v1::LogState::Live,
+            LogState::Live | LogState::EmptyUnsettled => v1::LogState::Live,
             LogState::Archived => v1::LogState::Archived,
             LogState::Expired => v1::LogState::Expired,
             LogState::Lost => v1::LogState::Lost,

@@ -10,7 +10,7 @@ pub(crate) fn timeline_span(span: &Span) -> v1::TimelineSpan {
     let phase = match span.phase {
         Phase::Queued => v1::TimelinePhase::Queued,
         Phase::WaitingForParents => v1::TimelinePhase::WaitingForParents,
-        Phase::WaitingForPlace => v1::TimelinePhase::WaitingForPlace,
+        Phase::WaitingForSlot => v1::TimelinePhase::WaitingForSlot,
         Phase::Starting => v1::TimelinePhase::Starting,
         Phase::Running => v1::TimelinePhase::Running,
         Phase::RetryBackoff => v1::TimelinePhase::RetryBackoff,

@@ -72,7 +72,7 @@ async fn kill_all(clients: &Clients, namespace: &str, runs: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_namespace_leaves_places_for_another() {
+async fn one_namespace_leaves_slots_for_another() {
     let server = TestServer::start_with(|config| config.engine.max_executions = 16).await;
     let clients = server.anybody();
     namespace(&clients, "red", "exec sleep 600").await;
@@ -96,7 +96,7 @@ async fn one_namespace_leaves_places_for_another() {
         start(&clients, "red").await.unwrap();
     }
 
-    let kept = "the last 2 of 16 places of this server are kept for namespaces with fewer";
+    let kept = "the last 2 of 16 slots of this server are kept for namespaces with fewer";
     says(&clients, 16, kept).await;
 
     let ours = start(&clients, "blue").await.unwrap();

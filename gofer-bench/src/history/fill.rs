@@ -111,7 +111,7 @@ impl Statements {
             },
             EventDetails::RunStarted {},
             EventDetails::TaskRunStarting {},
-            EventDetails::TaskRunPlaced {},
+            EventDetails::TaskRunSlotAcquired {},
             EventDetails::TaskRunRunning {},
             EventDetails::TaskRunCompleted {
                 status: TaskStatus::Successful,

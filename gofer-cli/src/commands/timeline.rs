@@ -46,7 +46,7 @@ mod tests {
 
         let spans = [
             span("", TimelinePhase::Queued, 100, 102, "waited"),
-            span("build", TimelinePhase::WaitingForPlace, 102, 172, "64 of 64"),
+            span("build", TimelinePhase::WaitingForSlot, 102, 172, "64 of 64"),
         ];
         let text = table(&spans);
         let words: Vec<Vec<&str>> =
@@ -55,7 +55,7 @@ mod tests {
         assert_eq!(words[0], ["the", "run", "queued", "+0.0s", "2.0s", "waited"]);
         assert_eq!(
             words[1],
-            ["build", "1", "waiting", "for", "place", "+2.0s", "1m10s", "64", "of", "64"]
+            ["build", "1", "waiting", "for", "slot", "+2.0s", "1m10s", "64", "of", "64"]
         );
     }
 }

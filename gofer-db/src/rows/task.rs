@@ -129,13 +129,13 @@ impl NewTaskRow {
 /// A log state from its two columns.
 pub(crate) fn log_state(log: &str, silent: bool) -> Result<LogState, DbError> {
     let state = name(log, LogState::parse)?;
-    Ok(if silent && state == LogState::Live { LogState::Silent } else { state })
+    Ok(if silent && state == LogState::Live { LogState::EmptyUnsettled } else { state })
 }
 
 /// The two columns of a log state: one that is settled is the first alone.
 pub(crate) fn log_columns(state: LogState) -> (&'static str, bool) {
     match state {
-        LogState::Silent => (LogState::Live.as_str(), true),
+        LogState::EmptyUnsettled => (LogState::Live.as_str(), true),
         other => (other.as_str(), false),
     }
 }

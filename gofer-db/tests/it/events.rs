@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use gofer_core::RunNumber;
+use gofer_core::event::EventDetails;
 use gofer_core::journal::Journal as _;
 use gofer_db::{Db, EventFilter};
 
@@ -15,6 +16,7 @@ on_both_engines! {
     numbers_have_no_gaps_whatever_fails
     followers_are_told_and_see_everything
     a_restarted_server_knows_the_last_event
+    events_of_before_have_the_names_of_now
 }
 
 async fn populate(db: &Db) {
@@ -147,4 +149,25 @@ async fn a_restarted_server_knows_the_last_event(place: Place) {
     assert_eq!(last_event(&db), 9);
     let events = db.event_list_after(8, &EventFilter::default(), 10).await.unwrap();
     assert_eq!(events.len(), 1);
+}
+
+/// As the version before the migration that renamed an event left it.
+const BEFORE_SLOTS: &str = r#"
+    UPDATE events SET type = 'task_run_placed', details = '{"type":"task_run_placed"}' WHERE id = 9;
+    DELETE FROM __diesel_schema_migrations WHERE version = '00000000000009'"#;
+
+async fn events_of_before_have_the_names_of_now(place: Place) {
+    let db = place.open().await;
+    populate(&db).await;
+    db.close().await;
+    place.execute(BEFORE_SLOTS).await;
+
+    let db = place.open().await;
+    let types = vec!["task_run_slot_acquired".to_owned()];
+    let filter = EventFilter { types, ..EventFilter::default() };
+    let found = db.event_list_after(0, &filter, 10).await.unwrap();
+    assert_eq!(found.iter().map(|event| event.id).collect::<Vec<_>>(), [9]);
+    assert_eq!(found[0].body.details, EventDetails::TaskRunSlotAcquired {});
+    let all = db.event_list_after(0, &EventFilter::default(), 10).await.unwrap();
+    assert_eq!(all.len(), 9, "the others are as they were");
 }

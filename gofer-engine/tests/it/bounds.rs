@@ -48,7 +48,7 @@ fn told_events(house: &House, key: &RunKey) -> Vec<(Timestamp, EventDetails)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_waits_for_a_place_says_for_which() {
+async fn a_task_that_waits_for_a_slot_says_for_which() {
     let house = House::new();
     ["one", "two", "three"].into_iter().for_each(|name| house.register(gated(name)));
     let config = EngineConfig {
@@ -72,7 +72,7 @@ async fn a_task_that_waits_for_a_place_says_for_which() {
 
     let other = start(&house, &engine, "two").await.key;
     running(&house, &other).await;
-    assert_eq!(told_events(&house, &other), [], "a fast place is not worth a word");
+    assert_eq!(told_events(&house, &other), [], "a fast slot is not worth a word");
     let third = start(&house, &engine, "three").await.key;
     let why = reason(&house, &third).await;
     assert_eq!(why.message, "waiting: 2 of 2 executions of this server in flight");
@@ -82,14 +82,14 @@ async fn a_task_that_waits_for_a_place_says_for_which() {
     let told = told_events(&house, &third);
     let [
         (waits, EventDetails::TaskRunWaiting { reason }),
-        (placed, EventDetails::TaskRunPlaced {}),
+        (acquired, EventDetails::TaskRunSlotAcquired {}),
     ] = &told[..]
     else {
         panic!("{told:?}")
     };
 
     assert_eq!(reason, &why);
-    assert!(waits <= placed);
+    assert!(waits <= acquired);
     let snapshot = house.until(&third, "running", |_| true).await;
     assert_eq!(snapshot.tasks[&id("t")].reason, None);
     ["one", "three"].into_iter().for_each(|gate| house.scheduler.release(gate));
@@ -114,7 +114,7 @@ async fn a_wait_is_taken_over_and_told_to_its_end() {
     let engine = house.engine_with(EngineConfig::default()).await;
     running(&house, &waiting).await;
     let told = told_events(&house, &waiting);
-    assert!(matches!(told.last(), Some((_, EventDetails::TaskRunPlaced {}))), "{told:?}");
+    assert!(matches!(told.last(), Some((_, EventDetails::TaskRunSlotAcquired {}))), "{told:?}");
     engine.shutdown().await;
 }
 
@@ -162,7 +162,7 @@ async fn runs_beyond_the_bound_stay_pending_and_are_claimed_fairly() {
     assert_eq!(
         started.iter().position(|key| *key == other),
         Some(2),
-        "the first place that came free was its own"
+        "the first slot that came free was its own"
     );
     house.scheduler.release("other");
 
@@ -209,7 +209,7 @@ async fn every_moment_of_a_run_is_explained() {
     let phases = |name: &str| of_task(name).iter().map(|span| span.phase).collect::<Vec<_>>();
     let a = phases("a");
     assert!(
-        a.starts_with(&[Phase::WaitingForPlace]) && a.contains(&Phase::Running),
+        a.starts_with(&[Phase::WaitingForSlot]) && a.contains(&Phase::Running),
         "{:#?}",
         of_task("a")
     );

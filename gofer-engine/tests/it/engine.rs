@@ -233,7 +233,7 @@ async fn an_empty_log_is_not_lost_wherever_the_archiver_dies() {
             assert!(
                 house
                     .journal
-                    .set_log_state(&log, LogState::Live, LogState::Silent, None)
+                    .set_log_state(&log, LogState::Live, LogState::EmptyUnsettled, None)
                     .await
                     .unwrap()
             );

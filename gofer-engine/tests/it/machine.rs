@@ -8,7 +8,7 @@ use gofer_core::run::{
 };
 use gofer_core::scheduler::{ExecutionState, ExecutionTimes, Observation};
 use gofer_core::{Attempt, Timestamp};
-use gofer_engine::machine::{Decision, Effect, Input, Machine, SchedulerFacts};
+use gofer_engine::rules::{Decision, Effect, Input, Machine, SchedulerFacts};
 
 use crate::support::{id, pipeline, retried, snapshot, task};
 

@@ -1,12 +1,12 @@
 //! Tests of the engine from outside.
 
-mod added;
 mod bounds;
+mod end_reported_to_lost_server;
 mod engine;
 mod fuzz;
 mod machine;
 mod model;
+mod run_masks;
 mod support;
 mod timeline;
-mod told;
 mod vanishing;

@@ -9,7 +9,7 @@ use gofer_core::reuse::reused_tasks;
 use gofer_core::run::{RunState, RunStatus, TaskRun, TaskState, TaskStatus};
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, TaskId, Timestamp};
-use gofer_engine::machine::{Decision, Effect, Input, Machine, SchedulerFacts};
+use gofer_engine::rules::{Decision, Effect, Input, Machine, SchedulerFacts};
 use proptest::prelude::*;
 
 use crate::support::{id, pipeline, retried, snapshot, task};

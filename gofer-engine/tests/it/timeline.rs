@@ -10,7 +10,7 @@ use gofer_core::run::{
 };
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, RunNumber, TaskId, Timestamp};
-use gofer_engine::machine::{Input, Machine, SchedulerFacts};
+use gofer_engine::rules::{Input, Machine, SchedulerFacts};
 use gofer_engine::timeline::{self, Phase, RunFacts, Span};
 use proptest::prelude::*;
 
@@ -132,7 +132,7 @@ fn waiting(seconds: f64, book: &mut Book, task: &str, why: &str) {
 }
 
 #[test]
-fn a_chain_waits_for_its_parents_for_a_place_and_for_the_scheduler() {
+fn a_chain_waits_for_its_parents_for_a_slot_and_for_the_scheduler() {
     let mut book =
         Book::begin(pipeline(vec![task("a", &[]), task("b", &[("a", Condition::Success)])]));
     assert_eq!(told(&book.spans("b")), ["WaitingForParents 0 2-: waits for task `a`"]);
@@ -141,10 +141,10 @@ fn a_chain_waits_for_its_parents_for_a_place_and_for_the_scheduler() {
         told(&book.spans("a")),
         [
             "Queued 0 2-2.5: waits for a server to look at it",
-            "WaitingForPlace 1 2.5-: waiting: 1 of 1 executions of this server in flight",
+            "WaitingForSlot 1 2.5-: waiting: 1 of 1 executions of this server in flight",
         ]
     );
-    book.at(5.0, Input::Placed(id("a"), Attempt(1)));
+    book.at(5.0, Input::SlotAcquired(id("a"), Attempt(1)));
     book.observe(6.0, "a", ExecutionState::Queued { reason: "no node is free".to_owned() });
     assert_eq!(told(&book.spans("a"))[2..], ["Starting 1 5-: no node is free"]);
     book.observe(7.0, "a", ExecutionState::Running);
@@ -157,7 +157,7 @@ fn a_chain_waits_for_its_parents_for_a_place_and_for_the_scheduler() {
     assert_eq!(
         told(&book.spans("a"))[1..],
         [
-            "WaitingForPlace 1 2.5-5: waiting: 1 of 1 executions of this server in flight",
+            "WaitingForSlot 1 2.5-5: waiting: 1 of 1 executions of this server in flight",
             "Starting 1 5-7: no node is free",
             "Running 1 7-9: ended successfully",
             "Archiving 1 9-10: logs went into the object store",
@@ -269,7 +269,7 @@ fn happen(book: &mut Book, now: &mut f64, (kind, task, tenths): Happening) {
 
     match kind {
         0 => waiting(*now, book, name, "waiting"),
-        1 => book.at(*now, Input::Placed(id(name), attempt)),
+        1 => book.at(*now, Input::SlotAcquired(id(name), attempt)),
         2 => book.observe(
             *now,
             name,
@@ -341,7 +341,7 @@ proptest! {
             match state.state {
                 TaskState::Running if state.stop.is_none() => prop_assert_eq!(phase, Some(Phase::Running)),
                 TaskState::Starting if state.reason.as_ref().is_some_and(|why| why.kind == ReasonKind::Waiting) => {
-                    let expected = if state.stop.is_some() { Phase::Stopping } else { Phase::WaitingForPlace };
+                    let expected = if state.stop.is_some() { Phase::Stopping } else { Phase::WaitingForSlot };
                     prop_assert_eq!(phase, Some(expected));
                 }
                 TaskState::Pending => prop_assert!(

@@ -153,7 +153,7 @@ impl SimScheduler {
             alive.map(|(other, execution)| (other.clone(), execution.by.clone())).collect();
         drop(cluster);
 
-        // What was taken over is in flight whether or not there is a place; so is what this server
+        // What was taken over is in flight whether or not there is a slot; so is what this server
         // lost and took again.
         let model = lock(&self.site.model);
         let mine = alive

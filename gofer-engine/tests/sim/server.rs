@@ -150,7 +150,7 @@ async fn boot(
 }
 
 impl Server {
-    /// Nothing is being driven, and no place is taken.
+    /// Nothing is being driven, and no slot is taken.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.engine().is_some_and(|engine| {
             let stats = engine.stats();

@@ -4641,7 +4641,7 @@ pub enum TimelinePhase {
     /// A task run waits for its parents to end.
     WaitingForParents = 2,
     /// An attempt waits because as many executions are in flight as the server allows.
-    WaitingForPlace = 3,
+    WaitingForSlot = 3,
     /// An attempt is with the scheduler, and does not run yet.
     Starting = 4,
     /// An attempt, or the run, is being executed.
@@ -4663,7 +4663,7 @@ impl TimelinePhase {
             Self::Unspecified => "TIMELINE_PHASE_UNSPECIFIED",
             Self::Queued => "TIMELINE_PHASE_QUEUED",
             Self::WaitingForParents => "TIMELINE_PHASE_WAITING_FOR_PARENTS",
-            Self::WaitingForPlace => "TIMELINE_PHASE_WAITING_FOR_PLACE",
+            Self::WaitingForSlot => "TIMELINE_PHASE_WAITING_FOR_SLOT",
             Self::Starting => "TIMELINE_PHASE_STARTING",
             Self::Running => "TIMELINE_PHASE_RUNNING",
             Self::RetryBackoff => "TIMELINE_PHASE_RETRY_BACKOFF",
@@ -4677,7 +4677,7 @@ impl TimelinePhase {
             "TIMELINE_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
             "TIMELINE_PHASE_QUEUED" => Some(Self::Queued),
             "TIMELINE_PHASE_WAITING_FOR_PARENTS" => Some(Self::WaitingForParents),
-            "TIMELINE_PHASE_WAITING_FOR_PLACE" => Some(Self::WaitingForPlace),
+            "TIMELINE_PHASE_WAITING_FOR_SLOT" => Some(Self::WaitingForSlot),
             "TIMELINE_PHASE_STARTING" => Some(Self::Starting),
             "TIMELINE_PHASE_RUNNING" => Some(Self::Running),
             "TIMELINE_PHASE_RETRY_BACKOFF" => Some(Self::RetryBackoff),
@@ -6760,9 +6760,9 @@ pub mod event {
         /// An attempt has waited a while before it runs; why. There may be several, each with another reason.
         #[prost(message, tag = "66")]
         TaskRunWaiting(super::TaskRunWaiting),
-        /// An attempt that waited for a place in flight has one, and goes to the scheduler.
+        /// An attempt that waited for a slot has acquired one, and goes to the scheduler.
         #[prost(message, tag = "67")]
-        TaskRunPlaced(super::TaskRunPlaced),
+        TaskRunSlotAcquired(super::TaskRunSlotAcquired),
         /// Somebody asked for a command to be run in a running attempt; see TaskRunService.Exec.
         #[prost(message, tag = "70")]
         TaskRunExecRequested(super::TaskRunExecRequested),
@@ -7035,17 +7035,17 @@ impl ::prost::Name for TaskRunWaiting {
         "/gofer.v1.TaskRunWaiting".into()
     }
 }
-/// An attempt that waited for a place in flight has one, and goes to the scheduler.
+/// An attempt that waited for a slot has acquired one, and goes to the scheduler.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TaskRunPlaced {}
-impl ::prost::Name for TaskRunPlaced {
-    const NAME: &'static str = "TaskRunPlaced";
+pub struct TaskRunSlotAcquired {}
+impl ::prost::Name for TaskRunSlotAcquired {
+    const NAME: &'static str = "TaskRunSlotAcquired";
     const PACKAGE: &'static str = "gofer.v1";
     fn full_name() -> ::prost::alloc::string::String {
-        "gofer.v1.TaskRunPlaced".into()
+        "gofer.v1.TaskRunSlotAcquired".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/gofer.v1.TaskRunPlaced".into()
+        "/gofer.v1.TaskRunSlotAcquired".into()
     }
 }
 /// The scheduler says that an attempt runs.

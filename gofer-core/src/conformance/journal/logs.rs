@@ -85,12 +85,12 @@ pub async fn a_silent_log_is_live_until_it_is_empty(fixture: &dyn JournalFixture
     let set =
         async |from, to| journal.set_log_state(id, from, to, None).await.expect("set_log_state");
 
-    assert!(!set(LogState::Silent, LogState::Empty).await, "nobody has looked at it");
-    assert!(set(LogState::Live, LogState::Silent).await);
+    assert!(!set(LogState::EmptyUnsettled, LogState::Empty).await, "nobody has looked at it");
+    assert!(set(LogState::Live, LogState::EmptyUnsettled).await);
     assert!(!set(LogState::Live, LogState::Lost).await, "it is known to be empty");
-    assert_eq!(journal.log_state(id).await.expect("log_state"), Some(LogState::Silent));
+    assert_eq!(journal.log_state(id).await.expect("log_state"), Some(LogState::EmptyUnsettled));
     assert_eq!(live(&*journal, None, 10).await, finished);
-    assert!(set(LogState::Silent, LogState::Empty).await);
+    assert!(set(LogState::EmptyUnsettled, LogState::Empty).await);
     assert_eq!(journal.log_state(id).await.expect("log_state"), Some(LogState::Empty));
     assert_eq!(live(&*journal, None, 10).await, []);
 }

@@ -3,5 +3,6 @@
 mod architecture;
 mod arrows;
 mod layout;
+mod modules;
 mod text;
 mod weight;
