@@ -21,7 +21,7 @@ use gofer_store_s3::S3ObjectStore;
 pub(crate) use gofer_scheduler_local::note_limits;
 pub use gofer_scheduler_local::{Owner, close_process, supervisor};
 
-use crate::boundary::Boundary;
+use crate::operations::boundary::Boundary;
 use crate::config::{ObjectsBackend, SchedulerBackend, SecretsBackend, ServerConfig};
 use crate::server::Launcher;
 

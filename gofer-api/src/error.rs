@@ -7,7 +7,7 @@ use gofer_core::{BackendError, Resource};
 use gofer_db::DbError;
 use gofer_engine::EngineError;
 
-use crate::provenance::Foreign;
+use crate::auth::provenance::Foreign;
 
 /// Why a call is not answered as the caller wished; one variant per thing a caller can do about it.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{AuthMode, ConfigError, ServerConfig};
-use crate::provenance::network;
+use crate::auth::provenance::network;
 
 /// Longest timeout that makes sense for one call or one silence.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);

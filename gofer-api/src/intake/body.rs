@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::budget::{Account, Charge};
 use super::shape::SHAPES;
 use super::walk::{Walk, too_large};
 use crate::error::ApiError;
+use crate::transport::{Account, Charge};
 
 /// Before each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;

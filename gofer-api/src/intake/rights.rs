@@ -3,7 +3,7 @@
 
 use crate::auth::{Caller, Identity};
 use crate::error::ApiError;
-use crate::permissions::{self, Target};
+use crate::auth::permissions::{self, Target};
 
 /// Whether there is anything that this caller may do by this method.
 ///
@@ -49,7 +49,7 @@ mod tests {
     use gofer_core::id::{NamespaceId, RunKey};
 
     use super::*;
-    use crate::permissions::RULES;
+    use crate::auth::permissions::RULES;
 
     /// What is refused here is refused for every namespace, pipeline and run, the caller's own
     /// among them.

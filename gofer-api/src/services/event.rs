@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use super::run::HEARTBEAT;
 use super::{Outlet, Stop, produce};
 use crate::auth::Identity;
-use crate::call::{Call, Replies, about, service};
+use crate::rpc::call::{Call, Replies, about, service};
 use crate::convert;
 use crate::error::ApiError;
-use crate::page::{self, Page};
+use crate::rpc::page::{self, Page};
 
 /// Events read at a time while following.
 const FOLLOW_PAGE: usize = 200;

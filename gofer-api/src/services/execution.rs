@@ -4,7 +4,7 @@ use gofer_core::scheduler::{ExecutionTimes, ReportedEnd};
 use gofer_proto::v1;
 
 use crate::auth::Identity;
-use crate::call::{Call, about, service};
+use crate::rpc::call::{Call, about, service};
 use crate::convert;
 use crate::error::{ApiError, TokenProblem};
 

@@ -4,11 +4,11 @@ use gofer_core::quota::{MAX_LIMIT, QuotaKind};
 use gofer_core::{NamespaceId, Timestamp};
 use gofer_proto::v1;
 
-use crate::call::{About, Call, about, service};
+use crate::rpc::call::{About, Call, about, service};
 use crate::convert;
 use crate::error::ApiError;
-use crate::page::Page;
-use crate::permissions::Target;
+use crate::rpc::page::Page;
+use crate::auth::permissions::Target;
 
 service! {
     v1::namespace_service_server::NamespaceService {

@@ -15,13 +15,13 @@ use gofer_engine::layout;
 use gofer_proto::v1;
 use prost::Message;
 
-use crate::call::{Call, about, service};
-use crate::changes::{changes, digest};
-use crate::context::Context;
+use crate::rpc::call::{Call, about, service};
+use crate::convert::spec_diff::{changes, digest};
+use crate::rpc::context::Context;
 use crate::convert;
 use crate::error::ApiError;
 use crate::operations::secrets;
-use crate::page::Page;
+use crate::rpc::page::Page;
 
 /// Longest encoded spec.
 const MAX_SPEC_BYTES: usize = 3 * 1024 * 1024;

@@ -10,12 +10,12 @@ use gofer_proto::v1::secret_scope::Scope;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::auth::Identity;
-use crate::call::{About, Call, about, service};
+use crate::rpc::call::{About, Call, about, service};
 use crate::convert;
 use crate::error::ApiError;
 use crate::operations::secrets;
-use crate::page::Page;
-use crate::permissions::Target;
+use crate::rpc::page::Page;
+use crate::auth::permissions::Target;
 
 /// Longest key of a secret; with its scope it must fit into a path.
 const MAX_KEY_BYTES: usize = 256;

@@ -2,7 +2,7 @@
 
 use gofer_proto::v1;
 
-use crate::call::{Call, about, service};
+use crate::rpc::call::{Call, about, service};
 use crate::convert;
 use crate::error::ApiError;
 

@@ -13,11 +13,11 @@ use gofer_proto::v1;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::auth::{Identity, TOKEN_PREFIX};
-use crate::bootstrap::MAX_CODE_BYTES;
-use crate::call::{Call, about, service};
+use crate::server::MAX_CODE_BYTES;
+use crate::rpc::call::{Call, about, service};
 use crate::convert;
 use crate::error::ApiError;
-use crate::page::Page;
+use crate::rpc::page::Page;
 
 /// Longest description of a token.
 const MAX_DESCRIPTION_BYTES: usize = 1024;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use gofer_proto::v1;
 use tonic::{Extensions, Streaming};
 
-use crate::call::{Call, Replies, about, authorize, service};
-use crate::context::Context;
+use crate::rpc::call::{Call, Replies, about, authorize, service};
+use crate::rpc::context::Context;
 use crate::error::ApiError;
-use crate::permissions::Target;
+use crate::auth::permissions::Target;
 
 const NOT_YET: ApiError = ApiError::NotInThisVersion { what: "the service of triggers" };
 

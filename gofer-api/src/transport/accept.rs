@@ -25,24 +25,24 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What connections are served with.
 #[derive(Clone)]
-pub(super) struct Acceptor {
-    pub(super) connections: Arc<Connections>,
+pub(crate) struct Acceptor {
+    pub(crate) connections: Arc<Connections>,
     /// Without any it serves plain text.
-    pub(super) certificates: Option<Arc<Certificates>>,
-    pub(super) stack: Stack,
-    pub(super) protocol: auto::Builder<Streams>,
-    pub(super) limits: Limits,
-    pub(super) tasks: TaskTracker,
+    pub(crate) certificates: Option<Arc<Certificates>>,
+    pub(crate) stack: Stack,
+    pub(crate) protocol: auto::Builder<Streams>,
+    pub(crate) limits: Limits,
+    pub(crate) tasks: TaskTracker,
     /// Ends idle connections, and the others once their calls are over.
-    pub(super) stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
     /// Ends every connection at once.
-    pub(super) cut: CancellationToken,
+    pub(crate) cut: CancellationToken,
 }
 
 impl Acceptor {
     /// Accepts until it is stopped, then waits for the end of every connection. Dropped, it cuts
     /// them off.
-    pub(super) async fn run(self, listener: TcpListener) {
+    pub(crate) async fn run(self, listener: TcpListener) {
         let _cut = self.cut.clone().drop_guard();
         let stop = self.stop.clone();
         tokio::select! {

@@ -22,12 +22,12 @@ use tonic::body::Body;
 use tower::ServiceExt;
 
 use super::accept::Acceptor;
+use super::budget::{Account, Budget};
 use super::metered::Metered;
 use super::stall::{Streams, unless_stalled};
-use super::{MAX_HEADER_BYTES, Stack};
+use super::{CONNECTION_ANSWER_BYTES, MAX_HEADER_BYTES, Stack};
 use crate::config::Limits;
 use crate::error::ApiError;
-use crate::intake::{Account, Budget, CONNECTION_ANSWER_BYTES};
 
 /// From accept to the end of the first request's headers, TLS and all. Also for each further
 /// request of HTTP/1.
@@ -168,7 +168,7 @@ impl Drop for InFlight {
 }
 
 /// How connections speak HTTP.
-pub(super) fn protocol(limits: &Limits) -> auto::Builder<Streams> {
+pub(crate) fn protocol(limits: &Limits) -> auto::Builder<Streams> {
     let streams = u32::try_from(limits.calls_per_connection).unwrap_or(u32::MAX);
     let mut builder = auto::Builder::new(Streams(limits.idle_timeout));
     builder

@@ -25,7 +25,7 @@ const MAX_ENDING: usize = 64;
 
 /// All connections of a server.
 #[derive(Debug)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     most: usize,
     most_per_address: usize,
     table: Mutex<Table>,
@@ -51,7 +51,7 @@ pub(super) struct Place {
 }
 
 impl Connections {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+    pub(crate) fn new(limits: &Limits) -> Arc<Self> {
         let most = limits.connections.map_or_else(default_connections, within_open_files);
         let most_per_address =
             limits.connections_per_address.unwrap_or((most / SHARE).max(1)).min(most);

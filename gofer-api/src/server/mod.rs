@@ -20,18 +20,29 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Gate;
 use crate::config::{Access, ConfigError, ServerConfig};
-use crate::context::Context;
-use crate::data_dir::make_data_dir;
-use crate::disk::FreeDisk;
-use crate::executions::Executions;
-use crate::health::Health;
-use crate::own_token::OwnToken;
-use crate::provenance::Provenance;
-use crate::reload::{Reload, Reloads};
+use crate::rpc::context::Context;
+use crate::files::data_dir::make_data_dir;
+use crate::operations::disk::FreeDisk;
+use crate::auth::workload::Executions;
+use crate::operations::health::Health;
+use crate::auth::provenance::Provenance;
+use crate::files::reload::{Reload, Reloads};
 use crate::services::new_token;
-use crate::standing::Standings;
+use crate::auth::standing::Standings;
 use crate::transport::{self, Certificates, TlsError};
-use crate::{bootstrap, compose};
+use crate::compose;
+
+use self::own_token::OwnToken;
+
+mod bootstrap;
+mod check;
+mod own_token;
+mod stack;
+
+pub use self::bootstrap::reset_bootstrap;
+pub use self::check::{CheckLine, check, rotate_secrets_key};
+
+pub(crate) use self::bootstrap::MAX_CODE_BYTES;
 
 /// Connections that may wait to be taken.
 const BACKLOG: u32 = 1024;
@@ -349,7 +360,7 @@ async fn serve(
 
     let listener = socket.listen(BACKLOG).map_err(|source| ServerError::Listen { addr, source })?;
     watch_standings(context.clone());
-    Ok((own_token, transport::serve(config, context, gate, listener, certificates).await?))
+    Ok((own_token, stack::serve(config, context, gate, listener, certificates).await?))
 }
 
 /// Not one of the tasks that a server is busy with.

@@ -13,11 +13,12 @@ use prost::Message;
 use tonic::{Extensions, Request, Response, Status};
 
 use crate::auth::{Caller, Identity};
-use crate::context::Context;
+use crate::rpc::context::Context;
 use crate::error::{ApiError, TokenProblem};
-use crate::intake::{Account, Charge, Held};
-use crate::permissions::{self, Target};
-use crate::standing::Standing;
+use crate::intake::Held;
+use crate::transport::{Account, Charge};
+use crate::auth::permissions::{self, Target};
+use crate::auth::standing::Standing;
 
 /// What a stream of answers looks like to tonic.
 pub(crate) type Answers<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send + 'static>>;
@@ -192,7 +193,7 @@ macro_rules! service {
     ) => {
         /// The service, around the handlers of this file.
         #[derive(Debug, Clone)]
-        pub(crate) struct Service(pub(crate) std::sync::Arc<crate::context::Context>);
+        pub(crate) struct Service(pub(crate) std::sync::Arc<crate::rpc::context::Context>);
 
         #[tonic::async_trait]
         impl $trait for Service {
@@ -201,17 +202,17 @@ macro_rules! service {
                     &self,
                     request: tonic::Request<$unary_request>,
                 ) -> Result<tonic::Response<$unary_response>, tonic::Status> {
-                    crate::call::unary(&self.0, request, $unary).await
+                    crate::rpc::call::unary(&self.0, request, $unary).await
                 }
             )*
             $(
-                type $assoc = crate::call::Answers<$streaming_response>;
+                type $assoc = crate::rpc::call::Answers<$streaming_response>;
 
                 async fn $streaming(
                     &self,
                     request: tonic::Request<$streaming_request>,
                 ) -> Result<tonic::Response<Self::$assoc>, tonic::Status> {
-                    crate::call::streaming(&self.0, request, $streaming).await
+                    crate::rpc::call::streaming(&self.0, request, $streaming).await
                 }
             )*
             $(
@@ -220,22 +221,22 @@ macro_rules! service {
                     request: tonic::Request<tonic::Streaming<$uploading_request>>,
                 ) -> Result<tonic::Response<$uploading_response>, tonic::Status> {
                     let (_, mut extensions, parts) = request.into_parts();
-                    let _standing = crate::call::stand(&self.0, &mut extensions);
+                    let _standing = crate::rpc::call::stand(&self.0, &mut extensions);
                     let answer = $uploading(&self.0, extensions, parts).await;
                     Ok(tonic::Response::new(answer?))
                 }
             )*
             $(
-                type $both_assoc = crate::call::Answers<$both_response>;
+                type $both_assoc = crate::rpc::call::Answers<$both_response>;
 
                 async fn $both(
                     &self,
                     request: tonic::Request<tonic::Streaming<$both_request>>,
                 ) -> Result<tonic::Response<Self::$both_assoc>, tonic::Status> {
                     let (_, mut extensions, parts) = request.into_parts();
-                    let standing = crate::call::stand(&self.0, &mut extensions);
+                    let standing = crate::rpc::call::stand(&self.0, &mut extensions);
                     let replies = $both(&self.0, extensions, parts).await?;
-                    Ok(tonic::Response::new(crate::call::answers(&self.0, standing, replies)))
+                    Ok(tonic::Response::new(crate::rpc::call::answers(&self.0, standing, replies)))
                 }
             )*
         }
@@ -245,24 +246,24 @@ macro_rules! service {
 /// Says what requests are about; `installation` has no namespace.
 macro_rules! about {
     (namespace: $($request:ident),* $(,)?) => {
-        $(impl crate::call::About for gofer_proto::v1::$request {
-            fn about(&self) -> crate::permissions::Target<'_> {
-                crate::permissions::Target::Namespace(&self.namespace)
+        $(impl crate::rpc::call::About for gofer_proto::v1::$request {
+            fn about(&self) -> crate::auth::permissions::Target<'_> {
+                crate::auth::permissions::Target::Namespace(&self.namespace)
             }
         })*
     };
     (object: $($request:ident),* $(,)?) => {
-        $(impl crate::call::About for gofer_proto::v1::$request {
-            fn about(&self) -> crate::permissions::Target<'_> {
+        $(impl crate::rpc::call::About for gofer_proto::v1::$request {
+            fn about(&self) -> crate::auth::permissions::Target<'_> {
                 let (namespace, pipeline) = (self.namespace.as_str(), self.pipeline.as_str());
-                crate::permissions::Target::Object { namespace, pipeline, run: self.run }
+                crate::auth::permissions::Target::Object { namespace, pipeline, run: self.run }
             }
         })*
     };
     (installation: $($request:ident),* $(,)?) => {
-        $(impl crate::call::About for gofer_proto::v1::$request {
-            fn about(&self) -> crate::permissions::Target<'_> {
-                crate::permissions::Target::Installation
+        $(impl crate::rpc::call::About for gofer_proto::v1::$request {
+            fn about(&self) -> crate::auth::permissions::Target<'_> {
+                crate::auth::permissions::Target::Installation
             }
         })*
     };

@@ -21,12 +21,12 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use crate::config::Access;
-use crate::cut;
+use crate::transport::disconnect;
 use crate::error::{ApiError, TokenProblem};
-use crate::executions::Executions;
-use crate::permissions::{self, Rule};
-use crate::provenance::Provenance;
-use crate::standing::problem_of;
+use crate::auth::workload::Executions;
+use crate::auth::permissions::{self, Rule};
+use crate::auth::provenance::Provenance;
+use crate::auth::standing::problem_of;
 use crate::transport::{Connection, take_ready};
 
 /// What the tokens of people and programs start with, so that leaked ones can be recognised.
@@ -307,7 +307,7 @@ where
             match gate.admit(request.headers(), request.uri(), peer).await {
                 Ok(caller) => {
                     request.extensions_mut().insert(caller);
-                    inner.call(cut::watch(request)).await
+                    inner.call(disconnect::watch(request)).await
                 }
                 Err(error) => {
                     let caller = gate.provenance.caller(request.headers(), peer);

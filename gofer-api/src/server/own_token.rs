@@ -8,7 +8,7 @@ use gofer_core::entity::TokenKind;
 use gofer_engine::run_token_hash;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::credential_file::CredentialFile;
+use crate::files::credential_file::CredentialFile;
 use crate::server::ServerError;
 use crate::services::new_token;
 

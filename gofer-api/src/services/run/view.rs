@@ -14,22 +14,22 @@ use crate::convert;
 use crate::error::ApiError;
 
 /// Most tasks whose attempts are asked for by name; beyond, all of the run's are read.
-pub(super) const NAMED_TASKS: usize = 100;
+pub(in crate::services) const NAMED_TASKS: usize = 100;
 
 /// The run with everything the engine knows of it.
-pub(super) async fn snapshot(db: &Db, key: &RunKey) -> Result<RunSnapshot, ApiError> {
+pub(in crate::services) async fn snapshot(db: &Db, key: &RunKey) -> Result<RunSnapshot, ApiError> {
     Ok(Journal::load(db, key).await.map_err(EngineError::from)?)
 }
 
 /// Which attempts of a task run to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempts {
+pub(in crate::services) enum Attempts {
     All,
     Newest,
 }
 
 /// These task runs of a run, in this order.
-pub(super) async fn task_runs(
+pub(in crate::services) async fn task_runs(
     db: &Db,
     snapshot: &RunSnapshot,
     tasks: &[&TaskRun],
@@ -42,7 +42,7 @@ pub(super) async fn task_runs(
 }
 
 /// These task runs of a run, in this order, with the records of their finished attempts.
-pub(super) fn task_runs_with(
+pub(in crate::services) fn task_runs_with(
     snapshot: &RunSnapshot,
     tasks: &[&TaskRun],
     records: Vec<(TaskId, AttemptRecord)>,

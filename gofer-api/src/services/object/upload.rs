@@ -18,15 +18,15 @@ use gofer_proto::v1::put_object_request::Part;
 use sha2::{Digest, Sha256};
 use tonic::{Extensions, Streaming};
 
-use super::object::{forget, key};
-use crate::call::{About, Call, authorize};
-use crate::changes::hex;
-use crate::context::Context;
+use super::{forget, key};
+use crate::rpc::call::{About, Call, authorize};
+use crate::convert::spec_diff::hex;
+use crate::rpc::context::Context;
 use crate::convert;
-use crate::cut::Cut;
+use crate::transport::disconnect::Cut;
 use crate::error::ApiError;
-use crate::in_flight::Share;
-use crate::standing::Standing;
+use crate::operations::in_flight::Share;
+use crate::auth::standing::Standing;
 
 /// Receives an object. The work goes on in a task of its own: a caller that leaves ends its stream,
 /// and what that means is decided there.

@@ -16,10 +16,10 @@ use gofer_engine::layout;
 use gofer_proto::v1;
 use secrecy::ExposeSecret;
 
-use super::object::{forget, key};
+use super::{forget, key};
 use crate::auth::Identity;
-use crate::call::{Call, about};
-use crate::changes::hex;
+use crate::rpc::call::{Call, about};
+use crate::convert::spec_diff::hex;
 use crate::convert;
 use crate::error::ApiError;
 

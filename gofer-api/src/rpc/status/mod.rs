@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::error::{ApiError, TokenProblem};
-use crate::provenance::Foreign;
+use crate::auth::provenance::Foreign;
 
 /// Whose reasons these are, in `google.rpc.ErrorInfo.domain`.
 pub(crate) const DOMAIN: &str = "gofer";

@@ -3,10 +3,10 @@
 use gofer_core::error::chain;
 use gofer_db::{Db, DbError};
 
-use crate::bootstrap::operators_code;
+use crate::server::bootstrap::operators_code;
 use crate::compose;
 use crate::config::ServerConfig;
-use crate::data_dir::make_data_dir;
+use crate::files::data_dir::make_data_dir;
 use crate::server::Launcher;
 
 /// What one step of [`check`] found.

@@ -12,13 +12,13 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::boundary::Boundary;
+use crate::operations::boundary::Boundary;
 use crate::config::Limits;
-use crate::credential_file::CredentialFile;
-use crate::disk::FreeDisk;
-use crate::health::Health;
-use crate::in_flight::InFlight;
-use crate::standing::Standings;
+use crate::files::credential_file::CredentialFile;
+use crate::operations::disk::FreeDisk;
+use crate::operations::health::Health;
+use crate::operations::in_flight::InFlight;
+use crate::auth::standing::Standings;
 
 /// What every handler works with; one per server.
 #[derive(Debug)]

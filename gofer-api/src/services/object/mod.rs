@@ -10,14 +10,14 @@ use gofer_core::{ErrorKind, Resource, Timestamp};
 use gofer_proto::v1;
 use gofer_proto::v1::get_object_response::Part;
 
-use super::direct::{begin_object_upload, complete_object_upload, get_object_url};
-use super::upload::put_object;
+use self::presigned::{begin_object_upload, complete_object_upload, get_object_url};
+use self::upload::put_object;
 use super::{Outlet, Stop, produce};
-use crate::call::{Call, Replies, about, service};
-use crate::context::Context;
+use crate::rpc::call::{Call, Replies, about, service};
+use crate::rpc::context::Context;
 use crate::convert;
 use crate::error::ApiError;
-use crate::page::Page;
+use crate::rpc::page::Page;
 
 /// Most bytes of one message to the caller. As many as `STREAM_QUEUE` of them are read ahead, so
 /// that store and caller need not wait for each other: 4 MiB of a transfer.
@@ -27,6 +27,9 @@ const CHUNK_MEMORY_BYTES: usize = 2 * CHUNK_BYTES;
 /// How often a read begins anew because the object was replaced between looking it up and opening
 /// it.
 const READ_ATTEMPTS: usize = 5;
+
+mod presigned;
+mod upload;
 
 service! {
     v1::object_service_server::ObjectService {

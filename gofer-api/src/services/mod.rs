@@ -10,29 +10,24 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 
-use crate::call::{Call, Replies};
-use crate::context::Context;
+use crate::rpc::call::{Call, Replies};
+use crate::rpc::context::Context;
 use crate::error::ApiError;
-use crate::intake::{Account, Charge, MAX_MESSAGE_BYTES};
+use crate::intake::MAX_MESSAGE_BYTES;
+use crate::transport::{Account, Charge};
 
 mod common_task;
-mod direct;
 mod event;
-mod exec;
 mod execution;
 mod namespace;
 mod object;
 mod pipeline;
 mod run;
-mod run_view;
 mod secret;
 mod system;
 mod task_run;
-mod timeline;
 mod token;
 mod trigger;
-mod upload;
-mod waiting;
 
 pub(crate) use token::new_token;
 

@@ -12,12 +12,12 @@ use gofer_proto::v1;
 use gofer_proto::v1::run_update::Subject;
 use tokio::sync::watch;
 
-use super::run_view::{Attempts, NAMED_TASKS, snapshot, task_runs, task_runs_with};
-use super::{Outlet, Stop, produce, timeline, waiting};
-use crate::call::{Call, Replies, about, service};
+use self::view::{Attempts, NAMED_TASKS, snapshot, task_runs, task_runs_with};
+use super::{Outlet, Stop, produce};
+use crate::rpc::call::{Call, Replies, about, service};
 use crate::convert;
 use crate::error::ApiError;
-use crate::page::Page;
+use crate::rpc::page::Page;
 
 /// Longest idempotency key.
 const MAX_IDEMPOTENCY_KEY_BYTES: usize = 128;
@@ -25,6 +25,10 @@ const MAX_IDEMPOTENCY_KEY_BYTES: usize = 128;
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Events read at a time while following.
 const EVENT_PAGE: usize = 500;
+
+mod pending_reason;
+mod timeline;
+pub(super) mod view;
 
 service! {
     v1::run_service_server::RunService {
@@ -76,7 +80,7 @@ async fn start_run(
 async fn get_run(call: Call, request: v1::GetRunRequest) -> Result<v1::GetRunResponse, ApiError> {
     let key = convert::run_key(&request.namespace, &request.pipeline, request.run)?;
     let mut snapshot = snapshot(&call.db, &key).await?;
-    waiting::explain(&call, std::slice::from_mut(&mut snapshot.run)).await?;
+    pending_reason::explain(&call, std::slice::from_mut(&mut snapshot.run)).await?;
     let tasks: Vec<&TaskRun> = snapshot.tasks.values().collect();
     let task_runs = task_runs(&call.db, &snapshot, &tasks, Attempts::Newest).await?;
     Ok(v1::GetRunResponse { run: Some(convert::run(&snapshot.run)), task_runs })
@@ -114,7 +118,7 @@ async fn list_runs(
     };
 
     let mut found = call.db.run_list(&namespace, &filter, &page.to_list()).await?;
-    waiting::explain(&call, &mut found.items).await?;
+    pending_reason::explain(&call, &mut found.items).await?;
     let next_page_token = page.next(found.next.as_deref());
 
     Ok(v1::ListRunsResponse {
@@ -303,7 +307,7 @@ impl Follower {
 
     async fn show_run(&mut self, state: &RunSnapshot) -> Result<(), Stop> {
         let mut run = state.run.clone();
-        waiting::explain(&self.call, std::slice::from_mut(&mut run)).await?;
+        pending_reason::explain(&self.call, std::slice::from_mut(&mut run)).await?;
         let view = convert::run(&run);
         if self.run.as_ref() == Some(&view) {
             return Ok(());

@@ -11,8 +11,8 @@ use gofer_engine::run_token_hash;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::{Access, ConfigError, ServerConfig};
-use crate::credential_file::{self, CredentialFile};
-use crate::data_dir::make_data_dir;
+use crate::files::credential_file::{self, CredentialFile};
+use crate::files::data_dir::make_data_dir;
 use crate::server::{ServerError, api_addr};
 
 /// The file's name in the data directory.

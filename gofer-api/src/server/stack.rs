@@ -4,12 +4,11 @@
 //! listener ── Connections (limits) ── TLS ── Metered ── HTTP ── content type ── CORS ── gRPC-Web ── auth ── intake ── services
 //! ```
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gofer_proto::FILE_DESCRIPTOR_SET;
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Response};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -21,46 +20,20 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use self::accept::Acceptor;
-use self::connections::Connections;
-use self::content_type::GrpcOnlyLayer;
 use crate::auth::{AuthLayer, Gate};
 use crate::config::ServerConfig;
-use crate::context::Context;
+use crate::rpc::context::Context;
 use crate::intake::{Intake, IntakeLayer};
 use crate::server::ServerError;
 use crate::services;
+use crate::transport::{
+    Acceptor, Certificates, Connections, GrpcOnlyLayer, protocol,
+};
 
-mod accept;
-mod connection;
-mod connections;
-mod content_type;
-mod metered;
-mod open_files;
-mod stall;
-mod tls;
-
-pub(crate) use connection::{Connection, InFlight};
-pub(crate) use open_files::raise as raise_open_files;
-pub(crate) use stall::Stall;
-pub(crate) use tls::Certificates;
-pub use tls::TlsError;
-
-/// All headers of a request; metadata is for a token and little else.
-const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// Headers of answers that a web page may read.
 const EXPOSED_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
 /// How long a browser may remember what it may ask.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
-
-/// The service that is ready, to be called; what stays in its place waits for its own turn.
-pub(crate) fn take_ready<S: Clone>(service: &mut S) -> S {
-    let clone = service.clone();
-    std::mem::replace(service, clone)
-}
-
-/// Everything behind a connection.
-type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// Serves until the context says stop and every call has ended. Dropped or aborted, it cuts off
 /// what is left.
@@ -88,7 +61,7 @@ pub(crate) async fn serve(
         connections: Connections::new(&config.limits),
         certificates,
         stack: BoxCloneSyncService::new(stack.map_response(|answer: Response<Body>| answer)),
-        protocol: connection::protocol(&config.limits),
+        protocol: protocol(&config.limits),
         limits: config.limits.clone(),
         tasks: TaskTracker::new(),
         stop: context.stop.clone(),

@@ -9,12 +9,12 @@ use gofer_core::{RunKey, TaskId};
 use gofer_engine::timeline::{self, RunFacts, Span};
 use gofer_proto::v1;
 
-use super::run_view::snapshot;
-use super::waiting;
-use crate::call::Call;
+use super::pending_reason;
+use super::view::snapshot;
+use crate::rpc::call::Call;
 use crate::convert;
 use crate::error::ApiError;
-use crate::page::Page;
+use crate::rpc::page::Page;
 
 pub(super) async fn get(
     call: Call,
@@ -43,7 +43,7 @@ pub(super) async fn get(
 async fn facts(call: &Call, snapshot: &RunSnapshot) -> Result<RunFacts, ApiError> {
     let records = call.db.run_records(&snapshot.run.key).await?;
     let mut run = snapshot.run.clone();
-    waiting::explain(call, std::slice::from_mut(&mut run)).await?;
+    pending_reason::explain(call, std::slice::from_mut(&mut run)).await?;
     Ok(RunFacts {
         waits: run.reason.filter(|_| run.state == RunState::Pending),
         made_room: records.ended_before.filter(|_| snapshot.spec.parallelism.is_some()),

@@ -18,13 +18,13 @@ use gofer_proto::v1::exec_response::Output;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Extensions, Streaming};
 
-use super::{Outlet, Stop, produce};
-use crate::call::{About, Call, Replies, authorize};
-use crate::context::Context;
+use super::super::{Outlet, Stop, produce};
+use crate::rpc::call::{About, Call, Replies, authorize};
+use crate::rpc::context::Context;
 use crate::convert;
-use crate::cut::Cut;
+use crate::transport::disconnect::Cut;
 use crate::error::ApiError;
-use crate::standing::Standing;
+use crate::auth::standing::Standing;
 
 /// Most words of a command.
 const MAX_WORDS: usize = 1_000;

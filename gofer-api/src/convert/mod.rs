@@ -15,6 +15,7 @@ mod entity;
 mod event;
 mod pipeline;
 mod run;
+pub(crate) mod spec_diff;
 #[cfg(test)]
 mod tests;
 mod timeline;

@@ -25,17 +25,15 @@ use self::shape::{Method, SHAPES};
 use crate::auth::{Caller, Identity};
 use crate::config::Limits;
 use crate::error::ApiError;
-use crate::transport::{Connection, Stall, take_ready};
+use crate::transport::{Budget, Charge, Connection, Stall, take_ready};
 
 mod answer;
 mod body;
-mod budget;
 mod rights;
 mod shape;
 mod walk;
 
 pub(crate) use body::Held;
-pub(crate) use budget::{Account, Budget, Charge};
 
 /// Longest message of a request. Specs are refused over 3 MiB; the room above lets their callers
 /// hear which rule it was.
@@ -44,8 +42,6 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 const MAX_PUBLIC_BYTES: u64 = 4 * 1024;
 /// Answers that are made and not yet taken by their readers, of all connections together.
 const ANSWER_BYTES: usize = 256 * 1024 * 1024;
-/// And of one connection.
-pub(crate) const CONNECTION_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
 /// What all requests of a server share.
 #[derive(Debug)]

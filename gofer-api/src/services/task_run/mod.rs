@@ -5,13 +5,15 @@ use gofer_core::run::TaskRun;
 use gofer_core::{Attempt, ExecutionId, Resource};
 use gofer_proto::v1;
 
-use super::exec::exec;
+use self::exec::exec;
 use super::run::cancel_request;
-use super::run_view::{Attempts, snapshot, task_runs};
-use crate::call::{Call, Replies, about, service};
+use super::run::view::{Attempts, snapshot, task_runs};
+use crate::rpc::call::{Call, Replies, about, service};
 use crate::convert;
 use crate::error::ApiError;
-use crate::page::Page;
+use crate::rpc::page::Page;
+
+mod exec;
 
 service! {
     v1::task_run_service_server::TaskRunService {

@@ -7,7 +7,7 @@ use gofer_core::run::{Reason, ReasonKind, Run, RunState};
 use gofer_core::{NamespaceId, PipelineId, Timestamp};
 use gofer_db::PipelineRoom;
 
-use crate::call::Call;
+use crate::rpc::call::Call;
 use crate::error::ApiError;
 
 /// Gives each pending run its reason.
