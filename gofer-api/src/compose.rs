@@ -21,17 +21,13 @@ use gofer_store_s3::S3ObjectStore;
 pub(crate) use gofer_scheduler_local::note_limits;
 pub use gofer_scheduler_local::{Owner, close_process, supervisor};
 
-use crate::operations::boundary::Boundary;
 use crate::config::{ObjectsBackend, SchedulerBackend, SecretsBackend, ServerConfig};
-use crate::server::Launcher;
+use crate::operations::boundary::Boundary;
+use crate::operations::health::Products;
 
-/// Which products are behind the backends.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Products {
-    pub(crate) scheduler: &'static str,
-    pub(crate) objects: &'static str,
-    pub(crate) secrets: &'static str,
-}
+/// The program and leading arguments that become the supervisor of local executions: the running
+/// binary itself and its hidden command.
+pub type Launcher = (PathBuf, Vec<String>);
 
 /// The products a configuration selects.
 pub(crate) fn products(config: &ServerConfig) -> Products {

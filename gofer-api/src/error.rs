@@ -7,8 +7,6 @@ use gofer_core::{BackendError, Resource};
 use gofer_db::DbError;
 use gofer_engine::EngineError;
 
-use crate::auth::provenance::Foreign;
-
 /// Why a call is not answered as the caller wished; one variant per thing a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
@@ -100,6 +98,28 @@ pub(crate) enum ApiError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Backend(#[from] BackendError),
+}
+
+/// Why a call is refused for where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Foreign {
+    #[error(
+        "a page of `{0}` calls; this server answers pages of the origins in `server.cors_origins` \
+         only"
+    )]
+    Origin(String),
+    #[error("a page of another site calls (`sec-fetch-site: {0}`); this server answers none")]
+    Site(String),
+    #[error(
+        "a call without a token names this server `{0}`; send a token, call it by address, or list \
+         the name in `server.hosts`"
+    )]
+    Host(String),
+    #[error(
+        "a call without a token came through a proxy (`{0}`); send a token, or list the proxy's \
+         address in `server.trusted_proxies`"
+    )]
+    Proxy(String),
 }
 
 /// What is wrong with the credentials of a call.

@@ -13,9 +13,9 @@ mod server;
 mod services;
 mod transport;
 
-pub use compose::{Owner, close_process, supervisor};
+pub use compose::{Launcher, Owner, close_process, supervisor};
 pub use server::{
-    Activity, CheckLine, Launcher, Server, ServerError, check, reset_bootstrap, rotate_secrets_key,
+    Activity, CheckLine, Server, ServerError, check, reset_bootstrap, rotate_secrets_key,
 };
 pub use transport::TlsError;
 

@@ -7,125 +7,23 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use futures::future::BoxFuture;
-use gofer_core::entity::{Token, TokenKind};
-use gofer_core::id::{NamespaceId, RunKey};
-use gofer_core::run::Initiator;
 use gofer_core::scheduler::Scheduler;
 use gofer_db::Db;
 use gofer_engine::run_token_hash;
-use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response, Uri};
-use secrecy::{ExposeSecret, SecretString};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use super::identity::{Identity, Signed};
+use super::permissions::{self, Rule};
+use super::provenance::Provenance;
+use super::standing::problem_of;
+use super::token::{TOKEN_PREFIX, bearer, has_signed_form};
+use super::workload::WorkloadTokens;
 use crate::config::Access;
-use crate::transport::disconnect;
 use crate::error::{ApiError, TokenProblem};
-use crate::auth::workload::Executions;
-use crate::auth::permissions::{self, Rule};
-use crate::auth::provenance::Provenance;
-use crate::auth::standing::problem_of;
-use crate::transport::{Connection, take_ready};
-
-/// What the tokens of people and programs start with, so that leaked ones can be recognised.
-pub(crate) const TOKEN_PREFIX: &str = "gofer_t_";
-/// Longest token worth hashing.
-const MAX_TOKEN_BYTES: usize = 256;
-/// Longest token that a scheduler may have signed.
-const MAX_SIGNED_BYTES: usize = 4 * 1024;
-
-/// Who calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Identity {
-    /// Nobody in particular; reaches public calls only.
-    Anonymous,
-    /// Anybody, on a server that asks for no token; may do everything.
-    Anybody,
-    /// The server's own user, with the server's own token; may do everything.
-    Dev,
-    /// Somebody with a management token; may do everything.
-    Management(Token),
-    /// Somebody with a client token.
-    Client {
-        /// Where it may work.
-        namespaces: Vec<NamespaceId>,
-        /// The token itself.
-        token: Token,
-    },
-    /// A task, with its run's own token, or one that the scheduler gave the task.
-    Run(RunKey),
-    /// Whoever holds a token that a scheduler may have given an execution. The scheduler itself
-    /// looks at it.
-    Execution(Signed),
-}
-
-/// A token that looks as if a scheduler had signed it.
-#[derive(Clone)]
-pub(crate) struct Signed(SecretString);
-
-impl Signed {
-    /// The token.
-    pub(crate) fn token(&self) -> &SecretString {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Signed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Signed")
-    }
-}
-
-impl PartialEq for Signed {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.expose_secret() == other.0.expose_secret()
-    }
-}
-
-impl Eq for Signed {}
-
-impl Identity {
-    /// The actor of events and the author of changes.
-    pub(crate) fn actor(&self) -> String {
-        match self {
-            Self::Anonymous => "anonymous".to_owned(),
-            Self::Anybody => "anybody".to_owned(),
-            Self::Dev => "dev".to_owned(),
-            Self::Management(token) | Self::Client { token, .. } => token.id.clone(),
-            Self::Run(key) => format!("run:{key}"),
-            Self::Execution(_) => "execution".to_owned(),
-        }
-    }
-
-    /// Who starts a run.
-    pub(crate) fn initiator(&self) -> Initiator {
-        Initiator::Token(self.actor())
-    }
-
-    /// The namespaces this caller may see; `None` is all of them.
-    pub(crate) fn visible_namespaces(&self) -> Option<Vec<NamespaceId>> {
-        match self {
-            Self::Anybody | Self::Dev | Self::Management(_) => None,
-            Self::Client { namespaces, .. } => Some(namespaces.clone()),
-            Self::Run(key) => Some(vec![key.namespace.clone()]),
-            Self::Anonymous | Self::Execution(_) => Some(Vec::new()),
-        }
-    }
-
-    /// Whether it may do everything.
-    pub(crate) fn manages(&self) -> bool {
-        matches!(self, Self::Anybody | Self::Dev | Self::Management(_))
-    }
-
-    fn of_token(token: Token) -> Self {
-        match token.kind {
-            TokenKind::Management => Self::Management(token),
-            TokenKind::Client => Self::Client { namespaces: token.namespaces.clone(), token },
-        }
-    }
-}
+use crate::transport::{Connection, disconnect, take_ready};
 
 /// Who calls, and by which rule; every request a service sees carries one.
 #[derive(Debug, Clone)]
@@ -136,10 +34,10 @@ pub(crate) struct Caller {
 
 /// What authentication needs.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct Authenticator {
     pub(crate) db: Db,
     pub(crate) scheduler: Arc<dyn Scheduler>,
-    pub(crate) executions: Executions,
+    pub(crate) workload_tokens: WorkloadTokens,
     pub(crate) provenance: Provenance,
     /// Who may call without a token, or with one that no database has.
     pub(crate) access: Access,
@@ -147,9 +45,9 @@ pub(crate) struct Gate {
     pub(crate) own_token: Option<[u8; 32]>,
 }
 
-impl Gate {
+impl Authenticator {
     /// Who calls, unless the call is to be refused whatever it is about.
-    pub(crate) async fn admit(
+    pub(crate) async fn authenticate(
         &self,
         headers: &HeaderMap,
         uri: &Uri,
@@ -162,19 +60,19 @@ impl Gate {
         };
 
         let identity = match bearer(headers) {
-            Ok(text) if rule == Rule::Execution && self.is_signed(text) => {
+            Ok(text) if rule == Rule::Execution && self.is_of_scheduler(text) => {
                 Identity::Execution(Signed(text.into()))
             }
             // Whatever is sent has to be good, also where nothing need be sent.
             Ok(text) => self.identify(text).await?,
-            Err(TokenProblem::Missing) => self.admit_without_token(rule, headers, uri, peer)?,
+            Err(TokenProblem::Missing) => self.without_token(rule, headers, uri, peer)?,
             Err(problem) => return Err(ApiError::Unauthenticated(problem)),
         };
 
         Ok(Caller { identity, rule })
     }
 
-    fn admit_without_token(
+    fn without_token(
         &self,
         rule: Rule,
         headers: &HeaderMap,
@@ -215,8 +113,8 @@ impl Gate {
             return Ok(Identity::Dev);
         }
 
-        if self.is_signed(text) {
-            return self.executions.identify(self, &hash, text).await;
+        if self.is_of_scheduler(text) {
+            return self.workload_tokens.identify(&*self.scheduler, &self.db, &hash, text).await;
         }
 
         if !text.starts_with(TOKEN_PREFIX) {
@@ -237,26 +135,9 @@ impl Gate {
     }
 
     /// Whether only the scheduler can say what a token is worth.
-    fn is_signed(&self, text: &str) -> bool {
-        is_signed(text) && self.scheduler.capabilities().workload_identity
+    fn is_of_scheduler(&self, text: &str) -> bool {
+        has_signed_form(text) && self.scheduler.capabilities().workload_identity
     }
-}
-
-/// The form of a signed token: three parts. No other token has a dot.
-fn is_signed(text: &str) -> bool {
-    text.bytes().filter(|byte| *byte == b'.').count() == 2
-}
-
-fn bearer(headers: &HeaderMap) -> Result<&str, TokenProblem> {
-    let value = headers.get(AUTHORIZATION).ok_or(TokenProblem::Missing)?;
-    let text = value.to_str().map_err(|_| TokenProblem::Malformed)?;
-    let (scheme, token) = text.split_once(' ').ok_or(TokenProblem::Malformed)?;
-    let token = token.trim();
-    let longest = if is_signed(token) { MAX_SIGNED_BYTES } else { MAX_TOKEN_BYTES };
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.len() > longest {
-        return Err(TokenProblem::Malformed);
-    }
-    Ok(token)
 }
 
 /// The other end of the connection.
@@ -266,13 +147,13 @@ fn peer(extensions: &http::Extensions) -> Option<IpAddr> {
 
 /// Puts authentication before services.
 #[derive(Debug, Clone)]
-pub(crate) struct AuthLayer(pub(crate) Arc<Gate>);
+pub(crate) struct AuthLayer(pub(crate) Arc<Authenticator>);
 
 impl<S> Layer<S> for AuthLayer {
     type Service = Authenticate<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Authenticate { inner, gate: self.0.clone() }
+        Authenticate { inner, authenticator: self.0.clone() }
     }
 }
 
@@ -280,7 +161,7 @@ impl<S> Layer<S> for AuthLayer {
 #[derive(Debug, Clone)]
 pub(crate) struct Authenticate<S> {
     inner: S,
-    gate: Arc<Gate>,
+    authenticator: Arc<Authenticator>,
 }
 
 impl<S> Service<Request<Body>> for Authenticate<S>
@@ -301,16 +182,16 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let mut inner = take_ready(&mut self.inner);
-        let gate = self.gate.clone();
+        let authenticator = self.authenticator.clone();
         Box::pin(async move {
             let peer = peer(request.extensions());
-            match gate.admit(request.headers(), request.uri(), peer).await {
+            match authenticator.authenticate(request.headers(), request.uri(), peer).await {
                 Ok(caller) => {
                     request.extensions_mut().insert(caller);
                     inner.call(disconnect::watch(request)).await
                 }
                 Err(error) => {
-                    let caller = gate.provenance.caller(request.headers(), peer);
+                    let caller = authenticator.provenance.caller(request.headers(), peer);
                     tracing::debug!(path = request.uri().path(), ?caller, %error, "a call is refused");
                     Ok(Status::from(error).into_http())
                 }
@@ -320,12 +201,12 @@ where
 }
 
 #[cfg(test)]
-impl Gate {
-    /// A gate off loopback without a token of its own.
+impl Authenticator {
+    /// One off loopback without a token of its own.
     pub(crate) fn for_test(db: Db, scheduler: Arc<dyn Scheduler>, access: Access) -> Self {
         let provenance = Provenance::new(&crate::config::ServerConfig::default(), false);
-        let executions = Executions::default();
-        Self { db, scheduler, executions, provenance, access, own_token: None }
+        let workload_tokens = WorkloadTokens::default();
+        Self { db, scheduler, workload_tokens, provenance, access, own_token: None }
     }
 }
 
@@ -334,44 +215,29 @@ mod tests {
     use std::time::Duration;
 
     use gofer_core::Timestamp;
+    use gofer_core::entity::TokenKind;
     use gofer_core::testing::MemoryScheduler;
     use gofer_db::DbConfig;
     use http::HeaderValue;
+    use http::header::AUTHORIZATION;
+    use secrecy::ExposeSecret;
 
     use super::*;
-    use crate::services::new_token;
+    use crate::auth::token::new_token;
 
     fn headers(authorization: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(authorization))])
     }
 
-    #[test]
-    fn a_bearer_token_is_taken_apart_strictly() {
-        assert_eq!(bearer(&headers("Bearer gofer_t_x")), Ok("gofer_t_x"));
-        assert_eq!(bearer(&headers("bearer  gofer_t_x ")), Ok("gofer_t_x"));
-        assert_eq!(bearer(&HeaderMap::new()), Err(TokenProblem::Missing));
-        let long = |dots: usize, size: usize| format!("{}{}", ".".repeat(dots), "x".repeat(size));
-        for (dots, size, fits) in
-            [(0, 257, false), (1, 257, false), (2, 4_094, true), (2, 4_095, false), (3, 257, false)]
-        {
-            let value = HeaderValue::from_str(&format!("Bearer {}", long(dots, size))).unwrap();
-            let found = bearer(&HeaderMap::from_iter([(AUTHORIZATION, value)])).is_ok();
-            assert_eq!(found, fits, "{dots} dots and {size} bytes");
-        }
-        for bad in ["gofer_t_x", "Basic abc", "Bearer ", "Bearer"] {
-            assert_eq!(bearer(&headers(bad)), Err(TokenProblem::Malformed), "{bad}");
-        }
-    }
-
-    async fn gate(dir: &std::path::Path, access: Access) -> Gate {
+    async fn authenticator(dir: &std::path::Path, access: Access) -> Authenticator {
         let db = Db::connect(DbConfig::sqlite(dir.join("gofer.db"))).await.unwrap();
-        Gate::for_test(db, Arc::new(MemoryScheduler::new()), access)
+        Authenticator::for_test(db, Arc::new(MemoryScheduler::new()), access)
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_token_works_until_it_expires() {
         let dir = tempfile::tempdir().unwrap();
-        let gate = gate(dir.path(), Access::Tokens).await;
+        let authenticator = authenticator(dir.path(), Access::Tokens).await;
         let hour = Duration::from_secs(3600);
         let lives = [
             (Timestamp::now().after(hour), None),
@@ -381,15 +247,19 @@ mod tests {
         for (expires_at, expected) in lives {
             let (mut token, secret) = new_token(TokenKind::Client, "", "dev");
             token.expires_at = Some(expires_at);
-            gate.db.token_insert(&token, &run_token_hash(secret.expose_secret())).await.unwrap();
-            let problem = match gate.identify(secret.expose_secret()).await {
+            authenticator
+                .db
+                .token_insert(&token, &run_token_hash(secret.expose_secret()))
+                .await
+                .unwrap();
+            let problem = match authenticator.identify(secret.expose_secret()).await {
                 Err(ApiError::Unauthenticated(problem)) => Some(problem),
                 found => found.map(|_| None).unwrap(),
             };
             assert_eq!(problem, expected);
         }
 
-        gate.db.close().await;
+        authenticator.db.close().await;
     }
 
     /// Whatever a server asks for, and whatever is called: health, what is public, what is not.
@@ -397,7 +267,7 @@ mod tests {
     async fn a_token_that_is_not_good_is_refused_everywhere() {
         for access in [Access::Tokens, Access::OwnToken, Access::Anybody] {
             let dir = tempfile::tempdir().unwrap();
-            let gate = gate(dir.path(), access).await;
+            let authenticator = authenticator(dir.path(), access).await;
             let health = ["/grpc.health.v1.Health/Check"];
             let public = ["/gofer.v1.TokenService/BootstrapToken"];
             let others =
@@ -412,19 +282,23 @@ mod tests {
                     "Bearer ",
                     "",
                 ] {
-                    let admitted = gate.admit(&headers(bad), &path.parse().unwrap(), None).await;
+                    let admitted = authenticator
+                        .authenticate(&headers(bad), &path.parse().unwrap(), None)
+                        .await;
                     assert!(
                         matches!(admitted, Err(ApiError::Unauthenticated(_))),
                         "{access:?} {path} {bad}: {admitted:?}"
                     );
                 }
 
-                let bare = gate.admit(&HeaderMap::new(), &path.parse().unwrap(), None).await;
+                let bare = authenticator
+                    .authenticate(&HeaderMap::new(), &path.parse().unwrap(), None)
+                    .await;
                 let is_open = access == Access::Anybody || !others.contains(path);
                 assert_eq!(bare.is_ok(), is_open, "{access:?} {path}: {bare:?}");
             }
 
-            gate.db.close().await;
+            authenticator.db.close().await;
         }
     }
 }

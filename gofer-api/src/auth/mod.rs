@@ -1,9 +1,15 @@
 //! Who calls, and what they may do.
 
 mod authenticate;
+mod identity;
 pub(crate) mod permissions;
-pub(crate) mod provenance;
-pub(crate) mod standing;
-pub(crate) mod workload;
+mod provenance;
+mod standing;
+pub(crate) mod token;
+mod workload;
 
-pub(crate) use authenticate::{AuthLayer, Caller, Gate, Identity, TOKEN_PREFIX};
+pub(crate) use authenticate::{AuthLayer, Authenticator, Caller};
+pub(crate) use identity::Identity;
+pub(crate) use provenance::Provenance;
+pub(crate) use standing::{Standing, Standings};
+pub(crate) use workload::WorkloadTokens;

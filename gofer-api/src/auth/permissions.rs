@@ -2,7 +2,7 @@
 
 use gofer_core::id::{NamespaceId, RunKey};
 
-use crate::auth::Identity;
+use super::identity::Identity;
 use crate::error::ApiError;
 
 /// For whom an RPC is. Management tokens, the server's own token, and anybody on a server that asks

@@ -12,7 +12,8 @@ use http::header::{FORWARDED, HOST, ORIGIN, VIA};
 use http::{HeaderMap, Uri};
 use ipnet::IpNet;
 
-use crate::config::ServerConfig;
+use crate::config::{ServerConfig, network};
+use crate::error::Foreign;
 
 /// Says how the page that calls is related to this server; browsers alone set it.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
@@ -31,28 +32,6 @@ pub(crate) struct Provenance {
     /// Reached through loopback only.
     loopback: bool,
     proxies: Vec<IpNet>,
-}
-
-/// Why a call is refused for where it comes from.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Foreign {
-    #[error(
-        "a page of `{0}` calls; this server answers pages of the origins in `server.cors_origins` \
-         only"
-    )]
-    Origin(String),
-    #[error("a page of another site calls (`sec-fetch-site: {0}`); this server answers none")]
-    Site(String),
-    #[error(
-        "a call without a token names this server `{0}`; send a token, call it by address, or list \
-         the name in `server.hosts`"
-    )]
-    Host(String),
-    #[error(
-        "a call without a token came through a proxy (`{0}`); send a token, or list the proxy's \
-         address in `server.trusted_proxies`"
-    )]
-    Proxy(String),
 }
 
 impl Provenance {
@@ -170,11 +149,6 @@ impl Provenance {
             .map(|ip| ip.to_canonical())
             .is_some_and(|ip| self.proxies.iter().any(|net| net.contains(&ip)))
     }
-}
-
-/// An address, or a network such as `10.0.0.0/8`.
-pub(crate) fn network(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 /// What a stranger sent, short.

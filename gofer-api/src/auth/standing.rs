@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Identity;
+use super::identity::Identity;
 use crate::error::{ApiError, TokenProblem};
 
 /// How long a loss may stay unseen when no notice comes.
@@ -236,7 +236,7 @@ mod tests {
     use tokio_postgres::NoTls;
 
     use super::*;
-    use crate::services::new_token;
+    use crate::auth::token::new_token;
 
     /// Far more than half a second, and far less than for ever.
     const PROMPTLY: Duration = Duration::from_secs(10);

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use gofer_core::ErrorKind;
 use gofer_core::id::RunKey;
+use gofer_core::scheduler::Scheduler;
+use gofer_db::Db;
 
-use crate::auth::{Gate, Identity};
+use super::identity::Identity;
 use crate::error::{ApiError, TokenProblem};
 
 /// How long the scheduler is not asked again about a token that it has identified. Whether the run
@@ -18,20 +20,21 @@ const REMEMBERED: usize = 4_096;
 
 /// Tokens that the scheduler has identified lately, by their hashes.
 #[derive(Debug, Default)]
-pub(crate) struct Executions(Mutex<HashMap<[u8; 32], (RunKey, Instant)>>);
+pub(crate) struct WorkloadTokens(Mutex<HashMap<[u8; 32], (RunKey, Instant)>>);
 
-impl Executions {
+impl WorkloadTokens {
     /// The run whose execution holds this token, unless it is complete.
     pub(crate) async fn identify(
         &self,
-        gate: &Gate,
+        scheduler: &dyn Scheduler,
+        db: &Db,
         hash: &[u8; 32],
         token: &str,
     ) -> Result<Identity, ApiError> {
         let run = match self.remembered(hash) {
             Some(run) => run,
             None => {
-                let found = gate.scheduler.identify(&token.into()).await;
+                let found = scheduler.identify(&token.into()).await;
                 let id = found.map_err(|error| {
                     if error.kind != ErrorKind::NotFound {
                         return ApiError::Backend(error);
@@ -45,7 +48,7 @@ impl Executions {
             }
         };
 
-        if gate.db.run_is_unfinished(&run).await? {
+        if db.run_is_unfinished(&run).await? {
             return Ok(Identity::Run(run));
         }
 
@@ -78,15 +81,16 @@ mod tests {
     use gofer_core::journal::{Journal, NewRun};
     use gofer_core::pipeline::PipelineSpec;
     use gofer_core::run::Initiator;
-    use gofer_core::scheduler::{Scheduler, SchedulerCapabilities};
+    use gofer_core::scheduler::SchedulerCapabilities;
     use gofer_core::testing::MemoryScheduler;
     use gofer_core::{ExecutionId, Timestamp};
-    use gofer_db::{Db, DbConfig, Registration};
+    use gofer_db::{DbConfig, Registration};
     use http::header::AUTHORIZATION;
     use http::{HeaderMap, HeaderValue};
     use secrecy::ExposeSecret;
 
     use super::*;
+    use crate::auth::Authenticator;
 
     async fn start_run(db: &Db, key: &RunKey) {
         let (namespace, pipeline, at) =
@@ -140,11 +144,12 @@ mod tests {
         let id: ExecutionId = "default/ci/1/build/1".parse().unwrap();
 
         scheduler.start(&id, &host_command(["forever"])).await.unwrap();
-        let gate = Gate::for_test(db.clone(), scheduler, crate::config::Access::Tokens);
+        let authenticator =
+            Authenticator::for_test(db.clone(), scheduler, crate::config::Access::Tokens);
         let call = async |token: &str, path: &str| {
             let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
-            let admitted = gate
-                .admit(
+            let admitted = authenticator
+                .authenticate(
                     &HeaderMap::from_iter([(AUTHORIZATION, value)]),
                     &path.parse().unwrap(),
                     None,
@@ -173,16 +178,16 @@ mod tests {
         );
         assert!(!format!("{:?}", call(good, report).await).contains("memory."));
         assert!(unknown(call("gofer_r_x", report).await));
-        gate.scheduler.stop(&id, Duration::ZERO).await.unwrap();
+        authenticator.scheduler.stop(&id, Duration::ZERO).await.unwrap();
         assert!(call(good, get_run).await.is_ok(), "the scheduler is not asked again");
         eventually("the execution is over", async || {
-            match gate.scheduler.state(&id).await.unwrap().state {
+            match authenticator.scheduler.state(&id).await.unwrap().state {
                 state if state.is_final() => Ok(()),
                 state => Err(format!("{state:?}")),
             }
         })
         .await;
-        gate.executions.0.lock().unwrap().clear();
+        authenticator.workload_tokens.0.lock().unwrap().clear();
         assert!(unknown(call(good, get_run).await), "the execution is over");
         db.close().await;
     }

@@ -23,6 +23,8 @@ pub use backends::{
 };
 pub use error::ConfigError;
 
+pub(crate) use validate::network;
+
 /// Where a server listens when nothing else is said, always on loopback; the port is registered for
 /// nothing.
 pub const DEFAULT_PORT: u16 = 8469;
@@ -95,7 +97,7 @@ pub struct ServerSection {
     /// Makes a management token of its own at start, for a server that lives as long as one
     /// command.
     #[serde(skip)]
-    pub throw_away: bool,
+    pub ephemeral: bool,
 }
 
 /// Whether callers need a token.
@@ -209,7 +211,7 @@ impl Default for ServerSection {
             bootstrap_token_file: None,
             links_dir: None,
             tls: TlsSection::default(),
-            throw_away: false,
+            ephemeral: false,
         }
     }
 }
@@ -301,11 +303,11 @@ impl ServerConfig {
     /// [`crate::Server`] hands out, and no waiting for the disk, since nobody asks about its runs
     /// after a power cut.
     #[must_use]
-    pub fn throw_away(data_dir: impl Into<PathBuf>) -> Self {
+    pub fn ephemeral(data_dir: impl Into<PathBuf>) -> Self {
         let mut config = Self::default_dev(data_dir);
         config.server.listen.set_port(0);
         config.server.auth = AuthMode::On;
-        config.server.throw_away = true;
+        config.server.ephemeral = true;
         config.database.durability = Durability::Off;
         config
     }

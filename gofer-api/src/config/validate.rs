@@ -1,9 +1,11 @@
 //! The rules a configuration obeys beyond the types of its keys.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::{AuthMode, ConfigError, ServerConfig};
-use crate::auth::provenance::network;
 
 /// Longest timeout that makes sense for one call or one silence.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -15,6 +17,11 @@ const MIN_LEASE: Duration = Duration::from_secs(1);
 const MIN_CONNECTION_AGE: Duration = Duration::from_secs(10);
 /// Least memory for requests: one caller has a quarter of it, which must hold the largest request.
 const MIN_REQUEST_MEMORY: usize = 128 * 1024 * 1024;
+
+/// An address, or a network such as `10.0.0.0/8`.
+pub(crate) fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
 
 /// No scheme, no port, no path.
 fn is_name(host: &str) -> bool {

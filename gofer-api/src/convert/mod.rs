@@ -20,13 +20,16 @@ pub(crate) mod spec_diff;
 mod tests;
 mod timeline;
 
-pub(crate) use entity::{namespace, object, object_scope, quota, secret, secret_scope, token};
+pub(crate) use entity::{
+    backend, namespace, object, object_scope, quota, secret, secret_scope, token,
+};
 pub(crate) use event::{event, event_types};
 pub(crate) use pipeline::{
     pipeline, pipeline_spec_from_wire, pipeline_spec_to_wire, version, version_summary,
 };
 pub(crate) use run::{
-    attempts_of, log_chunk, log_cursor, run, run_state, run_status, run_summary, task_run,
+    attempts_of, cancel_request, log_chunk, log_cursor, run, run_state, run_status, run_summary,
+    task_run,
 };
 pub(crate) use timeline::timeline_span;
 

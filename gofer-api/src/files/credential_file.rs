@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::server::ServerError;
+use super::FileError;
 
 /// Longest file that is read; one of ours is a few lines.
 const MAX_BYTES: u64 = 4 * 1024;
@@ -30,17 +30,17 @@ impl CredentialFile {
     /// made is told in the log.
     ///
     /// # Errors
-    /// [`ServerError::File`].
+    /// [`FileError`].
     pub(crate) fn write(
         (dir, name): (&Path, &str),
         credential: &SecretString,
         addr: &str,
         links: Option<&Path>,
-    ) -> Result<Self, ServerError> {
+    ) -> Result<Self, FileError> {
         let path = std::path::absolute(dir.join(name)).unwrap_or_else(|_| dir.join(name));
         let contents = SecretString::from(format!("{}\n{addr}\n", credential.expose_secret()));
         let written = write_private(&path, contents.expose_secret().as_bytes());
-        written.map_err(|source| ServerError::File { path: path.clone(), source })?;
+        written.map_err(|source| FileError::Unusable { path: path.clone(), source })?;
 
         let link = links.map(|links| links.join(link_name(addr, name)));
         if let Some(link) = &link

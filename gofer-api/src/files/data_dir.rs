@@ -4,8 +4,8 @@ use std::fs::{DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use super::FileError;
 use crate::config::{SchedulerBackend, ServerConfig};
-use crate::server::ServerError;
 
 /// Nobody else's.
 const PRIVATE: u32 = 0o700;
@@ -21,11 +21,11 @@ const OTHERS_READ: u32 = 0o044;
 ///
 /// # Errors
 /// When it cannot be made, or others may write there.
-pub(crate) fn make_data_dir(config: &ServerConfig) -> Result<(), ServerError> {
+pub(crate) fn make_data_dir(config: &ServerConfig) -> Result<(), FileError> {
     let local = config.scheduler.backend == SchedulerBackend::Local;
     let mode = if local && config.scheduler.local.users.is_some() { PASSABLE } else { PRIVATE };
     let dir = config.data_dir();
-    let failed = |source| ServerError::File { path: dir.clone(), source };
+    let failed = |source| FileError::Unusable { path: dir.clone(), source };
     if !dir.exists() {
         DirBuilder::new().recursive(true).mode(PRIVATE).create(&dir).map_err(failed)?;
         std::fs::set_permissions(&dir, Permissions::from_mode(mode)).map_err(failed)?;
@@ -39,7 +39,7 @@ pub(crate) fn make_data_dir(config: &ServerConfig) -> Result<(), ServerError> {
     match look(&dir, found.mode(), found.uid(), mode) {
         Found::Safe => {}
         Found::Readable(sentence) => tracing::warn!("{sentence}"),
-        Found::Writable(sentence) => return Err(ServerError::Exposed(sentence)),
+        Found::Writable(sentence) => return Err(FileError::Exposed(sentence)),
     }
 
     Ok(())

@@ -1,5 +1,22 @@
 //! The server's own files on this machine.
 
-pub(crate) mod credential_file;
-pub(crate) mod data_dir;
-pub(crate) mod reload;
+use std::path::PathBuf;
+
+mod credential_file;
+mod data_dir;
+mod reload;
+
+pub(crate) use credential_file::{CredentialFile, read, read_own};
+pub(crate) use data_dir::make_data_dir;
+pub(crate) use reload::{Reload, Reloads};
+
+/// Why a file or directory of the server cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    /// The operating system refuses it.
+    #[error("cannot use `{}`", path.display())]
+    Unusable { path: PathBuf, source: std::io::Error },
+    /// The data directory is open to others.
+    #[error("{0}")]
+    Exposed(String),
+}

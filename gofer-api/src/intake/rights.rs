@@ -1,9 +1,9 @@
 //! What a token may not do whatever the request names. It is decided before the body is read, so
 //! that callers without the right cost no more than their headers.
 
+use crate::auth::permissions::{self, Target};
 use crate::auth::{Caller, Identity};
 use crate::error::ApiError;
-use crate::auth::permissions::{self, Target};
 
 /// Whether there is anything that this caller may do by this method.
 ///

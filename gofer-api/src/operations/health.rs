@@ -10,14 +10,38 @@ use gofer_core::object_store::ObjectStore;
 use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
 use gofer_db::Db;
-use gofer_proto::v1;
 use tokio::sync::Mutex;
-
-use crate::compose::Products;
-use crate::convert;
 
 /// Longest check of one backend.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which products are behind the backends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Products {
+    pub(crate) scheduler: &'static str,
+    pub(crate) objects: &'static str,
+    pub(crate) secrets: &'static str,
+}
+
+/// Which of the four backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BackendKind {
+    Database,
+    Scheduler,
+    ObjectStore,
+    SecretStore,
+}
+
+/// What the last check of a backend said.
+#[derive(Debug, Clone)]
+pub(crate) struct BackendHealth {
+    pub(crate) kind: BackendKind,
+    pub(crate) product: &'static str,
+    pub(crate) ok: bool,
+    /// What was found, or what is wrong.
+    pub(crate) message: String,
+    pub(crate) checked_at: Timestamp,
+}
 
 /// The backends, and what their last check said.
 pub(crate) struct Health {
@@ -28,7 +52,7 @@ pub(crate) struct Health {
     products: Products,
     /// Held during a check: of several callers one checks and all wait, so that nobody can make
     /// backends busy with it.
-    last: Mutex<Vec<v1::Backend>>,
+    last: Mutex<Vec<BackendHealth>>,
 }
 
 impl fmt::Debug for Health {
@@ -51,7 +75,7 @@ impl Health {
     }
 
     /// What is known; a first call checks.
-    pub(crate) async fn last(&self) -> Vec<v1::Backend> {
+    pub(crate) async fn last(&self) -> Vec<BackendHealth> {
         let mut last = self.last.lock().await;
         if last.is_empty() {
             *last = self.check_all().await;
@@ -60,13 +84,13 @@ impl Health {
     }
 
     /// Checks every backend now.
-    pub(crate) async fn check(&self) -> Vec<v1::Backend> {
+    pub(crate) async fn check(&self) -> Vec<BackendHealth> {
         let mut last = self.last.lock().await;
         *last = self.check_all().await;
         last.clone()
     }
 
-    async fn check_all(&self) -> Vec<v1::Backend> {
+    async fn check_all(&self) -> Vec<BackendHealth> {
         let database = async { self.db.check().await.map_err(|error| chain(&error)) };
         let scheduler = async { self.scheduler.check().await.map_err(|error| error.chain()) };
         let objects = async { self.objects.check().await.map_err(|error| error.chain()) };
@@ -74,10 +98,10 @@ impl Health {
         let (database, scheduler, objects, secrets) =
             tokio::join!(within(database), within(scheduler), within(objects), within(secrets));
         vec![
-            report(v1::BackendKind::Database, self.db.product(), database),
-            report(v1::BackendKind::Scheduler, self.products.scheduler, scheduler),
-            report(v1::BackendKind::ObjectStore, self.products.objects, objects),
-            report(v1::BackendKind::SecretStore, self.products.secrets, secrets),
+            report(BackendKind::Database, self.db.product(), database),
+            report(BackendKind::Scheduler, self.products.scheduler, scheduler),
+            report(BackendKind::ObjectStore, self.products.objects, objects),
+            report(BackendKind::SecretStore, self.products.secrets, secrets),
         ]
     }
 }
@@ -87,11 +111,14 @@ async fn within(check: impl Future<Output = Result<String, String>>) -> Result<S
     tokio::time::timeout(CHECK_TIMEOUT, check).await.unwrap_or_else(too_slow)
 }
 
-fn report(kind: v1::BackendKind, product: &str, outcome: Result<String, String>) -> v1::Backend {
+fn report(
+    kind: BackendKind,
+    product: &'static str,
+    outcome: Result<String, String>,
+) -> BackendHealth {
     let (ok, message) = match outcome {
         Ok(found) => (true, found),
         Err(problem) => (false, problem),
     };
-    let checked_at = Some(convert::timestamp(Timestamp::now()));
-    v1::Backend { kind: kind.into(), product: product.to_owned(), ok, message, checked_at }
+    BackendHealth { kind, product, ok, message, checked_at: Timestamp::now() }
 }

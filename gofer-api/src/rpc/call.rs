@@ -12,18 +12,18 @@ use futures::{Stream, StreamExt};
 use prost::Message;
 use tonic::{Extensions, Request, Response, Status};
 
+use crate::auth::Standing;
+use crate::auth::permissions::{self, Target};
 use crate::auth::{Caller, Identity};
-use crate::rpc::context::Context;
 use crate::error::{ApiError, TokenProblem};
 use crate::intake::Held;
+use crate::rpc::context::Context;
 use crate::transport::{Account, Charge};
-use crate::auth::permissions::{self, Target};
-use crate::auth::standing::Standing;
 
 /// What a stream of answers looks like to tonic.
-pub(crate) type Answers<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send + 'static>>;
+pub(crate) type GrpcStream<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send + 'static>>;
 /// What a stream of answers looks like to a handler.
-pub(crate) type Replies<R> = BoxStream<'static, Result<R, ApiError>>;
+pub(crate) type ReplyStream<R> = BoxStream<'static, Result<R, ApiError>>;
 
 /// A call whose caller may make it.
 #[derive(Debug, Clone)]
@@ -52,10 +52,10 @@ impl Deref for Call {
     }
 }
 
-/// A request that says what it is about.
-pub(crate) trait About {
+/// A request that says what permission it needs.
+pub(crate) trait HasTarget {
     /// What permission is needed for.
-    fn about(&self) -> Target<'_>;
+    fn target(&self) -> Target<'_>;
 }
 
 /// Answers a call that is no stream. The handler runs in a task of its own: a caller that goes
@@ -66,12 +66,12 @@ pub(crate) async fn unary<Q, R, F>(
     handler: impl FnOnce(Call, Q) -> F,
 ) -> Result<Response<R>, Status>
 where
-    Q: About,
+    Q: HasTarget,
     F: Future<Output = Result<R, ApiError>> + Send + 'static,
     R: Message + 'static,
 {
     let (_, extensions, message) = request.into_parts();
-    let call = authorize(context, &extensions, message.about())?;
+    let call = authorize(context, &extensions, message.target())?;
     let answers = call.answers.clone();
     let (work, held) = (handler(call, message), extensions.get::<Held>().cloned());
     let work = context.tasks.spawn(async move {
@@ -94,21 +94,21 @@ where
 }
 
 /// Answers a call with a stream, which ends with the server or the caller's standing at the latest.
-pub(crate) async fn streaming<Q, R, F>(
+pub(crate) async fn server_streaming<Q, R, F>(
     context: &Arc<Context>,
     request: Request<Q>,
     handler: impl FnOnce(Call, Q) -> F,
-) -> Result<Response<Answers<R>>, Status>
+) -> Result<Response<GrpcStream<R>>, Status>
 where
-    Q: About,
-    F: Future<Output = Result<Replies<R>, ApiError>> + Send,
+    Q: HasTarget,
+    F: Future<Output = Result<ReplyStream<R>, ApiError>> + Send,
     R: Send + 'static,
 {
     let (_, mut extensions, message) = request.into_parts();
     let standing = stand(context, &mut extensions);
-    let call = authorize(context, &extensions, message.about())?;
+    let call = authorize(context, &extensions, message.target())?;
     let replies = standing.hold(handler(call, message)).await??;
-    Ok(Response::new(answers(context, standing, replies)))
+    Ok(Response::new(grpc_stream(context, standing, replies)))
 }
 
 /// From here on the standing of the stream's caller is looked after.
@@ -120,13 +120,13 @@ pub(crate) fn stand(context: &Context, extensions: &mut Extensions) -> Standing 
     standing
 }
 
-/// Replies as tonic wants them; when the server or the caller's standing ends first, the last one
+/// ReplyStream as tonic wants them; when the server or the caller's standing ends first, the last one
 /// says so.
-pub(crate) fn answers<R: Send + 'static>(
+pub(crate) fn grpc_stream<R: Send + 'static>(
     context: &Arc<Context>,
     standing: Standing,
-    replies: Replies<R>,
-) -> Answers<R> {
+    replies: ReplyStream<R>,
+) -> GrpcStream<R> {
     let (stop, watched) = (context.stop.clone(), standing.clone());
     let ended = async move {
         tokio::select! {
@@ -179,16 +179,16 @@ pub(crate) async fn finish<R>(
 }
 
 /// Makes a service of handlers: `unary name(Request) -> Response` calls the function
-/// `name(Call, Request)`, `streaming` the same for streams of answers; each call is authorized
-/// before its handler sees it. For requests that are streams (`uploading`, `both_ways`) the handler
+/// `name(Call, Request)`, `server_streaming` the same for streams of answers; each call is authorized
+/// before its handler sees it. For requests that are streams (`client_streaming`, `bidi`) the handler
 /// authorizes, because only it knows what the stream is about.
 macro_rules! service {
     (
         $trait:path {
             $(unary $unary:ident($unary_request:ty) -> $unary_response:ty;)*
-            $(streaming $streaming:ident($streaming_request:ty) -> $assoc:ident<$streaming_response:ty>;)*
-            $(uploading $uploading:ident($uploading_request:ty) -> $uploading_response:ty;)*
-            $(both_ways $both:ident($both_request:ty) -> $both_assoc:ident<$both_response:ty>;)*
+            $(server_streaming $streaming:ident($streaming_request:ty) -> $assoc:ident<$streaming_response:ty>;)*
+            $(client_streaming $uploading:ident($uploading_request:ty) -> $uploading_response:ty;)*
+            $(bidi $both:ident($both_request:ty) -> $both_assoc:ident<$both_response:ty>;)*
         }
     ) => {
         /// The service, around the handlers of this file.
@@ -206,13 +206,13 @@ macro_rules! service {
                 }
             )*
             $(
-                type $assoc = crate::rpc::call::Answers<$streaming_response>;
+                type $assoc = crate::rpc::call::GrpcStream<$streaming_response>;
 
                 async fn $streaming(
                     &self,
                     request: tonic::Request<$streaming_request>,
                 ) -> Result<tonic::Response<Self::$assoc>, tonic::Status> {
-                    crate::rpc::call::streaming(&self.0, request, $streaming).await
+                    crate::rpc::call::server_streaming(&self.0, request, $streaming).await
                 }
             )*
             $(
@@ -227,7 +227,7 @@ macro_rules! service {
                 }
             )*
             $(
-                type $both_assoc = crate::rpc::call::Answers<$both_response>;
+                type $both_assoc = crate::rpc::call::GrpcStream<$both_response>;
 
                 async fn $both(
                     &self,
@@ -236,7 +236,7 @@ macro_rules! service {
                     let (_, mut extensions, parts) = request.into_parts();
                     let standing = crate::rpc::call::stand(&self.0, &mut extensions);
                     let replies = $both(&self.0, extensions, parts).await?;
-                    Ok(tonic::Response::new(crate::rpc::call::answers(&self.0, standing, replies)))
+                    Ok(tonic::Response::new(crate::rpc::call::grpc_stream(&self.0, standing, replies)))
                 }
             )*
         }
@@ -244,29 +244,29 @@ macro_rules! service {
 }
 
 /// Says what requests are about; `installation` has no namespace.
-macro_rules! about {
+macro_rules! target {
     (namespace: $($request:ident),* $(,)?) => {
-        $(impl crate::rpc::call::About for gofer_proto::v1::$request {
-            fn about(&self) -> crate::auth::permissions::Target<'_> {
+        $(impl crate::rpc::call::HasTarget for gofer_proto::v1::$request {
+            fn target(&self) -> crate::auth::permissions::Target<'_> {
                 crate::auth::permissions::Target::Namespace(&self.namespace)
             }
         })*
     };
     (object: $($request:ident),* $(,)?) => {
-        $(impl crate::rpc::call::About for gofer_proto::v1::$request {
-            fn about(&self) -> crate::auth::permissions::Target<'_> {
+        $(impl crate::rpc::call::HasTarget for gofer_proto::v1::$request {
+            fn target(&self) -> crate::auth::permissions::Target<'_> {
                 let (namespace, pipeline) = (self.namespace.as_str(), self.pipeline.as_str());
                 crate::auth::permissions::Target::Object { namespace, pipeline, run: self.run }
             }
         })*
     };
     (installation: $($request:ident),* $(,)?) => {
-        $(impl crate::rpc::call::About for gofer_proto::v1::$request {
-            fn about(&self) -> crate::auth::permissions::Target<'_> {
+        $(impl crate::rpc::call::HasTarget for gofer_proto::v1::$request {
+            fn target(&self) -> crate::auth::permissions::Target<'_> {
                 crate::auth::permissions::Target::Installation
             }
         })*
     };
 }
 
-pub(crate) use {about, service};
+pub(crate) use {service, target};

@@ -12,13 +12,13 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::operations::boundary::Boundary;
+use crate::auth::Standings;
 use crate::config::Limits;
-use crate::files::credential_file::CredentialFile;
+use crate::files::CredentialFile;
+use crate::operations::boundary::Boundary;
 use crate::operations::disk::FreeDisk;
 use crate::operations::health::Health;
 use crate::operations::in_flight::InFlight;
-use crate::auth::standing::Standings;
 
 /// What every handler works with; one per server.
 #[derive(Debug)]

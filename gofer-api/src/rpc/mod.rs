@@ -4,3 +4,4 @@ pub(crate) mod call;
 pub(crate) mod context;
 pub(crate) mod page;
 mod status;
+pub(crate) mod streams;

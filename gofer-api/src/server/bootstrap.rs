@@ -10,10 +10,11 @@ use gofer_db::{Db, ManagementEnd};
 use gofer_engine::run_token_hash;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::address::api_addr;
+use super::error::ServerError;
 use crate::config::{Access, ConfigError, ServerConfig};
-use crate::files::credential_file::{self, CredentialFile};
-use crate::files::data_dir::make_data_dir;
-use crate::server::{ServerError, api_addr};
+use crate::files::make_data_dir;
+use crate::files::{self, CredentialFile};
 
 /// The file's name in the data directory.
 const FILE: &str = "bootstrap";
@@ -34,7 +35,7 @@ pub(crate) async fn prepare(
     addr: &str,
     db: &Db,
 ) -> Result<Option<CredentialFile>, ServerError> {
-    if config.access() != Access::Tokens || config.server.throw_away {
+    if config.access() != Access::Tokens || config.server.ephemeral {
         return Ok(None);
     }
 
@@ -86,8 +87,7 @@ pub(crate) fn operators_code(config: &ServerConfig) -> Result<Option<SecretStrin
         ConfigError { problems: vec![format!("server.bootstrap_token_file: `{path}` {what}")] }
     };
 
-    let code =
-        credential_file::read(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
+    let code = files::read(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
     let bytes = code.expose_secret().len();
     if !(MIN_CODE_BYTES..=MAX_CODE_BYTES).contains(&bytes) {
         return Err(problem(format!(
@@ -101,7 +101,7 @@ pub(crate) fn operators_code(config: &ServerConfig) -> Result<Option<SecretStrin
 
 /// The code that a server before this one has left.
 fn left_before(config: &ServerConfig) -> Option<SecretString> {
-    let code = credential_file::read_own(&config.data_dir().join(FILE))?;
+    let code = files::read_own(&config.data_dir().join(FILE))?;
     (code.expose_secret().starts_with(PREFIX) && code.expose_secret().len() >= MIN_CODE_BYTES)
         .then_some(code)
 }

@@ -3,11 +3,11 @@
 use gofer_core::error::chain;
 use gofer_db::{Db, DbError};
 
-use crate::server::bootstrap::operators_code;
+use super::bootstrap::operators_code;
 use crate::compose;
+use crate::compose::Launcher;
 use crate::config::ServerConfig;
-use crate::files::data_dir::make_data_dir;
-use crate::server::Launcher;
+use crate::files::make_data_dir;
 
 /// What one step of [`check`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,16 +1,15 @@
 //! Starting, serving and ending.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use gofer_core::Timestamp;
 use gofer_core::entity::TokenKind;
 use gofer_core::journal::Journal;
 use gofer_core::scheduler::Scheduler;
-use gofer_core::{BackendError, Timestamp};
 use gofer_db::{Db, DbError};
-use gofer_engine::{Backends, Engine, EngineConfig, EngineError, run_token_hash};
+use gofer_engine::{Backends, Engine, EngineConfig, run_token_hash};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
@@ -18,38 +17,33 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::Gate;
-use crate::config::{Access, ConfigError, ServerConfig};
-use crate::rpc::context::Context;
-use crate::files::data_dir::make_data_dir;
-use crate::operations::disk::FreeDisk;
-use crate::auth::workload::Executions;
-use crate::operations::health::Health;
-use crate::auth::provenance::Provenance;
-use crate::files::reload::{Reload, Reloads};
-use crate::services::new_token;
-use crate::auth::standing::Standings;
-use crate::transport::{self, Certificates, TlsError};
-use crate::compose;
-
+use self::address::api_addr;
 use self::own_token::OwnToken;
+use crate::auth::token::new_token;
+use crate::auth::{Authenticator, Provenance, Standings, WorkloadTokens};
+use crate::compose::{self, Launcher};
+use crate::config::{Access, ServerConfig};
+use crate::files::{Reload, Reloads, make_data_dir};
+use crate::operations::disk::FreeDisk;
+use crate::operations::health::Health;
+use crate::rpc::context::Context;
+use crate::transport::{self, Certificates};
 
+mod address;
 mod bootstrap;
 mod check;
+mod error;
 mod own_token;
 mod stack;
 
 pub use self::bootstrap::reset_bootstrap;
 pub use self::check::{CheckLine, check, rotate_secrets_key};
+pub use self::error::ServerError;
 
 pub(crate) use self::bootstrap::MAX_CODE_BYTES;
 
 /// Connections that may wait to be taken.
 const BACKLOG: u32 = 1024;
-
-/// The program and leading arguments that become the supervisor of local executions: the running
-/// binary itself and its hidden command.
-pub type Launcher = (PathBuf, Vec<String>);
 
 /// A running server.
 #[derive(Debug)]
@@ -60,56 +54,6 @@ pub struct Server {
     context: Arc<Context>,
     serving: JoinHandle<()>,
     reloads: Arc<Reloads>,
-}
-
-/// Why a server does not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// The configuration is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The address cannot be used.
-    #[error("cannot listen on `{addr}`; is another server running there?")]
-    Listen {
-        /// The address as configured.
-        addr: SocketAddr,
-        /// The operating system's error.
-        source: std::io::Error,
-    },
-    /// A file or directory cannot be used.
-    #[error("cannot use `{}`", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// The operating system's error.
-        source: std::io::Error,
-    },
-    /// The data directory is open to others.
-    #[error("{0}")]
-    Exposed(String),
-    /// The certificate and key are not what TLS needs.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The contract's descriptors are damaged.
-    #[error("the wire contract cannot be served by reflection")]
-    Reflection(#[source] tonic_reflection::server::Error),
-    /// The database cannot be used.
-    #[error("the database cannot be used")]
-    Database(#[source] DbError),
-    /// A backend cannot be used.
-    #[error("the {what} cannot be used")]
-    Backend {
-        /// Such as `scheduler`.
-        what: &'static str,
-        /// The backend's error.
-        source: BackendError,
-    },
-    /// The engine cannot start.
-    #[error("the engine cannot start")]
-    Engine(#[source] EngineError),
-    /// Serving ended by itself.
-    #[error("serving failed")]
-    Serving(#[source] tokio::task::JoinError),
 }
 
 /// What a server is busy with.
@@ -167,8 +111,8 @@ impl Server {
         certificates: Option<Arc<Certificates>>,
     ) -> Result<Self, ServerError> {
         let backends = connect(config, launcher, db).await?;
-        let management_token = match config.server.throw_away {
-            true => Some(throw_away_token(db).await.map_err(ServerError::Database)?),
+        let management_token = match config.server.ephemeral {
+            true => Some(ephemeral_token(db).await.map_err(ServerError::Database)?),
             false => None,
         };
 
@@ -231,7 +175,7 @@ impl Server {
         self.addr
     }
 
-    /// The token of a throw-away server, see [`ServerConfig::throw_away`].
+    /// The token of an ephemeral server, see [`ServerConfig::ephemeral`].
     #[must_use]
     pub fn management_token(&self) -> Option<&SecretString> {
         self.management_token.as_ref()
@@ -349,10 +293,10 @@ async fn serve(
         Access::Tokens | Access::Anybody => None,
     };
 
-    let gate = Arc::new(Gate {
+    let authenticator = Arc::new(Authenticator {
         db: context.db.clone(),
         scheduler,
-        executions: Executions::default(),
+        workload_tokens: WorkloadTokens::default(),
         provenance: Provenance::new(config, addr.ip().is_loopback()),
         access: config.access(),
         own_token: own_token.as_ref().map(OwnToken::hash),
@@ -360,7 +304,7 @@ async fn serve(
 
     let listener = socket.listen(BACKLOG).map_err(|source| ServerError::Listen { addr, source })?;
     watch_standings(context.clone());
-    Ok((own_token, stack::serve(config, context, gate, listener, certificates).await?))
+    Ok((own_token, stack::serve(config, context, authenticator, listener, certificates).await?))
 }
 
 /// Not one of the tasks that a server is busy with.
@@ -430,24 +374,13 @@ async fn start_engine(
     Engine::start(Arc::new(db.clone()), backends, engine).await.map_err(ServerError::Engine)
 }
 
-/// Where tasks on this machine reach the server.
-pub(crate) fn api_addr(addr: SocketAddr, tls: bool) -> String {
-    let ip = match addr.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
-        ip => ip,
-    };
-    let scheme = if tls { "https" } else { "http" };
-    format!("{scheme}://{}", SocketAddr::new(ip, addr.port()))
-}
-
 /// Who calls a server that serves one command.
-const THROW_AWAY_TOKEN: &str = "gofer-local";
+const EPHEMERAL_TOKEN: &str = "gofer-local";
 
-async fn throw_away_token(db: &Db) -> Result<SecretString, DbError> {
+async fn ephemeral_token(db: &Db) -> Result<SecretString, DbError> {
     let (mut token, secret) = new_token(TokenKind::Management, "of this command", "gofer");
     // There is no other, and people read it: it is who starts and cancels the run.
-    THROW_AWAY_TOKEN.clone_into(&mut token.id);
+    EPHEMERAL_TOKEN.clone_into(&mut token.id);
     db.token_insert(&token, &run_token_hash(secret.expose_secret())).await?;
     Ok(secret)
 }

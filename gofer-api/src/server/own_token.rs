@@ -8,9 +8,9 @@ use gofer_core::entity::TokenKind;
 use gofer_engine::run_token_hash;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::files::credential_file::CredentialFile;
-use crate::server::ServerError;
-use crate::services::new_token;
+use super::error::ServerError;
+use crate::auth::token::new_token;
+use crate::files::CredentialFile;
 
 /// The file's name in the data directory.
 const FILE: &str = "token";

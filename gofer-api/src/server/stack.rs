@@ -20,15 +20,13 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::auth::{AuthLayer, Gate};
+use super::error::ServerError;
+use crate::auth::{AuthLayer, Authenticator};
 use crate::config::ServerConfig;
-use crate::rpc::context::Context;
 use crate::intake::{Intake, IntakeLayer};
-use crate::server::ServerError;
+use crate::rpc::context::Context;
 use crate::services;
-use crate::transport::{
-    Acceptor, Certificates, Connections, GrpcOnlyLayer, protocol,
-};
+use crate::transport::{Acceptor, Certificates, Connections, GrpcOnlyLayer, protocol};
 
 /// Headers of answers that a web page may read.
 const EXPOSED_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
@@ -43,7 +41,7 @@ const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 pub(crate) async fn serve(
     config: &ServerConfig,
     context: Arc<Context>,
-    gate: Arc<Gate>,
+    authenticator: Arc<Authenticator>,
     listener: TcpListener,
     certificates: Option<Arc<Certificates>>,
 ) -> Result<JoinHandle<()>, ServerError> {
@@ -54,7 +52,7 @@ pub(crate) async fn serve(
     let routes = routes.add_service(reflection().build_v1alpha().map_err(ServerError::Reflection)?);
 
     let intake = IntakeLayer(Arc::new(Intake::new(&config.limits)));
-    let calls = AuthLayer(gate).layer(intake.layer(routes.prepare()));
+    let calls = AuthLayer(authenticator).layer(intake.layer(routes.prepare()));
     let stack = GrpcOnlyLayer
         .layer(cors(&config.server.cors_origins).layer(GrpcWebLayer::new().layer(calls)));
     let acceptor = Acceptor {

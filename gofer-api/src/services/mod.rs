@@ -3,18 +3,11 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
 use gofer_proto::v1;
-use prost::Message;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 
-use crate::rpc::call::{Call, Replies};
-use crate::rpc::context::Context;
-use crate::error::ApiError;
 use crate::intake::MAX_MESSAGE_BYTES;
-use crate::transport::{Account, Charge};
+use crate::rpc::context::Context;
 
 mod common_task;
 mod event;
@@ -28,11 +21,6 @@ mod system;
 mod task_run;
 mod token;
 mod trigger;
-
-pub(crate) use token::new_token;
-
-/// Replies that may wait for a slow reader of a stream.
-const STREAM_QUEUE: usize = 16;
 
 /// Every service of the contract.
 pub(crate) fn routes(context: &Arc<Context>) -> Routes {
@@ -56,73 +44,5 @@ pub(crate) fn routes(context: &Arc<Context>) -> Routes {
         task_run: task_run_service_server::TaskRunServiceServer;
         token: token_service_server::TokenServiceServer;
         trigger: trigger_service_server::TriggerServiceServer;
-    }
-}
-
-/// A stream of replies that a task of its own produces; the task ends when nobody reads any more,
-/// with the server, or when the caller may no longer have them: also while a caller that reads
-/// nothing keeps the stream open.
-fn produce<R, F>(call: &Call, work: impl FnOnce(Outlet<R>) -> F) -> Replies<R>
-where
-    R: Message + 'static,
-    F: Future<Output = Result<(), Stop>> + Send + 'static,
-{
-    let (sender, receiver) = mpsc::channel(STREAM_QUEUE);
-    let (stop, standing) = (call.stop.clone(), call.standing.clone());
-    let work = work(Outlet { sender: sender.clone(), answers: call.answers.clone() });
-    call.tasks.spawn(async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = standing.lost() => {}
-            () = sender.closed() => {}
-            ended = work => {
-                if let Err(Stop::Failed(error)) = ended {
-                    let _ = sender.send(Err(error)).await;
-                }
-            }
-        }
-    });
-
-    // A reply that is taken from the queue is encoded at once: its memory is the connection's from
-    // then on.
-    ReceiverStream::new(receiver).map(|reply: Queued<R>| reply.map(|(reply, _)| reply)).boxed()
-}
-
-/// A reply in the queue, with its memory.
-type Queued<R> = Result<(R, Arc<Charge>), ApiError>;
-
-/// Where a producer puts its replies; waits for a slow reader, and for memory.
-struct Outlet<R> {
-    sender: mpsc::Sender<Queued<R>>,
-    answers: Account,
-}
-
-impl<R: Message> Outlet<R> {
-    /// Queues a reply.
-    async fn send(&self, reply: R) -> Result<(), Stop> {
-        let memory = self.reserve(reply.encoded_len()).await;
-        self.send_reserved(reply, memory).await
-    }
-
-    /// Memory for replies, before they are made.
-    async fn reserve(&self, bytes: usize) -> Arc<Charge> {
-        Arc::new(self.answers.take(bytes).await)
-    }
-
-    /// Queues a reply that has its memory.
-    async fn send_reserved(&self, reply: R, memory: Arc<Charge>) -> Result<(), Stop> {
-        self.sender.send(Ok((reply, memory))).await.map_err(|_| Stop::NobodyReads)
-    }
-}
-
-/// Why a producer ends before its time.
-enum Stop {
-    NobodyReads,
-    Failed(ApiError),
-}
-
-impl<E: Into<ApiError>> From<E> for Stop {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
     }
 }

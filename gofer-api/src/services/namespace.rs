@@ -4,11 +4,11 @@ use gofer_core::quota::{MAX_LIMIT, QuotaKind};
 use gofer_core::{NamespaceId, Timestamp};
 use gofer_proto::v1;
 
-use crate::rpc::call::{About, Call, about, service};
+use crate::auth::permissions::Target;
 use crate::convert;
 use crate::error::ApiError;
+use crate::rpc::call::{Call, HasTarget, service, target};
 use crate::rpc::page::Page;
-use crate::auth::permissions::Target;
 
 service! {
     v1::namespace_service_server::NamespaceService {
@@ -21,21 +21,21 @@ service! {
     }
 }
 
-about!(
+target!(
     installation: CreateNamespaceRequest,
     UpdateNamespaceRequest,
     UpdateNamespaceQuotasRequest,
     DeleteNamespaceRequest
 );
 
-impl About for v1::GetNamespaceRequest {
-    fn about(&self) -> Target<'_> {
+impl HasTarget for v1::GetNamespaceRequest {
+    fn target(&self) -> Target<'_> {
         Target::Namespace(&self.id)
     }
 }
 
-impl About for v1::ListNamespacesRequest {
-    fn about(&self) -> Target<'_> {
+impl HasTarget for v1::ListNamespacesRequest {
+    fn target(&self) -> Target<'_> {
         Target::Namespace("")
     }
 }

@@ -15,12 +15,12 @@ use gofer_engine::layout;
 use gofer_proto::v1;
 use prost::Message;
 
-use crate::rpc::call::{Call, about, service};
-use crate::convert::spec_diff::{changes, digest};
-use crate::rpc::context::Context;
 use crate::convert;
+use crate::convert::spec_diff::{changes, digest};
 use crate::error::ApiError;
 use crate::operations::secrets;
+use crate::rpc::call::{Call, service, target};
+use crate::rpc::context::Context;
 use crate::rpc::page::Page;
 
 /// Longest encoded spec.
@@ -41,7 +41,7 @@ service! {
     }
 }
 
-about!(namespace:
+target!(namespace:
     RegisterPipelineRequest, GetPipelineRequest, ListPipelinesRequest, GetPipelineVersionRequest,
     ListPipelineVersionsRequest, EnablePipelineRequest, DisablePipelineRequest, DeletePipelineRequest,
 );

@@ -10,12 +10,12 @@ use gofer_proto::v1::secret_scope::Scope;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::auth::Identity;
-use crate::rpc::call::{About, Call, about, service};
+use crate::auth::permissions::Target;
 use crate::convert;
 use crate::error::ApiError;
 use crate::operations::secrets;
+use crate::rpc::call::{Call, HasTarget, service, target};
 use crate::rpc::page::Page;
-use crate::auth::permissions::Target;
 
 /// Longest key of a secret; with its scope it must fit into a path.
 const MAX_KEY_BYTES: usize = 256;
@@ -34,10 +34,10 @@ service! {
     }
 }
 
-macro_rules! about_scope {
+macro_rules! scope_target {
     ($($request:ident),+) => {
-        $(impl About for v1::$request {
-            fn about(&self) -> Target<'_> {
+        $(impl HasTarget for v1::$request {
+            fn target(&self) -> Target<'_> {
                 match self.scope.as_ref().and_then(|scope| scope.scope.as_ref()) {
                     Some(Scope::PipelineScope(scope)) => Target::Namespace(&scope.namespace),
                     Some(Scope::GlobalScope(_)) | None => Target::Installation,
@@ -47,9 +47,9 @@ macro_rules! about_scope {
     };
 }
 
-about!(installation: MaskValueRequest);
+target!(installation: MaskValueRequest);
 
-about_scope!(PutSecretRequest, GetSecretRequest, ListSecretsRequest, DeleteSecretRequest);
+scope_target!(PutSecretRequest, GetSecretRequest, ListSecretsRequest, DeleteSecretRequest);
 
 /// The scope of a request, once its key is known to be one.
 fn checked_scope(scope: Option<&v1::SecretScope>, key: &str) -> Result<SecretScope, ApiError> {

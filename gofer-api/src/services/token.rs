@@ -2,22 +2,21 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gofer_core::Timestamp;
-use gofer_core::entity::{Token, TokenKind};
+use gofer_core::entity::TokenKind;
 use gofer_core::id::NamespaceId;
 use gofer_db::BootstrapProof;
 use gofer_engine::run_token_hash;
 use gofer_proto::v1;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
-use crate::auth::{Identity, TOKEN_PREFIX};
-use crate::server::MAX_CODE_BYTES;
-use crate::rpc::call::{Call, about, service};
+use crate::auth::Identity;
+use crate::auth::token::new_token;
 use crate::convert;
 use crate::error::ApiError;
+use crate::rpc::call::{Call, service, target};
 use crate::rpc::page::Page;
+use crate::server::MAX_CODE_BYTES;
 
 /// Longest description of a token.
 const MAX_DESCRIPTION_BYTES: usize = 1024;
@@ -39,34 +38,10 @@ service! {
     }
 }
 
-about!(installation:
+target!(installation:
     BootstrapTokenRequest, CreateTokenRequest, ListTokensRequest, DisableTokenRequest, EnableTokenRequest,
     DeleteTokenRequest, WhoAmIRequest,
 );
-
-/// A fresh token and its secret, which nobody but the caller will ever know.
-pub(crate) fn new_token(
-    kind: TokenKind,
-    description: &str,
-    created_by: &str,
-) -> (Token, SecretString) {
-    let secret = SecretString::from(format!(
-        "{TOKEN_PREFIX}{}",
-        URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
-    ));
-    let token = Token {
-        id: format!("{:016x}", rand::random::<u64>()),
-        kind,
-        namespaces: Vec::new(),
-        description: description.to_owned(),
-        created_by: created_by.to_owned(),
-        created_at: Timestamp::now(),
-        expires_at: None,
-        disabled: false,
-    };
-
-    (token, secret)
-}
 
 async fn bootstrap_token(
     call: Call,

@@ -10,9 +10,9 @@ use tonic::body::Body;
 
 /// Travels with a request: set once its body has broken off.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Cut(Arc<AtomicBool>);
+pub(crate) struct Disconnect(Arc<AtomicBool>);
 
-impl Cut {
+impl Disconnect {
     /// Whether the body has broken off.
     pub(crate) fn happened(&self) -> bool {
         self.0.load(Ordering::Acquire)
@@ -21,11 +21,11 @@ impl Cut {
 
 /// The same request, watched.
 pub(crate) fn watch(request: Request<Body>) -> Request<Body> {
-    let cut = Cut::default();
+    let disconnect = Disconnect::default();
     let (mut parts, body) = request.into_parts();
-    parts.extensions.insert(cut.clone());
+    parts.extensions.insert(disconnect.clone());
     let body = body.map_err(move |status| {
-        cut.0.store(true, Ordering::Release);
+        disconnect.0.store(true, Ordering::Release);
         status
     });
     Request::from_parts(parts, Body::new(body))

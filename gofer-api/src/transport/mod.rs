@@ -22,6 +22,7 @@ pub(crate) use budget::{Account, Budget, Charge};
 pub(crate) use connection::{Connection, InFlight, protocol};
 pub(crate) use connections::Connections;
 pub(crate) use content_type::GrpcOnlyLayer;
+pub(crate) use disconnect::Disconnect;
 pub(crate) use open_files::raise as raise_open_files;
 pub(crate) use stall::Stall;
 pub(crate) use tls::Certificates;

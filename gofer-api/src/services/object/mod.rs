@@ -12,12 +12,12 @@ use gofer_proto::v1::get_object_response::Part;
 
 use self::presigned::{begin_object_upload, complete_object_upload, get_object_url};
 use self::upload::put_object;
-use super::{Outlet, Stop, produce};
-use crate::rpc::call::{Call, Replies, about, service};
-use crate::rpc::context::Context;
 use crate::convert;
 use crate::error::ApiError;
+use crate::rpc::call::{Call, ReplyStream, service, target};
+use crate::rpc::context::Context;
 use crate::rpc::page::Page;
+use crate::rpc::streams::{ReplySender, StreamEnd, produce};
 
 /// Most bytes of one message to the caller. As many as `STREAM_QUEUE` of them are read ahead, so
 /// that store and caller need not wait for each other: 4 MiB of a transfer.
@@ -39,12 +39,12 @@ service! {
         unary get_object_url(v1::GetObjectUrlRequest) -> v1::GetObjectUrlResponse;
         unary begin_object_upload(v1::BeginObjectUploadRequest) -> v1::BeginObjectUploadResponse;
         unary complete_object_upload(v1::CompleteObjectUploadRequest) -> v1::CompleteObjectUploadResponse;
-        streaming get_object(v1::GetObjectRequest) -> GetObjectStream<v1::GetObjectResponse>;
-        uploading put_object(v1::PutObjectRequest) -> v1::PutObjectResponse;
+        server_streaming get_object(v1::GetObjectRequest) -> GetObjectStream<v1::GetObjectResponse>;
+        client_streaming put_object(v1::PutObjectRequest) -> v1::PutObjectResponse;
     }
 }
 
-about!(object: PutObjectHeader, GetObjectRequest, HeadObjectRequest, ListObjectsRequest, DeleteObjectRequest);
+target!(object: PutObjectHeader, GetObjectRequest, HeadObjectRequest, ListObjectsRequest, DeleteObjectRequest);
 
 /// The field `key`.
 pub(super) fn key(value: &str) -> Result<ObjectKey, ApiError> {
@@ -62,26 +62,26 @@ pub(super) async fn forget(context: &Context, location: &ObjectKey) {
 async fn get_object(
     call: Call,
     request: v1::GetObjectRequest,
-) -> Result<Replies<v1::GetObjectResponse>, ApiError> {
+) -> Result<ReplyStream<v1::GetObjectResponse>, ApiError> {
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
     let (record, body) = open(&call, &scope, &key(&request.key)?).await?;
     let head = v1::GetObjectResponse { part: Some(Part::Object(convert::object(&record))) };
-    Ok(produce(&call, async move |outlet| send(head, body.stream, outlet).await))
+    Ok(produce(&call, async move |replies| send(head, body.stream, replies).await))
 }
 
 async fn send(
     head: v1::GetObjectResponse,
     mut bytes: ByteStream,
-    outlet: Outlet<v1::GetObjectResponse>,
-) -> Result<(), Stop> {
-    outlet.send(head).await?;
+    replies: ReplySender<v1::GetObjectResponse>,
+) -> Result<(), StreamEnd> {
+    replies.send(head).await?;
     loop {
         // Before the read: of many transfers that nobody takes in, most have not read anything.
-        let memory = outlet.reserve(CHUNK_MEMORY_BYTES).await;
+        let memory = replies.reserve(CHUNK_MEMORY_BYTES).await;
         let Some(chunk) = bytes.next().await else { return Ok(()) };
         for piece in pieces(chunk?) {
             let reply = v1::GetObjectResponse { part: Some(Part::Chunk(piece)) };
-            outlet.send_reserved(reply, memory.clone()).await?;
+            replies.send_reserved(reply, memory.clone()).await?;
         }
     }
 }

@@ -18,10 +18,10 @@ use secrecy::ExposeSecret;
 
 use super::{forget, key};
 use crate::auth::Identity;
-use crate::rpc::call::{Call, about};
-use crate::convert::spec_diff::hex;
 use crate::convert;
+use crate::convert::spec_diff::hex;
 use crate::error::ApiError;
+use crate::rpc::call::{Call, target};
 
 /// How long a URL is good when the caller does not say.
 const DEFAULT_TTL: Duration = Duration::from_secs(15 * 60);
@@ -31,7 +31,7 @@ const MAX_RUN_TTL: Duration = Duration::from_secs(60 * 60);
 /// Digits of an upload's id.
 const UPLOAD_ID_DIGITS: usize = 32;
 
-about!(object: GetObjectUrlRequest, BeginObjectUploadRequest, CompleteObjectUploadRequest);
+target!(object: GetObjectUrlRequest, BeginObjectUploadRequest, CompleteObjectUploadRequest);
 
 pub(super) async fn get_object_url(
     call: Call,

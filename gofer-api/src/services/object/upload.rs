@@ -19,14 +19,14 @@ use sha2::{Digest, Sha256};
 use tonic::{Extensions, Streaming};
 
 use super::{forget, key};
-use crate::rpc::call::{About, Call, authorize};
-use crate::convert::spec_diff::hex;
-use crate::rpc::context::Context;
+use crate::auth::Standing;
 use crate::convert;
-use crate::transport::disconnect::Cut;
+use crate::convert::spec_diff::hex;
 use crate::error::ApiError;
 use crate::operations::in_flight::Share;
-use crate::auth::standing::Standing;
+use crate::rpc::call::{Call, HasTarget, authorize};
+use crate::rpc::context::Context;
+use crate::transport::Disconnect;
 
 /// Receives an object. The work goes on in a task of its own: a caller that leaves ends its stream,
 /// and what that means is decided there.
@@ -35,10 +35,10 @@ pub(super) async fn put_object(
     extensions: Extensions,
     parts: Streaming<v1::PutObjectRequest>,
 ) -> Result<v1::PutObjectResponse, ApiError> {
-    let cut = extensions.get::<Cut>().cloned().unwrap_or_default();
+    let disconnect = extensions.get::<Disconnect>().cloned().unwrap_or_default();
     let standing = extensions.get::<Standing>().cloned().unwrap_or_default();
     let mut parts =
-        Parts { parts, cut, standing: standing.clone(), idle: context.limits.idle_timeout };
+        Parts { parts, disconnect, standing: standing.clone(), idle: context.limits.idle_timeout };
     let header = match parts.next().await? {
         Some(Part::Header(header)) => header,
         Some(Part::Chunk(_)) | None => {
@@ -50,7 +50,7 @@ pub(super) async fn put_object(
         }
     };
 
-    let call = authorize(context, &extensions, header.about())?;
+    let call = authorize(context, &extensions, header.target())?;
     let work = context.tasks.spawn(receive(call, header, parts));
 
     // The work notices by itself, at the latest before it makes the bytes an object.
@@ -60,7 +60,7 @@ pub(super) async fn put_object(
 /// The caller's side of an upload.
 struct Parts {
     parts: Streaming<v1::PutObjectRequest>,
-    cut: Cut,
+    disconnect: Disconnect,
     standing: Standing,
     idle: Duration,
 }
@@ -71,7 +71,7 @@ impl Parts {
         match self.standing.hold(tokio::time::timeout(self.idle, self.parts.message())).await? {
             Err(_) => Err(ApiError::Idle { seconds: self.idle.as_secs() }),
             Ok(Err(status)) => Err(ApiError::CutOff { message: status.message().to_owned() }),
-            Ok(Ok(None)) if self.cut.happened() => {
+            Ok(Ok(None)) if self.disconnect.happened() => {
                 Err(ApiError::CutOff { message: "the caller left".to_owned() })
             }
             Ok(Ok(None)) => Ok(None),

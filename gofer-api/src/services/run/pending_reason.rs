@@ -7,8 +7,8 @@ use gofer_core::run::{Reason, ReasonKind, Run, RunState};
 use gofer_core::{NamespaceId, PipelineId, Timestamp};
 use gofer_db::PipelineRoom;
 
-use crate::rpc::call::Call;
 use crate::error::ApiError;
+use crate::rpc::call::Call;
 
 /// Gives each pending run its reason.
 pub(super) async fn explain(call: &Call, runs: &mut [Run]) -> Result<(), ApiError> {

@@ -11,9 +11,9 @@ use gofer_proto::v1;
 
 use super::pending_reason;
 use super::view::snapshot;
-use crate::rpc::call::Call;
 use crate::convert;
 use crate::error::ApiError;
+use crate::rpc::call::Call;
 use crate::rpc::page::Page;
 
 pub(super) async fn get(

@@ -18,13 +18,13 @@ use gofer_proto::v1::exec_response::Output;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Extensions, Streaming};
 
-use super::super::{Outlet, Stop, produce};
-use crate::rpc::call::{About, Call, Replies, authorize};
-use crate::rpc::context::Context;
+use crate::auth::Standing;
 use crate::convert;
-use crate::transport::disconnect::Cut;
 use crate::error::ApiError;
-use crate::auth::standing::Standing;
+use crate::rpc::call::{Call, HasTarget, ReplyStream, authorize};
+use crate::rpc::context::Context;
+use crate::rpc::streams::{ReplySender, StreamEnd, produce};
+use crate::transport::Disconnect;
 
 /// Most words of a command.
 const MAX_WORDS: usize = 1_000;
@@ -36,10 +36,10 @@ pub(super) async fn exec(
     context: &Arc<Context>,
     extensions: Extensions,
     messages: Streaming<v1::ExecRequest>,
-) -> Result<Replies<v1::ExecResponse>, ApiError> {
-    let cut = extensions.get::<Cut>().cloned().unwrap_or_default();
+) -> Result<ReplyStream<v1::ExecResponse>, ApiError> {
+    let disconnect = extensions.get::<Disconnect>().cloned().unwrap_or_default();
     let standing = extensions.get::<Standing>().cloned().unwrap_or_default();
-    let mut inputs = Inputs { messages, cut, standing };
+    let mut inputs = Inputs { messages, disconnect, standing };
     let header = match inputs.first(context.limits.idle_timeout).await? {
         Some(Input::Header(header)) => header,
         _ => {
@@ -51,7 +51,7 @@ pub(super) async fn exec(
         }
     };
 
-    let call = authorize(context, &extensions, header.about())?;
+    let call = authorize(context, &extensions, header.target())?;
     let key = convert::run_key(&header.namespace, &header.pipeline, header.run)?;
     let task = convert::task_id(&header.task)?;
     let request = request(header.command, header.terminal)?;
@@ -68,8 +68,8 @@ pub(super) async fn exec(
         })?;
 
     let attempt = id.attempt.0;
-    Ok(produce(&call, async move |outlet| {
-        let ended = serve(session, inputs, outlet, attempt).await;
+    Ok(produce(&call, async move |replies| {
+        let ended = serve(session, inputs, replies, attempt).await;
         drop(counted);
         ended
     }))
@@ -165,12 +165,12 @@ fn refusal(reason: &'static str, error: BackendError) -> ApiError {
 async fn serve(
     session: ExecSession,
     inputs: Inputs,
-    outlet: Outlet<v1::ExecResponse>,
+    replies: ReplySender<v1::ExecResponse>,
     attempt: u32,
-) -> Result<(), Stop> {
+) -> Result<(), StreamEnd> {
     let ExecSession { input, mut output } = session;
     let reply = |output| v1::ExecResponse { output: Some(output) };
-    outlet.send(reply(Output::Started(v1::ExecStarted { attempt }))).await?;
+    replies.send(reply(Output::Started(v1::ExecStarted { attempt }))).await?;
     let delivering = async {
         while let Some(piece) = output.next().await {
             let piece = match piece.map_err(|error| refusal("EXECUTION_ENDED", error))? {
@@ -178,21 +178,21 @@ async fn serve(
                 ExecOutput::Stderr(data) => Output::Stderr(data),
                 ExecOutput::Exited(exit_code) => Output::Exited(v1::ExecExited { exit_code }),
             };
-            outlet.send(reply(piece)).await?;
+            replies.send(reply(piece)).await?;
         }
         Ok(())
     };
 
     tokio::select! {
         ended = delivering => ended,
-        failed = inputs.feed(input) => Err(Stop::Failed(failed)),
+        failed = inputs.feed(input) => Err(StreamEnd::Failed(failed)),
     }
 }
 
 /// The caller's side of a session.
 struct Inputs {
     messages: Streaming<v1::ExecRequest>,
-    cut: Cut,
+    disconnect: Disconnect,
     standing: Standing,
 }
 
@@ -208,7 +208,7 @@ impl Inputs {
     async fn next(&mut self) -> Result<Option<Input>, ApiError> {
         match self.standing.hold(self.messages.message()).await? {
             Err(status) => Err(ApiError::CutOff { message: status.message().to_owned() }),
-            Ok(None) if self.cut.happened() => {
+            Ok(None) if self.disconnect.happened() => {
                 Err(ApiError::CutOff { message: "the caller left".to_owned() })
             }
             Ok(None) => Ok(None),

@@ -6,11 +6,10 @@ use gofer_core::{Attempt, ExecutionId, Resource};
 use gofer_proto::v1;
 
 use self::exec::exec;
-use super::run::cancel_request;
 use super::run::view::{Attempts, snapshot, task_runs};
-use crate::rpc::call::{Call, Replies, about, service};
 use crate::convert;
 use crate::error::ApiError;
+use crate::rpc::call::{Call, ReplyStream, service, target};
 use crate::rpc::page::Page;
 
 mod exec;
@@ -20,12 +19,12 @@ service! {
         unary get_task_run(v1::GetTaskRunRequest) -> v1::GetTaskRunResponse;
         unary list_task_runs(v1::ListTaskRunsRequest) -> v1::ListTaskRunsResponse;
         unary cancel_task_run(v1::CancelTaskRunRequest) -> v1::CancelTaskRunResponse;
-        streaming stream_logs(v1::StreamLogsRequest) -> StreamLogsStream<v1::StreamLogsResponse>;
-        both_ways exec(v1::ExecRequest) -> ExecStream<v1::ExecResponse>;
+        server_streaming stream_logs(v1::StreamLogsRequest) -> StreamLogsStream<v1::StreamLogsResponse>;
+        bidi exec(v1::ExecRequest) -> ExecStream<v1::ExecResponse>;
     }
 }
 
-about!(namespace: GetTaskRunRequest, ListTaskRunsRequest, CancelTaskRunRequest, StreamLogsRequest, ExecHeader);
+target!(namespace: GetTaskRunRequest, ListTaskRunsRequest, CancelTaskRunRequest, StreamLogsRequest, ExecHeader);
 
 async fn get_task_run(
     call: Call,
@@ -83,7 +82,7 @@ async fn cancel_task_run(
     request: v1::CancelTaskRunRequest,
 ) -> Result<v1::CancelTaskRunResponse, ApiError> {
     let id = execution(&request.namespace, &request.pipeline, request.run, &request.task)?;
-    let cancel = cancel_request(&call, request.force, request.reason)?;
+    let cancel = convert::cancel_request(call.identity.actor(), request.force, request.reason)?;
     call.engine.cancel_task(&id.run, &id.task, cancel).await?;
     Ok(v1::CancelTaskRunResponse { task_run: Some(view(&call, &id).await?) })
 }
@@ -91,7 +90,7 @@ async fn cancel_task_run(
 async fn stream_logs(
     call: Call,
     request: v1::StreamLogsRequest,
-) -> Result<Replies<v1::StreamLogsResponse>, ApiError> {
+) -> Result<ReplyStream<v1::StreamLogsResponse>, ApiError> {
     let mut id = execution(&request.namespace, &request.pipeline, request.run, &request.task)?;
     id.attempt = match request.attempt {
         0 => call.db.task_run_get(&id.run, &id.task).await?.attempt,
