@@ -6,6 +6,7 @@ pub mod config;
 mod convert;
 mod error;
 mod files;
+mod hex;
 mod intake;
 mod operations;
 mod rpc;

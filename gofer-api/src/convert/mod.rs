@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use gofer_core::Timestamp;
-use gofer_core::id::{InvalidId, NamespaceId, PipelineId, RunKey, RunNumber, TaskId};
+use gofer_core::id::{InvalidId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, TaskId};
 use gofer_core::run::Reason;
 use gofer_core::validate::{self, Violation};
 use gofer_proto::v1;
@@ -79,6 +79,11 @@ pub(crate) fn run_key(namespace: &str, pipeline: &str, run: u64) -> Result<RunKe
 /// The field `task`.
 pub(crate) fn task_id(value: &str) -> Result<TaskId, ApiError> {
     id("task", value, |value| TaskId::new(value))
+}
+
+/// The field `key` of a request about an object.
+pub(crate) fn object_key(value: &str) -> Result<ObjectKey, ApiError> {
+    id("key", value, |value| ObjectKey::new(value))
 }
 
 /// A text of a limited length.

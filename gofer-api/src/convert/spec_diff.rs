@@ -9,7 +9,7 @@ use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::convert;
+use crate::{convert, hex};
 
 /// Most differences of one answer.
 const MAX_CHANGES: usize = 1_000;
@@ -24,12 +24,7 @@ const MAPS: [&str; 2] = ["variables", "settings"];
 /// SHA-256 of the canonical encoded spec, in hex. Who wrote it with which SDK, and in which order
 /// tasks were written, makes no other spec.
 pub(crate) fn digest(spec: &PipelineSpec) -> String {
-    hex(&Sha256::digest(canonical(spec).encode_to_vec()))
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&Sha256::digest(canonical(spec).encode_to_vec()))
 }
 
 fn canonical(spec: &PipelineSpec) -> v1::PipelineSpec {

@@ -17,6 +17,9 @@ use crate::auth::permissions::{self, Target};
 use crate::auth::{Caller, Identity};
 use crate::error::{ApiError, TokenProblem};
 use crate::intake::Held;
+use crate::operations::objects::Objects;
+use crate::operations::pipelines::Pipelines;
+use crate::operations::tokens::Tokens;
 use crate::rpc::context::Context;
 use crate::transport::{Account, Charge};
 
@@ -41,6 +44,21 @@ impl Call {
     /// The same call as seen by what goes on after its handler has answered.
     pub(crate) fn context(&self) -> Arc<Context> {
         self.context.clone()
+    }
+
+    /// The operations on objects, for this caller.
+    pub(crate) fn objects(&self) -> Objects<'_> {
+        self.context.objects(self.identity.actor())
+    }
+
+    /// The operations on pipelines, for this caller.
+    pub(crate) fn pipelines(&self) -> Pipelines<'_> {
+        self.context.pipelines(self.identity.actor())
+    }
+
+    /// The operations on tokens, for this caller.
+    pub(crate) fn tokens(&self) -> Tokens<'_> {
+        self.context.tokens(self.identity.actor())
     }
 }
 

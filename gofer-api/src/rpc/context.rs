@@ -16,9 +16,10 @@ use crate::auth::Standings;
 use crate::config::Limits;
 use crate::files::CredentialFile;
 use crate::operations::boundary::Boundary;
-use crate::operations::disk::FreeDisk;
 use crate::operations::health::Health;
-use crate::operations::in_flight::InFlight;
+use crate::operations::objects::{Objects, UploadRoom};
+use crate::operations::pipelines::Pipelines;
+use crate::operations::tokens::Tokens;
 
 /// What every handler works with; one per server.
 #[derive(Debug)]
@@ -34,10 +35,8 @@ pub(crate) struct Context {
     pub(crate) boundary: Boundary,
     /// Turns of commands in tasks: each needs a process and descriptors of this server.
     pub(crate) exec_sessions: Arc<Semaphore>,
-    /// The disks that uploads may fill.
-    pub(crate) disk: FreeDisk,
-    /// Bytes of uploads that no record names yet.
-    pub(crate) arriving: Arc<InFlight>,
+    /// The room that uploads share.
+    pub(crate) upload_room: UploadRoom,
     /// With a token of its own in place of the database's, on loopback only.
     pub(crate) dev_mode: bool,
     /// The file with the code for the first management token, if this server has written one.
@@ -51,4 +50,32 @@ pub(crate) struct Context {
     pub(crate) tasks: TaskTracker,
     /// Cancelled when the server ends: streams end with it.
     pub(crate) stop: CancellationToken,
+}
+
+impl Context {
+    /// The operations on objects, for this actor.
+    pub(crate) fn objects(&self, actor: String) -> Objects<'_> {
+        Objects { db: &self.db, store: &*self.objects, limits: &self.limits, actor }
+    }
+
+    /// The operations on pipelines, for this actor.
+    pub(crate) fn pipelines(&self, actor: String) -> Pipelines<'_> {
+        Pipelines {
+            db: &self.db,
+            objects: &*self.objects,
+            secrets: &*self.secrets,
+            scheduler: &*self.scheduler,
+            actor,
+        }
+    }
+
+    /// The operations on tokens, for this actor.
+    pub(crate) fn tokens(&self, actor: String) -> Tokens<'_> {
+        Tokens {
+            db: &self.db,
+            boundary: self.boundary,
+            bootstrap_file: self.bootstrap_file.as_ref(),
+            actor,
+        }
+    }
 }

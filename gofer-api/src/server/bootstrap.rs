@@ -15,15 +15,14 @@ use super::error::ServerError;
 use crate::config::{Access, ConfigError, ServerConfig};
 use crate::files::make_data_dir;
 use crate::files::{self, CredentialFile};
+use crate::operations::tokens::BOOTSTRAP_CODE_MAX_BYTES;
 
 /// The file's name in the data directory.
 const FILE: &str = "bootstrap";
 /// What the codes that servers make start with.
 const PREFIX: &str = "gofer_b_";
 /// Shortest code of an operator's own: nobody counts the guesses.
-const MIN_CODE_BYTES: usize = 32;
-/// Longest code worth hashing.
-pub(crate) const MAX_CODE_BYTES: usize = 256;
+const CODE_MIN_BYTES: usize = 32;
 
 /// Sees to it that the operator can bootstrap, unless that has been done. Returns the file that
 /// this server has written.
@@ -89,9 +88,9 @@ pub(crate) fn operators_code(config: &ServerConfig) -> Result<Option<SecretStrin
 
     let code = files::read(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
     let bytes = code.expose_secret().len();
-    if !(MIN_CODE_BYTES..=MAX_CODE_BYTES).contains(&bytes) {
+    if !(CODE_MIN_BYTES..=BOOTSTRAP_CODE_MAX_BYTES).contains(&bytes) {
         return Err(problem(format!(
-            "has {bytes} bytes on its first line; {MIN_CODE_BYTES} to {MAX_CODE_BYTES} are needed, \
+            "has {bytes} bytes on its first line; {CODE_MIN_BYTES} to {BOOTSTRAP_CODE_MAX_BYTES} are needed, \
              such as of `openssl rand -hex 32`"
         )));
     }
@@ -102,7 +101,7 @@ pub(crate) fn operators_code(config: &ServerConfig) -> Result<Option<SecretStrin
 /// The code that a server before this one has left.
 fn left_before(config: &ServerConfig) -> Option<SecretString> {
     let code = files::read_own(&config.data_dir().join(FILE))?;
-    (code.expose_secret().starts_with(PREFIX) && code.expose_secret().len() >= MIN_CODE_BYTES)
+    (code.expose_secret().starts_with(PREFIX) && code.expose_secret().len() >= CODE_MIN_BYTES)
         .then_some(code)
 }
 

@@ -26,6 +26,7 @@ use crate::config::{Access, ServerConfig};
 use crate::files::{Reload, Reloads, make_data_dir};
 use crate::operations::disk::FreeDisk;
 use crate::operations::health::Health;
+use crate::operations::objects::UploadRoom;
 use crate::rpc::context::Context;
 use crate::transport::{self, Certificates};
 
@@ -39,8 +40,6 @@ mod stack;
 pub use self::bootstrap::reset_bootstrap;
 pub use self::check::{CheckLine, check, rotate_secrets_key};
 pub use self::error::ServerError;
-
-pub(crate) use self::bootstrap::MAX_CODE_BYTES;
 
 /// Connections that may wait to be taken.
 const BACKLOG: u32 = 1024;
@@ -134,8 +133,13 @@ impl Server {
             secrets: backends.secrets,
             limits: config.limits.clone(),
             exec_sessions: Arc::new(Semaphore::new(config.limits.exec_sessions)),
-            disk: FreeDisk::new(compose::local_disks(config), config.limits.free_disk_min),
-            arriving: Arc::default(),
+            upload_room: UploadRoom {
+                disk: Arc::new(FreeDisk::new(
+                    compose::local_disks(config),
+                    config.limits.free_disk_min,
+                )),
+                arriving: Arc::default(),
+            },
             dev_mode: config.access() == Access::OwnToken,
             bootstrap_file,
             standings: Standings::default(),

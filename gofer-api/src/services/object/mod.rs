@@ -3,10 +3,8 @@
 
 use bytes::Bytes;
 use futures::StreamExt;
-use gofer_core::entity::{ObjectRecord, ObjectScope};
-use gofer_core::id::{MAX_OBJECT_KEY_BYTES, ObjectKey};
-use gofer_core::object_store::{ByteStream, ObjectBody};
-use gofer_core::{ErrorKind, Resource, Timestamp};
+use gofer_core::id::MAX_OBJECT_KEY_BYTES;
+use gofer_core::object_store::ByteStream;
 use gofer_proto::v1;
 use gofer_proto::v1::get_object_response::Part;
 
@@ -15,7 +13,6 @@ use self::upload::put_object;
 use crate::convert;
 use crate::error::ApiError;
 use crate::rpc::call::{Call, ReplyStream, service, target};
-use crate::rpc::context::Context;
 use crate::rpc::page::Page;
 use crate::rpc::streams::{ReplySender, StreamEnd, produce};
 
@@ -24,10 +21,6 @@ use crate::rpc::streams::{ReplySender, StreamEnd, produce};
 const CHUNK_BYTES: usize = 256 * 1024;
 /// What a chunk takes while it waits: as it was read, and encoded.
 const CHUNK_MEMORY_BYTES: usize = 2 * CHUNK_BYTES;
-/// How often a read begins anew because the object was replaced between looking it up and opening
-/// it.
-const READ_ATTEMPTS: usize = 5;
-
 mod presigned;
 mod upload;
 
@@ -46,25 +39,12 @@ service! {
 
 target!(object: PutObjectHeader, GetObjectRequest, HeadObjectRequest, ListObjectsRequest, DeleteObjectRequest);
 
-/// The field `key`.
-pub(super) fn key(value: &str) -> Result<ObjectKey, ApiError> {
-    convert::id("key", value, |value| ObjectKey::new(value))
-}
-
-/// Deletes bytes that no record names any more. They are never seen again; what cannot be deleted
-/// now costs only room.
-pub(super) async fn forget(context: &Context, location: &ObjectKey) {
-    if let Err(error) = context.objects.delete(location).await {
-        tracing::warn!(%location, error = %error.chain(), "an object's old bytes are still stored");
-    }
-}
-
 async fn get_object(
     call: Call,
     request: v1::GetObjectRequest,
 ) -> Result<ReplyStream<v1::GetObjectResponse>, ApiError> {
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
-    let (record, body) = open(&call, &scope, &key(&request.key)?).await?;
+    let (record, body) = call.objects().open(&scope, &convert::object_key(&request.key)?).await?;
     let head = v1::GetObjectResponse { part: Some(Part::Object(convert::object(&record))) };
     Ok(produce(&call, async move |replies| send(head, body.stream, replies).await))
 }
@@ -86,22 +66,6 @@ async fn send(
     }
 }
 
-async fn open(
-    call: &Call,
-    scope: &ObjectScope,
-    key: &ObjectKey,
-) -> Result<(ObjectRecord, ObjectBody), ApiError> {
-    for _ in 0..READ_ATTEMPTS {
-        let record = call.db.object_get(scope, key).await?;
-        match call.objects.get(&record.location).await {
-            Ok(body) => return Ok((record, body)),
-            Err(error) if error.kind == ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(ApiError::ContentLost { what: Resource::Object, key: key.to_string() })
-}
-
 fn pieces(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(move || {
         let piece = bytes.split_to(bytes.len().min(CHUNK_BYTES));
@@ -114,7 +78,7 @@ async fn head_object(
     request: v1::HeadObjectRequest,
 ) -> Result<v1::HeadObjectResponse, ApiError> {
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
-    let record = call.db.object_get(&scope, &key(&request.key)?).await?;
+    let record = call.db.object_get(&scope, &convert::object_key(&request.key)?).await?;
     Ok(v1::HeadObjectResponse { object: Some(convert::object(&record)) })
 }
 
@@ -138,11 +102,6 @@ async fn delete_object(
     request: v1::DeleteObjectRequest,
 ) -> Result<v1::DeleteObjectResponse, ApiError> {
     let scope = convert::object_scope(&request.namespace, &request.pipeline, request.run)?;
-    let key = key(&request.key)?;
-    let removed =
-        call.db.object_delete(&scope, &key, &call.identity.actor(), Timestamp::now()).await?;
-    if let Some(removed) = &removed {
-        forget(&call, &removed.location).await;
-    }
-    Ok(v1::DeleteObjectResponse { existed: removed.is_some() })
+    let existed = call.objects().delete(&scope, &convert::object_key(&request.key)?).await?;
+    Ok(v1::DeleteObjectResponse { existed })
 }
