@@ -23,65 +23,10 @@ pub use gofer_scheduler_local::{Owner, close_process, supervisor};
 
 use crate::config::{ObjectsBackend, SchedulerBackend, SecretsBackend, ServerConfig};
 use crate::operations::boundary::Boundary;
-use crate::operations::health::Products;
 
 /// The program and leading arguments that become the supervisor of local executions: the running
 /// binary itself and its hidden command.
 pub type Launcher = (PathBuf, Vec<String>);
-
-/// The products a configuration selects.
-pub(crate) fn products(config: &ServerConfig) -> Products {
-    Products {
-        scheduler: match config.scheduler.backend {
-            SchedulerBackend::Local => "local",
-            SchedulerBackend::Nomad => "nomad",
-        },
-        objects: match config.objects.backend {
-            ObjectsBackend::Local => "local",
-            ObjectsBackend::S3 => "s3",
-        },
-        secrets: match config.secrets.backend {
-            SecretsBackend::Local => "local",
-            SecretsBackend::Vault => "vault",
-        },
-    }
-}
-
-/// The settings of the selected backends, each with the name of its table.
-pub(crate) fn validate(config: &ServerConfig) -> Vec<(&'static str, Result<(), BackendError>)> {
-    let scheduler = match config.scheduler.backend {
-        SchedulerBackend::Local => {
-            ("scheduler.local", config.resolved_scheduler_local().validate())
-        }
-        SchedulerBackend::Nomad => ("scheduler.nomad", config.scheduler.nomad.validate()),
-    };
-
-    let objects = match config.objects.backend {
-        ObjectsBackend::Local => None,
-        ObjectsBackend::S3 => Some(("objects.s3", config.objects.s3.validate())),
-    };
-
-    let secrets = match config.secrets.backend {
-        SecretsBackend::Local => None,
-        SecretsBackend::Vault => Some(("secrets.vault", config.secrets.vault.validate())),
-    };
-
-    [Some(scheduler), objects, secrets].into_iter().flatten().collect()
-}
-
-/// Whether several servers may use one database: only if each of them sees every execution and
-/// every object. Processes and files of one machine are its own.
-pub(crate) fn shares_database(config: &ServerConfig) -> bool {
-    let scheduler = match config.scheduler.backend {
-        SchedulerBackend::Local => false,
-        SchedulerBackend::Nomad => true,
-    };
-    let objects = match config.objects.backend {
-        ObjectsBackend::Local => false,
-        ObjectsBackend::S3 => true,
-    };
-    scheduler && objects
-}
 
 /// Directories of this machine that uploads fill.
 pub(crate) fn local_disks(config: &ServerConfig) -> Vec<PathBuf> {
@@ -123,7 +68,7 @@ pub(crate) fn boundary(config: &ServerConfig, scheduler: &dyn Scheduler) -> Boun
                        (`scheduler.local.trusted = true`)",
             refuses: true,
         },
-        // Whoever allows `raw_exec` on a cluster has read what it is.
+        // An operator that allows `raw_exec` on a cluster has read what it is.
         SchedulerBackend::Nomad => Boundary::Open {
             ways_out: "set `scheduler.nomad.host_driver = \"exec\"`, or give tasks images",
             refuses: false,

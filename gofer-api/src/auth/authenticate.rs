@@ -63,7 +63,7 @@ impl Authenticator {
             Ok(text) if rule == Rule::Execution && self.is_of_scheduler(text) => {
                 Identity::Execution(Signed(text.into()))
             }
-            // Whatever is sent has to be good, also where nothing need be sent.
+            // A token that is sent has to be good, also where none need be sent.
             Ok(text) => self.identify(text).await?,
             Err(TokenProblem::Missing) => self.without_token(rule, headers, uri, peer)?,
             Err(problem) => return Err(ApiError::Unauthenticated(problem)),
@@ -79,7 +79,7 @@ impl Authenticator {
         uri: &Uri,
         peer: Option<IpAddr>,
     ) -> Result<Identity, ApiError> {
-        // It tells whether a server is there, which whoever has got here knows.
+        // It tells whether a server is there, which a caller that has got here knows.
         if rule == Rule::Health {
             return Ok(Identity::Anonymous);
         }

@@ -25,7 +25,7 @@ pub(crate) enum Identity {
     },
     /// A task, with its run's own token, or one that the scheduler gave the task.
     Run(RunKey),
-    /// Whoever holds a token that a scheduler may have given an execution. The scheduler itself
+    /// The holder of a token that a scheduler may have given an execution. The scheduler itself
     /// looks at it.
     Execution(Signed),
 }

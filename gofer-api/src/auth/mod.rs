@@ -1,4 +1,14 @@
 //! Who calls, and what they may do.
+//!
+//! ```text
+//! a request ─▶ authenticate ─▶ provenance    the page, host and proxy that it came through
+//!                  │       ├──▶ token         the header's form
+//!                  │       ├──▶ workload ───▶ the scheduler, for a token that it signed
+//!                  │       └──▶ Db            for every other token
+//!                  ▼
+//!               Caller (identity, rule) ─▶ intake, rpc ─▶ permissions::check(rule, identity, target)
+//!                  └─ a stream is open ──▶ standing: is the token still good?
+//! ```
 
 mod authenticate;
 mod identity;

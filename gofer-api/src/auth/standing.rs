@@ -6,7 +6,7 @@
 //!   the stream ends  ◀──lost── Standing    disabled, deleted, expired; its run complete; a namespace of it gone
 //! ```
 //!
-//! A notice only makes it fast: what is true is read, and is read without a notice, too.
+//! A notice only makes it fast. The database is read after one, and without one at every interval.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -24,11 +24,11 @@ use super::identity::Identity;
 use crate::error::{ApiError, TokenProblem};
 
 /// How long a loss may stay unseen when no notice comes.
-const POLL: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two checks: under load there is a commit every moment.
-const SPACING: Duration = Duration::from_millis(100);
+const CHECK_SPACING: Duration = Duration::from_millis(100);
 /// How long a standing is believed that cannot be looked at, because the database is away.
-const BELIEVED: Duration = Duration::from_secs(30);
+const UNCHECKED_MAX: Duration = Duration::from_secs(30);
 
 /// What a standing stands on.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Standing {
         Some(match *self.0.as_ref()?.loss.get()? {
             Loss::Token(problem) => ApiError::Unauthenticated(problem),
             Loss::Unknown => {
-                let seconds = BELIEVED.as_secs();
+                let seconds = UNCHECKED_MAX.as_secs();
                 let message = format!(
                     "whether the token of this stream is still good could not be read for \
                      {seconds} s"
@@ -156,7 +156,7 @@ impl Standings {
 
             match check(db, &open).await {
                 Ok(()) => known = Instant::now(),
-                Err(error) if known.elapsed() > BELIEVED => {
+                Err(error) if known.elapsed() > UNCHECKED_MAX => {
                     tracing::warn!(%error, streams = open.len(), "whether tokens are still good is \
                                                                   not known; their streams end");
                     open.iter().for_each(|open| open.lose(Loss::Unknown));
@@ -169,11 +169,11 @@ impl Standings {
 
             drop(open);
 
-            tokio::time::sleep_until(checked + SPACING).await;
+            tokio::time::sleep_until(checked + CHECK_SPACING).await;
             checked = Instant::now();
             tokio::select! {
                 _ = committed.changed() => {}
-                () = tokio::time::sleep(POLL) => {}
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
             }
         }
     }

@@ -14,9 +14,9 @@ use crate::error::TokenProblem;
 /// What the tokens of people and programs start with, so that leaked ones can be recognised.
 pub(crate) const TOKEN_PREFIX: &str = "gofer_t_";
 /// Longest token worth hashing.
-const MAX_TOKEN_BYTES: usize = 256;
+const TOKEN_MAX_BYTES: usize = 256;
 /// Longest token that a scheduler may have signed.
-const MAX_SIGNED_BYTES: usize = 4 * 1024;
+const SIGNED_TOKEN_MAX_BYTES: usize = 4 * 1024;
 
 /// A fresh token and its secret, which nobody but the caller will ever know.
 pub(crate) fn new_token(
@@ -48,7 +48,7 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, TokenProblem> {
     let text = value.to_str().map_err(|_| TokenProblem::Malformed)?;
     let (scheme, token) = text.split_once(' ').ok_or(TokenProblem::Malformed)?;
     let token = token.trim();
-    let longest = if has_signed_form(token) { MAX_SIGNED_BYTES } else { MAX_TOKEN_BYTES };
+    let longest = if has_signed_form(token) { SIGNED_TOKEN_MAX_BYTES } else { TOKEN_MAX_BYTES };
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.len() > longest {
         return Err(TokenProblem::Malformed);
     }

@@ -14,9 +14,9 @@ use crate::error::{ApiError, TokenProblem};
 
 /// How long the scheduler is not asked again about a token that it has identified. Whether the run
 /// is complete is asked at every call.
-const TRUSTED: Duration = Duration::from_secs(60);
+const IDENTIFIED_TTL: Duration = Duration::from_secs(60);
 /// Tokens that are remembered.
-const REMEMBERED: usize = 4_096;
+const IDENTIFIED_MAX: usize = 4_096;
 
 /// Tokens that the scheduler has identified lately, by their hashes.
 #[derive(Debug, Default)]
@@ -57,16 +57,16 @@ impl WorkloadTokens {
 
     fn remembered(&self, hash: &[u8; 32]) -> Option<RunKey> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(hash).filter(|(_, at)| at.elapsed() < TRUSTED).map(|(run, _)| run.clone())
+        known.get(hash).filter(|(_, at)| at.elapsed() < IDENTIFIED_TTL).map(|(run, _)| run.clone())
     }
 
     fn remember(&self, hash: &[u8; 32], run: &RunKey) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED {
-            known.retain(|_, (_, at)| at.elapsed() < TRUSTED);
+        if known.len() >= IDENTIFIED_MAX {
+            known.retain(|_, (_, at)| at.elapsed() < IDENTIFIED_TTL);
         }
         // So many at once are asked about again.
-        if known.len() < REMEMBERED {
+        if known.len() < IDENTIFIED_MAX {
             known.insert(*hash, (run.clone(), Instant::now()));
         }
     }

@@ -1,6 +1,12 @@
-//! The server's configuration: compiled-in defaults, then a TOML file, then `GOFER_<TABLE>__<KEY>`
-//! variables, then [`ServerConfig::validate`]. The result is one value that is passed along and
-//! never changes.
+//! The server's configuration. The result is one value that is passed along and never changes.
+//!
+//! ```text
+//! defaults <- TOML file <- GOFER_<TABLE>__<KEY> <- flags ─▶ ServerConfig ─▶ validate ─▶ server
+//!                 │                                              │             │
+//!                 └▶ files: secrets beside it, with their modes  │             └▶ backends: each
+//!                    error: the key, its value, the rule         │                product's own rules
+//!                                                 backends: a selector and a table for each product
+//! ```
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -116,7 +122,7 @@ pub enum AuthMode {
 pub enum Access {
     /// Nobody.
     Tokens,
-    /// Whoever can read the file with the token that the server makes at each start (dev mode).
+    /// Callers that can read the file with the token that the server makes at each start (dev mode).
     OwnToken,
     /// Everybody.
     Anybody,

@@ -1,5 +1,13 @@
 //! Between the words of the wire (`gofer_proto`) and the words of the domain (`gofer_core`).
 //! Nothing else knows both.
+//!
+//! ```text
+//! services ── request ──▶ entity, run, event, pipeline ──▶ ids, scopes, filters, specs
+//! services ◀── answer ─── entity, run, event, pipeline, timeline ◀── records, runs, events, spans
+//! services ◀── changes ── spec_diff ◀── two specs, in their canonical form on the wire
+//! ```
+//!
+//! What is wrong with a request is every broken rule, by field.
 
 use std::time::Duration;
 
@@ -34,9 +42,9 @@ pub(crate) use run::{
 pub(crate) use timeline::timeline_span;
 
 /// Longest text of a reason that a caller gives.
-pub(crate) const MAX_REASON_BYTES: usize = 1024;
+pub(crate) const REASON_MAX_BYTES: usize = 1024;
 /// Longest description of a namespace or a token.
-pub(crate) const MAX_DESCRIPTION_BYTES: usize = 4 * 1024;
+pub(crate) const DESCRIPTION_MAX_BYTES: usize = 4 * 1024;
 
 /// An identifier from a field.
 pub(crate) fn id<T>(

@@ -10,7 +10,7 @@ use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
 use gofer_proto::v1;
 
 use super::pipeline::dependency_to_wire;
-use super::{MAX_REASON_BYTES, free_text, optional_timestamp, reason, timestamp};
+use super::{REASON_MAX_BYTES, free_text, optional_timestamp, reason, timestamp};
 use crate::error::ApiError;
 
 /// A run.
@@ -226,6 +226,6 @@ pub(crate) fn cancel_request(
     force: bool,
     reason: String,
 ) -> Result<CancelRequest, ApiError> {
-    free_text("reason", &reason, MAX_REASON_BYTES)?;
+    free_text("reason", &reason, REASON_MAX_BYTES)?;
     Ok(CancelRequest { at: Timestamp::now(), by, force, message: reason })
 }

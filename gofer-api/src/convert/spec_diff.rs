@@ -12,9 +12,9 @@ use sha2::{Digest, Sha256};
 use crate::{convert, hex};
 
 /// Most differences of one answer.
-const MAX_CHANGES: usize = 1_000;
+const CHANGES_MAX: usize = 1_000;
 /// Longest value of a difference.
-const MAX_VALUE_BYTES: usize = 1024;
+const VALUE_MAX_BYTES: usize = 1024;
 /// Lists whose entries have a name: they are compared entry by entry, and order means nothing.
 const NAMED_LISTS: [(&str, &str); 4] =
     [("tasks", "id"), ("subscriptions", "name"), ("run_variables", "name"), ("depends_on", "task")];
@@ -47,7 +47,7 @@ pub(crate) fn changes(
     let before = before.map_or_else(|| Value::Object(Map::new()), tree);
     let mut found = Vec::new();
     compare("", Some(&before), Some(&tree(after)), &mut found);
-    found.truncate(MAX_CHANGES);
+    found.truncate(CHANGES_MAX);
     found
 }
 
@@ -136,8 +136,8 @@ fn leaf(
 
 fn text(value: Option<&Value>) -> String {
     let mut text = value.map(Value::to_string).unwrap_or_default();
-    if text.len() > MAX_VALUE_BYTES {
-        text.truncate(text.floor_char_boundary(MAX_VALUE_BYTES - '…'.len_utf8()));
+    if text.len() > VALUE_MAX_BYTES {
+        text.truncate(text.floor_char_boundary(VALUE_MAX_BYTES - '…'.len_utf8()));
         text.push('…');
     }
     text
@@ -230,7 +230,7 @@ mod tests {
             wire.variables = (0..250).map(|at| (format!("V{at}"), "x".to_owned())).collect();
         });
         let found = changes(None, &after);
-        assert!(found.len() <= MAX_CHANGES);
-        assert!(found.iter().all(|change| change.after.len() <= MAX_VALUE_BYTES));
+        assert!(found.len() <= CHANGES_MAX);
+        assert!(found.iter().all(|change| change.after.len() <= VALUE_MAX_BYTES));
     }
 }

@@ -13,9 +13,9 @@ use secrecy::{ExposeSecret, SecretString};
 use super::FileError;
 
 /// Longest file that is read; one of ours is a few lines.
-const MAX_BYTES: u64 = 4 * 1024;
+const FILE_MAX_BYTES: u64 = 4 * 1024;
 /// Permissions of the group and of others.
-const OTHERS: u32 = 0o077;
+const OTHERS_MODE_BITS: u32 = 0o077;
 
 /// Such a file, and the link to it.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ fn beside(path: &Path) -> PathBuf {
 /// The first line of a file that holds a credential.
 pub(crate) fn read(path: &Path) -> io::Result<SecretString> {
     let mut text = String::new();
-    fs::File::open(path)?.take(MAX_BYTES).read_to_string(&mut text)?;
+    fs::File::open(path)?.take(FILE_MAX_BYTES).read_to_string(&mut text)?;
     Ok(SecretString::from(text.lines().next().unwrap_or_default().trim()))
 }
 
@@ -126,7 +126,7 @@ pub(crate) fn read_own(path: &Path) -> Option<SecretString> {
     let found = fs::symlink_metadata(path).ok()?;
     let is_own = found.is_file()
         && found.uid() == rustix::process::geteuid().as_raw()
-        && found.mode() & OTHERS == 0;
+        && found.mode() & OTHERS_MODE_BITS == 0;
     is_own.then(|| read(path).ok()).flatten()
 }
 

@@ -8,13 +8,13 @@ use super::FileError;
 use crate::config::{SchedulerBackend, ServerConfig};
 
 /// Nobody else's.
-const PRIVATE: u32 = 0o700;
+const PRIVATE_MODE: u32 = 0o700;
 /// Others may pass, and see nothing: for tasks that run as users of their own.
-const PASSABLE: u32 = 0o711;
+const PASSABLE_MODE: u32 = 0o711;
 /// Permissions to write, of the group and of others.
-const OTHERS_WRITE: u32 = 0o022;
+const OTHERS_WRITE_MODE_BITS: u32 = 0o022;
 /// Permissions to list.
-const OTHERS_READ: u32 = 0o044;
+const OTHERS_READ_MODE_BITS: u32 = 0o044;
 
 /// Makes the directory, whatever the umask. One that exists is taken as it is if others may at most
 /// look into it, which is said: whoever may write there can replace the database.
@@ -23,11 +23,12 @@ const OTHERS_READ: u32 = 0o044;
 /// When it cannot be made, or others may write there.
 pub(crate) fn make_data_dir(config: &ServerConfig) -> Result<(), FileError> {
     let local = config.scheduler.backend == SchedulerBackend::Local;
-    let mode = if local && config.scheduler.local.users.is_some() { PASSABLE } else { PRIVATE };
+    let mode =
+        if local && config.scheduler.local.users.is_some() { PASSABLE_MODE } else { PRIVATE_MODE };
     let dir = config.data_dir();
     let failed = |source| FileError::Unusable { path: dir.clone(), source };
     if !dir.exists() {
-        DirBuilder::new().recursive(true).mode(PRIVATE).create(&dir).map_err(failed)?;
+        DirBuilder::new().recursive(true).mode(PRIVATE_MODE).create(&dir).map_err(failed)?;
         std::fs::set_permissions(&dir, Permissions::from_mode(mode)).map_err(failed)?;
     }
 
@@ -63,7 +64,7 @@ fn look(dir: &Path, mode: u32, owner: u32, wanted: u32) -> Found {
         ));
     }
 
-    if mode & OTHERS_WRITE != 0 {
+    if mode & OTHERS_WRITE_MODE_BITS != 0 {
         return Found::Writable(format!(
             "the data directory `{dir}` has mode {bits:04o}, so that others may replace the \
              database and its keys: `chmod {wanted:o} {dir}`, or choose another with \
@@ -71,7 +72,7 @@ fn look(dir: &Path, mode: u32, owner: u32, wanted: u32) -> Found {
         ));
     }
 
-    if mode & OTHERS_READ != 0 {
+    if mode & OTHERS_READ_MODE_BITS != 0 {
         return Found::Readable(format!(
             "the data directory `{dir}` has mode {bits:04o}, so that others may list it: `chmod \
              {wanted:o} {dir}`"

@@ -1,4 +1,10 @@
-//! The server's own files on this machine.
+//! The server's own files on this machine, and how open they are to others.
+//!
+//! ```text
+//! server ─▶ data_dir          makes the directory, refuses one that others may write
+//! server ─▶ credential_file   a code or token for the server's own user, and the link to it
+//! server ─▶ reload ──(told by SIGHUP, or a file that changed)──▶ transport's certificates
+//! ```
 
 use std::path::PathBuf;
 

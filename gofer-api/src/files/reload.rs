@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 
 /// How often files are looked at. A look is one system call per file.
-const INTERVAL: Duration = Duration::from_secs(2);
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Something that can be read again. What is wrong with the new state leaves the old one in force.
 pub(crate) trait Reload: Send + Sync {
@@ -55,7 +55,8 @@ impl Reloads {
     pub(crate) async fn run(&self) {
         let mut seen: Vec<Stamp> = self.things.iter().map(|thing| stamp(&**thing)).collect();
         loop {
-            let requested = tokio::time::timeout(INTERVAL, self.wanted.notified()).await.is_ok();
+            let requested =
+                tokio::time::timeout(FILE_CHECK_INTERVAL, self.wanted.notified()).await.is_ok();
             for (thing, seen) in self.things.iter().zip(&mut seen) {
                 // Before the read: what changes during it is seen the next time.
                 let now = stamp(&**thing);

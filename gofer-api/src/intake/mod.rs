@@ -37,11 +37,11 @@ pub(crate) use body::Held;
 
 /// Longest message of a request. Specs are refused over 3 MiB; the room above lets their callers
 /// hear which rule it was.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const REQUEST_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Longest message of calls that need no token: they ask for a name at most.
-const MAX_PUBLIC_BYTES: u64 = 4 * 1024;
+const PUBLIC_REQUEST_MAX_BYTES: u64 = 4 * 1024;
 /// Answers that are made and not yet taken by their readers, of all connections together.
-const ANSWER_BYTES: usize = 256 * 1024 * 1024;
+const ANSWERS_MAX_BYTES: usize = 256 * 1024 * 1024;
 
 /// What all requests of a server share.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Intake {
         std::sync::LazyLock::force(&SHAPES);
         Self {
             requests: Budget::new(limits.request_memory),
-            answers: Budget::new(ANSWER_BYTES),
+            answers: Budget::new(ANSWERS_MAX_BYTES),
             call_timeout: limits.call_timeout,
             idle_timeout: limits.idle_timeout,
         }
@@ -72,9 +72,9 @@ impl Intake {
         identity: &Identity,
         deadline: Instant,
     ) -> Rules {
-        let public = method.is_none() || !is_known(identity) || path == BOOTSTRAP;
+        let public = method.is_none() || !is_known(identity) || path == BOOTSTRAP_PATH;
         Rules {
-            max_bytes: if public { MAX_PUBLIC_BYTES } else { MAX_MESSAGE_BYTES as u64 },
+            max_bytes: if public { PUBLIC_REQUEST_MAX_BYTES } else { REQUEST_MAX_BYTES as u64 },
             shape: method.map(|method| method.request),
             many: method.is_none_or(|method| method.streams_requests),
             deadline,
@@ -84,7 +84,7 @@ impl Intake {
     }
 }
 
-const BOOTSTRAP: &str = "/gofer.v1.TokenService/BootstrapToken";
+const BOOTSTRAP_PATH: &str = "/gofer.v1.TokenService/BootstrapToken";
 
 /// Puts the intake before services.
 #[derive(Debug, Clone)]

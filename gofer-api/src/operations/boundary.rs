@@ -33,7 +33,7 @@ pub(crate) enum Boundary {
 }
 
 /// Tokens looked at in one query.
-const PAGE: usize = 500;
+const TOKENS_PER_READ: usize = 500;
 
 /// What the owner of a client token can do where nothing keeps tasks apart.
 const WORTH: &str = "tasks run with the rights of the server or its agents, so whoever may \
@@ -41,7 +41,7 @@ const WORTH: &str = "tasks run with the rights of the server or its agents, so w
                      namespace";
 
 impl Boundary {
-    /// What to tell whoever makes a client token.
+    /// What to tell the maker of a client token.
     pub(crate) fn warnings(self, kind: TokenKind) -> Vec<String> {
         match self {
             Self::Open { ways_out, .. } if kind == TokenKind::Client => {
@@ -93,7 +93,7 @@ impl Boundary {
 async fn namespaces_of_clients(db: &Db) -> Result<BTreeSet<NamespaceId>, DbError> {
     let now = Timestamp::now();
     let mut namespaces = BTreeSet::new();
-    let mut page = ListPage { after: None, limit: PAGE };
+    let mut page = ListPage { after: None, limit: TOKENS_PER_READ };
 
     loop {
         let found = db.token_list(&[TokenKind::Client], &page).await?;

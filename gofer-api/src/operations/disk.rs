@@ -8,7 +8,7 @@ use crate::error::ApiError;
 
 /// How long an answer of the file system is good. What arrives meanwhile is little beside the
 /// floor.
-const GOOD_FOR: Duration = Duration::from_millis(500);
+const FREE_SPACE_TTL: Duration = Duration::from_millis(500);
 
 /// The disks of this machine that uploads go to.
 #[derive(Debug)]
@@ -44,9 +44,10 @@ impl FreeDisk {
         let now =
             u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
         let looked = self.looked.load(Ordering::Acquire);
-        let is_old = looked == 0 || u128::from(now.saturating_sub(looked)) >= GOOD_FOR.as_millis();
+        let is_old =
+            looked == 0 || u128::from(now.saturating_sub(looked)) >= FREE_SPACE_TTL.as_millis();
 
-        // Of many who ask at once one looks; the others take what was found before.
+        // Of many callers at once one looks; the others take what was found before.
         let mine =
             self.looked.compare_exchange(looked, now, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if is_old && mine {

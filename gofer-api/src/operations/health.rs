@@ -13,7 +13,7 @@ use gofer_db::Db;
 use tokio::sync::Mutex;
 
 /// Longest check of one backend.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+const BACKEND_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which products are behind the backends.
 #[derive(Debug, Clone, Copy)]
@@ -107,8 +107,8 @@ impl Health {
 }
 
 async fn within(check: impl Future<Output = Result<String, String>>) -> Result<String, String> {
-    let too_slow = |_| Err(format!("no answer within {} s", CHECK_TIMEOUT.as_secs()));
-    tokio::time::timeout(CHECK_TIMEOUT, check).await.unwrap_or_else(too_slow)
+    let too_slow = |_| Err(format!("no answer within {} s", BACKEND_CHECK_TIMEOUT.as_secs()));
+    tokio::time::timeout(BACKEND_CHECK_TIMEOUT, check).await.unwrap_or_else(too_slow)
 }
 
 fn report(

@@ -35,7 +35,7 @@ pub(crate) struct Pipelines<'a> {
     pub(crate) objects: &'a dyn ObjectStore,
     pub(crate) secrets: &'a dyn SecretStore,
     pub(crate) scheduler: &'a dyn Scheduler,
-    /// Who asks, for events.
+    /// The actor of events.
     pub(crate) actor: String,
 }
 
@@ -138,7 +138,7 @@ impl Pipelines<'_> {
     ) -> Result<(), ApiError> {
         let left = self.db.pipeline_delete(namespace, id, &self.actor, Timestamp::now()).await?;
 
-        // The pipeline is gone, whatever the stores say; what they keep costs room and is never
+        // The pipeline is gone even where a store refuses; what it keeps costs room and is never
         // seen again.
         let failures = self.clear_stores(left).await;
         if failures > 0 {

@@ -26,7 +26,7 @@ pub(crate) struct Tokens<'a> {
     pub(crate) boundary: Boundary,
     /// The file with the code for the first management token, if this server has written one.
     pub(crate) bootstrap_file: Option<&'a CredentialFile>,
-    /// Who asks, for events.
+    /// The actor of events.
     pub(crate) actor: String,
 }
 

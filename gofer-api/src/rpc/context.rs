@@ -41,7 +41,7 @@ pub(crate) struct Context {
     pub(crate) dev_mode: bool,
     /// The file with the code for the first management token, if this server has written one.
     pub(crate) bootstrap_file: Option<CredentialFile>,
-    /// Who of those that have a stream open may still have it.
+    /// Which callers with an open stream may still have it.
     pub(crate) standings: Standings,
     /// Of this process; new at every start.
     pub(crate) server_id: String,

@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 use crate::error::ApiError;
 
 /// Entries of a page when the caller asks for none.
-pub(crate) const DEFAULT_PAGE: u32 = 50;
+pub(crate) const PAGE_SIZE_DEFAULT: u32 = 50;
 /// Most entries of a page.
-pub(crate) const MAX_PAGE: u32 = 500;
+pub(crate) const PAGE_SIZE_MAX: u32 = 500;
 /// How much of the request's hash a token carries: enough to notice a token of another list.
 const FINGERPRINT_BYTES: usize = 8;
 
@@ -71,15 +71,15 @@ impl Page {
     /// The page a request asks for. A token is good only for the request it came from.
     pub(crate) fn of<R: Paged>(request: &R) -> Result<Self, ApiError> {
         let size = request.page_size();
-        if size > MAX_PAGE {
+        if size > PAGE_SIZE_MAX {
             return Err(ApiError::invalid(
                 "page_size",
                 size.to_string(),
-                format!("at most {MAX_PAGE}; 0 = {DEFAULT_PAGE}"),
+                format!("at most {PAGE_SIZE_MAX}; 0 = {PAGE_SIZE_DEFAULT}"),
             ));
         }
 
-        let limit = if size == 0 { DEFAULT_PAGE } else { size } as usize;
+        let limit = if size == 0 { PAGE_SIZE_DEFAULT } else { size } as usize;
         let fingerprint = fingerprint(request);
         let token = request.page_token();
         if token.is_empty() {

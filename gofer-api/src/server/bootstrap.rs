@@ -18,9 +18,9 @@ use crate::files::{self, CredentialFile};
 use crate::operations::tokens::BOOTSTRAP_CODE_MAX_BYTES;
 
 /// The file's name in the data directory.
-const FILE: &str = "bootstrap";
+const BOOTSTRAP_FILE_NAME: &str = "bootstrap";
 /// What the codes that servers make start with.
-const PREFIX: &str = "gofer_b_";
+const CODE_PREFIX: &str = "gofer_b_";
 /// Shortest code of an operator's own: nobody counts the guesses.
 const CODE_MIN_BYTES: usize = 32;
 
@@ -43,7 +43,7 @@ pub(crate) async fn prepare(
     let code = own.clone().unwrap_or_else(|| left_before(config).unwrap_or_else(new_code));
     let hash = run_token_hash(code.expose_secret());
     if !db.bootstrap_accept(&hash, Timestamp::now()).await.map_err(ServerError::Database)? {
-        let _ = std::fs::remove_file(config.data_dir().join(FILE));
+        let _ = std::fs::remove_file(config.data_dir().join(BOOTSTRAP_FILE_NAME));
         return Ok(None);
     }
 
@@ -100,13 +100,16 @@ pub(crate) fn operators_code(config: &ServerConfig) -> Result<Option<SecretStrin
 
 /// The code that a server before this one has left.
 fn left_before(config: &ServerConfig) -> Option<SecretString> {
-    let code = files::read_own(&config.data_dir().join(FILE))?;
-    (code.expose_secret().starts_with(PREFIX) && code.expose_secret().len() >= CODE_MIN_BYTES)
+    let code = files::read_own(&config.data_dir().join(BOOTSTRAP_FILE_NAME))?;
+    (code.expose_secret().starts_with(CODE_PREFIX) && code.expose_secret().len() >= CODE_MIN_BYTES)
         .then_some(code)
 }
 
 fn new_code() -> SecretString {
-    SecretString::from(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())))
+    SecretString::from(format!(
+        "{CODE_PREFIX}{}",
+        URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+    ))
 }
 
 fn write(
@@ -115,8 +118,12 @@ fn write(
     addr: &str,
 ) -> Result<CredentialFile, ServerError> {
     let data_dir = config.data_dir();
-    let file =
-        CredentialFile::write((&data_dir, FILE), code, addr, config.server.links_dir.as_deref())?;
+    let file = CredentialFile::write(
+        (&data_dir, BOOTSTRAP_FILE_NAME),
+        code,
+        addr,
+        config.server.links_dir.as_deref(),
+    )?;
     let path = file.path().display();
     tracing::info!(%path, "there is no management token yet; `gofer token bootstrap` makes it with \
                            the code in this file");

@@ -56,7 +56,7 @@ pub enum ServerError {
     /// The engine cannot start.
     #[error("the engine cannot start")]
     Engine(#[source] EngineError),
-    /// Serving ended by itself.
+    /// Serving ended before it was told to.
     #[error("serving failed")]
     Serving(#[source] tokio::task::JoinError),
 }

@@ -1,4 +1,14 @@
 //! Starting, serving and ending.
+//!
+//! ```text
+//! Server::start ─▶ files (directory) ─▶ bind ─▶ Db ─▶ compose (backends) ─▶ bootstrap (first token)
+//!      │
+//!      └▶ engine ─▶ Context ─▶ own_token ─▶ listen ─▶ stack ─▶ transport
+//!                                                       │
+//!                                     health, reflection, auth, intake, services
+//! Server::shutdown ─▶ stop ─▶ calls end ─▶ engine ─▶ Db
+//! check: the same steps, without listening and without a run
+//! ```
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -25,7 +35,7 @@ use crate::compose::{self, Launcher};
 use crate::config::{Access, ServerConfig};
 use crate::files::{Reload, Reloads, make_data_dir};
 use crate::operations::disk::FreeDisk;
-use crate::operations::health::Health;
+use crate::operations::health::{Health, Products};
 use crate::operations::objects::UploadRoom;
 use crate::rpc::context::Context;
 use crate::transport::{self, Certificates};
@@ -42,7 +52,7 @@ pub use self::check::{CheckLine, check, rotate_secrets_key};
 pub use self::error::ServerError;
 
 /// Connections that may wait to be taken.
-const BACKLOG: u32 = 1024;
+const ACCEPT_BACKLOG: u32 = 1024;
 
 /// A running server.
 #[derive(Debug)]
@@ -84,7 +94,7 @@ impl Server {
         compose::note_limits();
         transport::raise_open_files();
 
-        // Before the database: who cannot listen should not take over runs. Connections are refused
+        // Before the database: a server that cannot listen should not take over runs. Connections are refused
         // until everything is there, the token for them included.
         let wanted = config.server.listen;
         let listen_error = |source| ServerError::Listen { addr: wanted, source };
@@ -127,7 +137,7 @@ impl Server {
             boundary,
             db: db.clone(),
             engine: engine.clone(),
-            health: Health::new(db.clone(), &backends, compose::products(config)),
+            health: Health::new(db.clone(), &backends, products(config)),
             scheduler: backends.scheduler,
             objects: backends.objects,
             secrets: backends.secrets,
@@ -279,7 +289,7 @@ fn bind(addr: SocketAddr) -> std::io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Begins to serve. Whoever is let in finds the server's own token in its file, and none of a
+/// Begins to serve. A caller that is let in finds the server's own token in its file, and none of a
 /// server before.
 async fn serve(
     config: &ServerConfig,
@@ -306,7 +316,8 @@ async fn serve(
         own_token: own_token.as_ref().map(OwnToken::hash),
     });
 
-    let listener = socket.listen(BACKLOG).map_err(|source| ServerError::Listen { addr, source })?;
+    let listener =
+        socket.listen(ACCEPT_BACKLOG).map_err(|source| ServerError::Listen { addr, source })?;
     watch_standings(context.clone());
     Ok((own_token, stack::serve(config, context, authenticator, listener, certificates).await?))
 }
@@ -341,6 +352,14 @@ async fn connect(
     })
 }
 
+fn products(config: &ServerConfig) -> Products {
+    Products {
+        scheduler: config.selected_scheduler().product,
+        objects: config.selected_objects().product,
+        secrets: config.selected_secrets().product,
+    }
+}
+
 async fn start_engine(
     config: &ServerConfig,
     addr: SocketAddr,
@@ -366,7 +385,7 @@ async fn start_engine(
         ..EngineConfig::default()
     };
 
-    if compose::shares_database(config) {
+    if config.shares_database() {
         server_id.clone_into(&mut engine.server_id);
     } else {
         // The database belongs to this process alone, and every server of it has the same name:
@@ -378,13 +397,14 @@ async fn start_engine(
     Engine::start(Arc::new(db.clone()), backends, engine).await.map_err(ServerError::Engine)
 }
 
-/// Who calls a server that serves one command.
-const EPHEMERAL_TOKEN: &str = "gofer-local";
+/// The id of the token of a server that serves one command.
+const EPHEMERAL_TOKEN_ID: &str = "gofer-local";
 
 async fn ephemeral_token(db: &Db) -> Result<SecretString, DbError> {
     let (mut token, secret) = new_token(TokenKind::Management, "of this command", "gofer");
-    // There is no other, and people read it: it is who starts and cancels the run.
-    EPHEMERAL_TOKEN.clone_into(&mut token.id);
+    // There is no other, and people read it: events name it as the actor that starts and cancels
+    // the run.
+    EPHEMERAL_TOKEN_ID.clone_into(&mut token.id);
     db.token_insert(&token, &run_token_hash(secret.expose_secret())).await?;
     Ok(secret)
 }

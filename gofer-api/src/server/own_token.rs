@@ -13,7 +13,7 @@ use crate::auth::token::new_token;
 use crate::files::CredentialFile;
 
 /// The file's name in the data directory.
-const FILE: &str = "token";
+const TOKEN_FILE_NAME: &str = "token";
 
 /// The token, in its file until this is dropped.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl OwnToken {
         links: Option<&Path>,
     ) -> Result<Self, ServerError> {
         let (_, secret) = new_token(TokenKind::Management, "", "gofer");
-        let file = CredentialFile::write((data_dir, FILE), &secret, addr, links)?;
+        let file = CredentialFile::write((data_dir, TOKEN_FILE_NAME), &secret, addr, links)?;
         tracing::info!(path = %file.path().display(), "this server's own token is in a file");
         Ok(Self { secret, file })
     }

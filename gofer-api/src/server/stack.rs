@@ -11,8 +11,6 @@ use gofer_proto::FILE_DESCRIPTOR_SET;
 use http::{HeaderName, HeaderValue, Method, Response};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic_health::server::HealthReporter;
 use tonic_web::GrpcWebLayer;
@@ -26,12 +24,12 @@ use crate::config::ServerConfig;
 use crate::intake::{Intake, IntakeLayer};
 use crate::rpc::context::Context;
 use crate::services;
-use crate::transport::{Acceptor, Certificates, Connections, GrpcOnlyLayer, protocol};
+use crate::transport::{Acceptor, Certificates, GrpcOnlyLayer};
 
 /// Headers of answers that a web page may read.
 const EXPOSED_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
 /// How long a browser may remember what it may ask.
-const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
+const PREFLIGHT_AGE_MAX: Duration = Duration::from_secs(3600);
 
 /// Serves until the context says stop and every call has ended. Dropped or aborted, it cuts off
 /// what is left.
@@ -55,19 +53,11 @@ pub(crate) async fn serve(
     let calls = AuthLayer(authenticator).layer(intake.layer(routes.prepare()));
     let stack = GrpcOnlyLayer
         .layer(cors(&config.server.cors_origins).layer(GrpcWebLayer::new().layer(calls)));
-    let acceptor = Acceptor {
-        connections: Connections::new(&config.limits),
-        certificates,
-        stack: BoxCloneSyncService::new(stack.map_response(|answer: Response<Body>| answer)),
-        protocol: protocol(&config.limits),
-        limits: config.limits.clone(),
-        tasks: TaskTracker::new(),
-        stop: context.stop.clone(),
-        cut: CancellationToken::new(),
-    };
+    let stack = BoxCloneSyncService::new(stack.map_response(|answer: Response<Body>| answer));
+    let stop = context.stop.clone();
+    let acceptor = Acceptor::new(&config.limits, certificates, stack, stop.clone());
 
     Ok(tokio::spawn(async move {
-        let stop = acceptor.stop.clone();
         let notice = async move {
             stop.cancelled().await;
             reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
@@ -103,5 +93,5 @@ fn cors(origins: &[String]) -> CorsLayer {
         .allow_methods([Method::POST])
         .allow_headers(tower_http::cors::Any)
         .expose_headers(exposed)
-        .max_age(PREFLIGHT_AGE)
+        .max_age(PREFLIGHT_AGE_MAX)
 }

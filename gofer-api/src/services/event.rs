@@ -14,7 +14,7 @@ use crate::rpc::page::{self, Page};
 use crate::rpc::streams::{HEARTBEAT_INTERVAL, ReplySender, StreamEnd, produce};
 
 /// Events read at a time while following.
-const FOLLOW_PAGE: usize = 200;
+const EVENTS_PER_READ: usize = 200;
 
 service! {
     v1::event_service_server::EventService {
@@ -126,8 +126,8 @@ async fn follow(
 ) -> Result<(), StreamEnd> {
     loop {
         let newest = *committed.borrow_and_update();
-        let found = call.db.event_list_after(cursor, &filter, FOLLOW_PAGE).await?;
-        let full = found.len() == FOLLOW_PAGE;
+        let found = call.db.event_list_after(cursor, &filter, EVENTS_PER_READ).await?;
+        let full = found.len() == EVENTS_PER_READ;
 
         for event in found {
             cursor = event.id;

@@ -1,12 +1,20 @@
-//! The gRPC services, one file per resource. A handler is a function from a call and a request to
-//! an answer; `service!` wires it up, authorized, in a task of its own and with a time limit.
+//! The gRPC services, one file or folder per resource.
+//!
+//! ```text
+//! tonic ─▶ service! ─▶ rpc::call (authorized, in a task of its own, with a time limit)
+//!                          │
+//!                          ▼   decode        call                       encode
+//!                       handler: convert ─▶ operations │ engine │ db ─▶ convert
+//!                                           several     runs     one
+//!                                           stores               transaction
+//! ```
 
 use std::sync::Arc;
 
 use gofer_proto::v1;
 use tonic::service::Routes;
 
-use crate::intake::MAX_MESSAGE_BYTES;
+use crate::intake::REQUEST_MAX_BYTES;
 use crate::rpc::context::Context;
 
 mod common_task;
@@ -27,7 +35,7 @@ pub(crate) fn routes(context: &Arc<Context>) -> Routes {
     macro_rules! routes {
         ($($module:ident: $server_module:ident :: $server:ident;)+) => {
             Routes::default()$(.add_service(
-                v1::$server_module::$server::new($module::Service(context.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES),
+                v1::$server_module::$server::new($module::Service(context.clone())).max_decoding_message_size(REQUEST_MAX_BYTES),
             ))+
         };
     }

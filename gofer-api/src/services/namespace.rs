@@ -49,7 +49,7 @@ async fn create_namespace(
     request: v1::CreateNamespaceRequest,
 ) -> Result<v1::CreateNamespaceResponse, ApiError> {
     let id = id(&request.id)?;
-    convert::free_text("description", &request.description, convert::MAX_DESCRIPTION_BYTES)?;
+    convert::free_text("description", &request.description, convert::DESCRIPTION_MAX_BYTES)?;
     let actor = call.identity.actor();
     let made =
         call.db.namespace_create(&id, &request.description, &actor, Timestamp::now()).await?;
@@ -87,7 +87,7 @@ async fn update_namespace(
     request: v1::UpdateNamespaceRequest,
 ) -> Result<v1::UpdateNamespaceResponse, ApiError> {
     let id = id(&request.id)?;
-    convert::free_text("description", &request.description, convert::MAX_DESCRIPTION_BYTES)?;
+    convert::free_text("description", &request.description, convert::DESCRIPTION_MAX_BYTES)?;
     let actor = call.identity.actor();
     let changed =
         call.db.namespace_update(&id, &request.description, &actor, Timestamp::now()).await?;

@@ -6,7 +6,7 @@ use crate::convert;
 use crate::error::ApiError;
 use crate::rpc::call::{Call, service, target};
 
-/// The commit this was built from, when whoever built it says so.
+/// The commit this was built from, where the build names it.
 const COMMIT: Option<&str> = option_env!("GOFER_COMMIT");
 
 service! {

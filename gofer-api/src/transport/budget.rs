@@ -11,12 +11,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::ApiError;
 
 /// One caller may have this part of the whole.
-const SHARE: usize = 4;
+const CALLER_SHARE: usize = 4;
 /// How long bytes may be waited for: long enough for others' requests to be handled, short enough
 /// to call again.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CHARGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shares of callers that are gone are forgotten when there are this many.
-const TIDY_AT: usize = 1024;
+const SHARES_TIDY_COUNT: usize = 1024;
 
 /// The bytes of all callers.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Budget {
         Self { whole: Pool::new(size_bytes), shares: Mutex::default() }
     }
 
-    /// The account of a caller, by whatever names it.
+    /// The account of a caller, by its name.
     pub(crate) fn account(&self, caller: &str) -> Account {
         Account(vec![self.share(caller), self.whole.clone()])
     }
@@ -72,12 +72,12 @@ impl Budget {
     }
 
     fn share(&self, caller: &str) -> Pool {
-        let size_bytes = self.whole.size_bytes / SHARE;
+        let size_bytes = self.whole.size_bytes / CALLER_SHARE;
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(free) = shares.get(caller).and_then(Weak::upgrade) {
             return Pool { free, size_bytes };
         }
-        if shares.len() >= TIDY_AT {
+        if shares.len() >= SHARES_TIDY_COUNT {
             shares.retain(|_, share| share.strong_count() > 0);
         }
         let share = Pool::new(size_bytes);
@@ -105,7 +105,7 @@ impl Account {
             return Ok(());
         }
 
-        let waiting = tokio::time::timeout(PATIENCE, self.wait(more));
+        let waiting = tokio::time::timeout(CHARGE_TIMEOUT, self.wait(more));
         match waiting.await {
             Ok(permits) => {
                 charge.add(permits, more);
@@ -118,7 +118,7 @@ impl Account {
         }
     }
 
-    /// The same for what may be waited for without end: whoever waits is ended by other means.
+    /// The same without a time limit: other means end the caller that waits.
     pub(crate) async fn take(&self, bytes: usize) -> Charge {
         let mut charge = Charge::default();
         let more = self.missing(&charge, bytes);

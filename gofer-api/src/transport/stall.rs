@@ -62,7 +62,7 @@ pub(super) async fn unless_stalled<T>(limit: Duration, work: impl Future<Output 
 
 /// Runs the streams of a connection.
 #[derive(Debug, Clone)]
-pub(crate) struct Streams(pub(super) Duration);
+pub(super) struct Streams(pub(super) Duration);
 
 impl<F> hyper::rt::Executor<F> for Streams
 where

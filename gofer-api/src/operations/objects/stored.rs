@@ -19,7 +19,7 @@ pub(crate) struct Objects<'a> {
     pub(crate) db: &'a Db,
     pub(crate) store: &'a dyn ObjectStore,
     pub(crate) limits: &'a Limits,
-    /// Who asks, for events.
+    /// The actor of events.
     pub(crate) actor: String,
 }
 

@@ -22,24 +22,24 @@ pub(crate) const DOMAIN: &str = "gofer";
 /// Longest message of a status as it travels, percent-encoded in a header. Clients refuse more than
 /// 16 KiB of headers together, with an error of their own that says nothing of the reason; this and
 /// the details stay well below.
-const MAX_MESSAGE_BYTES: usize = 4 * 1024;
+const MESSAGE_MAX_BYTES: usize = 4 * 1024;
 /// Longest message inside the details, which repeat it.
-const MAX_DETAILS_MESSAGE_BYTES: usize = 1024;
+const DETAILS_MESSAGE_MAX_BYTES: usize = 1024;
 /// Most violations of one status; the first ones are enough to go on with.
-const MAX_VIOLATIONS: usize = 20;
+const VIOLATIONS_MAX: usize = 20;
 /// Longest field of a violation.
-const MAX_FIELD_BYTES: usize = 256;
+const FIELD_MAX_BYTES: usize = 256;
 /// Longest rule of a violation, with the value that breaks it.
-const MAX_RULE_BYTES: usize = 1024;
+const RULE_MAX_BYTES: usize = 1024;
 /// All violations of one status together. In a header they are base64, a third longer.
-const MAX_VIOLATIONS_BYTES: usize = 3 * 1024;
+const VIOLATIONS_MAX_BYTES: usize = 3 * 1024;
 /// How many violations a status has no room for, in `google.rpc.ErrorInfo.metadata`.
-const LEFT_OUT: &str = "violations_left_out";
+const LEFT_OUT_KEY: &str = "violations_left_out";
 /// When to call again what is unavailable: a server that restarts, or a connection that broke, is
 /// back soon.
-const RETRY_SOON: Duration = Duration::from_secs(1);
+const RETRY_UNAVAILABLE_AFTER: Duration = Duration::from_secs(1);
 /// When to call again what has no room: somebody or something has to make some first.
-const RETRY_FULL: Duration = Duration::from_secs(5);
+const RETRY_FULL_AFTER: Duration = Duration::from_secs(5);
 
 /// What travels, before it is wrapped: the code, the stable reason and the text for people.
 struct Shape {
@@ -55,7 +55,7 @@ struct Shape {
 
 impl Shape {
     fn new(code: Code, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        let retry_after = (code == Code::Unavailable).then_some(RETRY_SOON);
+        let retry_after = (code == Code::Unavailable).then_some(RETRY_UNAVAILABLE_AFTER);
         Self {
             code,
             reason: reason.into(),
@@ -68,7 +68,10 @@ impl Shape {
 
     /// What the server stands on has no room left, whoever calls.
     fn full(reason: &str, message: impl Into<String>) -> Self {
-        Self { retry_after: Some(RETRY_FULL), ..Self::new(Code::Unavailable, reason, message) }
+        Self {
+            retry_after: Some(RETRY_FULL_AFTER),
+            ..Self::new(Code::Unavailable, reason, message)
+        }
     }
 
     /// A namespace has as much as it may.
@@ -108,7 +111,7 @@ impl From<ApiError> for Status {
         let fields = that_fit(shape.violations);
         let left_out = count - fields.len();
         if left_out > 0 {
-            metadata.insert(LEFT_OUT.to_owned(), left_out.to_string());
+            metadata.insert(LEFT_OUT_KEY.to_owned(), left_out.to_string());
         }
 
         details.set_error_info(shape.reason, DOMAIN, metadata);
@@ -120,7 +123,7 @@ impl From<ApiError> for Status {
             details.set_retry_info(shape.retry_after);
         }
 
-        let message = shorten(&shape.message, MAX_MESSAGE_BYTES);
+        let message = shorten(&shape.message, MESSAGE_MAX_BYTES);
         if message.len() < shape.message.len() {
             tracing::warn!(reason = details.error_info().map(|info| info.reason.as_str()), message = %shape.message,
                 "an error's message is too long to be sent whole");
@@ -128,7 +131,7 @@ impl From<ApiError> for Status {
 
         let inner = Self::with_error_details(
             shape.code,
-            shorten(&message, MAX_DETAILS_MESSAGE_BYTES),
+            shorten(&message, DETAILS_MESSAGE_MAX_BYTES),
             details,
         );
 
@@ -176,7 +179,7 @@ fn api(error: ApiError) -> Shape {
             Shape::new(Code::DeadlineExceeded, "REQUEST_INCOMPLETE", message)
         }
         ApiError::ShareSpent { .. } => Shape {
-            retry_after: Some(RETRY_SOON),
+            retry_after: Some(RETRY_UNAVAILABLE_AFTER),
             ..Shape::new(Code::ResourceExhausted, "SHARE_SPENT", message)
         },
         ApiError::NoMemory => Shape::new(Code::Unavailable, "REQUEST_MEMORY_FULL", message),
@@ -310,14 +313,14 @@ fn exists(what: Resource) -> String {
 
 /// The first violations, as many as a status has room for.
 fn that_fit(violations: Vec<Violation>) -> Vec<FieldViolation> {
-    let mut room = MAX_VIOLATIONS_BYTES;
+    let mut room = VIOLATIONS_MAX_BYTES;
     let fits = |field: &FieldViolation| {
         let needed = field.field.len() + field.description.len();
         let fits = needed <= room;
         room = room.saturating_sub(needed);
         fits
     };
-    violations.into_iter().take(MAX_VIOLATIONS).map(field_violation).take_while(fits).collect()
+    violations.into_iter().take(VIOLATIONS_MAX).map(field_violation).take_while(fits).collect()
 }
 
 fn field_violation(violation: Violation) -> FieldViolation {
@@ -327,8 +330,8 @@ fn field_violation(violation: Violation) -> FieldViolation {
         format!("{} (got `{}`)", violation.rule, violation.value)
     };
     FieldViolation::new(
-        shorten(&violation.field, MAX_FIELD_BYTES),
-        shorten(&description, MAX_RULE_BYTES),
+        shorten(&violation.field, FIELD_MAX_BYTES),
+        shorten(&description, RULE_MAX_BYTES),
     )
 }
 

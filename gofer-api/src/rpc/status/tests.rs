@@ -17,7 +17,7 @@ fn check(error: impl Into<ApiError>, code: Code, reason: &str) {
         code == Code::Unavailable,
         "{reason}: who may call again is told when"
     );
-    assert_eq!(retry == Some(RETRY_FULL), reason.ends_with("_FULL"), "{reason}: {retry:?}");
+    assert_eq!(retry == Some(RETRY_FULL_AFTER), reason.ends_with("_FULL"), "{reason}: {retry:?}");
     assert!(
         !status.message().is_empty() && !status.message().ends_with('.'),
         "{}",
@@ -189,8 +189,8 @@ fn bad_input_names_field_value_and_rule_and_fits_into_a_header() {
     let status = Status::from(ApiError::Invalid(violations));
     assert!(status.message().ends_with("and 97 more"), "{}", status.message());
     let fields = status.get_details_bad_request().unwrap().field_violations;
-    assert_eq!(fields.len(), MAX_VIOLATIONS);
-    assert_eq!(status.get_details_error_info().unwrap().metadata[LEFT_OUT], "80");
+    assert_eq!(fields.len(), VIOLATIONS_MAX);
+    assert_eq!(status.get_details_error_info().unwrap().metadata[LEFT_OUT_KEY], "80");
     assert_eq!(fields[0].field, "tasks[0].id");
     assert_eq!(fields[0].description, "a rule (got `A b`)");
 }

@@ -1,5 +1,10 @@
-//! `ObjectService`. Bytes lie in the object store under a location of their own, everything else in
-//! the database.
+//! `ObjectService`.
+//!
+//! ```text
+//! PutObject ───────▶ upload ────▶ operations::objects ◀──── get, delete (this file)
+//! …Url, …Upload ───▶ presigned ──────────▲
+//! Head, List ──────▶ the database alone
+//! ```
 
 use bytes::Bytes;
 use futures::StreamExt;

@@ -44,7 +44,8 @@ impl Follower {
 
     pub(super) async fn follow(mut self) -> Result<(), StreamEnd> {
         let mut events = self.call.db.event_watch();
-        // Read before the state: whatever is committed from here on is looked at again.
+        // Read before the state. Without this, an event that is committed between the two reads would
+        // be in neither: the state would be older, and the cursor past it.
         let mut cursor = *events.borrow_and_update();
         let mut state = snapshot(&self.call.db, &self.key).await?;
         let mut wanted: BTreeSet<TaskId> = state.tasks.keys().cloned().collect();

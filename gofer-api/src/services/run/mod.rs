@@ -1,4 +1,11 @@
 //! `RunService`.
+//!
+//! ```text
+//! StartRun, CancelRun, RetryRun ─▶ engine
+//! GetRun, ListRuns ──────────────▶ view (task runs, attempts), pending_reason (why it waits)
+//! FollowRun ─▶ follow ───────────▶ view, pending_reason, at each event of the run
+//! GetRunTimeline ─▶ timeline ────▶ view, pending_reason, the engine's spans
+//! ```
 
 use std::collections::BTreeSet;
 
@@ -17,7 +24,7 @@ use crate::rpc::page::Page;
 use crate::rpc::streams::produce;
 
 /// Longest idempotency key.
-const MAX_IDEMPOTENCY_KEY_BYTES: usize = 128;
+const IDEMPOTENCY_KEY_MAX_BYTES: usize = 128;
 
 mod follow;
 mod pending_reason;
@@ -48,7 +55,7 @@ async fn start_run(
     let (namespace, pipeline) =
         convert::pipeline_key(&request.namespace, "pipeline", &request.pipeline)?;
     let key = request.idempotency_key;
-    if key.len() > MAX_IDEMPOTENCY_KEY_BYTES
+    if key.len() > IDEMPOTENCY_KEY_MAX_BYTES
         || !key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
     {
         return Err(ApiError::invalid(

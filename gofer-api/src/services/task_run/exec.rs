@@ -27,11 +27,11 @@ use crate::rpc::streams::{ReplySender, StreamEnd, produce};
 use crate::transport::Disconnect;
 
 /// Most words of a command.
-const MAX_WORDS: usize = 1_000;
+const COMMAND_WORDS_MAX: usize = 1_000;
 /// Most bytes of all of them.
-const MAX_COMMAND_BYTES: usize = 64 * 1024;
+const COMMAND_MAX_BYTES: usize = 64 * 1024;
 
-/// Runs a command. Who asks for it, where, is an event before the scheduler hears of it.
+/// Runs a command. An event names its caller and its task before the scheduler hears of it.
 pub(super) async fn exec(
     context: &Arc<Context>,
     extensions: Extensions,
@@ -84,15 +84,18 @@ fn request(
         return bad("", "a program, such as `/bin/sh`, and its arguments");
     }
 
-    if command.len() > MAX_WORDS {
-        return bad(&format!("{} words", command.len()), &format!("at most {MAX_WORDS} words"));
+    if command.len() > COMMAND_WORDS_MAX {
+        return bad(
+            &format!("{} words", command.len()),
+            &format!("at most {COMMAND_WORDS_MAX} words"),
+        );
     }
 
     let length: usize = command.iter().map(String::len).sum();
-    if length > MAX_COMMAND_BYTES {
+    if length > COMMAND_MAX_BYTES {
         return bad(
             &format!("{length} bytes"),
-            &format!("at most {MAX_COMMAND_BYTES} bytes together"),
+            &format!("at most {COMMAND_MAX_BYTES} bytes together"),
         );
     }
 
@@ -134,7 +137,7 @@ impl Drop for Counted {
     }
 }
 
-/// Counts the session and records who asks for it, both or neither.
+/// Counts the session and records its caller, both or neither.
 async fn begin(
     call: &Call,
     id: &ExecutionId,
@@ -249,7 +252,7 @@ impl Inputs {
             };
 
             for piece in pieces {
-                // A command that is gone is seen by who reads from it.
+                // The reader of its output sees that a command is gone.
                 let _ = input.send(piece).await;
             }
         }

@@ -1,4 +1,10 @@
 //! `TaskRunService`.
+//!
+//! ```text
+//! GetTaskRun, ListTaskRuns ─▶ run::view
+//! CancelTaskRun, StreamLogs ▶ engine
+//! Exec ─▶ exec ─(event, quota)─▶ Db ─▶ engine ─▶ a session: bytes both ways
+//! ```
 
 use futures::StreamExt;
 use gofer_core::run::TaskRun;
