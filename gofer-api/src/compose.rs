@@ -1,4 +1,10 @@
-//! The only file that names concrete backends: one `match` per kind.
+//! The only file that names concrete backends.
+//!
+//! ```text
+//! ServerConfig ─▶ scheduler, objects, secrets   one `match` per kind: connect the product
+//!              ─▶ boundary, local_disks         what else of the server depends on the product
+//!              ─▶ rotate_secrets_key            what one product alone can do
+//! ```
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,8 +22,8 @@ use gofer_secrets_vault::VaultSecretStore;
 use gofer_store_local::LocalObjectStore;
 use gofer_store_s3::S3ObjectStore;
 
-/// What the program of a [`Launcher`] runs: the local scheduler's supervisors. And whose end is
-/// theirs, too, if anybody's.
+/// The program of a [`Launcher`] runs the local scheduler's supervisors. With an [`Owner`] they end
+/// when that process does.
 pub(crate) use gofer_scheduler_local::note_limits;
 pub use gofer_scheduler_local::{Owner, close_process, supervisor};
 

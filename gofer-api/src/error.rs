@@ -1,4 +1,4 @@
-//! Why a call is not answered as the caller wished. `status.rs` turns it into what travels.
+//! Why a call is not answered as its caller asked. `rpc/status` turns it into what travels.
 
 use gofer_core::id::InvalidId;
 use gofer_core::quota::QuotaExceeded;
@@ -7,7 +7,7 @@ use gofer_core::{BackendError, Resource};
 use gofer_db::DbError;
 use gofer_engine::EngineError;
 
-/// Why a call is not answered as the caller wished; one variant per thing a caller can do about it.
+/// Why a call is not answered as its caller asked; one variant per thing a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("{}", gofer_core::validate::joined(.0))]

@@ -79,7 +79,7 @@ impl Authenticator {
         uri: &Uri,
         peer: Option<IpAddr>,
     ) -> Result<Identity, ApiError> {
-        // It tells whether a server is there, which a caller that has got here knows.
+        // Health tells only that a server is there, and a caller that has got here knows that.
         if rule == Rule::Health {
             return Ok(Identity::Anonymous);
         }

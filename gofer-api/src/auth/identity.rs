@@ -20,7 +20,6 @@ pub(crate) enum Identity {
     Client {
         /// Where it may work.
         namespaces: Vec<NamespaceId>,
-        /// The token itself.
         token: Token,
     },
     /// A task, with its run's own token, or one that the scheduler gave the task.

@@ -6,7 +6,7 @@
 //!                  │       ├──▶ workload ───▶ the scheduler, for a token that it signed
 //!                  │       └──▶ Db            for every other token
 //!                  ▼
-//!               Caller (identity, rule) ─▶ intake, rpc ─▶ permissions::check(rule, identity, target)
+//!               Caller (identity, rule) ─▶ intake, rpc ─▶ permissions::check, of the target
 //!                  └─ a stream is open ──▶ standing: is the token still good?
 //! ```
 

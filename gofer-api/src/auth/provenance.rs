@@ -61,7 +61,8 @@ impl Provenance {
         }
 
         if headers.contains_key(ORIGIN) {
-            // Allowed by name: then it is another site.
+            // The configuration allows the origin by name. Its pages are of another site, so that
+            // the check below would refuse them.
             return Ok(());
         }
 
@@ -81,7 +82,7 @@ impl Provenance {
             Some(authority) => vec![authority.as_str().as_bytes()],
             None => headers.get_all(HOST).iter().map(http::HeaderValue::as_bytes).collect(),
         };
-        // Nothing but a program of its own sends no host at all.
+        // Only a program that is no browser sends no host at all.
         for name in named {
             let host = std::str::from_utf8(name)
                 .ok()
@@ -144,7 +145,7 @@ impl Provenance {
     }
 
     fn is_proxy(&self, address: Option<IpAddr>) -> bool {
-        // On a socket for both kinds of addresses, the old ones look like this.
+        // A socket for both kinds of addresses shows those of IPv4 as mapped ones.
         address
             .map(|ip| ip.to_canonical())
             .is_some_and(|ip| self.proxies.iter().any(|net| net.contains(&ip)))

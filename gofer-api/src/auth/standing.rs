@@ -47,7 +47,7 @@ impl Credential {
                 Some(Self::Token { id: token.id.clone(), namespaces: namespaces.clone() })
             }
             Identity::Run(key) => Some(Self::Run(key.clone())),
-            // Not before the server ends; or for one short call.
+            // These last as long as the server, or for one short call.
             Identity::Anonymous | Identity::Anybody | Identity::Dev | Identity::Execution(_) => {
                 None
             }

@@ -65,7 +65,7 @@ impl WorkloadTokens {
         if known.len() >= IDENTIFIED_MAX {
             known.retain(|_, (_, at)| at.elapsed() < IDENTIFIED_TTL);
         }
-        // So many at once are asked about again.
+        // Beyond the bound a token is not remembered, and the scheduler is asked at each call.
         if known.len() < IDENTIFIED_MAX {
             known.insert(*hash, (run.clone(), Instant::now()));
         }

@@ -249,7 +249,7 @@ impl ServerConfig {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let mut paths = vec![self.in_data_dir(Path::new(""))];
         if let Ok(Target::Sqlite(database)) = self.resolved_database().target() {
-            // What SQLite keeps beside it.
+            // The files that SQLite keeps beside it.
             for suffix in ["", "-wal", "-shm", "-journal", ".lock"] {
                 let mut name = absolute(&database).into_os_string();
                 name.push(suffix);

@@ -1,11 +1,10 @@
 //! The server's configuration. The result is one value that is passed along and never changes.
 //!
 //! ```text
-//! defaults <- TOML file <- GOFER_<TABLE>__<KEY> <- flags ─▶ ServerConfig ─▶ validate ─▶ server
-//!                 │                                              │             │
-//!                 └▶ files: secrets beside it, with their modes  │             └▶ backends: each
-//!                    error: the key, its value, the rule         │                product's own rules
-//!                                                 backends: a selector and a table for each product
+//! defaults <- TOML <- GOFER_<TABLE>__<KEY> <- flags ─▶ ServerConfig ─▶ validate ─▶ server
+//!               │                                        │              │
+//!               │            backends: selectors, tables ┘              ├▶ backends: their rules
+//!               └▶ files: those that hold secrets, and their modes      └▶ error: key and rule
 //! ```
 
 use std::net::SocketAddr;
@@ -122,7 +121,8 @@ pub enum AuthMode {
 pub enum Access {
     /// Nobody.
     Tokens,
-    /// Callers that can read the file with the token that the server makes at each start (dev mode).
+    /// Callers that can read the file with the token that the server makes at each start (dev
+    /// mode).
     OwnToken,
     /// Everybody.
     Anybody,

@@ -58,7 +58,8 @@ impl Reloads {
             let requested =
                 tokio::time::timeout(FILE_CHECK_INTERVAL, self.wanted.notified()).await.is_ok();
             for (thing, seen) in self.things.iter().zip(&mut seen) {
-                // Before the read: what changes during it is seen the next time.
+                // The stamp is taken before the read. Without this, a change during the read would
+                // have the new stamp and the old content, and never be read.
                 let now = stamp(&**thing);
                 if !requested && now == *seen {
                     continue;

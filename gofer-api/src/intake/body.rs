@@ -111,7 +111,7 @@ pub(super) fn whole_messages(
 impl Reader {
     /// The next message with its prefix; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
-        // The message before has been handled: somebody asks for the next.
+        // The handler asks for the next message, so that it is done with the one before.
         if self.rules.many {
             self.held.put(Charge::default());
         }
@@ -193,7 +193,7 @@ impl Reader {
         let mut walk = self.rules.shape.map(|shape| Walk::new(&SHAPES, shape, length));
         let mut charge = Charge::default();
 
-        // All of it in one piece, as most are, is passed on as it is.
+        // Most messages come in one piece, which is passed on without a copy.
         if self.rest.len() >= whole {
             let message = self.rest.split_to(whole);
             Self::look_at(

@@ -55,7 +55,7 @@ pub(crate) struct Intake {
 impl Intake {
     /// As the limits say.
     pub(crate) fn new(limits: &Limits) -> Self {
-        // Now, and not while the first caller waits.
+        // The table is made now, so that the first caller does not wait for it.
         std::sync::LazyLock::force(&SHAPES);
         Self {
             requests: Budget::new(limits.request_memory),
@@ -164,8 +164,8 @@ impl Intake {
         request.extensions_mut().insert(answers);
         request.extensions_mut().insert(held.clone());
 
-        // What one message is asked and one is answered has ended by the deadline, however slowly
-        // the message comes.
+        // A call of one message and one answer ends by the deadline, even if the message arrives
+        // slowly.
         let answer = inner.call(request);
         let unary =
             method.is_some_and(|method| !method.streams_requests && !method.streams_answers);

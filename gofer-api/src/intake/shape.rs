@@ -111,7 +111,7 @@ impl Shapes {
         if let Some(index) = self.indexes.get(message.full_name()) {
             return *index;
         }
-        // Known before its fields are, because a message may contain itself.
+        // The message is listed before its fields, because it may contain itself.
         let index = self.messages.len();
         self.messages.push(Shape::default());
         self.indexes.insert(message.full_name().to_owned(), index);

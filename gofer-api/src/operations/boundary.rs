@@ -32,7 +32,7 @@ pub(crate) enum Boundary {
     },
 }
 
-/// Tokens looked at in one query.
+/// Tokens that one query reads.
 const TOKENS_PER_READ: usize = 500;
 
 /// What the owner of a client token can do where nothing keeps tasks apart.

@@ -47,7 +47,8 @@ impl FreeDisk {
         let is_old =
             looked == 0 || u128::from(now.saturating_sub(looked)) >= FREE_SPACE_TTL.as_millis();
 
-        // Of many callers at once one looks; the others take what was found before.
+        // Of many callers at once one looks, and the others take its last answer. Without this,
+        // every piece of every upload would ask the file system.
         let mine =
             self.looked.compare_exchange(looked, now, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if is_old && mine {

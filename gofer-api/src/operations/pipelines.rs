@@ -2,7 +2,7 @@
 //! stores hold of them.
 //!
 //! ```text
-//! delete:  remove every record (one transaction) -> delete bytes, values and executions, 16 at once
+//! delete:  remove every record (one transaction) -> delete bytes, values, executions, 16 at once
 //! ```
 //!
 //! The transaction decides: before it nothing is gone, after it nothing is seen. What a store keeps

@@ -102,7 +102,7 @@ where
     let limit = context.limits.call_timeout;
     let answer = finish(work, limit).await?;
 
-    // As itself, and as what travels.
+    // The answer is in memory twice: as itself, and encoded.
     let mut charge = Charge::default();
     answers.raise(&mut charge, 2 * answer.encoded_len()).await?;
     let mut response = Response::new(answer);
@@ -138,8 +138,8 @@ pub(crate) fn stand(context: &Context, extensions: &mut Extensions) -> Standing 
     standing
 }
 
-/// ReplyStream as tonic wants them; when the server or the caller's standing ends first, the last one
-/// says so.
+/// Replies as tonic wants them; when the server or the caller's standing ends first, the last
+/// one says so.
 pub(crate) fn grpc_stream<R: Send + 'static>(
     context: &Arc<Context>,
     standing: Standing,
@@ -177,7 +177,8 @@ pub(crate) fn authorize(
     permissions::check(*rule, identity, target)?;
     let Some(answers) = extensions.get::<Account>().cloned() else { return Err(ApiError::Broken) };
     let standing = extensions.get::<Standing>().cloned().unwrap_or_default();
-    // The header of a stream may come long after the call was admitted.
+    // The header of a stream may come long after the call was admitted. Without this, a token that
+    // was lost in between would still begin its work.
     if let Some(loss) = standing.loss() {
         return Err(loss);
     }
@@ -196,9 +197,9 @@ pub(crate) async fn finish<R>(
     }
 }
 
-/// Makes a service of handlers: `unary name(Request) -> Response` calls the function
-/// `name(Call, Request)`, `server_streaming` the same for streams of answers; each call is authorized
-/// before its handler sees it. For requests that are streams (`client_streaming`, `bidi`) the handler
+/// Makes a service of handlers: `unary name(Request) -> Response` calls the function `name(Call,
+/// Request)`, `server_streaming` the same for streams of answers; each call is authorized before
+/// its handler sees it. For requests that are streams (`client_streaming`, `bidi`) the handler
 /// authorizes, because only it knows what the stream is about.
 macro_rules! service {
     (

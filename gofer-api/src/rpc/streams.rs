@@ -12,7 +12,7 @@ use super::call::{Call, ReplyStream};
 use crate::error::ApiError;
 use crate::transport::{Account, Charge};
 
-/// ReplyStream that may wait for a slow reader of a stream.
+/// Replies that may wait for a slow reader of a stream.
 const STREAM_QUEUE: usize = 16;
 /// Time between two signs of life of a stream; the contract promises 30 s.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
@@ -41,8 +41,8 @@ where
         }
     });
 
-    // A reply that is taken from the queue is encoded at once: its memory is the connection's from
-    // then on.
+    // A reply that leaves the queue is encoded at once. From then on the connection accounts for
+    // its memory.
     ReceiverStream::new(receiver).map(|reply: Queued<R>| reply.map(|(reply, _)| reply)).boxed()
 }
 

@@ -53,8 +53,8 @@ pub async fn check(config: ServerConfig, launcher: Launcher) -> Vec<CheckLine> {
         lines.push(CheckLine::new("bootstrap token", Err(error.to_string())));
     }
 
-    // One product after the other, whatever is wrong with the first: a company's own authority is
-    // missing in all of them.
+    // Every product is tried even where the first is wrong: a certificate authority that is missing
+    // is missing in all of them.
     let connected = Db::connect(config.resolved_database()).await;
     let database = match &connected {
         Ok(db) => db.check().await.map_err(|error| chain(&error)),
@@ -63,7 +63,8 @@ pub async fn check(config: ServerConfig, launcher: Launcher) -> Vec<CheckLine> {
 
     lines.push(CheckLine::new("database", database));
     if matches!(connected, Err(DbError::Locked { .. })) {
-        // Beside a server that lives everything local is taken, and that says nothing.
+        // A living server holds everything local, so that further checks would only repeat this
+        // one.
         return lines;
     }
 

@@ -1,7 +1,7 @@
 //! Starting, serving and ending.
 //!
 //! ```text
-//! Server::start ─▶ files (directory) ─▶ bind ─▶ Db ─▶ compose (backends) ─▶ bootstrap (first token)
+//! Server::start ─▶ files (directory) ─▶ bind ─▶ Db ─▶ compose (backends) ─▶ bootstrap (code)
 //!      │
 //!      └▶ engine ─▶ Context ─▶ own_token ─▶ listen ─▶ stack ─▶ transport
 //!                                                       │
@@ -94,8 +94,8 @@ impl Server {
         compose::note_limits();
         transport::raise_open_files();
 
-        // Before the database: a server that cannot listen should not take over runs. Connections are refused
-        // until everything is there, the token for them included.
+        // Before the database: a server that cannot listen should not take over runs. Connections
+        // are refused until everything is there, the token for them included.
         let wanted = config.server.listen;
         let listen_error = |source| ServerError::Listen { addr: wanted, source };
         let socket = bind(wanted).map_err(listen_error)?;
@@ -388,8 +388,9 @@ async fn start_engine(
     if config.shares_database() {
         server_id.clone_into(&mut engine.server_id);
     } else {
-        // The database belongs to this process alone, and every server of it has the same name:
-        // leases of the one before, which may have been killed, hold nobody up.
+        // The database belongs to this process alone, and each of its servers has the same name.
+        // Without this, the leases of a server that was killed would hold up its runs until they
+        // run out.
         let released = Journal::release(db, &engine.server_id).await;
         released.map_err(|error| ServerError::Engine(error.into()))?;
     }

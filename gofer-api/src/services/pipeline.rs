@@ -18,6 +18,7 @@ use crate::rpc::page::Page;
 
 /// Longest encoded spec.
 const SPEC_MAX_BYTES: usize = 3 * 1024 * 1024;
+
 service! {
     v1::pipeline_service_server::PipelineService {
         unary register_pipeline(v1::RegisterPipelineRequest) -> v1::RegisterPipelineResponse;
@@ -41,7 +42,7 @@ async fn register_pipeline(
     request: v1::RegisterPipelineRequest,
 ) -> Result<v1::RegisterPipelineResponse, ApiError> {
     let namespace = convert::namespace_id(&request.namespace)?;
-    // Some 100 ms for the largest: nothing for a thread that others' calls wait for.
+    // The largest spec takes some 100 ms: too long for a thread that serves other calls.
     let checked = tokio::task::spawn_blocking(move || acceptable(request.spec)).await;
     let spec = Arc::new(checked.unwrap_or(Err(ApiError::Broken))?);
     call.db.namespace_get(&namespace).await?;
@@ -101,7 +102,7 @@ fn acceptable(spec: Option<v1::PipelineSpec>) -> Result<PipelineSpec, ApiError> 
         ));
     }
 
-    // Last: where a single field is too long, its own rule says more.
+    // This check comes last: where one field is too long, that field's rule says more.
     if found.is_empty() && encoded_bytes > SPEC_MAX_BYTES {
         let rule = format!("an encoded spec has at most {SPEC_MAX_BYTES} bytes");
         return Err(ApiError::invalid("spec", format!("{encoded_bytes} bytes"), rule));

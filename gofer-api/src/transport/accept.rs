@@ -80,7 +80,7 @@ impl Acceptor {
                         );
                     }),
                 },
-                // The caller was gone before it was accepted.
+                // The caller left before it was accepted.
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
                     self.connections.close_some();

@@ -97,7 +97,7 @@ impl Account {
             return Ok(());
         }
 
-        // Without company there is nothing to wait for, and no timer to set.
+        // With room for all there is nothing to wait for, and no timer to set.
         if let Ok(permits) =
             self.0.iter().map(|pool| pool.free.clone().try_acquire_many_owned(more)).collect()
         {
@@ -137,7 +137,7 @@ impl Account {
     async fn wait(&self, bytes: u32) -> Vec<OwnedSemaphorePermit> {
         let mut permits = Vec::with_capacity(self.0.len());
         for pool in &self.0 {
-            // A semaphore that nobody closes always answers.
+            // Nobody closes these semaphores, so that each answers with a permit.
             permits.extend(pool.free.clone().acquire_many_owned(bytes).await);
         }
         permits

@@ -201,7 +201,7 @@ mod tests {
                 && !guest.connection.is_closed()
         );
 
-        // The one with a call goes before one with a token.
+        // A connection with a call is closed before one with a token.
         drop(newest.connection.begin_call(true).unwrap());
         let next = connections.admit(address(3)).unwrap();
         assert!(busy.connection.is_closed() && !guest.connection.is_closed());

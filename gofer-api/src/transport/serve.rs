@@ -35,6 +35,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// Bytes that HTTP/1 gathers of a request before it is looked at.
 const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+
 /// What connections are served with.
 #[derive(Clone)]
 pub(super) struct ServedWith {

@@ -1,8 +1,8 @@
 //! Objects that go between caller and object store without passing through the server: URLs to
 //! read, and uploads in two steps. An upload's row is committed before its URL is handed out, and
 //! its bytes become an object in the transaction that completes it; what dies in between is found
-//! by retention. URLs are credentials: they go into the answer and nowhere else, and an event says
-//! for whom they were made before they are.
+//! by retention. URLs are credentials: they go into the answer and nowhere else, and an event names
+//! their caller before they are handed out.
 
 use std::time::Duration;
 
@@ -72,8 +72,8 @@ impl Objects<'_> {
         }
 
         let location = layout::object_location(&scope);
-        // Once only: after the completion the URL may still be good, and must not change what is
-        // recorded.
+        // The URL takes bytes once. Without this, it could change the bytes of a recorded object:
+        // it may outlive the completion.
         let terms = UploadTerms { if_absent: true, sha256, size_bytes: Some(size_bytes) };
         let Presigned { url, headers, good_for } =
             self.presign(&location, Access::Put(terms), ttl, "PutObject").await?;

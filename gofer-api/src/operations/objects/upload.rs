@@ -62,7 +62,7 @@ impl Objects<'_> {
 
         self.check_owner(&scope).await?;
 
-        // Only to spare the work: the last step is what makes sure.
+        // This only spares the work: the transaction of the last step decides.
         if if_absent && self.db.object_get(&scope, &key).await.is_ok() {
             return Err(ApiError::AlreadyExists { what: Resource::Object, key: key.to_string() });
         }
@@ -93,8 +93,8 @@ impl Objects<'_> {
 
         let (size_bytes, sha256) = match (Arriving::end(&arriving), stored) {
             (Err(problem), _) => {
-                // The store dropped it with the stream's error; a store that did not must not keep
-                // it.
+                // The store drops what it has of a stream that breaks. One that did not must not
+                // keep it.
                 self.forget(&location).await;
                 return Err(problem);
             }
@@ -132,7 +132,9 @@ impl Objects<'_> {
         let outcome = match self.db.object_put_record(&record, put, &self.actor).await {
             Ok(outcome) => outcome,
             Err(error) => {
-                // Only when it is sure that no record names them.
+                // Only where it is sure that no record names them. After a lost answer the
+                // transaction may have been committed, and deleting the bytes would lose the
+                // object.
                 if matches!(
                     error,
                     DbError::NotFound { .. } | DbError::AlreadyExists { .. } | DbError::Quota(_)

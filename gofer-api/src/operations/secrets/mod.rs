@@ -17,12 +17,13 @@ use secrecy::SecretString;
 
 use crate::error::ApiError;
 
-/// How often a read begins anew because the secret was put again between looking it up and reading
-/// its value.
+/// How often a read begins again because the secret was put between looking it up and reading its
+/// value.
 const READ_ATTEMPTS: usize = 5;
 
 /// Stores a value. The old value stays with the old record until the new record names the new
-/// value: never can a list of namespaces that was meant for another value read this one.
+/// value. Without this, a crash between the two stores would leave the new value under the old
+/// record's list of namespaces, which may be wider.
 pub(crate) async fn put(
     db: &Db,
     store: &dyn SecretStore,
@@ -30,7 +31,7 @@ pub(crate) async fn put(
     value: &SecretString,
     if_absent: bool,
 ) -> Result<SecretRecord, ApiError> {
-    // Only to spare the work: the last step is what makes sure.
+    // This only spares the work: the transaction of the last step decides.
     if if_absent && exists(db, record).await? {
         return Err(ApiError::AlreadyExists { what: Resource::Secret, key: record.key.clone() });
     }
@@ -41,7 +42,8 @@ pub(crate) async fn put(
     let outcome = match db.secret_put_record(record, if_absent).await {
         Ok(outcome) => outcome,
         Err(error) => {
-            // Only when it is sure that no record names it.
+            // Only where it is sure that no record names it. After a lost answer the transaction
+            // may have been committed, and deleting the value would lose the secret.
             if matches!(error, DbError::NotFound { .. } | DbError::AlreadyExists { .. }) {
                 forget(db, store, &record.location).await;
             }

@@ -61,7 +61,8 @@ async fn send(
 ) -> Result<(), StreamEnd> {
     replies.send(head).await?;
     loop {
-        // Before the read: of many transfers that nobody takes in, most have not read anything.
+        // Memory comes before the read. Without this, many transfers to slow readers would each
+        // hold a chunk while they wait for their turn.
         let memory = replies.reserve(CHUNK_MEMORY_BYTES).await;
         let Some(chunk) = bytes.next().await else { return Ok(()) };
         for piece in pieces(chunk?) {

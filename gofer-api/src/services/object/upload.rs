@@ -43,7 +43,7 @@ pub(super) async fn put_object(
     let call = authorize(context, &extensions, header.target())?;
     let work = context.tasks.spawn(receive(call, header, parts));
 
-    // The work notices, at the latest before it makes the bytes an object.
+    // The task looks at the standing once more before it makes the bytes an object.
     standing.hold(work).await?.unwrap_or(Err(ApiError::Broken))
 }
 

@@ -44,8 +44,8 @@ impl Follower {
 
     pub(super) async fn follow(mut self) -> Result<(), StreamEnd> {
         let mut events = self.call.db.event_watch();
-        // Read before the state. Without this, an event that is committed between the two reads would
-        // be in neither: the state would be older, and the cursor past it.
+        // Read before the state. Without this, an event that is committed between the two reads
+        // would be in neither: the state would be older, and the cursor past it.
         let mut cursor = *events.borrow_and_update();
         let mut state = snapshot(&self.call.db, &self.key).await?;
         let mut wanted: BTreeSet<TaskId> = state.tasks.keys().cloned().collect();
@@ -142,8 +142,7 @@ impl Follower {
         };
 
         for (task, view) in tasks.into_iter().zip(views) {
-            // Where an ended attempt's log lies changes behind the scenes; it is no news of the
-            // task.
+            // The archiver moves the log of an ended attempt. That is no news of the task.
             let mut news = view.clone();
             news.attempts.iter_mut().for_each(|attempt| attempt.log_state = 0);
             if self.tasks.get(&task.task) != Some(&news) {

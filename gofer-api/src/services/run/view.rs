@@ -70,7 +70,8 @@ fn task_run(
     records: &[AttemptRecord],
     attempts: Attempts,
 ) -> v1::TaskRun {
-    // Read after the task run, the records may already know of its end.
+    // The records were read after the task run, so that they may hold the end of an attempt that
+    // the task run still shows as running.
     let mut shown =
         convert::attempts_of(task, records.iter().filter(|record| record.attempt <= task.attempt));
     shown.dedup_by_key(|attempt| attempt.attempt);

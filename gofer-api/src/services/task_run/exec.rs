@@ -62,7 +62,8 @@ pub(super) async fn exec(
     let counted = begin(&call, &id, shown, request.terminal.is_some(), permit).await?;
     let session =
         call.standing.hold(call.engine.exec(&id, request)).await?.map_err(|error| match error {
-            // The request itself was looked at above: what is wrong is what it meets.
+            // The request was checked above, so that an invalid one is about the execution it
+            // meets.
             EngineError::Backend(error) => refusal("EXEC_REFUSED", error),
             other => other.into(),
         })?;

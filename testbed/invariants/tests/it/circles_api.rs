@@ -75,12 +75,11 @@ fn named(module: &Module, is_folder: bool, code: &str) -> BTreeSet<Module> {
     found
 }
 
-/// `a::b` of what begins so.
-fn segments(text: &str) -> impl Iterator<Item = String> {
+/// The path that a text begins with, such as `a::b`.
+fn segments(text: &str) -> Vec<String> {
     let is_path = |character: char| character.is_alphanumeric() || "_:".contains(character);
     let path = text.trim_start().split(|character| !is_path(character)).next().unwrap_or_default();
-    path.split("::").filter(|segment| !segment.is_empty()).map(str::to_owned).collect::<Vec<_>>()
-        .into_iter()
+    path.split("::").filter(|segment| !segment.is_empty()).map(str::to_owned).collect()
 }
 
 /// The entries of a group of imports, up to its closing brace.
@@ -113,7 +112,9 @@ fn circle(uses: &BTreeMap<&str, BTreeSet<&str>>) -> Option<Vec<String>> {
         done: &mut BTreeSet<&'a str>,
     ) -> Option<Vec<String>> {
         if let Some(start) = path.iter().position(|known| *known == at) {
-            return Some(path[start..].iter().chain([&at]).map(|name| (*name).to_owned()).collect());
+            return Some(
+                path[start..].iter().chain([&at]).map(|name| (*name).to_owned()).collect(),
+            );
         }
 
         if !done.insert(at) {
@@ -121,11 +122,8 @@ fn circle(uses: &BTreeMap<&str, BTreeSet<&str>>) -> Option<Vec<String>> {
         }
 
         path.push(at);
-        let found = uses
-            .get(at)
-            .into_iter()
-            .flatten()
-            .find_map(|next| visit(next, uses, path, done));
+        let found =
+            uses.get(at).into_iter().flatten().find_map(|next| visit(next, uses, path, done));
         path.pop();
         found
     }
@@ -165,9 +163,14 @@ fn folders_and_files_of_gofer_api_form_no_circle() {
             Some(format!("{CRATE}{}: {}", folder.join("/"), circle(uses)?.join(" -> ")))
         })
         .collect();
-    assert!(circles.is_empty(), "what each needs of the other belongs below:\n{}", circles.join("\n"));
+    assert!(
+        circles.is_empty(),
+        "what each needs of the other belongs below:\n{}",
+        circles.join("\n")
+    );
 
-    let known = |user: &str, used: &str| uses[&[][..]].get(user).is_some_and(|all| all.contains(used));
+    let known =
+        |user: &str, used: &str| uses[&[][..]].get(user).is_some_and(|all| all.contains(used));
     assert!(known("services", "operations") && known("server", "compose"), "uses are not found");
 }
 
