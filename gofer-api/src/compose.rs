@@ -1,4 +1,10 @@
-//! The only file that names concrete backends: one `match` per kind.
+//! The only file that names concrete backends.
+//!
+//! ```text
+//! ServerConfig ─▶ scheduler, objects, secrets   one `match` per kind: connect the product
+//!              ─▶ boundary, local_disks         what else of the server depends on the product
+//!              ─▶ rotate_secrets_key            what one product alone can do
+//! ```
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,76 +22,17 @@ use gofer_secrets_vault::VaultSecretStore;
 use gofer_store_local::LocalObjectStore;
 use gofer_store_s3::S3ObjectStore;
 
-/// What the program of a [`Launcher`] runs: the local scheduler's supervisors. And whose end is
-/// theirs, too, if anybody's.
+/// The program of a [`Launcher`] runs the local scheduler's supervisors. With an [`Owner`] they end
+/// when that process does.
 pub(crate) use gofer_scheduler_local::note_limits;
 pub use gofer_scheduler_local::{Owner, close_process, supervisor};
 
-use crate::boundary::Boundary;
 use crate::config::{ObjectsBackend, SchedulerBackend, SecretsBackend, ServerConfig};
-use crate::server::Launcher;
+use crate::operations::boundary::Boundary;
 
-/// Which products are behind the backends.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Products {
-    pub(crate) scheduler: &'static str,
-    pub(crate) objects: &'static str,
-    pub(crate) secrets: &'static str,
-}
-
-/// The products a configuration selects.
-pub(crate) fn products(config: &ServerConfig) -> Products {
-    Products {
-        scheduler: match config.scheduler.backend {
-            SchedulerBackend::Local => "local",
-            SchedulerBackend::Nomad => "nomad",
-        },
-        objects: match config.objects.backend {
-            ObjectsBackend::Local => "local",
-            ObjectsBackend::S3 => "s3",
-        },
-        secrets: match config.secrets.backend {
-            SecretsBackend::Local => "local",
-            SecretsBackend::Vault => "vault",
-        },
-    }
-}
-
-/// The settings of the selected backends, each with the name of its table.
-pub(crate) fn validate(config: &ServerConfig) -> Vec<(&'static str, Result<(), BackendError>)> {
-    let scheduler = match config.scheduler.backend {
-        SchedulerBackend::Local => {
-            ("scheduler.local", config.resolved_scheduler_local().validate())
-        }
-        SchedulerBackend::Nomad => ("scheduler.nomad", config.scheduler.nomad.validate()),
-    };
-
-    let objects = match config.objects.backend {
-        ObjectsBackend::Local => None,
-        ObjectsBackend::S3 => Some(("objects.s3", config.objects.s3.validate())),
-    };
-
-    let secrets = match config.secrets.backend {
-        SecretsBackend::Local => None,
-        SecretsBackend::Vault => Some(("secrets.vault", config.secrets.vault.validate())),
-    };
-
-    [Some(scheduler), objects, secrets].into_iter().flatten().collect()
-}
-
-/// Whether several servers may use one database: only if each of them sees every execution and
-/// every object. Processes and files of one machine are its own.
-pub(crate) fn shares_database(config: &ServerConfig) -> bool {
-    let scheduler = match config.scheduler.backend {
-        SchedulerBackend::Local => false,
-        SchedulerBackend::Nomad => true,
-    };
-    let objects = match config.objects.backend {
-        ObjectsBackend::Local => false,
-        ObjectsBackend::S3 => true,
-    };
-    scheduler && objects
-}
+/// The program and leading arguments that become the supervisor of local executions: the running
+/// binary itself and its hidden command.
+pub type Launcher = (PathBuf, Vec<String>);
 
 /// Directories of this machine that uploads fill.
 pub(crate) fn local_disks(config: &ServerConfig) -> Vec<PathBuf> {
@@ -127,7 +74,7 @@ pub(crate) fn boundary(config: &ServerConfig, scheduler: &dyn Scheduler) -> Boun
                        (`scheduler.local.trusted = true`)",
             refuses: true,
         },
-        // Whoever allows `raw_exec` on a cluster has read what it is.
+        // An operator that allows `raw_exec` on a cluster has read what it is.
         SchedulerBackend::Nomad => Boundary::Open {
             ways_out: "set `scheduler.nomad.host_driver = \"exec\"`, or give tasks images",
             refuses: false,

@@ -1,4 +1,4 @@
-//! Why a call is not answered as the caller wished. `status.rs` turns it into what travels.
+//! Why a call is not answered as its caller asked. `rpc/status` turns it into what travels.
 
 use gofer_core::id::InvalidId;
 use gofer_core::quota::QuotaExceeded;
@@ -7,9 +7,7 @@ use gofer_core::{BackendError, Resource};
 use gofer_db::DbError;
 use gofer_engine::EngineError;
 
-use crate::provenance::Foreign;
-
-/// Why a call is not answered as the caller wished; one variant per thing a caller can do about it.
+/// Why a call is not answered as its caller asked; one variant per thing a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("{}", gofer_core::validate::joined(.0))]
@@ -100,6 +98,28 @@ pub(crate) enum ApiError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Backend(#[from] BackendError),
+}
+
+/// Why a call is refused for where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Foreign {
+    #[error(
+        "a page of `{0}` calls; this server answers pages of the origins in `server.cors_origins` \
+         only"
+    )]
+    Origin(String),
+    #[error("a page of another site calls (`sec-fetch-site: {0}`); this server answers none")]
+    Site(String),
+    #[error(
+        "a call without a token names this server `{0}`; send a token, call it by address, or list \
+         the name in `server.hosts`"
+    )]
+    Host(String),
+    #[error(
+        "a call without a token came through a proxy (`{0}`); send a token, or list the proxy's \
+         address in `server.trusted_proxies`"
+    )]
+    Proxy(String),
 }
 
 /// What is wrong with the credentials of a call.

@@ -30,7 +30,7 @@ pub fn secret_location(scope: &SecretScope, key: &str) -> Result<SecretPath, Inv
 /// # Panics
 /// Never: the location is made of validated ids.
 #[must_use]
-pub fn object_location(scope: &ObjectScope, _key: &ObjectKey) -> ObjectKey {
+pub fn object_location(scope: &ObjectScope) -> ObjectKey {
     let unique = u128::from_be_bytes(rand::random());
     let owner = match scope.run {
         Some(run) => format!("run/{run}"),

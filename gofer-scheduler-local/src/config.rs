@@ -91,6 +91,11 @@ impl Default for LocalSchedulerConfig {
 }
 
 impl LocalSchedulerConfig {
+    /// The product's name, in configurations and answers.
+    pub const PRODUCT: &'static str = "local";
+    /// Whether all servers on one database see the same: processes are one machine's.
+    pub const SHARED: bool = false;
+
     /// Checks every value against its rule.
     ///
     /// # Errors

@@ -211,6 +211,11 @@ impl ImageDriver {
 }
 
 impl NomadConfig {
+    /// The product's name, in configurations and answers.
+    pub const PRODUCT: &'static str = "nomad";
+    /// Whether all servers on one database see the same: a cluster has every execution.
+    pub const SHARED: bool = true;
+
     /// Checks every value against its rule.
     ///
     /// # Errors

@@ -15,9 +15,22 @@ pub struct LocalSecretsConfig {
 }
 
 impl LocalSecretsConfig {
+    /// The product's name, in configurations and answers.
+    pub const PRODUCT: &'static str = "local";
+    /// Whether all servers on one database see the same: values are rows of the database.
+    pub const SHARED: bool = true;
+
     /// Settings with the keys in `key_file`.
     pub fn new(key_file: impl AsRef<Path>) -> Self {
         Self { key_file: key_file.as_ref().to_path_buf() }
+    }
+
+    /// Checks every value against its rule; there is none.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn validate(&self) -> Result<(), BackendError> {
+        Ok(())
     }
 
     /// The file as an absolute path, so that a later change of the working directory loses no key.

@@ -118,6 +118,11 @@ impl AuthMethod {
 }
 
 impl VaultConfig {
+    /// The product's name, in configurations and answers.
+    pub const PRODUCT: &'static str = "vault";
+    /// Whether all servers on one database see the same: it is a server of its own.
+    pub const SHARED: bool = true;
+
     /// Checks every value against its rule. Reads no file.
     ///
     /// # Errors

@@ -14,9 +14,22 @@ pub struct LocalStoreConfig {
 }
 
 impl LocalStoreConfig {
+    /// The product's name, in configurations and answers.
+    pub const PRODUCT: &'static str = "local";
+    /// Whether all servers on one database see the same: files are one machine's.
+    pub const SHARED: bool = false;
+
     /// Settings for the store in `dir`.
     pub fn new(dir: impl AsRef<Path>) -> Self {
         Self { dir: dir.as_ref().to_path_buf() }
+    }
+
+    /// Checks every value against its rule; there is none.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn validate(&self) -> Result<(), BackendError> {
+        Ok(())
     }
 
     /// The directory as an absolute path, so that a later change of the working directory moves

@@ -108,6 +108,11 @@ impl Default for S3Config {
 }
 
 impl S3Config {
+    /// The product's name, in configurations and answers.
+    pub const PRODUCT: &'static str = "s3";
+    /// Whether all servers on one database see the same: a bucket has every object.
+    pub const SHARED: bool = true;
+
     /// Whether each setting keeps its rule; asks nothing of the store or the file system.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gofer_core::BackendError;
 use gofer_db::{DbConfig, Target};
 use gofer_scheduler_local::LocalSchedulerConfig;
 use gofer_scheduler_nomad::NomadConfig;
@@ -153,14 +154,80 @@ impl Default for RetentionSection {
     }
 }
 
+/// What a configuration says of a backend that it selects.
+pub(crate) struct Selected {
+    /// The product's name, which is the name of its table.
+    pub(crate) product: &'static str,
+    /// Whether all servers on one database see the same in it.
+    pub(crate) shared: bool,
+    /// Checks its settings.
+    pub(crate) validate: fn(&ServerConfig) -> Result<(), BackendError>,
+}
+
 impl ServerConfig {
+    /// The scheduler.
+    pub(crate) fn selected_scheduler(&self) -> Selected {
+        match self.scheduler.backend {
+            SchedulerBackend::Local => Selected {
+                product: LocalSchedulerConfig::PRODUCT,
+                shared: LocalSchedulerConfig::SHARED,
+                validate: |config| config.resolved_scheduler_local().validate(),
+            },
+            SchedulerBackend::Nomad => Selected {
+                product: NomadConfig::PRODUCT,
+                shared: NomadConfig::SHARED,
+                validate: |config| config.scheduler.nomad.validate(),
+            },
+        }
+    }
+
+    /// The object store.
+    pub(crate) fn selected_objects(&self) -> Selected {
+        match self.objects.backend {
+            ObjectsBackend::Local => Selected {
+                product: LocalStoreConfig::PRODUCT,
+                shared: LocalStoreConfig::SHARED,
+                validate: |config| config.resolved_objects_local().validate(),
+            },
+            ObjectsBackend::S3 => Selected {
+                product: S3Config::PRODUCT,
+                shared: S3Config::SHARED,
+                validate: |config| config.objects.s3.validate(),
+            },
+        }
+    }
+
+    /// The secret store.
+    pub(crate) fn selected_secrets(&self) -> Selected {
+        match self.secrets.backend {
+            SecretsBackend::Local => Selected {
+                product: LocalSecretsConfig::PRODUCT,
+                shared: LocalSecretsConfig::SHARED,
+                validate: |config| config.resolved_secrets_local().validate(),
+            },
+            SecretsBackend::Vault => Selected {
+                product: VaultConfig::PRODUCT,
+                shared: VaultConfig::SHARED,
+                validate: |config| config.secrets.vault.validate(),
+            },
+        }
+    }
+
+    /// Whether several servers may use one database: only if each of them sees every execution,
+    /// every object and every secret. Processes and files of one machine are its own.
+    pub(crate) fn shares_database(&self) -> bool {
+        self.selected_scheduler().shared
+            && self.selected_objects().shared
+            && self.selected_secrets().shared
+    }
+
     /// The database's settings; without an address, a SQLite file in the data directory.
     pub(crate) fn resolved_database(&self) -> DbConfig {
         let mut database = self.database.clone();
         if database.url.is_none() && database.url_file.is_none() {
             database.url = DbConfig::sqlite(self.in_data_dir(Path::new("gofer.db"))).url;
         }
-        database.shared = crate::compose::shares_database(self);
+        database.shared = self.shares_database();
         database.quotas = self.quota.clone();
         database
     }
@@ -182,7 +249,7 @@ impl ServerConfig {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let mut paths = vec![self.in_data_dir(Path::new(""))];
         if let Ok(Target::Sqlite(database)) = self.resolved_database().target() {
-            // What SQLite keeps beside it.
+            // The files that SQLite keeps beside it.
             for suffix in ["", "-wal", "-shm", "-journal", ".lock"] {
                 let mut name = absolute(&database).into_os_string();
                 name.push(suffix);

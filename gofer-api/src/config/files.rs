@@ -7,11 +7,11 @@ use figment::Figment;
 use figment::value::{Dict, Value};
 
 /// Keys that name files for everybody to read.
-const PUBLIC: [&str; 3] = ["ca_file", "cert_file", "client_ca_file"];
+const PUBLIC_FILE_KEYS: [&str; 3] = ["ca_file", "cert_file", "client_ca_file"];
 /// Keys that name files with secrets end like this.
-const FILE: &str = "_file";
+const FILE_KEY_SUFFIX: &str = "_file";
 /// Permissions of the group and of others.
-const OTHERS: u32 = 0o077;
+const OTHERS_MODE_BITS: u32 = 0o077;
 
 /// A sentence for each file of the configuration that holds a secret and may be read by others than
 /// its owner.
@@ -37,7 +37,9 @@ fn walk(prefix: &str, table: &Dict, found: &mut dyn FnMut(&str, &Path)) {
     for (key, value) in table {
         match value {
             Value::Dict(_, inner) => walk(&format!("{prefix}{key}."), inner, found),
-            Value::String(_, path) if key.ends_with(FILE) && !PUBLIC.contains(&key.as_str()) => {
+            Value::String(_, path)
+                if key.ends_with(FILE_KEY_SUFFIX) && !PUBLIC_FILE_KEYS.contains(&key.as_str()) =>
+            {
                 found(&format!("{prefix}{key}"), Path::new(path));
             }
             _ => {}
@@ -49,7 +51,7 @@ fn walk(prefix: &str, table: &Dict, found: &mut dyn FnMut(&str, &Path)) {
 fn complaint(key: &str, path: &Path) -> Option<String> {
     let mode = path.metadata().ok()?.permissions().mode();
     let path = path.display();
-    (mode & OTHERS != 0).then(|| {
+    (mode & OTHERS_MODE_BITS != 0).then(|| {
         let mode = mode & 0o7777;
         format!(
             "{key}: `{path}` holds a secret and has mode {mode:04o}: let only its owner read it, \

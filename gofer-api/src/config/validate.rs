@@ -1,20 +1,27 @@
 //! The rules a configuration obeys beyond the types of its keys.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::{AuthMode, ConfigError, ServerConfig};
-use crate::provenance::network;
 
 /// Longest timeout that makes sense for one call or one silence.
-const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// The longest that a signature of S3 is good for.
-const MAX_URL_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+const URL_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Shortest lease: it is renewed three times as often, with a write to the database each time.
-const MIN_LEASE: Duration = Duration::from_secs(1);
+const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
 /// Youngest connection that is asked to end: a new one costs a handshake.
-const MIN_CONNECTION_AGE: Duration = Duration::from_secs(10);
+const CONNECTION_AGE_MIN: Duration = Duration::from_secs(10);
 /// Least memory for requests: one caller has a quarter of it, which must hold the largest request.
-const MIN_REQUEST_MEMORY: usize = 128 * 1024 * 1024;
+const REQUEST_MEMORY_MIN_BYTES: usize = 128 * 1024 * 1024;
+
+/// An address, or a network such as `10.0.0.0/8`.
+pub(crate) fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
 
 /// No scheme, no port, no path.
 fn is_name(host: &str) -> bool {
@@ -119,7 +126,7 @@ impl ServerConfig {
             }
         }
 
-        if !(Duration::from_secs(1)..=MAX_URL_TTL).contains(&limits.url_ttl) {
+        if !(Duration::from_secs(1)..=URL_TTL_MAX).contains(&limits.url_ttl) {
             problems.push(format!(
                 "limits.url_ttl: `{:?}` is not possible; 1 second to 7 days",
                 limits.url_ttl
@@ -133,21 +140,21 @@ impl ServerConfig {
         ];
         let memory = limits.request_memory;
 
-        if memory < MIN_REQUEST_MEMORY {
+        if memory < REQUEST_MEMORY_MIN_BYTES {
             problems.push(format!(
-                "limits.request_memory: `{memory}` is not possible; at least {MIN_REQUEST_MEMORY}"
+                "limits.request_memory: `{memory}` is not possible; at least {REQUEST_MEMORY_MIN_BYTES}"
             ));
         }
 
-        if limits.connection_age < MIN_CONNECTION_AGE {
+        if limits.connection_age < CONNECTION_AGE_MIN {
             let age = limits.connection_age;
             problems.push(format!(
-                "limits.connection_age: `{age:?}` is not possible; at least {MIN_CONNECTION_AGE:?}"
+                "limits.connection_age: `{age:?}` is not possible; at least {CONNECTION_AGE_MIN:?}"
             ));
         }
 
         for (key, value) in timeouts {
-            if value.is_zero() || value > MAX_TIMEOUT {
+            if value.is_zero() || value > TIMEOUT_MAX {
                 problems.push(format!(
                     "{key}: `{value:?}` is not possible; more than 0 and at most 1 hour"
                 ));
@@ -167,7 +174,7 @@ impl ServerConfig {
         }
 
         let lease_ttl = self.engine.lease_ttl;
-        if !(MIN_LEASE..=MAX_TIMEOUT).contains(&lease_ttl) {
+        if !(LEASE_TTL_MIN..=TIMEOUT_MAX).contains(&lease_ttl) {
             problems.push(format!(
                 "engine.lease_ttl: `{lease_ttl:?}` is not possible; 1 second to 1 hour"
             ));
@@ -209,9 +216,14 @@ impl ServerConfig {
             problems.push(format!("database.{error}"));
         }
 
-        for (table, result) in crate::compose::validate(self) {
-            if let Err(error) = result {
-                problems.push(format!("{table}: {}", error.message));
+        let selected = [
+            ("scheduler", self.selected_scheduler()),
+            ("objects", self.selected_objects()),
+            ("secrets", self.selected_secrets()),
+        ];
+        for (kind, selected) in selected {
+            if let Err(error) = (selected.validate)(self) {
+                problems.push(format!("{kind}.{}: {}", selected.product, error.message));
             }
         }
     }

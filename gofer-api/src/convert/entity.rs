@@ -10,6 +10,24 @@ use gofer_proto::v1::secret_scope::Scope;
 
 use super::{optional_timestamp, pipeline_key, timestamp};
 use crate::error::ApiError;
+use crate::operations::health::{BackendHealth, BackendKind};
+
+/// How a backend is.
+pub(crate) fn backend(health: &BackendHealth) -> v1::Backend {
+    let kind = match health.kind {
+        BackendKind::Database => v1::BackendKind::Database,
+        BackendKind::Scheduler => v1::BackendKind::Scheduler,
+        BackendKind::ObjectStore => v1::BackendKind::ObjectStore,
+        BackendKind::SecretStore => v1::BackendKind::SecretStore,
+    };
+    v1::Backend {
+        kind: kind.into(),
+        product: health.product.to_owned(),
+        ok: health.ok,
+        message: health.message.clone(),
+        checked_at: Some(timestamp(health.checked_at)),
+    }
+}
 
 /// A namespace.
 pub(crate) fn namespace(namespace: Namespace) -> v1::Namespace {

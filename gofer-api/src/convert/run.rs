@@ -1,14 +1,16 @@
 //! Runs, task runs, attempts and logs.
 
+use gofer_core::Timestamp;
 use gofer_core::pipeline::TaskSpec;
 use gofer_core::run::{
-    AttemptRecord, Initiator, LogState, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
+    AttemptRecord, CancelRequest, Initiator, LogState, Run, RunState, RunStatus, TaskRun,
+    TaskState, TaskStatus,
 };
 use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
 use gofer_proto::v1;
 
 use super::pipeline::dependency_to_wire;
-use super::{optional_timestamp, reason, timestamp};
+use super::{REASON_MAX_BYTES, free_text, optional_timestamp, reason, timestamp};
 use crate::error::ApiError;
 
 /// A run.
@@ -216,4 +218,14 @@ pub(crate) fn log_chunk(chunk: LogChunk) -> v1::LogChunk {
         data: chunk.data,
         at: chunk.at.map(timestamp),
     }
+}
+
+/// A cancel request, by the one who makes it.
+pub(crate) fn cancel_request(
+    by: String,
+    force: bool,
+    reason: String,
+) -> Result<CancelRequest, ApiError> {
+    free_text("reason", &reason, REASON_MAX_BYTES)?;
+    Ok(CancelRequest { at: Timestamp::now(), by, force, message: reason })
 }

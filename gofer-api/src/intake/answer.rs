@@ -10,8 +10,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::budget::Charge;
-use crate::transport::{InFlight, Stall};
+use crate::transport::{Charge, InFlight, Stall};
 
 /// An answer on its way.
 pub(super) struct Answer {

@@ -14,18 +14,18 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::budget::{Account, Charge};
 use super::shape::SHAPES;
 use super::walk::{Walk, too_large};
 use crate::error::ApiError;
+use crate::transport::{Account, Charge};
 
 /// Before each message: whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
+const MESSAGE_PREFIX_BYTES: usize = 5;
 /// Copies of a message that are in memory while it is decoded: as it arrived, with room to grow,
 /// and as it is handed on.
-const COPIES: usize = 3;
+const MESSAGE_COPIES: usize = 3;
 /// The charge of a message grows by steps of this, so that small pieces cost few of them.
-const STEP_BYTES: usize = 16 * 1024;
+const CHARGE_STEP_BYTES: usize = 16 * 1024;
 
 /// What holds for the messages of one request.
 #[derive(Debug, Clone)]
@@ -111,7 +111,7 @@ pub(super) fn whole_messages(
 impl Reader {
     /// The next message with its prefix; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
-        // The message before has been handled: somebody asks for the next.
+        // The handler asks for the next message, so that it is done with the one before.
         if self.rules.many {
             self.held.put(Charge::default());
         }
@@ -183,27 +183,33 @@ impl Reader {
 
     /// A whole message, of which the first byte is there.
     async fn message(&mut self) -> Result<Bytes, Broken> {
-        while self.rest.len() < PREFIX_BYTES {
+        while self.rest.len() < MESSAGE_PREFIX_BYTES {
             let more = self.frame().await?.ok_or_else(cut)?;
             self.rest = [&self.rest[..], &more[..]].concat().into();
         }
 
         let length = self.length()?;
-        let whole = PREFIX_BYTES + usize::try_from(length).unwrap_or(usize::MAX);
+        let whole = MESSAGE_PREFIX_BYTES + usize::try_from(length).unwrap_or(usize::MAX);
         let mut walk = self.rules.shape.map(|shape| Walk::new(&SHAPES, shape, length));
         let mut charge = Charge::default();
 
-        // All of it in one piece, as most are, is passed on as it is.
+        // Most messages come in one piece, which is passed on without a copy.
         if self.rest.len() >= whole {
             let message = self.rest.split_to(whole);
-            Self::look_at(&self.account, &mut walk, &message[PREFIX_BYTES..], whole, &mut charge)
-                .await?;
+            Self::look_at(
+                &self.account,
+                &mut walk,
+                &message[MESSAGE_PREFIX_BYTES..],
+                whole,
+                &mut charge,
+            )
+            .await?;
             return self.pass(message, walk, charge);
         }
 
         let mut gathered = BytesMut::new();
         let mut piece = std::mem::take(&mut self.rest);
-        let mut skip = PREFIX_BYTES;
+        let mut skip = MESSAGE_PREFIX_BYTES;
 
         loop {
             let taken = piece.split_to(piece.len().min(whole - gathered.len()));
@@ -227,7 +233,7 @@ impl Reader {
     }
 
     fn length(&self) -> Result<u64, ApiError> {
-        let mut prefix = &self.rest[..PREFIX_BYTES];
+        let mut prefix = &self.rest[..MESSAGE_PREFIX_BYTES];
         if prefix.get_u8() != 0 {
             return Err(ApiError::Malformed {
                 problem: "a message is compressed; send it as it is".to_owned(),
@@ -253,11 +259,15 @@ impl Reader {
             walk.go_on(piece)?;
             cost = usize::try_from(walk.cost()).unwrap_or(usize::MAX);
         }
-        let needed = (COPIES * arrived_bytes).saturating_add(cost);
+        let needed = (MESSAGE_COPIES * arrived_bytes).saturating_add(cost);
         account
             .raise(
                 charge,
-                needed.next_multiple_of(if needed > STEP_BYTES { STEP_BYTES } else { 1024 }),
+                needed.next_multiple_of(if needed > CHARGE_STEP_BYTES {
+                    CHARGE_STEP_BYTES
+                } else {
+                    1024
+                }),
             )
             .await
     }

@@ -1,9 +1,9 @@
 //! What a token may not do whatever the request names. It is decided before the body is read, so
 //! that callers without the right cost no more than their headers.
 
+use crate::auth::permissions::{self, Target};
 use crate::auth::{Caller, Identity};
 use crate::error::ApiError;
-use crate::permissions::{self, Target};
 
 /// Whether there is anything that this caller may do by this method.
 ///
@@ -49,7 +49,7 @@ mod tests {
     use gofer_core::id::{NamespaceId, RunKey};
 
     use super::*;
-    use crate::permissions::RULES;
+    use crate::auth::permissions::RULES;
 
     /// What is refused here is refused for every namespace, pipeline and run, the caller's own
     /// among them.

@@ -8,7 +8,7 @@ use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 /// Entries of all repeated and map fields of one request together. A spec with 10,000 tasks of 20
 /// edges just fits.
-pub(super) const MAX_ELEMENTS: u32 = 200_000;
+pub(super) const ELEMENTS_MAX: u32 = 200_000;
 /// Fields whose entries are large in memory, and how many of them a request may have. The rules of
 /// `gofer_core::validate` are at or below; the room above lets a caller hear which rule it was.
 /// Each with the bytes that an entry costs.
@@ -111,7 +111,7 @@ impl Shapes {
         if let Some(index) = self.indexes.get(message.full_name()) {
             return *index;
         }
-        // Known before its fields are, because a message may contain itself.
+        // The message is listed before its fields, because it may contain itself.
         let index = self.messages.len();
         self.messages.push(Shape::default());
         self.indexes.insert(message.full_name().to_owned(), index);
@@ -176,7 +176,7 @@ mod tests {
             assert!(limited.contains(&slot), "`{name}` is in no request");
         }
         // A whole request stays within a few times its length and this.
-        let most = u64::from(MAX_ELEMENTS) * u64::from(MESSAGE_COST);
+        let most = u64::from(ELEMENTS_MAX) * u64::from(MESSAGE_COST);
         assert!(most <= 64 * 1024 * 1024);
     }
 

@@ -2,13 +2,13 @@
 //! builds nothing. What it refuses was never decoded, and what it lets pass costs no more memory
 //! than it said.
 
-use super::shape::{Content, Field, LIMITED_FIELDS, MAX_ELEMENTS, Shapes};
+use super::shape::{Content, ELEMENTS_MAX, Field, LIMITED_FIELDS, Shapes};
 use crate::error::ApiError;
 
 /// Most messages within messages. The contract's deepest request has six levels.
-const MAX_DEPTH: usize = 16;
+const DEPTH_MAX: usize = 16;
 /// Longest number on the wire.
-const MAX_VARINT_BYTES: u32 = 10;
+const VARINT_MAX_BYTES: u32 = 10;
 
 /// One message on the way down to where the walk is.
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,7 +39,7 @@ const START: State = State::Tag { value: 0, bytes: 0 };
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
     shapes: &'a Shapes,
-    levels: [Level; MAX_DEPTH],
+    levels: [Level; DEPTH_MAX],
     depth: usize,
     at: u64,
     state: State,
@@ -51,7 +51,7 @@ pub(super) struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// At the beginning of a message of this shape and length.
     pub(super) fn new(shapes: &'a Shapes, shape: usize, length: u64) -> Self {
-        let mut levels = [Level::default(); MAX_DEPTH];
+        let mut levels = [Level::default(); DEPTH_MAX];
         levels[0] = Level { shape, end: length };
         Self {
             shapes,
@@ -142,7 +142,7 @@ impl<'a> Walk<'a> {
         match &mut self.state {
             State::Tag { value, bytes } | State::Length { value, bytes, .. } => {
                 // The tenth byte has room for one bit.
-                if *bytes + 1 > MAX_VARINT_BYTES || (*bytes == MAX_VARINT_BYTES - 1 && byte > 1) {
+                if *bytes + 1 > VARINT_MAX_BYTES || (*bytes == VARINT_MAX_BYTES - 1 && byte > 1) {
                     return Err(malformed("a number is too long"));
                 }
                 *value |= u64::from(byte & 0x7f) << (7 * *bytes);
@@ -150,7 +150,7 @@ impl<'a> Walk<'a> {
             }
             State::Number { bytes } => {
                 *bytes += 1;
-                if *bytes > MAX_VARINT_BYTES {
+                if *bytes > VARINT_MAX_BYTES {
                     return Err(malformed("a number is too long"));
                 }
             }
@@ -218,11 +218,11 @@ impl<'a> Walk<'a> {
     fn enter(&mut self, shape: usize, length: u64) -> Result<(), ApiError> {
         self.state = START;
         self.depth += 1;
-        if self.depth == MAX_DEPTH {
+        if self.depth == DEPTH_MAX {
             return Err(too_large(
                 "levels of messages within messages",
-                MAX_DEPTH as u64 + 1,
-                MAX_DEPTH as u64,
+                DEPTH_MAX as u64 + 1,
+                DEPTH_MAX as u64,
             ));
         }
         self.levels[self.depth] = Level { shape, end: self.at + length };
@@ -261,9 +261,9 @@ impl<'a> Walk<'a> {
             }
         }
 
-        if self.elements > MAX_ELEMENTS {
+        if self.elements > ELEMENTS_MAX {
             let what = format!("entries of repeated fields (the last of them of `{}`)", field.name);
-            return Err(too_large(what, self.elements.into(), MAX_ELEMENTS.into()));
+            return Err(too_large(what, self.elements.into(), ELEMENTS_MAX.into()));
         }
 
         Ok(())

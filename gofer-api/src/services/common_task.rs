@@ -2,8 +2,8 @@
 
 use gofer_proto::v1;
 
-use crate::call::{Call, about, service};
 use crate::error::ApiError;
+use crate::rpc::call::{Call, service, target};
 
 service! {
     v1::common_task_service_server::CommonTaskService {
@@ -15,7 +15,7 @@ service! {
     }
 }
 
-about!(installation:
+target!(installation:
     InstallCommonTaskRequest, GetCommonTaskRequest, ListCommonTasksRequest, UpdateCommonTaskRequest,
     UninstallCommonTaskRequest,
 );

@@ -6,25 +6,24 @@ use gofer_db::EventFilter;
 use gofer_proto::v1;
 use tokio::sync::watch;
 
-use super::run::HEARTBEAT;
-use super::{Outlet, Stop, produce};
 use crate::auth::Identity;
-use crate::call::{Call, Replies, about, service};
 use crate::convert;
 use crate::error::ApiError;
-use crate::page::{self, Page};
+use crate::rpc::call::{Call, ReplyStream, service, target};
+use crate::rpc::page::{self, Page};
+use crate::rpc::streams::{HEARTBEAT_INTERVAL, ReplySender, StreamEnd, produce};
 
 /// Events read at a time while following.
-const FOLLOW_PAGE: usize = 200;
+const EVENTS_PER_READ: usize = 200;
 
 service! {
     v1::event_service_server::EventService {
         unary list_events(v1::ListEventsRequest) -> v1::ListEventsResponse;
-        streaming follow_events(v1::FollowEventsRequest) -> FollowEventsStream<v1::FollowEventsResponse>;
+        server_streaming follow_events(v1::FollowEventsRequest) -> FollowEventsStream<v1::FollowEventsResponse>;
     }
 }
 
-about!(namespace: ListEventsRequest, FollowEventsRequest);
+target!(namespace: ListEventsRequest, FollowEventsRequest);
 
 /// What the caller asks for, within what it may see.
 fn filter(
@@ -92,14 +91,14 @@ async fn list_events(
 async fn follow_events(
     call: Call,
     request: v1::FollowEventsRequest,
-) -> Result<Replies<v1::FollowEventsResponse>, ApiError> {
+) -> Result<ReplyStream<v1::FollowEventsResponse>, ApiError> {
     let filter =
         filter(&call.identity, &request.namespace, &request.pipeline, request.run, &request.types)?;
     let mut committed = call.db.event_watch();
     let newest = *committed.borrow_and_update();
     let cursor = request.after_id.unwrap_or(newest);
     is_kept(&call, cursor).await?;
-    Ok(produce(&call.clone(), move |outlet| follow(call, filter, cursor, committed, outlet)))
+    Ok(produce(&call.clone(), move |replies| follow(call, filter, cursor, committed, replies)))
 }
 
 /// Refuses to leave out what came after the cursor. Without a cursor (0) nobody has missed
@@ -123,16 +122,16 @@ async fn follow(
     filter: EventFilter,
     mut cursor: u64,
     mut committed: watch::Receiver<u64>,
-    outlet: Outlet<v1::FollowEventsResponse>,
-) -> Result<(), Stop> {
+    replies: ReplySender<v1::FollowEventsResponse>,
+) -> Result<(), StreamEnd> {
     loop {
         let newest = *committed.borrow_and_update();
-        let found = call.db.event_list_after(cursor, &filter, FOLLOW_PAGE).await?;
-        let full = found.len() == FOLLOW_PAGE;
+        let found = call.db.event_list_after(cursor, &filter, EVENTS_PER_READ).await?;
+        let full = found.len() == EVENTS_PER_READ;
 
         for event in found {
             cursor = event.id;
-            outlet.send(response(Some(event), cursor)).await?;
+            replies.send(response(Some(event), cursor)).await?;
         }
 
         if full {
@@ -143,10 +142,10 @@ async fn follow(
         // at.
         cursor = cursor.max(newest);
         loop {
-            match tokio::time::timeout(HEARTBEAT, committed.changed()).await {
+            match tokio::time::timeout(HEARTBEAT_INTERVAL, committed.changed()).await {
                 Ok(Ok(())) => break,
-                Ok(Err(_)) => return Err(Stop::Failed(ApiError::ShuttingDown)),
-                Err(_) => outlet.send(response(None, cursor)).await?,
+                Ok(Err(_)) => return Err(StreamEnd::Failed(ApiError::ShuttingDown)),
+                Err(_) => replies.send(response(None, cursor)).await?,
             }
         }
     }

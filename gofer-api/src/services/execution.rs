@@ -4,9 +4,9 @@ use gofer_core::scheduler::{ExecutionTimes, ReportedEnd};
 use gofer_proto::v1;
 
 use crate::auth::Identity;
-use crate::call::{Call, about, service};
 use crate::convert;
 use crate::error::{ApiError, TokenProblem};
+use crate::rpc::call::{Call, service, target};
 
 /// Where exit codes begin that stand for a signal.
 const SIGNAL_BASE: i32 = 128;
@@ -17,7 +17,7 @@ service! {
     }
 }
 
-about!(installation: ReportEndRequest);
+target!(installation: ReportEndRequest);
 
 async fn report_end(
     call: Call,

@@ -4,11 +4,11 @@ use gofer_core::quota::{MAX_LIMIT, QuotaKind};
 use gofer_core::{NamespaceId, Timestamp};
 use gofer_proto::v1;
 
-use crate::call::{About, Call, about, service};
+use crate::auth::permissions::Target;
 use crate::convert;
 use crate::error::ApiError;
-use crate::page::Page;
-use crate::permissions::Target;
+use crate::rpc::call::{Call, HasTarget, service, target};
+use crate::rpc::page::Page;
 
 service! {
     v1::namespace_service_server::NamespaceService {
@@ -21,21 +21,21 @@ service! {
     }
 }
 
-about!(
+target!(
     installation: CreateNamespaceRequest,
     UpdateNamespaceRequest,
     UpdateNamespaceQuotasRequest,
     DeleteNamespaceRequest
 );
 
-impl About for v1::GetNamespaceRequest {
-    fn about(&self) -> Target<'_> {
+impl HasTarget for v1::GetNamespaceRequest {
+    fn target(&self) -> Target<'_> {
         Target::Namespace(&self.id)
     }
 }
 
-impl About for v1::ListNamespacesRequest {
-    fn about(&self) -> Target<'_> {
+impl HasTarget for v1::ListNamespacesRequest {
+    fn target(&self) -> Target<'_> {
         Target::Namespace("")
     }
 }
@@ -49,7 +49,7 @@ async fn create_namespace(
     request: v1::CreateNamespaceRequest,
 ) -> Result<v1::CreateNamespaceResponse, ApiError> {
     let id = id(&request.id)?;
-    convert::free_text("description", &request.description, convert::MAX_DESCRIPTION_BYTES)?;
+    convert::free_text("description", &request.description, convert::DESCRIPTION_MAX_BYTES)?;
     let actor = call.identity.actor();
     let made =
         call.db.namespace_create(&id, &request.description, &actor, Timestamp::now()).await?;
@@ -87,7 +87,7 @@ async fn update_namespace(
     request: v1::UpdateNamespaceRequest,
 ) -> Result<v1::UpdateNamespaceResponse, ApiError> {
     let id = id(&request.id)?;
-    convert::free_text("description", &request.description, convert::MAX_DESCRIPTION_BYTES)?;
+    convert::free_text("description", &request.description, convert::DESCRIPTION_MAX_BYTES)?;
     let actor = call.identity.actor();
     let changed =
         call.db.namespace_update(&id, &request.description, &actor, Timestamp::now()).await?;

@@ -2,31 +2,22 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
-use futures::stream;
-use gofer_core::entity::PipelineVersion;
 use gofer_core::pipeline::{PipelineSpec, TaskKind};
 use gofer_core::validate::{self, Violation};
-use gofer_core::{
-    BackendError, ExecutionId, NamespaceId, ObjectKey, SecretPath, Timestamp, Version,
-};
-use gofer_db::{DbError, DeletedPipeline, Registered, Registration};
-use gofer_engine::layout;
+use gofer_core::{Timestamp, Version};
+use gofer_db::Registration;
 use gofer_proto::v1;
 use prost::Message;
 
-use crate::call::{Call, about, service};
-use crate::changes::{changes, digest};
-use crate::context::Context;
 use crate::convert;
+use crate::convert::spec_diff::{changes, digest};
 use crate::error::ApiError;
-use crate::operations::secrets;
-use crate::page::Page;
+use crate::operations::pipelines::RegistrationOutcome;
+use crate::rpc::call::{Call, service, target};
+use crate::rpc::page::Page;
 
 /// Longest encoded spec.
-const MAX_SPEC_BYTES: usize = 3 * 1024 * 1024;
-/// Deletions in the stores at once, when a pipeline goes.
-const DELETIONS_AT_ONCE: usize = 16;
+const SPEC_MAX_BYTES: usize = 3 * 1024 * 1024;
 
 service! {
     v1::pipeline_service_server::PipelineService {
@@ -41,7 +32,7 @@ service! {
     }
 }
 
-about!(namespace:
+target!(namespace:
     RegisterPipelineRequest, GetPipelineRequest, ListPipelinesRequest, GetPipelineVersionRequest,
     ListPipelineVersionsRequest, EnablePipelineRequest, DisablePipelineRequest, DeletePipelineRequest,
 );
@@ -51,42 +42,26 @@ async fn register_pipeline(
     request: v1::RegisterPipelineRequest,
 ) -> Result<v1::RegisterPipelineResponse, ApiError> {
     let namespace = convert::namespace_id(&request.namespace)?;
-    // Some 100 ms for the largest: nothing for a thread that others' calls wait for.
+    // The largest spec takes some 100 ms: too long for a thread that serves other calls.
     let checked = tokio::task::spawn_blocking(move || acceptable(request.spec)).await;
     let spec = Arc::new(checked.unwrap_or(Err(ApiError::Broken))?);
     call.db.namespace_get(&namespace).await?;
-
-    let expected = request.expected_version.filter(|version| *version > 0).map(Version);
-    let latest = latest_version(&call, &namespace, &spec).await?;
-    check_expected(expected, latest.as_ref())?;
-    if request.plan_only {
-        return plan(&call, &namespace, &spec, latest).await;
-    }
 
     let registration = Registration {
         namespace,
         digest: digest(&spec),
         spec: spec.clone(),
-        expected_version: expected,
+        expected_version: request.expected_version.filter(|version| *version > 0).map(Version),
+    };
+    let outcome = match request.plan_only {
+        true => call.pipelines().plan(&registration).await?,
+        false => call.pipelines().register(&registration).await?,
     };
 
-    let actor = call.identity.actor();
-    let Registered { pipeline, version, changed } =
-        match call.db.pipeline_register(registration.clone(), &actor, Timestamp::now()).await {
-            Err(DbError::Conflict { message }) => {
-                // Somebody registered since the check above.
-                let latest = latest_version(&call, &registration.namespace, &spec).await?;
-                check_expected(expected, latest.as_ref())?;
-                return Err(DbError::Conflict { message }.into());
-            }
-            outcome => outcome?,
-        };
-
-    let changes = if changed { changes_since(&call, &version).await? } else { Vec::new() };
-    let number = version.version.0;
-    let pipeline = Some(convert::pipeline(&pipeline, &version.spec));
-
-    Ok(v1::RegisterPipelineResponse { pipeline, version: number, changed, changes })
+    let RegistrationOutcome { pipeline, version, changed, before } = outcome;
+    let changes = if changed { changes(before.as_deref(), &spec) } else { Vec::new() };
+    let pipeline = pipeline.map(|(pipeline, spec)| convert::pipeline(&pipeline, &spec));
+    Ok(v1::RegisterPipelineResponse { pipeline, version, changed, changes })
 }
 
 /// The spec, if it may be registered; otherwise everything that is wrong with it.
@@ -127,80 +102,13 @@ fn acceptable(spec: Option<v1::PipelineSpec>) -> Result<PipelineSpec, ApiError> 
         ));
     }
 
-    // Last: where a single field is too long, its own rule says more.
-    if found.is_empty() && encoded_bytes > MAX_SPEC_BYTES {
-        let rule = format!("an encoded spec has at most {MAX_SPEC_BYTES} bytes");
+    // This check comes last: where one field is too long, that field's rule says more.
+    if found.is_empty() && encoded_bytes > SPEC_MAX_BYTES {
+        let rule = format!("an encoded spec has at most {SPEC_MAX_BYTES} bytes");
         return Err(ApiError::invalid("spec", format!("{encoded_bytes} bytes"), rule));
     }
 
     if found.is_empty() { Ok(spec) } else { Err(in_spec(found)) }
-}
-
-async fn latest_version(
-    call: &Call,
-    namespace: &NamespaceId,
-    spec: &PipelineSpec,
-) -> Result<Option<PipelineVersion>, ApiError> {
-    existing(call.db.pipeline_version_get(namespace, &spec.name, None).await)
-}
-
-fn existing<T>(found: Result<T, DbError>) -> Result<Option<T>, ApiError> {
-    match found {
-        Ok(found) => Ok(Some(found)),
-        Err(DbError::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn check_expected(
-    expected: Option<Version>,
-    latest: Option<&PipelineVersion>,
-) -> Result<(), ApiError> {
-    let latest = latest.map_or(0, |latest| latest.version.0);
-    match expected {
-        Some(Version(expected)) if expected != latest => {
-            Err(ApiError::VersionConflict { expected, latest })
-        }
-        _ => Ok(()),
-    }
-}
-
-async fn plan(
-    call: &Call,
-    namespace: &NamespaceId,
-    spec: &PipelineSpec,
-    latest: Option<PipelineVersion>,
-) -> Result<v1::RegisterPipelineResponse, ApiError> {
-    let changed = latest.as_ref().is_none_or(|latest| latest.digest != digest(spec));
-    let before = latest.as_ref().map(|latest| &*latest.spec);
-    let changes = if changed { changes(before, spec) } else { Vec::new() };
-    let latest_number = latest.as_ref().map_or(0, |latest| latest.version.0);
-    let pipeline = match &latest {
-        Some(latest) => {
-            let pipeline = call.db.pipeline_get(namespace, &spec.name).await?;
-            Some(convert::pipeline(&pipeline, &latest.spec))
-        }
-        None => None,
-    };
-    let version = if changed { latest_number + 1 } else { latest_number };
-    Ok(v1::RegisterPipelineResponse { pipeline, version, changed, changes })
-}
-
-/// Against the version before, whichever that was when this one was committed.
-async fn changes_since(
-    call: &Call,
-    version: &PipelineVersion,
-) -> Result<Vec<v1::PipelineChange>, ApiError> {
-    let before = match version.version.0 {
-        0 | 1 => None,
-        number => {
-            let before = Some(Version(number - 1));
-            existing(
-                call.db.pipeline_version_get(&version.namespace, &version.pipeline, before).await,
-            )?
-        }
-    };
-    Ok(changes(before.as_ref().map(|before| &*before.spec), &version.spec))
 }
 
 async fn get_pipeline(
@@ -293,50 +201,6 @@ async fn delete_pipeline(
     request: v1::DeletePipelineRequest,
 ) -> Result<v1::DeletePipelineResponse, ApiError> {
     let (namespace, id) = convert::pipeline_key(&request.namespace, "name", &request.name)?;
-    let left =
-        call.db.pipeline_delete(&namespace, &id, &call.identity.actor(), Timestamp::now()).await?;
-    // The pipeline is gone, whatever the stores say; what they keep costs room and is never seen
-    // again.
-    let failures = clear_stores(&call.context(), left).await;
-    if failures > 0 {
-        tracing::warn!(%namespace, pipeline = %id, failures, "parts of a deleted pipeline are \
-                                                              still stored");
-    }
+    call.pipelines().delete(&namespace, &id).await?;
     Ok(v1::DeletePipelineResponse {})
-}
-
-/// Deletes what the stores hold of a deleted pipeline, and counts what could not be deleted.
-async fn clear_stores(context: &Arc<Context>, left: DeletedPipeline) -> usize {
-    let DeletedPipeline { objects, secrets, archived_logs, live_logs } = left;
-    let objects = objects.into_iter().map(|object| Leftover::Bytes(object.location));
-    let logs = archived_logs.iter().map(|id| Leftover::Bytes(layout::log_location(id)));
-    let executions = live_logs.into_iter().map(Leftover::Execution);
-    let values = secrets.into_iter().map(|secret| secret.location);
-    let all: Vec<_> =
-        objects.chain(logs).chain(executions).chain(values.map(Leftover::Value)).collect();
-    let deletions = all.into_iter().map(|what| {
-        let context = context.clone();
-        async move { what.delete(&context).await }
-    });
-    let outcomes = stream::iter(deletions).buffer_unordered(DELETIONS_AT_ONCE);
-    outcomes.filter(|outcome| std::future::ready(outcome.is_err())).count().await
-}
-
-/// Something a store still holds of a deleted pipeline.
-enum Leftover {
-    Bytes(ObjectKey),
-    Value(SecretPath),
-    Execution(ExecutionId),
-}
-
-impl Leftover {
-    async fn delete(&self, context: &Context) -> Result<(), BackendError> {
-        match self {
-            Self::Bytes(location) => context.objects.delete(location).await,
-            Self::Value(location) => {
-                secrets::delete_value(&context.db, &*context.secrets, location).await
-            }
-            Self::Execution(id) => context.scheduler.remove(id).await,
-        }
-    }
 }

@@ -10,19 +10,19 @@ use gofer_proto::v1::secret_scope::Scope;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::auth::Identity;
-use crate::call::{About, Call, about, service};
+use crate::auth::permissions::Target;
 use crate::convert;
 use crate::error::ApiError;
 use crate::operations::secrets;
-use crate::page::Page;
-use crate::permissions::Target;
+use crate::rpc::call::{Call, HasTarget, service, target};
+use crate::rpc::page::Page;
 
 /// Longest key of a secret; with its scope it must fit into a path.
-const MAX_KEY_BYTES: usize = 256;
+const KEY_MAX_BYTES: usize = 256;
 /// Shortest value that a run may mask.
-const MIN_MASKED_BYTES: usize = 4;
+const MASKED_VALUE_MIN_BYTES: usize = 4;
 /// Most namespaces of a global secret.
-const MAX_NAMESPACES: usize = 1000;
+const NAMESPACES_MAX: usize = 1000;
 
 service! {
     v1::secret_service_server::SecretService {
@@ -34,10 +34,10 @@ service! {
     }
 }
 
-macro_rules! about_scope {
+macro_rules! scope_target {
     ($($request:ident),+) => {
-        $(impl About for v1::$request {
-            fn about(&self) -> Target<'_> {
+        $(impl HasTarget for v1::$request {
+            fn target(&self) -> Target<'_> {
                 match self.scope.as_ref().and_then(|scope| scope.scope.as_ref()) {
                     Some(Scope::PipelineScope(scope)) => Target::Namespace(&scope.namespace),
                     Some(Scope::GlobalScope(_)) | None => Target::Installation,
@@ -47,9 +47,9 @@ macro_rules! about_scope {
     };
 }
 
-about!(installation: MaskValueRequest);
+target!(installation: MaskValueRequest);
 
-about_scope!(PutSecretRequest, GetSecretRequest, ListSecretsRequest, DeleteSecretRequest);
+scope_target!(PutSecretRequest, GetSecretRequest, ListSecretsRequest, DeleteSecretRequest);
 
 /// The scope of a request, once its key is known to be one.
 fn checked_scope(scope: Option<&v1::SecretScope>, key: &str) -> Result<SecretScope, ApiError> {
@@ -60,7 +60,7 @@ fn checked_scope(scope: Option<&v1::SecretScope>, key: &str) -> Result<SecretSco
 
 /// Where a new value of the secret will lie.
 fn fresh_location(scope: &SecretScope, key: &str) -> Result<SecretPath, ApiError> {
-    convert::text("key", key, MAX_KEY_BYTES)?;
+    convert::text("key", key, KEY_MAX_BYTES)?;
     layout::secret_location(scope, key).map_err(|error| ApiError::bad_id("key", &error))
 }
 
@@ -124,7 +124,7 @@ fn allowed_namespaces(scope: &SecretScope, names: &[String]) -> Result<Vec<Names
         let rule = "for global secrets only; a pipeline's secret is for that pipeline";
         return Err(ApiError::invalid("allowed_namespaces", count.to_string(), rule));
     }
-    if count > MAX_NAMESPACES {
+    if count > NAMESPACES_MAX {
         return Err(ApiError::invalid("allowed_namespaces", count.to_string(), "at most 1000"));
     }
     let id = |(at, name): (usize, &String)| {
@@ -156,7 +156,7 @@ async fn list_secrets(
 ) -> Result<v1::ListSecretsResponse, ApiError> {
     let page = Page::of(&request)?;
     let scope = convert::secret_scope(request.scope.as_ref())?;
-    convert::text("prefix", &request.prefix, MAX_KEY_BYTES)?;
+    convert::text("prefix", &request.prefix, KEY_MAX_BYTES)?;
     let found = call.db.secret_list(&scope, &request.prefix, &page.to_list()).await?;
     let next_page_token = page.next(found.next.as_deref());
     Ok(v1::ListSecretsResponse {
@@ -187,7 +187,7 @@ async fn mask_value(
         });
     };
     check_value(&value)?;
-    if value.expose_secret().trim().len() < MIN_MASKED_BYTES {
+    if value.expose_secret().trim().len() < MASKED_VALUE_MIN_BYTES {
         let rule =
             "at least 4 bytes besides white space: a shorter value is everywhere in ordinary text";
         return Err(ApiError::invalid("value", "", rule));

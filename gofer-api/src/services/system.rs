@@ -2,11 +2,11 @@
 
 use gofer_proto::v1;
 
-use crate::call::{Call, about, service};
 use crate::convert;
 use crate::error::ApiError;
+use crate::rpc::call::{Call, service, target};
 
-/// The commit this was built from, when whoever built it says so.
+/// The commit this was built from, where the build names it.
 const COMMIT: Option<&str> = option_env!("GOFER_COMMIT");
 
 service! {
@@ -15,7 +15,7 @@ service! {
     }
 }
 
-about!(installation: GetSystemInfoRequest);
+target!(installation: GetSystemInfoRequest);
 
 async fn get_system_info(
     call: Call,
@@ -36,7 +36,7 @@ async fn get_system_info(
         server_id: call.server_id.clone(),
         started_at: Some(convert::timestamp(call.started_at)),
         dev_mode: call.dev_mode,
-        backends,
+        backends: backends.iter().map(convert::backend).collect(),
         active_runs: stats.active_runs as u64,
         pending_runs: counts.pending_runs,
         executions_in_flight: stats.executions as u64,

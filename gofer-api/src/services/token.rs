@@ -2,30 +2,28 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use gofer_core::Timestamp;
-use gofer_core::entity::{Token, TokenKind};
+use gofer_core::entity::TokenKind;
 use gofer_core::id::NamespaceId;
 use gofer_db::BootstrapProof;
 use gofer_engine::run_token_hash;
 use gofer_proto::v1;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
-use crate::auth::{Identity, TOKEN_PREFIX};
-use crate::bootstrap::MAX_CODE_BYTES;
-use crate::call::{Call, about, service};
+use crate::auth::Identity;
 use crate::convert;
 use crate::error::ApiError;
-use crate::page::Page;
+use crate::operations::tokens::{BOOTSTRAP_CODE_MAX_BYTES, WantedToken};
+use crate::rpc::call::{Call, service, target};
+use crate::rpc::page::Page;
 
 /// Longest description of a token.
-const MAX_DESCRIPTION_BYTES: usize = 1024;
+const DESCRIPTION_MAX_BYTES: usize = 1024;
 /// Most namespaces of a token.
-const MAX_NAMESPACES: usize = 1000;
-const MIN_LIFE: Duration = Duration::from_secs(60);
+const NAMESPACES_MAX: usize = 1000;
+/// Shortest life of a token.
+const LIFE_MIN: Duration = Duration::from_secs(60);
 /// Ten years, leap days included.
-const MAX_LIFE: Duration = Duration::from_secs(3653 * 24 * 3600);
+const LIFE_MAX: Duration = Duration::from_secs(3653 * 24 * 3600);
 
 service! {
     v1::token_service_server::TokenService {
@@ -39,34 +37,10 @@ service! {
     }
 }
 
-about!(installation:
+target!(installation:
     BootstrapTokenRequest, CreateTokenRequest, ListTokensRequest, DisableTokenRequest, EnableTokenRequest,
     DeleteTokenRequest, WhoAmIRequest,
 );
-
-/// A fresh token and its secret, which nobody but the caller will ever know.
-pub(crate) fn new_token(
-    kind: TokenKind,
-    description: &str,
-    created_by: &str,
-) -> (Token, SecretString) {
-    let secret = SecretString::from(format!(
-        "{TOKEN_PREFIX}{}",
-        URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
-    ));
-    let token = Token {
-        id: format!("{:016x}", rand::random::<u64>()),
-        kind,
-        namespaces: Vec::new(),
-        description: description.to_owned(),
-        created_by: created_by.to_owned(),
-        created_at: Timestamp::now(),
-        expires_at: None,
-        disabled: false,
-    };
-
-    (token, secret)
-}
 
 async fn bootstrap_token(
     call: Call,
@@ -74,19 +48,12 @@ async fn bootstrap_token(
 ) -> Result<v1::BootstrapTokenResponse, ApiError> {
     let proof = match request.code.as_str() {
         "" if call.identity.manages() => BootstrapProof::Management,
-        code if code.len() > MAX_CODE_BYTES => return Err(wrong_code()),
+        code if code.len() > BOOTSTRAP_CODE_MAX_BYTES => return Err(wrong_code()),
         code => BootstrapProof::Code(run_token_hash(code)),
     };
-
-    let (token, secret) =
-        new_token(TokenKind::Management, "the first management token", "bootstrap");
-    if !call.db.token_bootstrap(&token, &run_token_hash(secret.expose_secret()), proof).await? {
+    let Some((token, secret)) = call.tokens().bootstrap(proof).await? else {
         return Err(wrong_code());
-    }
-
-    if let Some(file) = &call.bootstrap_file {
-        file.remove();
-    }
+    };
 
     let secret = secret.expose_secret().to_owned();
     Ok(v1::BootstrapTokenResponse { token: Some(convert::token(&token)), secret })
@@ -104,15 +71,13 @@ async fn create_token(
     call: Call,
     request: v1::CreateTokenRequest,
 ) -> Result<v1::CreateTokenResponse, ApiError> {
-    convert::free_text("description", &request.description, MAX_DESCRIPTION_BYTES)?;
+    convert::free_text("description", &request.description, DESCRIPTION_MAX_BYTES)?;
     let kind = token_kind("kind", request.kind)?;
     let namespaces = token_namespaces(&call, kind, &request.namespaces).await?;
     let life = request.expires_after.as_ref().map(life).transpose()?;
-    let (mut token, secret) = new_token(kind, &request.description, &call.identity.actor());
-    token.namespaces = namespaces;
-    token.expires_at = life.map(|life| token.created_at.after(life));
-    call.boundary.admit(&call.db, &token).await?;
-    call.db.token_insert(&token, &run_token_hash(secret.expose_secret())).await?;
+    let description = request.description;
+    let wanted = WantedToken { kind, namespaces, description, life };
+    let (token, secret) = call.tokens().create(wanted).await?;
 
     let secret = secret.expose_secret().to_owned();
     Ok(v1::CreateTokenResponse {
@@ -144,7 +109,7 @@ async fn token_namespaces(
         TokenKind::Client if names.is_empty() => {
             "a client token names the namespaces it may work in"
         }
-        TokenKind::Client if names.len() > MAX_NAMESPACES => "at most 1000",
+        TokenKind::Client if names.len() > NAMESPACES_MAX => "at most 1000",
         TokenKind::Management | TokenKind::Client => "",
     };
 
@@ -167,7 +132,7 @@ async fn token_namespaces(
 fn life(duration: &prost_types::Duration) -> Result<Duration, ApiError> {
     let life = convert::duration_from_wire("expires_after", duration)
         .map_err(|violation| ApiError::Invalid(vec![violation]))?;
-    if (MIN_LIFE..=MAX_LIFE).contains(&life) {
+    if (LIFE_MIN..=LIFE_MAX).contains(&life) {
         return Ok(life);
     }
     Err(ApiError::invalid(
@@ -196,10 +161,7 @@ async fn disable_token(
     call: Call,
     request: v1::DisableTokenRequest,
 ) -> Result<v1::DisableTokenResponse, ApiError> {
-    let token = call
-        .db
-        .token_set_disabled(&request.id, true, &call.identity.actor(), Timestamp::now())
-        .await?;
+    let token = call.tokens().disable(&request.id).await?;
     Ok(v1::DisableTokenResponse { token: Some(convert::token(&token)) })
 }
 
@@ -207,14 +169,7 @@ async fn enable_token(
     call: Call,
     request: v1::EnableTokenRequest,
 ) -> Result<v1::EnableTokenResponse, ApiError> {
-    let known = call.db.token_get(&request.id).await?;
-    if known.disabled {
-        call.boundary.admit(&call.db, &known).await?;
-    }
-    let token = call
-        .db
-        .token_set_disabled(&request.id, false, &call.identity.actor(), Timestamp::now())
-        .await?;
+    let token = call.tokens().enable(&request.id).await?;
     Ok(v1::EnableTokenResponse { token: Some(convert::token(&token)) })
 }
 
@@ -222,7 +177,7 @@ async fn delete_token(
     call: Call,
     request: v1::DeleteTokenRequest,
 ) -> Result<v1::DeleteTokenResponse, ApiError> {
-    call.db.token_delete(&request.id, &call.identity.actor(), Timestamp::now()).await?;
+    call.tokens().delete(&request.id).await?;
     Ok(v1::DeleteTokenResponse {})
 }
 

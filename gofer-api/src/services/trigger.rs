@@ -5,10 +5,10 @@ use std::sync::Arc;
 use gofer_proto::v1;
 use tonic::{Extensions, Streaming};
 
-use crate::call::{Call, Replies, about, authorize, service};
-use crate::context::Context;
+use crate::auth::permissions::Target;
 use crate::error::ApiError;
-use crate::permissions::Target;
+use crate::rpc::call::{Call, ReplyStream, authorize, service, target};
+use crate::rpc::context::Context;
 
 const NOT_YET: ApiError = ApiError::NotInThisVersion { what: "the service of triggers" };
 
@@ -22,11 +22,11 @@ service! {
         unary enable_trigger(v1::EnableTriggerRequest) -> v1::EnableTriggerResponse;
         unary disable_trigger(v1::DisableTriggerRequest) -> v1::DisableTriggerResponse;
         unary list_trigger_subscriptions(v1::ListTriggerSubscriptionsRequest) -> v1::ListTriggerSubscriptionsResponse;
-        both_ways connect_trigger(v1::ConnectTriggerRequest) -> ConnectTriggerStream<v1::ConnectTriggerResponse>;
+        bidi connect_trigger(v1::ConnectTriggerRequest) -> ConnectTriggerStream<v1::ConnectTriggerResponse>;
     }
 }
 
-about!(installation:
+target!(installation:
     InstallTriggerRequest, GetTriggerRequest, ListTriggersRequest, UpdateTriggerRequest, UninstallTriggerRequest,
     EnableTriggerRequest, DisableTriggerRequest, ListTriggerSubscriptionsRequest,
 );
@@ -54,7 +54,7 @@ async fn connect_trigger(
     context: &Arc<Context>,
     extensions: Extensions,
     _: Streaming<v1::ConnectTriggerRequest>,
-) -> Result<Replies<v1::ConnectTriggerResponse>, ApiError> {
+) -> Result<ReplyStream<v1::ConnectTriggerResponse>, ApiError> {
     authorize(context, &extensions, Target::Installation)?;
     Err(NOT_YET)
 }

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::server::conn::auto;
 use rustix::io::Errno;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -12,39 +11,44 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Stack;
-use super::connection::serve;
 use super::connections::Connections;
-use super::stall::Streams;
+use super::serve::{ServedWith, serve};
 use super::tls::Certificates;
 use crate::config::Limits;
 
 /// How long nothing is accepted after the machine refused to give a descriptor or memory.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A condition that lasts is one line of the log per minute.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What connections are served with.
+/// Takes connections from a listener.
 #[derive(Clone)]
-pub(super) struct Acceptor {
-    pub(super) connections: Arc<Connections>,
-    /// Without any it serves plain text.
-    pub(super) certificates: Option<Arc<Certificates>>,
-    pub(super) stack: Stack,
-    pub(super) protocol: auto::Builder<Streams>,
-    pub(super) limits: Limits,
-    pub(super) tasks: TaskTracker,
-    /// Ends idle connections, and the others once their calls are over.
-    pub(super) stop: CancellationToken,
-    /// Ends every connection at once.
-    pub(super) cut: CancellationToken,
+pub(crate) struct Acceptor {
+    connections: Arc<Connections>,
+    with: ServedWith,
+    tasks: TaskTracker,
 }
 
 impl Acceptor {
+    /// Connections within these limits, with the certificates if there are any, until `stop`.
+    pub(crate) fn new(
+        limits: &Limits,
+        certificates: Option<Arc<Certificates>>,
+        stack: Stack,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            connections: Connections::new(limits),
+            with: ServedWith::new(limits, certificates, stack, stop),
+            tasks: TaskTracker::new(),
+        }
+    }
+
     /// Accepts until it is stopped, then waits for the end of every connection. Dropped, it cuts
     /// them off.
-    pub(super) async fn run(self, listener: TcpListener) {
-        let _cut = self.cut.clone().drop_guard();
-        let stop = self.stop.clone();
+    pub(crate) async fn run(self, listener: TcpListener) {
+        let _cut = self.with.cut.clone().drop_guard();
+        let stop = self.with.stop.clone();
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.accept(&listener) => {}
@@ -64,7 +68,7 @@ impl Acceptor {
                     Some(place) => {
                         let acceptor = self.clone();
                         self.tasks.spawn(async move {
-                            serve(socket, place.connection.clone(), &acceptor).await
+                            serve(socket, place.connection.clone(), &acceptor.with).await
                         });
                     }
                     None => full.say(|left_out| {
@@ -76,7 +80,7 @@ impl Acceptor {
                         );
                     }),
                 },
-                // The caller was gone before it was accepted.
+                // The caller left before it was accepted.
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
                     self.connections.close_some();
@@ -89,7 +93,7 @@ impl Acceptor {
                         );
                     });
 
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -120,7 +124,7 @@ struct Complaint {
 
 impl Complaint {
     fn say(&mut self, line: impl FnOnce(u64)) {
-        if self.last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
+        if self.last.is_some_and(|last| last.elapsed() < COMPLAINT_INTERVAL) {
             self.left_out += 1;
             return;
         }

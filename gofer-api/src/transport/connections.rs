@@ -14,14 +14,14 @@ use super::open_files::{default_connections, within_open_files};
 use crate::config::Limits;
 
 /// One address may have this part of all connections, unless the configuration says otherwise.
-const SHARE: usize = 2;
+const ADDRESS_SHARE: usize = 2;
 /// A connection with a token may be closed for another when it has done nothing for so long.
-const IDLE: Duration = Duration::from_secs(30);
+const IDLE_MIN: Duration = Duration::from_secs(30);
 /// Connections that are closed when descriptors run out.
 const CLOSED_AT_ONCE: usize = 16;
 /// Connections that were told to end and still have a descriptor. While there are more, none is
 /// accepted.
-const MAX_ENDING: usize = 64;
+const ENDING_MAX: usize = 64;
 
 /// All connections of a server.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Connections {
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
         let most = limits.connections.map_or_else(default_connections, within_open_files);
         let most_per_address =
-            limits.connections_per_address.unwrap_or((most / SHARE).max(1)).min(most);
+            limits.connections_per_address.unwrap_or((most / ADDRESS_SHARE).max(1)).min(most);
         Arc::new(Self { most, most_per_address, table: Mutex::default(), ended: Notify::new() })
     }
 
@@ -92,7 +92,7 @@ impl Connections {
     pub(super) async fn until_few_are_ending(&self) {
         loop {
             let ended = self.ended.notified();
-            if self.lock().ending < MAX_ENDING {
+            if self.lock().ending < ENDING_MAX {
                 return;
             }
             ended.await;
@@ -119,7 +119,7 @@ impl Table {
             let idle =
                 candidates().filter_map(|(number, one)| Some((one.idle_for()?, number, one)));
             let longest = idle.min_by_key(|(duration, ..)| Reverse(*duration))?;
-            (longest.0 >= IDLE).then_some((longest.1, longest.2))
+            (longest.0 >= IDLE_MIN).then_some((longest.1, longest.2))
         };
 
         let (number, connection) = quiet.or_else(|| strangers().next()).or_else(idle)?;
@@ -157,7 +157,7 @@ impl Drop for Place {
     }
 }
 
-/// Who has an address: of IPv6 a customer has a network of 64 bits at least.
+/// The customer that has an address: of IPv6 a customer has a network of 64 bits at least.
 fn holder(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
@@ -201,7 +201,7 @@ mod tests {
                 && !guest.connection.is_closed()
         );
 
-        // The one with a call goes before one with a token.
+        // A connection with a call is closed before one with a token.
         drop(newest.connection.begin_call(true).unwrap());
         let next = connections.admit(address(3)).unwrap();
         assert!(busy.connection.is_closed() && !guest.connection.is_closed());
@@ -210,7 +210,7 @@ mod tests {
         // All have shown a token: the newcomer has to go, until one has been idle for long.
         drop(next.connection.begin_call(true).unwrap());
         assert!(connections.admit(address(4)).is_none());
-        tokio::time::advance(IDLE).await;
+        tokio::time::advance(IDLE_MIN).await;
         let working = guest.connection.begin_call(true).unwrap();
         assert!(connections.admit(address(4)).is_some());
         assert!(!guest.connection.is_closed() && newest.connection.is_closed());
@@ -236,8 +236,8 @@ mod tests {
     async fn descriptors_are_free_before_more_is_accepted() {
         let connections = connections(1, 1);
         let mut places: Vec<Place> =
-            (0..=MAX_ENDING).filter_map(|_| connections.admit(address(1))).collect();
-        let waiting = tokio::time::timeout(IDLE, connections.until_few_are_ending()).await;
+            (0..=ENDING_MAX).filter_map(|_| connections.admit(address(1))).collect();
+        let waiting = tokio::time::timeout(IDLE_MIN, connections.until_few_are_ending()).await;
         assert!(waiting.is_err());
         drop(places.remove(0));
         connections.until_few_are_ending().await;

@@ -12,7 +12,7 @@ use tower::{Layer, Service};
 
 /// Lets gRPC and gRPC-Web pass, and what asks whether it may (preflight requests).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct GrpcOnlyLayer;
+pub(crate) struct GrpcOnlyLayer;
 
 impl<S> Layer<S> for GrpcOnlyLayer {
     type Service = GrpcOnly<S>;
@@ -24,7 +24,7 @@ impl<S> Layer<S> for GrpcOnlyLayer {
 
 /// See [`GrpcOnlyLayer`].
 #[derive(Debug, Clone)]
-pub(super) struct GrpcOnly<S>(S);
+pub(crate) struct GrpcOnly<S>(S);
 
 impl<S> Service<Request<Body>> for GrpcOnly<S>
 where

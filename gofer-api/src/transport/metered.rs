@@ -13,9 +13,9 @@ use tokio::time::{Instant, Sleep};
 use super::connection::Connection;
 
 /// What may come at once: the largest headers and a little more.
-const BURST_BYTES: u64 = 64 * 1024;
+const ANONYMOUS_BURST_BYTES: u64 = 64 * 1024;
 /// And then per second: health checks need less than a hundredth.
-const BYTES_PER_SECOND: u64 = 4 * 1024;
+const ANONYMOUS_BYTES_PER_SECOND: u64 = 4 * 1024;
 
 /// A connection's bytes, metered until somebody has shown a token.
 pub(super) struct Metered<S> {
@@ -37,14 +37,14 @@ impl<S> Metered<S> {
         let now = Instant::now();
         let paid = u64::try_from((now - self.counted_at).as_millis())
             .unwrap_or(u64::MAX)
-            .saturating_mul(BYTES_PER_SECOND)
+            .saturating_mul(ANONYMOUS_BYTES_PER_SECOND)
             / 1000;
         if paid > 0 {
             self.debt_bytes = self.debt_bytes.saturating_sub(paid);
             self.counted_at = now;
         }
-        let over = self.debt_bytes.checked_sub(BURST_BYTES)?;
-        Some(now + Duration::from_millis(over * 1000 / BYTES_PER_SECOND + 1))
+        let over = self.debt_bytes.checked_sub(ANONYMOUS_BURST_BYTES)?;
+        Some(now + Duration::from_millis(over * 1000 / ANONYMOUS_BYTES_PER_SECOND + 1))
     }
 }
 

@@ -3,12 +3,12 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors for everything but connections: the database, logs, the launch of tasks.
-const RESERVE: usize = 256;
+const RESERVED_FILES: usize = 256;
 /// Most connections without a configured limit: each takes some 50 KiB of memory when it does
 /// nothing.
-const MOST_CONNECTIONS: usize = 10_000;
+const CONNECTIONS_MAX: usize = 10_000;
 /// The limit where the system knows none.
-const UNLIMITED: u64 = 1 << 20;
+const UNLIMITED_FILES: u64 = 1 << 20;
 
 /// Raises the limit of open files as far as this process may.
 pub(crate) fn raise() {
@@ -22,7 +22,7 @@ pub(crate) fn raise() {
 
 /// Connections of a server without a configured limit.
 pub(super) fn default_connections() -> usize {
-    connections_of(files()).min(MOST_CONNECTIONS)
+    connections_of(files()).min(CONNECTIONS_MAX)
 }
 
 /// The configured number, or as many as this process can have.
@@ -40,13 +40,13 @@ pub(super) fn within_open_files(wanted: usize) -> usize {
 }
 
 fn files() -> usize {
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED);
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED_FILES);
     usize::try_from(files).unwrap_or(usize::MAX)
 }
 
 /// All files but the reserve, or three of four where that is less.
 fn connections_of(files: usize) -> usize {
-    files.saturating_sub(RESERVE).min(files / 4 * 3).max(16)
+    files.saturating_sub(RESERVED_FILES).min(files / 4 * 3).max(16)
 }
 
 #[cfg(test)]

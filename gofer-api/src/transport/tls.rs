@@ -13,7 +13,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::TlsSection;
-use crate::reload::Reload;
+use crate::files::Reload;
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]

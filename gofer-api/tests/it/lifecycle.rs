@@ -71,12 +71,11 @@ async fn everything_is_there_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_throw_away_server_hands_out_the_only_token() {
+async fn an_ephemeral_server_hands_out_the_only_token() {
     let dir = TempDir::new().unwrap();
-    let server = TestServer::start_with(|config| {
-        *config = ServerConfig::throw_away(dir.path().join("data"))
-    })
-    .await;
+    let server =
+        TestServer::start_with(|config| *config = ServerConfig::ephemeral(dir.path().join("data")))
+            .await;
     let anybody =
         server.anybody().namespaces().list_namespaces(v1::ListNamespacesRequest::default()).await;
 

@@ -1,5 +1,5 @@
 //! Whoever loses a token loses what is open with it: every kind of stream, and every way to lose
-//! one but expiry, which `src/standing.rs` has.
+//! one but expiry, which `src/auth/standing.rs` has.
 
 use std::time::Duration;
 

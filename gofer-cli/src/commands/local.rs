@@ -61,7 +61,7 @@ pub(crate) async fn run(args: LocalArgs, context: &Context) -> Result<Exit, Fail
 
     let dir = data_dir()?;
     let owner = owner(&dir, args.keep)?;
-    let mut config = ServerConfig::throw_away(dir.path());
+    let mut config = ServerConfig::ephemeral(dir.path());
     config.scheduler.local.owner = Some(owner.clone());
 
     let launcher = server::launcher(&mut config)?;

@@ -370,7 +370,7 @@ async fn later_variables_win_and_objects_become_values() {
         run: None,
     };
 
-    let location = layout::object_location(&scope, &key);
+    let location = layout::object_location(&scope);
     let body = Box::pin(futures::stream::iter([Ok("good day".into())]));
     house.objects.put(&location, body, PutOptions::default()).await.unwrap();
     let (size_bytes, sha256, created_at) = (8, String::new(), Timestamp(0));

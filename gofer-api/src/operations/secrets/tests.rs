@@ -6,7 +6,6 @@ mod database;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::join_all;
 use gofer_core::NamespaceId;
@@ -18,6 +17,7 @@ use gofer_engine::layout;
 use secrecy::ExposeSecret as _;
 
 use super::*;
+use crate::operations::testing::{FAILS, LOSES_ITS_ANSWER, TAKES_TIME, die_at};
 use database::TestDatabase;
 
 /// Handles of two servers on one database, or of one on a file of its own.
@@ -76,13 +76,10 @@ macro_rules! on_each_engine {
 on_each_engine! {
     concurrent_puts_never_mix_value_and_namespaces
     of_concurrent_puts_if_absent_exactly_one_says_that_it_won
+    a_put_that_dies_anywhere_leaves_the_old_secret_or_the_new
     a_put_that_fails_at_any_step_leaves_the_old_secret_whole
     a_delete_whose_store_fails_is_finished_by_retention
 }
-
-const FAILS: Faults = Faults { before: 1.0, after: 0.0, stream: 0.0, latency: Duration::ZERO };
-const LOSES_ITS_ANSWER: Faults =
-    Faults { before: 0.0, after: 1.0, stream: 0.0, latency: Duration::ZERO };
 
 fn faulty(inner: &Arc<MemorySecretStore>, faults: Faults) -> Faulty<dyn SecretStore> {
     Faulty::new(inner.clone() as Arc<dyn SecretStore>, 1, faults)
@@ -212,6 +209,33 @@ async fn of_concurrent_puts_if_absent_exactly_one_says_that_it_won(place: Place)
     }
 
     assert_eq!(stored(&*store).await.len(), 20, "the others' values are deleted");
+}
+
+async fn a_put_that_dies_anywhere_leaves_the_old_secret_or_the_new(place: Place) {
+    let db = &place.servers[0];
+    let inner = Arc::new(MemorySecretStore::new());
+    for wait in 0.. {
+        let key = format!("k{wait}");
+        put(db, &*inner, &record(&key, &["old"]), &"old".into(), false).await.unwrap();
+
+        let (slow, new) = (faulty(&inner, TAKES_TIME), record(&key, &["new"]));
+        let done = die_at(wait, put(db, &slow, &new, &"new".into(), false)).await;
+
+        // Value and namespaces always belong together.
+        let (value, namespaces) = read(db, &*inner, &key).await;
+        assert_eq!(value, namespaces, "{wait}");
+        if let Some(outcome) = done {
+            outcome.unwrap();
+            assert_eq!(value, "new");
+            assert!(wait > 2, "it waits for the database and the store, not {wait} times");
+            break;
+        }
+    }
+
+    // What is in nobody's record goes; what is in one stays.
+    sweep(db, &*inner).await;
+    let named = stored(&*inner).await.len();
+    assert!(named > 3, "{named}");
 }
 
 async fn a_put_that_fails_at_any_step_leaves_the_old_secret_whole(place: Place) {

@@ -5,7 +5,7 @@ use std::fs;
 use gofer_testbed::{SourceFile, members, repository, source_files};
 
 /// Makes every `tonic::Status` of the server.
-const STATUS: &str = "gofer-api/src/status.rs";
+const STATUS: &str = "gofer-api/src/rpc/status/mod.rs";
 /// The rules of a run.
 const RULES: &str = "gofer-engine/src/rules/";
 /// Crates that speak to a database, without their tests; the last measures it.

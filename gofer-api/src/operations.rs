@@ -1,4 +1,0 @@
-//! What takes several steps in several stores, apart from the calls that ask for it: domain in,
-//! domain out. Each says what is left when it ends between two of its steps.
-
-pub(crate) mod secrets;
