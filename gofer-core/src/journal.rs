@@ -38,9 +38,13 @@ pub trait Journal: Debug + Send + Sync + 'static {
     /// run per task, and the `run_created` event. A repeated idempotency key changes nothing and
     /// returns the run of the first call.
     ///
-    /// With `overlap: skip` and no room the run is inserted complete (cancelled, `overlap_skipped`)
-    /// with both events. With `cancel_running` the oldest active runs get a cancel request, and are
-    /// returned.
+    /// The rules and the words of both are those of [`admission`](crate::admission). With
+    /// `overlap: skip` and no room the run is inserted complete (cancelled, `overlap_skipped`) with
+    /// both events. With `cancel_running` the oldest active runs get a cancel request before the
+    /// new one is created, and are returned. `overlap` and `parallelism` are those of the
+    /// pipeline's latest version; of two runs the one that was inserted first is the older.
+    ///
+    /// A disabled pipeline takes no run, whatever the version.
     ///
     /// Variables that [`run_variables::check`](crate::run_variables::check) refuses for the version
     /// are refused here, where no newer version can come between.
@@ -55,9 +59,10 @@ pub trait Journal: Debug + Send + Sync + 'static {
     ///
     /// Running runs are taken first, then pending ones whose cancellation was requested, each
     /// oldest first. Other pending runs are taken only while fewer runs of their pipeline than its
-    /// `parallelism` are running, and fairly: next is always a run of the namespace with the fewest
-    /// running runs, of those one of the pipeline with the fewest, of those the oldest. Taking a
-    /// pending run makes it `Running` (with `run_started`). A namespace that has as many running
+    /// `parallelism` are running, and in the order of [`ClaimOrder`](crate::admission::ClaimOrder):
+    /// next is always a run of the namespace with the fewest running runs, of those one of the
+    /// pipeline with the fewest, of those the oldest. Taking a pending run makes it `Running` (with
+    /// `run_started`). A namespace that has as many running
     /// runs as its quota of active runs waits.
     async fn claim(
         &self,
@@ -281,7 +286,7 @@ pub struct NewRun {
     /// Now.
     pub at: Timestamp,
     /// Who drives the run at once, if its turn has come: its pipeline has room, and none of its
-    /// runs waits. Not for a run that repeats another.
+    /// runs is pending, not even one that is to be cancelled. Not for a run that repeats another.
     pub claim: Option<Claim>,
 }
 

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod admission;
 #[cfg(feature = "testing")]
 pub mod conformance;
 pub mod entity;

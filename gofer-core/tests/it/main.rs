@@ -1,6 +1,7 @@
 //! The memory implementations pass the conformance suites, also when they fail at random; and the
 //! suites are sound.
 
+mod admission;
 mod faulty;
 mod fuzz;
 mod memory;

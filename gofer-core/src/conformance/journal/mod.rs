@@ -1,5 +1,6 @@
 //! What every journal does.
 
+pub mod admission;
 pub mod cancel;
 pub mod claim;
 pub mod commit;
@@ -43,6 +44,17 @@ macro_rules! journal_conformance {
                 a_run_that_has_to_wait_is_not_claimed
                 a_repetition_is_not_claimed_as_it_is_inserted
                 of_concurrent_inserts_no_more_are_claimed_than_may_be_held
+            }
+            admission {
+                a_refusal_names_what_is_missing
+                a_disabled_pipeline_is_refused_whatever_the_version
+                a_skipped_run_says_why
+                a_reused_task_names_its_run
+                superseded_runs_are_asked_before_the_newer_is_created
+                the_latest_version_says_how_many_may_run
+                a_run_behind_one_that_is_to_be_cancelled_waits
+                the_older_run_is_the_one_inserted_first
+                runs_to_be_cancelled_count_for_their_namespace
             }
             claim {
                 claiming_a_pending_run_starts_it

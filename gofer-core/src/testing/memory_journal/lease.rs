@@ -1,13 +1,13 @@
 //! Leases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::state::{ENGINE, Holder, RunEntry, State};
-use crate::event::EventDetails;
+use super::state::{Holder, RunEntry, State};
+use crate::admission::{ClaimOrder, WaitingPipeline};
+use crate::event::{ACTOR, EventDetails};
 use crate::id::{NamespaceId, PipelineId, RunKey};
 use crate::journal::{ClaimLimit, Lease};
-use crate::quota::QuotaKind;
 use crate::run::RunState;
 use crate::time::Timestamp;
 
@@ -60,50 +60,35 @@ impl State {
             leases.push(self.take(&key, owner, now, ttl));
         }
 
-        leases.sort_by_key(|lease| {
-            self.runs.get(&lease.run).map(|entry| (entry.run.created_at, entry.serial))
-        });
-
+        leases.sort_by_key(|lease| self.runs.get(&lease.run).map(|entry| entry.serial));
         leases
     }
 
-    /// The next of these waiting runs, oldest first: always one of the namespace with the fewest
-    /// running runs, of those one of the pipeline with the fewest, of those the oldest.
-    fn fairly(&self, mut waiting: Vec<RunKey>, wanted: usize) -> Vec<RunKey> {
-        let mut of_namespace: BTreeMap<NamespaceId, usize> = BTreeMap::new();
-        let mut of_pipeline: BTreeMap<(NamespaceId, PipelineId), usize> = BTreeMap::new();
-        let pipeline = |key: &RunKey| (key.namespace.clone(), key.pipeline.clone());
-
-        for entry in self.runs.values().filter(|entry| entry.run.state == RunState::Running) {
-            *of_namespace.entry(entry.run.key.namespace.clone()).or_default() += 1;
-            *of_pipeline.entry(pipeline(&entry.run.key)).or_default() += 1;
+    /// The runs to start of these that wait, oldest first; at most so many.
+    fn fairly(&self, waiting: Vec<RunKey>, wanted: usize) -> Vec<RunKey> {
+        let mut queues: BTreeMap<(NamespaceId, PipelineId), VecDeque<RunKey>> = BTreeMap::new();
+        for key in waiting {
+            let pipeline = (key.namespace.clone(), key.pipeline.clone());
+            queues.entry(pipeline).or_default().push_back(key);
         }
 
+        let serial = |queue: &VecDeque<RunKey>| Some(self.runs.get(queue.front()?)?.serial);
+        let pipelines = queues.iter().map(|((namespace, pipeline), queue)| WaitingPipeline {
+            namespace: namespace.clone(),
+            parallelism: self.parallelism(namespace, pipeline),
+            running: self.running(namespace, pipeline),
+            oldest: serial(queue),
+        });
+        let active = queues.keys().map(|(name, _)| (name.clone(), self.active_runs_of(name)));
+        let mut order = ClaimOrder::new(pipelines.collect(), &active.collect());
+
+        let mut queues: Vec<VecDeque<RunKey>> = queues.into_values().collect();
         let mut chosen = Vec::new();
-        while chosen.len() < wanted {
-            let running = |key: &RunKey| of_pipeline.get(&pipeline(key)).copied().unwrap_or(0);
-            let has_room = |key: &RunKey| {
-                let limit = self.runs.get(key).and_then(|entry| entry.spec.parallelism);
-                limit.is_none_or(|limit| running(key) < limit as usize)
-            };
-
-            let within_quota = |key: &RunKey| {
-                let running = of_namespace.get(&key.namespace).copied().unwrap_or(0);
-                (running as u64) < self.limit(&key.namespace, QuotaKind::ActiveRuns)
-            };
-
-            let may =
-                waiting.iter().enumerate().filter(|(_, key)| has_room(key) && within_quota(key));
-            let turn = |key: &RunKey| {
-                (of_namespace.get(&key.namespace).copied().unwrap_or(0), running(key))
-            };
-
-            // Of equals the first is taken, which is the oldest.
-            let Some((at, _)) = may.min_by_key(|(_, key)| turn(key)) else { break };
-            let key = waiting.remove(at);
-            *of_namespace.entry(key.namespace.clone()).or_default() += 1;
-            *of_pipeline.entry(pipeline(&key)).or_default() += 1;
-            chosen.push(key);
+        while chosen.len() < wanted
+            && let Some(at) = order.next()
+        {
+            chosen.extend(queues[at].pop_front());
+            order.claimed(at, serial(&queues[at]));
         }
 
         chosen
@@ -123,7 +108,7 @@ impl State {
         if entry.run.state == RunState::Pending {
             entry.run.state = RunState::Running;
             entry.run.started_at = Some(now);
-            self.record_of_run(key, None, now, ENGINE, EventDetails::RunStarted {});
+            self.record_of_run(key, None, now, ACTOR, EventDetails::RunStarted {});
         }
         lease
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::state::State;
+use crate::admission::ActiveRuns;
 use crate::id::NamespaceId;
 use crate::journal::{Cluster, NewRun};
 use crate::quota::{QuotaExceeded, QuotaKind, Quotas, SMALL_RUN_BYTES, minute, run_bytes};
@@ -45,12 +46,15 @@ impl State {
         check(QuotaKind::PendingRuns, of_namespace().filter(waiting).count() as u64, 1)
     }
 
-    /// Whether the namespace may have one more running run.
-    pub(super) fn may_run_one_more(&self, namespace: &NamespaceId) -> bool {
+    /// How many runs of the namespace are running, and may be.
+    pub(super) fn active_runs_of(&self, namespace: &NamespaceId) -> ActiveRuns {
         let running =
             |run: &&Run| run.key.namespace == *namespace && run.state == RunState::Running;
-        let running = self.runs.values().map(|entry| &entry.run).filter(running).count() as u64;
-        running < self.limit(namespace, QuotaKind::ActiveRuns)
+        let limit = self.limit(namespace, QuotaKind::ActiveRuns);
+        ActiveRuns {
+            running: self.runs.values().map(|entry| &entry.run).filter(running).count(),
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+        }
     }
 
     pub(super) fn heartbeat(&mut self, owner: &str, now: Timestamp, ttl: Duration) -> Cluster {

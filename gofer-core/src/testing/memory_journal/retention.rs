@@ -1,8 +1,8 @@
 //! What retention should delete, and what it has deleted.
 
-use super::state::{ENGINE, ObjectId, RunEntry, State, object_id};
+use super::state::{ObjectId, RunEntry, State, object_id};
 use crate::entity::ObjectScope;
-use crate::event::{EventDetails, NewEvent, Subject};
+use crate::event::{ACTOR, EventDetails, NewEvent, Subject};
 use crate::id::{NamespaceId, PipelineId, RunKey, RunNumber, SecretPath};
 use crate::journal::{
     Expirable, JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, Retention, RunMask, TooManyMasks,
@@ -125,7 +125,7 @@ impl State {
                 let subject = Subject::of_execution(id);
                 let event = NewEvent {
                     at,
-                    actor: ENGINE.to_owned(),
+                    actor: ACTOR.to_owned(),
                     subject,
                     details: EventDetails::LogExpired {},
                 };
@@ -140,7 +140,7 @@ impl State {
                         run,
                         None,
                         at,
-                        ENGINE,
+                        ACTOR,
                         EventDetails::RunObjectsExpired { count: 1 },
                     );
                 }
@@ -179,7 +179,7 @@ impl State {
             let (namespace, pipeline) = (Some(namespace.clone()), Some(pipeline.clone()));
             let subject = Subject { namespace, pipeline, ..Subject::default() };
             let details = EventDetails::RunsExpired { count: gone.len() as u64, last: *last };
-            self.record(NewEvent { at, actor: ENGINE.to_owned(), subject, details });
+            self.record(NewEvent { at, actor: ACTOR.to_owned(), subject, details });
         }
     }
 }

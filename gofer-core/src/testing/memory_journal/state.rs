@@ -20,9 +20,6 @@ use crate::resource::Resource;
 use crate::run::{AttemptRecord, Run, RunState, TaskRun};
 use crate::time::Timestamp;
 
-/// The actor of what the engine does by itself.
-pub(super) const ENGINE: &str = "gofer";
-
 #[derive(Default)]
 pub(super) struct State {
     pub(super) pipelines: BTreeMap<(NamespaceId, PipelineId), PipelineEntry>,
@@ -127,7 +124,7 @@ impl State {
     /// Every run, oldest first.
     pub(super) fn runs_by_age(&self) -> impl Iterator<Item = &RunEntry> {
         let mut runs: Vec<&RunEntry> = self.runs.values().collect();
-        runs.sort_by_key(|entry| (entry.run.created_at, entry.serial));
+        runs.sort_by_key(|entry| entry.serial);
         runs.into_iter()
     }
 
@@ -143,6 +140,26 @@ impl State {
                 && entry.is_active()
         };
         self.runs_by_age().filter(of_pipeline)
+    }
+
+    /// The latest version of a pipeline that exists.
+    pub(super) fn latest_spec(
+        &self,
+        namespace: &NamespaceId,
+        pipeline: &PipelineId,
+    ) -> &PipelineSpec {
+        let pipeline = self.pipelines.get(&(namespace.clone(), pipeline.clone()));
+        let latest = pipeline.and_then(|pipeline| pipeline.versions.last());
+        latest.expect("a pipeline has a version from the start, and none is ever removed")
+    }
+
+    /// How many runs of the pipeline may be running.
+    pub(super) fn parallelism(
+        &self,
+        namespace: &NamespaceId,
+        pipeline: &PipelineId,
+    ) -> Option<usize> {
+        self.latest_spec(namespace, pipeline).parallelism.map(|limit| limit as usize)
     }
 
     /// How many runs of the pipeline are in state `Running`.
