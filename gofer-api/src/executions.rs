@@ -31,7 +31,10 @@ impl Executions {
         let run = match self.remembered(hash) {
             Some(run) => run,
             None => {
-                let found = gate.scheduler.identify(&token.into()).await;
+                let found = match gate.scheduler.require_identities() {
+                    Ok(identities) => identities.identify(&token.into()).await,
+                    Err(error) => Err(error),
+                };
                 let id = found.map_err(|error| {
                     if error.kind != ErrorKind::NotFound {
                         return ApiError::Backend(error);
@@ -75,10 +78,10 @@ mod tests {
 
     use gofer_core::conformance::eventually;
     use gofer_core::conformance::scheduler::host_command;
-    use gofer_core::journal::{Journal, NewRun};
+    use gofer_core::journal::{NewRun, Runs};
     use gofer_core::pipeline::PipelineSpec;
     use gofer_core::run::Initiator;
-    use gofer_core::scheduler::{Scheduler, SchedulerCapabilities};
+    use gofer_core::scheduler::Scheduler;
     use gofer_core::testing::MemoryScheduler;
     use gofer_core::{ExecutionId, Timestamp};
     use gofer_db::{Db, DbConfig, Registration};
@@ -133,10 +136,7 @@ mod tests {
     async fn a_token_of_the_scheduler_is_its_run() {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::connect(DbConfig::sqlite(dir.path().join("gofer.db"))).await.unwrap();
-        let memory = MemoryScheduler::new();
-        let capabilities =
-            SchedulerCapabilities { workload_identity: true, ..memory.capabilities() };
-        let scheduler = Arc::new(memory.with_capabilities(capabilities));
+        let scheduler = Arc::new(MemoryScheduler::new().with_identities(true));
         let id: ExecutionId = "default/ci/1/build/1".parse().unwrap();
 
         scheduler.start(&id, &host_command(["forever"])).await.unwrap();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gofer_core::entity::TokenKind;
-use gofer_core::journal::Journal;
+use gofer_core::journal::Leases;
 use gofer_core::scheduler::Scheduler;
 use gofer_core::{BackendError, Timestamp};
 use gofer_db::{Db, DbError};
@@ -412,7 +412,7 @@ async fn start_engine(
     } else {
         // The database belongs to this process alone, and every server of it has the same name:
         // leases of the one before, which may have been killed, hold nobody up.
-        let released = Journal::release(db, &engine.server_id).await;
+        let released = Leases::release(db, &engine.server_id).await;
         released.map_err(|error| ServerError::Engine(error.into()))?;
     }
 

@@ -48,7 +48,7 @@ pub(crate) async fn add(
     shared.secrets.put(&location, value, PutOptions::default()).await?;
 
     shared.masked.send_replace(());
-    shared.journal.tell(Hint::Masked(run.clone())).await?;
+    shared.journal.publish_hint(Hint::Masked(run.clone())).await?;
     Ok(())
 }
 

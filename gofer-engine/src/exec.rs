@@ -17,7 +17,7 @@ pub(crate) async fn target(
     task: &TaskId,
     command: &[String],
 ) -> Result<(ExecutionId, String), EngineError> {
-    if !shared.scheduler.capabilities().exec {
+    if shared.scheduler.exec().is_none() {
         let message =
             "the scheduler of this server cannot run a command in a running task".to_owned();
         return Err(EngineError::Unsupported { message });

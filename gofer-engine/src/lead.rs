@@ -13,7 +13,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut work: Option<CancellationToken> = None;
     loop {
         let now = shared.clock.now();
-        let leads = match shared.journal.lead(&shared.config.server_id, now, ttl).await {
+        let leads = match shared
+            .journal
+            .acquire_leadership(&shared.config.server_id, now, ttl)
+            .await
+        {
             Ok(leads) => leads,
             Err(error) => {
                 tracing::warn!(error = %crate::chain(&error), "cannot ask for the lead, will retry");

@@ -64,7 +64,7 @@ pub(crate) async fn scheduler(shared: Arc<Shared>) {
 pub(crate) async fn servers(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(("hints", &shared.config.server_id));
     loop {
-        match shared.journal.hints().await {
+        match shared.journal.subscribe_hints().await {
             Ok(mut hints) => {
                 shared.reload(|_| true).await;
                 shared.commits.send_replace(());

@@ -256,7 +256,7 @@ impl Origin {
             }
         }
         masks.extend(added::of_run(shared, &self.run.key).await?);
-        Ok(Masker::new(&masks).with_tokens(shared.scheduler.capabilities().workload_identity))
+        Ok(Masker::new(&masks).with_tokens(shared.scheduler.identities().is_some()))
     }
 }
 

@@ -25,12 +25,12 @@ pub(crate) async fn take(
     token: &SecretString,
     end: ReportedEnd,
 ) -> Result<(), EngineError> {
-    let id = shared.scheduler.report(token, end).await?;
+    let id = shared.scheduler.require_identities()?.report_end(token, end).await?;
     if shared.runs.contains(&id.run) {
         return Ok(());
     }
-    match tokio::time::timeout(PATIENCE, shared.journal.tell(Hint::Reported(id.clone(), end))).await
-    {
+    let passed_on = shared.journal.publish_hint(Hint::Reported(id.clone(), end));
+    match tokio::time::timeout(PATIENCE, passed_on).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             tracing::info!(execution = %id, error = %crate::chain(&error), "cannot pass a reported end on")
@@ -51,10 +51,12 @@ pub(crate) fn hear(shared: &Arc<Shared>, id: ExecutionId, end: ReportedEnd) {
     let looking = shared.clone();
     shared.tasks.spawn(async move {
         let _turn = turn;
+        let look =
+            async { looking.scheduler.require_identities()?.accept_forwarded_end(&id, end).await };
         let looked = tokio::select! {
             biased;
             () = looking.stop.cancelled() => return,
-            looked = looking.scheduler.reported(&id, end) => looked,
+            looked = look => looked,
         };
 
         if let Err(error) = looked {

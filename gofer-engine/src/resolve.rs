@@ -157,7 +157,7 @@ fn system_variables(
         env.insert("GOFER_API_ADDR".to_owned(), EnvValue::Plain(addr.clone()));
     }
 
-    if !shared.scheduler.capabilities().workload_identity {
+    if shared.scheduler.identities().is_none() {
         env.insert(
             "GOFER_API_TOKEN".to_owned(),
             EnvValue::Secret(shared.tokens.token(&run.token_nonce)),

@@ -14,8 +14,8 @@ use gofer_core::object_store::{
     PutOptions,
 };
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd,
-    Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecSupport, ExecutionSpec, LogChunk, LogCursor, Observation,
+    ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent, WorkloadIdentity,
 };
 use gofer_core::secret_store::{SecretList, SecretStore};
 use gofer_core::{ErrorKind, ExecutionId, ObjectKey, SecretPath};
@@ -109,32 +109,56 @@ impl Scheduler for Retrying<dyn Scheduler> {
         Ok(chunks.boxed())
     }
 
-    async fn exec(
+    async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
+        repeat!(self.0.remove(id)).0
+    }
+
+    fn exec(&self) -> Option<&dyn ExecSupport> {
+        self.0.exec().map(|_| self as &dyn ExecSupport)
+    }
+
+    fn identities(&self) -> Option<&dyn WorkloadIdentity> {
+        self.0.identities().map(|_| self as &dyn WorkloadIdentity)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl ExecSupport for Retrying<dyn Scheduler> {
+    async fn open_session(
         &self,
         id: &ExecutionId,
         request: ExecRequest,
     ) -> Result<ExecSession, BackendError> {
-        repeat!(self.0.exec(id, request.clone())).0
+        let exec = self.0.require_exec()?;
+        repeat!(exec.open_session(id, request.clone())).0
     }
+}
 
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl WorkloadIdentity for Retrying<dyn Scheduler> {
     async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
-        repeat!(self.0.identify(token)).0
+        let identities = self.0.require_identities()?;
+        repeat!(identities.identify(token)).0
     }
 
-    async fn report(
+    async fn report_end(
         &self,
         token: &SecretString,
         end: ReportedEnd,
     ) -> Result<ExecutionId, BackendError> {
-        repeat!(self.0.report(token, end)).0
+        let identities = self.0.require_identities()?;
+        repeat!(identities.report_end(token, end)).0
     }
 
-    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
-        repeat!(self.0.reported(id, end)).0
-    }
-
-    async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
-        repeat!(self.0.remove(id)).0
+    async fn accept_forwarded_end(
+        &self,
+        id: &ExecutionId,
+        end: ReportedEnd,
+    ) -> Result<(), BackendError> {
+        let identities = self.0.require_identities()?;
+        repeat!(identities.accept_forwarded_end(id, end)).0
     }
 }
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
-use gofer_core::journal::Journal;
+use gofer_core::journal::Logs;
 use gofer_core::run::{Initiator, LogState};
 use gofer_core::scheduler::{
     ExecutionSpec, LogChunk, LogCursor, LogStream, Observation, Scheduler, SchedulerCapabilities,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Once};
 
 use futures::{FutureExt, TryStreamExt};
 use gofer_core::entity::{SecretRecord, SecretScope};
-use gofer_core::journal::Journal;
+use gofer_core::journal::Logs;
 use gofer_core::object_store::PutOptions;
 use gofer_core::scheduler::{LogCursor, LogStream};
 use gofer_core::secret_store::SecretStore;

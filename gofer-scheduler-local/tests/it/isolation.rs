@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use gofer_core::conformance::{eventually, within};
 use gofer_core::exec::{ExecOutput, ExecRequest};
-use gofer_core::scheduler::{EnvValue, ExecutionState, FailureKind, Scheduler};
+use gofer_core::scheduler::{EnvValue, ExecSupport, ExecutionState, FailureKind, Scheduler};
 use gofer_scheduler_local::{LandlockMode, LocalScheduler, UsersConfig};
 
 use crate::support::{
@@ -133,7 +133,7 @@ async fn a_task_under_landlock_signals_and_sees_only_its_own_processes() {
 async fn session(scheduler: &LocalScheduler, task: &str, command: &str) -> String {
     let command = ["/bin/sh", "-c", command].map(str::to_owned).to_vec();
     let request = ExecRequest { command, terminal: None };
-    let mut session = scheduler.exec(&id(task), request).await.expect("a session");
+    let mut session = scheduler.open_session(&id(task), request).await.expect("a session");
     let mut written = Vec::new();
     within("the session ends", async {
         while let Some(output) = session.output.next().await {

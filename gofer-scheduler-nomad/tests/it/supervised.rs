@@ -14,7 +14,9 @@ use futures::stream;
 use gofer_core::Timestamp;
 use gofer_core::conformance::scheduler::{SchedulerHarness, Workloads};
 use gofer_core::conformance::{Harness, eventually};
-use gofer_core::scheduler::{EnvValue, ExecutionState, ExecutionTimes, ReportedEnd, Scheduler};
+use gofer_core::scheduler::{
+    EnvValue, ExecutionState, ExecutionTimes, ReportedEnd, Scheduler, WorkloadIdentity,
+};
 use gofer_scheduler_nomad::NomadScheduler;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -152,7 +154,7 @@ impl Ear {
         // No server is there between two.
         let Some(scheduler) = scheduler else { return "14" };
         let token: SecretString = token.trim_start_matches("Bearer ").into();
-        match scheduler.report(&token, decode(message)).await {
+        match scheduler.report_end(&token, decode(message)).await {
             Ok(_) => {
                 self.ended
                     .lock()

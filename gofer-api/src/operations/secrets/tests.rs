@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use gofer_core::NamespaceId;
-use gofer_core::journal::{Expirable, Journal as _, Retention};
+use gofer_core::journal::{Expirable, Expiry, Retention};
 use gofer_core::object_store::ListPage;
 use gofer_core::testing::{Faults, Faulty, MemorySecretStore};
 use gofer_db::{DatabaseUrl, DbConfig};

@@ -50,5 +50,5 @@ pub async fn of_concurrent_servers_one_leads(fixture: &dyn JournalFixture) {
 }
 
 async fn lead(journal: &dyn Journal, owner: &str, seconds: i64) -> bool {
-    journal.lead(owner, at(seconds), TTL).await.expect("lead")
+    journal.acquire_leadership(owner, at(seconds), TTL).await.expect("acquire_leadership")
 }

@@ -16,7 +16,7 @@ use crate::exec::{
     ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES, TerminalSize,
 };
 use crate::id::ExecutionId;
-use crate::scheduler::{EnvValue, ExecutionSpec, ExecutionState, Scheduler};
+use crate::scheduler::{EnvValue, ExecSupport, ExecutionSpec, ExecutionState, Scheduler};
 
 /// A grace that no case lives to see the end of.
 const LONG: Duration = Duration::from_secs(3_600);
@@ -124,7 +124,7 @@ pub async fn a_command_runs_in_the_working_directory_of_the_execution(
 pub async fn what_cannot_be_is_refused(harness: &dyn SchedulerHarness) {
     let Some((scheduler, id)) = host(harness).await else { return };
     let refused = async |id: &ExecutionId, request: ExecRequest| {
-        let answer = within("an answer", scheduler.exec(id, request)).await;
+        let answer = within("an answer", exec(&*scheduler).open_session(id, request)).await;
         answer.expect_err("an error").kind
     };
     assert_eq!(refused(&fresh_id("task"), shell("true")).await, ErrorKind::NotFound);
@@ -223,8 +223,7 @@ pub async fn a_terminal_is_one(harness: &dyn SchedulerHarness) {
 }
 
 fn can(scheduler: &dyn Scheduler) -> bool {
-    let capabilities = scheduler.capabilities();
-    capabilities.exec && capabilities.host
+    scheduler.exec().is_some() && scheduler.capabilities().host
 }
 
 /// A running execution, where commands can be run in one.
@@ -252,8 +251,13 @@ fn request(spec: &ExecutionSpec) -> ExecRequest {
     }
 }
 
+fn exec(scheduler: &dyn Scheduler) -> &dyn ExecSupport {
+    scheduler.exec().expect("it was there a moment ago")
+}
+
 async fn open(scheduler: &dyn Scheduler, id: &ExecutionId, request: ExecRequest) -> ExecSession {
-    within("the command runs", scheduler.exec(id, request)).await.expect("exec")
+    let opening = exec(scheduler).open_session(id, request);
+    within("the command runs", opening).await.expect("a session")
 }
 
 fn output(stdout: &[u8], stderr: &[u8]) -> Output {
@@ -345,16 +349,13 @@ async fn kill(scheduler: &dyn Scheduler, id: &ExecutionId) {
     ended(scheduler, id).await;
 }
 
-/// Without the capability, `exec` says so.
+/// Without the ability, whoever needs it is told so.
 pub async fn without_the_capability_exec_is_unsupported(harness: &dyn SchedulerHarness) {
     let scheduler = harness.backend();
-    if scheduler.capabilities().exec {
+    if scheduler.exec().is_some() {
         return;
     }
     let id = start(&*scheduler, &harness.workloads().exit(0)).await;
-    assert_eq!(
-        scheduler.exec(&id, shell("true")).await.expect_err("an error").kind,
-        ErrorKind::Unsupported
-    );
+    assert_eq!(scheduler.require_exec().expect_err("an error").kind, ErrorKind::Unsupported);
     assert_eq!(ended(&*scheduler, &id).await, exited(0));
 }

@@ -10,19 +10,40 @@ use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use crate::event::NewEvent;
 use crate::id::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId};
 use crate::journal::{
-    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError,
-    Lease, NewRun, Retention, RunMask, RunSnapshot,
+    Catalog, ClaimLimit, Cluster, Commit, Committed, Expirable, Expiry, Hint, Hints, Inserted,
+    Journal, JournalError, Lease, Leases, Logs, NewRun, Retention, RunMask, RunSnapshot, Runs,
 };
 use crate::run::{CancelRequest, LogState};
 use crate::time::Timestamp;
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
-impl Journal for Faulty<dyn Journal> {
+impl Runs for Faulty<dyn Journal> {
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
         self.call("insert_run", self.inner.insert_run(new)).await
     }
 
+    async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
+        self.call("load", self.inner.load(key)).await
+    }
+
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
+        self.call("commit", self.inner.commit(commits)).await
+    }
+
+    async fn request_cancel(
+        &self,
+        key: &RunKey,
+        task: Option<&TaskId>,
+        request: CancelRequest,
+    ) -> Result<bool, JournalError> {
+        self.call("request_cancel", self.inner.request_cancel(key, task, request)).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Leases for Faulty<dyn Journal> {
     async fn claim(
         &self,
         owner: &str,
@@ -46,8 +67,13 @@ impl Journal for Faulty<dyn Journal> {
         self.call("release", self.inner.release(owner)).await
     }
 
-    async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
-        self.call("lead", self.inner.lead(owner, now, ttl)).await
+    async fn acquire_leadership(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<bool, JournalError> {
+        self.call("acquire_leadership", self.inner.acquire_leadership(owner, now, ttl)).await
     }
 
     async fn heartbeat(
@@ -62,9 +88,13 @@ impl Journal for Faulty<dyn Journal> {
     async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {
         self.call("clock", self.inner.clock()).await
     }
+}
 
-    async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
-        let hints = self.call("hints", self.inner.hints()).await?;
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Hints for Faulty<dyn Journal> {
+    async fn subscribe_hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
+        let hints = self.call("subscribe_hints", self.inner.subscribe_hints()).await?;
         // A fault ends the stream, which says that something may have been missed.
         let broken = self.breaking("hints", hints.map(Ok).boxed());
         Ok(broken
@@ -74,27 +104,14 @@ impl Journal for Faulty<dyn Journal> {
             .boxed())
     }
 
-    async fn tell(&self, hint: Hint) -> Result<(), JournalError> {
-        self.call("tell", self.inner.tell(hint)).await
+    async fn publish_hint(&self, hint: Hint) -> Result<(), JournalError> {
+        self.call("publish_hint", self.inner.publish_hint(hint)).await
     }
+}
 
-    async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
-        self.call("load", self.inner.load(key)).await
-    }
-
-    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
-        self.call("commit", self.inner.commit(commits)).await
-    }
-
-    async fn request_cancel(
-        &self,
-        key: &RunKey,
-        task: Option<&TaskId>,
-        request: CancelRequest,
-    ) -> Result<bool, JournalError> {
-        self.call("request_cancel", self.inner.request_cancel(key, task, request)).await
-    }
-
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Logs for Faulty<dyn Journal> {
     async fn live_logs(
         &self,
         before: Timestamp,
@@ -118,6 +135,18 @@ impl Journal for Faulty<dyn Journal> {
         self.call("set_log_state", self.inner.set_log_state(id, from, to, event)).await
     }
 
+    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
+        self.call("add_run_mask", self.inner.add_run_mask(mask)).await
+    }
+
+    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
+        self.call("run_masks", self.inner.run_masks(key)).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Catalog for Faulty<dyn Journal> {
     async fn object(
         &self,
         scope: &ObjectScope,
@@ -133,15 +162,11 @@ impl Journal for Faulty<dyn Journal> {
     ) -> Result<Option<SecretRecord>, JournalError> {
         self.call("secret", self.inner.secret(scope, key)).await
     }
+}
 
-    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
-        self.call("add_run_mask", self.inner.add_run_mask(mask)).await
-    }
-
-    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
-        self.call("run_masks", self.inner.run_masks(key)).await
-    }
-
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Expiry for Faulty<dyn Journal> {
     async fn expirable(
         &self,
         policy: &Retention,

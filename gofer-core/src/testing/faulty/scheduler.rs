@@ -8,8 +8,8 @@ use super::Faulty;
 use crate::error::BackendError;
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd,
-    Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecSupport, ExecutionSpec, LogChunk, LogCursor, Observation,
+    ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent, WorkloadIdentity,
 };
 
 #[deny(clippy::missing_trait_methods)]
@@ -56,32 +56,56 @@ impl Scheduler for Faulty<dyn Scheduler> {
         Ok(self.breaking("logs", chunks))
     }
 
-    async fn exec(
-        &self,
-        id: &ExecutionId,
-        request: ExecRequest,
-    ) -> Result<ExecSession, BackendError> {
-        let session = self.call("exec", self.inner.exec(id, request)).await?;
-        Ok(ExecSession { output: self.breaking("exec", session.output), ..session })
-    }
-
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
         self.call("remove", self.inner.remove(id)).await
     }
 
-    async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
-        self.call("identify", self.inner.identify(token)).await
+    fn exec(&self) -> Option<&dyn ExecSupport> {
+        self.inner.exec().map(|_| self as &dyn ExecSupport)
     }
 
-    async fn report(
+    fn identities(&self) -> Option<&dyn WorkloadIdentity> {
+        self.inner.identities().map(|_| self as &dyn WorkloadIdentity)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl ExecSupport for Faulty<dyn Scheduler> {
+    async fn open_session(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, BackendError> {
+        let exec = self.inner.require_exec()?;
+        let session = self.call("exec", exec.open_session(id, request)).await?;
+        Ok(ExecSession { output: self.breaking("exec", session.output), ..session })
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl WorkloadIdentity for Faulty<dyn Scheduler> {
+    async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
+        let identities = self.inner.require_identities()?;
+        self.call("identify", identities.identify(token)).await
+    }
+
+    async fn report_end(
         &self,
         token: &SecretString,
         end: ReportedEnd,
     ) -> Result<ExecutionId, BackendError> {
-        self.call("report", self.inner.report(token, end)).await
+        let identities = self.inner.require_identities()?;
+        self.call("report_end", identities.report_end(token, end)).await
     }
 
-    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
-        self.call("reported", self.inner.reported(id, end)).await
+    async fn accept_forwarded_end(
+        &self,
+        id: &ExecutionId,
+        end: ReportedEnd,
+    ) -> Result<(), BackendError> {
+        let identities = self.inner.require_identities()?;
+        self.call("accept_forwarded_end", identities.accept_forwarded_end(id, end)).await
     }
 }

@@ -132,19 +132,24 @@ impl State {
         renewed
     }
 
-    pub(super) fn lead(&mut self, owner: &str, now: Timestamp, ttl: Duration) -> bool {
+    pub(super) fn acquire_leadership(
+        &mut self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> bool {
         let until = now.after(ttl);
-        match &mut self.lead {
+        match &mut self.leadership {
             Some(holder) if holder.owner == owner => holder.until = holder.until.max(until),
             Some(holder) if holder.until > now => return false,
-            lead => *lead = Some(Holder { owner: owner.to_owned(), until }),
+            free => *free = Some(Holder { owner: owner.to_owned(), until }),
         }
         true
     }
 
     pub(super) fn release(&mut self, owner: &str) {
         self.servers.remove(owner);
-        self.lead.take_if(|holder| holder.owner == owner);
+        self.leadership.take_if(|holder| holder.owner == owner);
         for entry in self.runs.values_mut() {
             entry.lease.take_if(|holder| holder.owner == owner);
         }

@@ -21,8 +21,8 @@ use crate::id::{
     ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, SecretPath, TaskId, Version,
 };
 use crate::journal::{
-    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError,
-    Lease, NewRun, Retention, RunMask, RunSnapshot,
+    Catalog, ClaimLimit, Cluster, Commit, Committed, Expirable, Expiry, Hint, Hints, Inserted,
+    JournalError, Lease, Leases, Logs, NewRun, Retention, RunMask, RunSnapshot, Runs,
 };
 use crate::pipeline::PipelineSpec;
 use crate::quota::QuotaKind;
@@ -30,7 +30,7 @@ use crate::run::{AttemptRecord, CancelRequest, LogState};
 use crate::time::Timestamp;
 use state::State;
 
-/// The whole [`Journal`] in memory, with what fills it.
+/// The whole [`Journal`](crate::journal::Journal) in memory, with what fills it.
 ///
 /// It never waits: every call is done when it is first polled, so it is deterministic under a
 /// paused clock. What it keeps outlives whoever uses it, as a database outlives a server.
@@ -126,11 +126,33 @@ impl MemoryJournal {
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
-impl Journal for MemoryJournal {
+impl Runs for MemoryJournal {
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
         lock(&self.state).insert_run(new)
     }
 
+    async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
+        Ok(lock(&self.state).run(key)?.snapshot())
+    }
+
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
+        let mut state = lock(&self.state);
+        Ok(commits.into_iter().map(|commit| state.commit(commit)).collect())
+    }
+
+    async fn request_cancel(
+        &self,
+        key: &RunKey,
+        task: Option<&TaskId>,
+        request: CancelRequest,
+    ) -> Result<bool, JournalError> {
+        lock(&self.state).request_cancel(key, task, request)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Leases for MemoryJournal {
     async fn claim(
         &self,
         owner: &str,
@@ -155,8 +177,13 @@ impl Journal for MemoryJournal {
         Ok(())
     }
 
-    async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
-        Ok(lock(&self.state).lead(owner, now, ttl))
+    async fn acquire_leadership(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<bool, JournalError> {
+        Ok(lock(&self.state).acquire_leadership(owner, now, ttl))
     }
 
     async fn heartbeat(
@@ -171,34 +198,24 @@ impl Journal for MemoryJournal {
     async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {
         Ok(None)
     }
+}
 
-    async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
-        Ok(lock(&self.state).hints())
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Hints for MemoryJournal {
+    async fn subscribe_hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
+        Ok(lock(&self.state).subscribe_hints())
     }
 
-    async fn tell(&self, hint: Hint) -> Result<(), JournalError> {
-        lock(&self.state).tell(&hint);
+    async fn publish_hint(&self, hint: Hint) -> Result<(), JournalError> {
+        lock(&self.state).publish_hint(&hint);
         Ok(())
     }
+}
 
-    async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
-        Ok(lock(&self.state).run(key)?.snapshot())
-    }
-
-    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
-        let mut state = lock(&self.state);
-        Ok(commits.into_iter().map(|commit| state.commit(commit)).collect())
-    }
-
-    async fn request_cancel(
-        &self,
-        key: &RunKey,
-        task: Option<&TaskId>,
-        request: CancelRequest,
-    ) -> Result<bool, JournalError> {
-        lock(&self.state).request_cancel(key, task, request)
-    }
-
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Logs for MemoryJournal {
     async fn live_logs(
         &self,
         before: Timestamp,
@@ -222,6 +239,18 @@ impl Journal for MemoryJournal {
         Ok(lock(&self.state).set_log_state(id, from, to, event))
     }
 
+    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
+        lock(&self.state).add_run_mask(mask)
+    }
+
+    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
+        Ok(lock(&self.state).run_masks(key))
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Catalog for MemoryJournal {
     async fn object(
         &self,
         scope: &ObjectScope,
@@ -237,15 +266,11 @@ impl Journal for MemoryJournal {
     ) -> Result<Option<SecretRecord>, JournalError> {
         Ok(lock(&self.state).secrets.get(&(scope.clone(), key.to_owned())).cloned())
     }
+}
 
-    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
-        lock(&self.state).add_run_mask(mask)
-    }
-
-    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
-        Ok(lock(&self.state).run_masks(key))
-    }
-
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Expiry for MemoryJournal {
     async fn expirable(
         &self,
         policy: &Retention,

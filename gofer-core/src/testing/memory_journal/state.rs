@@ -29,7 +29,7 @@ pub(super) struct State {
     /// With their lengths.
     pub(super) masks: BTreeMap<RunKey, BTreeMap<SecretPath, u64>>,
     pub(super) events: Vec<Event>,
-    pub(super) lead: Option<Holder>,
+    pub(super) leadership: Option<Holder>,
     /// Until when each server counts as living.
     pub(super) servers: BTreeMap<String, Timestamp>,
     /// The namespaces' own limits.
@@ -177,13 +177,13 @@ impl State {
     }
 
     /// What is committed from now on.
-    pub(super) fn hints(&mut self) -> BoxStream<'static, Hint> {
+    pub(super) fn subscribe_hints(&mut self) -> BoxStream<'static, Hint> {
         let (sender, receiver) = mpsc::channel(HINTS);
         self.followers.push(sender);
         receiver.boxed()
     }
 
-    pub(super) fn tell(&mut self, hint: &Hint) {
+    pub(super) fn publish_hint(&mut self, hint: &Hint) {
         // Dropping the sender of one that is too far behind ends its stream.
         self.followers.retain_mut(|follower| follower.try_send(hint.clone()).is_ok());
     }
@@ -191,7 +191,7 @@ impl State {
     /// Numbers the event.
     pub(super) fn record(&mut self, body: NewEvent) {
         for hint in Hint::of([&body]) {
-            self.tell(&hint);
+            self.publish_hint(&hint);
         }
         let id = self.events.len() as u64 + 1;
         self.events.push(Event { id, body });

@@ -22,9 +22,9 @@ use super::lock;
 use crate::error::{BackendError, ErrorKind};
 use crate::id::ExecutionId;
 use crate::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor,
-    LogStream, MAX_LOG_CHUNK_BYTES, Observation, ReportedEnd, Scheduler, SchedulerCapabilities,
-    WatchEvent,
+    ExecSupport, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream,
+    MAX_LOG_CHUNK_BYTES, Observation, ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent,
+    WorkloadIdentity,
 };
 use crate::time::Timestamp;
 use execution::{Execution, Heard, Player};
@@ -60,6 +60,7 @@ const CHUNK_BYTES: usize = MAX_LOG_CHUNK_BYTES;
 pub struct MemoryScheduler {
     shared: Arc<Shared>,
     capabilities: SchedulerCapabilities,
+    gives_tokens: bool,
 }
 
 /// What all clones and players share.
@@ -105,14 +106,12 @@ impl MemoryScheduler {
             images: true,
             host: true,
             resource_limits: false,
-            exec: false,
             deadlines: true,
             merged_output: true,
-            workload_identity: false,
             isolates_namespaces: false,
         };
 
-        Self { shared: Arc::new(shared), capabilities }
+        Self { shared: Arc::new(shared), capabilities, gives_tokens: false }
     }
 
     /// The same scheduler with other capabilities.
@@ -122,7 +121,14 @@ impl MemoryScheduler {
         self
     }
 
-    /// The token that an execution has, where the capabilities say that executions have one.
+    /// The same scheduler, whose executions have tokens or have none.
+    #[must_use]
+    pub fn with_identities(mut self, gives_tokens: bool) -> Self {
+        self.gives_tokens = gives_tokens;
+        self
+    }
+
+    /// The token that an execution has, where executions have one.
     #[must_use]
     pub fn token(id: &ExecutionId) -> SecretString {
         format!("memory.{id}.token").into()
@@ -130,7 +136,7 @@ impl MemoryScheduler {
 
     fn named_by(&self, token: &SecretString) -> Option<(ExecutionId, ExecutionState)> {
         let name = token.expose_secret().strip_prefix("memory.")?.strip_suffix(".token")?;
-        let id = name.parse().ok().filter(|_| self.capabilities.workload_identity)?;
+        let id = name.parse().ok()?;
         let state = lock(&self.shared.executions).get(&id)?.state.clone();
         Some((id, state))
     }
@@ -288,11 +294,6 @@ impl Scheduler for MemoryScheduler {
         Ok(chunks.boxed())
     }
 
-    async fn exec(&self, _: &ExecutionId, _: ExecRequest) -> Result<ExecSession, BackendError> {
-        let message = "the memory scheduler has no processes, so no command can be run beside one";
-        Err(BackendError::new(ErrorKind::Unsupported, message))
-    }
-
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
         let mut executions = lock(&self.shared.executions);
         if executions.get(id).is_some_and(|execution| !execution.state.is_final()) {
@@ -303,6 +304,18 @@ impl Scheduler for MemoryScheduler {
         Ok(())
     }
 
+    /// There are no processes, so no command can be run beside one.
+    fn exec(&self) -> Option<&dyn ExecSupport> {
+        None
+    }
+
+    fn identities(&self) -> Option<&dyn WorkloadIdentity> {
+        self.gives_tokens.then_some(self as &dyn WorkloadIdentity)
+    }
+}
+
+#[async_trait]
+impl WorkloadIdentity for MemoryScheduler {
     async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
         self.named_by(token)
             .filter(|(_, state)| !state.is_final())
@@ -310,16 +323,20 @@ impl Scheduler for MemoryScheduler {
             .ok_or_else(unknown_token)
     }
 
-    async fn report(
+    async fn report_end(
         &self,
         token: &SecretString,
         end: ReportedEnd,
     ) -> Result<ExecutionId, BackendError> {
         let (id, _) = self.named_by(token).ok_or_else(unknown_token)?;
-        self.reported(&id, end).await.map(|()| id)
+        self.accept_forwarded_end(&id, end).await.map(|()| id)
     }
 
-    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
+    async fn accept_forwarded_end(
+        &self,
+        id: &ExecutionId,
+        end: ReportedEnd,
+    ) -> Result<(), BackendError> {
         let state = lock(&self.shared.executions).get(id).map(|execution| execution.state.clone());
         let state = state.ok_or_else(unknown_token)?;
         let exited = ExecutionState::Exited { code: end.code, oom: false, signal: end.signal };

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use gofer_core::ErrorKind;
 use gofer_core::scheduler::{
-    EnvValue, ExecOutput, ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind,
-    Scheduler,
+    EnvValue, ExecOutput, ExecRequest, ExecSession, ExecSupport, ExecutionSpec, ExecutionState,
+    FailureKind, Scheduler,
 };
 use gofer_scheduler_nomad::{HostDriver, NomadConfig};
 use sha2::{Digest as _, Sha256};
@@ -60,7 +60,10 @@ async fn shell_in(setup: &Setup, spec: &ExecutionSpec) {
         // With many containers at once docker loses one now and then.
         gofer_core::conformance::eventually("a command begins", async || {
             match scheduler
-                .exec(&id("shell"), ExecRequest { command: command.clone(), terminal: None })
+                .open_session(
+                    &id("shell"),
+                    ExecRequest { command: command.clone(), terminal: None },
+                )
                 .await
             {
                 Ok(session) => Ok(session),
