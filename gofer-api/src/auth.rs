@@ -333,8 +333,8 @@ impl Gate {
 mod tests {
     use std::time::Duration;
 
+    use gofer_conformance::MemoryScheduler;
     use gofer_core::Timestamp;
-    use gofer_core::testing::MemoryScheduler;
     use gofer_db::DbConfig;
     use http::HeaderValue;
 

@@ -76,13 +76,13 @@ impl Executions {
 mod tests {
     use std::sync::Arc;
 
-    use gofer_core::conformance::eventually;
-    use gofer_core::conformance::scheduler::host_command;
+    use gofer_conformance::MemoryScheduler;
+    use gofer_conformance::eventually;
+    use gofer_conformance::scheduler::host_command;
     use gofer_core::journal::{NewRun, Runs};
     use gofer_core::pipeline::PipelineSpec;
     use gofer_core::run::Initiator;
     use gofer_core::scheduler::Scheduler;
-    use gofer_core::testing::MemoryScheduler;
     use gofer_core::{ExecutionId, Timestamp};
     use gofer_db::{Db, DbConfig, Registration};
     use http::header::AUTHORIZATION;

@@ -1,4 +1,6 @@
-//! The contracts of the four traits as tests: one case per sentence of their doc comments.
+#![doc = include_str!("../README.md")]
+//!
+//! ## Suites
 //!
 //! A case is a plain `pub async fn` that panics when the contract is broken. A backend's test crate
 //! writes a factory, an `async fn() -> H`, where `H` is a [`Harness`] that holds what the backend
@@ -27,7 +29,7 @@
 //! async fn local_store() -> LocalStore { /* … */ }
 //!
 //! mod conformance {
-//!     gofer_core::object_store_conformance!(super::local_store);
+//!     gofer_conformance::object_store_conformance!(super::local_store);
 //! }
 //! ```
 //!
@@ -39,8 +41,11 @@
 //! No case sleeps to see what happens: it waits for an event, or polls with [`eventually`] until
 //! [`DEADLINE`].
 
+mod faulty;
 pub mod journal;
+mod memory;
 pub mod object_store;
+mod random;
 pub mod scheduler;
 pub mod secret_store;
 mod skip;
@@ -51,6 +56,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use faulty::{Faults, Faulty};
+pub use memory::{
+    MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads,
+};
+pub use random::Random;
 pub use skip::{say_skipped, skip};
 
 /// How long [`eventually`] waits. Generous: a busy machine must not fail a suite.
@@ -122,16 +132,16 @@ macro_rules! __conformance_tests {
         #[::tokio::test(flavor = "multi_thread")]
         async fn $case() {
             let Some(mut harness) = $factory().await else { return };
-            let case = $crate::conformance::$suite::$module::$case(&mut harness);
-            $crate::conformance::run_case(stringify!($case), case).await;
+            let case = $crate::$suite::$module::$case(&mut harness);
+            $crate::run_case(stringify!($case), case).await;
         }
     )+)+ };
     ([$factory:path] $suite:ident $($module:ident { $($case:ident)+ })+) => { $($(
         #[::tokio::test(flavor = "multi_thread")]
         async fn $case() {
             let mut harness = $factory().await;
-            let case = $crate::conformance::$suite::$module::$case(&mut harness);
-            $crate::conformance::run_case(stringify!($case), case).await;
+            let case = $crate::$suite::$module::$case(&mut harness);
+            $crate::run_case(stringify!($case), case).await;
         }
     )+)+ };
 }

@@ -1,8 +1,6 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admission;
-#[cfg(feature = "testing")]
-pub mod conformance;
 pub mod entity;
 pub mod error;
 pub mod event;
@@ -19,8 +17,6 @@ pub mod run_variables;
 pub mod scheduler;
 pub mod secret_store;
 pub mod template;
-#[cfg(feature = "testing")]
-pub mod testing;
 pub mod time;
 pub mod validate;
 

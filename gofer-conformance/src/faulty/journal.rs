@@ -4,17 +4,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-
-use super::Faulty;
-use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
-use crate::event::NewEvent;
-use crate::id::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId};
-use crate::journal::{
+use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
+use gofer_core::event::NewEvent;
+use gofer_core::id::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId};
+use gofer_core::journal::{
     Catalog, ClaimLimit, Cluster, Commit, Committed, Expirable, Expiry, Hint, Hints, Inserted,
     Journal, JournalError, Lease, Leases, Logs, NewRun, Retention, RunMask, RunSnapshot, Runs,
 };
-use crate::run::{CancelRequest, LogState};
-use crate::time::Timestamp;
+use gofer_core::run::{CancelRequest, LogState};
+use gofer_core::time::Timestamp;
+
+use super::Faulty;
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]

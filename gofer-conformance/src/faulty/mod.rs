@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use gofer_core::error::{BackendError, ErrorKind};
 
-use super::{Random, lock};
-use crate::error::{BackendError, ErrorKind};
+use crate::memory::lock;
+use crate::random::Random;
 
 /// How often calls fail. Probabilities are from 0.0 (never) to 1.0 (always).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

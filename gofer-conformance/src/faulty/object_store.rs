@@ -1,14 +1,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-
-use super::Faulty;
-use crate::error::BackendError;
-use crate::id::ObjectKey;
-use crate::object_store::{
+use gofer_core::error::BackendError;
+use gofer_core::id::ObjectKey;
+use gofer_core::object_store::{
     Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
     PutOptions,
 };
+
+use super::Faulty;
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]

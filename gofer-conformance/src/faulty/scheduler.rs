@@ -2,15 +2,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use secrecy::SecretString;
-
-use super::Faulty;
-use crate::error::BackendError;
-use crate::id::ExecutionId;
-use crate::scheduler::{
+use gofer_core::error::BackendError;
+use gofer_core::id::ExecutionId;
+use gofer_core::scheduler::{
     ExecRequest, ExecSession, ExecSupport, ExecutionSpec, LogChunk, LogCursor, Observation,
     ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent, WorkloadIdentity,
 };
+use secrecy::SecretString;
+
+use super::Faulty;
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]

@@ -1,11 +1,11 @@
 use async_trait::async_trait;
+use gofer_core::error::BackendError;
+use gofer_core::id::SecretPath;
+use gofer_core::object_store::{ListPage, PutOptions};
+use gofer_core::secret_store::{SecretList, SecretStore};
 use secrecy::SecretString;
 
 use super::Faulty;
-use crate::error::BackendError;
-use crate::id::SecretPath;
-use crate::object_store::{ListPage, PutOptions};
-use crate::secret_store::{SecretList, SecretStore};
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]

@@ -1,15 +1,16 @@
-//! The words and the order of [`crate::admission`], which every journal takes from there.
+//! The words and the order of [`gofer_core::admission`], which every journal takes from there.
+
+use gofer_core::event::EventDetails;
+use gofer_core::id::{NamespaceId, RunNumber, Version};
+use gofer_core::journal::{Claim, ClaimLimit, JournalError, NewRun};
+use gofer_core::pipeline::Overlap;
+use gofer_core::run::{CancelRequest, Reason, ReasonKind, RunState, RunStatus, TaskState};
 
 use super::JournalFixture;
 use super::fixture::{
     OWNER, TTL, at, insert, keys, last_event, load, namespace, new_events, new_run, pipeline_id,
     register, simple, spec, task_id,
 };
-use crate::event::EventDetails;
-use crate::id::{NamespaceId, RunNumber, Version};
-use crate::journal::{Claim, ClaimLimit, JournalError, NewRun};
-use crate::pipeline::Overlap;
-use crate::run::{CancelRequest, Reason, ReasonKind, RunState, RunStatus, TaskState};
 
 /// What a run names and does not exist is said in the same words everywhere.
 pub async fn a_refusal_names_what_is_missing(fixture: &dyn JournalFixture) {

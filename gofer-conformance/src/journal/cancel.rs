@@ -1,15 +1,16 @@
 //! Wishes to cancel.
 
+use gofer_core::event::EventDetails;
+use gofer_core::id::{RunKey, RunNumber, TaskId};
+use gofer_core::journal::{Journal, JournalError};
+use gofer_core::pipeline::Overlap;
+use gofer_core::run::{CancelRequest, LogState, RunState};
+
 use super::JournalFixture;
 use super::fixture::{
     at, claim_one, event, finish, insert, last_event, load, new_events, register, simple, spec,
     task_id,
 };
-use crate::event::EventDetails;
-use crate::id::{RunKey, RunNumber, TaskId};
-use crate::journal::{Journal, JournalError};
-use crate::pipeline::Overlap;
-use crate::run::{CancelRequest, LogState, RunState};
 
 /// A wish to cancel a run is recorded with its event, whoever holds the lease, and loaded with the
 /// run.

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use gofer_core::event::EventDetails;
+use gofer_core::id::{NamespaceId, RunKey};
+use gofer_core::journal::{ClaimLimit, Committed, Journal, Lease, NewRun};
+use gofer_core::pipeline::Overlap;
+use gofer_core::run::{CancelRequest, LogState, RunState};
 
 use super::JournalFixture;
 use super::fixture::{
     OWNER, TTL, at, claim_one, commit, event, finish, insert, keys, last_event, load, new_events,
     new_run, nothing, simple, spec,
 };
-use crate::event::EventDetails;
-use crate::id::{NamespaceId, RunKey};
-use crate::journal::{ClaimLimit, Committed, Journal, Lease, NewRun};
-use crate::pipeline::Overlap;
-use crate::run::{CancelRequest, LogState, RunState};
 
 const OTHER: &str = "server-2";
 

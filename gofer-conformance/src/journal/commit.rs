@@ -1,21 +1,21 @@
 //! Guarded transitions.
 
 use futures::future::join_all;
+use gofer_core::event::EventDetails;
+use gofer_core::id::{Attempt, RunNumber};
+use gofer_core::journal::{Commit, Committed, Journal, Lease, RunSnapshot, RunTransition};
+use gofer_core::pipeline::Overlap;
+use gofer_core::run::{
+    CancelRequest, LogState, Reason, ReasonKind, RunState, RunStatus, StopCause, StopRequest,
+    TaskRun, TaskState, TaskStatus,
+};
 
 use super::JournalFixture;
 use super::fixture::{
     TTL, abandon, at, claim_one, commit, ending, event, finish, insert, last_event, load,
     new_events, nothing, register, run_ending, spec, starting, step, stepping, task_id,
 };
-use crate::conformance::eventually;
-use crate::event::EventDetails;
-use crate::id::{Attempt, RunNumber};
-use crate::journal::{Commit, Committed, Journal, Lease, RunSnapshot, RunTransition};
-use crate::pipeline::Overlap;
-use crate::run::{
-    CancelRequest, LogState, Reason, ReasonKind, RunState, RunStatus, StopCause, StopRequest,
-    TaskRun, TaskState, TaskStatus,
-};
+use crate::eventually;
 
 /// What a commit says becomes true, every field of it, and its events are recorded in order.
 pub async fn a_commit_becomes_true_with_its_events(fixture: &dyn JournalFixture) {
@@ -253,7 +253,7 @@ pub async fn a_retry_needs_the_next_attempt(fixture: &dyn JournalFixture) {
     assert_eq!(commit(&*journal, stepping(&lease, 8, retry.clone())).await, Committed::Done);
     assert_eq!(task(&load(&*journal, &lease.run).await, "a"), &retry.to);
 
-    let id = |attempt| crate::ExecutionId {
+    let id = |attempt| gofer_core::ExecutionId {
         run: lease.run.clone(),
         task: task_id("a"),
         attempt: Attempt(attempt),

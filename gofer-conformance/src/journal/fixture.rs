@@ -3,24 +3,24 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-
-use crate::conformance::Harness;
-use crate::entity::{ObjectRecord, SecretRecord};
-use crate::event::{Event, EventDetails, NewEvent, Subject};
-use crate::id::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Version};
-use crate::journal::{
+use gofer_core::entity::{ObjectRecord, SecretRecord};
+use gofer_core::event::{Event, EventDetails, NewEvent, Subject};
+use gofer_core::id::{ExecutionId, NamespaceId, PipelineId, RunKey, TaskId, Version};
+use gofer_core::journal::{
     Commit, Committed, Journal, Lease, NewRun, Retention, RunSnapshot, RunTransition,
     TaskTransition,
 };
-use crate::pipeline::{
+use gofer_core::pipeline::{
     CustomTask, Overlap, PipelineSpec, Resources, RetryPolicy, TaskKind, TaskSpec,
 };
-use crate::quota::QuotaKind;
-use crate::run::{
+use gofer_core::quota::QuotaKind;
+use gofer_core::run::{
     AttemptRecord, Initiator, LogState, Reason, Run, RunState, RunStatus, TaskRun, TaskState,
     TaskStatus,
 };
-use crate::time::Timestamp;
+use gofer_core::time::Timestamp;
+
+use crate::Harness;
 
 /// The journal under test, and the writes that are nobody's but the administrator's.
 ///

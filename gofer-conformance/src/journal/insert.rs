@@ -3,6 +3,13 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
+use gofer_core::event::EventDetails;
+use gofer_core::id::{NamespaceId, RunKey, RunNumber, Version};
+use gofer_core::journal::{Claim, ClaimLimit, Committed, FirstCommit, JournalError, NewRun};
+use gofer_core::pipeline::{Overlap, RunVariable};
+use gofer_core::run::{
+    Initiator, LogState, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
+};
 
 use super::JournalFixture;
 use super::fixture::{
@@ -10,14 +17,7 @@ use super::fixture::{
     namespace, new_events, new_run, nothing, pipeline_id, register, simple, spec, starting,
     stepping, task_id,
 };
-use crate::conformance::eventually;
-use crate::event::EventDetails;
-use crate::id::{NamespaceId, RunKey, RunNumber, Version};
-use crate::journal::{Claim, ClaimLimit, Committed, FirstCommit, JournalError, NewRun};
-use crate::pipeline::{Overlap, RunVariable};
-use crate::run::{
-    Initiator, LogState, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState, TaskStatus,
-};
+use crate::eventually;
 
 /// Numbers count up from 1 in each pipeline.
 pub async fn run_numbers_count_up_per_pipeline(fixture: &dyn JournalFixture) {
@@ -371,7 +371,7 @@ pub async fn overlap_cancel_running_cancels_the_oldest(fixture: &dyn JournalFixt
     let events = new_events(fixture, before).await;
     let of_first: Vec<_> =
         events.iter().filter(|event| event.subject.run == Some(first.run)).collect();
-    let asked = |event: &crate::event::NewEvent| {
+    let asked = |event: &gofer_core::event::NewEvent| {
         matches!(event.details, EventDetails::RunCancelRequested { .. })
     };
 

@@ -1,8 +1,9 @@
 //! Who does what one server does for all.
 
+use gofer_core::journal::Journal;
+
 use super::JournalFixture;
 use super::fixture::{OWNER, TTL, at};
-use crate::journal::Journal;
 
 const OTHER: &str = "server-2";
 

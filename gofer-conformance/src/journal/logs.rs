@@ -1,15 +1,16 @@
 //! Where the logs of finished attempts are.
 
+use gofer_core::event::EventDetails;
+use gofer_core::id::{Attempt, ExecutionId};
+use gofer_core::journal::{Committed, Journal};
+use gofer_core::pipeline::Overlap;
+use gofer_core::run::LogState;
+
 use super::JournalFixture;
 use super::fixture::{
     at, claim_one, commit, event, finish, insert, last_event, new_events, register, simple, spec,
     starting, stepping, task_id,
 };
-use crate::event::EventDetails;
-use crate::id::{Attempt, ExecutionId};
-use crate::journal::{Committed, Journal};
-use crate::pipeline::Overlap;
-use crate::run::LogState;
 
 /// The logs to archive are those of attempts that finished and are still live.
 pub async fn live_logs_are_those_of_finished_attempts(fixture: &dyn JournalFixture) {

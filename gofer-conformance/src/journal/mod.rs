@@ -14,7 +14,7 @@ pub mod retention;
 
 pub use fixture::JournalFixture;
 
-/// Emits one test per case of the journal's contract; see [`crate::conformance`].
+/// Emits one test per case of the journal's contract; see [the crate](crate).
 #[macro_export]
 macro_rules! journal_conformance {
     ($($factory:tt)+) => {

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
+use gofer_core::id::{NamespaceId, RunNumber};
+use gofer_core::journal::{Claim, Cluster, Journal, JournalError, NewRun};
+use gofer_core::pipeline::Overlap;
+use gofer_core::quota::{QuotaExceeded, QuotaKind};
+use gofer_core::run::{LogState, RunState};
 
 use super::JournalFixture;
 use super::fixture::{
     OWNER, TTL, at, claim_one, finish, insert, keys, last_event, load, namespace, new_run, simple,
     spec,
 };
-use crate::id::{NamespaceId, RunNumber};
-use crate::journal::{Claim, Cluster, Journal, JournalError, NewRun};
-use crate::pipeline::Overlap;
-use crate::quota::{QuotaExceeded, QuotaKind};
-use crate::run::{LogState, RunState};
 
 /// How many inserts are under way at once.
 const AT_ONCE: usize = 12;

@@ -1,22 +1,22 @@
 //! Objects, global secrets, and retention.
 
 use futures::future::join_all;
+use gofer_core::Resource;
+use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
+use gofer_core::event::{EventDetails, NewEvent};
+use gofer_core::id::{NamespaceId, ObjectKey, RunKey, RunNumber, SecretPath};
+use gofer_core::journal::{
+    Expirable, Journal, JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, Retention, RunMask,
+};
+use gofer_core::pipeline::Overlap;
+use gofer_core::run::LogState;
+use gofer_core::time::Timestamp;
 
 use super::JournalFixture;
 use super::fixture::{
     at, claim_one, finish, insert, keep_all, last_event, namespace, new_events, pipeline_id,
     register, simple, spec,
 };
-use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
-use crate::event::{EventDetails, NewEvent};
-use crate::id::{NamespaceId, ObjectKey, RunKey, RunNumber, SecretPath};
-use crate::journal::{
-    Expirable, Journal, JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, Retention, RunMask,
-};
-use crate::pipeline::Overlap;
-use crate::resource::Resource;
-use crate::run::LogState;
-use crate::time::Timestamp;
 
 /// The record of an object is found by scope and key, and by nothing else.
 pub async fn object_records_are_found_by_scope_and_key(fixture: &dyn JournalFixture) {
@@ -350,8 +350,11 @@ async fn expirable_masks(journal: &dyn Journal) -> Vec<SecretPath> {
 }
 
 fn object(run: u64, name: &str) -> Expirable {
-    let run_key =
-        crate::RunKey { namespace: namespace(), pipeline: pipeline_id("ci"), run: RunNumber(run) };
+    let run_key = gofer_core::RunKey {
+        namespace: namespace(),
+        pipeline: pipeline_id("ci"),
+        run: RunNumber(run),
+    };
     Expirable::RunObject {
         run: run_key,
         key: key(name),

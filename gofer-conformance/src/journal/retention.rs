@@ -1,16 +1,17 @@
 //! The end of what is kept.
 
+use gofer_core::entity::{ObjectRecord, ObjectScope};
+use gofer_core::event::EventDetails;
+use gofer_core::id::{ObjectKey, RunKey, RunNumber};
+use gofer_core::journal::{Expirable, Journal, JournalError, NewRun, Retention};
+use gofer_core::pipeline::Overlap;
+use gofer_core::run::LogState;
+
 use super::JournalFixture;
 use super::fixture::{
     at, claim_one, finish, insert, keep_all, last_event, namespace, new_events, new_run,
     pipeline_id, simple,
 };
-use crate::entity::{ObjectRecord, ObjectScope};
-use crate::event::EventDetails;
-use crate::id::{ObjectKey, RunKey, RunNumber};
-use crate::journal::{Expirable, Journal, JournalError, NewRun, Retention};
-use crate::pipeline::Overlap;
-use crate::run::LogState;
 
 /// Of an old run the logs and objects go first, then the run itself with all its tasks; one that is
 /// not complete stays, however old it is.

@@ -1,25 +1,21 @@
-//! Memory implementations of the four traits, and a wrapper that makes any implementation fail.
+//! The four traits in memory.
 //!
 //! They keep nothing on disk, need no server, and behave the same under a paused, single-threaded
 //! tokio clock.
 
-mod faulty;
-mod memory_journal;
-mod memory_object_store;
-mod memory_scheduler;
-mod memory_secret_store;
-mod random;
+mod journal;
+mod object_store;
+mod scheduler;
+mod secret_store;
 
-pub use faulty::{Faults, Faulty};
-pub use memory_journal::MemoryJournal;
-pub use memory_object_store::MemoryObjectStore;
-pub use memory_scheduler::{MemoryScheduler, MemoryWorkloads};
-pub use memory_secret_store::MemorySecretStore;
-pub use random::Random;
+pub use journal::MemoryJournal;
+pub use object_store::MemoryObjectStore;
+pub use scheduler::{MemoryScheduler, MemoryWorkloads};
+pub use secret_store::MemorySecretStore;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Locks, also after another test's assertion failed while it held the lock.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

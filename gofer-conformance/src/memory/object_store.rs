@@ -8,15 +8,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
-
-use super::lock;
-use crate::error::{BackendError, ErrorKind};
-use crate::id::ObjectKey;
-use crate::object_store::{
+use gofer_core::error::{BackendError, ErrorKind};
+use gofer_core::id::ObjectKey;
+use gofer_core::object_store::{
     Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
     PutOptions,
 };
-use crate::time::Timestamp;
+use gofer_core::time::Timestamp;
+
+use super::lock;
 
 /// Bytes of one piece of a body that is read.
 const PIECE_BYTES: usize = 64 * 1024;

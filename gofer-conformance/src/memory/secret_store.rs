@@ -5,13 +5,13 @@ use std::ops::Bound;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use gofer_core::error::{BackendError, ErrorKind};
+use gofer_core::id::SecretPath;
+use gofer_core::object_store::{ListPage, PutOptions};
+use gofer_core::secret_store::{MAX_SECRET_BYTES, SecretList, SecretStore};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::lock;
-use crate::error::{BackendError, ErrorKind};
-use crate::id::SecretPath;
-use crate::object_store::{ListPage, PutOptions};
-use crate::secret_store::{MAX_SECRET_BYTES, SecretList, SecretStore};
 
 /// Secrets in memory, in clear.
 #[derive(Debug, Default)]

@@ -1,15 +1,15 @@
 //! Keys and lists of them.
 
 use futures::future::join_all;
+use gofer_core::id::{MAX_OBJECT_KEY_BYTES, MAX_SEGMENT_BYTES};
+use gofer_core::object_store::{ListPage, ObjectList, ObjectStore};
 
 use super::{StoreHarness, content, key, put};
-use crate::id::{MAX_OBJECT_KEY_BYTES, MAX_SEGMENT_BYTES};
-use crate::object_store::{ListPage, ObjectList, ObjectStore};
 
 /// Names that a walk through directories would sort wrongly: `-` and `.` come before `/`.
 const TRICKY: [&str; 9] = ["a", "a-b", "a.b", "a/b", "a/b-c", "a/b/c", "a0", "ab", "b"];
 
-/// Whatever [`ObjectKey`](crate::ObjectKey) allows can be put, got and listed.
+/// Whatever [`ObjectKey`](gofer_core::ObjectKey) allows can be put, got and listed.
 pub async fn every_legal_key_works(harness: &StoreHarness) {
     let store = harness.backend();
     let longest_segment = "s".repeat(MAX_SEGMENT_BYTES);

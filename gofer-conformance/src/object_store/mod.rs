@@ -6,16 +6,16 @@ pub mod read;
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
+use gofer_core::error::{BackendError, ErrorKind};
+use gofer_core::id::ObjectKey;
+use gofer_core::object_store::{ByteStream, ObjectBody, ObjectStore, PutOptions};
 
 use super::Harness;
-use crate::error::{BackendError, ErrorKind};
-use crate::id::ObjectKey;
-use crate::object_store::{ByteStream, ObjectBody, ObjectStore, PutOptions};
 
 /// The store under test.
 pub type StoreHarness = dyn Harness<dyn ObjectStore>;
 
-/// Emits one test per case of the object store's contract; see [`crate::conformance`].
+/// Emits one test per case of the object store's contract; see [the crate](crate).
 #[macro_export]
 macro_rules! object_store_conformance {
     ($($factory:tt)+) => {

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::{StreamExt, stream};
+use gofer_core::error::ErrorKind;
+use gofer_core::object_store::{ByteStream, ListPage, ObjectStore, PutOptions};
 use tokio::sync::oneshot;
 
 use super::{StoreHarness, assert_missing, body, content, failing, key, pattern, put, text};
-use crate::conformance::within;
-use crate::error::ErrorKind;
-use crate::object_store::{ByteStream, ListPage, ObjectStore, PutOptions};
+use crate::within;
 
 const IF_ABSENT: PutOptions = PutOptions { if_absent: true };
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use gofer_core::error::ErrorKind;
+use gofer_core::object_store::{Access, PutOptions, UploadTerms};
 use secrecy::ExposeSecret;
 
 use super::{StoreHarness, assert_missing, body, content, key, pattern, put, read};
-use crate::error::ErrorKind;
-use crate::object_store::{Access, PutOptions, UploadTerms};
 
 /// `get` gives the bytes that were put, whatever they are and however they were cut.
 pub async fn get_gives_the_same_bytes(harness: &StoreHarness) {

@@ -1,9 +1,9 @@
 //! What an execution finds when it starts.
 
+use gofer_core::scheduler::EnvValue;
 use secrecy::SecretString;
 
 use super::{SchedulerHarness, ended, exited, followed, running, start};
-use crate::scheduler::EnvValue;
 
 /// Variables, plain and secret, arrive unchanged.
 pub async fn variables_arrive_unchanged(harness: &dyn SchedulerHarness) {

@@ -6,17 +6,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt};
+use gofer_core::error::ErrorKind;
+use gofer_core::exec::{
+    ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES, TerminalSize,
+};
+use gofer_core::id::ExecutionId;
+use gofer_core::scheduler::{EnvValue, ExecSupport, ExecutionSpec, ExecutionState, Scheduler};
 
 use super::{
     Output, SchedulerHarness, ended, exited, followed, fresh_id, logs, running, start, state,
 };
-use crate::conformance::{eventually, within};
-use crate::error::ErrorKind;
-use crate::exec::{
-    ExecInput, ExecOutput, ExecRequest, ExecSession, MAX_EXEC_CHUNK_BYTES, TerminalSize,
-};
-use crate::id::ExecutionId;
-use crate::scheduler::{EnvValue, ExecSupport, ExecutionSpec, ExecutionState, Scheduler};
+use crate::{eventually, within};
 
 /// A grace that no case lives to see the end of.
 const LONG: Duration = Duration::from_secs(3_600);
@@ -271,7 +271,8 @@ impl Output {
     }
 }
 
-type Pieces = futures::stream::BoxStream<'static, Result<ExecOutput, crate::error::BackendError>>;
+type Pieces =
+    futures::stream::BoxStream<'static, Result<ExecOutput, gofer_core::error::BackendError>>;
 
 /// What a command writes until its end, and its exit code; `None` when the session broke off.
 async fn collect(mut pieces: Pieces) -> (Output, Option<i32>) {

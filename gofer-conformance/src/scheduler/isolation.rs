@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use gofer_core::id::{ExecutionId, NamespaceId};
+use gofer_core::scheduler::{EnvValue, ExecutionState, Scheduler};
+
 use super::{SchedulerHarness, ended, exited, fresh_id, logs, running};
-use crate::conformance::eventually;
-use crate::id::{ExecutionId, NamespaceId};
-use crate::scheduler::{EnvValue, ExecutionState, Scheduler};
+use crate::eventually;
 
 const CANARY: &str = "canary-4be1f7";
 

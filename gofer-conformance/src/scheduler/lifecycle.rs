@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use gofer_core::error::ErrorKind;
+use gofer_core::scheduler::{ExecutionKind, ExecutionState, FailureKind, LogCursor};
 
 use super::{SchedulerHarness, ended, exited, followed, fresh_id, id, logs, running, start, state};
-use crate::conformance::eventually;
-use crate::error::ErrorKind;
-use crate::scheduler::{ExecutionKind, ExecutionState, FailureKind, LogCursor};
+use crate::eventually;
 
 /// `check` proves that the scheduler can be used, and says in one line what was found.
 pub async fn check_says_what_was_found_in_one_line(harness: &dyn SchedulerHarness) {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use gofer_core::error::ErrorKind;
+use gofer_core::scheduler::{ExecutionState, LogCursor};
 
 use super::{
     LogReading, Output, SchedulerHarness, ended, exited, followed, fresh_id, logs, logs_from,
     running, start, state,
 };
-use crate::conformance::within;
-use crate::error::ErrorKind;
-use crate::scheduler::{ExecutionState, LogCursor};
+use crate::within;
 
 /// What a process writes to stdout and to stderr arrives as such.
 pub async fn stdout_and_stderr_are_told_apart(harness: &dyn SchedulerHarness) {

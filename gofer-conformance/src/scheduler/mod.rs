@@ -18,14 +18,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-
-use super::{Harness, eventually, within};
-use crate::error::BackendError;
-use crate::id::{Attempt, ExecutionId, NamespaceId, PipelineId, RunKey, RunNumber, TaskId};
-use crate::scheduler::{
+use gofer_core::error::BackendError;
+use gofer_core::id::{Attempt, ExecutionId, NamespaceId, PipelineId, RunKey, RunNumber, TaskId};
+use gofer_core::scheduler::{
     ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Observation, Scheduler,
 };
-use crate::time::Timestamp;
+use gofer_core::time::Timestamp;
+
+use super::{Harness, eventually, within};
 
 /// The scheduler under test, and what to let it execute.
 pub trait SchedulerHarness: Harness<dyn Scheduler> {
@@ -33,7 +33,7 @@ pub trait SchedulerHarness: Harness<dyn Scheduler> {
     fn workloads(&self) -> &dyn Workloads;
 }
 
-/// Emits one test per case of the scheduler's contract; see [`crate::conformance`].
+/// Emits one test per case of the scheduler's contract; see [the crate](crate).
 #[macro_export]
 macro_rules! scheduler_conformance {
     ($($factory:tt)+) => {

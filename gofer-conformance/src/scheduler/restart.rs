@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use gofer_core::scheduler::ExecutionState;
+
 use super::{SchedulerHarness, ended, exited, followed, running, start, state, times};
-use crate::scheduler::ExecutionState;
 
 /// After a restart, the states and logs of what had ended still answer.
 pub async fn a_finished_execution_is_known_after_a_restart(harness: &mut dyn SchedulerHarness) {

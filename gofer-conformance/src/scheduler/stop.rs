@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use gofer_core::id::ExecutionId;
+use gofer_core::scheduler::{ExecutionState, Scheduler};
+
 use super::{SchedulerHarness, ended, exited, followed, fresh_id, running, start, state};
-use crate::conformance::{eventually, within};
-use crate::id::ExecutionId;
-use crate::scheduler::{ExecutionState, Scheduler};
+use crate::{eventually, within};
 
 /// A grace that no case lives to see the end of.
 const LONG: Duration = Duration::from_secs(3_600);

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use gofer_core::scheduler::{ExecutionSpec, ExecutionState, ExecutionTimes};
+use gofer_core::time::Timestamp;
+
 use super::{SchedulerHarness, ended, exited, last, running, start};
-use crate::scheduler::{ExecutionSpec, ExecutionState, ExecutionTimes};
-use crate::time::Timestamp;
 
 /// A timeout that is soon over.
 const SOON: Duration = Duration::from_millis(300);

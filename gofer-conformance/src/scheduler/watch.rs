@@ -5,12 +5,12 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::BoxStream;
+use gofer_core::error::BackendError;
+use gofer_core::id::ExecutionId;
+use gofer_core::scheduler::{ExecutionState, Scheduler, WatchEvent};
 
 use super::{SchedulerHarness, ended, exited, fresh_id, running, start, state};
-use crate::conformance::within;
-use crate::error::BackendError;
-use crate::id::ExecutionId;
-use crate::scheduler::{ExecutionState, Scheduler, WatchEvent};
+use crate::within;
 
 /// The end of an execution that was started after the stream was handed out is on it, or followed
 /// by the stream's end.

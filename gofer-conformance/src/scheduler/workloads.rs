@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-
-use crate::pipeline::Resources;
-use crate::scheduler::{ExecutionKind, ExecutionSpec};
+use gofer_core::pipeline::Resources;
+use gofer_core::scheduler::{ExecutionKind, ExecutionSpec};
 
 /// What the cases let a scheduler execute. [`ShellWorkloads`] has them as `sh` scripts; a scheduler
 /// that has no shell brings its own.

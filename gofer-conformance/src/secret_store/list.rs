@@ -1,14 +1,15 @@
 //! Paths and lists of them.
 
+use gofer_core::id::{MAX_SECRET_PATH_BYTES, MAX_SEGMENT_BYTES};
+use gofer_core::object_store::ListPage;
+use gofer_core::secret_store::{SecretList, SecretStore};
+
 use super::{SecretHarness, path, put, value};
-use crate::id::{MAX_SECRET_PATH_BYTES, MAX_SEGMENT_BYTES};
-use crate::object_store::ListPage;
-use crate::secret_store::{SecretList, SecretStore};
 
 /// Names that a walk through folders would sort wrongly: `-` and `.` come before `/`.
 const TRICKY: [&str; 9] = ["a", "a-b", "a.b", "a/b", "a/b-c", "a/b/c", "a0", "ab", "b"];
 
-/// Whatever [`SecretPath`](crate::SecretPath) allows can be put, got and listed.
+/// Whatever [`SecretPath`](gofer_core::SecretPath) allows can be put, got and listed.
 pub async fn every_legal_path_works(harness: &SecretHarness) {
     let store = harness.backend();
     let segment = "s".repeat(MAX_SEGMENT_BYTES);

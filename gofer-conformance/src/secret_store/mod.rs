@@ -3,18 +3,18 @@
 pub mod list;
 pub mod value;
 
+use gofer_core::error::ErrorKind;
+use gofer_core::id::SecretPath;
+use gofer_core::object_store::PutOptions;
+use gofer_core::secret_store::SecretStore;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Harness;
-use crate::error::ErrorKind;
-use crate::id::SecretPath;
-use crate::object_store::PutOptions;
-use crate::secret_store::SecretStore;
 
 /// The store under test.
 pub type SecretHarness = dyn Harness<dyn SecretStore>;
 
-/// Emits one test per case of the secret store's contract; see [`crate::conformance`].
+/// Emits one test per case of the secret store's contract; see [the crate](crate).
 #[macro_export]
 macro_rules! secret_store_conformance {
     ($($factory:tt)+) => {

@@ -1,12 +1,12 @@
 //! Values, one at a time.
 
 use futures::future::join_all;
+use gofer_core::error::ErrorKind;
+use gofer_core::object_store::{ListPage, PutOptions};
+use gofer_core::secret_store::MAX_SECRET_BYTES;
 use secrecy::SecretString;
 
 use super::{SecretHarness, assert_missing, path, put, value};
-use crate::error::ErrorKind;
-use crate::object_store::{ListPage, PutOptions};
-use crate::secret_store::MAX_SECRET_BYTES;
 
 const IF_ABSENT: PutOptions = PutOptions { if_absent: true };
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use gofer_core::conformance::Harness;
-use gofer_core::conformance::scheduler::{SchedulerHarness, Workloads, host_command};
+use gofer_conformance::Harness;
+use gofer_conformance::scheduler::{SchedulerHarness, Workloads, host_command};
+use gofer_conformance::{
+    Faults, Faulty, MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads,
+};
 use gofer_core::object_store::{ObjectStore, PutOptions};
 use gofer_core::scheduler::{ExecutionState, Scheduler};
 use gofer_core::secret_store::SecretStore;
-use gofer_core::testing::{
-    Faults, Faulty, MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads,
-};
 use gofer_core::{ObjectKey, SecretPath};
 use secrecy::SecretString;
 
@@ -74,15 +74,15 @@ async fn executions() -> Executions {
 }
 
 mod object_store {
-    gofer_core::object_store_conformance!(super::objects);
+    gofer_conformance::object_store_conformance!(super::objects);
 }
 
 mod secret_store {
-    gofer_core::secret_store_conformance!(super::secrets);
+    gofer_conformance::secret_store_conformance!(super::secrets);
 }
 
 mod scheduler {
-    gofer_core::scheduler_conformance!(super::executions);
+    gofer_conformance::scheduler_conformance!(super::executions);
 }
 
 fn rates(before: f64, after: f64) -> Faults {

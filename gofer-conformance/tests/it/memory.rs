@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gofer_core::conformance::Harness;
-use gofer_core::conformance::journal::JournalFixture;
-use gofer_core::conformance::scheduler::{SchedulerHarness, Workloads};
+use gofer_conformance::Harness;
+use gofer_conformance::journal::JournalFixture;
+use gofer_conformance::scheduler::{SchedulerHarness, Workloads};
+use gofer_conformance::{
+    MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads,
+};
 use gofer_core::entity::{ObjectRecord, SecretRecord};
 use gofer_core::event::Event;
 use gofer_core::journal::Journal;
@@ -14,9 +17,6 @@ use gofer_core::pipeline::PipelineSpec;
 use gofer_core::quota::QuotaKind;
 use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
-use gofer_core::testing::{
-    MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore, MemoryWorkloads,
-};
 use gofer_core::{NamespaceId, PipelineId, Version};
 
 /// A memory implementation keeps its data as long as anybody holds it, so a restart has nothing to
@@ -50,11 +50,11 @@ async fn secrets() -> Memory<MemorySecretStore> {
 }
 
 mod object_store {
-    gofer_core::object_store_conformance!(super::objects);
+    gofer_conformance::object_store_conformance!(super::objects);
 }
 
 mod secret_store {
-    gofer_core::secret_store_conformance!(super::secrets);
+    gofer_conformance::secret_store_conformance!(super::secrets);
 }
 
 struct MemoryExecutions {
@@ -83,7 +83,7 @@ async fn executions() -> MemoryExecutions {
 }
 
 mod scheduler {
-    gofer_core::scheduler_conformance!(super::executions);
+    gofer_conformance::scheduler_conformance!(super::executions);
 }
 
 #[async_trait]
@@ -134,5 +134,5 @@ async fn runs() -> Memory<MemoryJournal> {
 }
 
 mod journal {
-    gofer_core::journal_conformance!(super::runs);
+    gofer_conformance::journal_conformance!(super::runs);
 }

@@ -5,8 +5,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use gofer_core::conformance::eventually;
-use gofer_core::conformance::scheduler::{ShellWorkloads, Workloads};
+use gofer_conformance::eventually;
+use gofer_conformance::scheduler::{ShellWorkloads, Workloads};
 use gofer_core::scheduler::ExecutionSpec;
 
 /// A directory of this test's own, removed at its end; what still runs ends with it.
@@ -14,7 +14,8 @@ struct Dir(PathBuf);
 
 impl Dir {
     fn new(name: &str) -> (Self, ShellWorkloads) {
-        let path = std::env::temp_dir().join(format!("gofer-core-{name}-{}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("gofer-conformance-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         (Self(path.clone()), ShellWorkloads::new(path))
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use gofer_core::conformance::eventually;
+use gofer_conformance::eventually;
 use gofer_core::journal::{Leases, Runs};
 
 use crate::engines::{Place, on_both_engines};

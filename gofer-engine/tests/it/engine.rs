@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use gofer_conformance::{
+    Faults, Faulty, MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore,
+};
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::journal::{Journal, Logs, RunSnapshot, Runs};
 use gofer_core::object_store::{ObjectStore, PutOptions};
@@ -14,9 +17,6 @@ use gofer_core::run::{
 };
 use gofer_core::scheduler::{ExecutionState, LogCursor, Scheduler};
 use gofer_core::secret_store::SecretStore;
-use gofer_core::testing::{
-    Faults, Faulty, MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore,
-};
 use gofer_core::{Attempt, ExecutionId, NamespaceId, ObjectKey, RunKey, Timestamp};
 use gofer_engine::{Backends, Engine, EngineConfig, EngineError, StartRun, layout};
 use secrecy::SecretString;

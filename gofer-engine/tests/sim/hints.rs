@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
+use gofer_conformance::MemoryJournal;
 use gofer_core::journal::{Hint, Hints as _};
-use gofer_core::testing::MemoryJournal;
 use tokio::sync::Notify;
 
 use crate::link::Link;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use gofer_conformance::MemoryJournal;
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
@@ -13,7 +14,6 @@ use gofer_core::journal::{
     Inserted, JournalError, Lease, Leases, Logs, NewRun, Retention, RunMask, RunSnapshot, Runs,
 };
 use gofer_core::run::{CancelRequest, LogState, RunState, TaskRun};
-use gofer_core::testing::MemoryJournal;
 use gofer_core::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId, Timestamp};
 
 use crate::hints;

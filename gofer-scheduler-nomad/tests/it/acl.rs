@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use gofer_conformance::eventually;
+use gofer_conformance::scheduler::Workloads;
 use gofer_core::BackendError;
-use gofer_core::conformance::eventually;
-use gofer_core::conformance::scheduler::Workloads;
 use gofer_core::scheduler::{EnvValue, ExecRequest, ExecSupport, LogCursor, Scheduler};
 use gofer_scheduler_nomad::{NomadConfig, NomadScheduler};
 use reqwest::Method;

@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use bytes::Bytes;
 use futures::stream;
+use gofer_conformance::scheduler::{SchedulerHarness, Workloads};
+use gofer_conformance::{Harness, eventually};
 use gofer_core::Timestamp;
-use gofer_core::conformance::scheduler::{SchedulerHarness, Workloads};
-use gofer_core::conformance::{Harness, eventually};
 use gofer_core::scheduler::{
     EnvValue, ExecutionState, ExecutionTimes, ReportedEnd, Scheduler, WorkloadIdentity,
 };
@@ -58,7 +58,7 @@ impl Supervised {
         let agent = Agent::find(test)?;
         let Some(gofer) = binary() else {
             // A build of this crate alone makes no binary.
-            gofer_core::conformance::say_skipped(
+            gofer_conformance::say_skipped(
                 test,
                 "no `gofer` beside the tests: build gofer-cli, too",
             );

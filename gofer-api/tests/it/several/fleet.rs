@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use gofer_conformance::{MemoryObjectStore, MemoryScheduler, MemorySecretStore};
 use gofer_core::object_store::{
     Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
     PutOptions,
@@ -19,7 +20,6 @@ use gofer_core::scheduler::{
     ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd, Scheduler, SchedulerCapabilities,
     WatchEvent, WorkloadIdentity,
 };
-use gofer_core::testing::{MemoryObjectStore, MemoryScheduler, MemorySecretStore};
 use gofer_core::{
     BackendError, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, TaskId, Timestamp,
 };

@@ -1,11 +1,12 @@
 //! Guarded transitions and wishes to cancel.
 
+use gofer_core::Resource;
+use gofer_core::event::EventDetails;
+use gofer_core::id::{RunKey, TaskId};
+use gofer_core::journal::{Commit, Committed, JournalError, RunTransition, TaskTransition};
+use gofer_core::run::{CancelRequest, RunState, TaskState};
+
 use super::state::{RunEntry, State};
-use crate::event::EventDetails;
-use crate::id::{RunKey, TaskId};
-use crate::journal::{Commit, Committed, JournalError, RunTransition, TaskTransition};
-use crate::resource::Resource;
-use crate::run::{CancelRequest, RunState, TaskState};
 
 impl State {
     pub(super) fn commit(&mut self, commit: Commit) -> Committed {

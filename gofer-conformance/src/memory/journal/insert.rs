@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use gofer_core::Resource;
+use gofer_core::admission::{self, ActiveRun, Admission};
+use gofer_core::id::{RunKey, RunNumber, Version};
+use gofer_core::journal::{Claim, Committed, Inserted, JournalError, NewRun};
+use gofer_core::pipeline::PipelineSpec;
+use gofer_core::run::{CancelRequest, Run, RunState, TaskRun};
+use gofer_core::run_variables;
+use gofer_core::time::Timestamp;
+
 use super::state::{PipelineEntry, RunEntry, State};
-use crate::admission::{self, ActiveRun, Admission};
-use crate::id::{RunKey, RunNumber, Version};
-use crate::journal::{Claim, Committed, Inserted, JournalError, NewRun};
-use crate::pipeline::PipelineSpec;
-use crate::resource::Resource;
-use crate::run::{CancelRequest, Run, RunState, TaskRun};
-use crate::run_variables;
-use crate::time::Timestamp;
 
 impl State {
     pub(super) fn insert_run(&mut self, new: NewRun) -> Result<Inserted, JournalError> {
@@ -145,7 +146,7 @@ impl State {
 }
 
 fn new_entry(new: &NewRun, run: Run, spec: Arc<PipelineSpec>, serial: usize) -> RunEntry {
-    let task_run = |task: &crate::TaskId| match new.retry_of {
+    let task_run = |task: &gofer_core::TaskId| match new.retry_of {
         Some(repeated) if new.reused.contains(task) => {
             TaskRun::reused(task.clone(), repeated, new.at)
         }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use gofer_core::admission::{ClaimOrder, WaitingPipeline};
+use gofer_core::event::{ACTOR, EventDetails};
+use gofer_core::id::{NamespaceId, PipelineId, RunKey};
+use gofer_core::journal::{ClaimLimit, Lease};
+use gofer_core::run::RunState;
+use gofer_core::time::Timestamp;
+
 use super::state::{Holder, RunEntry, State};
-use crate::admission::{ClaimOrder, WaitingPipeline};
-use crate::event::{ACTOR, EventDetails};
-use crate::id::{NamespaceId, PipelineId, RunKey};
-use crate::journal::{ClaimLimit, Lease};
-use crate::run::RunState;
-use crate::time::Timestamp;
 
 /// Why an unfinished run is claimed.
 #[derive(PartialEq, Eq)]

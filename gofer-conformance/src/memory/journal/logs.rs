@@ -1,10 +1,11 @@
 //! Where the logs of finished attempts are.
 
+use gofer_core::event::NewEvent;
+use gofer_core::id::ExecutionId;
+use gofer_core::run::{AttemptRecord, LogState};
+use gofer_core::time::Timestamp;
+
 use super::state::State;
-use crate::event::NewEvent;
-use crate::id::ExecutionId;
-use crate::run::{AttemptRecord, LogState};
-use crate::time::Timestamp;
 
 impl State {
     /// Every finished attempt, oldest first.

@@ -13,24 +13,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-
-use super::lock;
-use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
-use crate::event::{Event, NewEvent};
-use crate::id::{
+use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
+use gofer_core::event::{Event, NewEvent};
+use gofer_core::id::{
     ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, SecretPath, TaskId, Version,
 };
-use crate::journal::{
+use gofer_core::journal::{
     Catalog, ClaimLimit, Cluster, Commit, Committed, Expirable, Expiry, Hint, Hints, Inserted,
     JournalError, Lease, Leases, Logs, NewRun, Retention, RunMask, RunSnapshot, Runs,
 };
-use crate::pipeline::PipelineSpec;
-use crate::quota::QuotaKind;
-use crate::run::{AttemptRecord, CancelRequest, LogState};
-use crate::time::Timestamp;
+use gofer_core::pipeline::PipelineSpec;
+use gofer_core::quota::QuotaKind;
+use gofer_core::run::{AttemptRecord, CancelRequest, LogState};
+use gofer_core::time::Timestamp;
+
+use super::lock;
 use state::State;
 
-/// The whole [`Journal`](crate::journal::Journal) in memory, with what fills it.
+/// The whole [`Journal`](gofer_core::journal::Journal) in memory, with what fills it.
 ///
 /// It never waits: every call is done when it is first polled, so it is deterministic under a
 /// paused clock. What it keeps outlives whoever uses it, as a database outlives a server.

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use gofer_core::admission::ActiveRuns;
+use gofer_core::id::NamespaceId;
+use gofer_core::journal::{Cluster, NewRun};
+use gofer_core::quota::{QuotaExceeded, QuotaKind, Quotas, SMALL_RUN_BYTES, minute, run_bytes};
+use gofer_core::run::{Run, RunState};
+use gofer_core::time::Timestamp;
+
 use super::state::State;
-use crate::admission::ActiveRuns;
-use crate::id::NamespaceId;
-use crate::journal::{Cluster, NewRun};
-use crate::quota::{QuotaExceeded, QuotaKind, Quotas, SMALL_RUN_BYTES, minute, run_bytes};
-use crate::run::{Run, RunState};
-use crate::time::Timestamp;
 
 impl State {
     pub(super) fn limit(&self, namespace: &NamespaceId, quota: QuotaKind) -> u64 {
@@ -62,9 +63,10 @@ impl State {
         *until = (*until).max(now.after(ttl));
         self.servers.retain(|_, until| *until > now);
 
-        let executions_of = |(namespace, own): (&NamespaceId, &crate::quota::QuotaOverrides)| {
-            Some((namespace.clone(), *own.get(&QuotaKind::Executions)?))
-        };
+        let executions_of =
+            |(namespace, own): (&NamespaceId, &gofer_core::quota::QuotaOverrides)| {
+                Some((namespace.clone(), *own.get(&QuotaKind::Executions)?))
+            };
 
         let namespaces: BTreeSet<&NamespaceId> =
             self.pipelines.keys().map(|(namespace, _)| namespace).collect();

@@ -1,15 +1,16 @@
 //! What retention should delete, and what it has deleted.
 
-use super::state::{ObjectId, RunEntry, State, object_id};
-use crate::entity::ObjectScope;
-use crate::event::{ACTOR, EventDetails, NewEvent, Subject};
-use crate::id::{NamespaceId, PipelineId, RunKey, RunNumber, SecretPath};
-use crate::journal::{
+use gofer_core::Resource;
+use gofer_core::entity::ObjectScope;
+use gofer_core::event::{ACTOR, EventDetails, NewEvent, Subject};
+use gofer_core::id::{NamespaceId, PipelineId, RunKey, RunNumber, SecretPath};
+use gofer_core::journal::{
     Expirable, JournalError, MAX_RUN_MASK_BYTES, MAX_RUN_MASKS, Retention, RunMask, TooManyMasks,
 };
-use crate::resource::Resource;
-use crate::run::{AttemptRecord, LogState};
-use crate::time::Timestamp;
+use gofer_core::run::{AttemptRecord, LogState};
+use gofer_core::time::Timestamp;
+
+use super::state::{ObjectId, RunEntry, State, object_id};
 
 impl State {
     pub(super) fn expirable(&self, policy: &Retention, limit: usize) -> Vec<Expirable> {

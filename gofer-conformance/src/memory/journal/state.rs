@@ -6,19 +6,18 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::channel::mpsc;
 use futures::stream::BoxStream;
-
-use crate::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
-use crate::event::{Event, EventDetails, NewEvent, Subject};
-use crate::id::{
+use gofer_core::Resource;
+use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
+use gofer_core::event::{Event, EventDetails, NewEvent, Subject};
+use gofer_core::id::{
     Attempt, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, RunNumber, SecretPath,
     TaskId, Version,
 };
-use crate::journal::{Hint, JournalError, RunSnapshot};
-use crate::pipeline::PipelineSpec;
-use crate::quota::QuotaOverrides;
-use crate::resource::Resource;
-use crate::run::{AttemptRecord, Run, RunState, TaskRun};
-use crate::time::Timestamp;
+use gofer_core::journal::{Hint, JournalError, RunSnapshot};
+use gofer_core::pipeline::PipelineSpec;
+use gofer_core::quota::QuotaOverrides;
+use gofer_core::run::{AttemptRecord, Run, RunState, TaskRun};
+use gofer_core::time::Timestamp;
 
 #[derive(Default)]
 pub(super) struct State {

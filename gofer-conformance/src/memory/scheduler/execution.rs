@@ -5,18 +5,18 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gofer_core::id::ExecutionId;
+use gofer_core::scheduler::{
+    EnvValue, ExecutionKind, ExecutionSpec, ExecutionState, ExecutionTimes, LogStream, Observation,
+    TIMEOUT_GRACE,
+};
+use gofer_core::time::Timestamp;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Shared;
 use super::script::Step;
-use crate::id::ExecutionId;
-use crate::scheduler::{
-    EnvValue, ExecutionKind, ExecutionSpec, ExecutionState, ExecutionTimes, LogStream, Observation,
-    TIMEOUT_GRACE,
-};
-use crate::time::Timestamp;
 
 /// How long a service that ended waits before it is started again.
 const SERVICE_PAUSE: Duration = Duration::from_millis(100);

@@ -14,19 +14,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use gofer_core::error::{BackendError, ErrorKind};
+use gofer_core::id::ExecutionId;
+use gofer_core::scheduler::{
+    ExecSupport, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream,
+    MAX_LOG_CHUNK_BYTES, Observation, ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent,
+    WorkloadIdentity,
+};
+use gofer_core::time::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use super::lock;
-use crate::error::{BackendError, ErrorKind};
-use crate::id::ExecutionId;
-use crate::scheduler::{
-    ExecSupport, ExecutionSpec, ExecutionState, FailureKind, LogChunk, LogCursor, LogStream,
-    MAX_LOG_CHUNK_BYTES, Observation, ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent,
-    WorkloadIdentity,
-};
-use crate::time::Timestamp;
 use execution::{Execution, Heard, Player};
 
 /// How many changes a watcher may lag behind before its stream breaks.

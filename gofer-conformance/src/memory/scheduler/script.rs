@@ -1,6 +1,6 @@
 //! The little language that executions of the memory scheduler are written in.
 
-use crate::scheduler::{ExecutionSpec, FailureKind, LogStream};
+use gofer_core::scheduler::{ExecutionSpec, FailureKind, LogStream};
 
 /// One word of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! The conformance suite's workloads as scripts of the memory scheduler.
 
 use async_trait::async_trait;
+use gofer_core::scheduler::ExecutionSpec;
 
 use super::MemoryScheduler;
 use super::script::hex;
-use crate::conformance::scheduler::{Workloads, host_command};
-use crate::scheduler::ExecutionSpec;
+use crate::scheduler::{Workloads, host_command};
 
 /// The conformance suite's workloads for a [`MemoryScheduler`].
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Commands in running tasks that Nomad does not let in at once.
 
 use futures::StreamExt;
+use gofer_conformance::scheduler::Workloads;
 use gofer_core::ErrorKind;
-use gofer_core::conformance::scheduler::Workloads;
 use gofer_core::scheduler::{ExecOutput, ExecRequest, ExecSession, ExecSupport};
 
 use crate::support::{Setup, id};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use gofer_core::conformance::eventually;
-use gofer_core::conformance::scheduler::host_command;
+use gofer_conformance::eventually;
+use gofer_conformance::scheduler::host_command;
 use gofer_core::scheduler::{EnvValue, ExecutionSpec, ExecutionState, Scheduler, WorkloadIdentity};
 use gofer_core::{ErrorKind, ExecutionId};
 use gofer_scheduler_nomad::{HostDriver, NomadConfig};

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use gofer_core::conformance::eventually;
+use gofer_conformance::eventually;
 use gofer_core::scheduler::{
     ExecutionState, ExecutionTimes, FailureKind, LogCursor, ReportedEnd, Scheduler,
     WorkloadIdentity,
@@ -178,7 +178,7 @@ async fn a_restart_forgets_a_report_and_nomads_word_comes() {
         .await
         .expect("report");
     assert_eq!(setup.state(&task).await, exited(7));
-    gofer_core::conformance::Harness::restart(&mut setup).await;
+    gofer_conformance::Harness::restart(&mut setup).await;
     assert_eq!(setup.state(&task).await, ExecutionState::Running);
 }
 
