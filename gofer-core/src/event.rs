@@ -10,6 +10,9 @@ use crate::quota::QuotaKind;
 use crate::run::{Initiator, Reason, RunStatus, TaskStatus};
 use crate::time::Timestamp;
 
+/// The actor of what Gofer does unasked.
+pub const ACTOR: &str = "gofer";
+
 /// A record of something that happened. Ids are gapless and in commit order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {

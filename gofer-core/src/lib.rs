@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 
-#[cfg(feature = "testing")]
-pub mod conformance;
+pub mod admission;
 pub mod entity;
 pub mod error;
 pub mod event;
@@ -18,8 +17,6 @@ pub mod run_variables;
 pub mod scheduler;
 pub mod secret_store;
 pub mod template;
-#[cfg(feature = "testing")]
-pub mod testing;
 pub mod time;
 pub mod validate;
 

@@ -316,6 +316,16 @@ pub enum Initiator {
     Trigger(String),
 }
 
+impl Initiator {
+    /// Its name, as the actor of what it does.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Token(name) | Self::Trigger(name) => name,
+        }
+    }
+}
+
 /// Why something stands as it does: a stable kind to act on and a text for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {

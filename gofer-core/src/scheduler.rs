@@ -24,7 +24,8 @@ pub use crate::exec::{ExecInput, ExecOutput, ExecRequest, ExecSession, TerminalS
 /// and again; none may guess.
 #[async_trait]
 pub trait Scheduler: Debug + Send + Sync + 'static {
-    /// What this backend can do. Constant for the life of the value.
+    /// What this backend can do, as far as that is no ability with calls of its own
+    /// ([`exec`](Self::exec), [`identities`](Self::identities)). Constant for the life of the value.
     fn capabilities(&self) -> SchedulerCapabilities;
 
     /// Names the time in which the backend forgets nothing: what was intended in another
@@ -97,29 +98,6 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError>;
 
-    /// Runs a command in a running execution, beside its own: with the same environment, working
-    /// directory and limits. The answer comes once the command runs. The execution itself goes on
-    /// as if nothing had been: its log, its state and its exit are its own command's. However the
-    /// session ends (the command exits, the session is dropped, the execution ends, the server
-    /// dies), no process of it is left. Both directions are bounded: who does not read makes the
-    /// other wait.
-    ///
-    /// # Errors
-    /// `Unsupported` without the capability `exec`; `NotFound` for an execution that was never seen
-    /// or was removed; `Invalid` for one that does not run (yet, or any more), for a bad request,
-    /// or for a command that cannot be run; `Denied` when the backend does not let Gofer do this.
-    async fn exec(
-        &self,
-        id: &ExecutionId,
-        request: ExecRequest,
-    ) -> Result<ExecSession, BackendError> {
-        let _ = (id, request);
-        Err(BackendError::new(
-            ErrorKind::Unsupported,
-            "this scheduler cannot run a command in a running execution",
-        ))
-    }
-
     /// Forgets a finished execution and frees what the backend keeps of it, its logs included.
     /// Afterwards its state is `NotFound`. Removing what is unknown succeeds; removing what has not
     /// finished is `Invalid` and changes nothing.
@@ -128,16 +106,70 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
     /// `Invalid`, or when the backend cannot answer.
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError>;
 
+    /// What runs commands in running executions; `None` where the product cannot. Constant for the
+    /// life of the value.
+    fn exec(&self) -> Option<&dyn ExecSupport> {
+        None
+    }
+
+    /// What knows the tokens that the backend gives its executions; `None` where it gives none.
+    /// Where there is one, each execution gets a token of its own as `GOFER_API_TOKEN`, and nobody
+    /// needs to hand it one. Constant for the life of the value.
+    fn identities(&self) -> Option<&dyn WorkloadIdentity> {
+        None
+    }
+}
+
+impl dyn Scheduler {
+    /// [`exec`](Self::exec), for those who cannot do without.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is none.
+    pub fn require_exec(&self) -> Result<&dyn ExecSupport, BackendError> {
+        let message = "this scheduler cannot run a command in a running execution";
+        self.exec().ok_or_else(|| BackendError::new(ErrorKind::Unsupported, message))
+    }
+
+    /// [`identities`](Self::identities), for those who were shown a token.
+    ///
+    /// # Errors
+    /// `NotFound` where there are none: then no token names an execution.
+    pub fn require_identities(&self) -> Result<&dyn WorkloadIdentity, BackendError> {
+        let message = "this scheduler gives its executions no tokens";
+        self.identities().ok_or_else(|| BackendError::new(ErrorKind::NotFound, message))
+    }
+}
+
+/// Runs commands in running executions.
+#[async_trait]
+pub trait ExecSupport: Debug + Send + Sync + 'static {
+    /// Runs a command in a running execution, beside its own: with the same environment, working
+    /// directory and limits. The answer comes once the command runs. The execution itself goes on
+    /// as if nothing had been: its log, its state and its exit are its own command's. However the
+    /// session ends (the command exits, the session is dropped, the execution ends, the server
+    /// dies), no process of it is left. Both directions apply back-pressure.
+    ///
+    /// # Errors
+    /// `NotFound` for an execution that was never seen or was removed; `Invalid` for one that does
+    /// not run (yet, or any more), for a bad request, or for a command that cannot be run; `Denied`
+    /// when the backend does not let Gofer do this.
+    async fn open_session(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, BackendError>;
+}
+
+/// Gives each execution a token of its own, and knows whose a token is.
+#[async_trait]
+pub trait WorkloadIdentity: Debug + Send + Sync + 'static {
     /// Which execution was given this token by the backend itself, and is not over: the backend
-    /// proved who made the token, for whom, and that it has not expired. Only where `capabilities`
-    /// say `workload_identity`.
+    /// proved who made the token, for whom, and that it has not expired.
     ///
     /// # Errors
     /// `NotFound`, with the reason, for a token that names no living execution of this instance; or
     /// when the backend cannot answer. Never with the token.
-    async fn identify(&self, _token: &SecretString) -> Result<ExecutionId, BackendError> {
-        Err(no_identities())
-    }
+    async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError>;
 
     /// An execution tells its own end, by the token that the backend gave it, before the backend
     /// does. From then on `state` and `watch` say so; `logs` with `follow` still end with the whole
@@ -147,27 +179,23 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
     /// # Errors
     /// `NotFound` as for `identify`; `Invalid` for an end that what the backend knows contradicts:
     /// it ended otherwise, was stopped or is lost; or when the backend cannot answer.
-    async fn report(
+    async fn report_end(
         &self,
-        _token: &SecretString,
-        _end: ReportedEnd,
-    ) -> Result<ExecutionId, BackendError> {
-        Err(no_identities())
-    }
+        token: &SecretString,
+        end: ReportedEnd,
+    ) -> Result<ExecutionId, BackendError>;
 
     /// The same, of an execution whose token another server that shares this one's database was
-    /// shown, and has proved. What the backend knows may contradict it all the same.
+    /// shown, and has proved. What the backend knows may still contradict it.
     ///
     /// # Errors
-    /// `NotFound` for an execution that does not exist; `Invalid` as for `report`; or when the
+    /// `NotFound` for an execution that does not exist; `Invalid` as for `report_end`; or when the
     /// backend cannot answer.
-    async fn reported(&self, _id: &ExecutionId, _end: ReportedEnd) -> Result<(), BackendError> {
-        Err(no_identities())
-    }
-}
-
-fn no_identities() -> BackendError {
-    BackendError::new(ErrorKind::NotFound, "this scheduler gives its executions no tokens")
+    async fn accept_forwarded_end(
+        &self,
+        id: &ExecutionId,
+        end: ReportedEnd,
+    ) -> Result<(), BackendError>;
 }
 
 /// How and when an execution's own process ended, as its supervisor saw it.
@@ -191,17 +219,12 @@ pub struct SchedulerCapabilities {
     pub host: bool,
     /// `Resources` are enforced, not only hints.
     pub resource_limits: bool,
-    /// Commands can be run in running executions.
-    pub exec: bool,
     /// `ExecutionSpec::timeout` is held where the execution runs, also while no server does.
     pub deadlines: bool,
     /// Both outputs of an execution are one stream, in the order in which they were written, unless
     /// it wants them apart. Otherwise they are always apart, and of one with the other there is no
     /// order.
     pub merged_output: bool,
-    /// Each execution gets a token of its own as `GOFER_API_TOKEN`, which `identify` knows: nobody
-    /// needs to hand it one.
-    pub workload_identity: bool,
     /// An execution of one namespace can neither read what another namespace's executions or the
     /// server have (environment, directories, memory, files) nor signal their processes, whatever
     /// its command does.

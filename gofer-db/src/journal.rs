@@ -9,8 +9,8 @@ use futures::stream::{self, BoxStream};
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError,
-    Lease, NewRun, Retention, RunMask, RunSnapshot,
+    Catalog, ClaimLimit, Cluster, Commit, Committed, Expirable, Expiry, Hint, Hints, Inserted,
+    JournalError, Lease, Leases, Logs, NewRun, Retention, RunMask, RunSnapshot, Runs,
 };
 use gofer_core::run::{CancelRequest, LogState};
 use gofer_core::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId, Timestamp};
@@ -22,7 +22,7 @@ use crate::error::DbError;
 const MAX_LIMIT: usize = 1_000;
 
 #[async_trait]
-impl Journal for Db {
+impl Runs for Db {
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
         // Asked first without the writer: a repeated key is then only a read.
         if let Some(key) = new.idempotency_key.clone() {
@@ -36,6 +36,35 @@ impl Journal for Db {
         Ok(transact!(self, insert::insert(&new, &specs, &book))?)
     }
 
+    async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
+        let (key, specs) = (key.clone(), Arc::clone(self.specs()));
+        Ok(query!(self, tasks::load(&key, &specs))?)
+    }
+
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
+        if commits.is_empty() {
+            return Ok(Vec::new());
+        }
+        let specs = Arc::clone(self.specs());
+        Ok(transact!(self, commit::commit(&commits, &specs))?)
+    }
+
+    async fn request_cancel(
+        &self,
+        key: &RunKey,
+        task: Option<&TaskId>,
+        request: CancelRequest,
+    ) -> Result<bool, JournalError> {
+        let (key, specs) = (key.clone(), Arc::clone(self.specs()));
+        Ok(match task.cloned() {
+            None => transact!(self, cancel::run(&key, &request)),
+            Some(task) => transact!(self, cancel::task(&key, &task, &request, &specs)),
+        }?)
+    }
+}
+
+#[async_trait]
+impl Leases for Db {
     async fn claim(
         &self,
         owner: &str,
@@ -64,7 +93,12 @@ impl Journal for Db {
         Ok(transact!(self, leases::release(&owner))?)
     }
 
-    async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
+    async fn acquire_leadership(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<bool, JournalError> {
         let owner = owner.to_owned();
         Ok(transact!(self, lead::take(&owner, now, ttl))?)
     }
@@ -82,48 +116,28 @@ impl Journal for Db {
     async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {
         Ok(query!(self, lead::clock())?)
     }
+}
 
-    async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
+#[async_trait]
+impl Hints for Db {
+    async fn subscribe_hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
         match self.engine() {
             // The file is this process's own.
             Engine::Sqlite(_) => Ok(stream::pending().boxed()),
-            Engine::Postgres(engine) => Ok(engine.hints().await?),
+            Engine::Postgres(engine) => Ok(engine.subscribe_hints().await?),
         }
     }
 
-    async fn tell(&self, hint: Hint) -> Result<(), JournalError> {
+    async fn publish_hint(&self, hint: Hint) -> Result<(), JournalError> {
         match self.engine() {
             Engine::Sqlite(_) => Ok(()),
-            Engine::Postgres(engine) => Ok(engine.tell(hint).await?),
+            Engine::Postgres(engine) => Ok(engine.publish_hint(hint).await?),
         }
     }
+}
 
-    async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
-        let (key, specs) = (key.clone(), Arc::clone(self.specs()));
-        Ok(query!(self, tasks::load(&key, &specs))?)
-    }
-
-    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
-        if commits.is_empty() {
-            return Ok(Vec::new());
-        }
-        let specs = Arc::clone(self.specs());
-        Ok(transact!(self, commit::commit(&commits, &specs))?)
-    }
-
-    async fn request_cancel(
-        &self,
-        key: &RunKey,
-        task: Option<&TaskId>,
-        request: CancelRequest,
-    ) -> Result<bool, JournalError> {
-        let (key, specs) = (key.clone(), Arc::clone(self.specs()));
-        Ok(match task.cloned() {
-            None => transact!(self, cancel::run(&key, &request)),
-            Some(task) => transact!(self, cancel::task(&key, &task, &request, &specs)),
-        }?)
-    }
-
+#[async_trait]
+impl Logs for Db {
     async fn live_logs(
         &self,
         before: Timestamp,
@@ -149,6 +163,18 @@ impl Journal for Db {
         Ok(transact!(self, logs::set_state(&id, from, to, event))?)
     }
 
+    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
+        Ok(transact!(self, run_masks::add(&mask))?)
+    }
+
+    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
+        let key = key.clone();
+        Ok(query!(self, run_masks::list(&key))?)
+    }
+}
+
+#[async_trait]
+impl Catalog for Db {
     async fn object(
         &self,
         scope: &ObjectScope,
@@ -166,16 +192,10 @@ impl Journal for Db {
         let (scope, key) = (scope.clone(), key.to_owned());
         Ok(query!(self, secrets::find(&scope, &key))?)
     }
+}
 
-    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
-        Ok(transact!(self, run_masks::add(&mask))?)
-    }
-
-    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
-        let key = key.clone();
-        Ok(query!(self, run_masks::list(&key))?)
-    }
-
+#[async_trait]
+impl Expiry for Db {
     async fn expirable(
         &self,
         policy: &Retention,

@@ -236,20 +236,20 @@ impl Engine {
     /// Runs a command in an execution that [`exec_target`](Self::exec_target) named.
     ///
     /// # Errors
-    /// The scheduler's own, see [`gofer_core::scheduler::Scheduler::exec`].
+    /// The scheduler's own, see [`gofer_core::scheduler::ExecSupport::open_session`].
     pub async fn exec(
         &self,
         id: &ExecutionId,
         request: ExecRequest,
     ) -> Result<ExecSession, EngineError> {
-        Ok(self.ports.scheduler.exec(id, request).await?)
+        Ok(self.ports.scheduler.require_exec()?.open_session(id, request).await?)
     }
 
     /// An execution tells its own end, by the token that the scheduler gave it. The server that
     /// drives its run learns of it.
     ///
     /// # Errors
-    /// The scheduler's own, see [`gofer_core::scheduler::Scheduler::report`].
+    /// The scheduler's own, see [`gofer_core::scheduler::WorkloadIdentity::report_end`].
     pub async fn report_end(
         &self,
         token: &SecretString,

@@ -12,8 +12,8 @@ use gofer_core::object_store::{
     PutOptions,
 };
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd,
-    Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecSupport, ExecutionSpec, LogChunk, LogCursor, Observation,
+    ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent, WorkloadIdentity,
 };
 use gofer_core::secret_store::{SecretList, SecretStore};
 use gofer_core::{BackendError, ErrorKind, ExecutionId, ObjectKey, SecretPath};
@@ -83,32 +83,61 @@ impl Scheduler for WithTimeout<dyn Scheduler> {
         within(CALL_TIMEOUT, "scheduler logs", self.0.logs(id, from, follow)).await
     }
 
-    async fn exec(
-        &self,
-        id: &ExecutionId,
-        request: ExecRequest,
-    ) -> Result<ExecSession, BackendError> {
-        within(CALL_TIMEOUT, "scheduler exec", self.0.exec(id, request)).await
-    }
-
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
         within(CALL_TIMEOUT, "scheduler remove", self.0.remove(id)).await
     }
 
-    async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
-        within(CALL_TIMEOUT, "scheduler identify", self.0.identify(token)).await
+    fn exec(&self) -> Option<&dyn ExecSupport> {
+        self.0.exec().map(|_| self as &dyn ExecSupport)
     }
 
-    async fn report(
+    fn identities(&self) -> Option<&dyn WorkloadIdentity> {
+        self.0.identities().map(|_| self as &dyn WorkloadIdentity)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl ExecSupport for WithTimeout<dyn Scheduler> {
+    async fn open_session(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, BackendError> {
+        let exec = self.0.require_exec()?;
+        within(CALL_TIMEOUT, "scheduler exec", exec.open_session(id, request)).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl WorkloadIdentity for WithTimeout<dyn Scheduler> {
+    async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
+        let identities = self.0.require_identities()?;
+        within(CALL_TIMEOUT, "scheduler identify", identities.identify(token)).await
+    }
+
+    async fn report_end(
         &self,
         token: &SecretString,
         end: ReportedEnd,
     ) -> Result<ExecutionId, BackendError> {
-        within(CALL_TIMEOUT, "scheduler report", self.0.report(token, end)).await
+        let identities = self.0.require_identities()?;
+        within(CALL_TIMEOUT, "scheduler report end", identities.report_end(token, end)).await
     }
 
-    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
-        within(CALL_TIMEOUT, "scheduler reported", self.0.reported(id, end)).await
+    async fn accept_forwarded_end(
+        &self,
+        id: &ExecutionId,
+        end: ReportedEnd,
+    ) -> Result<(), BackendError> {
+        let identities = self.0.require_identities()?;
+        within(
+            CALL_TIMEOUT,
+            "scheduler accept forwarded end",
+            identities.accept_forwarded_end(id, end),
+        )
+        .await
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, Scheduler,
-    SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecSupport, ExecutionSpec, LogChunk, LogCursor, Observation,
+    Scheduler, SchedulerCapabilities, WatchEvent,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use tokio::task::AbortHandle;
@@ -78,10 +78,8 @@ impl Scheduler for LocalScheduler {
             images: false,
             host: true,
             resource_limits: self.executions().cgroup.as_ref().is_some_and(CgroupBase::limits),
-            exec: true,
             deadlines: true,
             merged_output: true,
-            workload_identity: false,
             isolates_namespaces: self.executions().users.is_some(),
         }
     }
@@ -212,12 +210,8 @@ impl Scheduler for LocalScheduler {
         }
     }
 
-    async fn exec(
-        &self,
-        id: &ExecutionId,
-        request: ExecRequest,
-    ) -> Result<ExecSession, BackendError> {
-        exec::open(self.executions(), id, &request).await
+    fn exec(&self) -> Option<&dyn ExecSupport> {
+        Some(self)
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
@@ -243,5 +237,16 @@ impl Scheduler for LocalScheduler {
                 .map_err(|error| io_error(format!("`{id}` could not be removed"), error))
         })
         .await
+    }
+}
+
+#[async_trait]
+impl ExecSupport for LocalScheduler {
+    async fn open_session(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, BackendError> {
+        exec::open(self.executions(), id, &request).await
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, ExecutionState, LogChunk, LogCursor, Observation,
-    ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecRequest, ExecSession, ExecSupport, ExecutionSpec, ExecutionState, LogChunk, LogCursor,
+    Observation, ReportedEnd, Scheduler, SchedulerCapabilities, WatchEvent, WorkloadIdentity,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use secrecy::SecretString;
@@ -76,12 +76,10 @@ impl Scheduler for NomadScheduler {
             images: true,
             host: true,
             resource_limits,
-            exec: true,
             deadlines: false,
             // Nomad has a file for each output, and no image is sure to have a shell that could
             // join them.
             merged_output: false,
-            workload_identity: config.identity,
             isolates_namespaces: config.host_driver.isolates(),
         }
     }
@@ -142,14 +140,6 @@ impl Scheduler for NomadScheduler {
         logs::open(self.shared(), id, from, follow).await
     }
 
-    async fn exec(
-        &self,
-        id: &ExecutionId,
-        request: ExecRequest,
-    ) -> Result<ExecSession, BackendError> {
-        exec::open(self.shared(), id, &request).await
-    }
-
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
         let place = self.shared().place(id);
         let Some(inspected) = self.shared().inspect(id).await? else {
@@ -166,11 +156,33 @@ impl Scheduler for NomadScheduler {
         self.shared().purge(&place, &inspected).await
     }
 
+    fn exec(&self) -> Option<&dyn ExecSupport> {
+        Some(self)
+    }
+
+    fn identities(&self) -> Option<&dyn WorkloadIdentity> {
+        self.shared().config.identity.then_some(self as &dyn WorkloadIdentity)
+    }
+}
+
+#[async_trait]
+impl ExecSupport for NomadScheduler {
+    async fn open_session(
+        &self,
+        id: &ExecutionId,
+        request: ExecRequest,
+    ) -> Result<ExecSession, BackendError> {
+        exec::open(self.shared(), id, &request).await
+    }
+}
+
+#[async_trait]
+impl WorkloadIdentity for NomadScheduler {
     async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
         identity::identify(self.shared(), token).await
     }
 
-    async fn report(
+    async fn report_end(
         &self,
         token: &SecretString,
         end: ReportedEnd,
@@ -178,7 +190,11 @@ impl Scheduler for NomadScheduler {
         reports::report(self.shared(), token, end).await
     }
 
-    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
+    async fn accept_forwarded_end(
+        &self,
+        id: &ExecutionId,
+        end: ReportedEnd,
+    ) -> Result<(), BackendError> {
         reports::passed_on(self.shared(), id, end).await
     }
 }

@@ -136,7 +136,7 @@ impl Authenticator {
 
     /// Whether only the scheduler can say what a token is worth.
     fn is_of_scheduler(&self, text: &str) -> bool {
-        has_signed_form(text) && self.scheduler.capabilities().workload_identity
+        has_signed_form(text) && self.scheduler.identities().is_some()
     }
 }
 
@@ -214,9 +214,9 @@ impl Authenticator {
 mod tests {
     use std::time::Duration;
 
+    use gofer_conformance::MemoryScheduler;
     use gofer_core::Timestamp;
     use gofer_core::entity::TokenKind;
-    use gofer_core::testing::MemoryScheduler;
     use gofer_db::DbConfig;
     use http::HeaderValue;
     use http::header::AUTHORIZATION;

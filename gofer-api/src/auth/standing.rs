@@ -280,12 +280,13 @@ mod tests {
         assert!(long.loss().is_none() && never.loss().is_none());
         assert!(long.hold(std::future::ready(7)).await.is_ok_and(|done| done == 7));
         drop((short, long));
-        gofer_core::conformance::eventually("nobody looks after what is closed", async || {
-            match standings.all().len() {
+        gofer_conformance::eventually(
+            "nobody looks after what is closed",
+            async || match standings.all().len() {
                 0 => Ok(()),
                 open => Err(open.to_string()),
-            }
-        })
+            },
+        )
         .await;
         db.close().await;
     }
@@ -295,7 +296,7 @@ mod tests {
     async fn a_loss_is_seen_by_every_server_with_and_without_a_notice() {
         let test = "standing::a_loss_is_seen_by_every_server_with_and_without_a_notice";
         let Ok(base) = std::env::var("GOFER_TEST_POSTGRES_URL") else {
-            gofer_core::conformance::skip("postgres", test, "GOFER_TEST_POSTGRES_URL is not set");
+            gofer_conformance::skip("postgres", test, "GOFER_TEST_POSTGRES_URL is not set");
             return;
         };
 

@@ -34,7 +34,10 @@ impl WorkloadTokens {
         let run = match self.remembered(hash) {
             Some(run) => run,
             None => {
-                let found = scheduler.identify(&token.into()).await;
+                let found = match scheduler.require_identities() {
+                    Ok(identities) => identities.identify(&token.into()).await,
+                    Err(error) => Err(error),
+                };
                 let id = found.map_err(|error| {
                     if error.kind != ErrorKind::NotFound {
                         return ApiError::Backend(error);
@@ -76,13 +79,14 @@ impl WorkloadTokens {
 mod tests {
     use std::sync::Arc;
 
-    use gofer_core::conformance::eventually;
-    use gofer_core::conformance::scheduler::host_command;
-    use gofer_core::journal::{Journal, NewRun};
+    use gofer_conformance::MemoryScheduler;
+    use gofer_conformance::eventually;
+    use gofer_conformance::scheduler::host_command;
+    use gofer_core::journal::{NewRun, Runs};
     use gofer_core::pipeline::PipelineSpec;
     use gofer_core::run::Initiator;
+    use gofer_core::scheduler::Scheduler;
     use gofer_core::scheduler::SchedulerCapabilities;
-    use gofer_core::testing::MemoryScheduler;
     use gofer_core::{ExecutionId, Timestamp};
     use gofer_db::{DbConfig, Registration};
     use http::header::AUTHORIZATION;
@@ -137,10 +141,7 @@ mod tests {
     async fn a_token_of_the_scheduler_is_its_run() {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::connect(DbConfig::sqlite(dir.path().join("gofer.db"))).await.unwrap();
-        let memory = MemoryScheduler::new();
-        let capabilities =
-            SchedulerCapabilities { workload_identity: true, ..memory.capabilities() };
-        let scheduler = Arc::new(memory.with_capabilities(capabilities));
+        let scheduler = Arc::new(MemoryScheduler::new().with_identities(true));
         let id: ExecutionId = "default/ci/1/build/1".parse().unwrap();
 
         scheduler.start(&id, &host_command(["forever"])).await.unwrap();

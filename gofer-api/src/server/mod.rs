@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use gofer_core::Timestamp;
 use gofer_core::entity::TokenKind;
-use gofer_core::journal::Journal;
+use gofer_core::journal::Leases;
 use gofer_core::scheduler::Scheduler;
 use gofer_db::{Db, DbError};
 use gofer_engine::{Backends, Engine, EngineConfig, run_token_hash};
@@ -391,7 +391,7 @@ async fn start_engine(
         // The database belongs to this process alone, and each of its servers has the same name.
         // Without this, the leases of a server that was killed would hold up its runs until they
         // run out.
-        let released = Journal::release(db, &engine.server_id).await;
+        let released = Leases::release(db, &engine.server_id).await;
         released.map_err(|error| ServerError::Engine(error.into()))?;
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use gofer_api::config::{ObjectsBackend, ServerConfig};
-use gofer_core::conformance::skip;
+use gofer_conformance::skip;
 use gofer_core::object_store::{ListPage, ObjectStore as _};
 use gofer_proto::v1;
 use gofer_proto::v1::event::Details;

@@ -10,8 +10,8 @@ use futures::stream::BoxStream;
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Cluster, Commit, Committed, Expirable, Hint, Inserted, Journal, JournalError,
-    Lease, NewRun, Retention, RunMask, RunSnapshot,
+    Catalog, ClaimLimit, Cluster, Commit, Committed, Expirable, Expiry, Hint, Hints, Inserted,
+    Journal, JournalError, Lease, Leases, Logs, NewRun, Retention, RunMask, RunSnapshot, Runs,
 };
 use gofer_core::run::{CancelRequest, LogState, RunState, RunStatus, TaskState};
 use gofer_core::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId, Timestamp};
@@ -81,7 +81,7 @@ impl Counted {
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
-impl Journal for Counted {
+impl Runs for Counted {
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
         let inserted = self.journal.insert_run(new).await?;
         // Pending, and running if it was claimed at once; then its tasks without parents begin.
@@ -89,56 +89,6 @@ impl Journal for Counted {
         let begun = begun.filter(|task| task.depends_on.is_empty()).count();
         Self::add(&self.changes, 1 + usize::from(inserted.claimed.is_some()) + begun);
         Ok(inserted)
-    }
-
-    async fn claim(
-        &self,
-        owner: &str,
-        now: Timestamp,
-        ttl: Duration,
-        limit: ClaimLimit,
-    ) -> Result<Vec<Lease>, JournalError> {
-        let leases = self.journal.claim(owner, now, ttl, limit).await?;
-        Self::add(&self.changes, leases.len());
-        Ok(leases)
-    }
-
-    async fn renew(
-        &self,
-        owner: &str,
-        now: Timestamp,
-        ttl: Duration,
-    ) -> Result<usize, JournalError> {
-        self.journal.renew(owner, now, ttl).await
-    }
-
-    async fn release(&self, owner: &str) -> Result<(), JournalError> {
-        self.journal.release(owner).await
-    }
-
-    async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
-        self.journal.lead(owner, now, ttl).await
-    }
-
-    async fn heartbeat(
-        &self,
-        owner: &str,
-        now: Timestamp,
-        ttl: Duration,
-    ) -> Result<Cluster, JournalError> {
-        self.journal.heartbeat(owner, now, ttl).await
-    }
-
-    async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {
-        self.journal.clock().await
-    }
-
-    async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
-        self.journal.hints().await
-    }
-
-    async fn tell(&self, hint: Hint) -> Result<(), JournalError> {
-        self.journal.tell(hint).await
     }
 
     async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
@@ -170,7 +120,74 @@ impl Journal for Counted {
     ) -> Result<bool, JournalError> {
         self.journal.request_cancel(key, task, request).await
     }
+}
 
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Leases for Counted {
+    async fn claim(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+        limit: ClaimLimit,
+    ) -> Result<Vec<Lease>, JournalError> {
+        let leases = self.journal.claim(owner, now, ttl, limit).await?;
+        Self::add(&self.changes, leases.len());
+        Ok(leases)
+    }
+
+    async fn renew(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<usize, JournalError> {
+        self.journal.renew(owner, now, ttl).await
+    }
+
+    async fn release(&self, owner: &str) -> Result<(), JournalError> {
+        self.journal.release(owner).await
+    }
+
+    async fn acquire_leadership(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<bool, JournalError> {
+        self.journal.acquire_leadership(owner, now, ttl).await
+    }
+
+    async fn heartbeat(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Cluster, JournalError> {
+        self.journal.heartbeat(owner, now, ttl).await
+    }
+
+    async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {
+        self.journal.clock().await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Hints for Counted {
+    async fn subscribe_hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
+        self.journal.subscribe_hints().await
+    }
+
+    async fn publish_hint(&self, hint: Hint) -> Result<(), JournalError> {
+        self.journal.publish_hint(hint).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Logs for Counted {
     async fn live_logs(
         &self,
         before: Timestamp,
@@ -194,6 +211,18 @@ impl Journal for Counted {
         self.journal.set_log_state(id, from, to, event).await
     }
 
+    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
+        self.journal.add_run_mask(mask).await
+    }
+
+    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
+        self.journal.run_masks(key).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Catalog for Counted {
     async fn object(
         &self,
         scope: &ObjectScope,
@@ -209,15 +238,11 @@ impl Journal for Counted {
     ) -> Result<Option<SecretRecord>, JournalError> {
         self.journal.secret(scope, key).await
     }
+}
 
-    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
-        self.journal.add_run_mask(mask).await
-    }
-
-    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
-        self.journal.run_masks(key).await
-    }
-
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Expiry for Counted {
     async fn expirable(
         &self,
         policy: &Retention,

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use gofer_conformance::{MemoryObjectStore, MemorySecretStore};
 use gofer_core::run::Initiator;
 use gofer_core::scheduler::Scheduler;
-use gofer_core::testing::{MemoryObjectStore, MemorySecretStore};
 use gofer_core::{NamespaceId, PipelineId, Timestamp};
 use gofer_db::{DatabaseUrl, Db, DbConfig, Registration};
 use gofer_engine::{Backends, Engine, EngineConfig, StartRun};

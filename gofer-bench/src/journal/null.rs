@@ -55,10 +55,8 @@ impl Scheduler for NullScheduler {
             images: false,
             host: true,
             resource_limits: false,
-            exec: false,
             deadlines: false,
             merged_output: false,
-            workload_identity: false,
             isolates_namespaces: false,
         }
     }

@@ -1,9 +1,4 @@
-//! The memory implementations pass the conformance suites, also when they fail at random; and the
-//! suites are sound.
+//! The rules that are pure, against tables and random input.
 
-mod faulty;
+mod admission;
 mod fuzz;
-mod memory;
-mod retrying;
-mod shell;
-mod suites;

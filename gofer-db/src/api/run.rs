@@ -10,7 +10,7 @@ use crate::error::DbError;
 use crate::types::{Counts, Page, PipelineRoom, RunFilter, RunRecords, SomeTasks};
 
 impl Db {
-    /// The run. With its spec and task runs: [`gofer_core::journal::Journal::load`].
+    /// The run. With its spec and task runs: [`gofer_core::journal::Runs::load`].
     ///
     /// # Errors
     /// `NotFound`, or the database's.

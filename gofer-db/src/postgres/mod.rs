@@ -97,7 +97,7 @@ impl Postgres {
     }
 
     /// What other servers commit from now on.
-    pub(crate) async fn hints(&self) -> Result<BoxStream<'static, Hint>, DbError> {
+    pub(crate) async fn subscribe_hints(&self) -> Result<BoxStream<'static, Hint>, DbError> {
         match &self.notices {
             Some(notices) => notices.follow(self.acquire_timeout).await,
             None => Ok(stream::pending().boxed()),
@@ -105,7 +105,7 @@ impl Postgres {
     }
 
     /// Tells the other servers, if there may be any.
-    pub(crate) async fn tell(&self, hint: Hint) -> Result<(), DbError> {
+    pub(crate) async fn publish_hint(&self, hint: Hint) -> Result<(), DbError> {
         let Some(instance) = self.instance() else { return Ok(()) };
         let pool = self.pool();
         let task = tokio::spawn(async move {

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use diesel::prelude::*;
-use gofer_core::event::{EventDetails, NewEvent, Subject};
+use gofer_core::admission::{self, ActiveRun, Admission};
+use gofer_core::event::{ACTOR, EventDetails, NewEvent, Subject};
 use gofer_core::journal::{Claim, Committed, Inserted, Lease, NewRun, RunSnapshot};
-use gofer_core::pipeline::{Overlap, PipelineSpec};
+use gofer_core::pipeline::PipelineSpec;
 use gofer_core::quota::Quotas;
-use gofer_core::run::{
-    CancelRequest, Initiator, Reason, ReasonKind, Run, RunState, RunStatus, TaskRun, TaskState,
-    TaskStatus,
-};
+use gofer_core::run::{CancelRequest, Run, RunState, TaskRun};
 use gofer_core::run_variables;
 use gofer_core::{NamespaceId, PipelineId, RunKey, RunNumber, Timestamp, Version};
 
@@ -25,7 +23,7 @@ use crate::headroom::QuotaBook;
 use crate::rows::entity::{PipelineRow, overlap_of};
 use crate::rows::run::{NewRunRow, RunRow};
 use crate::rows::task::{NewTaskRow, TaskChange};
-use crate::rows::{signed, unsigned};
+use crate::rows::{counted, signed, unsigned};
 use crate::schema::{pipeline_versions, pipelines, runs, task_runs};
 use crate::specs::SpecCache;
 
@@ -93,8 +91,13 @@ pub(crate) async fn insert(
         engine::lock_claims(tx.c).await?;
     }
 
-    let (skipped, superseded) = make_room(tx, &row, &key, new).await?;
-    let mut run = new_run(new, key, version, skipped);
+    let (skipped, superseded) = match overlap(tx.c, &row).await? {
+        Admission::Queue => (None, Vec::new()),
+        Admission::Skip(reason) => (Some(reason), Vec::new()),
+        Admission::Supersede(runs) => (None, supersede(tx, &key, runs, new.at).await?),
+    };
+    let mut run = Run::created(new, key, version, skipped);
+    let events = admission::created_events(new, &run);
     let claim = if run.state == RunState::Pending {
         claim_at_once(tx, &row, new, &limits, book).await?
     } else {
@@ -113,21 +116,13 @@ pub(crate) async fn insert(
     quotas::admit_run(tx, book, &limits, new, inserted).await?;
     insert_reused(tx, id, new).await?;
 
-    let created = EventDetails::RunCreated {
-        version,
-        initiator: new.initiator.clone(),
-        retry_of: new.retry_of,
-    };
-
-    record(tx, &run.key, created, actor(&new.initiator), new.at);
-    if let RunState::Complete(status) = run.state {
-        let completed = EventDetails::RunCompleted { status, reason: run.reason.clone() };
-        record(tx, &run.key, completed, "gofer", new.at);
+    for event in events {
+        tx.record(event);
     }
 
     let claimed = match claim {
         Some(claim) => {
-            record(tx, &run.key, EventDetails::RunStarted {}, "gofer", new.at);
+            record(tx, &run.key, EventDetails::RunStarted {}, ACTOR, new.at);
             let known = pipeline::spec(tx.c, row.id, signed(version.0), specs).await?;
             let (lease, snapshot) =
                 (Lease { run: run.key.clone(), epoch: 1 }, untouched(&run, &known.spec));
@@ -164,10 +159,11 @@ async fn claim_at_once<'n>(
         return Ok(None);
     }
 
-    if let Some(parallelism) = row.parallelism
-        && running::of_pipeline(tx.c, row.id).await? >= parallelism
-    {
-        return Ok(None);
+    if row.parallelism.is_some() {
+        let running = running::of_pipeline(tx.c, row.id).await?;
+        if !admission::has_room(row.parallelism.map(counted), counted(running)) {
+            return Ok(None);
+        }
     }
 
     let Some(newest) = running::may_hold_one_more(tx, &claim.owner, claim.most).await? else {
@@ -203,7 +199,7 @@ fn untouched(run: &Run, spec: &Arc<PipelineSpec>) -> RunSnapshot {
     let tasks = spec
         .tasks
         .iter()
-        .map(|task| (task.id.clone(), TaskRun::pending(task.id.clone())))
+        .map(|task| (task.id.clone(), run.untouched_task(task.id.clone())))
         .collect();
     RunSnapshot { run: run.clone(), spec: Arc::clone(spec), tasks }
 }
@@ -238,40 +234,13 @@ async fn check_variables(
     if refused.is_empty() { Ok(()) } else { Err(DbError::Variables(refused)) }
 }
 
-fn new_run(new: &NewRun, key: RunKey, version: Version, skipped: Option<Reason>) -> Run {
-    Run {
-        key,
-        version,
-        state: if skipped.is_some() {
-            RunState::Complete(RunStatus::Cancelled)
-        } else {
-            RunState::Pending
-        },
-        ended_at: skipped.is_some().then_some(new.at),
-        reason: skipped,
-        initiator: new.initiator.clone(),
-        variables: new.variables.clone(),
-        retry_of: new.retry_of,
-        cancel: None,
-        token_nonce: new.token_nonce,
-        created_at: new.at,
-        started_at: None,
+/// What the pipeline's `overlap`, as its latest version has it, makes of a new run. Active is every
+/// run that is not complete, queued ones included.
+async fn overlap(c: &mut Conn, row: &PipelineRow) -> Result<Admission, DbError> {
+    let (policy, parallelism) = (overlap_of(&row.overlap)?, row.parallelism.map(counted));
+    if admission::active_limit(policy, parallelism).is_none() {
+        return Ok(Admission::Queue);
     }
-}
-
-/// Applies the pipeline's `overlap`, as its latest version has it: the reason to skip the run, or
-/// the runs that got a cancel request for it. Active is every run that is not complete, queued ones
-/// included.
-async fn make_room(
-    tx: &mut Tx<'_>,
-    row: &PipelineRow,
-    key: &RunKey,
-    new: &NewRun,
-) -> Result<(Option<Reason>, Vec<RunKey>), DbError> {
-    let overlap = overlap_of(&row.overlap)?;
-    let Some(parallelism) = row.parallelism.filter(|_| overlap != Overlap::Queue) else {
-        return Ok((None, Vec::new()));
-    };
 
     let active: Vec<(i64, Option<i64>)> = cached(
         runs::table
@@ -281,68 +250,50 @@ async fn make_room(
             .select((runs::number, runs::cancel_at))
             .order(runs::id),
     )
-    .load(tx.c)
+    .load(c)
     .await?;
-    let room = usize::try_from(parallelism).unwrap_or(0);
 
-    if overlap == Overlap::Skip {
-        let full = active.len() >= room;
-        let text = || {
-            format!(
-                "{} runs of this pipeline were active, and its parallelism is {parallelism}",
-                active.len()
-            )
-        };
-        return Ok((full.then(|| Reason::new(ReasonKind::OverlapSkipped, text())), Vec::new()));
-    }
+    let active = active
+        .into_iter()
+        .map(|(number, cancel_at)| {
+            let run = RunNumber(unsigned(number)?);
+            Ok(ActiveRun { run, cancelling: cancel_at.is_some() })
+        })
+        .collect::<Result<Vec<_>, DbError>>()?;
 
-    let staying: Vec<i64> =
-        active.iter().filter(|(_, cancel)| cancel.is_none()).map(|(number, _)| *number).collect();
-    let too_many = (staying.len() + 1).saturating_sub(room);
-    let mut superseded = Vec::new();
+    Ok(admission::overlap(policy, parallelism, &active))
+}
 
-    for number in staying.into_iter().take(too_many) {
-        let old = RunKey { run: RunNumber(unsigned(number)?), ..key.clone() };
-        let request = CancelRequest {
-            at: new.at,
-            by: "gofer".to_owned(),
-            force: false,
-            message: format!("superseded by run {}", key.run),
-        };
-
-        if cancel::run(tx, &old, &request).await? {
+/// Asks runs to cancel, to make room for a newer one; those that were not asked before.
+async fn supersede(
+    tx: &mut Tx<'_>,
+    newer: &RunKey,
+    runs: Vec<RunNumber>,
+    at: Timestamp,
+) -> Result<Vec<RunKey>, DbError> {
+    let mut superseded = Vec::with_capacity(runs.len());
+    for run in runs {
+        let old = RunKey { run, ..newer.clone() };
+        if cancel::run(tx, &old, &CancelRequest::superseded(newer.run, at)).await? {
             superseded.push(old);
         }
     }
-
-    Ok((None, superseded))
+    Ok(superseded)
 }
 
 /// Rows for tasks that need not run again; all others have none until something happens to them.
 async fn insert_reused(tx: &mut Tx<'_>, run_id: i64, new: &NewRun) -> Result<(), DbError> {
     let Some(old) = new.retry_of else { return Ok(()) };
-    let reason = Reason::new(ReasonKind::Reused, format!("ended successfully in run {old}"));
     let mut rows = Vec::with_capacity(new.reused.len());
 
     for task in &new.reused {
-        let done = TaskRun {
-            state: TaskState::Complete(TaskStatus::Successful),
-            reason: Some(reason.clone()),
-            ended_at: Some(new.at),
-            ..TaskRun::pending(task.clone())
-        };
+        let done = TaskRun::reused(task.clone(), old, new.at);
         let row = NewTaskRow::new(run_id, task, TaskChange::new(&done)?, None);
         rows.push(diesel::insert_into(task_runs::table).values(row));
     }
 
     engine::execute_all(tx.c, rows).await?;
     Ok(())
-}
-
-fn actor(initiator: &Initiator) -> &str {
-    match initiator {
-        Initiator::Token(name) | Initiator::Trigger(name) => name,
-    }
 }
 
 pub(crate) fn record(

@@ -7,9 +7,10 @@ use std::time::Duration;
 use diesel::dsl::case_when;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
-use gofer_core::Timestamp;
-use gofer_core::event::EventDetails;
+use gofer_core::admission::{ActiveRuns, ClaimOrder, WaitingPipeline};
+use gofer_core::event::{ACTOR, EventDetails};
 use gofer_core::journal::{ClaimLimit, Lease};
+use gofer_core::{NamespaceId, Timestamp};
 
 use super::quotas::ActiveRoom;
 use super::running::OF_PIPELINE;
@@ -20,7 +21,7 @@ use crate::cached::cached;
 use crate::error::DbError;
 use crate::headroom::QuotaBook;
 use crate::rows::run::{NEVER, key};
-use crate::rows::{signed, unsigned};
+use crate::rows::{counted, id, signed, unsigned};
 use crate::schema::{coalesce, runs};
 
 /// A pipeline with runs that wait for a place.
@@ -52,6 +53,20 @@ impl Queue {
     fn room(&self) -> i64 {
         self.parallelism.map_or(i64::MAX, |limit| limit - self.running)
     }
+
+    fn may_start(&self) -> bool {
+        self.next.is_some() && self.room() > 0
+    }
+
+    /// As the rule of fairness sees it.
+    fn waiting(&self) -> Result<WaitingPipeline<i64>, DbError> {
+        Ok(WaitingPipeline {
+            namespace: id(&self.namespace)?,
+            parallelism: self.parallelism.map(counted),
+            running: counted(self.running),
+            oldest: self.next,
+        })
+    }
 }
 
 /// How many runs of a namespace are running.
@@ -81,14 +96,20 @@ pub(crate) async fn claim(
 
     let wanted = left(&chosen).min(may_take(tx.c, owner, now, limit.held, chosen.len()).await?);
     if wanted > 0 {
+        // Those that are to be cancelled are about to be running, and count as that.
         let mut queues = queues(tx.c).await?;
+        let mut starting: Vec<NamespaceId> = Vec::new();
         for (_, pipeline_id) in to_cancel {
-            queues
-                .iter_mut()
-                .filter(|queue| queue.pipeline_id == pipeline_id)
-                .for_each(|queue| queue.running += 1);
+            let queue = queues.iter_mut().find(|queue| queue.pipeline_id == pipeline_id);
+            if let Some(queue) = queue {
+                queue.running += 1;
+                starting.push(id(&queue.namespace)?);
+            }
         }
-        chosen.extend(fair(tx.c, queues, wanted, book).await?);
+
+        queues.retain(Queue::may_start);
+        let active = active_runs(tx.c, &queues, starting, book).await?;
+        chosen.extend(fair(tx.c, queues, &active, wanted).await?);
     }
 
     let starting = chosen.split_off(resumed);
@@ -109,79 +130,80 @@ async fn may_take(
     Ok(most.saturating_sub(held.saturating_add(chosen)))
 }
 
-/// The next `wanted` of the waiting runs: always one of the namespace with the fewest running runs,
-/// of those one of the pipeline with the fewest, of those the oldest. A namespace that has as many
-/// as its quota allows is left out.
+/// The next `wanted` of the waiting runs, by [`ClaimOrder`].
 async fn fair(
     c: &mut Conn,
-    mut queues: Vec<Queue>,
+    queues: Vec<Queue>,
+    active: &BTreeMap<NamespaceId, ActiveRuns>,
     wanted: usize,
-    book: &QuotaBook,
 ) -> Result<Vec<i64>, DbError> {
-    queues.retain(|queue| queue.next.is_some() && queue.room() > 0);
-    let limits = active_limits(c, &queues, book).await?;
-    let mut busy: HashMap<String, i64> = HashMap::new();
-    if queues.iter().any(|queue| queue.namespace != queues[0].namespace) {
-        busy =
-            namespaces(c).await?.into_iter().map(|busy| (busy.namespace, busy.running)).collect();
-    }
-
-    busy.extend(limits.iter().map(|(namespace, room)| (namespace.clone(), room.running)));
-    let mut waiting: HashMap<i64, std::vec::IntoIter<i64>> = HashMap::new();
+    let waiting = queues.iter().map(Queue::waiting).collect::<Result<_, _>>()?;
+    let mut order = ClaimOrder::new(waiting, active);
+    let mut known: HashMap<usize, std::vec::IntoIter<i64>> = HashMap::new();
     let mut chosen = Vec::new();
 
-    while chosen.len() < wanted {
-        let turn = |queue: &&mut Queue| {
-            (
-                busy.get(&queue.namespace).copied().unwrap_or(0),
-                queue.running,
-                queue.next.unwrap_or(i64::MAX),
-            )
-        };
-
-        let within_quota = |queue: &Queue| {
-            let running = busy.get(&queue.namespace).copied().unwrap_or(0);
-            limits.get(&queue.namespace).is_none_or(|room| running < room.limit)
-        };
-
-        let may = queues
-            .iter_mut()
-            .filter(|queue| queue.next.is_some() && queue.room() > 0 && within_quota(queue));
-        let Some(queue) = may.min_by_key(turn) else { break };
-        let more = match waiting.entry(queue.pipeline_id) {
+    while chosen.len() < wanted
+        && let Some(at) = order.next()
+    {
+        let waiting = match known.entry(at) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
-                let most = signed((wanted - chosen.len()) as u64).min(queue.room());
-                let mut ids = self::waiting(c, queue.pipeline_id, most).await?.into_iter();
-                queue.next = ids.next();
-                unknown.insert(ids)
+                let queue = &queues[at];
+                let limit = signed((wanted - chosen.len()) as u64).min(queue.room());
+                let ids = self::waiting(c, queue.pipeline_id, limit).await?;
+                unknown.insert(ids.into_iter())
             }
         };
-
-        chosen.extend(queue.next);
-        queue.next = more.next();
-        queue.running += 1;
-        *busy.entry(queue.namespace.clone()).or_default() += 1;
+        chosen.extend(waiting.next());
+        order.claimed(at, waiting.as_slice().first().copied());
     }
 
     Ok(chosen)
 }
 
+/// How many runs of the queues' namespaces are running, and may be; with one more of a namespace
+/// for each that is starting.
+async fn active_runs(
+    c: &mut Conn,
+    queues: &[Queue],
+    starting: Vec<NamespaceId>,
+    book: &QuotaBook,
+) -> Result<BTreeMap<NamespaceId, ActiveRuns>, DbError> {
+    let mut active = BTreeMap::new();
+    // Of one namespace nobody needs to know how many it has, unless that is near its quota.
+    if queues.iter().any(|queue| queue.namespace != queues[0].namespace) {
+        for Busy { namespace, running } in namespaces(c).await? {
+            let running = counted(running);
+            active.insert(id(&namespace)?, ActiveRuns { running, limit: usize::MAX });
+        }
+    }
+    active.extend(near_quota(c, queues, book).await?);
+
+    for namespace in starting {
+        let none = ActiveRuns { running: 0, limit: usize::MAX };
+        active.entry(namespace).or_insert(none).running += 1;
+    }
+
+    Ok(active)
+}
+
 /// The namespaces that are near their quota of active runs.
-async fn active_limits(
+async fn near_quota(
     c: &mut Conn,
     queues: &[Queue],
     book: &QuotaBook,
-) -> Result<BTreeMap<String, ActiveRoom>, DbError> {
+) -> Result<BTreeMap<NamespaceId, ActiveRuns>, DbError> {
     // In one order everywhere, since each is locked.
     let waiting: BTreeMap<&str, &Queue> =
         queues.iter().map(|queue| (queue.namespace.as_str(), queue)).collect();
     let mut near = BTreeMap::new();
     for (namespace, queue) in waiting {
         let limits = quotas::limits(&book.defaults, Some(&queue.quotas))?;
-        let id = crate::rows::id(namespace)?;
-        if let Some(room) = quotas::room_for_active(c, book, &limits, &id, queue.newest).await? {
-            near.insert(namespace.to_owned(), room);
+        let namespace = id(namespace)?;
+        let room = quotas::room_for_active(c, book, &limits, &namespace, queue.newest).await?;
+        if let Some(ActiveRoom { running, limit }) = room {
+            let active = ActiveRuns { running: counted(running), limit: counted(limit) };
+            near.insert(namespace, active);
         }
     }
     Ok(near)
@@ -223,7 +245,7 @@ async fn take(
     for (id, namespace, pipeline, number, epoch) in rows {
         let run = key(&namespace, &pipeline, number)?;
         if starting.contains(&id) {
-            insert::record(tx, &run, EventDetails::RunStarted {}, "gofer", now);
+            insert::record(tx, &run, EventDetails::RunStarted {}, ACTOR, now);
         }
         leases.push(Lease { run, epoch: unsigned(epoch)? });
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use diesel::prelude::*;
 use gofer_core::journal::RunSnapshot;
 use gofer_core::object_store::ListPage;
-use gofer_core::run::{AttemptRecord, Run, TaskRun, TaskState, TaskStatus};
+use gofer_core::run::{AttemptRecord, Run, TaskRun};
 use gofer_core::{Resource, RunKey, TaskId};
 
 use super::{Conn, RunQueryDsl, padded, pipelines as pipeline, runs as run};
@@ -84,20 +84,9 @@ fn take(
     stored: &mut HashMap<String, TaskRow>,
     task: &TaskId,
 ) -> Result<TaskRun, DbError> {
-    stored.remove(task.as_str()).map_or_else(|| Ok(untouched(run, task)), TaskRun::try_from)
-}
-
-/// A task without a row is one nothing has happened to yet. Only a run that was complete from the
-/// start, because there was no room for it, ends without having touched its tasks: they ended with
-/// it.
-fn untouched(run: &Run, task: &TaskId) -> TaskRun {
-    let pending = TaskRun::pending(task.clone());
-    if run.state.is_complete() {
-        let state = TaskState::Complete(TaskStatus::Cancelled);
-        TaskRun { state, reason: run.reason.clone(), ended_at: run.ended_at, ..pending }
-    } else {
-        pending
-    }
+    // A task without a row is one that nothing has happened to yet.
+    let untouched = || Ok(run.untouched_task(task.clone()));
+    stored.remove(task.as_str()).map_or_else(untouched, TaskRun::try_from)
 }
 
 pub(crate) async fn get(

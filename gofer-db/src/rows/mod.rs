@@ -32,6 +32,11 @@ pub(crate) fn small(number: i64) -> Result<u32, DbError> {
         .map_err(|_| DbError::corrupt(format!("the database holds `{number}` where it counts")))
 }
 
+/// A number that is counted in memory; what does not fit there is as good as without end.
+pub(crate) fn counted(number: i64) -> usize {
+    usize::try_from(number.max(0)).unwrap_or(usize::MAX)
+}
+
 /// An identifier on its way out.
 pub(crate) fn id<T: FromStr<Err: std::error::Error>>(text: &str) -> Result<T, DbError> {
     text.parse().map_err(|error| {

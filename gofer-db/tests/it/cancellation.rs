@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use gofer_core::conformance::eventually;
-use gofer_core::journal::Journal as _;
+use gofer_conformance::eventually;
+use gofer_core::journal::{Leases, Runs};
 
 use crate::engines::{Place, on_both_engines};
 use crate::setup::{at, claim, default, insert, new_run, ns, register};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gofer_core::conformance::Harness;
-use gofer_core::conformance::journal::JournalFixture;
+use gofer_conformance::Harness;
+use gofer_conformance::journal::JournalFixture;
 use gofer_core::entity::{ObjectRecord, SecretRecord};
 use gofer_core::event::Event;
 use gofer_core::journal::Journal;
@@ -117,9 +117,9 @@ async fn postgres_fixture() -> Option<Fixture> {
 }
 
 mod sqlite {
-    gofer_core::journal_conformance!(super::sqlite_fixture);
+    gofer_conformance::journal_conformance!(super::sqlite_fixture);
 }
 
 mod postgres {
-    gofer_core::journal_conformance!(optional super::postgres_fixture);
+    gofer_conformance::journal_conformance!(optional super::postgres_fixture);
 }

@@ -4,7 +4,7 @@ use std::env;
 
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, SqliteConnection};
-use gofer_core::conformance::skip;
+use gofer_conformance::skip;
 use gofer_db::{DatabaseUrl, Db, DbConfig, DbError};
 use tempfile::TempDir;
 use tokio_postgres::NoTls;

@@ -3,7 +3,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use gofer_core::RunNumber;
 use gofer_core::event::EventDetails;
-use gofer_core::journal::Journal as _;
+use gofer_core::journal::Runs as _;
 use gofer_db::{Db, EventFilter};
 
 use crate::engines::{Place, on_both_engines};

@@ -2,7 +2,7 @@
 
 use gofer_core::NamespaceId;
 use gofer_core::entity::{SecretRecord, SecretScope, Token, TokenKind};
-use gofer_core::journal::Journal as _;
+use gofer_core::journal::Catalog;
 use gofer_db::{Db, EventFilter};
 
 use crate::engines::{Place, on_both_engines};

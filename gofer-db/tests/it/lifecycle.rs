@@ -57,7 +57,7 @@ async fn a_dropped_server_frees_the_database(place: Place) {
     register(&db, "ci", &["a"]).await;
     drop(db);
     // The thread or connection that had it ends a moment later.
-    gofer_core::conformance::eventually("the database is free", || async {
+    gofer_conformance::eventually("the database is free", || async {
         place.connect().await.map(drop).map_err(|error| error.to_string())
     })
     .await;
@@ -159,7 +159,7 @@ async fn a_lost_lock_is_taken_again_or_reported() {
     db.check().await.expect("nobody else wanted it");
     administer(&place.url(), kill).await;
 
-    let other = gofer_core::conformance::eventually("the lock is free", || async {
+    let other = gofer_conformance::eventually("the lock is free", || async {
         place.connect().await.map_err(|error| error.to_string())
     })
     .await;
@@ -207,7 +207,7 @@ async fn killed_connections_are_replaced() {
     let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = \
                 current_database() AND pid <> pg_backend_pid()";
     administer(&place.url(), kill).await;
-    gofer_core::conformance::eventually("the pool has a living connection", || async {
+    gofer_conformance::eventually("the pool has a living connection", || async {
         db.namespace_get(&default()).await.map(drop).map_err(|error| error.to_string())
     })
     .await;

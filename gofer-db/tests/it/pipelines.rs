@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
-use gofer_core::journal::Journal as _;
+use gofer_core::journal::{Logs, Runs};
 use gofer_core::run::{LogState, RunStatus};
 use gofer_core::{ExecutionId, Resource, RunNumber, Version};
 use gofer_db::{DbError, ObjectPut, Registration};

@@ -4,7 +4,7 @@
 use futures::future::join_all;
 use gofer_core::entity::ObjectRecord;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
-use gofer_core::journal::{Journal as _, JournalError};
+use gofer_core::journal::{JournalError, Leases, Runs};
 use gofer_core::quota::{QuotaExceeded, QuotaKind};
 use gofer_core::{Attempt, ExecutionId, RunKey, RunNumber};
 use gofer_db::{Db, DbError, EventFilter, ObjectPut, ObjectUpload, UploadState, UploadedObject};

@@ -1,7 +1,7 @@
 //! The end of versions and events, and of many runs. Of runs one by one: the journal's suite.
 
 use gofer_core::event::{EventDetails, NewEvent, Subject};
-use gofer_core::journal::{Expirable, Journal as _, Retention};
+use gofer_core::journal::{Expirable, Expiry, Logs, Retention, Runs};
 use gofer_core::quota::QuotaKind;
 use gofer_core::run::{LogState, RunStatus};
 use gofer_core::{Attempt, ExecutionId, Version};

@@ -1,4 +1,4 @@
-use gofer_core::journal::{Commit, Journal as _};
+use gofer_core::journal::{Commit, Runs};
 use gofer_core::run::{CancelRequest, RunState, RunStatus, TaskRun, TaskState, TaskStatus};
 use gofer_core::{Resource, RunKey, RunNumber};
 use gofer_db::{DbError, RunFilter};

@@ -1,6 +1,6 @@
 use futures::future::join_all;
 use gofer_core::entity::{SecretRecord, SecretScope};
-use gofer_core::journal::{Expirable, Journal as _, Retention};
+use gofer_core::journal::{Expirable, Expiry, Retention};
 use gofer_core::{Resource, SecretPath, Timestamp};
 use gofer_db::{Db, DbError, SecretPutOutcome};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use gofer_core::entity::{ObjectScope, SecretRecord, Token, TokenKind};
 use gofer_core::event::EventDetails;
 use gofer_core::journal::{
-    Commit, Committed, Journal as _, Lease, NewRun, Retention, RunTransition, TaskTransition,
+    Commit, Committed, Lease, Leases, NewRun, Retention, RunTransition, Runs, TaskTransition,
 };
 use gofer_core::object_store::ListPage;
 use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};

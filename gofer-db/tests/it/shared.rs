@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
-use gofer_core::journal::{Hint, Journal as _};
+use gofer_core::journal::{Hint, Hints, Leases, Runs};
 use gofer_core::run::CancelRequest;
 use gofer_db::{Db, DbConfig, DbError};
 
@@ -57,7 +57,8 @@ async fn those_that_share_a_database_share_its_clock() {
 async fn each_hears_what_the_others_commit() {
     let Some(place) = Place::postgres().await else { return };
     let (one, other) = (shared(&place).await, shared(&place).await);
-    let (mut own, mut heard) = (one.hints().await.unwrap(), other.hints().await.unwrap());
+    let (mut own, mut heard) =
+        (one.subscribe_hints().await.unwrap(), other.subscribe_hints().await.unwrap());
     register(&one, "ci", &["a"]).await;
     assert_eq!(next(&mut heard).await, Some(Hint::Committed));
 
@@ -97,13 +98,13 @@ async fn hints_end_with_their_connection_and_can_be_followed_again() {
     let Some(place) = Place::postgres().await else { return };
     let (one, other) = (shared(&place).await, shared(&place).await);
     register(&one, "ci", &["a"]).await;
-    let mut hints = other.hints().await.unwrap();
+    let mut hints = other.subscribe_hints().await.unwrap();
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = \
                current_database() AND (query LIKE 'LISTEN%' OR query LIKE 'SELECT last FROM \
                event_counter%')";
     administer(&place.url(), cut).await;
     while next(&mut hints).await.is_some() {}
-    let mut hints = other.hints().await.unwrap();
+    let mut hints = other.subscribe_hints().await.unwrap();
     insert(&one, "ci", 1).await;
     assert_eq!(next(&mut hints).await, Some(Hint::Claimable));
 }

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use gofer_core::Resource;
-use gofer_core::journal::{Expirable, Journal as _, Retention};
+use gofer_core::journal::{Expirable, Expiry, Retention};
 use gofer_db::{Db, DbError, MAX_OPEN_UPLOADS, ObjectUpload, UploadState, UploadedObject};
 
 use crate::engines::{Place, on_both_engines};

@@ -41,12 +41,12 @@ impl EndReports {
         driven: impl Fn(&RunKey) -> bool,
     ) -> Result<(), EngineError> {
         let Ports { scheduler, journal, .. } = &*self.ports;
-        let id = scheduler.report(token, end).await?;
+        let id = scheduler.require_identities()?.report_end(token, end).await?;
         if driven(&id.run) {
             return Ok(());
         }
 
-        let told = journal.tell(Hint::Reported(id.clone(), end));
+        let told = journal.publish_hint(Hint::Reported(id.clone(), end));
         match tokio::time::timeout(FORWARD_TIMEOUT, told).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -67,10 +67,13 @@ impl EndReports {
         let ports = self.ports.clone();
         self.ports.shutdown.spawn(async move {
             let _turn = turn;
+            let accept = async {
+                ports.scheduler.require_identities()?.accept_forwarded_end(&id, end).await
+            };
             let accepted = tokio::select! {
                 biased;
                 () = ports.shutdown.requested() => return,
-                accepted = ports.scheduler.reported(&id, end) => accepted,
+                accepted = accept => accepted,
             };
 
             if let Err(error) = accepted {

@@ -19,7 +19,7 @@ pub(crate) async fn target(
     task: &TaskId,
     command: &[String],
 ) -> Result<(ExecutionId, String), EngineError> {
-    if !ports.scheduler.capabilities().exec {
+    if ports.scheduler.exec().is_none() {
         let message =
             "the scheduler of this server cannot run a command in a running task".to_owned();
         return Err(EngineError::Unsupported { message });

@@ -116,7 +116,7 @@ fn system_variables(
         env.insert("GOFER_API_ADDR".to_owned(), EnvValue::Plain(addr.clone()));
     }
 
-    if !ports.scheduler.capabilities().workload_identity {
+    if ports.scheduler.identities().is_none() {
         env.insert(
             "GOFER_API_TOKEN".to_owned(),
             EnvValue::Secret(ports.tokens.token(&run.token_nonce)),

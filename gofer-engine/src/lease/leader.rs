@@ -20,7 +20,8 @@ where
     let mut leading: Option<CancellationToken> = None;
     loop {
         let now = ports.clock.now();
-        let leads = match ports.journal.lead(&ports.config.server_id, now, ttl).await {
+        let leads = match ports.journal.acquire_leadership(&ports.config.server_id, now, ttl).await
+        {
             Ok(leads) => leads,
             Err(error) => {
                 tracing::warn!(

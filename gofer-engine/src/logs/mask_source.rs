@@ -60,7 +60,7 @@ impl MaskSource {
             }
         }
         masks.extend(run_masks.values(&self.run.key).await?);
-        Ok(Masker::new(&masks).with_tokens(ports.scheduler.capabilities().workload_identity))
+        Ok(Masker::new(&masks).with_tokens(ports.scheduler.identities().is_some()))
     }
 }
 

@@ -60,7 +60,7 @@ impl RunMasks {
         secrets.put(&location, value, PutOptions::default()).await?;
 
         self.note_added();
-        journal.tell(Hint::Masked(run.clone())).await?;
+        journal.publish_hint(Hint::Masked(run.clone())).await?;
         Ok(())
     }
 

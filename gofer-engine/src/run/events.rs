@@ -87,7 +87,7 @@ impl RunEvents {
         let ports = &self.dispatcher.ports;
         let mut backoff = Backoff::new(("hints", &ports.config.server_id));
         loop {
-            match ports.journal.hints().await {
+            match ports.journal.subscribe_hints().await {
                 Ok(mut hints) => {
                     self.dispatcher.reload(|_| true).await;
                     self.commits.publish();

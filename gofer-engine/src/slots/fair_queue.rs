@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use gofer_core::admission::FairOrder;
 use gofer_core::quota::QuotaKind;
 use gofer_core::{NamespaceId, PipelineId, RunKey};
 
@@ -71,9 +72,8 @@ pub(super) struct Queue<W> {
     next_ticket: Ticket,
     /// Those with places or waits.
     namespaces: HashMap<NamespaceId, Namespace<W>>,
-    /// The best of each namespace: places of the namespace and of the pipeline, the wait, the
-    /// namespace.
-    order: BTreeSet<(usize, usize, Ticket, NamespaceId)>,
+    /// The best of each namespace.
+    order: BTreeSet<(FairOrder<Ticket>, NamespaceId)>,
 }
 
 #[derive(Debug)]
@@ -158,15 +158,15 @@ impl<W> Queue<W> {
 
     /// Gives a free slot to whose turn it is.
     pub(super) fn admit(&mut self) -> Option<W> {
-        let (of_namespace, _, ticket, namespace) = self.order.first()?.clone();
+        let (turn, namespace) = self.order.first()?.clone();
         // If it may have none, nobody may: all others have as many or more.
-        if !self.has_place_for(of_namespace) {
+        if !self.has_place_for(turn.of_namespace) {
             return None;
         }
         let (_, _, pipeline) = self.namespaces.get(&namespace)?.ready.first()?.clone();
         self.change(&Owner { namespace, pipeline }, |pipeline| {
             pipeline.taken += 1;
-            pipeline.waiting.remove(&ticket)
+            pipeline.waiting.remove(&turn.waits_since)
         })
     }
 
@@ -263,13 +263,11 @@ impl<W> Namespace<W> {
     }
 
     /// Its place in the order, if it is below its bound.
-    fn key(
-        &self,
-        name: &NamespaceId,
-        bounds: &Bounds,
-    ) -> Option<(usize, usize, Ticket, NamespaceId)> {
-        let (taken, ticket, _) = self.ready.first().filter(|_| self.taken < bounds.limit(name))?;
-        Some((self.taken, *taken, *ticket, name.clone()))
+    fn key(&self, name: &NamespaceId, bounds: &Bounds) -> Option<(FairOrder<Ticket>, NamespaceId)> {
+        let first = self.ready.first().filter(|_| self.taken < bounds.limit(name));
+        let &(of_pipeline, waits_since, _) = first?;
+        let turn = FairOrder { of_namespace: self.taken, of_pipeline, waits_since };
+        Some((turn, name.clone()))
     }
 }
 

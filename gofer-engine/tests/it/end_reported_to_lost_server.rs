@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gofer_core::journal::{Committed, Journal};
+use gofer_core::journal::{Committed, Leases, Logs, Runs};
 use gofer_core::run::{LogState, RunState, RunStatus, TaskState};
 use gofer_core::scheduler::ExecutionState;
 use gofer_core::{Attempt, ExecutionId, Timestamp};

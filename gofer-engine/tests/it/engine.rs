@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use gofer_conformance::{
+    Faults, Faulty, MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore,
+};
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
-use gofer_core::journal::{Journal, RunSnapshot};
+use gofer_core::journal::{Journal, Logs, RunSnapshot, Runs};
 use gofer_core::object_store::{ObjectStore, PutOptions};
 use gofer_core::pipeline::{Condition, Overlap, PipelineSpec, TaskKind, TaskSpec};
 use gofer_core::run::{
     CancelRequest, Initiator, LogState, ReasonKind, Run, RunState, RunStatus, TaskState, TaskStatus,
 };
-use gofer_core::scheduler::{ExecutionState, LogCursor, Scheduler, SchedulerCapabilities};
+use gofer_core::scheduler::{ExecutionState, LogCursor, Scheduler};
 use gofer_core::secret_store::SecretStore;
-use gofer_core::testing::{
-    Faults, Faulty, MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore,
-};
 use gofer_core::{Attempt, ExecutionId, NamespaceId, ObjectKey, RunKey, Timestamp};
 use gofer_engine::{Backends, Engine, EngineConfig, EngineError, StartRun, layout};
 use secrecy::SecretString;
@@ -326,9 +326,7 @@ async fn a_token_that_the_scheduler_gave_never_shows_in_a_log() {
     const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJnb2ZlciJ9.c2ln-bmF0_dXJl";
     for (workload_identity, shown) in [(true, "***"), (false, TOKEN)] {
         let mut house = House::new();
-        let capabilities =
-            SchedulerCapabilities { workload_identity, ..house.scheduler.capabilities() };
-        house.scheduler = house.scheduler.with_capabilities(capabilities);
+        house.scheduler = house.scheduler.with_identities(workload_identity);
         house.register(pipeline(vec![steps("a", &[], &[&format!("print {TOKEN}!")])]));
 
         let engine = house.engine().await;

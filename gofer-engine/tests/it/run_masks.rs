@@ -122,7 +122,7 @@ async fn what_one_server_is_told_every_reader_on_another_masks() {
 
 #[tokio::test(start_paused = true)]
 async fn a_value_that_cannot_be_masked_is_not_shown() {
-    use gofer_core::testing::{Faults, Faulty};
+    use gofer_conformance::{Faults, Faulty};
 
     let house = House::new();
     let secrets: Arc<dyn SecretStore> = house.secrets.clone();

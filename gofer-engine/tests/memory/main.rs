@@ -8,13 +8,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
-use gofer_core::journal::Journal;
+use gofer_conformance::{MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore};
+use gofer_core::journal::Logs;
 use gofer_core::run::{Initiator, LogState};
 use gofer_core::scheduler::{
     ExecutionSpec, LogChunk, LogCursor, LogStream, Observation, Scheduler, SchedulerCapabilities,
     WatchEvent,
 };
-use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemoryScheduler, MemorySecretStore};
 use gofer_core::{Attempt, BackendError, ExecutionId, NamespaceId, Timestamp};
 use gofer_engine::{Backends, Engine, EngineConfig, StartRun};
 use peak_alloc::PeakAlloc;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
-use gofer_core::journal::{Hint, Journal};
-use gofer_core::testing::MemoryJournal;
+use gofer_conformance::MemoryJournal;
+use gofer_core::journal::{Hint, Hints as _};
 use tokio::sync::Notify;
 
 use crate::link::Link;
@@ -65,7 +65,7 @@ impl Hints {
 }
 
 fn subscribe(journal: &MemoryJournal) -> BoxStream<'static, Hint> {
-    journal.hints().now_or_never().expect("it never waits").expect("it can be heard")
+    journal.subscribe_hints().now_or_never().expect("it never waits").expect("it can be heard")
 }
 
 struct Hearing {

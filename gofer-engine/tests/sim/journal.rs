@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use gofer_conformance::MemoryJournal;
 use gofer_core::entity::{ObjectRecord, ObjectScope, SecretRecord, SecretScope};
 use gofer_core::event::NewEvent;
 use gofer_core::journal::{
-    ClaimLimit, Cluster, Commit, Committed, Expirable, FirstCommit, Hint, Inserted, Journal,
-    JournalError, Lease, NewRun, Retention, RunMask, RunSnapshot,
+    Catalog, ClaimLimit, Cluster, Commit, Committed, Expirable, Expiry, FirstCommit, Hint, Hints,
+    Inserted, JournalError, Lease, Leases, Logs, NewRun, Retention, RunMask, RunSnapshot, Runs,
 };
 use gofer_core::run::{CancelRequest, LogState, RunState, TaskRun};
-use gofer_core::testing::MemoryJournal;
 use gofer_core::{ExecutionId, ObjectKey, RunKey, SecretPath, TaskId, Timestamp};
 
-use crate::hints::Hints;
+use crate::hints;
 use crate::link::{Link, unavailable};
 use crate::model::Model;
 use crate::world::{Part, SECOND, lock};
@@ -26,7 +26,7 @@ pub(crate) struct SimJournal {
     pub(crate) link: Arc<Link>,
     pub(crate) stored: Arc<MemoryJournal>,
     pub(crate) model: Arc<Mutex<Model>>,
-    pub(crate) hints: Arc<Hints>,
+    pub(crate) hints: Arc<hints::Hints>,
 }
 
 impl SimJournal {
@@ -117,7 +117,7 @@ impl SimJournal {
 }
 
 #[async_trait]
-impl Journal for SimJournal {
+impl Runs for SimJournal {
     /// A call that was given up may take effect long after: its connection is gone, and the
     /// database still at it.
     async fn insert_run(&self, new: NewRun) -> Result<Inserted, JournalError> {
@@ -141,6 +141,34 @@ impl Journal for SimJournal {
         Err(unavailable("insert_run").into())
     }
 
+    async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
+        self.call(&format!("load {key}"), self.stored.load(key), |_, _| {}).await
+    }
+
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
+        let asked = commits.clone();
+        let look = |model: &mut Model, results: &Vec<Committed>| {
+            for (commit, result) in asked.iter().zip(results) {
+                self.trace_commit(commit, *result);
+                model.committed(&self.link.world, commit, *result);
+            }
+        };
+        self.call("commit", self.stored.commit(commits), look).await
+    }
+
+    async fn request_cancel(
+        &self,
+        key: &RunKey,
+        task: Option<&TaskId>,
+        request: CancelRequest,
+    ) -> Result<bool, JournalError> {
+        let what = format!("request_cancel {key} {task:?} force={}", request.force);
+        self.call(&what, self.stored.request_cancel(key, task, request), |_, _| {}).await
+    }
+}
+
+#[async_trait]
+impl Leases for SimJournal {
     async fn claim(
         &self,
         owner: &str,
@@ -172,8 +200,14 @@ impl Journal for SimJournal {
         self.call("release", self.stored.release(owner), |_, ()| {}).await
     }
 
-    async fn lead(&self, owner: &str, now: Timestamp, ttl: Duration) -> Result<bool, JournalError> {
-        self.call("lead", self.stored.lead(owner, now, ttl), |_, _| {}).await
+    async fn acquire_leadership(
+        &self,
+        owner: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<bool, JournalError> {
+        self.call("acquire_leadership", self.stored.acquire_leadership(owner, now, ttl), |_, _| {})
+            .await
     }
 
     async fn heartbeat(
@@ -188,40 +222,22 @@ impl Journal for SimJournal {
     async fn clock(&self) -> Result<Option<Timestamp>, JournalError> {
         self.call("clock", async { Ok(Some(Timestamp(self.link.now()))) }, |_, _| {}).await
     }
+}
 
-    async fn hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
-        self.call("hints", async { Ok(self.hints.hear(self.link.clone())) }, |_, _| {}).await
+#[async_trait]
+impl Hints for SimJournal {
+    async fn subscribe_hints(&self) -> Result<BoxStream<'static, Hint>, JournalError> {
+        self.call("subscribe_hints", async { Ok(self.hints.hear(self.link.clone())) }, |_, _| {})
+            .await
     }
 
-    async fn tell(&self, hint: Hint) -> Result<(), JournalError> {
-        self.call("tell", self.stored.tell(hint), |_, ()| {}).await
+    async fn publish_hint(&self, hint: Hint) -> Result<(), JournalError> {
+        self.call("publish_hint", self.stored.publish_hint(hint), |_, ()| {}).await
     }
+}
 
-    async fn load(&self, key: &RunKey) -> Result<RunSnapshot, JournalError> {
-        self.call(&format!("load {key}"), self.stored.load(key), |_, _| {}).await
-    }
-
-    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError> {
-        let asked = commits.clone();
-        let look = |model: &mut Model, results: &Vec<Committed>| {
-            for (commit, result) in asked.iter().zip(results) {
-                self.trace_commit(commit, *result);
-                model.committed(&self.link.world, commit, *result);
-            }
-        };
-        self.call("commit", self.stored.commit(commits), look).await
-    }
-
-    async fn request_cancel(
-        &self,
-        key: &RunKey,
-        task: Option<&TaskId>,
-        request: CancelRequest,
-    ) -> Result<bool, JournalError> {
-        let what = format!("request_cancel {key} {task:?} force={}", request.force);
-        self.call(&what, self.stored.request_cancel(key, task, request), |_, _| {}).await
-    }
-
+#[async_trait]
+impl Logs for SimJournal {
     async fn live_logs(
         &self,
         before: Timestamp,
@@ -246,6 +262,17 @@ impl Journal for SimJournal {
         self.call(&what, self.stored.set_log_state(id, from, to, event), |_, _| {}).await
     }
 
+    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
+        self.call("add_run_mask", self.stored.add_run_mask(mask), |_, ()| {}).await
+    }
+
+    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
+        self.call("run_masks", self.stored.run_masks(key), |_, _| {}).await
+    }
+}
+
+#[async_trait]
+impl Catalog for SimJournal {
     async fn object(
         &self,
         scope: &ObjectScope,
@@ -261,15 +288,10 @@ impl Journal for SimJournal {
     ) -> Result<Option<SecretRecord>, JournalError> {
         self.call("secret", self.stored.secret(scope, key), |_, _| {}).await
     }
+}
 
-    async fn add_run_mask(&self, mask: RunMask) -> Result<(), JournalError> {
-        self.call("add_run_mask", self.stored.add_run_mask(mask), |_, ()| {}).await
-    }
-
-    async fn run_masks(&self, key: &RunKey) -> Result<Vec<SecretPath>, JournalError> {
-        self.call("run_masks", self.stored.run_masks(key), |_, _| {}).await
-    }
-
+#[async_trait]
+impl Expiry for SimJournal {
     async fn expirable(
         &self,
         policy: &Retention,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gofer_core::journal::Journal;
+use gofer_core::journal::Runs;
 use gofer_core::pipeline::TaskSpec;
 use gofer_core::run::{AttemptRecord, ReasonKind, StopCause, TaskRun, TaskStatus};
 use gofer_core::scheduler::ExecutionState;

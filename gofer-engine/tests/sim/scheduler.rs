@@ -10,7 +10,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use gofer_core::pipeline::TaskSpec;
 use gofer_core::scheduler::{
     ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Observation, ReportedEnd,
-    Scheduler, SchedulerCapabilities, WatchEvent,
+    Scheduler, SchedulerCapabilities, WatchEvent, WorkloadIdentity,
 };
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::SecretString;
@@ -192,10 +192,8 @@ impl Scheduler for SimScheduler {
             images: true,
             host: true,
             resource_limits: false,
-            exec: false,
             deadlines: self.site.holds_deadlines(),
             merged_output: false,
-            workload_identity: false,
             isolates_namespaces: false,
         }
     }
@@ -278,7 +276,20 @@ impl Scheduler for SimScheduler {
         self.link.call(Part::Scheduler, &format!("remove {id}"), effect).await
     }
 
-    async fn report(
+    fn identities(&self) -> Option<&dyn WorkloadIdentity> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl WorkloadIdentity for SimScheduler {
+    async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
+        let unknown = || BackendError::new(ErrorKind::NotFound, "the token names no execution");
+        let id = reports::owner(token).ok_or_else(unknown)?;
+        self.link.call(Part::Scheduler, &format!("identify {id}"), async { Ok(id.clone()) }).await
+    }
+
+    async fn report_end(
         &self,
         token: &SecretString,
         end: ReportedEnd,
@@ -290,7 +301,11 @@ impl Scheduler for SimScheduler {
         Ok(id)
     }
 
-    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
+    async fn accept_forwarded_end(
+        &self,
+        id: &ExecutionId,
+        end: ReportedEnd,
+    ) -> Result<(), BackendError> {
         let effect = async { self.take_end(id, end) };
         self.link.call(Part::Scheduler, &format!("reported {id} {end:?}"), effect).await
     }

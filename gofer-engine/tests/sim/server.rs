@@ -4,9 +4,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use gofer_conformance::{MemoryJournal, MemoryObjectStore, MemorySecretStore};
 use gofer_core::Timestamp;
 use gofer_core::journal::Journal;
-use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemorySecretStore};
 use gofer_engine::{Backends, Engine, EngineConfig};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;

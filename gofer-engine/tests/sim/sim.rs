@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::sync::{Arc, Mutex, Once};
 
 use futures::{FutureExt, TryStreamExt};
+use gofer_conformance::{MemoryJournal, MemoryObjectStore, MemorySecretStore};
 use gofer_core::entity::{SecretRecord, SecretScope};
-use gofer_core::journal::Journal;
+use gofer_core::journal::Logs;
 use gofer_core::object_store::PutOptions;
 use gofer_core::scheduler::{LogCursor, LogStream};
 use gofer_core::secret_store::SecretStore;
-use gofer_core::testing::{MemoryJournal, MemoryObjectStore, MemorySecretStore};
 use gofer_core::{ExecutionId, PipelineId, SecretPath, Timestamp};
 use gofer_engine::EngineConfig;
 use secrecy::SecretString;

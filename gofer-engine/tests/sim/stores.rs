@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use gofer_conformance::{MemoryObjectStore, MemorySecretStore};
 use gofer_core::object_store::{
     Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
     PutOptions,
 };
 use gofer_core::secret_store::{SecretList, SecretStore};
-use gofer_core::testing::{MemoryObjectStore, MemorySecretStore};
 use gofer_core::{BackendError, ObjectKey, SecretPath};
 use secrecy::SecretString;
 

@@ -7,5 +7,5 @@ async fn local() -> Local {
 }
 
 mod scheduler {
-    gofer_core::scheduler_conformance!(super::local);
+    gofer_conformance::scheduler_conformance!(super::local);
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use gofer_core::conformance::scheduler::host_command;
-use gofer_core::conformance::{Harness, eventually};
+use gofer_conformance::scheduler::host_command;
+use gofer_conformance::{Harness, eventually};
 use gofer_core::scheduler::{ExecutionState, Scheduler};
 use gofer_scheduler_local::{LocalScheduler, LocalSchedulerConfig};
 

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use gofer_core::conformance::scheduler::host_command;
+use gofer_conformance::scheduler::host_command;
 use gofer_core::scheduler::{LogCursor, Scheduler};
 
 use crate::support::{Local, has_written, id, next_end, run, script};

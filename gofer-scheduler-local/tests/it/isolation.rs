@@ -6,9 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use futures::StreamExt;
-use gofer_core::conformance::{eventually, within};
+use gofer_conformance::{eventually, within};
 use gofer_core::exec::{ExecOutput, ExecRequest};
-use gofer_core::scheduler::{EnvValue, ExecutionState, FailureKind, Scheduler};
+use gofer_core::scheduler::{EnvValue, ExecSupport, ExecutionState, FailureKind, Scheduler};
 use gofer_scheduler_local::{LandlockMode, LocalScheduler, UsersConfig};
 
 use crate::support::{
@@ -22,7 +22,7 @@ async fn landlocked(test: &str) -> Option<Local> {
     config.landlock = LandlockMode::Require;
     match LocalScheduler::connect(config, launcher()).await {
         Err(error) if error.message.contains("Landlock ABI 6") => {
-            gofer_core::conformance::skip("landlock", test, "this kernel has no Landlock of ABI 6");
+            gofer_conformance::skip("landlock", test, "this kernel has no Landlock of ABI 6");
             None
         }
         _ => {
@@ -133,7 +133,7 @@ async fn a_task_under_landlock_signals_and_sees_only_its_own_processes() {
 async fn session(scheduler: &LocalScheduler, task: &str, command: &str) -> String {
     let command = ["/bin/sh", "-c", command].map(str::to_owned).to_vec();
     let request = ExecRequest { command, terminal: None };
-    let mut session = scheduler.exec(&id(task), request).await.expect("a session");
+    let mut session = scheduler.open_session(&id(task), request).await.expect("a session");
     let mut written = Vec::new();
     within("the session ends", async {
         while let Some(output) = session.output.next().await {
@@ -149,7 +149,7 @@ async fn session(scheduler: &LocalScheduler, task: &str, command: &str) -> Strin
 /// With a user per namespace; `None` where this test may not become others, and says so.
 async fn with_users(test: &str) -> Option<Local> {
     if !rustix::process::geteuid().is_root() {
-        gofer_core::conformance::skip("root", test, "only root becomes other users");
+        gofer_conformance::skip("root", test, "only root becomes other users");
         return None;
     }
     Some(Local::open_for_users().await)
@@ -160,7 +160,7 @@ mod conformance_of_users {
         if rustix::process::geteuid().is_root() {
             crate::support::Local::open_for_users().await
         } else {
-            gofer_core::conformance::skip(
+            gofer_conformance::skip(
                 "root",
                 "conformance with users",
                 "only root becomes other users",
@@ -170,7 +170,7 @@ mod conformance_of_users {
     }
 
     mod scheduler {
-        gofer_core::scheduler_conformance!(super::local);
+        gofer_conformance::scheduler_conformance!(super::local);
     }
 }
 
@@ -262,7 +262,7 @@ async fn a_user_that_cannot_be_is_named_with_what_to_do() {
 #[tokio::test]
 async fn a_supervisor_is_closed_to_others_of_its_user() {
     if !rustix::process::geteuid().is_root() {
-        return gofer_core::conformance::skip(
+        return gofer_conformance::skip(
             "root",
             "a_supervisor_is_closed",
             "only root becomes another user",

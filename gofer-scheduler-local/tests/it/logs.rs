@@ -1,7 +1,7 @@
 //! Logs, beyond what every scheduler does.
 
 use futures::StreamExt;
-use gofer_core::conformance::within;
+use gofer_conformance::within;
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState, LogCursor, LogStream, Scheduler};
 use gofer_scheduler_local::LocalScheduler;
 

@@ -58,7 +58,7 @@ async fn what_escapes_from_a_killed_supervisor_and_warden_is_killed_with_its_cgr
     let local = without_landlock(Cgroup::Auto).await;
     let scheduler = local.scheduler();
     if scheduler.check().await.expect("check").contains("no cgroup each") {
-        return gofer_core::conformance::skip(
+        return gofer_conformance::skip(
             "cgroup",
             "what_escapes_is_killed_with_its_cgroup",
             "none can be had here",
@@ -84,7 +84,7 @@ async fn the_warden_outlives_its_server_for_what_its_supervisors_leave() {
     local.scheduler().start(&id("escape"), &escape).await.expect("start");
     local.scheduler = None;
     std::fs::write(&go, "").expect("let it go");
-    gofer_core::conformance::eventually("it has escaped", async || {
+    gofer_conformance::eventually("it has escaped", async || {
         let text = std::fs::read_to_string(&pids).unwrap_or_default();
         if text.lines().count() == 3 { Ok(()) } else { Err(text) }
     })
@@ -143,7 +143,7 @@ async fn loose_process() {
         .await
         .expect("start");
     local.scheduler().stop(&id("runs"), Duration::from_secs(600)).await.expect("stop");
-    gofer_core::conformance::Harness::restart(&mut local).await;
+    gofer_conformance::Harness::restart(&mut local).await;
     ended(local.scheduler(), &id("runs")).await;
 
     let mut seen = 0;

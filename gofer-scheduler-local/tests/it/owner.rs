@@ -1,6 +1,6 @@
 //! Executions that end with their owner.
 
-use gofer_core::conformance::{Harness, eventually};
+use gofer_conformance::{Harness, eventually};
 use gofer_core::scheduler::{ExecutionKind, ExecutionState, Scheduler};
 use gofer_scheduler_local::Owner;
 

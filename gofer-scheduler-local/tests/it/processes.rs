@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use gofer_core::conformance::scheduler::host_command;
+use gofer_conformance::scheduler::host_command;
 use gofer_core::scheduler::{EnvValue, ExecutionKind, ExecutionState, FailureKind, Scheduler};
 
 use crate::support::{Local, ended, exited, has_written, id, output, run, script, warden_pid};
@@ -148,7 +148,7 @@ async fn a_service_is_started_again_and_stopped_while_it_waits() {
     let mut spec = script("echo life; exit 3", []);
     spec.kind = ExecutionKind::Service;
     scheduler.start(&id("service"), &spec).await.expect("start");
-    gofer_core::conformance::eventually("the service lives twice", async || {
+    gofer_conformance::eventually("the service lives twice", async || {
         let (out, err) = output(scheduler, &id("service"), false).await;
         let lives = out.lines().count();
         if lives >= 2 { Ok(err) } else { Err(format!("{out:?} {err:?}")) }

@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
-use gofer_core::conformance::Harness as _;
-use gofer_core::conformance::scheduler::host_command;
+use gofer_conformance::Harness as _;
+use gofer_conformance::scheduler::host_command;
 use gofer_core::scheduler::{ExecutionState, Scheduler};
 use gofer_core::{ErrorKind, ExecutionId};
 use gofer_scheduler_local::{Launcher, LocalScheduler};
@@ -59,7 +59,7 @@ async fn five_hundred_start_at_once_and_each_is_reported() {
         assert!(waiting.remove(&event.id), "`{}` ended twice", event.id);
     }
 
-    gofer_core::conformance::eventually("the live entries are gone", async || {
+    gofer_conformance::eventually("the live entries are gone", async || {
         let left = crate::support::live_files(&local.config);
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     })
@@ -97,7 +97,7 @@ async fn leak_process() {
             scheduler.remove(&id).await.expect("remove");
         }
 
-        gofer_core::conformance::eventually("no child is left but the warden", async || {
+        gofer_conformance::eventually("no child is left but the warden", async || {
             let children = (children_of(std::process::id().cast_signed()), children_of(warden));
             if children == (vec![warden], Vec::new()) {
                 Ok(())

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use gofer_conformance::eventually;
 use gofer_core::ExecutionId;
-use gofer_core::conformance::eventually;
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState, Scheduler};
 use rustix::process::Signal;
 

@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::{Stream, StreamExt};
-use gofer_core::conformance::scheduler::{
-    SchedulerHarness, ShellWorkloads, Workloads, host_command,
-};
-use gofer_core::conformance::{Harness, eventually, within};
+use gofer_conformance::scheduler::{SchedulerHarness, ShellWorkloads, Workloads, host_command};
+use gofer_conformance::{Harness, eventually, within};
 use gofer_core::scheduler::{
     ExecutionSpec, ExecutionState, LogChunk, LogCursor, LogStream, Scheduler, WatchEvent,
 };

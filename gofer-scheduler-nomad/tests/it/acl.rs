@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use gofer_conformance::eventually;
+use gofer_conformance::scheduler::Workloads;
 use gofer_core::BackendError;
-use gofer_core::conformance::eventually;
-use gofer_core::conformance::scheduler::Workloads;
-use gofer_core::scheduler::{EnvValue, ExecRequest, LogCursor, Scheduler};
+use gofer_core::scheduler::{EnvValue, ExecRequest, ExecSupport, LogCursor, Scheduler};
 use gofer_scheduler_nomad::{NomadConfig, NomadScheduler};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -227,7 +227,8 @@ async fn a_command_in_a_task_needs_rights_of_its_own_on_a_real_agent() {
 
     let error = eventually("nomad is asked for a command", async || {
         let request = ExecRequest { command: vec!["true".to_owned()], terminal: None };
-        let error = scheduler.exec(&id("task"), request).await.expect_err("a right is missing");
+        let error =
+            scheduler.open_session(&id("task"), request).await.expect_err("a right is missing");
         // It does not run yet.
         if error.kind == gofer_core::ErrorKind::Invalid {
             Err(error.to_string())

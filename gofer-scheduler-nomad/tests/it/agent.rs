@@ -1,6 +1,6 @@
 //! A real agent, as `testbed/test` announces it.
 
-use gofer_core::conformance;
+use gofer_conformance;
 use reqwest::Method;
 use serde_json::Value;
 

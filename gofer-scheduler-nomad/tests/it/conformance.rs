@@ -47,29 +47,29 @@ async fn supervised() -> Option<Supervised> {
 }
 
 mod with_a_supervisor_on_a_real_agent {
-    gofer_core::scheduler_conformance!(optional super::supervised);
+    gofer_conformance::scheduler_conformance!(optional super::supervised);
 }
 
 mod without_a_supervisor_on_the_fake {
-    gofer_core::scheduler_conformance!(super::fake_without_binary);
+    gofer_conformance::scheduler_conformance!(super::fake_without_binary);
 }
 
 mod without_a_supervisor_on_a_real_agent {
-    gofer_core::scheduler_conformance!(optional super::real_without_binary);
+    gofer_conformance::scheduler_conformance!(optional super::real_without_binary);
 }
 
 mod on_the_fake {
-    gofer_core::scheduler_conformance!(super::fake);
+    gofer_conformance::scheduler_conformance!(super::fake);
 }
 
 mod on_a_real_agent {
-    gofer_core::scheduler_conformance!(optional super::real);
+    gofer_conformance::scheduler_conformance!(optional super::real);
 }
 
 mod on_a_real_agent_with_exec {
-    gofer_core::scheduler_conformance!(optional super::exec);
+    gofer_conformance::scheduler_conformance!(optional super::exec);
 }
 
 mod on_a_real_agent_with_docker {
-    gofer_core::scheduler_conformance!(optional super::docker);
+    gofer_conformance::scheduler_conformance!(optional super::docker);
 }

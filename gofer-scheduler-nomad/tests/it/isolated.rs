@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gofer_core::conformance::Harness;
-use gofer_core::conformance::scheduler::{SchedulerHarness, ShellWorkloads, Workloads};
+use gofer_conformance::Harness;
+use gofer_conformance::scheduler::{SchedulerHarness, ShellWorkloads, Workloads};
 use gofer_core::scheduler::{ExecutionSpec, Scheduler};
 use gofer_scheduler_nomad::{HostDriver, ImageDriver};
 use tempfile::TempDir;

@@ -1,7 +1,7 @@
 //! For drivers that cannot keep the whole contract of schedulers: each case of the suite is held,
 //! or named with what is missing.
 
-use gofer_core::conformance::say_skipped;
+use gofer_conformance::say_skipped;
 
 /// Where the suite lists its cases.
 const SUITE: &str = include_str!("../../../gofer-core/src/conformance/scheduler/mod.rs");
@@ -18,8 +18,8 @@ macro_rules! held {
             #[tokio::test(flavor = "multi_thread")]
             async fn $case() {
                 let Some(mut harness) = $harness.await else { return };
-                let suite = gofer_core::conformance::scheduler::$module::$case(&mut harness);
-                gofer_core::conformance::run_case(stringify!($case), suite).await;
+                let suite = gofer_conformance::scheduler::$module::$case(&mut harness);
+                gofer_conformance::run_case(stringify!($case), suite).await;
             }
         )+)+
     };

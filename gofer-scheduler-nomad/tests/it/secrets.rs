@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use gofer_core::conformance::eventually;
-use gofer_core::conformance::scheduler::Workloads;
+use gofer_conformance::eventually;
+use gofer_conformance::scheduler::Workloads;
 use gofer_core::scheduler::{EnvValue, ExecutionSpec, ExecutionState, FailureKind, Scheduler};
 use serde_json::Value;
 
@@ -209,7 +209,7 @@ async fn the_variable_goes_with_an_execution_that_ended_while_no_server_was_ther
     setup.scheduler = None;
     setup.workloads.release("gate").await;
     setup.fake_agent().allocation("it ends", |alloc| alloc["ClientStatus"] == "complete").await;
-    gofer_core::conformance::Harness::restart(&mut setup).await;
+    gofer_conformance::Harness::restart(&mut setup).await;
     assert_eq!(setup.ended(&id("task")).await, exited(0));
     setup.scheduler().remove(&id("task")).await.expect("remove");
     no_variable_is_left(&setup).await;

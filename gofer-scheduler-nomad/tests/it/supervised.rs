@@ -11,10 +11,12 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use bytes::Bytes;
 use futures::stream;
+use gofer_conformance::scheduler::{SchedulerHarness, Workloads};
+use gofer_conformance::{Harness, eventually};
 use gofer_core::Timestamp;
-use gofer_core::conformance::scheduler::{SchedulerHarness, Workloads};
-use gofer_core::conformance::{Harness, eventually};
-use gofer_core::scheduler::{EnvValue, ExecutionState, ExecutionTimes, ReportedEnd, Scheduler};
+use gofer_core::scheduler::{
+    EnvValue, ExecutionState, ExecutionTimes, ReportedEnd, Scheduler, WorkloadIdentity,
+};
 use gofer_scheduler_nomad::NomadScheduler;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -56,7 +58,7 @@ impl Supervised {
         let agent = Agent::find(test)?;
         let Some(gofer) = binary() else {
             // A build of this crate alone makes no binary.
-            gofer_core::conformance::say_skipped(
+            gofer_conformance::say_skipped(
                 test,
                 "no `gofer` beside the tests: build gofer-cli, too",
             );
@@ -152,7 +154,7 @@ impl Ear {
         // No server is there between two.
         let Some(scheduler) = scheduler else { return "14" };
         let token: SecretString = token.trim_start_matches("Bearer ").into();
-        match scheduler.report(&token, decode(message)).await {
+        match scheduler.report_end(&token, decode(message)).await {
             Ok(_) => {
                 self.ended
                     .lock()

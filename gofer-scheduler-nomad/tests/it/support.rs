@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use gofer_core::conformance::scheduler::{
-    SchedulerHarness, ShellWorkloads, Workloads, host_command,
-};
-use gofer_core::conformance::{Harness, eventually, within};
+use gofer_conformance::scheduler::{SchedulerHarness, ShellWorkloads, Workloads, host_command};
+use gofer_conformance::{Harness, eventually, within};
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState, LogCursor, LogStream, Scheduler};
 use gofer_core::{ExecutionId, Timestamp};
 use gofer_scheduler_nomad::{HostDriver, NomadConfig, NomadScheduler};

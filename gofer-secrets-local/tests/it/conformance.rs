@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gofer_core::conformance::Harness;
+use gofer_conformance::Harness;
 use gofer_core::secret_store::SecretStore;
 use gofer_db::{DatabaseUrl, Db, DbConfig};
 use gofer_secrets_local::{LocalSecretStore, LocalSecretsConfig};
@@ -56,9 +56,9 @@ async fn on_postgres() -> Option<Local> {
 }
 
 mod sqlite {
-    gofer_core::secret_store_conformance!(super::on_sqlite);
+    gofer_conformance::secret_store_conformance!(super::on_sqlite);
 }
 
 mod postgres {
-    gofer_core::secret_store_conformance!(optional super::on_postgres);
+    gofer_conformance::secret_store_conformance!(optional super::on_postgres);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gofer_core::conformance::skip;
+use gofer_conformance::skip;
 use tokio_postgres::{Client, NoTls};
 
 /// Dropped when this is.

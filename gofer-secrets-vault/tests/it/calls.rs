@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use gofer_conformance::within;
 use gofer_core::ErrorKind;
-use gofer_core::conformance::within;
 use gofer_core::secret_store::SecretStore;
 use gofer_secrets_vault::{VaultConfig, VaultSecretStore};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gofer_core::conformance::Harness;
+use gofer_conformance::Harness;
 use gofer_core::secret_store::SecretStore;
 use gofer_secrets_vault::{VaultConfig, VaultSecretStore};
 
@@ -46,9 +46,9 @@ async fn on_real() -> Option<Opened<Real>> {
 }
 
 mod fake {
-    gofer_core::secret_store_conformance!(super::on_fake);
+    gofer_conformance::secret_store_conformance!(super::on_fake);
 }
 
 mod real {
-    gofer_core::secret_store_conformance!(optional super::on_real);
+    gofer_conformance::secret_store_conformance!(optional super::on_real);
 }

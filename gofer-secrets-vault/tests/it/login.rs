@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use gofer_conformance::eventually;
 use gofer_core::ErrorKind;
-use gofer_core::conformance::eventually;
 use gofer_core::secret_store::SecretStore;
 use gofer_secrets_vault::{AuthConfig, AuthMethod, VaultConfig, VaultSecretStore};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gofer_core::conformance::Harness;
+use gofer_conformance::Harness;
 use gofer_core::object_store::ObjectStore;
 use gofer_store_local::LocalObjectStore;
 use tempfile::TempDir;
@@ -31,4 +31,4 @@ async fn local() -> Local {
     Local { store: open(dir.path()).await, dir }
 }
 
-gofer_core::object_store_conformance!(super::conformance::local);
+gofer_conformance::object_store_conformance!(super::conformance::local);

@@ -2,8 +2,8 @@
 
 use std::process::Stdio;
 
+use gofer_conformance::say_skipped;
 use gofer_core::ErrorKind;
-use gofer_core::conformance::say_skipped;
 use gofer_core::object_store::ObjectStore;
 
 use crate::support::{child_command, collect, key, open, put};

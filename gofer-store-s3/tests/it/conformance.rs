@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gofer_core::conformance::Harness;
+use gofer_conformance::Harness;
 use gofer_core::object_store::ObjectStore;
 use gofer_store_s3::{S3Config, S3ObjectStore};
 
@@ -48,9 +48,9 @@ async fn tree() -> OnFake {
 }
 
 mod in_key_order {
-    gofer_core::object_store_conformance!(super::flat);
+    gofer_conformance::object_store_conformance!(super::flat);
 }
 
 mod in_tree_order {
-    gofer_core::object_store_conformance!(super::tree);
+    gofer_conformance::object_store_conformance!(super::tree);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use gofer_core::conformance::eventually;
+use gofer_conformance::eventually;
 use gofer_core::object_store::ObjectStore;
 use gofer_store_s3::S3Config;
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use gofer_conformance::{Harness, skip};
 use gofer_core::ErrorKind;
-use gofer_core::conformance::{Harness, skip};
 use gofer_core::object_store::{ListPage, ObjectStore};
 use gofer_store_s3::{S3Config, S3ObjectStore};
 
@@ -59,7 +59,7 @@ impl Harness<dyn ObjectStore> for Real {
 }
 
 mod suite {
-    gofer_core::object_store_conformance!(optional super::real);
+    gofer_conformance::object_store_conformance!(optional super::real);
 }
 
 #[tokio::test]

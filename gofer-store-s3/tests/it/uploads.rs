@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use gofer_core::conformance::within;
+use gofer_conformance::within;
 use gofer_core::object_store::{ByteStream, ObjectStore};
 use gofer_core::{BackendError, ErrorKind};
 use tokio::sync::oneshot;

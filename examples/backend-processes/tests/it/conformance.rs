@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backend_processes::{ProcessScheduler, ProcessesConfig};
-use gofer_core::conformance::Harness;
-use gofer_core::conformance::scheduler::{SchedulerHarness, ShellWorkloads, Workloads};
+use gofer_conformance::Harness;
+use gofer_conformance::scheduler::{SchedulerHarness, ShellWorkloads, Workloads};
 use gofer_core::scheduler::Scheduler;
 use tempfile::TempDir;
 
@@ -49,7 +49,7 @@ impl SchedulerHarness for Processes {
 }
 
 mod scheduler {
-    gofer_core::scheduler_conformance!(super::processes);
+    gofer_conformance::scheduler_conformance!(super::processes);
 }
 // ANCHOR_END: harness
 

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use gofer_core::conformance::scheduler::{SchedulerHarness as _, host_command};
-use gofer_core::conformance::{Harness as _, eventually};
+use gofer_conformance::scheduler::{SchedulerHarness as _, host_command};
+use gofer_conformance::{Harness as _, eventually};
 use gofer_core::scheduler::{EnvValue, ExecutionState, FailureKind};
 use gofer_core::{ErrorKind, ExecutionId};
 use rustix::process::{Pid, Signal, kill_process};

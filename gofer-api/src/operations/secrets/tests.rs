@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::future::join_all;
+use gofer_conformance::{Faults, Faulty, MemorySecretStore};
 use gofer_core::NamespaceId;
-use gofer_core::journal::{Expirable, Journal as _, Retention};
+use gofer_core::journal::{Expirable, Expiry, Retention};
 use gofer_core::object_store::ListPage;
-use gofer_core::testing::{Faults, Faulty, MemorySecretStore};
 use gofer_db::{DatabaseUrl, DbConfig};
 use gofer_engine::layout;
 use secrecy::ExposeSecret as _;

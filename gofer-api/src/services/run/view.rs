@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gofer_core::journal::{Journal, RunSnapshot};
+use gofer_core::journal::{RunSnapshot, Runs};
 use gofer_core::run::{AttemptRecord, Run, TaskRun};
 use gofer_core::{RunKey, TaskId};
 use gofer_db::Db;
@@ -18,7 +18,7 @@ pub(in crate::services) const NAMED_TASKS: usize = 100;
 
 /// The run with everything the engine knows of it.
 pub(in crate::services) async fn snapshot(db: &Db, key: &RunKey) -> Result<RunSnapshot, ApiError> {
-    Ok(Journal::load(db, key).await.map_err(EngineError::from)?)
+    Ok(Runs::load(db, key).await.map_err(EngineError::from)?)
 }
 
 /// Which attempts of a task run to show.

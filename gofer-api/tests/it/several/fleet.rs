@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use gofer_conformance::{MemoryObjectStore, MemoryScheduler, MemorySecretStore};
 use gofer_core::object_store::{
     Access, ByteStream, ListPage, ObjectBody, ObjectList, ObjectMeta, ObjectStore, Presigned,
     PutOptions,
@@ -16,10 +17,9 @@ use gofer_core::object_store::{
 use gofer_core::pipeline::{CustomTask, PipelineSpec, TaskKind, TaskSpec};
 use gofer_core::run::{Initiator, Run, RunStatus};
 use gofer_core::scheduler::{
-    ExecRequest, ExecSession, ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd,
-    Scheduler, SchedulerCapabilities, WatchEvent,
+    ExecutionSpec, LogChunk, LogCursor, Observation, ReportedEnd, Scheduler, SchedulerCapabilities,
+    WatchEvent, WorkloadIdentity,
 };
-use gofer_core::testing::{MemoryObjectStore, MemoryScheduler, MemorySecretStore};
 use gofer_core::{
     BackendError, ExecutionId, NamespaceId, ObjectKey, PipelineId, RunKey, TaskId, Timestamp,
 };
@@ -51,9 +51,7 @@ impl Fleet {
     pub(crate) async fn create(test: &str, lease_ttl: Duration) -> Option<Self> {
         let database = TestDatabase::create(test).await?;
         let (scheduler, objects) = (MemoryScheduler::new(), Arc::new(CountedStore::default()));
-        let capabilities =
-            SchedulerCapabilities { workload_identity: true, ..scheduler.capabilities() };
-        let scheduler = scheduler.with_capabilities(capabilities);
+        let scheduler = scheduler.with_identities(true);
         let backends = Backends {
             scheduler: Arc::new(Outliving {
                 scheduler: scheduler.clone(),
@@ -329,21 +327,24 @@ impl Scheduler for Outliving {
         self.scheduler.logs(id, from, follow).await
     }
 
-    async fn exec(
-        &self,
-        id: &ExecutionId,
-        request: ExecRequest,
-    ) -> Result<ExecSession, BackendError> {
-        self.scheduler.exec(id, request).await
-    }
-
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
         self.scheduler.remove(id).await
     }
 
+    fn identities(&self) -> Option<&dyn WorkloadIdentity> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl WorkloadIdentity for Outliving {
+    async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
+        self.scheduler.identify(token).await
+    }
+
     /// As on Nomad: only the server that was told knows of it, and tells only its own watchers. In
     /// these tests that is one that does not drive the run, so that nobody hears.
-    async fn report(
+    async fn report_end(
         &self,
         token: &SecretString,
         _: ReportedEnd,
@@ -351,8 +352,12 @@ impl Scheduler for Outliving {
         self.scheduler.identify(token).await
     }
 
-    async fn reported(&self, id: &ExecutionId, end: ReportedEnd) -> Result<(), BackendError> {
-        self.scheduler.reported(id, end).await
+    async fn accept_forwarded_end(
+        &self,
+        id: &ExecutionId,
+        end: ReportedEnd,
+    ) -> Result<(), BackendError> {
+        self.scheduler.accept_forwarded_end(id, end).await
     }
 }
 

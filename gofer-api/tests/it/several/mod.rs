@@ -5,10 +5,10 @@ mod fleet;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use gofer_conformance::MemoryScheduler;
 use gofer_core::Timestamp;
 use gofer_core::run::{CancelRequest, RunStatus};
 use gofer_core::scheduler::{ExecutionTimes, LogCursor, ReportedEnd};
-use gofer_core::testing::MemoryScheduler;
 
 use crate::harness::{SOON, eventually};
 use fleet::{Fleet, LONG, SHORT, chain, execution};

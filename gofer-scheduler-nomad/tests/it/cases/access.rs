@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use futures::StreamExt;
+use gofer_conformance::scheduler::Workloads;
+use gofer_conformance::{eventually, within};
 use gofer_core::ErrorKind;
-use gofer_core::conformance::scheduler::Workloads;
-use gofer_core::conformance::{eventually, within};
 use gofer_core::scheduler::Scheduler;
 use gofer_scheduler_nomad::NomadConfig;
 use reqwest::Method;

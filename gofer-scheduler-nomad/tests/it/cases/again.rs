@@ -1,6 +1,6 @@
 //! What Nomad starts a second time in the same allocation.
 
-use gofer_core::conformance::scheduler::Workloads;
+use gofer_conformance::scheduler::Workloads;
 use gofer_core::scheduler::{ExecutionSpec, ExecutionState, Scheduler};
 
 use super::Watcher;
@@ -17,7 +17,7 @@ fn times(mark: &std::path::Path) -> usize {
 }
 
 async fn begun(mark: &std::path::Path, wanted: usize) {
-    gofer_core::conformance::eventually("the program begins", async || {
+    gofer_conformance::eventually("the program begins", async || {
         let times = times(mark);
         if times >= wanted { Ok(()) } else { Err(format!("{times} times")) }
     })

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use gofer_core::ErrorKind;
 use gofer_core::scheduler::{
-    EnvValue, ExecOutput, ExecRequest, ExecSession, ExecutionSpec, ExecutionState, FailureKind,
-    Scheduler,
+    EnvValue, ExecOutput, ExecRequest, ExecSession, ExecSupport, ExecutionSpec, ExecutionState,
+    FailureKind, Scheduler,
 };
 use gofer_scheduler_nomad::{HostDriver, NomadConfig};
 use sha2::{Digest as _, Sha256};
@@ -37,7 +37,7 @@ async fn lives(setup: &Setup, spec: impl Fn(&str) -> ExecutionSpec) {
     ] {
         setup.start(&id(name), &spec(text)).await;
         setup.running(&id(name)).await;
-        gofer_core::conformance::eventually("it has written", async || {
+        gofer_conformance::eventually("it has written", async || {
             let output = setup.stdout(&id(name), false).await;
             if output == b"ready\n" { Ok(()) } else { Err(format!("{output:?}")) }
         })
@@ -58,9 +58,12 @@ async fn shell_in(setup: &Setup, spec: &ExecutionSpec) {
     let open = async |script: &str| {
         let command: Vec<String> = ["sh", "-c", script].map(str::to_owned).to_vec();
         // With many containers at once docker loses one now and then.
-        gofer_core::conformance::eventually("a command begins", async || {
+        gofer_conformance::eventually("a command begins", async || {
             match scheduler
-                .exec(&id("shell"), ExecRequest { command: command.clone(), terminal: None })
+                .open_session(
+                    &id("shell"),
+                    ExecRequest { command: command.clone(), terminal: None },
+                )
                 .await
             {
                 Ok(session) => Ok(session),
@@ -90,7 +93,7 @@ async fn shell_in(setup: &Setup, spec: &ExecutionSpec) {
     }
 
     let is_gone = async |pid: &str| {
-        gofer_core::conformance::eventually("nothing is left", async || {
+        gofer_conformance::eventually("nothing is left", async || {
             let (state, _) =
                 run(&format!("cat /proc/{}/stat 2>/dev/null || echo gone", pid.trim())).await;
             if state == "gone\n" || state.contains(") Z ") { Ok(()) } else { Err(state) }

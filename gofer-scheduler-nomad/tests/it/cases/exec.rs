@@ -1,9 +1,9 @@
 //! Commands in running tasks that Nomad does not let in at once.
 
 use futures::StreamExt;
+use gofer_conformance::scheduler::Workloads;
 use gofer_core::ErrorKind;
-use gofer_core::conformance::scheduler::Workloads;
-use gofer_core::scheduler::{ExecOutput, ExecRequest, ExecSession, Scheduler};
+use gofer_core::scheduler::{ExecOutput, ExecRequest, ExecSession, ExecSupport};
 
 use crate::support::{Setup, id};
 
@@ -20,14 +20,15 @@ async fn a_node_that_is_behind_is_waited_for() {
     setup.fake_agent().faults(|faults| faults.not_started = 2);
 
     let ExecSession { input, output } =
-        setup.scheduler().exec(&id("task"), echo()).await.expect("exec");
+        setup.scheduler().open_session(&id("task"), echo()).await.expect("exec");
     let said: Vec<ExecOutput> = output.map(|piece| piece.expect("a piece")).collect().await;
     assert_eq!(said, [ExecOutput::Stdout("in\n".into()), ExecOutput::Exited(0)]);
     assert_eq!(setup.fake_agent().faults(|faults| faults.not_started), 0);
     drop(input);
     setup.fake_agent().faults(|faults| faults.not_started = usize::MAX);
 
-    let error = setup.scheduler().exec(&id("task"), echo()).await.expect_err("it never starts");
+    let error =
+        setup.scheduler().open_session(&id("task"), echo()).await.expect_err("it never starts");
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
     assert!(error.to_string().contains("not started"), "{error}");
     setup.workloads.release("gate").await;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use gofer_core::conformance::eventually;
-use gofer_core::conformance::scheduler::host_command;
-use gofer_core::scheduler::{EnvValue, ExecutionSpec, ExecutionState, Scheduler};
+use gofer_conformance::eventually;
+use gofer_conformance::scheduler::host_command;
+use gofer_core::scheduler::{EnvValue, ExecutionSpec, ExecutionState, Scheduler, WorkloadIdentity};
 use gofer_core::{ErrorKind, ExecutionId};
 use gofer_scheduler_nomad::{HostDriver, NomadConfig};
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ async fn refused(setup: &Setup, token: &str, reason: &str) {
 }
 
 async fn a_task_is_known_by_its_token(setup: Setup, spec: ExecutionSpec) {
-    assert!(setup.scheduler().capabilities().workload_identity);
+    assert!(setup.scheduler().identities().is_some());
     let (task, token) = token_of(&setup, "task", &spec).await;
     assert_eq!(setup.scheduler().identify(&token.as_str().into()).await.expect("identify"), task);
     setup.scheduler().stop(&task, SHORT).await.expect("stop");
@@ -217,6 +217,6 @@ async fn a_task_without_secrets_needs_no_variable() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_identities_no_token_is_believed() {
     let setup = Setup::fake().await;
-    assert!(!setup.scheduler().capabilities().workload_identity);
+    assert!(!setup.scheduler().identities().is_some());
     refused(&setup, "a.b.c", "`scheduler.nomad.identity` is off").await;
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use gofer_core::conformance::scheduler::Workloads;
-use gofer_core::conformance::within;
+use gofer_conformance::scheduler::Workloads;
+use gofer_conformance::within;
 use gofer_core::scheduler::{ExecutionSpec, LogCursor, LogStream, Scheduler};
 
 use crate::agent::Agent;

@@ -18,7 +18,7 @@ mod stream;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use gofer_core::conformance::within;
+use gofer_conformance::within;
 use gofer_core::scheduler::{ExecutionState, Scheduler, WatchEvent};
 use gofer_core::{BackendError, ExecutionId};
 use gofer_scheduler_nomad::NomadScheduler;

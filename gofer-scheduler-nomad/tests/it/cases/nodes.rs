@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use gofer_core::conformance::eventually;
-use gofer_core::conformance::scheduler::Workloads;
+use gofer_conformance::eventually;
+use gofer_conformance::scheduler::Workloads;
 use gofer_core::scheduler::{ExecutionState, Scheduler};
 
 use super::Watcher;

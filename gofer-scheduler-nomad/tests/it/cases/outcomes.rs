@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use gofer_conformance::scheduler::Workloads;
 use gofer_core::ErrorKind;
-use gofer_core::conformance::scheduler::Workloads;
 use gofer_core::scheduler::{
     EnvValue, ExecutionSpec, ExecutionState, FailureKind, LogCursor, Scheduler,
 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use gofer_core::conformance::scheduler::Workloads;
+use gofer_conformance::scheduler::Workloads;
 use gofer_core::scheduler::{LogCursor, Scheduler};
 use gofer_core::{BackendError, ErrorKind};
 

@@ -3,9 +3,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use gofer_core::conformance::eventually;
+use gofer_conformance::eventually;
 use gofer_core::scheduler::{
     ExecutionState, ExecutionTimes, FailureKind, LogCursor, ReportedEnd, Scheduler,
+    WorkloadIdentity,
 };
 use gofer_core::{ErrorKind, ExecutionId};
 use tempfile::TempDir;
@@ -66,7 +67,7 @@ async fn an_end_counts_from_its_report_on(setup: Setup) {
         if text.matches('.').count() == 2 { Ok(text) } else { Err(text) }
     })
     .await;
-    let report = async |end| setup.scheduler().report(&token.as_str().into(), end).await;
+    let report = async |end| setup.scheduler().report_end(&token.as_str().into(), end).await;
 
     report(OK).await.expect("report");
     assert_eq!(setup.state(&task).await, exited(0));
@@ -111,7 +112,7 @@ async fn what_the_allocation_contradicts_is_refused() {
     let (task, token) = running_with_token(&setup, "stopped").await;
     setup.scheduler().stop(&task, SHORT).await.expect("stop");
     let refused = async |token: &str, why: &str| {
-        let error = setup.scheduler().report(&token.into(), OK).await.expect_err(why);
+        let error = setup.scheduler().report_end(&token.into(), OK).await.expect_err(why);
         assert_eq!(error.kind, ErrorKind::Invalid, "{why}: {}", error.message);
     };
 
@@ -135,12 +136,12 @@ async fn an_end_that_another_server_passes_on_counts_alike() {
     let (setup, _dir) = fake().await;
     let (task, _) = running_with_token(&setup, "task").await;
     let mut watcher = Watcher::of(setup.scheduler()).await;
-    setup.scheduler().reported(&task, OK).await.expect("reported");
+    setup.scheduler().accept_forwarded_end(&task, OK).await.expect("reported");
     assert_eq!((setup.state(&task).await, watcher.end_of(&task).await), (exited(0), exited(0)));
-    setup.scheduler().reported(&task, OK).await.expect("the same again");
+    setup.scheduler().accept_forwarded_end(&task, OK).await.expect("the same again");
 
     let refused = async |id: &ExecutionId, end| {
-        setup.scheduler().reported(id, end).await.expect_err("refused").kind
+        setup.scheduler().accept_forwarded_end(id, end).await.expect_err("refused").kind
     };
 
     assert_eq!(
@@ -159,7 +160,7 @@ async fn only_a_supervised_task_may_tell_its_end() {
     let setup = Setup::on_fake(FakeNomad::start().await, |config| config.identity = true).await;
     let (task, token) = running_with_token(&setup, "task").await;
     let error =
-        setup.scheduler().report(&token.as_str().into(), OK).await.expect_err("no supervisor");
+        setup.scheduler().report_end(&token.as_str().into(), OK).await.expect_err("no supervisor");
     assert_eq!(error.kind, ErrorKind::Invalid);
     assert_eq!(setup.state(&task).await, ExecutionState::Running);
 }
@@ -170,14 +171,14 @@ async fn a_restart_forgets_a_report_and_nomads_word_comes() {
     let (task, token) = running_with_token(&setup, "task").await;
     setup
         .scheduler()
-        .report(
+        .report_end(
             &token.as_str().into(),
             ReportedEnd { code: 7, signal: None, times: ExecutionTimes::UNKNOWN },
         )
         .await
         .expect("report");
     assert_eq!(setup.state(&task).await, exited(7));
-    gofer_core::conformance::Harness::restart(&mut setup).await;
+    gofer_conformance::Harness::restart(&mut setup).await;
     assert_eq!(setup.state(&task).await, ExecutionState::Running);
 }
 

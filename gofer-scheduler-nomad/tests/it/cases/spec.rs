@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use gofer_core::conformance::scheduler::{Workloads, host_command};
+use gofer_conformance::scheduler::{Workloads, host_command};
 use gofer_core::scheduler::{ExecutionState, FailureKind};
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use gofer_scheduler_nomad::{NomadConfig, NomadScheduler};

@@ -1,7 +1,7 @@
 //! The event stream, which drops, repeats and goes back.
 
+use gofer_conformance::scheduler::Workloads;
 use gofer_core::ExecutionId;
-use gofer_core::conformance::scheduler::Workloads;
 use gofer_core::scheduler::{ExecutionState, Scheduler};
 
 use super::Watcher;

@@ -6,9 +6,9 @@ mod agents;
 use std::time::Duration;
 
 use futures::StreamExt;
+use gofer_conformance::scheduler::Workloads;
+use gofer_conformance::{eventually, within};
 use gofer_core::ExecutionId;
-use gofer_core::conformance::scheduler::Workloads;
-use gofer_core::conformance::{eventually, within};
 use gofer_core::scheduler::{EnvValue, ExecutionState, LogCursor, Scheduler, WatchEvent};
 
 use crate::agent::Agent;

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gofer_core::conformance::eventually;
+use gofer_conformance::eventually;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;

@@ -2,8 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gofer_conformance::eventually;
 use gofer_core::ErrorKind;
-use gofer_core::conformance::eventually;
 use gofer_core::secret_store::SecretStore;
 use gofer_secrets_vault::{AuthConfig, AuthMethod, VaultConfig, VaultSecretStore};
 use rcgen::{KeyPair, PKCS_ED25519, SigningKey};

@@ -11,7 +11,7 @@ use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gofer_core::conformance::skip;
+use gofer_conformance::skip;
 use gofer_secrets_vault::{AuthConfig, AuthMethod, VaultConfig};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};

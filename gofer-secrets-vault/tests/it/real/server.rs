@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use gofer_core::conformance::{eventually, skip};
+use gofer_conformance::{eventually, skip};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

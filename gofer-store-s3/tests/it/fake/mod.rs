@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use gofer_core::conformance::eventually;
+use gofer_conformance::eventually;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 

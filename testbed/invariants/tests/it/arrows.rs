@@ -8,6 +8,8 @@ use gofer_testbed::{Package, members};
 /// below.
 const ARROWS: &[(&str, &[&str])] = &[
     ("gofer-core", &[]),
+    // What tests are written with; no server links it.
+    ("gofer-conformance", &["gofer-core"]),
     ("gofer-proto", &[]),
     ("gofer-db", &["gofer-core"]),
     ("gofer-engine", &["gofer-core"]),
@@ -18,7 +20,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gofer-cli", &["gofer-core", "gofer-proto", "gofer-api"]),
     // The database and the engine without a server around them: their own speed cannot be seen
     // through the binary.
-    ("gofer-bench", &["gofer-core", "gofer-proto", "gofer-db", "gofer-engine"]),
+    (
+        "gofer-bench",
+        &["gofer-core", "gofer-conformance", "gofer-proto", "gofer-db", "gofer-engine"],
+    ),
     ("gofer-testbed", &[]),
     // The guide's example: a backend as somebody else writes it.
     ("backend-processes", &["gofer-core"]),

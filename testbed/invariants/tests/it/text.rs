@@ -111,6 +111,6 @@ fn no_test_sleeps() {
         }
     }
 
-    let why = "wait for an event, or use `gofer_core::conformance::eventually`";
+    let why = "wait for an event, or use `gofer_conformance::eventually`";
     assert!(found.is_empty(), "{why}:\n{}", found.join("\n"));
 }

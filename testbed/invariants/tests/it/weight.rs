@@ -32,19 +32,25 @@ const HEAVY: [&str; 12] = [
 #[test]
 fn core_does_no_input_or_output() {
     assert_without("gofer-core", &["--all-features"], &HEAVY, "it only speaks of things");
-    let tree = tree("gofer-core", &["--all-features"]);
+    assert_without("gofer-core", &["--all-features"], &["tokio"], "it waits for nothing");
+}
+
+#[test]
+fn suites_and_memory_backends_do_no_input_or_output() {
+    assert_without("gofer-conformance", &["--all-features"], &HEAVY, "it keeps things in memory");
+    let tree = tree("gofer-conformance", &["--all-features"]);
     let tokio = tree.get("tokio").cloned().unwrap_or_default();
     for feature in ["net", "fs", "process", "signal", "io-std", "full"] {
         assert!(
             !tokio.iter().any(|found| found == feature),
-            "gofer-core has tokio's feature `{feature}`"
+            "gofer-conformance has tokio's feature `{feature}`"
         );
     }
 }
 
 #[test]
-fn core_has_no_runtime_unless_it_is_tested_with() {
-    assert_without("gofer-core", &[], &["tokio"], "only its feature `testing` may");
+fn no_server_has_what_tests_are_written_with() {
+    assert_without("gofer-cli", &["--all-features"], &["gofer-conformance"], "only tests link it");
 }
 
 #[test]
