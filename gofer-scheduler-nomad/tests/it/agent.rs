@@ -1,6 +1,5 @@
 //! A real agent, as `testbed/test` announces it.
 
-use gofer_conformance;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -41,7 +40,7 @@ impl Agent {
 
         if !healthy {
             // `GOFER_TEST_REQUIRE=nomad` does not ask for every driver there is.
-            conformance::skip(
+            gofer_conformance::skip(
                 driver,
                 test,
                 &format!("no node of the agent has a working driver {driver}"),
@@ -150,12 +149,12 @@ pub(crate) fn user_image(test: &str) -> Option<String> {
 fn named(driver: &str, test: &str, variable: &str) -> Option<String> {
     let image = std::env::var(variable).ok().filter(|name| !name.is_empty());
     if image.is_none() {
-        conformance::skip(driver, test, &format!("{variable} names no image with a shell"));
+        gofer_conformance::skip(driver, test, &format!("{variable} names no image with a shell"));
     }
     image
 }
 
 /// Says why a test of a real agent does nothing; an error when `GOFER_TEST_REQUIRE` names nomad.
 pub(crate) fn skip(test: &str, why: &str) {
-    conformance::skip("nomad", test, why);
+    gofer_conformance::skip("nomad", test, why);
 }

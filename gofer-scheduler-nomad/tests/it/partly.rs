@@ -4,7 +4,7 @@
 use gofer_conformance::say_skipped;
 
 /// Where the suite lists its cases.
-const SUITE: &str = include_str!("../../../gofer-core/src/conformance/scheduler/mod.rs");
+const SUITE: &str = include_str!("../../../gofer-conformance/src/scheduler/mod.rs");
 
 /// The first process of a namespace.
 pub(crate) const FIRST: &str = "no signal of its own ends process 1";
