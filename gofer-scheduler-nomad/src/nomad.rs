@@ -13,10 +13,16 @@ use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use secrecy::SecretString;
 use tokio::task::AbortHandle;
 
-use crate::client::Client;
+use crate::calls::Shared;
+use crate::calls::kill;
 use crate::config::NomadConfig;
-use crate::shared::Shared;
-use crate::{exec, identity, logs, preflight, reports, stop, watch};
+use crate::exec;
+use crate::http::client::Client;
+use crate::identity;
+use crate::identity::reports;
+use crate::logs;
+use crate::preflight;
+use crate::stream::watch;
 
 /// Runs executions as jobs of a Nomad cluster. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -118,7 +124,7 @@ impl Scheduler for NomadScheduler {
         if !inspected.job.stop {
             self.shared().stop_job(&place).await?;
         }
-        stop::kill_after(self.shared(), place, grace);
+        kill::kill_after(self.shared(), place, grace);
         Ok(())
     }
 

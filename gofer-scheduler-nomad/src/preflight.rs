@@ -13,12 +13,14 @@ use gofer_core::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::answers::Node;
-use crate::client::{Client, Query, encoded};
+use crate::calls::{Place, Shared};
 use crate::config::NomadConfig;
-use crate::error::Failure;
-use crate::shared::{Place, Shared};
-use crate::{ids, jobspec, template};
+use crate::http::client::{Client, Query, encoded};
+use crate::http::error::Failure;
+use crate::http::types::Node;
+use crate::job::names;
+use crate::job::spec;
+use crate::job::template;
 
 /// The longest job template; Nomad parses it in memory.
 const MAX_TEMPLATE_BYTES: usize = 1024 * 1024;
@@ -124,7 +126,7 @@ fn sample(
         timeout: None,
         separate_output: false,
     };
-    Ok(jobspec::prepare(config, template, &ids::job_id(&config.job_prefix, &id), &id, &spec).job)
+    Ok(spec::prepare(config, template, &names::job_id(&config.job_prefix, &id), &id, &spec).job)
 }
 
 fn sample_id(namespace: &str) -> Result<ExecutionId, BackendError> {
@@ -306,7 +308,7 @@ async fn rights(shared: &Shared, namespace: &str) -> Result<(), BackendError> {
         .map_err(failed("a job cannot be planned"))?;
 
     let place = Place { namespace: namespace.to_owned(), job_id };
-    let path = &crate::secrets::paths(&place.job_id)[0];
+    let path = &crate::job::secrets::paths(&place.job_id)[0];
     let body = json!({"Namespace": namespace, "Path": path, "Items": {"check": "1"}});
     let written = shared.client.put::<Value>(&format!("/v1/var/{path}"), &query, &body).await;
     written.map_err(failed("a variable cannot be written"))?;

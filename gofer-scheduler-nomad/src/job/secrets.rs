@@ -14,7 +14,7 @@ use std::fmt;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use crate::jobspec::{GROUP, MAIN};
+use crate::job::names::{GROUP, MAIN};
 
 /// Nomad takes 65,536 bytes of keys and values in a variable; the rest is room for the keys.
 const VARIABLE_BYTES: usize = 65_000;

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::answers::Alloc;
-use crate::client::Query;
-use crate::error::Failure;
-use crate::jobspec::MAIN;
-use crate::shared::{Place, Shared};
+use crate::calls::{Place, Shared};
+use crate::http::client::Query;
+use crate::http::error::Failure;
+use crate::http::types::Alloc;
+use crate::job::names::MAIN;
 use crate::state;
 
 /// The first pause between two looks at what is being stopped; each further one is longer.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use gofer_core::Timestamp;
 use gofer_core::scheduler::{ExecutionState, ExecutionTimes};
 
-use crate::answers::{Alloc, TaskEvent, TaskState};
-use crate::guard;
-use crate::jobspec::MAIN;
+use crate::http::types::{Alloc, TaskEvent, TaskState};
+use crate::job::guard;
+use crate::job::names::MAIN;
 use crate::state::Marks;
 
 const STARTED: &str = "Started";

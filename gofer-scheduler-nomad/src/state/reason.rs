@@ -1,7 +1,7 @@
 //! Why an execution waits, in words for the person who waits for it.
 
-use crate::answers::{Alloc, Evaluation, Job, Metric, Task};
-use crate::jobspec::MAIN;
+use crate::http::types::{Alloc, Evaluation, Job, Metric, Task};
+use crate::job::names::MAIN;
 
 /// What the scheduler said last of why the job is not placed; empty when it has said nothing yet.
 pub(crate) fn of_placement(job: &Job, evaluations: &[Evaluation]) -> String {

@@ -1,6 +1,9 @@
 //! Which execution a token names that Nomad signed: its signature, its purpose, and whose
 //! allocation it was made for.
 
+pub(crate) mod jwt;
+pub(crate) mod reports;
+
 use std::time::Duration;
 
 use gofer_core::scheduler::ExecutionState;
@@ -12,27 +15,14 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::client::{Client, Query};
-use crate::jobspec::MAIN;
-use crate::jwt;
-use crate::shared::{Inspected, Place, Shared};
+use crate::calls::{Inspected, Place, Shared};
+use crate::http::client::{Client, Query};
+use crate::job::names::{MAIN, audience};
 
-/// The identity's name in Nomad.
-pub(crate) const NAME: &str = "gofer";
-/// Where the task finds its token.
-pub(crate) const VARIABLE: &str = "NOMAD_TOKEN_gofer";
-/// How long a token is worth something. Nomad renews the one in `secrets/nomad_gofer.jwt`; no
-/// process's environment can be renewed, so it is longer than nearly every task runs.
-pub(crate) const LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// How far the servers' clocks and this one may differ, in seconds.
 const LEEWAY_S: u64 = 30;
 /// How often the keys are asked for at most, whatever tokens come.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
-
-/// For whom the tokens of this Gofer's tasks are made: no other Gofer of the cluster takes them.
-pub(crate) fn audience(job_prefix: &str) -> String {
-    format!("gofer:{job_prefix}")
-}
 
 /// What Nomad says of a task in its token.
 #[derive(Debug, Deserialize)]

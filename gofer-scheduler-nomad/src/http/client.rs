@@ -16,9 +16,9 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::config::NomadConfig;
-use crate::error::Failure;
-use crate::tls;
-use crate::token::TokenSource;
+use crate::http::error::Failure;
+use crate::http::tls;
+use crate::http::token::TokenSource;
 
 /// How long an agent has to take a connection before the next one is asked.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

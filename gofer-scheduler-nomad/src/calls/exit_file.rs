@@ -8,9 +8,9 @@ use gofer_core::{BackendError, Timestamp};
 use reqwest::Method;
 use serde::Deserialize;
 
-use crate::answers::Alloc;
-use crate::client::Query;
-use crate::shared::{Place, Shared};
+use crate::calls::{Place, Shared};
+use crate::http::client::Query;
+use crate::http::types::Alloc;
 
 const PATH: &str = "alloc/gofer-exit.json";
 /// Longer ones are nobody's of ours.

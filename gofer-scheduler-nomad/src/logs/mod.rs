@@ -5,6 +5,9 @@
 //! are listed and read by position, and one list a second at most tells whether they have grown.
 //! Nothing is held open, and an agent that restarts does not matter.
 
+pub(crate) mod podman;
+pub(crate) mod tail;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,16 +18,15 @@ use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use reqwest::Method;
 use tokio::sync::mpsc;
 
-use crate::answers::{FileInfo, Node};
-use crate::client::{Query, encoded};
+use crate::calls::{Inspected, Place, Shared};
 use crate::config::ImageDriver;
-use crate::error::Failure;
-use crate::history::History;
-use crate::jobspec::MAIN;
-use crate::podman;
-use crate::shared::{Inspected, Place, Shared};
+use crate::http::client::{Query, encoded};
+use crate::http::error::Failure;
+use crate::http::types::{FileInfo, Node};
+use crate::job::names::MAIN;
+use crate::logs::tail::{Piece, Tail, own_files};
 use crate::state;
-use crate::tail::{Piece, Tail, own_files};
+use crate::state::history::History;
 
 /// Pieces that wait for a slow reader.
 const QUEUE: usize = 4;

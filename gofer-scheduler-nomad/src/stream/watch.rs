@@ -18,12 +18,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::answers::{Alloc, Event, EventBatch, Job};
-use crate::client::{Query, jittered};
-use crate::error::Failure;
-use crate::secrets;
-use crate::shared::{Change, Connection, Inspected, Place, Shared};
-use crate::table::{Act, Table};
+use crate::calls::{Change, Connection, Inspected, Place, Shared};
+use crate::http::client::{Query, jittered};
+use crate::http::error::Failure;
+use crate::http::types::{Alloc, Event, EventBatch, Job};
+use crate::job::secrets;
+use crate::stream::tracker::{Act, Table};
 
 /// Nomad sends an empty object every 30 seconds; after two of them are missing, the stream counts
 /// as dead.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::jobspec::{GROUP, MAIN};
+use crate::job::names::{GROUP, MAIN};
 
 /// Task metadata that marks the task which becomes the execution.
 const SLOT: &str = "gofer.slot";

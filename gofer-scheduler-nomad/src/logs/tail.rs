@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use gofer_core::scheduler::{LogChunk, LogStream};
 
-use crate::answers::FileInfo;
-use crate::jobspec::MAIN;
+use crate::http::types::FileInfo;
+use crate::job::names::MAIN;
 
 /// The largest piece handed out.
 pub(crate) const MAX_CHUNK: usize = 64 * 1024;

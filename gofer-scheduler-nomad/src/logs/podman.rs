@@ -10,7 +10,7 @@
 use bytes::Bytes;
 use gofer_core::scheduler::{LogChunk, LogCursor, LogStream};
 
-use crate::tail::MAX_CHUNK;
+use crate::logs::tail::MAX_CHUNK;
 
 /// Longest line that is waited for: podman cuts them far shorter.
 const MAX_LINE: usize = 1024 * 1024;

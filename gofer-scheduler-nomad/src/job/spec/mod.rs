@@ -6,34 +6,13 @@ use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
 use crate::config::{HostDriver, ImageDriver, NomadConfig};
-use crate::container;
-use crate::guard;
-use crate::identity;
-use crate::secrets::{self, Packed, Shell};
-
-/// The one group of every job.
-pub(crate) const GROUP: &str = "g";
-/// The task of it that is the execution.
-pub(crate) const MAIN: &str = "main";
-/// Job metadata: which execution it is, and all that is needed to know it again.
-pub(crate) const META_EXECUTION: &str = "gofer_execution";
-/// Job metadata: which Gofer it belongs to.
-pub(crate) const META_INSTANCE: &str = "gofer_instance";
-/// Job metadata: `task` or `service`.
-pub(crate) const META_KIND: &str = "gofer_kind";
-/// Job metadata: why the execution was refused; such a job runs nothing.
-pub(crate) const META_REFUSED: &str = "gofer_refused";
-/// Job metadata, set when the job is stopped for it: the execution was given up as lost.
-pub(crate) const META_LOST: &str = "gofer_lost";
-/// Job metadata: how many variables there are to delete at the end.
-pub(crate) const META_SECRETS: &str = "gofer_secrets";
-/// Job metadata: a supervisor runs the task, and may report its end.
-pub(crate) const META_SUPERVISED: &str = "gofer_supervised";
-/// Job metadata: a shell or a supervisor sees to it that the task's program is started once.
-pub(crate) const META_GUARDED: &str = "gofer_guarded";
-/// Job metadata: the task runs in a container, whose exit code is all that is told of a death by
-/// signal.
-pub(crate) const META_CONTAINER: &str = "gofer_container";
+use crate::job::container;
+use crate::job::guard;
+use crate::job::names::{
+    self, GROUP, MAIN, META_CONTAINER, META_DOLLAR, META_EXECUTION, META_GUARDED, META_INSTANCE,
+    META_KIND, META_PERCENT, META_REFUSED, META_SECRETS, META_SUPERVISED,
+};
+use crate::job::secrets::{self, Packed, Shell};
 
 /// How long the supervisor lets the task run, in milliseconds. It takes the variable out of the
 /// task's environment.
@@ -42,10 +21,6 @@ const SUPERVISE_TIMEOUT: &str = "GOFER_SUPERVISE_TIMEOUT_MS";
 /// The password of the image registry on its way through the task's environment into the driver's
 /// configuration.
 const REGISTRY_PASSWORD: &str = "GOFER_REGISTRY_PASSWORD";
-/// Metadata that holds the characters which Nomad would take for the beginning of an interpolation.
-const META_DOLLAR: &str = "gofer_dollar";
-const META_PERCENT: &str = "gofer_percent";
-
 const SECOND: i64 = 1_000_000_000;
 /// How long Nomad itself waits for a node that is out of reach before it places a replacement:
 /// longer than any patience of Gofer's, which acts after `node_lost_after`.
@@ -269,7 +244,7 @@ fn main_task(
 
     if config.identity {
         set_identity(config, &mut task)?;
-        env.insert("GOFER_API_TOKEN".into(), json!(format!("${{{}}}", identity::VARIABLE)));
+        env.insert("GOFER_API_TOKEN".into(), json!(format!("${{{}}}", names::IDENTITY_VARIABLE)));
     }
 
     if let Some(timeout) = spec.timeout.filter(|_| supervisor(config, spec).is_some()) {
@@ -302,18 +277,18 @@ fn supervisor<'a>(config: &'a NomadConfig, spec: &ExecutionSpec) -> Option<&'a s
 /// Adds Gofer's identity to those that the template gives the task.
 fn set_identity(config: &NomadConfig, task: &mut Map<String, Value>) -> Result<(), String> {
     let mut identities = array(task.get("Identities"));
-    if identities.iter().any(|one| one["Name"] == identity::NAME) {
+    if identities.iter().any(|one| one["Name"] == names::IDENTITY) {
         return Err(format!(
             "the job template gives the task an identity `{}`: name it otherwise",
-            identity::NAME
+            names::IDENTITY
         ));
     }
 
     // Without a user to give the file to, Nomad writes it for everybody on the node to read.
     let has_user = task.get("User").and_then(Value::as_str).is_some_and(|user| !user.is_empty());
     identities.push(json!({
-        "Name": identity::NAME, "Audience": [identity::audience(&config.job_prefix)], "Env": true, "File": has_user,
-        "TTL": nanos(identity::LIFE), "ChangeMode": "noop",
+        "Name": names::IDENTITY, "Audience": [names::audience(&config.job_prefix)], "Env": true, "File": has_user,
+        "TTL": nanos(names::IDENTITY_LIFETIME), "ChangeMode": "noop",
     }));
 
     task.insert("Identities".into(), Value::Array(identities));

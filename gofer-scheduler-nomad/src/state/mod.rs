@@ -1,16 +1,18 @@
 //! From what Nomad knows of a job to the state of an execution. Pure: no clock, no calls.
 
+pub(crate) mod history;
+pub(crate) mod reason;
+
 use std::time::Duration;
 
 use gofer_core::scheduler::{ExecutionKind, ExecutionState, ExecutionTimes, FailureKind};
 
-use crate::answers::{Alloc, Evaluation, Job, TaskEvent};
-use crate::guard;
-use crate::history::History;
-use crate::jobspec::{
+use crate::http::types::{Alloc, Evaluation, Job, TaskEvent};
+use crate::job::guard;
+use crate::job::names::{
     META_CONTAINER, META_GUARDED, META_KIND, META_LOST, META_REFUSED, META_SUPERVISED,
 };
-use crate::reason;
+use crate::state::history::History;
 
 /// The signal that ends what has used up its grace; Nomad's own word for it in events.
 const SIGNALING: &str = "Signaling";

@@ -8,6 +8,8 @@
 //! watches it, and, where a driver leaves both alone, by a second command. It answers for the end,
 //! too: without a terminal, Nomad waits for the end of the input before it tells of a command's.
 
+pub(crate) mod websocket;
+
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -23,10 +25,10 @@ use gofer_core::scheduler::ExecutionState;
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use tokio::sync::{Notify, broadcast, mpsc};
 
-use crate::secrets;
-use crate::shared::{Change, Place, Shared};
+use crate::calls::{Change, Place, Shared};
+use crate::exec::websocket::{Receiver, Said, Sender};
+use crate::job::secrets;
 use crate::state::Marks;
-use crate::websocket::{self, Receiver, Said, Sender};
 
 /// How long a command may take to begin.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);

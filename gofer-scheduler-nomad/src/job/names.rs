@@ -1,7 +1,44 @@
-//! From the name of an execution to the id of its job.
+//! What Gofer calls things in a job: the job itself, its one group and task, and its metadata.
+
+use std::time::Duration;
 
 use gofer_core::ExecutionId;
 use sha2::{Digest, Sha256};
+
+/// The one group of every job.
+pub(crate) const GROUP: &str = "g";
+/// The task of it that is the execution.
+pub(crate) const MAIN: &str = "main";
+/// Job metadata: which execution it is, and all that is needed to know it again.
+pub(crate) const META_EXECUTION: &str = "gofer_execution";
+/// Job metadata: which Gofer it belongs to.
+pub(crate) const META_INSTANCE: &str = "gofer_instance";
+/// Job metadata: `task` or `service`.
+pub(crate) const META_KIND: &str = "gofer_kind";
+/// Job metadata: why the execution was refused; such a job runs nothing.
+pub(crate) const META_REFUSED: &str = "gofer_refused";
+/// Job metadata, set when the job is stopped for it: the execution was given up as lost.
+pub(crate) const META_LOST: &str = "gofer_lost";
+/// Job metadata: how many variables there are to delete at the end.
+pub(crate) const META_SECRETS: &str = "gofer_secrets";
+/// Job metadata: a supervisor runs the task, and may report its end.
+pub(crate) const META_SUPERVISED: &str = "gofer_supervised";
+/// Job metadata: a shell or a supervisor sees to it that the task's program is started once.
+pub(crate) const META_GUARDED: &str = "gofer_guarded";
+/// Job metadata: the task runs in a container, whose exit code is all that is told of a death by
+/// signal.
+pub(crate) const META_CONTAINER: &str = "gofer_container";
+/// Metadata that holds the characters which Nomad would take for the beginning of an interpolation.
+pub(crate) const META_DOLLAR: &str = "gofer_dollar";
+pub(crate) const META_PERCENT: &str = "gofer_percent";
+
+/// The identity's name in Nomad.
+pub(crate) const IDENTITY: &str = "gofer";
+/// Where the task finds its token.
+pub(crate) const IDENTITY_VARIABLE: &str = "NOMAD_TOKEN_gofer";
+/// How long a token is worth something. Nomad renews the one in `secrets/nomad_gofer.jwt`; no
+/// process's environment can be renewed, so it is longer than nearly every task runs.
+pub(crate) const IDENTITY_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
 
 /// Longest id of a job. Nomad sets no limit, but names of containers, cgroups and files are built
 /// from it.
@@ -36,6 +73,11 @@ fn hash(id: &ExecutionId) -> String {
     // An attempt ends with a digit after `a`; the hash begins with `x`, so that no hash can be
     // taken for one.
     format!("x{text}")
+}
+
+/// For whom the tokens of this Gofer's tasks are made: no other Gofer of the cluster takes them.
+pub(crate) fn audience(job_prefix: &str) -> String {
+    format!("gofer:{job_prefix}")
 }
 
 #[cfg(test)]

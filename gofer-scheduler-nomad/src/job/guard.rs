@@ -6,7 +6,7 @@
 //! setting of Nomad's prevents it. So the shell leaves a file in the allocation's directory, which
 //! survives both, and a shell that finds the file there ends in place of the program, and says so.
 
-use crate::secrets::{self, Packed};
+use crate::job::secrets::{self, Packed};
 
 /// What a shell ends with that finds its program begun. The file that it leaves tells it from a
 /// program's own exit code.

@@ -17,10 +17,10 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::client::Query;
-use crate::error::Failure;
-use crate::jobspec::MAIN;
-use crate::shared::{Place, Shared};
+use crate::calls::{Place, Shared};
+use crate::http::client::Query;
+use crate::http::error::Failure;
+use crate::job::names::MAIN;
 
 /// Nomad's own client sends a message this often, so that nothing on the way takes the connection
 /// for dead.

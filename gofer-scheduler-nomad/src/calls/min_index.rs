@@ -6,8 +6,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::answers::{Alloc, Job};
-use crate::shared::Place;
+use crate::calls::Place;
+use crate::http::types::{Alloc, Job};
 
 /// The jobs, each with what was heard last.
 #[derive(Debug, Default)]

@@ -11,9 +11,9 @@ use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 
-use crate::answers::Alloc;
+use crate::calls::{Inspected, Place, Shared};
+use crate::http::types::Alloc;
 use crate::identity;
-use crate::shared::{Inspected, Place, Shared};
 use crate::state::{self, Fence, Marks, View};
 
 /// Reports that are held; each is forgotten when its execution is removed.

@@ -11,8 +11,8 @@
 use gofer_core::scheduler::{ExecutionKind, ExecutionSpec};
 
 use crate::config::{ImageDriver, NomadConfig};
-use crate::guard;
-use crate::secrets::Packed;
+use crate::job::guard;
+use crate::job::secrets::Packed;
 
 /// Shells by the name of their file.
 const SHELLS: [&str; 4] = ["sh", "ash", "bash", "dash"];

@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use gofer_core::ExecutionId;
 use gofer_core::scheduler::{ExecutionKind, ExecutionState, Observation};
 
-use crate::answers::{Alloc, Evaluation, Job};
-use crate::history::History;
-use crate::jobspec::META_REFUSED;
-use crate::shared::{Inspected, secret_count};
+use crate::calls::{Inspected, secret_count};
+use crate::http::types::{Alloc, Evaluation, Job};
+use crate::job::names::META_REFUSED;
+use crate::state::history::History;
 use crate::state::{self, Marks};
 
 /// What to do about something that was heard.
@@ -213,7 +213,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answers::TaskEvent;
+    use crate::http::types::TaskEvent;
     use serde_json::json;
 
     fn id() -> ExecutionId {

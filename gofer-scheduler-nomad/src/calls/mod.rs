@@ -1,5 +1,9 @@
 //! What every part of the scheduler works with: the calls about one execution.
 
+pub(crate) mod exit_file;
+pub(crate) mod kill;
+pub(crate) mod min_index;
+
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -13,19 +17,19 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, broadcast, watch};
 
-use crate::answers::{Alloc, Evaluation, Job, VariableMeta};
-use crate::client::{Client, Query, encoded};
+use crate::calls::exit_file::Left;
+use crate::calls::min_index::Heard;
 use crate::config::NomadConfig;
-use crate::error::Failure;
-use crate::exit_file::{self, Left};
-use crate::guard;
-use crate::heard::Heard;
-use crate::history::History;
+use crate::http::client::{Client, Query, encoded};
+use crate::http::error::Failure;
+use crate::http::types::{Alloc, Evaluation, Job, VariableMeta};
 use crate::identity::Keys;
-use crate::ids;
-use crate::jobspec::{self, META_EXECUTION, META_INSTANCE, META_LOST, META_SECRETS};
-use crate::reports::Reports;
-use crate::secrets::{self, Packed};
+use crate::identity::reports::Reports;
+use crate::job::guard;
+use crate::job::names::{self, META_EXECUTION, META_INSTANCE, META_LOST, META_SECRETS};
+use crate::job::secrets::{self, Packed};
+use crate::job::spec;
+use crate::state::history::History;
 use crate::state::{self, Fence, Marks, View};
 
 /// Changes that a slow watcher may be behind before its stream ends.
@@ -153,7 +157,7 @@ impl Shared {
     pub(crate) fn place(&self, id: &ExecutionId) -> Place {
         Place {
             namespace: self.config.namespace_of(&id.run.namespace).to_owned(),
-            job_id: ids::job_id(&self.config.job_prefix, id),
+            job_id: names::job_id(&self.config.job_prefix, id),
         }
     }
 
@@ -175,13 +179,8 @@ impl Shared {
         let doing = format!("`{id}` could not be started");
         let template =
             self.templates.get(id.run.namespace.as_str()).or_else(|| self.templates.get(""));
-        let prepared = jobspec::prepare(
-            &self.config,
-            template.unwrap_or(&Value::Null),
-            &place.job_id,
-            id,
-            spec,
-        );
+        let prepared =
+            spec::prepare(&self.config, template.unwrap_or(&Value::Null), &place.job_id, id, spec);
 
         // Nomad before 2.0.1 can take two concurrent registrations of one id for a job and its
         // update.
@@ -211,7 +210,7 @@ impl Shared {
             if let Some(packed) = &prepared.secrets {
                 self.delete_variables(&place, packed.variables.len()).await;
             }
-            let refused = jobspec::refused(&self.config, &place.job_id, id, &reason);
+            let refused = spec::refused(&self.config, &place.job_id, id, &reason);
             return match self.register(&refused).await {
                 Err(failure) if !failure.is_conflict() => Err(failure.backend(doing)),
                 _ => Ok(()),
