@@ -8,7 +8,8 @@ use gofer_core::{BackendError, Timestamp};
 use reqwest::Method;
 use serde::Deserialize;
 
-use crate::calls::{Place, Shared};
+use crate::calls::job_calls::JobCalls;
+use crate::calls::key::JobKey;
 use crate::http::client::Query;
 use crate::http::types::Alloc;
 
@@ -53,20 +54,20 @@ impl ExitFile {
 
 /// Reads what was left in an allocation.
 pub(crate) async fn read(
-    shared: &Shared,
-    place: &Place,
+    calls: &JobCalls,
+    key: &JobKey,
     own: &Alloc,
 ) -> Result<Left, BackendError> {
-    let query = Query::namespace(&place.namespace)
+    let query = Query::namespace(&key.namespace)
         .with("path", PATH)
         .with("offset", "0")
         .with("limit", LIMIT_BYTES);
     let path = format!("/v1/client/fs/readat/{}", own.id);
-    match shared.client.bytes(Method::GET, &path, &query, None).await {
+    match calls.client.bytes(Method::GET, &path, &query, None).await {
         Ok(answer) => Ok(said(&answer.value)),
         Err(failure) if failure.is_out_of_reach() => Ok(Left::OutOfReach),
         Err(failure) if failure.is_transient() => {
-            Err(failure.backend(format!("the end of `{}` cannot be read", place.job_id)))
+            Err(failure.backend(format!("the end of `{}` cannot be read", key.job_id)))
         }
         // There is none, or nothing of the allocation is left.
         Err(_) => Ok(Left::Ended(ExecutionTimes::UNKNOWN)),

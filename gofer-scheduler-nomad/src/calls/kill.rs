@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::calls::{Place, Shared};
+use crate::calls::job_calls::JobCalls;
+use crate::calls::key::JobKey;
 use crate::http::client::Query;
 use crate::http::error::Failure;
 use crate::http::types::Alloc;
@@ -21,37 +22,37 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause.
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// How long after Nomad's own grace a job that is still there is left to Nomad.
-const PATIENCE: Duration = Duration::from_secs(60);
+const KILL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Kills what is left of a stopped job after the grace, in the background.
-pub(crate) fn kill_after(shared: &Arc<Shared>, place: Place, grace: Duration) {
-    if grace >= shared.config.max_grace {
+pub(crate) fn kill_after(calls: &Arc<JobCalls>, key: JobKey, grace: Duration) {
+    if grace >= calls.config.max_grace {
         return;
     }
-    let shared = shared.clone();
+    let calls = calls.clone();
     tokio::spawn(async move {
         tokio::time::sleep(grace).await;
-        let limit = shared.config.max_grace + PATIENCE;
+        let limit = calls.config.max_grace + KILL_TIMEOUT;
         // What is left after that is up to Nomad.
-        let _ = tokio::time::timeout(limit, kill(&shared, &place)).await;
+        let _ = tokio::time::timeout(limit, kill(&calls, &key)).await;
     });
 }
 
-async fn kill(shared: &Shared, place: &Place) {
+async fn kill(calls: &JobCalls, key: &JobKey) {
     let mut pause = FIRST_PAUSE;
     loop {
-        match shared.allocs(place).await {
+        match calls.allocs(key).await {
             Ok(allocs) if !allocs.is_empty() && allocs.iter().all(state::is_terminal) => return,
             Ok(allocs) => {
                 // Before Nomad wants it stopped, a service would only be started again.
                 for alloc in allocs.iter().filter(|alloc| {
                     alloc.client_status == "running" && alloc.desired_status == "stop"
                 }) {
-                    if let Err(failure) = send_kill(shared, place, alloc).await
+                    if let Err(failure) = send_kill(calls, key, alloc).await
                         && failure.is_denied()
                     {
                         let error =
-                            failure.backend(format!("the job `{}` cannot be killed", place.job_id));
+                            failure.backend(format!("the job `{}` cannot be killed", key.job_id));
                         tracing::warn!(error = %error.chain(), "a stop takes the grace that the \
                                                                 job was registered with");
                         return;
@@ -68,8 +69,8 @@ async fn kill(shared: &Shared, place: &Place) {
     }
 }
 
-async fn send_kill(shared: &Shared, place: &Place, alloc: &Alloc) -> Result<(), Failure> {
+async fn send_kill(calls: &JobCalls, key: &JobKey, alloc: &Alloc) -> Result<(), Failure> {
     let path = format!("/v1/client/allocation/{}/signal", alloc.id);
     let body = json!({"Task": MAIN, "Signal": "SIGKILL"});
-    shared.client.put::<Value>(&path, &Query::namespace(&place.namespace), &body).await.map(|_| ())
+    calls.client.put::<Value>(&path, &Query::namespace(&key.namespace), &body).await.map(|_| ())
 }

@@ -7,10 +7,19 @@
 //! cannot, because the connection or the task ended first, the same is done by a process that
 //! watches it, and, where a driver leaves both alone, by a second command. It answers for the end,
 //! too: without a terminal, Nomad waits for the end of the input before it tells of a command's.
+//!
+//! ```text
+//! open ──> script (waits for its first word) <──websocket──> the node ──> /bin/sh ──> the command
+//!            │                                                              └── a watcher that sweeps
+//!  Session::serve ┬─ deliver: output up to the last word (`end_mark`), then the exit code
+//!                 ├─ feed: input, and signs of life
+//!                 └─ ends with the execution (`changes`), or with its reader; then sweeps
+//! ```
 
-pub(crate) mod websocket;
+mod end_mark;
+mod script;
+mod websocket;
 
-use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +34,12 @@ use gofer_core::scheduler::ExecutionState;
 use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use tokio::sync::{Notify, broadcast, mpsc};
 
-use crate::calls::{Change, Place, Shared};
+use crate::calls::{JobCalls, JobKey};
+use crate::exec::end_mark::EndMark;
+use crate::exec::script::{SWEEP, script};
 use crate::exec::websocket::{Receiver, Said, Sender};
-use crate::job::secrets;
-use crate::state::Marks;
+use crate::state::marks::Marks;
+use crate::stream::Change;
 
 /// How long a command may take to begin.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -47,25 +58,18 @@ const MAX_SHOWN: usize = 600;
 /// says to stdout.
 const MAX_EARLY_BYTES: usize = 1024 * 1024;
 
-/// Kills whatever carries the mark, until nothing does. What looks carries none itself, and what is
-/// dead has no environment. One GNU `grep` reads a whole machine's; that of a small image stops at
-/// the first NUL, but there is not much to read there.
-const SWEEP: &str = r#"marked() { case $(grep --version 2>&1) in *GNU*) grep -ls "GOFER_EXEC_SESSION=$id" /proc/[0-9]*/environ;; *) for p in /proc/[0-9]*/environ; do tr '\0' '\n' 2>/dev/null < $p | grep -q "GOFER_EXEC_SESSION=$id" && echo $p; done 2>/dev/null;; esac; }
-left=20; while [ $left -gt 0 ]; do left=$((left - 1)); found=$(marked); [ -n "$found" ] || left=0
-for p in $found; do p=${p#/proc/}; kill -9 ${p%/environ} 2>/dev/null; done; done"#;
-
 /// Runs a command in an execution.
 pub(crate) async fn open(
-    shared: &Arc<Shared>,
+    calls: &Arc<JobCalls>,
+    changes: broadcast::Receiver<Change>,
     id: &ExecutionId,
     request: &ExecRequest,
 ) -> Result<ExecSession, BackendError> {
     request.validate()?;
-    let changes = shared.changes.subscribe();
     let invalid = |message: String| BackendError::new(ErrorKind::Invalid, message);
     let not_found =
         || BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`"));
-    let inspected = shared.inspect(id).await?.ok_or_else(not_found)?;
+    let inspected = calls.inspect(id).await?.ok_or_else(not_found)?;
     let alloc = match (&inspected.view.state, inspected.own_alloc()) {
         (ExecutionState::Running, Some(alloc)) => alloc.id.clone(),
         (ExecutionState::Queued { .. } | ExecutionState::Running, _) => {
@@ -75,8 +79,8 @@ pub(crate) async fn open(
     };
 
     let session = Session {
-        shared: shared.clone(),
-        place: shared.place(id),
+        calls: calls.clone(),
+        key: calls.key(id),
         alloc,
         id: id.clone(),
         mark: mark(),
@@ -102,8 +106,8 @@ fn mark() -> String {
 
 /// One command.
 struct Session {
-    shared: Arc<Shared>,
-    place: Place,
+    calls: Arc<JobCalls>,
+    key: JobKey,
     alloc: String,
     id: ExecutionId,
     mark: String,
@@ -152,7 +156,7 @@ impl Session {
         let doing = format!("no command can be run in `{}`", self.id);
         let terminal = request.terminal.is_some();
         let connected =
-            websocket::connect(&self.shared, &self.place, &self.alloc, &command, terminal).await;
+            websocket::connect(&self.calls, &self.key, &self.alloc, &command, terminal).await;
         let (mut sender, mut receiver) =
             connected.map_err(|failure| failure.backend(doing.as_str()))?;
 
@@ -269,7 +273,7 @@ impl Session {
     async fn sweep(&self) {
         let command = ["/bin/sh", "-c", &format!("id=$0\n{SWEEP}"), &self.mark].map(str::to_owned);
         let connected =
-            websocket::connect(&self.shared, &self.place, &self.alloc, &command, false).await;
+            websocket::connect(&self.calls, &self.key, &self.alloc, &command, false).await;
         let Ok((_sender, mut receiver)) = connected else { return };
         while let Ok(Said::Stdout(_) | Said::Stderr(_)) = receiver.next().await {}
     }
@@ -281,92 +285,6 @@ enum End {
     Exited,
     /// The other side was left alone with a command that may still run.
     Left,
-}
-
-/// Sweeps when the script, or Nomad's process that started it, has gone. In a container that is
-/// process 0: its own group.
-const WATCH: &str = r#"( trap '' HUP INT QUIT TERM; while kill -0 $$ && kill -0 $PPID; do sleep 1; done; sweep ) </dev/null >/dev/null 2>&1 &
-watcher=$!
-"#;
-
-/// Nomad hands out nothing more of a command in a container once docker says that it has ended,
-/// wherever the rest may be: so the script says where the rest ends, and waits until it is swept
-/// away, which says that all has come.
-const WAIT: &str = r#"{ env GOFER_EXEC_SESSION="$id" sleep 300; } >/dev/null 2>&1 </dev/null
-"#;
-
-/// The command as it is given to Nomad.
-fn script(mark: &str, request: &ExecRequest, in_container: bool) -> Vec<String> {
-    let mut script = String::from(
-        "id=$0\ncommand -v \"$1\" >/dev/null 2>&1 || { printf %s- \"$id\"; exit 127; }\n",
-    );
-    script.push_str(&format!("sweep() {{ {SWEEP}; }}\n{WATCH}"));
-
-    if let Some(size) = request.terminal {
-        // Nomad's own word about the size comes at any time, and the keys Ctrl-C and Ctrl-\ are for
-        // the command.
-        let _ = writeln!(
-            script,
-            "stty rows {} cols {} 2>/dev/null; trap : INT QUIT",
-            size.rows, size.columns
-        );
-        script.push_str("[ -n \"$TERM\" ] || { TERM=xterm; export TERM; }\n");
-    }
-
-    // In a shell of its own: no secret has the name of a variable that is used here.
-    let load = secrets::LOAD_IF_THERE;
-    let _ = writeln!(
-        script,
-        "printf %s+ \"$id\"\n({load}; exec env GOFER_EXEC_SESSION=\"$0\" \"$@\")\ncode=$?"
-    );
-    script.push_str("kill -9 $watcher; sweep\n");
-    if in_container || request.terminal.is_none() {
-        script.push_str("printf %s= \"$id\"\n");
-    }
-
-    if in_container {
-        script.push_str("[ -t 2 ] || printf %s= \"$id\" >&2\n");
-        script.push_str(WAIT);
-    }
-
-    script.push_str("exit $code");
-    let words = ["/bin/sh", "-c", &script, mark].map(str::to_owned);
-    words.into_iter().chain(request.command.iter().cloned()).collect()
-}
-
-/// Finds the word that the command has ended in what it writes, and keeps it.
-struct EndMark {
-    word: Vec<u8>,
-    /// What may be the beginning of it.
-    held: BytesMut,
-    seen: bool,
-}
-
-impl EndMark {
-    fn new(mark: &str) -> Self {
-        Self { word: format!("{mark}=").into_bytes(), held: BytesMut::new(), seen: false }
-    }
-
-    /// What can be handed out by now. Nothing of what comes after the word is.
-    fn push(&mut self, data: &[u8]) -> Bytes {
-        if self.seen {
-            return Bytes::new();
-        }
-        self.held.extend_from_slice(data);
-        let word = &self.word;
-        if let Some(at) = self.held.windows(word.len()).position(|part| part == word) {
-            self.seen = true;
-            return std::mem::take(&mut self.held).split_to(at).freeze();
-        }
-        let begun =
-            (1..word.len()).rev().find(|&length| self.held.ends_with(&word[..length])).unwrap_or(0);
-        self.held.split_to(self.held.len() - begun).freeze()
-    }
-
-    /// The rest; nothing more comes.
-    fn finish(&mut self) -> Bytes {
-        self.held.split().freeze()
-    }
 }
 
 /// Hands out what the command writes, until its end.
@@ -490,27 +408,4 @@ fn refusal(id: &ExecutionId, reason: &str) -> BackendError {
     };
 
     BackendError::new(kind, format!("no command can be run in `{id}`: nomad says `{reason}`"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_is_found_however_it_is_cut() {
-        for cut in 0..8 {
-            let text = b"out abc= rest";
-            let mut mark = EndMark::new("abc");
-            let (first, second) = text.split_at(cut);
-            let mut all = Vec::new();
-            for piece in [first, second, b"more"] {
-                all.extend_from_slice(&mark.push(piece));
-            }
-            assert!(mark.seen && all == b"out ", "{cut}: {all:?}");
-        }
-        let mut mark = EndMark::new("abc");
-        assert_eq!(mark.push(b"xxab"), Bytes::from("xx"));
-        assert_eq!(mark.push(b"abcab"), Bytes::from("ababc"));
-        assert_eq!(mark.finish(), Bytes::from("ab"));
-    }
 }

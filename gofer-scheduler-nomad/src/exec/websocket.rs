@@ -17,7 +17,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::calls::{Place, Shared};
+use crate::calls::{JobCalls, JobKey};
 use crate::http::client::Query;
 use crate::http::error::Failure;
 use crate::job::names::MAIN;
@@ -33,19 +33,17 @@ const END_OF_TRANSMISSION: &[u8] = &[4];
 
 /// Connects a command in the execution's task.
 pub(crate) async fn connect(
-    shared: &Shared,
-    place: &Place,
+    calls: &JobCalls,
+    key: &JobKey,
     alloc: &str,
     command: &[String],
     terminal: bool,
 ) -> Result<(Sender, Receiver), Failure> {
     let command = json!(command).to_string();
-    let query = Query::namespace(&place.namespace).with("task", MAIN).with("command", &command);
+    let query = Query::namespace(&key.namespace).with("task", MAIN).with("command", &command);
     let query = query.with("tty", if terminal { "true" } else { "false" });
-    let socket = shared
-        .client
-        .open_websocket(&format!("/v1/client/allocation/{alloc}/exec"), &query)
-        .await?;
+    let socket =
+        calls.client.open_websocket(&format!("/v1/client/allocation/{alloc}/exec"), &query).await?;
     let (sink, stream) =
         WebSocketStream::from_raw_socket(socket, Role::Client, Some(limits())).await.split();
     Ok((Sender { sink, terminal }, Receiver { stream }))

@@ -23,13 +23,13 @@ use crate::http::token::TokenSource;
 /// How long an agent has to take a connection before the next one is asked.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle connections kept per agent; agents allow about a hundred per client.
-const MAX_IDLE: usize = 8;
+const MAX_IDLE_CONNECTIONS: usize = 8;
 /// Rounds through all agents before a call is given up; the caller's own repetition comes on top.
 const MAX_ROUNDS: u32 = 5;
 /// The first pause between two rounds; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Entries per page of a list.
-const PAGE: &str = "1000";
+const PAGE_ENTRIES: &str = "1000";
 /// Longest list that is read to its end: ten jobs a second, kept for half a day.
 const MAX_LISTED: usize = 500_000;
 /// Larger answers are not read: no list that is asked for has pages of this size.
@@ -76,7 +76,7 @@ pub(crate) fn encoded(text: &str) -> String {
 enum Payload<'a> {
     Nothing,
     Json(&'a [u8]),
-    /// The wish to speak WebSocket.
+    /// The request to speak WebSocket from here on.
     WebSocket,
 }
 
@@ -99,7 +99,7 @@ pub(crate) struct Client {
     current: AtomicUsize,
     region: Option<String>,
     token: TokenSource,
-    calls: Semaphore,
+    in_flight: Semaphore,
     timeout: Duration,
 }
 
@@ -108,7 +108,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls::client_config(config)?)
             .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(MAX_IDLE)
+            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
             .redirect(reqwest::redirect::Policy::none())
             // Agents are in the team's own network; a proxy that the environment names is for the
             // world outside.
@@ -128,7 +128,7 @@ impl Client {
             current: AtomicUsize::new(0),
             region: config.region.clone(),
             token: TokenSource::new(config),
-            calls: Semaphore::new(config.max_in_flight),
+            in_flight: Semaphore::new(config.max_in_flight),
             timeout: config.request_timeout,
         })
     }
@@ -156,7 +156,7 @@ impl Client {
         let mut all = Vec::new();
         let mut next: Option<String> = None;
         loop {
-            let mut query = query.clone().with("per_page", PAGE);
+            let mut query = query.clone().with("per_page", PAGE_ENTRIES);
             if let Some(next) = &next {
                 query = query.with("next_token", next);
             }
@@ -216,7 +216,7 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<Answer<Vec<u8>>, Failure> {
         let whole = async {
-            let _turn = self.calls.acquire().await;
+            let _turn = self.in_flight.acquire().await;
             let mut pauses = Pauses::default();
             loop {
                 let failure = match self.round(&method, path, query, body.as_deref()).await {
@@ -240,17 +240,30 @@ impl Client {
         query: &Query,
         body: Option<&[u8]>,
     ) -> Result<Answer<Vec<u8>>, Failure> {
-        let first = self.current.load(Ordering::Relaxed);
-        let mut last = Failure::Timeout;
-        for step in 0..self.addresses.len() {
-            let index = (first + step) % self.addresses.len();
-            // One agent of several that hangs must not use up the time of all.
-            let share = if self.addresses.len() > 1 { self.timeout / 2 } else { self.timeout };
-            let payload = body.map_or(Payload::Nothing, Payload::Json);
+        // One agent of several that hangs must not use up the time of all.
+        let share = if self.addresses.len() > 1 { self.timeout / 2 } else { self.timeout };
+        let payload = body.map_or(Payload::Nothing, Payload::Json);
+
+        self.failover(|index| async move {
             let attempt =
                 async { read(self.send(index, method, path, query, payload).await?).await };
+            tokio::time::timeout(share, attempt).await.unwrap_or(Err(Failure::Timeout))
+        })
+        .await
+    }
 
-            match tokio::time::timeout(share, attempt).await.unwrap_or(Err(Failure::Timeout)) {
+    /// Asks the agents one after the other until one answers, beginning with the one that answered
+    /// last. A failure that the next one would have, too, ends it.
+    async fn failover<T, F>(&self, ask: impl Fn(usize) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let first = self.current.load(Ordering::Relaxed);
+        let mut last = Failure::Timeout;
+
+        for step in 0..self.addresses.len() {
+            let index = (first + step) % self.addresses.len();
+            match ask(index).await {
                 Ok(answer) => {
                     self.current.store(index, Ordering::Relaxed);
                     return Ok(answer);
@@ -275,27 +288,11 @@ impl Client {
         query: &Query,
     ) -> Result<Response, Failure> {
         let deadline = Instant::now() + self.timeout;
-        let first = self.current.load(Ordering::Relaxed);
-        let mut last = Failure::Timeout;
-
-        for step in 0..self.addresses.len() {
-            let index = (first + step) % self.addresses.len();
-            let opened = tokio::time::timeout_at(
-                deadline,
-                self.send(index, &Method::GET, path, query, payload),
-            );
-
-            match opened.await.unwrap_or(Err(Failure::Timeout)) {
-                Ok(response) => {
-                    self.current.store(index, Ordering::Relaxed);
-                    return Ok(response);
-                }
-                Err(failure) if failure.is_transient() => last = failure,
-                Err(failure) => return Err(failure),
-            }
-        }
-
-        Err(last)
+        self.failover(|index| async move {
+            let opened = self.send(index, &Method::GET, path, query, payload);
+            tokio::time::timeout_at(deadline, opened).await.unwrap_or(Err(Failure::Timeout))
+        })
+        .await
     }
 
     /// Opens a connection that speaks WebSocket from here on, with the first agent that takes it.

@@ -4,9 +4,16 @@
 //! call knows positions only within a file, and its follow does not end with the task, so the files
 //! are listed and read by position, and one list a second at most tells whether they have grown.
 //! Nothing is held open, and an agent that restarts does not matter.
+//!
+//! ```text
+//! open ──> Reader ──inspect──> is it over?
+//!            ├── list the files ──> Tail (a position per stream) ──> pieces to read
+//!            ├── read a piece ──> podman::Lines, where its driver writes headers ──> chunks
+//!            └── no connection to the node: unavailable, until the node is gone for good
+//! ```
 
-pub(crate) mod podman;
-pub(crate) mod tail;
+mod podman;
+mod tail;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,7 +25,7 @@ use gofer_core::{BackendError, ErrorKind, ExecutionId};
 use reqwest::Method;
 use tokio::sync::mpsc;
 
-use crate::calls::{Inspected, Place, Shared};
+use crate::calls::{Inspected, JobCalls, JobKey};
 use crate::config::ImageDriver;
 use crate::http::client::{Query, encoded};
 use crate::http::error::Failure;
@@ -49,23 +56,23 @@ type Chunk = Result<LogChunk, BackendError>;
 
 /// Opens the log of an execution.
 pub(crate) async fn open(
-    shared: &Arc<Shared>,
+    calls: &Arc<JobCalls>,
     id: &ExecutionId,
     from: LogCursor,
     follow: bool,
 ) -> Result<BoxStream<'static, Chunk>, BackendError> {
     let not_found =
         || BackendError::new(ErrorKind::NotFound, format!("there is no execution `{id}`"));
-    let inspected = shared.inspect(id).await?.ok_or_else(not_found)?;
+    let inspected = calls.inspect(id).await?.ok_or_else(not_found)?;
     let (chunks, receiver) = mpsc::channel(QUEUE);
     let podman = is_podmans(&inspected).then(|| podman::Lines::new(from));
 
     // Podman's log is read from its beginning: only its lines say how much of it is whose.
     let begin = if podman.is_some() { LogCursor::default() } else { from };
     let mut reader = Reader {
-        shared: shared.clone(),
+        calls: calls.clone(),
         id: id.clone(),
-        place: shared.place(id),
+        key: calls.key(id),
         alloc: None,
         over: false,
         tails: [
@@ -103,9 +110,9 @@ fn is_podmans(inspected: &Inspected) -> bool {
 }
 
 struct Reader {
-    shared: Arc<Shared>,
+    calls: Arc<JobCalls>,
     id: ExecutionId,
-    place: Place,
+    key: JobKey,
     /// The allocation, once there is one.
     alloc: Option<String>,
     /// Nothing more will be written but what is on its way.
@@ -143,7 +150,7 @@ impl Reader {
         loop {
             // Asked before the files are read: what was written before the end is then seen.
             if !self.over {
-                match self.shared.inspect(&self.id).await? {
+                match self.calls.inspect(&self.id).await? {
                     Some(inspected) => self.learn(&inspected),
                     None => self.over = true,
                 }
@@ -186,7 +193,7 @@ impl Reader {
 
         for at in 0..self.tails.len() {
             let own = own_files(&files, self.tails[at].stream);
-            self.tails[at].place(&own, self.shared.config.log.max_file_size_mb * 1024 * 1024);
+            self.tails[at].place(&own, self.calls.config.log.max_file_size_mb * 1024 * 1024);
             while let Some(piece) = self.tails[at].next(&own) {
                 let bytes = self.read(&alloc, &piece).await?;
                 if bytes.is_empty() {
@@ -211,9 +218,9 @@ impl Reader {
     }
 
     async fn list(&self, alloc: &str) -> Result<Vec<FileInfo>, Failure> {
-        let query = Query::namespace(&self.place.namespace).with("path", "alloc/logs");
+        let query = Query::namespace(&self.key.namespace).with("path", "alloc/logs");
         let answer = self
-            .shared
+            .calls
             .client
             .get::<Option<Vec<FileInfo>>>(&format!("/v1/client/fs/ls/{alloc}"), &query)
             .await?;
@@ -233,7 +240,7 @@ impl Reader {
 
     /// There are no files to read: too early, never, or no more.
     async fn without_files(&self, mut failure: Failure) -> Result<Vec<FileInfo>, BackendError> {
-        let Some(inspected) = self.shared.inspect(&self.id).await? else {
+        let Some(inspected) = self.calls.inspect(&self.id).await? else {
             return Err(self.deleted());
         };
 
@@ -281,7 +288,7 @@ impl Reader {
     /// Nomad, or was away for so long that nobody waits for it any more. Its agent may just be
     /// restarted.
     async fn out_of_reach(&self) -> Result<BackendError, BackendError> {
-        let Some(inspected) = self.shared.inspect(&self.id).await? else {
+        let Some(inspected) = self.calls.inspect(&self.id).await? else {
             return Ok(self.deleted());
         };
 
@@ -292,9 +299,9 @@ impl Reader {
             BackendError::new(ErrorKind::NotFound, message)
         };
 
-        let patience = self.shared.config.node_gone_after;
+        let patience = self.calls.config.node_gone_after;
         let path = format!("/v1/node/{}", encoded(&own.node_id));
-        let hint = match self.shared.client.get::<Node>(&path, &Query::default()).await {
+        let hint = match self.calls.client.get::<Node>(&path, &Query::default()).await {
             Ok(answer) if is_away(&answer.value, patience) => {
                 let status = &answer.value.status;
                 return Ok(gone(format!(
@@ -322,13 +329,13 @@ impl Reader {
     }
 
     async fn read(&self, alloc: &str, piece: &Piece) -> Result<Vec<u8>, Stop> {
-        let query = Query::namespace(&self.place.namespace)
+        let query = Query::namespace(&self.key.namespace)
             .with("path", &format!("alloc/logs/{}", piece.file))
             .with("offset", &piece.offset.to_string())
             .with("limit", &piece.limit.to_string());
         let path = format!("/v1/client/fs/readat/{alloc}");
 
-        match self.shared.client.bytes(Method::GET, &path, &query, None).await {
+        match self.calls.client.bytes(Method::GET, &path, &query, None).await {
             Ok(answer) if answer.value.len() as u64 == piece.limit => Ok(answer.value),
             Ok(_) => {
                 // What goes wrong after the answer has begun, Nomad says in the answer: these are

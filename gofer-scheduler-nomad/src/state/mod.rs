@@ -1,23 +1,29 @@
 //! From what Nomad knows of a job to the state of an execution. Pure: no clock, no calls.
+//!
+//! ```text
+//! job + allocations + evaluations ──> view ──> View: the state, a fence, and when to look again
+//!                                       ├── marks    how the job says that its task is run
+//!                                       ├── history  the events of the first allocation
+//!                                       └── reason   why it waits, in words
+//! ```
 
 pub(crate) mod history;
-pub(crate) mod reason;
+pub(crate) mod marks;
+mod reason;
 
 use std::time::Duration;
 
 use gofer_core::scheduler::{ExecutionKind, ExecutionState, ExecutionTimes, FailureKind};
 
 use crate::http::types::{Alloc, Evaluation, Job, TaskEvent};
-use crate::job::guard;
-use crate::job::names::{
-    META_CONTAINER, META_GUARDED, META_KIND, META_LOST, META_REFUSED, META_SUPERVISED,
-};
+use crate::job::names::{META_LOST, META_REFUSED};
 use crate::state::history::History;
+use crate::state::marks::{Marks, kind};
 
 /// The signal that ends what has used up its grace; Nomad's own word for it in events.
 const SIGNALING: &str = "Signaling";
 /// How long the shell before a program that was started a second time may take to end.
-const KEEPING_OUT: Duration = Duration::from_secs(5);
+const KEEP_OUT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where exit codes begin that stand for a signal, by the shells' convention.
 const SIGNAL_BASE: i32 = 128;
 /// The last signal there is.
@@ -66,14 +72,6 @@ impl View {
     }
 }
 
-/// The kind of execution that a job is.
-pub(crate) fn kind(job: &Job) -> ExecutionKind {
-    match job.meta.get(META_KIND).map(String::as_str) {
-        Some("service") => ExecutionKind::Service,
-        _ => ExecutionKind::Task,
-    }
-}
-
 /// The state of an execution from its job, its allocations, and, while it has none, its
 /// evaluations.
 pub(crate) fn view(
@@ -110,40 +108,6 @@ pub(crate) fn own_alloc(kind: ExecutionKind, allocs: &[Alloc]) -> Option<&Alloc>
     match kind {
         ExecutionKind::Task => allocs.iter().min_by_key(|alloc| alloc.create_index),
         ExecutionKind::Service => allocs.iter().max_by_key(|alloc| alloc.create_index),
-    }
-}
-
-/// What a shell, and the supervisor, exit with when there is no program to run.
-const NO_PROGRAM: std::ops::RangeInclusive<i32> = 126..=127;
-
-/// How a job's task is run, by the job's own metadata: the configuration may have changed since.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Marks {
-    /// A shell or a supervisor sees to it that its program is started once.
-    pub(crate) guarded: bool,
-    /// A supervisor runs it, and may report its end.
-    pub(crate) supervised: bool,
-    /// It runs in a container.
-    pub(crate) in_container: bool,
-}
-
-impl Marks {
-    pub(crate) fn of(job: &Job) -> Self {
-        let has = |key: &str| job.meta.contains_key(key);
-        Self {
-            guarded: has(META_GUARDED),
-            supervised: has(META_SUPERVISED),
-            in_container: has(META_CONTAINER),
-        }
-    }
-
-    /// Whether what was left beside the log says more of an end: that the program was not found,
-    /// that it had begun before, or, of a supervised one, its times.
-    pub(crate) fn leave_word(self, state: &ExecutionState) -> bool {
-        let ExecutionState::Exited { code, signal, .. } = state else { return false };
-        let no_program = !self.in_container && NO_PROGRAM.contains(code);
-        let unclear = signal.is_none() && (no_program || *code == guard::BEGUN_BEFORE);
-        self.supervised || (self.guarded && unclear)
     }
 }
 
@@ -199,7 +163,7 @@ fn task(job: &Job, allocs: &[Alloc], node_lost_after: Duration, now_ns: i64) -> 
     let begins_again = History::of(own).begins_again();
     if begins_again && !state.is_final() {
         // Stopped at once, a shell that is about to keep the program out could not say so.
-        let patience = if Marks::of(job).guarded { KEEPING_OUT } else { Duration::ZERO };
+        let patience = if Marks::of(job).guarded { KEEP_OUT_TIMEOUT } else { Duration::ZERO };
         let left = patience.checked_sub(silent).filter(|left| !left.is_zero() && !job.stop);
         // What runs then must not: it is lost when it is over, and not before, since until then it
         // runs.

@@ -1,19 +1,20 @@
-//! What was last heard of each execution of one Nomad namespace. Pure.
+//! What is known of each execution of one Nomad namespace, and what an event means for it. Pure.
 
 use std::collections::{HashMap, HashSet};
 
 use gofer_core::ExecutionId;
 use gofer_core::scheduler::{ExecutionKind, ExecutionState, Observation};
 
-use crate::calls::{Inspected, secret_count};
+use crate::calls::Inspected;
 use crate::http::types::{Alloc, Evaluation, Job};
 use crate::job::names::META_REFUSED;
+use crate::state;
 use crate::state::history::History;
-use crate::state::{self, Marks};
+use crate::state::marks::{self, Marks, secret_count};
 
-/// What to do about something that was heard.
+/// What to do about an event.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Act {
+pub(crate) enum Action {
     /// Nothing that matters.
     Nothing,
     /// Tell the watchers.
@@ -25,7 +26,7 @@ pub(crate) enum Act {
 
 /// The executions by job id.
 #[derive(Debug, Default)]
-pub(crate) struct Table {
+pub(crate) struct Tracker {
     entries: HashMap<String, Entry>,
 }
 
@@ -38,8 +39,8 @@ struct Entry {
     secrets: usize,
     /// The allocation that is the execution.
     own: Option<Own>,
-    /// What the watchers were told.
-    told: Option<ExecutionState>,
+    /// The last state that the watchers were told.
+    emitted: Option<ExecutionState>,
 }
 
 #[derive(Debug)]
@@ -51,11 +52,11 @@ struct Own {
 
 impl Entry {
     fn is_over(&self) -> bool {
-        self.told.as_ref().is_some_and(ExecutionState::is_final)
+        self.emitted.as_ref().is_some_and(ExecutionState::is_final)
     }
 }
 
-impl Table {
+impl Tracker {
     /// Forgets everything, so that everything is told again.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
@@ -72,24 +73,24 @@ impl Table {
     }
 
     /// A job of this Gofer's.
-    pub(crate) fn job(&mut self, id: ExecutionId, job: &Job) -> Act {
+    pub(crate) fn job(&mut self, id: ExecutionId, job: &Job) -> Action {
         let entry = self.entries.entry(job.id.clone()).or_insert_with(|| Entry {
             id,
-            kind: state::kind(job),
+            kind: marks::kind(job),
             stopped: false,
             marks: Marks::of(job),
             secrets: secret_count(job),
             own: None,
-            told: None,
+            emitted: None,
         });
 
         let newly_stopped = job.stop && !entry.stopped;
         entry.stopped |= job.stop;
         if !entry.is_over() && (newly_stopped || job.meta.contains_key(META_REFUSED)) {
-            return Act::Inspect(job.id.clone());
+            return Action::Inspect(job.id.clone());
         }
 
-        Act::Nothing
+        Action::Nothing
     }
 
     /// A job that had ended before anybody listened: there is nothing to tell of it.
@@ -97,16 +98,16 @@ impl Table {
         self.job(id, job);
         if let Some(entry) = self.entries.get_mut(&job.id) {
             // Any final state will do; it is told to nobody.
-            entry.told = Some(ExecutionState::NotFound);
+            entry.emitted = Some(ExecutionState::NotFound);
         }
     }
 
     /// An allocation of some job.
-    pub(crate) fn alloc(&mut self, alloc: &Alloc) -> Act {
-        let inspect = || Act::Inspect(alloc.job_id.clone());
+    pub(crate) fn alloc(&mut self, alloc: &Alloc) -> Action {
+        let inspect = || Action::Inspect(alloc.job_id.clone());
         let Some(entry) = self.entries.get_mut(&alloc.job_id) else { return inspect() };
         if entry.is_over() {
-            return Act::Nothing;
+            return Action::Nothing;
         }
 
         if entry.kind == ExecutionKind::Service {
@@ -116,7 +117,7 @@ impl Table {
         match &mut entry.own {
             Some(own) if own.id == alloc.id => {
                 if alloc.modify_index <= own.modify_index {
-                    return Act::Nothing;
+                    return Action::Nothing;
                 }
                 own.modify_index = alloc.modify_index;
             }
@@ -142,31 +143,31 @@ impl Table {
         }
 
         let times = History::of(alloc).times_of(&now, entry.marks);
-        self.tell(&alloc.job_id, Observation { state: now, times })
+        self.emit(&alloc.job_id, Observation { state: now, times })
     }
 
     /// An evaluation of some job.
-    pub(crate) fn evaluation(&self, evaluation: &Evaluation) -> Act {
+    pub(crate) fn evaluation(&self, evaluation: &Evaluation) -> Action {
         let waits = !evaluation.failed.is_empty() || evaluation.status == "failed";
         let stopping = |entry: &Entry| entry.stopped && evaluation.status == "complete";
         match self.entries.get(&evaluation.job_id) {
             Some(entry)
                 if !entry.is_over() && entry.own.is_none() && (waits || stopping(entry)) =>
             {
-                Act::Inspect(evaluation.job_id.clone())
+                Action::Inspect(evaluation.job_id.clone())
             }
-            _ => Act::Nothing,
+            _ => Action::Nothing,
         }
     }
 
     /// All that Nomad knows of a job; `None` when there is no such job.
-    pub(crate) fn inspected(&mut self, job_id: &str, inspected: Option<&Inspected>) -> Act {
+    pub(crate) fn inspected(&mut self, job_id: &str, inspected: Option<&Inspected>) -> Action {
         let Some(inspected) = inspected else {
             return match self.entries.remove(job_id) {
                 Some(entry) if !entry.is_over() => {
-                    Act::Emit(entry.id, ExecutionState::NotFound.into())
+                    Action::Emit(entry.id, ExecutionState::NotFound.into())
                 }
-                _ => Act::Nothing,
+                _ => Action::Nothing,
             };
         };
 
@@ -185,14 +186,14 @@ impl Table {
             }
         }
 
-        self.tell(job_id, inspected.observed())
+        self.emit(job_id, inspected.observed())
     }
 
     /// What is to be asked about after a list of all jobs, and what may be forgotten.
-    pub(crate) fn absent_from(&mut self, listed: &HashSet<String>) -> Vec<Act> {
+    pub(crate) fn absent_from(&mut self, listed: &HashSet<String>) -> Vec<Action> {
         self.entries.retain(|job_id, entry| listed.contains(job_id) || !entry.is_over());
         let absent = self.entries.keys().filter(|job_id| !listed.contains(*job_id));
-        absent.map(|job_id| Act::Inspect(job_id.clone())).collect()
+        absent.map(|job_id| Action::Inspect(job_id.clone())).collect()
     }
 
     /// How many variables are to be deleted after the execution ended.
@@ -200,13 +201,13 @@ impl Table {
         self.entries.get(job_id).map_or(0, |entry| entry.secrets)
     }
 
-    fn tell(&mut self, job_id: &str, now: Observation) -> Act {
-        let Some(entry) = self.entries.get_mut(job_id) else { return Act::Nothing };
-        if entry.is_over() || entry.told.as_ref() == Some(&now.state) {
-            return Act::Nothing;
+    fn emit(&mut self, job_id: &str, now: Observation) -> Action {
+        let Some(entry) = self.entries.get_mut(job_id) else { return Action::Nothing };
+        if entry.is_over() || entry.emitted.as_ref() == Some(&now.state) {
+            return Action::Nothing;
         }
-        entry.told = Some(now.state.clone());
-        Act::Emit(entry.id.clone(), now)
+        entry.emitted = Some(now.state.clone());
+        Action::Emit(entry.id.clone(), now)
     }
 }
 
@@ -237,53 +238,57 @@ mod tests {
         .unwrap()
     }
 
-    fn table() -> Table {
-        let mut table = Table::default();
-        assert_eq!(table.job(id(), &job(false)), Act::Nothing);
-        table
+    fn tracker() -> Tracker {
+        let mut tracker = Tracker::default();
+        assert_eq!(tracker.job(id(), &job(false)), Action::Nothing);
+        tracker
     }
 
-    fn emitted(state: ExecutionState) -> Act {
-        Act::Emit(id(), state.into())
+    fn emitted(state: ExecutionState) -> Action {
+        Action::Emit(id(), state.into())
     }
 
     const EXITED: ExecutionState = ExecutionState::Exited { code: 0, oom: false, signal: None };
 
     #[test]
     fn each_change_is_told_once() {
-        let mut table = table();
-        assert_eq!(table.alloc(&alloc("1", "running", 11)), emitted(ExecutionState::Running));
-        assert_eq!(table.alloc(&alloc("1", "running", 11)), Act::Nothing, "repeated");
-        assert_eq!(table.alloc(&alloc("1", "running", 12)), Act::Nothing, "nothing new");
-        assert_eq!(table.alloc(&alloc("1", "complete", 13)), emitted(EXITED));
-        assert_eq!(table.alloc(&alloc("1", "running", 12)), Act::Nothing, "out of order");
-        assert_eq!(table.alloc(&alloc("1", "complete", 14)), Act::Nothing, "the end is for good");
+        let mut tracker = tracker();
+        assert_eq!(tracker.alloc(&alloc("1", "running", 11)), emitted(ExecutionState::Running));
+        assert_eq!(tracker.alloc(&alloc("1", "running", 11)), Action::Nothing, "repeated");
+        assert_eq!(tracker.alloc(&alloc("1", "running", 12)), Action::Nothing, "nothing new");
+        assert_eq!(tracker.alloc(&alloc("1", "complete", 13)), emitted(EXITED));
+        assert_eq!(tracker.alloc(&alloc("1", "running", 12)), Action::Nothing, "out of order");
+        assert_eq!(
+            tracker.alloc(&alloc("1", "complete", 14)),
+            Action::Nothing,
+            "the end is for good"
+        );
     }
 
     #[test]
     fn what_is_doubtful_is_asked_for() {
-        let inspect = || Act::Inspect("j".to_owned());
-        let mut unknown = Table::default();
+        let inspect = || Action::Inspect("j".to_owned());
+        let mut unknown = Tracker::default();
         assert_eq!(
             unknown.alloc(&alloc("1", "running", 11)),
             inspect(),
             "a job that nobody told of"
         );
 
-        let mut replaced = table();
+        let mut replaced = tracker();
         replaced.alloc(&alloc("1", "running", 11));
         assert_eq!(replaced.alloc(&alloc("2", "running", 21)), inspect(), "a replacement");
-        let mut stopped = table();
+        let mut stopped = tracker();
         assert_eq!(stopped.job(id(), &job(true)), inspect(), "a stop");
         assert_eq!(stopped.alloc(&alloc("1", "complete", 13)), inspect(), "an end after a stop");
-        assert_eq!(table().alloc(&alloc("1", "unknown", 13)), inspect());
-        assert_eq!(table().alloc(&alloc("1", "lost", 13)), inspect());
+        assert_eq!(tracker().alloc(&alloc("1", "unknown", 13)), inspect());
+        assert_eq!(tracker().alloc(&alloc("1", "lost", 13)), inspect());
 
         let mut again = alloc("1", "running", 11);
         let failed: TaskEvent =
             serde_json::from_value(json!({"Type": "Failed Restoring Task"})).unwrap();
         again.task_states.get_mut("main").unwrap().events.push(failed);
-        assert_eq!(table().alloc(&again), inspect(), "a second start");
+        assert_eq!(tracker().alloc(&again), inspect(), "a second start");
     }
 
     #[test]
@@ -294,24 +299,24 @@ mod tests {
         .unwrap();
         let complete =
             Evaluation { job_id: "j".into(), status: "complete".into(), ..Evaluation::default() };
-        let mut table = table();
-        assert_eq!(table.evaluation(&complete), Act::Nothing);
-        assert_eq!(table.evaluation(&blocked), Act::Inspect("j".into()));
-        table.alloc(&alloc("1", "running", 11));
-        assert_eq!(table.evaluation(&blocked), Act::Nothing);
+        let mut tracker = tracker();
+        assert_eq!(tracker.evaluation(&complete), Action::Nothing);
+        assert_eq!(tracker.evaluation(&blocked), Action::Inspect("j".into()));
+        tracker.alloc(&alloc("1", "running", 11));
+        assert_eq!(tracker.evaluation(&blocked), Action::Nothing);
     }
 
     #[test]
     fn what_is_gone_is_asked_for_or_forgotten() {
-        let mut table = table();
-        assert_eq!(table.absent_from(&HashSet::new()), [Act::Inspect("j".into())]);
-        assert_eq!(table.inspected("j", None), emitted(ExecutionState::NotFound));
-        assert_eq!(table.absent_from(&HashSet::new()), []);
-        let mut ended = Table::default();
+        let mut tracker = tracker();
+        assert_eq!(tracker.absent_from(&HashSet::new()), [Action::Inspect("j".into())]);
+        assert_eq!(tracker.inspected("j", None), emitted(ExecutionState::NotFound));
+        assert_eq!(tracker.absent_from(&HashSet::new()), []);
+        let mut ended = Tracker::default();
         ended.ended_before(id(), &job(true));
         assert_eq!(
             ended.alloc(&alloc("1", "complete", 13)),
-            Act::Nothing,
+            Action::Nothing,
             "it ended before anybody listened"
         );
         assert_eq!(ended.absent_from(&HashSet::new()), []);

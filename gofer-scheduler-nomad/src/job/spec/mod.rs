@@ -486,18 +486,5 @@ fn set_meta(job: &mut Map<String, Value>, key: &str, value: &str) {
     job.insert("Meta".to_owned(), Value::Object(meta));
 }
 
-impl HostDriver {
-    /// Whether it limits memory and cpu.
-    pub(crate) fn enforces_limits(self) -> bool {
-        self == Self::Exec
-    }
-
-    /// Whether a task is kept from the node's other tasks and files: `raw_exec` has the agent's own
-    /// rights.
-    pub(crate) fn isolates(self) -> bool {
-        self == Self::Exec
-    }
-}
-
 #[cfg(test)]
 mod tests;

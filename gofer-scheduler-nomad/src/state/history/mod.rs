@@ -8,7 +8,7 @@ use gofer_core::scheduler::{ExecutionState, ExecutionTimes};
 use crate::http::types::{Alloc, TaskEvent, TaskState};
 use crate::job::guard;
 use crate::job::names::MAIN;
-use crate::state::Marks;
+use crate::state::marks::Marks;
 
 const STARTED: &str = "Started";
 const TERMINATED: &str = "Terminated";
