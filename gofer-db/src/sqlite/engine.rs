@@ -5,10 +5,10 @@ use diesel::prelude::*;
 use diesel::query_builder::{QueryFragment, QueryId};
 use gofer_core::{NamespaceId, RunKey, TaskId, Timestamp};
 
-use super::queries::commit::{Guard, TaskStanding};
 use super::{Conn, RunQueryDsl, dsl};
 use crate::error::DbError;
 use crate::rows::signed;
+use crate::rows::standing::{Guard, TaskStanding};
 use crate::schema::{runs, task_runs};
 
 pub(crate) type Backend = diesel::sqlite::Sqlite;

@@ -50,7 +50,7 @@ impl Lock {
             Err(TryLockError::Error(error)) => return Err(cannot(error)),
         }
 
-        let note = format!("{}\n", crate::db::this_process());
+        let note = format!("{}\n", crate::support::this_process());
         file.set_len(0).and_then(|()| file.write_all(note.as_bytes())).map_err(cannot)?;
         Ok(Self { _file: file })
     }

@@ -20,7 +20,7 @@ impl Db {
     ) -> Result<Vec<Event>, DbError> {
         // Only where commits are seen in their order is it certain that nothing is missing.
         if let Engine::Sqlite(engine) = self.engine()
-            && let Some(events) = engine.recent().after(cursor, filter, limit)
+            && let Some(events) = engine.event_cache().after(cursor, filter, limit)
         {
             return Ok(events);
         }

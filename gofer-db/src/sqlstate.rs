@@ -40,7 +40,7 @@ pub(crate) fn of(message: &str) -> Option<&str> {
 
 /// A connection whose errors carry their code.
 #[derive(Debug)]
-pub(super) struct Coded<S> {
+pub(crate) struct Coded<S> {
     stream: S,
     messages: Messages,
     /// Read from the connection, and not yet from here.
@@ -48,7 +48,7 @@ pub(super) struct Coded<S> {
 }
 
 impl<S> Coded<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S) -> Self {
         Self { stream, messages: Messages::default(), ready: BytesMut::new() }
     }
 }
@@ -189,7 +189,7 @@ fn coded(error: &[u8]) -> Option<Vec<u8>> {
 
 /// Makes connections, with TLS or without, whose errors carry their code.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct WithCodes<T>(pub(super) T);
+pub(crate) struct WithCodes<T>(pub(crate) T);
 
 impl<S, T> MakeTlsConnect<S> for WithCodes<T>
 where
@@ -226,11 +226,11 @@ where
 /// Instead of TLS: the connection as it is. For the driver it is TLS that needs no asking
 /// (`SslNegotiation::Direct`), since only there it lets somebody see what passes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Plain;
+pub(crate) struct Plain;
 
 /// A connection as it is.
 #[derive(Debug)]
-pub(super) struct PlainStream<S>(S);
+pub(crate) struct PlainStream<S>(S);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> MakeTlsConnect<S> for Plain {
     type Stream = PlainStream<S>;

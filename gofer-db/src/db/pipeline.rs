@@ -112,6 +112,6 @@ impl Db {
     ) -> Result<DeletedPipeline, DbError> {
         let (namespace, id, actor) = (namespace.clone(), id.clone(), actor.to_owned());
         let book = Arc::clone(self.quotas());
-        transact!(self, removal::delete(&namespace, &id, &actor, at, &book))
+        transact!(self, pipeline_delete::delete(&namespace, &id, &actor, at, &book))
     }
 }

@@ -14,21 +14,21 @@ use tokio::task::AbortHandle;
 
 use super::connect::Connector;
 use super::{Conn, RunQueryDsl as _};
-use crate::cached::cached;
 use crate::error::DbError;
+use crate::prepared::prepared;
 
 const CHANNEL: &str = "gofer";
 /// PostgreSQL refuses a longer payload.
 const MAX_PAYLOAD_BYTES: usize = 7_900;
 /// Hints that may wait for one follower.
-const HINTS: usize = 1_024;
+const HINTS_MAX: usize = 1_024;
 /// Notifications that may wait to be read.
-const QUEUE: usize = 1_024;
+const PAYLOADS_MAX: usize = 1_024;
 /// How often a silent connection is asked whether it is still there, and how long the answer may
 /// take.
-const PING: Duration = Duration::from_secs(15);
+const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// Between two attempts to listen.
-const RETRY: Duration = Duration::from_millis(500);
+const LISTEN_RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Serialize, Deserialize)]
 struct Notice {
@@ -40,8 +40,8 @@ struct Notice {
     hints: Option<Vec<Hint>>,
 }
 
-/// Tells the others, as part of the transaction.
-pub(crate) async fn send(
+/// Publishes hints to the other servers, as part of the transaction.
+pub(crate) async fn publish(
     c: &mut Conn,
     from: u64,
     last: u64,
@@ -58,60 +58,60 @@ pub(crate) async fn send(
     let notify = diesel::sql_query("SELECT pg_notify($1, $2)")
         .bind::<Text, _>(CHANNEL)
         .bind::<Text, _>(payload);
-    cached(notify).execute(c).await?;
+    prepared(notify).execute(c).await?;
     Ok(())
 }
 
 /// The listening end; stops when it is dropped.
-pub(super) struct Notices {
+pub(super) struct HintSource {
     /// Names this server among those that listen.
     instance: u64,
     /// `None` while nothing is heard.
-    heard: watch::Receiver<Option<broadcast::Sender<Hint>>>,
+    receiver: watch::Receiver<Option<broadcast::Sender<Hint>>>,
     listening: AbortHandle,
 }
 
-impl Drop for Notices {
+impl Drop for HintSource {
     fn drop(&mut self) {
         self.listening.abort();
     }
 }
 
-impl Notices {
+impl HintSource {
     pub(super) fn start(
         connector: Connector,
         instance: u64,
         last_event: watch::Sender<u64>,
     ) -> Self {
-        let (telling, heard) = watch::channel(None);
-        let listener = Listener { connector, instance, last_event, telling };
+        let (sender, receiver) = watch::channel(None);
+        let listener = Listener { connector, instance, last_event, sender };
         let listening = tokio::spawn(async move {
             loop {
                 if let Err(error) = listener.listen().await {
                     tracing::warn!(%error, "cannot hear the other servers, will try again");
                 }
-                // Whoever follows sees the end, and looks at everything.
-                listener.telling.send_replace(None);
-                tokio::time::sleep(RETRY).await;
+                // Followers see the end, and look at everything.
+                listener.sender.send_replace(None);
+                tokio::time::sleep(LISTEN_RETRY_PAUSE).await;
             }
         })
         .abort_handle();
-        Self { instance, heard, listening }
+        Self { instance, receiver, listening }
     }
 
     pub(super) fn instance(&self) -> u64 {
         self.instance
     }
 
-    /// The hints from now on; waits until they can be heard, but no longer than `patience`.
-    pub(super) async fn follow(
+    /// The hints from now on; waits until they can be heard, but no longer than `timeout`.
+    pub(super) async fn subscribe(
         &self,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<BoxStream<'static, Hint>, DbError> {
-        let mut heard = self.heard.clone();
-        let hints = tokio::time::timeout(patience, heard.wait_for(Option::is_some)).await;
+        let mut receiver = self.receiver.clone();
+        let hints = tokio::time::timeout(timeout, receiver.wait_for(Option::is_some)).await;
         let hints = match hints {
-            Ok(Ok(telling)) => telling.as_ref().map(broadcast::Sender::subscribe),
+            Ok(Ok(sender)) => sender.as_ref().map(broadcast::Sender::subscribe),
             Ok(Err(_)) | Err(_) => None,
         };
 
@@ -132,36 +132,40 @@ struct Listener {
     connector: Connector,
     instance: u64,
     last_event: watch::Sender<u64>,
-    telling: watch::Sender<Option<broadcast::Sender<Hint>>>,
+    sender: watch::Sender<Option<broadcast::Sender<Hint>>>,
 }
 
 impl Listener {
     /// Listens until the connection breaks.
     async fn listen(&self) -> Result<(), DbError> {
-        let (sender, mut payloads) = mpsc::channel(QUEUE);
+        let (payload_sender, mut payloads) = mpsc::channel(PAYLOADS_MAX);
         let broken = |error| DbError::unavailable("the connection that listens broke", error);
-        let client =
-            self.connector.listener(sender).await.map_err(super::connect::cannot_connect)?;
+        let client = self
+            .connector
+            .listener(payload_sender)
+            .await
+            .map_err(super::connect::cannot_connect)?;
         let hangs = |late| DbError::unavailable("the connection that listens hangs", late);
         let listen = format!("LISTEN {CHANNEL}");
 
-        tokio::time::timeout(PING, client.batch_execute(&listen))
+        tokio::time::timeout(PING_INTERVAL, client.batch_execute(&listen))
             .await
             .map_err(hangs)?
             .map_err(broken)?;
 
-        let (hints, _) = broadcast::channel(HINTS);
-        self.telling.send_replace(Some(hints.clone()));
+        let (hints, _) = broadcast::channel(HINTS_MAX);
+        self.sender.send_replace(Some(hints.clone()));
 
         // What was committed before anything could be heard.
         let newest = client.query_one("SELECT last FROM event_counter", &[]);
-        let row = tokio::time::timeout(PING, newest).await.map_err(hangs)?.map_err(broken)?;
-        crate::db::note(&self.last_event, crate::rows::unsigned(row.get(0))?);
+        let row =
+            tokio::time::timeout(PING_INTERVAL, newest).await.map_err(hangs)?.map_err(broken)?;
+        crate::support::note(&self.last_event, crate::rows::unsigned(row.get(0))?);
 
         loop {
-            match tokio::time::timeout(PING, payloads.recv()).await {
+            match tokio::time::timeout(PING_INTERVAL, payloads.recv()).await {
                 Ok(Some(payload)) => {
-                    if !self.hear(&payload, &hints) {
+                    if !self.handle(&payload, &hints) {
                         return Ok(());
                     }
                 }
@@ -172,7 +176,8 @@ impl Listener {
                     });
                 }
                 Err(_) => {
-                    let ping = tokio::time::timeout(PING, client.batch_execute("SELECT 1")).await;
+                    let ping =
+                        tokio::time::timeout(PING_INTERVAL, client.batch_execute("SELECT 1")).await;
                     ping.map_err(hangs)?.map_err(broken)?;
                 }
             }
@@ -180,7 +185,7 @@ impl Listener {
     }
 
     /// Passes a notice on; `false` when its followers have to look at everything.
-    fn hear(&self, payload: &str, hints: &broadcast::Sender<Hint>) -> bool {
+    fn handle(&self, payload: &str, hints: &broadcast::Sender<Hint>) -> bool {
         let Ok(notice) = serde_json::from_str::<Notice>(payload) else {
             // Of a newer Gofer: whatever it says, something happened.
             return false;
@@ -188,12 +193,12 @@ impl Listener {
 
         let own = notice.from == self.instance;
         if !own {
-            crate::db::note(&self.last_event, notice.last);
+            crate::support::note(&self.last_event, notice.last);
         }
 
         let Some(said) = notice.hints else { return own };
         for hint in said {
-            // Of its own only wishes: a call that was given up may take effect long after, and
+            // Of its own only cancel requests: a call that was given up may take effect long after, and
             // nobody here knows of it.
             if !own || matches!(hint, Hint::Cancel(_)) {
                 // Nobody follows: fine.

@@ -7,14 +7,14 @@ use diesel::result::QueryResult;
 /// A statement worth keeping prepared. Diesel prepares every UPDATE, every upsert and everything
 /// with a piece of SQL in it anew, because many of those have another text each time. These have
 /// few texts, and are found again by them.
-pub(crate) struct Cached<Q>(Q);
+pub(crate) struct Prepared<Q>(Q);
 
 /// Keeps the statement prepared.
-pub(crate) fn cached<Q>(query: Q) -> Cached<Q> {
-    Cached(query)
+pub(crate) fn prepared<Q>(query: Q) -> Prepared<Q> {
+    Prepared(query)
 }
 
-impl<Q: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Cached<Q> {
+impl<Q: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Prepared<Q> {
     fn walk_ast<'b>(&'b self, pass: AstPass<'_, 'b, DB>) -> QueryResult<()> {
         self.0.walk_ast(pass)
     }
@@ -24,15 +24,15 @@ impl<Q: QueryFragment<DB>, DB: Backend> QueryFragment<DB> for Cached<Q> {
     }
 }
 
-impl<Q> QueryId for Cached<Q> {
+impl<Q> QueryId for Prepared<Q> {
     type QueryId = ();
     // The type does not say the text, so the text itself is the key.
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl<Q: Query> Query for Cached<Q> {
+impl<Q: Query> Query for Prepared<Q> {
     type SqlType = Q::SqlType;
 }
 
 // Diesel's synchronous connection asks for it, of everything that is loaded.
-impl<Q, C> diesel::RunQueryDsl<C> for Cached<Q> {}
+impl<Q, C> diesel::RunQueryDsl<C> for Prepared<Q> {}

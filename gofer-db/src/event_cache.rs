@@ -1,4 +1,4 @@
-//! The newest events in memory: whoever follows them reads no disk, and wakes no thread for it.
+//! The newest events in memory: following them reads no disk, and wakes no thread.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,13 +7,13 @@ use gofer_core::event::{Event, EventDetails};
 
 use crate::types::{EventFilter, MAX_PAGE};
 
-/// About half a kilobyte each.
-const KEPT: usize = 1_024;
+/// Events that are kept, of about half a kilobyte each.
+const EVENTS_MAX: usize = 1_024;
 
 #[derive(Debug, Default)]
-pub(crate) struct Recent(Mutex<VecDeque<Event>>);
+pub(crate) struct EventCache(Mutex<VecDeque<Event>>);
 
-impl Recent {
+impl EventCache {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Event>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -36,7 +36,7 @@ impl Recent {
             kept.drain(..=end);
         }
 
-        let surplus = kept.len().saturating_sub(KEPT);
+        let surplus = kept.len().saturating_sub(EVENTS_MAX);
         kept.drain(..surplus);
     }
 
@@ -99,38 +99,38 @@ mod tests {
         ids.map(|id| Event { id, body: body(id) }).collect()
     }
 
-    fn ids(recent: &Recent, cursor: u64, filter: &EventFilter, limit: usize) -> Option<Vec<u64>> {
-        Some(recent.after(cursor, filter, limit)?.iter().map(|event| event.id).collect())
+    fn ids(
+        cache: &EventCache,
+        cursor: u64,
+        filter: &EventFilter,
+        limit: usize,
+    ) -> Option<Vec<u64>> {
+        Some(cache.after(cursor, filter, limit)?.iter().map(|event| event.id).collect())
     }
 
     #[test]
     fn it_answers_only_what_it_knows_whole() {
-        let (recent, any) = (Recent::default(), EventFilter::default());
-        assert_eq!(ids(&recent, 0, &any, 10), None, "nothing is known yet");
-        recent.add(events(5..=8));
-        assert_eq!(ids(&recent, 3, &any, 10), None, "4 is not known");
-        assert_eq!(ids(&recent, 4, &any, 10), Some(vec![5, 6, 7, 8]));
-        assert_eq!(ids(&recent, 6, &any, 1), Some(vec![7]));
-        assert_eq!(ids(&recent, 8, &any, 10), Some(vec![]));
+        let (cache, any) = (EventCache::default(), EventFilter::default());
+        assert_eq!(ids(&cache, 0, &any, 10), None, "nothing is known yet");
+        cache.add(events(5..=8));
+        assert_eq!(ids(&cache, 3, &any, 10), None, "4 is not known");
+        assert_eq!(ids(&cache, 4, &any, 10), Some(vec![5, 6, 7, 8]));
+        assert_eq!(ids(&cache, 6, &any, 1), Some(vec![7]));
+        assert_eq!(ids(&cache, 8, &any, 10), Some(vec![]));
         assert_eq!(
-            ids(
-                &recent,
-                4,
-                &EventFilter { run: Some(gofer_core::RunNumber(1)), ..any.clone() },
-                10
-            ),
+            ids(&cache, 4, &EventFilter { run: Some(gofer_core::RunNumber(1)), ..any.clone() }, 10),
             Some(vec![5, 7])
         );
-        recent.add(events(20..=21));
-        assert_eq!(ids(&recent, 8, &any, 10), None, "9 to 19 were missed");
-        recent.add(events(22..=22 + KEPT as u64));
-        assert_eq!(ids(&recent, 21, &any, 10), None, "the oldest make room");
+        cache.add(events(20..=21));
+        assert_eq!(ids(&cache, 8, &any, 10), None, "9 to 19 were missed");
+        cache.add(events(22..=22 + EVENTS_MAX as u64));
+        assert_eq!(ids(&cache, 21, &any, 10), None, "the oldest make room");
 
-        let last = 22 + KEPT as u64;
+        let last = 22 + EVENTS_MAX as u64;
         let mut end = events(last + 1..=last + 3);
         end[1].body.details = EventDetails::NamespaceDeleted {};
-        recent.add(end);
-        assert_eq!(ids(&recent, last + 1, &any, 10), None, "a namespace was deleted");
-        assert_eq!(ids(&recent, last + 2, &any, 10), Some(vec![last + 3]));
+        cache.add(end);
+        assert_eq!(ids(&cache, last + 1, &any, 10), None, "a namespace was deleted");
+        assert_eq!(ids(&cache, last + 2, &any, 10), Some(vec![last + 3]));
     }
 }
