@@ -1,5 +1,7 @@
 //! What an operator can set, and how to run the supervisor code.
 
+mod users;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -7,7 +9,8 @@ use gofer_core::{BackendError, ErrorKind};
 use serde::{Deserialize, Serialize};
 
 use crate::owner::Owner;
-use crate::users::UsersConfig;
+
+pub use users::{UidRange, UsersConfig};
 
 /// Settings of the local scheduler, the table `[scheduler.local]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The few system calls that no safe library offers: fork, clone, signal masks, shared memory,
 //! another user's name for a moment, and a look at exited children.
 //!
-//! This is the crate's only module with `unsafe`. All but [`async_fd`] runs in the warden and its
+//! This is the crate's only module with `unsafe`. All but [`async_fd`] runs in the zygote and its
 //! supervisors, which are single-threaded by construction: [`crate::supervisor::main`] starts no
 //! thread and uses nothing that does.
 #![expect(
@@ -70,9 +70,9 @@ pub(crate) fn close_inherited() {
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
-/// The warden's signals: what supervisors wait for is blocked from the start, so that none is lost
+/// The zygote's signals: what supervisors wait for is blocked from the start, so that none is lost
 /// between fork and signalfd.
-pub(crate) fn prepare_warden_signals() {
+pub(crate) fn prepare_zygote_signals() {
     for signal in IGNORED {
         set_disposition(signal, libc::SIG_IGN);
     }
@@ -82,7 +82,7 @@ pub(crate) fn prepare_warden_signals() {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut()) };
 }
 
-/// Where the signals of [`prepare_warden_signals`] arrive: the ends of children, and requests to
+/// Where the signals of [`prepare_zygote_signals`] arrive: the ends of children, and requests to
 /// stop.
 pub(crate) fn blocked_signals() -> Result<OwnedFd> {
     let set = signal_set(&SUPERVISED);

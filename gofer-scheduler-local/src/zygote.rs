@@ -1,4 +1,4 @@
-//! The server's end of the warden: starts it, talks to it, starts it again when it dies.
+//! The server's end of the zygote: starts it, talks to it, starts it again when it dies.
 
 use std::collections::HashMap;
 use std::io::IoSlice;
@@ -25,15 +25,15 @@ use crate::error::io_error;
 use crate::owner::{FOLDER_VARIABLE, Owner};
 use crate::wire::{self, PACKET_BYTES, REPLY_BYTES, Reply};
 
-/// How long a launch may take. Far beyond any real one: a warden this late is stuck, and is
+/// How long a launch may take. Far beyond any real one: a zygote this late is stuck, and is
 /// replaced.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the warden may take to say that it is there.
+/// How long the zygote may take to say that it is there.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A warden, or the means to start one.
+/// A zygote, or the means to start one.
 #[derive(Debug)]
-pub(crate) struct Warden {
+pub(crate) struct Zygote {
     launcher: Launcher,
     owner: Option<Owner>,
     current: tokio::sync::Mutex<Option<Arc<Connection>>>,
@@ -49,7 +49,7 @@ pub(crate) enum Launched {
     Unknown,
 }
 
-impl Warden {
+impl Zygote {
     pub(crate) fn new(launcher: Launcher, owner: Option<Owner>) -> Self {
         Self {
             launcher,
@@ -86,7 +86,7 @@ impl Warden {
     /// more.
     ///
     /// # Errors
-    /// When no warden can be started. Then nothing was launched.
+    /// When no zygote can be started. Then nothing was launched.
     pub(crate) async fn launch(
         &self,
         body: &[u8],
@@ -100,7 +100,7 @@ impl Warden {
         Ok(answer.map_or(Launched::Unknown, Launched::Answer))
     }
 
-    /// The process id of the warden, from itself.
+    /// The process id of the zygote, from itself.
     ///
     /// # Errors
     /// When it cannot be started or does not answer.
@@ -125,7 +125,7 @@ impl Warden {
     }
 
     /// One request and its reply. Without one the connection is closed, and the next request starts
-    /// another warden.
+    /// another zygote.
     async fn call(
         &self,
         connection: &Connection,
@@ -156,13 +156,13 @@ impl Warden {
 /// Why there is no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NoReply {
-    /// The warden is gone.
+    /// The zygote is gone.
     Broken,
     /// It did not answer in time.
     Late,
 }
 
-impl Drop for Warden {
+impl Drop for Zygote {
     fn drop(&mut self) {
         if let Some(connection) = self.current.get_mut() {
             connection.close();
@@ -170,7 +170,7 @@ impl Drop for Warden {
     }
 }
 
-/// A running warden.
+/// A running zygote.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: AsyncFd<OwnedFd>,
@@ -213,7 +213,7 @@ impl Connection {
         }
     }
 
-    /// Ends it: everybody who waits is told, the warden sees the end of its input, and so does the
+    /// Ends it: everybody who waits is told, the zygote sees the end of its input, and so does the
     /// reader, who reaps it.
     fn close(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -315,7 +315,7 @@ async fn when_writable(
     }
 }
 
-/// Hands out the replies until the warden is gone, then reaps it.
+/// Hands out the replies until the zygote is gone, then reaps it.
 async fn read_replies(connection: Arc<Connection>, mut child: Child) {
     tokio::select! {
         () = hand_out(&connection) => {}
@@ -340,7 +340,7 @@ async fn hand_out(connection: &Connection) {
         match received {
             Ok(Ok((count, _))) => match Reply::decode(&packet[..count]) {
                 Some(reply) => connection.answer(reply),
-                // The end, or what no warden says.
+                // The end, or what no zygote says.
                 None => return connection.stuck.store(count > 0, Ordering::Relaxed),
             },
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
