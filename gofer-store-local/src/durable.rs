@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Directories remembered, a few hundred bytes each. Beyond it all are forgotten, which costs a few
 /// flushes.
-const MAX_KNOWN: usize = 10_000;
+const MAX_KNOWN_DIRECTORIES: usize = 10_000;
 
 /// What this process knows. It starts with nothing, since another may have died before it synced
 /// what it made.
@@ -57,7 +57,7 @@ impl Durable {
         }
 
         let mut known = self.lock();
-        if known.dirs.len() + synced.len() > MAX_KNOWN {
+        if known.dirs.len() + synced.len() > MAX_KNOWN_DIRECTORIES {
             known.dirs.clear();
         }
 
@@ -118,7 +118,10 @@ mod tests {
     fn it_forgets_rather_than_grow() {
         let root = tempfile::tempdir().unwrap();
         let durable = Durable::default();
-        durable.lock().dirs.extend((0..MAX_KNOWN).map(|n| PathBuf::from(n.to_string())));
+        durable
+            .lock()
+            .dirs
+            .extend((0..MAX_KNOWN_DIRECTORIES).map(|n| PathBuf::from(n.to_string())));
         durable.sync_name(&root.path().join("file"), root.path()).unwrap();
         assert!(durable.lock().dirs.len() < 20);
         assert!(known(&durable, root.path()));

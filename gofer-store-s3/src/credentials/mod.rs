@@ -1,4 +1,15 @@
 //! Where the credentials come from, and how they stay good.
+//!
+//! ```text
+//! request ──> Keyring::signer ── still good ──────────────────────────> Signer (bucket, public bucket)
+//!                  └── about to end ──> load, once for all that wait ──> Signer
+//!                                        ├── the configuration itself
+//!                                        ├── the environment, or the credentials file
+//!                                        └── instance: the machine's role (IMDSv2)
+//! ```
+
+mod instance;
+mod keys;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,7 +24,8 @@ use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
 use crate::config::{CredentialSource, S3Config, invalid};
-use crate::instance::Instance;
+use instance::Instance;
+pub(crate) use keys::Keys;
 
 /// Temporary credentials are replaced this long before they end.
 const RENEW_BEFORE_END: Duration = Duration::from_secs(5 * 60);
@@ -37,15 +49,6 @@ pub(crate) struct Signer {
     /// As presigned URLs name it.
     pub(crate) public: Bucket,
     keys: Keys,
-}
-
-/// Credentials as they were found.
-#[derive(Clone)]
-pub(crate) struct Keys {
-    pub(crate) access_key: String,
-    pub(crate) secret_key: SecretString,
-    pub(crate) token: Option<SecretString>,
-    pub(crate) ends_at: Option<Timestamp>,
 }
 
 impl std::fmt::Debug for Signer {
@@ -169,15 +172,6 @@ impl Signer {
     }
 }
 
-impl Keys {
-    fn same_as(&self, other: &Self) -> bool {
-        let token = |keys: &Self| keys.token.as_ref().map(|token| token.expose_secret().to_owned());
-        self.access_key == other.access_key
-            && self.secret_key.expose_secret() == other.secret_key.expose_secret()
-            && token(self) == token(other)
-    }
-}
-
 fn bucket(config: &S3Config, endpoint: String, keys: &Keys) -> Result<Bucket, BackendError> {
     // Named in full for AWS too, so that a region which rust-s3 does not know works as well.
     let region = Region::Custom { region: config.region.clone(), endpoint };
@@ -288,18 +282,6 @@ fn none_found(no_file: &BackendError, no_instance: &BackendError) -> BackendErro
         no_file.chain(),
         no_instance.chain()
     ))
-}
-
-impl From<Credentials> for Keys {
-    fn from(found: Credentials) -> Self {
-        let token = found.session_token.or(found.security_token).filter(|token| !token.is_empty());
-        Self {
-            access_key: found.access_key.unwrap_or_default(),
-            secret_key: found.secret_key.unwrap_or_default().into(),
-            token: token.map(SecretString::from),
-            ends_at: None,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use crate::client::Client;
 use crate::config::{S3Config, invalid};
 use crate::operation::{Call, Operation};
 use crate::order::{self, Order};
-use crate::write::Put;
-use crate::{check, list, presign, read};
+use crate::put::Put;
+use crate::{check, list, presign, read, write};
 
 /// Keeps objects in a bucket. Cloning shares the store; any number of servers may share the bucket.
 #[derive(Debug, Clone)]
@@ -86,10 +86,10 @@ impl ObjectStore for S3ObjectStore {
         };
 
         timeout(*check_timeout, probing).await.unwrap_or_else(|_| {
-            let place = &client.place;
+            let bucket = &client.bucket;
             let what = format!(
                 "bucket `{}` at `{}` was not checked within `{check_timeout:?}`",
-                place.bucket, place.endpoint
+                bucket.name, bucket.endpoint
             );
             let next_step = "does the store run, and is endpoint its address; a slow one needs a \
                              longer check_timeout";
@@ -109,7 +109,8 @@ impl ObjectStore for S3ObjectStore {
             return Err(BackendError::new(ErrorKind::Unsupported, message));
         }
         let client = Arc::clone(&self.inner.client);
-        Put::new(client, self.full_key(key), key, options).run(body, self.inner.part_bytes).await
+        let put = Put::new(client, self.full_key(key), key, options);
+        write::write(put, body, self.inner.part_bytes).await
     }
 
     async fn get(&self, key: &ObjectKey) -> Result<ObjectBody, BackendError> {
@@ -130,7 +131,7 @@ impl ObjectStore for S3ObjectStore {
         match client.send(&Call::new(self.full_key(key), Operation::Delete)).await {
             Ok(_) => Ok(()),
             Err(failure) if failure.status() == 404 && failure.code() != "NoSuchBucket" => Ok(()),
-            Err(failure) => Err(failure.into_error("delete", key.as_str(), &client.place)),
+            Err(failure) => Err(failure.into_error("delete", key.as_str(), &client.bucket)),
         }
     }
 

@@ -12,12 +12,12 @@ use reqwest::{Method, RequestBuilder, Response};
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use super::keys::Keys;
 use crate::answer::parse_iso_date;
-use crate::credentials::Keys;
 use crate::tls;
 
 /// The metadata service answers from the same host; where it does not, there is none.
-const TIMEOUT: Duration = Duration::from_secs(2);
+const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where the metadata service of every cloud that has one is.
 const DEFAULT_ENDPOINT: &str = "http://169.254.169.254";
 /// Longest answer that is read: names and keys have a few hundred bytes.
@@ -50,7 +50,7 @@ impl Instance {
     }
 
     pub(crate) fn at(endpoint: &str, timeout: Duration) -> Result<Self, BackendError> {
-        let http = tls::metadata_client(timeout.min(TIMEOUT))?;
+        let http = tls::metadata_client(timeout.min(METADATA_TIMEOUT))?;
         Ok(Self { http, endpoint: endpoint.trim_end_matches('/').to_owned() })
     }
 
@@ -84,7 +84,7 @@ impl Instance {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.endpoint)).timeout(TIMEOUT)
+        self.http.request(method, format!("{}{path}", self.endpoint)).timeout(METADATA_TIMEOUT)
     }
 
     async fn text(&self, request: RequestBuilder, what: &str) -> Result<String, BackendError> {
