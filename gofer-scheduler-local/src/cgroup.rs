@@ -271,7 +271,7 @@ impl TaskCgroup {
         Self { dir }
     }
 
-    /// Kills everything in it at once, whatever it forks meanwhile.
+    /// Kills everything in it at once, also what is being forked.
     pub(crate) fn kill(&self) {
         let _ = fs::write(self.dir.join("cgroup.kill"), "1");
     }

@@ -209,7 +209,7 @@ pub(crate) fn settle(
         }
     }
 
-    // Whoever asked it to stop got what they wanted; otherwise nobody can say how it ended.
+    // A stop that was asked for has been reached; otherwise nobody can say how it ended.
     let state = if dir.stop().exists() { ExecutionState::Stopped } else { ExecutionState::Lost };
     let end = record_end(layout, id, Observation { state, times })?;
     forget(layout, live);

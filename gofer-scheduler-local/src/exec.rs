@@ -196,7 +196,7 @@ async fn pass_on(socket: &AsyncFd<OwnedFd>, input: ExecInput) {
         other => vec![other],
     };
     for piece in pieces {
-        // Who reads from the process sees that it is gone.
+        // The task that reads from the process sees that it is gone.
         let _ = send_packet(socket, &encode_input(&piece)).await;
     }
 }

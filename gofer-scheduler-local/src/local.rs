@@ -145,7 +145,7 @@ impl Scheduler for LocalScheduler {
             return Ok(());
         }
 
-        // The launch may have been repeated under another name meanwhile.
+        // The launch may have been repeated since, under another name.
         let Some(Found { live, end: None, .. }) = self.executions().table.find(id) else {
             return Ok(());
         };

@@ -18,7 +18,7 @@ const MAX_PASSES: usize = 10;
 
 impl LocalSecretStore {
     /// Makes a new key, re-encrypts every secret with it, and takes the older keys out of the file.
-    /// Returns how many rows were re-encrypted. Reads and puts go on meanwhile.
+    /// Returns how many rows were re-encrypted. Reads and puts go on during it.
     ///
     /// Dropped or killed at any point, it leaves a file with every key that a row needs; call it
     /// again to finish.

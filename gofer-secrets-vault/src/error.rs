@@ -80,7 +80,7 @@ impl Failure {
         }
     }
 
-    /// Whether the server may have done it all the same.
+    /// Whether the server may have done it although no answer came.
     pub(crate) fn is_unsure(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.status >= 500,

@@ -265,7 +265,7 @@ pub(crate) async fn expire_runs(
     Ok(())
 }
 
-/// The pipeline's id, locked; `None` when it was deleted meanwhile.
+/// The pipeline's id, locked; `None` when it has been deleted.
 async fn locked(
     tx: &mut Tx<'_>,
     namespace: &NamespaceId,
@@ -340,7 +340,7 @@ async fn used_versions(
     Ok(used.into_iter().collect())
 }
 
-/// Deletes those that no run has begun to use meanwhile.
+/// Deletes those that no run has begun to use since.
 pub(crate) async fn expire_versions(
     tx: &mut Tx<'_>,
     namespace: &NamespaceId,

@@ -24,7 +24,7 @@ pub(crate) async fn put(
 ) -> Result<SecretPutOutcome, DbError> {
     let scope = match &record.scope {
         SecretScope::Global => GLOBAL,
-        // Locked, so that the pipeline is not deleted meanwhile.
+        // Locked, so that the pipeline is not deleted before the commit.
         SecretScope::Pipeline(namespace, name) => pipeline::lock(tx, namespace, name).await?.id,
     };
 
@@ -35,7 +35,7 @@ pub(crate) async fn put(
     }
 
     if !values::name(tx, &record.location).await? {
-        // Retention gave it up meanwhile; nothing of this transaction stays.
+        // Retention has given it up; nothing of this transaction stays.
         let message =
             format!("storing secret `{}` took too long and was given up; put it again", record.key);
         return Err(DbError::Unavailable { message, source: None });

@@ -34,7 +34,7 @@ pub(crate) async fn lock_owner(_: &mut Conn, _: &str, _: bool) -> Result<bool, D
 /// There is one writer: nothing is under way that it does not see.
 pub(crate) const UNDER_WAY: i64 = 0;
 
-/// Nobody else counts meanwhile.
+/// One writer counts at a time.
 pub(crate) async fn lock_quotas(_: &mut Conn, _: &NamespaceId) -> Result<(), DbError> {
     Ok(())
 }

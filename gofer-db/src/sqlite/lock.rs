@@ -23,7 +23,7 @@ impl Lock {
             DbError::unavailable(format!("cannot lock `{}`", lock_path.display()), error)
         };
 
-        // Whoever may open the file may hold its lock, and keep the server from starting.
+        // A process that may open the file may hold its lock, and keep the server from starting.
         let options =
             OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(&lock_path);
         let mut file = options.map_err(cannot)?;

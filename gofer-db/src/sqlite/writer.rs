@@ -21,7 +21,7 @@ const QUEUE: usize = 1_024;
 /// Most operations of one transaction: bounds what the first of them waits for the others.
 const BATCH: usize = 64;
 
-/// Who is told of commits.
+/// The parts that are told of commits.
 pub(super) struct Committed {
     pub(super) last_event: watch::Sender<u64>,
     pub(super) event_cache: Arc<EventCache>,
@@ -221,7 +221,7 @@ where
                 source: None,
             }),
         };
-        // The caller may be gone; the work is done all the same.
+        // The caller may be gone; the work is done.
         let _ = self.reply.send(result);
     }
 }

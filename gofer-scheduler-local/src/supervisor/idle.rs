@@ -26,7 +26,7 @@ const MAX_IDLE: u32 = 4;
 pub(super) enum Turn {
     /// Nobody is idle.
     Nobody,
-    /// Whoever is has had time enough for whatever is there.
+    /// Those that are idle have had time enough to take what is there.
     Overdue,
     /// Not for the socket: a child has ended.
     Child,
@@ -73,7 +73,7 @@ impl Idle {
                     return Turn::Child;
                 }
 
-                // Somebody may have become idle meanwhile, and is on the way to it.
+                // A supervisor may have become idle since, and is on the way to it.
                 if self.count.load(Ordering::SeqCst) == 0 {
                     return Turn::Nobody;
                 }

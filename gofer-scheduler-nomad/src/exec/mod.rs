@@ -255,7 +255,7 @@ impl Session {
 
         let left = !matches!(outcome, Ok(End::Exited));
         if let Err(error) = outcome {
-            // Who does not read must not keep the command.
+            // A reader that has stopped reading must not keep the command alive.
             let telling = tokio::time::timeout(SWEEP_TIMEOUT, written.send(Err(error)));
             let (_, ()) = tokio::join!(telling, async { drop((sender, receiver)) });
         } else {
@@ -263,7 +263,7 @@ impl Session {
         }
 
         drop(written);
-        // The script cleans up after a command that ended by itself.
+        // After a command that ended, the script has cleaned up.
         if left && tokio::time::timeout(SWEEP_TIMEOUT, self.sweep()).await.is_err() {
             tracing::warn!(execution = %self.id, "a command in a task may still run; it ends with \
                                                   the task");
@@ -331,7 +331,7 @@ async fn deliver(
 
         if session.in_container && !all_came && stdout.seen && (stderr.seen || session.terminal) {
             all_came = true;
-            // Should it fail, the script ends by itself, later.
+            // Should it fail, the script ends later, when its wait is over.
             let _ = tokio::time::timeout(SWEEP_TIMEOUT, session.sweep()).await;
         }
     }

@@ -53,7 +53,7 @@ pub(crate) fn job_of(path: &str) -> Option<&str> {
     path.strip_prefix("nomad/jobs/").map(|rest| rest.split('/').next().unwrap_or(rest))
 }
 
-/// Who takes the values into the environment.
+/// The program that takes the values into the environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shell {
     /// Nomad: nobody knows whether an image has a shell, unless the task's program is one.

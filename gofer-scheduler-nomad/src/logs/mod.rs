@@ -139,7 +139,7 @@ impl Reader {
     async fn run(mut self, follow: bool) {
         let outcome = if follow { self.follow().await } else { self.copy().await.map(|_| ()) };
         if let Err(Stop::Failed(error)) = outcome {
-            // A reader that left meanwhile wants no error.
+            // A reader that has left wants no error.
             let _ = self.chunks.send(Err(error)).await;
         }
     }
@@ -197,7 +197,7 @@ impl Reader {
             while let Some(piece) = self.tails[at].next(&own) {
                 let bytes = self.read(&alloc, &piece).await?;
                 if bytes.is_empty() {
-                    // Shorter than it was listed: deleted meanwhile. The next list tells.
+                    // Shorter than it was listed: deleted since. The next list tells.
                     break;
                 }
 

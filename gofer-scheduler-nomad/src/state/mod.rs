@@ -211,7 +211,7 @@ fn of_any_alloc(alloc: &Alloc, stopped: bool, marks: Marks) -> ExecutionState {
     }
 }
 
-/// What the end of an allocation means. "complete" means nothing by itself: what was drained,
+/// What the end of an allocation means. "complete" alone means nothing: what was drained,
 /// preempted or stopped is complete, too.
 fn ended(alloc: &Alloc, history: History<'_>, stopped: bool) -> ExecutionState {
     if let Some(event) =
