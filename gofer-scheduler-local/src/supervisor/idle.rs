@@ -3,9 +3,9 @@
 //! All of them, and the zygote, have the same socket: whoever receives a request has it. The zygote
 //! leaves requests to the idle ones while there are any, since it would have to fork. How many
 //! there are is a guess in shared memory, which a process that is killed leaves too high: then the
-//! zygote finds a request that nobody took, within [`LINGER_TIMEOUT`], and counts anew. (Whoever is killed
-//! in the instant between taking a request and locking its live entry takes it along. The server
-//! notices when no answer comes, and launches again.)
+//! zygote finds a request that nobody took, within [`LINGER_TIMEOUT`], and counts anew. (A process
+//! that is killed between taking a request and locking its live entry takes the request along. The
+//! server notices when no answer comes, and launches again.)
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
