@@ -1,16 +1,12 @@
-//! The command line: what every command shares, and the list of commands.
+//! The command line: the list of commands, and the runtime each of them gets.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use secrecy::SecretString;
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::client::{self, Client, Target, TokenSource};
 use crate::commands;
+use crate::context::{Context, Global};
 use crate::errors::{Exit, Failure};
-use crate::output::{Format, Out};
-use crate::own_file::{self, Kind};
 
 const EXIT_CODES: &str = "\
 Examples:
@@ -56,66 +52,6 @@ pub(crate) struct Cli {
     command: Command,
 }
 
-/// What every command takes.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Global options")]
-pub(crate) struct Global {
-    /// Address of the server
-    #[arg(
-        long,
-        global = true,
-        env = "GOFER_API_ADDR",
-        default_value = "http://127.0.0.1:8469",
-        value_name = "URL"
-    )]
-    addr: String,
-    /// File that holds the token on its first line; without it the environment's GOFER_API_TOKEN is
-    /// used, and without that what a development server on this machine has left for you
-    #[arg(long, global = true, env = "GOFER_API_TOKEN_FILE", value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// PEM file with the certificates to trust instead of the system's
-    #[arg(long, global = true, env = "GOFER_CA_FILE", value_name = "FILE")]
-    ca_file: Option<PathBuf>,
-    /// PEM file with this client's own certificate, for a server that asks for one
-    #[arg(
-        long,
-        global = true,
-        env = "GOFER_CLIENT_CERT_FILE",
-        value_name = "FILE",
-        requires = "client_key"
-    )]
-    client_cert: Option<PathBuf>,
-    /// PEM file with the private key of `--client-cert`
-    #[arg(
-        long,
-        global = true,
-        env = "GOFER_CLIENT_KEY_FILE",
-        value_name = "FILE",
-        requires = "client_cert"
-    )]
-    client_key: Option<PathBuf>,
-    /// Send the token to another machine also without TLS
-    #[arg(long, global = true, env = "GOFER_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
-    insecure: bool,
-    /// Namespace to work in [default: default]
-    #[arg(short, long, global = true, env = "GOFER_NAMESPACE", value_name = "NS")]
-    namespace: Option<String>,
-    /// Tables for people, or JSON for programs
-    #[arg(
-        short,
-        long,
-        global = true,
-        env = "GOFER_OUTPUT",
-        value_enum,
-        default_value = "table",
-        value_name = "FORMAT"
-    )]
-    output: Format,
-    /// Say less
-    #[arg(short, long, global = true, env = "GOFER_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
-    quiet: bool,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     #[cfg(feature = "server")]
@@ -135,102 +71,16 @@ enum Command {
     Completion(commands::completion::CompletionArgs),
 }
 
-/// What a command is given besides its own arguments.
-#[derive(Debug)]
-pub(crate) struct Context {
-    global: Global,
-    pub(crate) out: Out,
-    /// Where a token was looked for in vain.
-    sought: std::sync::OnceLock<String>,
-    #[cfg(feature = "server")]
-    scratch: std::sync::OnceLock<(tempfile::TempDir, gofer_api::Owner)>,
-}
-
-impl Context {
-    /// Removes the folder when the command is over and nothing of it can write there any more.
-    #[cfg(feature = "server")]
-    pub(crate) fn remove_at_the_end(&self, dir: tempfile::TempDir, owner: gofer_api::Owner) {
-        // In this order: others look after the folder once the owner is gone.
-        // One command has one such folder; a second one would be removed at once.
-        let _ = self.scratch.set((dir, owner));
-    }
-
-    /// Connects to the server that was named, with the token that was, or else with the one that a
-    /// server on this machine has left for its own user.
-    pub(crate) async fn client(&self) -> Result<Client, Failure> {
-        let Global { addr, ca_file, client_cert, client_key, insecure, .. } = &self.global;
-        let mut addr = addr.clone();
-        let mut token = client::token(self.global.token_file.as_deref())?;
-        let mut token_source = self.global.token_file.clone().map(TokenSource::File);
-
-        if token.is_none() {
-            let uri = client::parse_addr(&addr)?;
-            match own_file::find(&uri, Kind::Token) {
-                Ok(found) => {
-                    token = Some(found.secret);
-                    token_source = Some(TokenSource::Server(uri));
-                    // A name may lead to another server on the same port. A certificate, however,
-                    // is for the name.
-                    if found.addr.starts_with("http://") {
-                        addr = found.addr;
-                    }
-                }
-                // A command connects once, and again only in the same way.
-                Err(why) => drop(self.sought.set(why)),
-            }
-        }
-
-        let client_files = client_cert.clone().zip(client_key.clone());
-        let ca_file = ca_file.clone();
-        let target =
-            Target { addr, ca_file, client_files, insecure: *insecure, token, token_source };
-
-        Client::connect(&target).await
-    }
-
-    /// The code for the first management token that the server has left on this machine; or why
-    /// there is none.
-    ///
-    /// # Errors
-    /// Wrong use for an address that cannot be.
-    pub(crate) fn bootstrap_code(&self) -> Result<Result<SecretString, String>, Failure> {
-        let uri = client::parse_addr(&self.global.addr)?;
-        Ok(own_file::find(&uri, Kind::Bootstrap).map(|found| found.secret))
-    }
-
-    /// Authorities that are trusted besides the system's, if they were named.
-    pub(crate) fn ca_file(&self) -> Option<&Path> {
-        self.global.ca_file.as_deref()
-    }
-
-    /// The namespace that was named, or the default one.
-    pub(crate) fn namespace(&self) -> String {
-        self.named_namespace().unwrap_or_else(|| "default".to_owned())
-    }
-
-    /// The namespace, if one was named.
-    pub(crate) fn named_namespace(&self) -> Option<String> {
-        self.global.namespace.clone().filter(|namespace| !namespace.is_empty())
-    }
-}
-
 impl Cli {
     /// Executes the command on a runtime of the size it needs, and says the exit code: an [`Exit`],
     /// or of a command in a task.
     pub(crate) fn execute(self) -> Result<u8, Failure> {
-        let out = Out::new(self.global.output, self.global.quiet);
-        let context = Context {
-            global: self.global,
-            out,
-            sought: std::sync::OnceLock::new(),
-            #[cfg(feature = "server")]
-            scratch: std::sync::OnceLock::new(),
-        };
+        let context = Context::new(self.global);
 
         let runtime = runtime(&self.command)?;
         let patience = patience(&self.command);
         let result = runtime.block_on(run(self.command, &context));
-        let result = result.map_err(|failure| match context.sought.get() {
+        let result = result.map_err(|failure| match context.sought_token() {
             Some(sought) => failure.without_token(sought),
             None => failure,
         });
@@ -286,15 +136,15 @@ async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
         Command::Event(args) => commands::event::run(args, context).await.map(|()| Exit::Ok),
         Command::Token(args) => commands::token::run(args, context).await.map(|()| Exit::Ok),
         Command::System(args) => commands::system::run(args, context).await.map(|()| Exit::Ok),
-        Command::Completion(args) => commands::completion::run(&args, context).map(|()| Exit::Ok),
+        Command::Completion(args) => {
+            commands::completion::run(&args, Cli::command(), context).map(|()| Exit::Ok)
+        }
     };
     done.map(|exit| exit as u8)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -19,9 +19,10 @@ use tokio_util::bytes::Bytes;
 
 use crate::client::{Client, unary};
 use crate::errors::{Failure, innermost};
+use crate::format::hex;
 use crate::output::Out;
 use crate::source::{Source, unreadable};
-use crate::transfer::{Incoming, Progress, hex};
+use crate::transfer::{Incoming, Progress};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -213,7 +214,7 @@ fn broken_off(error: reqwest::Error) -> Failure {
 
 /// A client that trusts what the system does, and `--ca-file`.
 fn http_client(ca_file: Option<&Path>) -> Result<reqwest::Client, Failure> {
-    // Whoever was first has installed the same.
+    // The first caller has installed the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
         .http1_only()

@@ -6,9 +6,8 @@ use std::fmt::Write as _;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::client::certificate_problem;
-use crate::interrupts::Interrupt;
-use crate::output::{printable, printable_lines};
+use crate::certificates::certificate_problem;
+use crate::terminal::{printable, printable_lines};
 
 /// The exit codes; `--help` documents them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +45,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn new(exit: Exit, message: impl Into<String>) -> Self {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into(), details: Vec::new(), hint: None, lacks_token: false }
     }
 
@@ -63,11 +62,6 @@ impl Failure {
     /// What was asked for is refused.
     pub(crate) fn refused(message: impl Into<String>) -> Self {
         Self::new(Exit::Refused, message)
-    }
-
-    /// A signal ended the command.
-    pub(crate) fn interrupted(by: Interrupt) -> Self {
-        Self::new(by.exit(), by.reason())
     }
 
     /// Something is missing, and with what that ends.

@@ -1,5 +1,6 @@
 //! Values of the contract in words: times, lengths, sizes, states.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use gofer_proto::v1::{
@@ -113,6 +114,14 @@ pub(crate) fn run_name(run: &Run) -> String {
 /// How long an attempt took; empty when it never ran.
 pub(crate) fn took(from: Option<&Timestamp>, to: Option<&Timestamp>) -> String {
     elapsed(from, to).map_or_else(String::new, duration)
+}
+
+/// Bytes as the contract writes a hash.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

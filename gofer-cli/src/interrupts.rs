@@ -59,8 +59,15 @@ impl Interrupt {
     }
 }
 
-/// SIGHUP as a server takes it: a wish to read its files again, or the end of the terminal that it
-/// was started from.
+impl Failure {
+    /// A signal ended the command.
+    pub(crate) fn interrupted(by: Interrupt) -> Self {
+        Self::new(by.exit(), by.reason())
+    }
+}
+
+/// SIGHUP as a server takes it: a request to read its files again, or the end of the terminal that
+/// it was started from.
 pub(crate) struct HangUps {
     signal: Signal,
     /// Whether there was a terminal, whose end is meant for this process.

@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
+mod certificates;
 mod cli;
 mod client;
 mod commands;
 mod compile;
+mod context;
 mod direct;
 mod errors;
 mod follow;

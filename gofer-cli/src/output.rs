@@ -12,6 +12,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use prost::{Message, Name};
 
 use crate::errors::Failure;
+pub(crate) use crate::terminal::printable;
+use crate::terminal::printable_lines;
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -185,17 +187,8 @@ fn trimmed(table: &Table) -> String {
     text
 }
 
-/// The text without what would move a terminal's cursor or change its colours.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// The same for a text of several lines.
-pub(crate) fn printable_lines(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
-}
-
-/// The same JSON. Its writer escapes the controls below U+0020, and leaves those from U+007F on.
+/// JSON that moves no terminal's cursor. Its writer escapes the controls below U+0020, and leaves
+/// those from U+007F on.
 fn escape_controls(json: String) -> String {
     use std::fmt::Write as _;
     if !json.contains(|c: char| c.is_control() && c != '\n') {

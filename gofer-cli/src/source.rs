@@ -12,7 +12,10 @@ use tokio_util::bytes::Bytes;
 use tokio_util::io::ReaderStream;
 
 use crate::errors::Failure;
-use crate::transfer::{CHUNK_BYTES, hex};
+use crate::format::hex;
+
+/// A good size of a chunk, as the contract says.
+pub(crate) const CHUNK_BYTES: usize = 64 << 10;
 
 /// An open file.
 #[derive(Debug)]

@@ -37,9 +37,9 @@ const NO_PROGRAM: u8 = 127;
 /// Wrong use.
 const WRONG_USE: u8 = 2;
 /// How long the end of a task may be held up by its report, all in all.
-const PATIENCE: Duration = Duration::from_millis(1_500);
+const REPORT_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// A report is tried once more when the connection broke.
-const TRIES: usize = 2;
+const REPORT_TRIES: usize = 2;
 /// Where exit codes begin that stand for a signal.
 const SIGNAL_BASE: i32 = 128;
 /// Searched after `PATH`: Nomad searches its own, which tasks do not see.
@@ -150,7 +150,7 @@ async fn supervise(program: &OsStr, arguments: &[OsString]) -> Result<ExitStatus
     // What was asked to end is over when Nomad says so.
     if let Some(end) = told(status).filter(|_| !asked_to_end) {
         let end = times.of(end);
-        let _ = tokio::time::timeout(PATIENCE, report(connecting, end)).await;
+        let _ = tokio::time::timeout(REPORT_TIMEOUT, report(connecting, end)).await;
     }
 
     Ok(status)
@@ -317,7 +317,7 @@ async fn connect() -> Result<Client, Failure> {
 
 async fn report(connecting: JoinHandle<Result<Client, Failure>>, end: ReportEndRequest) {
     let mut connected = connecting.await.ok().and_then(Result::ok);
-    for _ in 0..TRIES {
+    for _ in 0..REPORT_TRIES {
         if connected.is_none() {
             connected = connect().await.ok();
         }

@@ -7,6 +7,16 @@ use anstyle_parse::{DefaultCharAccumulator, Params, Parser, Perform};
 /// Back to the terminal's own colours.
 const RESET: &[u8] = b"\x1b[0m";
 
+/// The text without what would move a terminal's cursor or change its colours.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The same for a text of several lines.
+pub(crate) fn printable_lines(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
 /// One line, without its end, as it looks once all of it was written: of a line that was
 /// overwritten (`\r`), as progress bars do, the last state. Colours end with it.
 pub(crate) fn line(bytes: &[u8]) -> Vec<u8> {

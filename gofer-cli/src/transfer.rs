@@ -1,7 +1,6 @@
 //! Objects on their way: streamed in both directions, so that memory stays small whatever their
 //! size.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
@@ -20,10 +19,8 @@ use tokio_util::io::ReaderStream;
 use crate::client::Client;
 use crate::errors::Failure;
 use crate::output::Out;
-use crate::source::{Source, unreadable};
+use crate::source::{CHUNK_BYTES, Source, unreadable};
 
-/// A good size of a chunk, as the contract says.
-pub(crate) const CHUNK_BYTES: usize = 64 << 10;
 /// A transfer that takes longer shows its progress.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
 
@@ -207,14 +204,6 @@ impl Sink<'_> {
             Failure::usage(format!("cannot write `{}`: {}", file.display(), error.error))
         })
     }
-}
-
-/// Bytes as the contract writes a hash.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// A bar on stderr once a transfer takes long; nothing when stderr is no terminal.

@@ -35,7 +35,8 @@
 //!
 //! Each test calls the factory once, so every case has a backend of its own and may use any key. A
 //! backend whose server is opt-in writes `object_store_conformance!(optional super::s3)` and an
-//! `async fn() -> Option<H>` that prints why it skips. The caller's crate needs `tokio` with the
+//! `async fn() -> Option<H>` that prints why it skips. One that cannot keep the whole contract adds
+//! `except EXCEPTIONS`, the names of cases with their reasons. The caller's crate needs `tokio` with the
 //! features `macros` and `rt-multi-thread` as a dev-dependency.
 //!
 //! No case sleeps to see what happens: it waits for an event, or polls with [`eventually`] until
@@ -124,10 +125,42 @@ pub async fn run_case<F: Future<Output = ()>>(name: &str, case: F) {
     assert!(outcome.is_ok(), "case `{name}` did not end within {CASE_DEADLINE:?}");
 }
 
+/// Whether a backend cannot keep this case of the contract, which it then says with its reason.
+#[doc(hidden)]
+#[must_use]
+pub fn is_excepted(case: &str, exceptions: &[(&str, &str)]) -> bool {
+    let reason = exceptions.iter().find(|(name, _)| *name == case).map(|(_, reason)| reason);
+    if let Some(reason) = reason {
+        say_skipped(case, reason);
+    }
+    reason.is_some()
+}
+
 /// Emits the tests of one suite; what the four public macros expand to.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance_tests {
+    ([optional $factory:path, except $exceptions:path] $suite:ident $($module:ident { $($case:ident)+ })+) => {
+        $($(
+            #[::tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                if $crate::conformance::is_excepted(stringify!($case), $exceptions) {
+                    return;
+                }
+                let Some(mut harness) = $factory().await else { return };
+                let case = $crate::conformance::$suite::$module::$case(&mut harness);
+                $crate::conformance::run_case(stringify!($case), case).await;
+            }
+        )+)+
+
+        #[test]
+        fn every_exception_is_a_case_of_the_suite() {
+            let cases = [$($(stringify!($case)),+),+];
+            for (case, reason) in $exceptions {
+                assert!(cases.contains(case), "`{case}` ({reason}) is no case");
+            }
+        }
+    };
     ([optional $factory:path] $suite:ident $($module:ident { $($case:ident)+ })+) => { $($(
         #[::tokio::test(flavor = "multi_thread")]
         async fn $case() {

@@ -8,7 +8,7 @@ use gofer_core::quota::QuotaExceeded;
 use gofer_core::validate::Violation;
 use gofer_core::{BackendError, ErrorKind, Resource};
 
-use crate::postgres::sqlstate;
+use crate::sqlstate;
 
 type Source = Box<dyn Error + Send + Sync>;
 

@@ -212,7 +212,7 @@ impl Expiry for Db {
         let done: Result<(), DbError> = transact!(self, retention::expired(&what, at, &book));
         done?;
         if let (Some(up_to), Engine::Sqlite(engine)) = (up_to, self.engine()) {
-            engine.recent().forget(up_to);
+            engine.event_cache().forget(up_to);
         }
         Ok(())
     }

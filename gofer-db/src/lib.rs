@@ -4,20 +4,21 @@
     reason = "src/queries is compiled once per engine; see the README"
 )]
 
-mod api;
-mod cached;
 mod config;
 mod db;
 mod error;
+mod event_cache;
 mod headroom;
 mod journal;
 mod migrate;
 mod postgres;
-mod recent;
+mod prepared;
 mod rows;
 mod schema;
-mod specs;
+mod spec_cache;
 mod sqlite;
+mod sqlstate;
+mod support;
 mod types;
 
 pub use config::{DatabaseUrl, DbConfig, Durability, Target, TlsConfig};

@@ -5,7 +5,14 @@ use std::fs;
 use std::io;
 
 use crate::confinement::User;
-use crate::users::Account;
+
+/// Whom a namespace's tasks run as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub(crate) user: User,
+    /// As the system calls it, if it has a name.
+    pub(crate) name: Option<String>,
+}
 
 /// Both files, as they are now.
 pub(crate) struct Accounts {

@@ -27,9 +27,9 @@ const CPU_PERIOD_MICROS: u64 = 100_000;
 /// The kernel takes no smaller quota.
 const CPU_QUOTA_MIN_MICROS: u64 = 1_000;
 /// How long to wait for killed processes to be gone: as long as a supervisor waits.
-const PATIENCE: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Looks again this often, should the kernel not tell.
-const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const KILL_POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// A directory for the cgroups of one scheduler's executions.
 #[derive(Debug, Clone)]
@@ -290,7 +290,7 @@ impl TaskCgroup {
         Self { dir, was_killed: Cell::new(false) }
     }
 
-    /// Kills everything in it at once, whatever it forks meanwhile.
+    /// Kills everything in it at once, also what is being forked.
     pub(crate) fn kill(&self) {
         self.was_killed.set(true);
         let _ = fs::write(self.dir.join("cgroup.kill"), "1");
@@ -314,7 +314,7 @@ impl TaskCgroup {
 
     /// Waits for killed processes to be gone, for a while.
     fn wait_until_empty(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + KILL_TIMEOUT;
         let Ok(events) = fs::File::open(self.dir.join("cgroup.events")) else { return };
         while Instant::now() < deadline {
             let mut text = [0; 256];
@@ -322,7 +322,7 @@ impl TaskCgroup {
             if !String::from_utf8_lossy(&text[..length]).contains("populated 1") {
                 return;
             }
-            let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&LOOK_AGAIN));
+            let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&KILL_POLL_INTERVAL));
         }
     }
 }

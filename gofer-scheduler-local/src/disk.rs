@@ -15,35 +15,33 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{PidfdFlags, Signal, geteuid, kill_process, pidfd_open, pidfd_send_signal};
 
 use crate::cgroup::CgroupBase;
-use crate::confinement::User;
 use crate::layout::{ExecutionDir, Layout, LiveName};
 use crate::live::{self, LiveRecord, Probe, StartedTask};
-use crate::spares::Spares;
 use crate::{process, record};
 
 /// Nobody else's.
-const PRIVATE: u32 = 0o700;
+const PRIVATE_MODE: u32 = 0o700;
 /// Others may pass, and see nothing.
-const PASSABLE: u32 = 0o711;
+pub(crate) const PASSABLE_MODE: u32 = 0o711;
 
 /// Makes the directories, and gives those that exist the modes they need: with `passable`, other
 /// users reach theirs.
 pub(crate) fn prepare(layout: &Layout, passable: bool) -> io::Result<()> {
-    let outer = if passable { PASSABLE } else { PRIVATE };
+    let outer = if passable { PASSABLE_MODE } else { PRIVATE_MODE };
     let dirs = [
         (layout.root().to_path_buf(), outer),
-        (layout.live_dir(), PRIVATE),
+        (layout.live_dir(), PRIVATE_MODE),
         (layout.executions(), outer),
     ];
     for (dir, mode) in dirs {
-        fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(&dir)?;
+        fs::DirBuilder::new().recursive(true).mode(PRIVATE_MODE).create(&dir)?;
         set_mode(&dir, mode)?;
     }
     Ok(())
 }
 
 /// Sets the mode, unless it is that. Whatever the umask.
-fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+pub(crate) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     if fs::symlink_metadata(path)?.permissions().mode() & 0o7777 == mode {
         return Ok(());
     }
@@ -101,67 +99,14 @@ fn boot_id() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
 }
 
-/// What there is before a launch.
-pub(crate) enum Begun {
-    /// It has ended already.
-    Ended,
-    /// Everything is ready for a supervisor.
-    Ready,
-}
-
-/// Makes the live entry and the directory of an execution this server does not know. Nothing of it
-/// can be running, for then it would be known: whatever lies there is left from a launch that came
-/// to nothing.
-pub(crate) fn begin(
-    layout: &Layout,
-    spares: &Spares,
-    id: &ExecutionId,
-    live: &LiveName,
-    user: Option<&User>,
-) -> io::Result<Begun> {
-    let dir = layout.execution(id);
-    if record::read(&dir)?.is_some() {
-        return Ok(Begun::Ended);
-    }
-
-    let entry = layout.live(live);
-    if user.is_none() && spares.use_for(&dir, &entry) {
-        return Ok(Begun::Ready);
-    }
-
-    live::create(&entry)?;
-    let made = match user {
-        None => make_execution_dir(&dir),
-        Some(user) => make_users_dir(&dir, user),
-    };
-
-    if made.is_err() {
-        let _ = fs::remove_file(entry);
-    }
-
-    made.map(|()| Begun::Ready)
-}
-
 /// Makes the directory of an execution, and in it that of its process.
 pub(crate) fn make_execution_dir(dir: &ExecutionDir) -> io::Result<()> {
     make_dir(dir.path()).and_then(|()| make_dir(&dir.work()))
 }
 
-/// The same for a process of another user: what is the server's stays closed to it, and `work` and
-/// `tmp` are its own.
-fn make_users_dir(dir: &ExecutionDir, user: &User) -> io::Result<()> {
-    make_dir(dir.path())?;
-    set_mode(dir.path(), PASSABLE)?;
-    for own in [dir.work(), dir.tmp()] {
-        make_dir(&own)?;
-        std::os::unix::fs::lchown(&own, Some(user.uid), Some(user.gid))?;
-    }
-    Ok(())
-}
-
 /// Makes a directory in one that exists, unless it is there.
-fn make_dir(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(PRIVATE).create(path) {
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(PRIVATE_MODE).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
@@ -264,7 +209,7 @@ pub(crate) fn settle(
         }
     }
 
-    // Whoever asked it to stop got what they wanted; otherwise nobody can say how it ended.
+    // A stop that was asked for has been reached; otherwise nobody can say how it ended.
     let state = if dir.stop().exists() { ExecutionState::Stopped } else { ExecutionState::Lost };
     let end = record_end(layout, id, Observation { state, times })?;
     forget(layout, live);
@@ -291,7 +236,7 @@ pub(crate) fn forget(layout: &Layout, live: &LiveName) {
 }
 
 /// Kills what a dead supervisor's task left in its session. What detached itself into one of its
-/// own is in the execution's cgroup, and falls to the warden.
+/// own is in the execution's cgroup, and falls to the zygote.
 fn kill_session(task: StartedTask) {
     // Ticks are cut to hundredths of a second on both sides.
     let plausible = task.earliest.saturating_sub(1)..=task.latest + 1;

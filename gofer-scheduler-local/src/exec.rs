@@ -21,8 +21,8 @@ use crate::executions::Executions;
 use crate::live::{self, Probe, StartedTask};
 use crate::session::{Begin, PACKET_BYTES, Said, encode_input};
 use crate::table::{self, Found, Phase};
-use crate::warden::{send_packet, send_request};
 use crate::wire::SESSION;
+use crate::zygote::{send_packet, send_request};
 
 /// How long the session's process may take to begin. Far beyond any real time.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -64,7 +64,7 @@ pub(crate) async fn open(
         terminal: request.terminal,
     };
 
-    let (socket, child) = executions.warden.start_session()?;
+    let (socket, child) = executions.zygote.start_session()?;
     let body = begin.encode(&request.command);
     let began = tokio::time::timeout(BEGIN_TIMEOUT, async {
         send_request(&socket, SESSION, &body).await?;
@@ -196,7 +196,7 @@ async fn pass_on(socket: &AsyncFd<OwnedFd>, input: ExecInput) {
         other => vec![other],
     };
     for piece in pieces {
-        // Who reads from the process sees that it is gone.
+        // The task that reads from the process sees that it is gone.
         let _ = send_packet(socket, &encode_input(&piece)).await;
     }
 }

@@ -11,12 +11,14 @@ use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use rustix::process::{Resource, Rlimit, getrlimit};
 use tokio::sync::Notify;
 
+use crate::accounts::Account;
 use crate::cgroup::CgroupBase;
 use crate::config::{Launcher, LocalSchedulerConfig};
 use crate::confinement::{Confinement, Limit, User};
-use crate::disk::{self, Begun, Settle, Settled};
+use crate::disk::{self, Settle, Settled};
 use crate::error::{blocking, io_error};
 use crate::hardening::limits_at_start;
+use crate::launch_dir::{self, Begun};
 use crate::layout::{Layout, LiveName};
 use crate::live;
 use crate::policy::Policy;
@@ -24,17 +26,17 @@ use crate::record;
 use crate::spares::Spares;
 use crate::spec::{self, BaseEnv, Home, Prepared};
 use crate::table::{Claimed, Phase, Table, started};
-use crate::users::{Account, Users};
-use crate::warden::{Launched, Warden};
+use crate::users::Users;
 use crate::watcher::{Happened, Watcher};
 use crate::wire::{Launch, MAX_BODY_BYTES, Outcome, Reply};
+use crate::zygote::{Launched, Zygote};
 
-/// How often a launch is tried when the warden dies under it.
+/// How often a launch is tried when the zygote dies under it.
 const LAUNCH_TRIES: u32 = 4;
 /// How long to wait for another server to let go of the directory: a restarted one overlaps with
 /// its predecessor.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-const LOCK_INTERVAL: Duration = Duration::from_millis(25);
+const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(25);
 
 /// Held by the one server that uses the directory.
 #[derive(Debug)]
@@ -46,7 +48,7 @@ pub(crate) struct Executions {
     pub(crate) config: LocalSchedulerConfig,
     pub(crate) layout: Layout,
     pub(crate) table: Table,
-    pub(crate) warden: Warden,
+    pub(crate) zygote: Zygote,
     pub(crate) watcher: Arc<Watcher>,
     pub(crate) cgroup: Option<CgroupBase>,
     /// Held while a stop request is compared and written, so that of two the shorter one stays.
@@ -102,12 +104,12 @@ impl Executions {
         let incarnation =
             disk::boot().map_err(|error| io_error("the kernel's boot id cannot be read", error))?;
         let base_env = BaseEnv::capture(&config);
-        let warden = Warden::new(launcher, config.owner.clone());
+        let zygote = Zygote::new(launcher, config.owner.clone());
         let executions = Self {
             config,
             layout,
             table,
-            warden,
+            zygote,
             watcher,
             cgroup,
             stopping: Mutex::default(),
@@ -118,7 +120,7 @@ impl Executions {
             incarnation,
         };
 
-        executions.warden.ensure().await?;
+        executions.zygote.ensure().await?;
         Ok((executions, ServerLock(lock)))
     }
 
@@ -192,7 +194,7 @@ impl Executions {
             Err(failure) => return self.record_failure(id, live, failure).await,
         };
 
-        let launched = match self.warden.launch(&body, died).await {
+        let launched = match self.zygote.launch(&body, died).await {
             Ok(launched) => launched,
             Err(error) => {
                 self.settle(id, live, Settle::Now).await?;
@@ -240,7 +242,7 @@ impl Executions {
         live: &LiveName,
         user: Option<&User>,
     ) -> Result<Begun, BackendError> {
-        disk::begin(&self.layout, &self.spares, id, live, user)
+        launch_dir::begin(&self.layout, &self.spares, id, live, user)
             .map_err(|error| io_error(format!("the directory of `{id}` could not be made"), error))
     }
 
@@ -277,7 +279,7 @@ impl Executions {
         Confinement { limits, user, landlock: self.policy.landlock.clone() }
     }
 
-    /// The request for the warden; with the cgroup it names, made in place: it is in memory, too.
+    /// The request for the zygote; with the cgroup it names, made in place: it is in memory, too.
     fn body(
         &self,
         id: &ExecutionId,
@@ -457,7 +459,7 @@ async fn lock_server(layout: &Layout, passable: bool) -> Result<OwnedFd, Backend
         match attempt.await? {
             Ok(lock) => return Ok(lock),
             Err(_) if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(LOCK_INTERVAL).await
+                tokio::time::sleep(LOCK_RETRY_PAUSE).await
             }
             Err(owner) => {
                 let message = format!(

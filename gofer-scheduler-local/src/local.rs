@@ -28,7 +28,7 @@ pub struct LocalScheduler {
     instance: Arc<Instance>,
 }
 
-/// Dropping the last clone lets go of the directory and ends the warden; what runs goes on running.
+/// Dropping the last clone lets go of the directory and ends the zygote; what runs goes on running.
 #[derive(Debug)]
 struct Instance {
     executions: Arc<Executions>,
@@ -96,7 +96,7 @@ impl Scheduler for LocalScheduler {
         blocking(move || disk::probe_write(&layout).map_err(|error| io_error(failed, error)))
             .await?;
 
-        let pid = executions.warden.ping().await?;
+        let pid = executions.zygote.ping().await?;
         let limits = match &executions.cgroup {
             Some(base) if base.limits() => {
                 format!("limits of memory and cpu in `{}`", base.dir().display())
@@ -143,7 +143,7 @@ impl Scheduler for LocalScheduler {
             return Ok(());
         }
 
-        // The launch may have been repeated under another name meanwhile.
+        // The launch may have been repeated since, under another name.
         let Some(Found { live, end: None, .. }) = self.executions().table.find(id) else {
             return Ok(());
         };

@@ -1,7 +1,7 @@
 //! A process whose executions end with it, such as a command that runs one pipeline.
 //!
 //! Nobody takes up the executions of such an owner once it is gone. So it holds the writing end of
-//! a pipe, and the warden and every supervisor hold the reading end: whatever way the owner ends,
+//! a pipe, and the zygote and every supervisor hold the reading end: whatever way the owner ends,
 //! the kernel closes its end, and they see that.
 
 use std::fs::File;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-/// Names the folder in the environment of the warden, which passes nothing of it on.
+/// Names the folder in the environment of the zygote, which passes nothing of it on.
 pub(crate) const FOLDER_VARIABLE: &str = "GOFER_OWNERS_FOLDER";
 
 /// Executions end when the last clone of this is dropped, at the latest with the process.

@@ -16,8 +16,8 @@ use crate::disk;
 use crate::layout::{ExecutionDir, Layout};
 use crate::live::LiveRecord;
 
-/// More than start at once on a machine are not worth keeping.
-const MOST: usize = 256;
+/// Spares that are kept: more than start at once on a machine are not worth it.
+const SPARES_MAX: usize = 256;
 
 /// Where they are. They do not outlive the server: the next one deletes what is no execution's.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl Spares {
     pub(crate) fn discard(&self, layout: &Layout, dir: &ExecutionDir) -> io::Result<()> {
         let turn = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
         let as_new = ended_orderly(dir)
-            && self.dirs().len() < MOST
+            && self.dirs().len() < SPARES_MAX
             && make_as_new(dir).is_ok_and(|as_new| as_new);
         disk::remove_file(&dir.exit())?;
 

@@ -1,4 +1,4 @@
-//! What the server and the warden say to each other, over a SEQPACKET socket.
+//! What the server and the zygote say to each other, over a SEQPACKET socket.
 //!
 //! A request is one packet, so that of several who wait for one whoever receives it has it whole: a
 //! header (sequence number, length of the body) and the body. One that is too long for a packet is
@@ -146,7 +146,7 @@ impl<'a> Request<'a> {
 }
 
 /// The sequence number of a request that makes the process that takes it a session instead of a
-/// warden; see [`crate::session`].
+/// zygote; see [`crate::session`].
 pub(crate) const SESSION: u64 = u64::MAX;
 
 /// The header of a request.
@@ -170,7 +170,7 @@ pub(crate) fn parse_request_header(packet: &[u8]) -> Option<(u64, usize, &[u8])>
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The answer to a request without a body, which only asks whether the warden is there.
+    /// The answer to a request without a body, which only asks whether the zygote is there.
     Pong,
     /// The process runs (or did).
     Running,

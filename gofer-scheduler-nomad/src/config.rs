@@ -122,6 +122,28 @@ pub enum HostDriver {
     RawExec,
 }
 
+impl HostDriver {
+    /// The driver's name in Nomad.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::RawExec => "raw_exec",
+        }
+    }
+
+    /// Whether it limits memory and cpu.
+    pub(crate) fn enforces_limits(self) -> bool {
+        self == Self::Exec
+    }
+
+    /// Whether a task is kept from the node's other tasks and files: `raw_exec` has the agent's own
+    /// rights.
+    pub(crate) fn isolates(self) -> bool {
+        self == Self::Exec
+    }
+}
+
 /// The driver of tasks with an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -184,17 +206,6 @@ impl Default for NomadConfig {
             default_cpu_mhz: 100,
             default_memory_mb: 256,
             mhz_per_core: 1_000,
-        }
-    }
-}
-
-impl HostDriver {
-    /// The driver's name in Nomad.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Exec => "exec",
-            Self::RawExec => "raw_exec",
         }
     }
 }

@@ -13,10 +13,13 @@ use gofer_core::{BackendError, ErrorKind, ExecutionId, Timestamp};
 use secrecy::SecretString;
 use tokio::task::AbortHandle;
 
-use crate::client::Client;
+use crate::calls::{JobCalls, kill};
 use crate::config::NomadConfig;
-use crate::shared::Shared;
-use crate::{exec, identity, logs, preflight, reports, stop, watch};
+use crate::http::client::Client;
+use crate::identity::Identities;
+use crate::identity::reports::{self, EndReports};
+use crate::stream::{Changes, watch};
+use crate::{exec, logs, preflight};
 
 /// Runs executions as jobs of a Nomad cluster. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -27,7 +30,10 @@ pub struct NomadScheduler {
 /// Dropping the last clone closes the event stream; what runs goes on running.
 #[derive(Debug)]
 struct Instance {
-    shared: Arc<Shared>,
+    calls: Arc<JobCalls>,
+    changes: Arc<Changes>,
+    identities: Identities,
+    reports: EndReports,
     watching: Vec<AbortHandle>,
     incarnation: u64,
 }
@@ -52,25 +58,34 @@ impl NomadScheduler {
         config.validate()?;
         let client = Client::new(&config)?;
         let templates = preflight::load_templates(&config, &client).await?;
-        let shared = Shared::new(config, client, templates);
-        let namespaces = shared.config.nomad_namespaces();
-        let watching = namespaces
+        let calls = JobCalls::new(config, client, templates);
+        let namespaces = calls.config.nomad_namespaces();
+
+        let changes = Arc::new(Changes::new(namespaces.clone()));
+        let identities = Identities::new(calls.clone());
+        let (reports, receivers) = EndReports::new(calls.clone(), namespaces);
+        let watching = receivers
             .into_iter()
-            .map(|namespace| tokio::spawn(watch::run(shared.clone(), namespace)).abort_handle())
+            .map(|(namespace, reports)| {
+                let listening = watch::run(calls.clone(), changes.clone(), namespace, reports);
+                tokio::spawn(listening).abort_handle()
+            })
             .collect();
+
         let incarnation = u64::try_from(Timestamp::now().0).unwrap_or(0);
-        Ok(Self { instance: Arc::new(Instance { shared, watching, incarnation }) })
+        let instance = Instance { calls, changes, identities, reports, watching, incarnation };
+        Ok(Self { instance: Arc::new(instance) })
     }
 
-    fn shared(&self) -> &Arc<Shared> {
-        &self.instance.shared
+    fn calls(&self) -> &Arc<JobCalls> {
+        &self.instance.calls
     }
 }
 
 #[async_trait]
 impl Scheduler for NomadScheduler {
     fn capabilities(&self) -> SchedulerCapabilities {
-        let config = &self.shared().config;
+        let config = &self.calls().config;
         let resource_limits = config.host_driver.enforces_limits();
         SchedulerCapabilities {
             images: true,
@@ -91,14 +106,14 @@ impl Scheduler for NomadScheduler {
     }
 
     async fn check(&self) -> Result<String, BackendError> {
-        preflight::check(self.shared()).await
+        preflight::check(self.calls()).await
     }
 
     async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
-        let (shared, id, spec) = (self.shared().clone(), id.clone(), spec.clone());
+        let (calls, id, spec) = (self.calls().clone(), id.clone(), spec.clone());
         // In a task of its own: a caller who stops waiting must not leave secrets behind and no
         // job.
-        match tokio::spawn(async move { shared.start(&id, &spec).await }).await {
+        match tokio::spawn(async move { calls.start(&id, &spec).await }).await {
             Ok(result) => result,
             Err(error) => {
                 Err(BackendError::new(ErrorKind::Internal, "a part of the nomad scheduler failed")
@@ -108,27 +123,27 @@ impl Scheduler for NomadScheduler {
     }
 
     async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError> {
-        let Some(inspected) = self.shared().inspect(id).await? else { return Ok(()) };
+        let Some(inspected) = self.calls().inspect(id).await? else { return Ok(()) };
         if inspected.view.state.is_final() {
             return Ok(());
         }
-        let place = self.shared().place(id);
+        let key = self.calls().key(id);
         if !inspected.job.stop {
-            self.shared().stop_job(&place).await?;
+            self.calls().stop_job(&key).await?;
         }
-        stop::kill_after(self.shared(), place, grace);
+        kill::kill_after(self.calls(), key, grace);
         Ok(())
     }
 
     async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
-        let inspected = self.shared().inspect(id).await?;
+        let inspected = self.calls().inspect(id).await?;
         Ok(inspected.map_or(ExecutionState::NotFound.into(), |inspected| inspected.observed()))
     }
 
     async fn watch(
         &self,
     ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
-        watch::subscribe(self.shared()).await
+        self.instance.changes.subscribe(self.calls().config.request_timeout).await
     }
 
     async fn logs(
@@ -137,13 +152,13 @@ impl Scheduler for NomadScheduler {
         from: LogCursor,
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
-        logs::open(self.shared(), id, from, follow).await
+        logs::open(self.calls(), id, from, follow).await
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
-        let place = self.shared().place(id);
-        let Some(inspected) = self.shared().inspect(id).await? else {
-            return self.shared().delete_stray_variables(&place).await;
+        let key = self.calls().key(id);
+        let Some(inspected) = self.calls().inspect(id).await? else {
+            return self.calls().delete_stray_variables(&key).await;
         };
         if !inspected.view.state.is_final() {
             let message = format!("`{id}` has not finished: stop it first");
@@ -151,9 +166,9 @@ impl Scheduler for NomadScheduler {
         }
         if inspected.reported {
             // Purged while it is still running, it would be killed, and its log lost.
-            reports::settle(self.shared(), &place).await?;
+            reports::settle(self.calls(), &key).await?;
         }
-        self.shared().purge(&place, &inspected).await
+        self.calls().purge(&key, &inspected.job).await
     }
 
     fn exec(&self) -> Option<&dyn ExecSupport> {
@@ -161,7 +176,7 @@ impl Scheduler for NomadScheduler {
     }
 
     fn identities(&self) -> Option<&dyn WorkloadIdentity> {
-        self.shared().config.identity.then_some(self as &dyn WorkloadIdentity)
+        self.calls().config.identity.then_some(self as &dyn WorkloadIdentity)
     }
 }
 
@@ -172,14 +187,14 @@ impl ExecSupport for NomadScheduler {
         id: &ExecutionId,
         request: ExecRequest,
     ) -> Result<ExecSession, BackendError> {
-        exec::open(self.shared(), id, &request).await
+        exec::open(self.calls(), self.instance.changes.receiver(), id, &request).await
     }
 }
 
 #[async_trait]
 impl WorkloadIdentity for NomadScheduler {
     async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
-        identity::identify(self.shared(), token).await
+        self.instance.identities.identify(token).await
     }
 
     async fn report_end(
@@ -187,7 +202,8 @@ impl WorkloadIdentity for NomadScheduler {
         token: &SecretString,
         end: ReportedEnd,
     ) -> Result<ExecutionId, BackendError> {
-        reports::report(self.shared(), token, end).await
+        let owner = self.instance.identities.owner(token).await?;
+        self.instance.reports.accept(owner, end)
     }
 
     async fn accept_forwarded_end(
@@ -195,6 +211,6 @@ impl WorkloadIdentity for NomadScheduler {
         id: &ExecutionId,
         end: ReportedEnd,
     ) -> Result<(), BackendError> {
-        reports::passed_on(self.shared(), id, end).await
+        self.instance.reports.accept_forwarded(id, end).await
     }
 }

@@ -13,12 +13,14 @@ use gofer_core::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::answers::Node;
-use crate::client::{Client, Query, encoded};
+use crate::calls::{JobCalls, JobKey};
 use crate::config::NomadConfig;
-use crate::error::Failure;
-use crate::shared::{Place, Shared};
-use crate::{ids, jobspec, template};
+use crate::http::client::{Client, Query, encoded};
+use crate::http::error::Failure;
+use crate::http::types::Node;
+use crate::job::names;
+use crate::job::spec;
+use crate::job::template;
 
 /// The longest job template; Nomad parses it in memory.
 const MAX_TEMPLATE_BYTES: usize = 1024 * 1024;
@@ -124,7 +126,7 @@ fn sample(
         timeout: None,
         separate_output: false,
     };
-    Ok(jobspec::prepare(config, template, &ids::job_id(&config.job_prefix, &id), &id, &spec).job)
+    Ok(spec::prepare(config, template, &names::job_id(&config.job_prefix, &id), &id, &spec).job)
 }
 
 fn sample_id(namespace: &str) -> Result<ExecutionId, BackendError> {
@@ -161,17 +163,17 @@ async fn validate(client: &Client, job: &Value) -> Result<Option<String>, Backen
 }
 
 /// Looks at the cluster, and tries everything that the token must be allowed to.
-pub(crate) async fn check(shared: &Shared) -> Result<String, BackendError> {
-    let version = reach(&shared.config, &shared.client).await?;
-    region(shared).await?;
-    for namespace in shared.config.nomad_namespaces() {
-        rights(shared, &namespace).await?;
+pub(crate) async fn check(calls: &JobCalls) -> Result<String, BackendError> {
+    let version = reach(&calls.config, &calls.client).await?;
+    region(calls).await?;
+    for namespace in calls.config.nomad_namespaces() {
+        rights(calls, &namespace).await?;
     }
-    if shared.config.identity {
-        identities(shared, &version).await?;
+    if calls.config.identity {
+        identities(calls, &version).await?;
     }
-    let drivers = drivers(shared).await?;
-    Ok(format!("nomad {version} at {}, {drivers}", shared.client.address()))
+    let drivers = drivers(calls).await?;
+    Ok(format!("nomad {version} at {}, {drivers}", calls.client.address()))
 }
 
 /// Asks an agent for its version, which shows whether address, certificates and token are right.
@@ -234,7 +236,7 @@ fn blamed(config: &NomadConfig, address: &str, failure: Failure) -> BackendError
 }
 
 /// Whether the agents sign tokens for tasks, and tell how to verify them.
-async fn identities(shared: &Shared, version: &str) -> Result<(), BackendError> {
+async fn identities(calls: &JobCalls, version: &str) -> Result<(), BackendError> {
     let refused = |why: String| {
         let message =
             format!("`identity` is on, and {why}: leave `identity` out, or upgrade every agent");
@@ -248,7 +250,7 @@ async fn identities(shared: &Shared, version: &str) -> Result<(), BackendError> 
         )));
     }
 
-    let keys = crate::identity::read(&shared.client).await?;
+    let keys = crate::identity::read_keys(&calls.client).await?;
     if keys.keys.is_empty() {
         return Err(refused("nomad shows no public keys".to_owned()));
     }
@@ -262,9 +264,9 @@ fn is_before_1_7(version: &str) -> bool {
     matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) < (1, 7))
 }
 
-async fn region(shared: &Shared) -> Result<(), BackendError> {
-    let Some(wanted) = &shared.config.region else { return Ok(()) };
-    let known = shared.client.get::<Vec<String>>("/v1/regions", &Query::default()).await;
+async fn region(calls: &JobCalls) -> Result<(), BackendError> {
+    let Some(wanted) = &calls.config.region else { return Ok(()) };
+    let known = calls.client.get::<Vec<String>>("/v1/regions", &Query::default()).await;
     let known = known.map_err(|failure| failure.backend("nomad's regions cannot be read"))?.value;
     if known.contains(wanted) {
         return Ok(());
@@ -274,7 +276,7 @@ async fn region(shared: &Shared) -> Result<(), BackendError> {
 }
 
 /// Tries what gofer does with jobs and variables, without running anything.
-async fn rights(shared: &Shared, namespace: &str) -> Result<(), BackendError> {
+async fn rights(calls: &JobCalls, namespace: &str) -> Result<(), BackendError> {
     let failed = |doing: &'static str| {
         move |failure: Failure| {
             failure.backend(format!("in nomad's namespace `{namespace}`, {doing}"))
@@ -283,15 +285,12 @@ async fn rights(shared: &Shared, namespace: &str) -> Result<(), BackendError> {
 
     let query = Query::namespace(namespace);
     let list = query.clone().with("per_page", "1");
-    shared.client.get::<Value>("/v1/jobs", &list).await.map_err(failed("jobs cannot be listed"))?;
-    let name = shared
-        .config
-        .namespaces
-        .iter()
-        .find(|(_, own)| own.namespace.as_deref() == Some(namespace));
-    let template = shared.templates.get("").unwrap_or(&Value::Null);
+    calls.client.get::<Value>("/v1/jobs", &list).await.map_err(failed("jobs cannot be listed"))?;
+    let name =
+        calls.config.namespaces.iter().find(|(_, own)| own.namespace.as_deref() == Some(namespace));
+    let template = calls.templates.get("").unwrap_or(&Value::Null);
     let name = name.map_or("", |(name, _)| name.as_str());
-    let mut job = sample(&shared.config, template, name, ExecutionKind::Task)?;
+    let mut job = sample(&calls.config, template, name, ExecutionKind::Task)?;
 
     job["Namespace"] = json!(namespace);
     let job_id = job["ID"].as_str().unwrap_or_default().to_owned();
@@ -299,25 +298,25 @@ async fn rights(shared: &Shared, namespace: &str) -> Result<(), BackendError> {
     // A plan changes nothing, and needs the right to submit jobs.
     let path = format!("/v1/job/{}/plan", encoded(&job_id));
     let plan = json!({"Job": job, "Diff": false});
-    shared
+    calls
         .client
         .put::<Value>(&path, &query, &plan)
         .await
         .map_err(failed("a job cannot be planned"))?;
 
-    let place = Place { namespace: namespace.to_owned(), job_id };
-    let path = &crate::secrets::paths(&place.job_id)[0];
+    let key = JobKey { namespace: namespace.to_owned(), job_id };
+    let path = &crate::job::secrets::paths(&key.job_id)[0];
     let body = json!({"Namespace": namespace, "Path": path, "Items": {"check": "1"}});
-    let written = shared.client.put::<Value>(&format!("/v1/var/{path}"), &query, &body).await;
+    let written = calls.client.put::<Value>(&format!("/v1/var/{path}"), &query, &body).await;
     written.map_err(failed("a variable cannot be written"))?;
-    shared.variables(&place, &place.job_id).await.map_err(failed("variables cannot be listed"))?;
+    calls.variables(&key, &key.job_id).await.map_err(failed("variables cannot be listed"))?;
 
-    shared.delete_variable(&place, path).await.map_err(failed("a variable cannot be deleted"))
+    calls.delete_variable(&key, path).await.map_err(failed("a variable cannot be deleted"))
 }
 
 /// How many nodes have the drivers that are configured.
-async fn drivers(shared: &Shared) -> Result<String, BackendError> {
-    let nodes = match shared.client.get::<Option<Vec<Node>>>("/v1/nodes", &Query::default()).await {
+async fn drivers(calls: &JobCalls) -> Result<String, BackendError> {
+    let nodes = match calls.client.get::<Option<Vec<Node>>>("/v1/nodes", &Query::default()).await {
         Ok(answer) => answer.value.unwrap_or_default(),
         Err(failure) if failure.is_denied() => {
             return Ok("nodes unknown (the token lacks `node:read`)".to_owned());
@@ -334,7 +333,7 @@ async fn drivers(shared: &Shared) -> Result<String, BackendError> {
     };
 
     let with = |driver: &str| format!("{driver} on {} of {} nodes", having(driver), ready.len());
-    let (host, image) = (shared.config.host_driver.as_str(), shared.config.image_driver.as_str());
+    let (host, image) = (calls.config.host_driver.as_str(), calls.config.image_driver.as_str());
     let note = |driver: &str, what: &str| {
         if having(driver) == 0 {
             format!(" (tasks {what} an image wait until one has it)")

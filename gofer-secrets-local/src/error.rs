@@ -5,7 +5,7 @@ use std::path::Path;
 
 use gofer_core::{BackendError, ErrorKind, SecretPath};
 
-use crate::local::CANARY;
+use crate::canary::CANARY;
 
 /// Doing `action` to the key file went wrong in the operating system.
 pub(crate) fn io_error(action: &str, path: &Path, error: io::Error) -> BackendError {

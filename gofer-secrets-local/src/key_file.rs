@@ -13,7 +13,7 @@ use crate::error::io_error;
 use crate::key_ring::KeyRing;
 
 /// Far more than any number of keys needs; a longer file is no key file.
-const MAX_BYTES: u64 = 64 * 1024;
+const MAX_KEY_FILE_BYTES: u64 = 64 * 1024;
 
 /// The keys; `None` when there is no file.
 pub(crate) fn read(path: &Path) -> Result<Option<KeyRing>, BackendError> {
@@ -32,8 +32,8 @@ pub(crate) fn read(path: &Path) -> Result<Option<KeyRing>, BackendError> {
         return Err(BackendError::new(ErrorKind::Denied, message));
     }
 
-    if meta.len() > MAX_BYTES {
-        return Err(not_a_key_file(path, &format!("it has more than {MAX_BYTES} bytes")));
+    if meta.len() > MAX_KEY_FILE_BYTES {
+        return Err(not_a_key_file(path, &format!("it has more than {MAX_KEY_FILE_BYTES} bytes")));
     }
 
     // One buffer of the right size: growing it would leave copies of keys behind.

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod canary;
 mod config;
 mod error;
 mod key;

@@ -11,16 +11,13 @@ use gofer_db::{Db, DbError, LocalSecret};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Mutex, RwLock};
 
+use crate::canary::{CANARY, CANARY_VALUE};
 use crate::config::LocalSecretsConfig;
 use crate::error::{blocking, damaged, joined, key_file_missing, key_missing};
 use crate::key::Key;
 use crate::key_file;
 use crate::key_ring::KeyRing;
 
-/// The path of the row that tells whether the key file belongs to this database. It is the first of
-/// all paths, so a list that starts after it shows all others.
-pub(crate) const CANARY: &str = "+";
-const CANARY_VALUE: &str = "gofer";
 /// How many rows are looked at in one go where their ciphertexts come along, of at most 64 KiB
 /// each.
 pub(crate) const ROWS_PER_PAGE: usize = 100;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 /// The first pause is about half of this, and each further one about twice as long.
-const FIRST: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// No pause is longer, except one that the server asks for.
-const LONGEST: Duration = Duration::from_secs(2);
-/// A server that wants to be left alone for longer gets its wish, and the caller the error.
-const LONGEST_ASKED: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A server that wants to be left alone for longer is left alone, and the caller the error.
+const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(10);
 
 /// Exponential backoff with jitter, bounded in number and length.
 #[derive(Debug)]
@@ -19,19 +19,19 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// For a call that may be tried so often in all.
     pub(crate) fn new(attempts: u32) -> Self {
-        Self { left: attempts.saturating_sub(1), next: FIRST }
+        Self { left: attempts.saturating_sub(1), next: FIRST_PAUSE }
     }
 
     /// The pause before the next attempt, at least as long as the server asked for; `None` when
     /// that was the last one.
     pub(crate) fn pause(&mut self, asked: Option<Duration>) -> Option<Duration> {
-        if self.left == 0 || asked.is_some_and(|asked| asked > LONGEST_ASKED) {
+        if self.left == 0 || asked.is_some_and(|asked| asked > LONGEST_ASKED_PAUSE) {
             return None;
         }
         self.left -= 1;
         // Several servers that lost Vault at the same moment must not come back at the same moment.
         let pause = jittered(self.next, 0.5, 1.0);
-        self.next = (self.next * 2).min(LONGEST);
+        self.next = (self.next * 2).min(LONGEST_PAUSE);
         Some(asked.map_or(pause, |asked| asked + pause))
     }
 }

@@ -23,7 +23,7 @@ use crate::token::Token;
 /// A refusal does not replace a token that is alive and whose login is younger than this. A new one
 /// would be refused as well, and a policy that forbids something must not turn every call into a
 /// login.
-const YOUNG: Duration = Duration::from_secs(30);
+const YOUNG_TOKEN_AGE: Duration = Duration::from_secs(30);
 /// Pause after a renewal that failed for good, doubled each time up to the other.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -134,7 +134,7 @@ impl Session {
         self: &Arc<Self>,
         token: &Arc<Token>,
     ) -> Result<Option<Arc<Token>>, BackendError> {
-        let is_young = token.made.elapsed() < YOUNG;
+        let is_young = token.made.elapsed() < YOUNG_TOKEN_AGE;
         if is_young && credentials::look_up(&self.client, &token.secret).await.is_ok() {
             return Ok(None);
         }

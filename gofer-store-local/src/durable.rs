@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Directories remembered, a few hundred bytes each. Beyond it all are forgotten, which costs a few
 /// flushes.
-const MAX_KNOWN: usize = 10_000;
+const MAX_KNOWN_DIRECTORIES: usize = 10_000;
 
 /// The directories that this process knows to be durable. It starts with none: another process may
 /// have died before it synced a directory that it made.
@@ -58,7 +58,7 @@ impl Durable {
         }
 
         let mut known = self.lock();
-        if known.dirs.len() + synced.len() > MAX_KNOWN {
+        if known.dirs.len() + synced.len() > MAX_KNOWN_DIRECTORIES {
             known.dirs.clear();
         }
 
@@ -119,7 +119,10 @@ mod tests {
     fn it_forgets_rather_than_grow() {
         let root = tempfile::tempdir().unwrap();
         let durable = Durable::default();
-        durable.lock().dirs.extend((0..MAX_KNOWN).map(|n| PathBuf::from(n.to_string())));
+        durable
+            .lock()
+            .dirs
+            .extend((0..MAX_KNOWN_DIRECTORIES).map(|n| PathBuf::from(n.to_string())));
         durable.sync_name(&root.path().join("file"), root.path()).unwrap();
         assert!(durable.lock().dirs.len() < 20);
         assert!(known(&durable, root.path()));

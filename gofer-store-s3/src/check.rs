@@ -12,10 +12,10 @@ use s3::serde_types::{InitiateMultipartUploadResponse, Part};
 use crate::answer::{Answer, header};
 use crate::client::Client;
 use crate::error::Failure;
-use crate::list;
 use crate::operation::{Call, Operation, upload_in_url};
+use crate::page;
 
-const TEXT: Bytes = Bytes::from_static(b"gofer was here");
+const PROBE_TEXT: Bytes = Bytes::from_static(b"gofer was here");
 
 /// Lists, writes, reads and deletes, in a place that no list shows.
 pub(crate) async fn probe(
@@ -23,7 +23,7 @@ pub(crate) async fn probe(
     root: &str,
     conditional: bool,
 ) -> Result<String, BackendError> {
-    list::page(client, root, None, None, 1).await?;
+    page::page(client, root, None, None, 1).await?;
     let probe =
         Probe { client, key: format!("{root}~gofer-check/{:016x}", rand::rng().random::<u64>()) };
     let outcome = probe.write_and_read(conditional).await;
@@ -31,9 +31,9 @@ pub(crate) async fn probe(
     let deleted = probe.ask(Operation::Delete, HeaderMap::new()).await;
     outcome?;
     deleted.map_err(|failure| probe.error("delete", failure))?;
-    let place = &client.place;
+    let bucket = &client.bucket;
     let under = if root.is_empty() { String::new() } else { format!(" under `{root}`") };
-    Ok(format!("bucket `{}` at `{}` is writable{under}", place.bucket, place.endpoint))
+    Ok(format!("bucket `{}` at `{}` is writable{under}", bucket.name, bucket.endpoint))
 }
 
 struct Probe<'a> {
@@ -43,7 +43,7 @@ struct Probe<'a> {
 
 impl Probe<'_> {
     async fn write_and_read(&self, conditional: bool) -> Result<(), BackendError> {
-        self.ask(Operation::Put { body: TEXT }, HeaderMap::new())
+        self.ask(Operation::Put { body: PROBE_TEXT }, HeaderMap::new())
             .await
             .map_err(|failure| self.error("write", failure))?;
         let answer = self.ask(Operation::Get, HeaderMap::new()).await;
@@ -54,7 +54,7 @@ impl Probe<'_> {
                 self.error("read", Failure { cause, attempts: answer.attempts })
             })?;
 
-        if bytes != TEXT {
+        if bytes != PROBE_TEXT {
             return Err(self.corrupt());
         }
 
@@ -62,7 +62,7 @@ impl Probe<'_> {
             return Ok(());
         }
 
-        let refused = self.ask(Operation::Put { body: TEXT }, absent()).await;
+        let refused = self.ask(Operation::Put { body: PROBE_TEXT }, absent()).await;
         self.expect_refusal(refused, "a put")?;
         self.multipart().await
     }
@@ -72,7 +72,7 @@ impl Probe<'_> {
         let failed = |failure| self.error("upload", failure);
         let begun = self.ask(Operation::Begin, HeaderMap::new()).await.map_err(failed)?;
         let upload = upload_in_url(&begun.xml::<InitiateMultipartUploadResponse>()?.upload_id);
-        let part = Operation::Part { number: 1, upload: upload.clone(), body: TEXT };
+        let part = Operation::Part { number: 1, upload: upload.clone(), body: PROBE_TEXT };
         let sent = self.ask(part, HeaderMap::new()).await;
         let refused = match sent {
             Ok(answer) => {
@@ -105,12 +105,12 @@ impl Probe<'_> {
             Err(failure) if failure.status() == 412 => Ok(()),
             Err(failure) => Err(self.error("write", failure)),
             Ok(_) => {
-                let place = &self.client.place;
+                let bucket = &self.client.bucket;
                 let next_step = "update it, or set conditional_writes to `false` and do without \
                                  puts of absent objects";
                 let message = format!(
                     "the store at `{}` ignores `If-None-Match` on {what}; {next_step}",
-                    place.endpoint
+                    bucket.endpoint
                 );
                 Err(BackendError::new(ErrorKind::Unsupported, message))
             }
@@ -118,14 +118,14 @@ impl Probe<'_> {
     }
 
     fn error(&self, verb: &str, failure: Failure) -> BackendError {
-        failure.into_error(verb, &self.key, &self.client.place)
+        failure.into_error(verb, &self.key, &self.client.bucket)
     }
 
     fn corrupt(&self) -> BackendError {
-        let place = &self.client.place;
+        let bucket = &self.client.bucket;
         let message = format!(
             "bucket `{}` at `{}` gives back other bytes than were written",
-            place.bucket, place.endpoint
+            bucket.name, bucket.endpoint
         );
         BackendError::new(ErrorKind::Corrupt, message)
     }

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use crate::answer::{Answer, Refusal, gather};
 use crate::config::S3Config;
 use crate::credentials::{Keyring, Signer};
-use crate::error::{Cause, Failure, Place};
+use crate::error::{BucketAddress, Cause, Failure};
 use crate::operation::{Call, Operation};
 use crate::tls;
 
@@ -31,7 +31,7 @@ pub(crate) struct Client {
     keyring: Keyring,
     attempts: u32,
     timeout: Duration,
-    pub(crate) place: Place,
+    pub(crate) bucket: BucketAddress,
 }
 
 impl Client {
@@ -41,7 +41,7 @@ impl Client {
             keyring: Keyring::new(config)?,
             attempts: config.attempts,
             timeout: config.request_timeout,
-            place: Place { endpoint: config.service(), bucket: config.bucket.clone() },
+            bucket: BucketAddress { endpoint: config.service(), name: config.bucket.clone() },
         })
     }
 

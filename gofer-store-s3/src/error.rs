@@ -36,9 +36,9 @@ pub(crate) enum Cause {
 
 /// Whom a request went to, for messages.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct BucketAddress {
     pub(crate) endpoint: String,
-    pub(crate) bucket: String,
+    pub(crate) name: String,
 }
 
 impl Cause {
@@ -79,14 +79,14 @@ impl Failure {
     }
 
     /// The error of not having been able to `verb` the object `name`; an empty name is the bucket.
-    pub(crate) fn into_error(self, verb: &str, name: &str, place: &Place) -> BackendError {
+    pub(crate) fn into_error(self, verb: &str, name: &str, bucket: &BucketAddress) -> BackendError {
         let what = if name.is_empty() {
-            format!("cannot {verb} bucket `{}` at `{}`", place.bucket, place.endpoint)
+            format!("cannot {verb} bucket `{}` at `{}`", bucket.name, bucket.endpoint)
         } else {
-            format!("cannot {verb} `{name}` in bucket `{}` at `{}`", place.bucket, place.endpoint)
+            format!("cannot {verb} `{name}` in bucket `{}` at `{}`", bucket.name, bucket.endpoint)
         };
         match self.cause {
-            Cause::Refused(refusal) => refused(&what, name, &refusal, place),
+            Cause::Refused(refusal) => refused(&what, name, &refusal, bucket),
             Cause::Broken(error) => broken(&what, error),
             Cause::Silent(waited) => {
                 let message =
@@ -118,12 +118,12 @@ fn is_transient(refusal: &Refusal) -> bool {
         || codes.contains(&refusal.code.as_str())
 }
 
-fn refused(what: &str, name: &str, refusal: &Refusal, place: &Place) -> BackendError {
+fn refused(what: &str, name: &str, refusal: &Refusal, bucket: &BucketAddress) -> BackendError {
     let (kind, next_step) = match (refusal.status, refusal.code.as_str()) {
         (_, "NoSuchBucket") => (ErrorKind::Internal, format!("; make the bucket `{}`, or mend \
-                                                              bucket", place.bucket)),
+                                                              bucket", bucket.name)),
         (404, _) if name.is_empty() => {
-            (ErrorKind::Internal, format!("; make the bucket `{}`, or mend bucket", place.bucket))
+            (ErrorKind::Internal, format!("; make the bucket `{}`, or mend bucket", bucket.name))
         }
         (404, "" | "NoSuchKey" | "NotFound") => {
             return BackendError::new(ErrorKind::NotFound, format!("there is no object `{name}`"));

@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 
 use gofer_core::object_store::{ListPage, ObjectList, ObjectMeta};
 use gofer_core::{BackendError, ErrorKind, ObjectKey};
-use s3::serde_types::{ListBucketResult, Object};
+use s3::serde_types::Object;
 
 use crate::answer::parse_iso_date;
 use crate::client::Client;
-use crate::operation::{Call, Operation};
 use crate::order::Order;
+use crate::page::{self, MAX_PAGE_KEYS};
 
-/// S3's largest page.
-const MAX_PAGE: usize = 1_000;
 /// What sorts before `/` among the characters of a key: where the two orders differ.
 const BEFORE_SLASH: [char; 4] = ['+', ',', '-', '.'];
 
@@ -41,8 +39,8 @@ pub(crate) async fn list(
     let (mut start, mut token) = (start.map(|key| format!("{root}{key}")), None);
 
     loop {
-        let asked = if order == Order::Bytes { page.missing() } else { MAX_PAGE };
-        let part = self::page(client, &full_prefix, start.take(), token.take(), asked).await?;
+        let asked = if order == Order::Bytes { page.missing() } else { MAX_PAGE_KEYS };
+        let part = page::page(client, &full_prefix, start.take(), token.take(), asked).await?;
         let last = part
             .contents
             .last()
@@ -58,25 +56,6 @@ pub(crate) async fn list(
             return Ok(page.finish());
         }
     }
-}
-
-/// One answer of the store: at most `limit` keys under `prefix`, after the key `after` or where
-/// `token` says.
-pub(crate) async fn page(
-    client: &Client,
-    prefix: &str,
-    after: Option<String>,
-    token: Option<String>,
-    limit: usize,
-) -> Result<ListBucketResult, BackendError> {
-    let operation = Operation::List {
-        prefix: prefix.to_owned(),
-        after,
-        token,
-        limit: limit.clamp(1, MAX_PAGE),
-    };
-    let answer = client.send(&Call::new("", operation)).await;
-    answer.map_err(|failure| failure.into_error("list", "", &client.place))?.xml()
 }
 
 /// The smallest keys seen so far: one more than wanted, to know whether there are more.

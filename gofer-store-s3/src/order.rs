@@ -8,11 +8,11 @@ use bytes::Bytes;
 use gofer_core::BackendError;
 
 use crate::client::Client;
-use crate::list::page;
 use crate::operation::{Call, Operation};
+use crate::page::page;
 
 /// `~` is in no object's key, so these are nobody's objects, and no list shows them.
-const PLACE: &str = "~gofer-order/";
+const PROBE_PREFIX: &str = "~gofer-order/";
 const IN_DIRECTORY: &str = "a/b";
 const BESIDE: &str = "a-b";
 
@@ -33,13 +33,13 @@ pub(crate) async fn find(client: &Client, root: &str) -> Result<Order, BackendEr
 
     for name in [IN_DIRECTORY, BESIDE] {
         let call = Call::new(
-            format!("{root}{PLACE}{name}"),
+            format!("{root}{PROBE_PREFIX}{name}"),
             Operation::Put { body: Bytes::from_static(b"gofer") },
         );
         client
             .send(&call)
             .await
-            .map_err(|failure| failure.into_error("write", &call.key, &client.place))?;
+            .map_err(|failure| failure.into_error("write", &call.key, &client.bucket))?;
     }
 
     // A store that does not list what was just written cannot be told; S3's own order is the likely
@@ -48,7 +48,7 @@ pub(crate) async fn find(client: &Client, root: &str) -> Result<Order, BackendEr
 }
 
 async fn look(client: &Client, root: &str) -> Result<Option<Order>, BackendError> {
-    let prefix = format!("{root}{PLACE}");
+    let prefix = format!("{root}{PROBE_PREFIX}");
     let found = page(client, &prefix, None, None, 10).await?;
     let position = |name: &str| {
         found.contents.iter().position(|object| object.key == format!("{prefix}{name}"))

@@ -28,7 +28,7 @@ pub(crate) async fn head(
     call.headers.insert(CHECKSUM_MODE, HeaderValue::from_static("ENABLED"));
     let answer = client.send(&call).await;
     answer
-        .map_err(|failure| failure.into_error("look up", key.as_str(), &client.place))?
+        .map_err(|failure| failure.into_error("look up", key.as_str(), &client.bucket))?
         .object_meta(key)
 }
 
@@ -39,7 +39,7 @@ pub(crate) async fn get(
 ) -> Result<ObjectBody, BackendError> {
     let answer = client.send(&Call::new(full_key.as_str(), Operation::Get)).await;
     let answer =
-        answer.map_err(|failure| failure.into_error("read", key.as_str(), &client.place))?;
+        answer.map_err(|failure| failure.into_error("read", key.as_str(), &client.bucket))?;
     let meta = answer.object_meta(key)?;
     let transfer = Transfer {
         client,
@@ -91,7 +91,7 @@ impl Transfer {
             self.fruitless += 1;
             if self.fruitless >= self.client.attempts() || self.etag.is_none() {
                 let failure = Failure { cause, attempts: self.fruitless };
-                return Err(failure.into_error("read", self.key.as_str(), &self.client.place));
+                return Err(failure.into_error("read", self.key.as_str(), &self.client.bucket));
             }
 
             tracing::debug!(
@@ -146,7 +146,7 @@ impl Transfer {
                 );
                 Err(BackendError::new(ErrorKind::Unavailable, message))
             }
-            Err(failure) => Err(failure.into_error("read", self.key.as_str(), &self.client.place)),
+            Err(failure) => Err(failure.into_error("read", self.key.as_str(), &self.client.bucket)),
         }
     }
 

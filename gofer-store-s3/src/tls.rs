@@ -16,7 +16,7 @@ use crate::config::{S3Config, invalid};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Servers close idle connections after 30 s and more; a request on one that is just being closed
 /// is lost.
-const IDLE_CONNECTION: Duration = Duration::from_secs(15);
+const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The client for the store. HTTP/1.1, because a stalled transfer must not hold up the others.
 pub(crate) fn store_client(config: &S3Config) -> Result<reqwest::Client, BackendError> {
@@ -42,7 +42,7 @@ fn builder(timeout: Duration) -> reqwest::ClientBuilder {
         .http1_only()
         .redirect(Policy::none())
         .connect_timeout(timeout.min(CONNECT_TIMEOUT))
-        .pool_idle_timeout(IDLE_CONNECTION)
+        .pool_idle_timeout(IDLE_CONNECTION_TIMEOUT)
         .user_agent(concat!("gofer/", env!("CARGO_PKG_VERSION")))
 }
 

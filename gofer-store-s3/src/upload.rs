@@ -13,8 +13,9 @@ use crate::answer::header;
 use crate::client::Client;
 use crate::error::Failure;
 use crate::operation::{Call, Operation, upload_in_url};
+use crate::parts::Parts;
+use crate::put::Put;
 use crate::read;
-use crate::write::{Parts, Put};
 
 /// S3's limit.
 const MAX_PARTS: u32 = 10_000;
@@ -179,7 +180,7 @@ impl Target {
             Err(failure) if failure.status() == 404 => {}
             Err(failure) => {
                 let error =
-                    failure.into_error("abort the upload of", &call.key, &self.client.place);
+                    failure.into_error("abort the upload of", &call.key, &self.client.bucket);
                 tracing::warn!(
                     error = error.chain(),
                     "an unfinished upload stays in the bucket until its lifecycle rule removes it"

@@ -1,9 +1,9 @@
 //! `gofer completion`: what makes the shell complete gofer's commands.
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::cli::{Cli, Context};
+use crate::context::Context;
 use crate::errors::Failure;
 
 /// Prints the script that makes a shell complete commands and options
@@ -18,8 +18,13 @@ pub(crate) struct CompletionArgs {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &CompletionArgs, context: &Context) -> Result<(), Failure> {
+/// Prints the script for this command line.
+pub(crate) fn run(
+    args: &CompletionArgs,
+    mut command: Command,
+    context: &Context,
+) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "gofer", &mut script);
+    clap_complete::generate(args.shell, &mut command, "gofer", &mut script);
     context.out.bytes(&script)
 }

@@ -4,10 +4,10 @@ use clap::{Args, Subcommand};
 use gofer_proto::v1::{Event, FollowEventsRequest, ListEventsRequest, ListEventsResponse};
 
 use super::paging::{PageArgs, note_more};
-use crate::cli::Context;
 use crate::client::{Client, unary};
+use crate::context::Context;
 use crate::errors::Failure;
-use crate::follow::SILENCE;
+use crate::follow::SILENCE_MAX;
 use crate::follow::reconnect::Patience;
 use crate::{format, output};
 
@@ -131,7 +131,7 @@ async fn follow(
                 let mut stream = stream.into_inner();
                 patience.opened();
                 loop {
-                    match tokio::time::timeout(SILENCE, stream.message()).await {
+                    match tokio::time::timeout(SILENCE_MAX, stream.message()).await {
                         Ok(Ok(Some(message))) => {
                             patience.progress();
                             request.after_id = Some(message.cursor);

@@ -12,10 +12,9 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::run::resolve;
-use super::task::TaskRef;
-use crate::cli::Context;
+use super::refs::{TaskRef, resolve};
 use crate::client::Client;
+use crate::context::Context;
 use crate::errors::Failure;
 use crate::follow::RunKey;
 

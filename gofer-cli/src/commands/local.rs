@@ -11,9 +11,9 @@ use tempfile::TempDir;
 
 use super::local_secrets::SecretArgs;
 use super::{Variables, server, up};
-use crate::cli::Context;
 use crate::client::{Client, Target, unary};
 use crate::compile::{self, Source};
+use crate::context::Context;
 use crate::errors::{Exit, Failure};
 use crate::follow::logs::LogMode;
 use crate::follow::{self, OnInterrupt, Options, RunKey};

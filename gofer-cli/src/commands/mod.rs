@@ -11,6 +11,7 @@ pub(crate) mod namespace;
 pub(crate) mod object;
 mod paging;
 pub(crate) mod pipeline;
+mod refs;
 pub(crate) mod run;
 mod run_logs;
 pub(crate) mod secret;

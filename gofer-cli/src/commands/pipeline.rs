@@ -11,8 +11,8 @@ use gofer_proto::v1::{
 };
 
 use super::paging::{PageArgs, note_more};
-use crate::cli::Context;
 use crate::client::{Client, unary};
+use crate::context::Context;
 use crate::errors::Failure;
 use crate::{format, output};
 

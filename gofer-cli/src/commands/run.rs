@@ -1,7 +1,5 @@
 //! `gofer run`: executions of pipelines.
 
-use std::str::FromStr;
-
 use clap::{Args, Subcommand, ValueEnum};
 use gofer_proto::v1::{
     CancelRunRequest, GetRunRequest, GetRunResponse, GetRunTimelineRequest, ListRunsRequest,
@@ -10,9 +8,10 @@ use gofer_proto::v1::{
 
 use super::Variables;
 use super::paging::{PageArgs, note_more};
+use super::refs::{Number, RunRef, resolve};
 use super::run_logs::Attempts;
-use crate::cli::Context;
 use crate::client::{Client, unary};
+use crate::context::Context;
 use crate::errors::{Exit, Failure};
 use crate::follow::logs::LogMode;
 use crate::follow::{self, OnInterrupt, Options, RunKey};
@@ -137,16 +136,6 @@ struct ListArgs {
     page: PageArgs,
 }
 
-/// A run of a pipeline.
-#[derive(Debug, Args)]
-pub(crate) struct RunRef {
-    /// The pipeline's name
-    pub(crate) pipeline: String,
-    /// The run's number, or `latest`
-    #[arg(value_name = "RUN", default_value = "latest")]
-    pub(crate) run: Number,
-}
-
 #[derive(Debug, Args)]
 struct CancelArgs {
     /// The pipeline's name
@@ -174,25 +163,6 @@ struct RetryArgs {
     from_failed: bool,
     #[command(flatten)]
     follow: FollowArgs,
-}
-
-/// The number of a run.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Number {
-    Latest,
-    Exactly(u64),
-}
-
-impl FromStr for Number {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match (text, text.parse()) {
-            ("latest", _) => Ok(Self::Latest),
-            (_, Ok(number)) if number > 0 => Ok(Self::Exactly(number)),
-            _ => Err("a run has a number from 1, or is the `latest`".to_owned()),
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -247,38 +217,6 @@ pub(crate) async fn run(args: RunArgs, context: &Context) -> Result<Exit, Failur
             super::run_logs::show(context, &client, key, attempt, follow, timestamps).await
         }
     }
-}
-
-/// The run that is meant.
-pub(crate) async fn resolve(
-    context: &Context,
-    client: &Client,
-    pipeline: String,
-    number: Number,
-) -> Result<RunKey, Failure> {
-    let namespace = context.namespace();
-    let run = match number {
-        Number::Exactly(run) => run,
-        Number::Latest => {
-            let request = ListRunsRequest {
-                namespace: namespace.clone(),
-                pipeline: pipeline.clone(),
-                page_size: 1,
-                ..ListRunsRequest::default()
-            };
-
-            let newest =
-                client.runs().list_runs(unary(request)).await?.into_inner().runs.into_iter().next();
-            newest.map(|run| run.run).ok_or_else(|| {
-                Failure::refused(format!(
-                    "there is no run of `{pipeline}` in the namespace `{namespace}`"
-                ))
-                .hint(format!("start one with `gofer run start {pipeline}`"))
-            })?
-        }
-    };
-
-    Ok(RunKey { namespace, pipeline, run })
 }
 
 async fn start(context: &Context, client: &Client, args: StartArgs) -> Result<Exit, Failure> {

@@ -8,8 +8,8 @@ use gofer_proto::v1::TaskRun;
 
 use super::paging::PageArgs;
 use super::task;
-use crate::cli::Context;
 use crate::client::Client;
+use crate::context::Context;
 use crate::errors::{Exit, Failure};
 use crate::follow::logs::{LogMode, LogReader};
 use crate::follow::{self, GivenUp, Lines, OnInterrupt, Options, RunKey, Timeless};

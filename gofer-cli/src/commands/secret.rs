@@ -10,8 +10,8 @@ use gofer_proto::v1::{
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::paging::{PageArgs, note_more};
-use crate::cli::Context;
 use crate::client::{Client, unary};
+use crate::context::Context;
 use crate::errors::Failure;
 use crate::{format, output};
 

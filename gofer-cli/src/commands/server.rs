@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::errors::{Exit, Failure, causes};
 use crate::interrupts::{HangUps, Interrupts};
 use crate::{output, own_file};

@@ -3,8 +3,8 @@
 use clap::{Args, Subcommand};
 use gofer_proto::v1::{BackendKind, GetSystemInfoRequest, GetSystemInfoResponse};
 
-use crate::cli::Context;
 use crate::client::unary;
+use crate::context::Context;
 use crate::errors::Failure;
 use crate::{format, output};
 

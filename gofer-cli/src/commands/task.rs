@@ -12,9 +12,9 @@ use gofer_proto::v1::{
 
 use super::exec::{self, ExecArgs};
 use super::paging::{PageArgs, note_more};
-use super::run::{Number, RunRef, resolve};
-use crate::cli::Context;
+use super::refs::{RunRef, TaskRef, resolve};
 use crate::client::{Client, unary};
+use crate::context::Context;
 use crate::errors::{Exit, Failure};
 use crate::follow::logs::LogReader;
 use crate::follow::{self, RunKey, Stamps, Timeless};
@@ -89,18 +89,6 @@ Examples:
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         reason: String,
     },
-}
-
-/// A task of a run.
-#[derive(Debug, Args)]
-pub(crate) struct TaskRef {
-    /// The pipeline's name
-    pub(crate) pipeline: String,
-    /// The run's number, or `latest`
-    #[arg(value_name = "RUN")]
-    pub(crate) run: Number,
-    /// The task's id
-    pub(crate) task: String,
 }
 
 /// The exit code is that of a command that was run in a task.

@@ -15,8 +15,8 @@ use prost::{Message, Name};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::paging::{PageArgs, note_more};
-use crate::cli::Context;
 use crate::client::{Client, unary};
+use crate::context::Context;
 use crate::errors::Failure;
 use crate::{format, output};
 
@@ -165,7 +165,7 @@ pub(crate) async fn run(args: TokenArgs, context: &Context) -> Result<(), Failur
     match args.command {
         TokenCommand::Bootstrap(args) => {
             let (code, sought) = args.code(context)?;
-            let place = Place::prepare(args.to)?;
+            let sink = SecretSink::prepare(args.to)?;
             let request = BootstrapTokenRequest { code: code.expose_secret().to_owned() };
             let response = service.bootstrap_token(unary(request)).await.map_err(|status| {
                 let is_about_the_code = status.code() == tonic::Code::PermissionDenied;
@@ -177,7 +177,7 @@ pub(crate) async fn run(args: TokenArgs, context: &Context) -> Result<(), Failur
             });
 
             let response = response?.into_inner();
-            hand_over(context, &response, &response.secret, response.token.as_ref(), place)
+            hand_over(context, &response, &response.secret, response.token.as_ref(), sink)
         }
         TokenCommand::Create(args) => create(context, &client, args).await,
         TokenCommand::List { kind, page } => list(context, &client, &kind, &page).await,
@@ -219,7 +219,7 @@ pub(crate) async fn run(args: TokenArgs, context: &Context) -> Result<(), Failur
 }
 
 async fn create(context: &Context, client: &Client, args: CreateArgs) -> Result<(), Failure> {
-    let place = Place::prepare(args.to)?;
+    let sink = SecretSink::prepare(args.to)?;
     let kind = if args.management { TokenKind::Management } else { TokenKind::Client };
     let expires_after = args.expires.map(prost_types::Duration::try_from).transpose();
     let request = CreateTokenRequest {
@@ -232,7 +232,7 @@ async fn create(context: &Context, client: &Client, args: CreateArgs) -> Result<
 
     let expires = request.expires_after.is_some();
     let response = client.tokens().create_token(unary(request)).await?.into_inner();
-    hand_over(context, &response, &response.secret, response.token.as_ref(), place)?;
+    hand_over(context, &response, &response.secret, response.token.as_ref(), sink)?;
 
     for warning in &response.warnings {
         context.out.note(&format!("warning: {warning}"));
@@ -314,12 +314,12 @@ async fn list(
 
 /// Where a secret goes: stdout, or a file that is made before the token is, so that no secret is
 /// lost for want of a place.
-struct Place {
+struct SecretSink {
     file: Option<(File, PathBuf)>,
     written: bool,
 }
 
-impl Place {
+impl SecretSink {
     fn prepare(to: SecretTo) -> Result<Self, Failure> {
         let Some(path) = to.out else { return Ok(Self { file: None, written: false }) };
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
@@ -330,7 +330,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SecretSink {
     /// A file that holds nothing because there was no token.
     fn drop(&mut self) {
         if let (Some((_, path)), false) = (&self.file, self.written) {
@@ -346,10 +346,10 @@ fn hand_over<M: Message + Name>(
     response: &M,
     secret: &str,
     token: Option<&Token>,
-    mut place: Place,
+    mut sink: SecretSink,
 ) -> Result<(), Failure> {
     let id = token.map(|token| token.id.as_str()).unwrap_or_default();
-    if let Some((file, path)) = &mut place.file {
+    if let Some((file, path)) = &mut sink.file {
         let written = writeln!(file, "{secret}").and_then(|()| file.sync_all());
         written.map_err(|error| {
             Failure::usage(format!("cannot write `{}`: {error}", path.display()))
@@ -362,7 +362,7 @@ fn hand_over<M: Message + Name>(
         context.out.note(&format!("token `{id}`: keep the secret above, it is not shown again"));
     }
 
-    place.written = true;
+    sink.written = true;
     Ok(())
 }
 

@@ -6,9 +6,9 @@ use gofer_proto::v1::{
     RegisterPipelineResponse,
 };
 
-use crate::cli::Context;
 use crate::client::{Client, unary};
 use crate::compile::{self, Source};
+use crate::context::Context;
 use crate::errors::Failure;
 use crate::interrupts::Interrupts;
 use crate::output::printable;

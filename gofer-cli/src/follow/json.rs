@@ -4,8 +4,9 @@ use gofer_proto::json::to_json;
 use gofer_proto::v1::{Run, RunUpdate, TaskRun, run_update::Subject};
 
 use super::logs::{LogNews, News};
+use super::run_key::RunKey;
+use super::seen::{OnInterrupt, Seen};
 use super::view::View;
-use super::{OnInterrupt, RunKey, Seen};
 use crate::errors::Failure;
 use crate::output::Out;
 

@@ -4,8 +4,8 @@
 use gofer_proto::v1::{TaskRun, TaskRunState, TaskRunStatus};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::Seen;
 use super::screen::Screen;
+use super::seen::Seen;
 use crate::format;
 use crate::output::printable;
 

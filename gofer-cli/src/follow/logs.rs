@@ -11,15 +11,15 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tonic::{Status, Streaming};
 
-use super::RunKey;
 use super::reconnect::Patience;
+use super::run_key::RunKey;
 use crate::client::Client;
 use crate::errors::Failure;
 
 /// How much of the end of a failed attempt's log is shown.
 const TAIL_BYTES: usize = 256 << 10;
 /// How many failed attempts' logs are read at once: of a run of thousands of tasks, all may fail.
-const TAILS_AT_ONCE: usize = 16;
+const TAILS_MAX: usize = 16;
 /// Pieces on their way to the view; at most 64 KiB each.
 const QUEUE: usize = 16;
 
@@ -71,7 +71,7 @@ impl Logs {
     pub(crate) fn new(client: Client, key: RunKey, mode: LogMode) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let sender = Some(sender);
-        let tails = Arc::new(Semaphore::new(TAILS_AT_ONCE));
+        let tails = Arc::new(Semaphore::new(TAILS_MAX));
         Self {
             client,
             key,

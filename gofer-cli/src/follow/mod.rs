@@ -1,4 +1,13 @@
 //! Following a run: every change of its tasks, the logs that matter, and what it came to.
+//!
+//! ```text
+//! FollowRun ──watch──> updates ──┐
+//! StreamLogs ──logs──> news ─────┼──> follow: one loop ──> View ┬─ json: one object per line
+//! signals ──> interrupts ────────┘      │                       └─ people: lines, and a live view below
+//!                                       └── what it came to: the exit code
+//! ```
+//!
+//! `reconnect` opens a stream again where it broke off; `seen` is what was learned so far.
 
 mod json;
 mod lines;
@@ -6,24 +15,27 @@ mod live;
 pub(crate) mod logs;
 mod people;
 pub(crate) mod reconnect;
+mod run_key;
 mod screen;
+mod seen;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use gofer_proto::v1::{
-    CancelRunRequest, FollowRunRequest, Run, RunState, RunStatus, StreamLogsRequest, TaskRun,
-    run_update::Subject,
-};
+use gofer_proto::v1::{FollowRunRequest, RunState, RunStatus, run_update::Subject};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::json::JsonView;
 pub(crate) use self::lines::{Lines, Stamps, Timeless};
 use self::logs::{LogMode, LogNews, Logs, News};
+use self::people::PeopleView;
 pub(crate) use self::people::task_table;
 use self::reconnect::Patience;
+pub(crate) use self::run_key::RunKey;
+pub(crate) use self::seen::{OnInterrupt, Seen};
 use self::view::View;
 use crate::client::{Client, unary};
 use crate::errors::{Exit, Failure};
@@ -31,50 +43,13 @@ use crate::interrupts::{Interrupt, Interrupts};
 use crate::output::Out;
 
 /// Heartbeats come at least every 30 seconds; a server that says nothing for longer has gone.
-pub(crate) const SILENCE: Duration = Duration::from_secs(75);
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(75);
 /// Updates on their way to the view.
-const QUEUE: usize = 64;
+const UPDATES_MAX: usize = 64;
 /// More are counted instead of named.
 const NAMED_TASKS: usize = 5;
 /// How often the live view is drawn again.
 const TICK: Duration = Duration::from_millis(100);
-
-/// Which run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RunKey {
-    pub(crate) namespace: String,
-    pub(crate) pipeline: String,
-    pub(crate) run: u64,
-}
-
-impl RunKey {
-    pub(crate) fn of(run: &Run) -> Self {
-        Self { namespace: run.namespace.clone(), pipeline: run.pipeline.clone(), run: run.run }
-    }
-
-    /// Asks for the log of an attempt from its beginning.
-    pub(crate) fn log_request(&self, task: &str, attempt: u32, follow: bool) -> StreamLogsRequest {
-        StreamLogsRequest {
-            namespace: self.namespace.clone(),
-            pipeline: self.pipeline.clone(),
-            run: self.run,
-            task: task.to_owned(),
-            attempt,
-            follow,
-            cursor: None,
-        }
-    }
-
-    fn cancel_request(&self, force: bool, why: Interrupt) -> CancelRunRequest {
-        CancelRunRequest {
-            namespace: self.namespace.clone(),
-            pipeline: self.pipeline.clone(),
-            run: self.run,
-            force,
-            reason: why.reason().to_owned(),
-        }
-    }
-}
 
 /// How to follow.
 #[derive(Debug, Clone, Copy)]
@@ -85,27 +60,6 @@ pub(crate) struct Options {
     /// Show when each line of a log was written.
     pub(crate) timestamps: bool,
     pub(crate) on_interrupt: OnInterrupt,
-}
-
-/// What Ctrl-C does, and what else asks the command to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OnInterrupt {
-    /// Ends the following; the run goes on.
-    Leave,
-    /// Cancels the run, the second time by force; the third time ends the following.
-    #[cfg_attr(
-        not(feature = "server"),
-        expect(dead_code, reason = "only `gofer local` cancels what it follows")
-    )]
-    Cancel,
-}
-
-/// A run as far as it has been seen.
-#[derive(Debug, Default)]
-pub(crate) struct Seen {
-    pub(crate) run: Run,
-    /// By task id.
-    pub(crate) tasks: BTreeMap<String, TaskRun>,
 }
 
 /// Something from the background.
@@ -126,9 +80,9 @@ pub(crate) async fn follow(
     options: Options,
     interrupts: &mut Interrupts,
 ) -> Result<Exit, Failure> {
-    let mut view = view::choose(out, options.states, options.timestamps);
+    let mut view = choose(out, options.states, options.timestamps);
     let mut logs = Logs::new(client.clone(), key.clone(), options.logs);
-    let (sender, mut updates) = mpsc::channel(QUEUE);
+    let (sender, mut updates) = mpsc::channel(UPDATES_MAX);
 
     // Dropped, and with it the watcher, when the following ends.
     let mut watcher = JoinSet::new();
@@ -186,6 +140,15 @@ pub(crate) async fn follow(
             Ok(came_to)
         }
         None => Ok(came_to),
+    }
+}
+
+/// JSON if it is asked for, otherwise lines for people, and on a terminal a live view below them.
+fn choose(out: &Out, states: bool, timestamps: bool) -> Box<dyn View + '_> {
+    if out.is_json() {
+        Box::new(JsonView::new(out, states))
+    } else {
+        Box::new(PeopleView::new(out, states && !out.is_quiet(), timestamps))
     }
 }
 
@@ -327,7 +290,7 @@ async fn watch_once(
     patience.opened();
     let mut complete = false;
     loop {
-        let message = match tokio::time::timeout(SILENCE, stream.message()).await {
+        let message = match tokio::time::timeout(SILENCE_MAX, stream.message()).await {
             Err(_) => return Some(Failure::unreachable("the server has fallen silent")),
             Ok(Err(status)) => return Some(Failure::from(status)),
             Ok(Ok(None)) if complete => return None,

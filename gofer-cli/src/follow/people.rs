@@ -5,10 +5,12 @@ use std::io::IsTerminal as _;
 
 use gofer_proto::v1::{Run, RunState, RunStatus, TaskRun, TaskRunState, TaskRunStatus};
 
+use super::lines::Lines;
 use super::live::Live;
 use super::logs::{LogNews, News};
+use super::run_key::RunKey;
+use super::seen::{OnInterrupt, Seen};
 use super::view::View;
-use super::{Lines, OnInterrupt, RunKey, Seen};
 use crate::errors::Failure;
 use crate::output::{Out, printable};
 use crate::{format, output};
@@ -222,7 +224,7 @@ pub(crate) fn task_table<'a>(tasks: impl Iterator<Item = &'a TaskRun>) -> String
             vec![
                 task.task.clone(),
                 format::task_state(task),
-                // One that could not be started was tried all the same, and again.
+                // One that could not be started counts as a try, too.
                 if task.started_at.is_some() || task.attempt > 1 {
                     task.attempt.to_string()
                 } else {

@@ -2,12 +2,10 @@
 
 use gofer_proto::v1::{Run, TaskRun};
 
-use super::json::JsonView;
 use super::logs::LogNews;
-use super::people::PeopleView;
-use super::{OnInterrupt, RunKey, Seen};
+use super::run_key::RunKey;
+use super::seen::{OnInterrupt, Seen};
 use crate::errors::Failure;
-use crate::output::Out;
 
 /// A way to show a run. Errors mean that stdout cannot be written; a reader that has gone away is
 /// none.
@@ -28,13 +26,4 @@ pub(super) trait View {
     fn finish(&mut self, seen: &Seen) -> Result<(), Failure>;
     /// The following ends before the run does.
     fn leave(&mut self, key: &RunKey, why: OnInterrupt) -> Result<(), Failure>;
-}
-
-/// JSON if it is asked for, otherwise lines for people, and on a terminal a live view below them.
-pub(super) fn choose(out: &Out, states: bool, timestamps: bool) -> Box<dyn View + '_> {
-    if out.is_json() {
-        Box::new(JsonView::new(out, states))
-    } else {
-        Box::new(PeopleView::new(out, states && !out.is_quiet(), timestamps))
-    }
 }

@@ -229,7 +229,7 @@ fn servers_and_their_helpers_leave_no_core() {
         pids.extend(children.split_whitespace().map(|pid| pid.parse::<u32>().expect("a number")));
     }
 
-    assert_eq!(pids.len(), 2, "the server and the warden");
+    assert_eq!(pids.len(), 2, "the server and the zygote");
     for pid in pids {
         assert_eq!(core(pid), "0", "of process {pid}");
     }

@@ -56,7 +56,7 @@ fn children_of(parent: u32) -> Vec<i32> {
     stats.filter_map(child).collect()
 }
 
-/// The processes with the folder in their environment: tasks have it as `TMPDIR`, and the warden as
+/// The processes with the folder in their environment: tasks have it as `TMPDIR`, and the zygote as
 /// what it is to remove.
 fn processes_of(tmp: &Path) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
@@ -137,7 +137,7 @@ fn what_a_killed_command_started_ends_with_it() {
     let mut child = begun(&dir, SLEEPS);
     assert!(
         processes_of(&dir.path().join("tmp")).len() >= 4,
-        "the command, warden, supervisor and task"
+        "the command, zygote, supervisor and task"
     );
     signal(&child, Signal::KILL);
     wait(&mut child);
@@ -170,14 +170,14 @@ fn a_task_that_does_not_listen_is_killed_after_the_grace() {
 }
 
 #[test]
-fn the_last_supervisor_cleans_up_when_the_warden_was_killed_too() {
+fn the_last_supervisor_cleans_up_when_the_zygote_was_killed_too() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut child = begun(&dir, SLEEPS);
-    let warden = children_of(child.id());
-    assert_eq!(warden.len(), 1, "{warden:?}");
+    let zygote = children_of(child.id());
+    assert_eq!(zygote.len(), 1, "{zygote:?}");
     signal(&child, Signal::STOP);
-    let warden = rustix::process::Pid::from_raw(warden[0]).expect("a process id");
-    rustix::process::kill_process(warden, Signal::KILL).expect("it is there");
+    let zygote = rustix::process::Pid::from_raw(zygote[0]).expect("a process id");
+    rustix::process::kill_process(zygote, Signal::KILL).expect("it is there");
     signal(&child, Signal::KILL);
     wait(&mut child);
     nothing_is_left(&dir);

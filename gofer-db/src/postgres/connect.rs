@@ -19,7 +19,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::TlsConfig;
 use crate::error::DbError;
-use crate::postgres::sqlstate::{Coded, Plain, WithCodes};
+use crate::sqlstate::{Coded, Plain, WithCodes};
 
 const DEFAULT_PORT: u16 = 5432;
 /// Also for a server that accepts the connection and then says nothing.
@@ -73,7 +73,7 @@ impl Connector {
         );
 
         config.options(options.trim());
-        config.application_name(format!("gofer: {}", crate::db::this_process()));
+        config.application_name(format!("gofer: {}", crate::support::this_process()));
         let mut plain = config.clone();
         plain.ssl_mode(SslMode::Disable).ssl_negotiation(SslNegotiation::Postgres);
 

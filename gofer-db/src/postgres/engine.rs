@@ -9,11 +9,11 @@ use diesel::sql_types::{BigInt, Text};
 use futures::future::try_join_all;
 use gofer_core::{NamespaceId, RunKey, TaskId, Timestamp};
 
-use super::queries::commit::{Guard, TaskStanding};
 use super::{Conn, RunQueryDsl};
-use crate::cached::cached;
 use crate::error::DbError;
+use crate::prepared::prepared;
 use crate::rows::signed;
+use crate::rows::standing::{Guard, TaskStanding};
 use crate::schema::{runs, task_runs};
 
 pub(crate) type Backend = diesel::pg::Pg;
@@ -21,7 +21,7 @@ pub(crate) type Backend = diesel::pg::Pg;
 /// Key of the advisory lock that lets one claim in at a time.
 const CLAIM_LOCK: i64 = 0x67_6f66_6572_0002;
 /// Statements on their way at once.
-const AT_ONCE: usize = 256;
+const PIPELINED_STATEMENTS_MAX: usize = 256;
 
 /// A query whose rows stay as they are until the end of the transaction.
 macro_rules! locked {
@@ -33,7 +33,7 @@ pub(crate) use locked;
 
 /// One claim at a time.
 pub(crate) async fn lock_claims(c: &mut Conn) -> Result<(), DbError> {
-    cached(diesel::sql_query(format!("SELECT pg_advisory_xact_lock({CLAIM_LOCK})")))
+    prepared(diesel::sql_query(format!("SELECT pg_advisory_xact_lock({CLAIM_LOCK})")))
         .execute(c)
         .await?;
     Ok(())
@@ -45,7 +45,7 @@ pub(crate) async fn lock_owner(c: &mut Conn, owner: &str, alone: bool) -> Result
     let lock = if alone { "pg_advisory_xact_lock" } else { "pg_advisory_xact_lock_shared" };
     let query =
         diesel::sql_query(format!("SELECT {lock}(hashtextextended('gofer leases of ' || $1, 0))"));
-    cached(query.bind::<Text, _>(owner.to_owned())).execute(c).await?;
+    prepared(query.bind::<Text, _>(owner.to_owned())).execute(c).await?;
     Ok(alone)
 }
 
@@ -58,7 +58,7 @@ pub(crate) async fn lock_quotas(c: &mut Conn, namespace: &NamespaceId) -> Result
     let query = diesel::sql_query(
         "SELECT pg_advisory_xact_lock(hashtextextended('gofer quotas of ' || $1, 0))",
     );
-    cached(query.bind::<Text, _>(namespace.to_string())).execute(c).await?;
+    prepared(query.bind::<Text, _>(namespace.to_string())).execute(c).await?;
     Ok(())
 }
 
@@ -87,7 +87,7 @@ where
     loop {
         let some = statements
             .by_ref()
-            .take(AT_ONCE)
+            .take(PIPELINED_STATEMENTS_MAX)
             .map(|statement| async move { statement.execute(&mut &*c).await });
         let counts = try_join_all(some).await?;
         if counts.is_empty() {
@@ -104,7 +104,7 @@ pub(crate) async fn lock_runs(
 ) -> Result<Vec<Option<Guard>>, DbError> {
     let c: &Conn = c;
     let mut guards = Vec::with_capacity(keys.len());
-    for keys in keys.chunks(AT_ONCE) {
+    for keys in keys.chunks(PIPELINED_STATEMENTS_MAX) {
         let some = keys.iter().map(|key| async move {
             let guard = runs::table
                 .select(Guard::as_select())
@@ -129,7 +129,7 @@ pub(crate) async fn task_standings(
 ) -> Result<Vec<TaskStanding>, DbError> {
     let c: &Conn = c;
     let mut rows = Vec::new();
-    for wanted in wanted.chunks(AT_ONCE) {
+    for wanted in wanted.chunks(PIPELINED_STATEMENTS_MAX) {
         let some = wanted.iter().filter(|(_, tasks)| !tasks.is_empty()).map(
             |(run_id, tasks)| async move {
                 let tasks: Vec<&str> = tasks.iter().map(|task| task.as_str()).collect();

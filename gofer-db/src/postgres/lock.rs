@@ -13,11 +13,11 @@ use super::connect::{Connector, cannot_connect};
 use crate::error::DbError;
 
 /// Advisory locks are per database; this is "gofer" and a 1. PostgreSQL shows it as two halves.
-const KEY: i64 = 0x67_6f66_6572_0001;
+const SERVER_LOCK_KEY: i64 = 0x67_6f66_6572_0001;
 /// How long a start waits for a server that just ended: its connection is closed by the kernel a
 /// moment after.
-const PATIENCE: Duration = Duration::from_secs(2);
-const RETRY: Duration = Duration::from_millis(50);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long the session may take to say that it is there. Shorter than whoever waits for a check
 /// does.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -101,12 +101,13 @@ async fn locked_session(
 ) -> Result<AsyncPgConnection, DbError> {
     let try_lock = if shared { "pg_try_advisory_lock_shared" } else { "pg_try_advisory_lock" };
     let mut connection = connector.connect().await.map_err(cannot_connect)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
 
     loop {
-        let tried: Tried = diesel::sql_query(format!("SELECT {try_lock}({KEY}) AS taken"))
-            .get_result(&mut connection)
-            .await?;
+        let tried: Tried =
+            diesel::sql_query(format!("SELECT {try_lock}({SERVER_LOCK_KEY}) AS taken"))
+                .get_result(&mut connection)
+                .await?;
         if tried.taken {
             return Ok(connection);
         }
@@ -117,7 +118,7 @@ async fn locked_session(
             return Err(DbError::Locked { database: database.to_owned(), holder });
         }
 
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(LOCK_RETRY_PAUSE).await;
     }
 }
 
@@ -126,7 +127,7 @@ async fn holder(connection: &mut AsyncPgConnection) -> Result<Option<String>, Db
         "SELECT a.application_name || ', since ' || to_char(a.backend_start, 'YYYY-MM-DD \
          HH24:MI:SS TZ') AS holder FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid WHERE \
          l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND ((l.classid::bigint << 32) | \
-         l.objid::bigint) = {KEY} AND l.database = (SELECT oid FROM pg_database WHERE datname = \
+         l.objid::bigint) = {SERVER_LOCK_KEY} AND l.database = (SELECT oid FROM pg_database WHERE datname = \
          current_database()) LIMIT 1"
     ))
     .get_result(connection)

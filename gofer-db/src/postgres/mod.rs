@@ -4,10 +4,9 @@
 mod connect;
 pub(crate) mod engine;
 mod lock;
-pub(crate) mod notices;
+pub(crate) mod notify;
 #[path = "../queries/mod.rs"]
 pub(crate) mod queries;
-pub(crate) mod sqlstate;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -48,7 +47,7 @@ const MIGRATION_LOCK: i64 = 0x676f_6665_7200;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often the server makes sure that it still has its lock, which PostgreSQL forgets with a
 /// restart.
-const LOCK_CHECK: Duration = Duration::from_secs(5);
+const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(crate) struct Postgres {
     pool: Pool<Conn>,
@@ -56,7 +55,7 @@ pub(crate) struct Postgres {
     /// Keeps the lock.
     keeper: AbortHandle,
     /// `None` when nobody else uses the database.
-    notices: Option<notices::Notices>,
+    hints: Option<notify::HintSource>,
     acquire_timeout: Duration,
 }
 
@@ -77,29 +76,29 @@ impl Postgres {
         let lock =
             Arc::new(lock::Lock::take(connector.clone(), target.to_string(), config.shared).await?);
         migrate(&connector).await?;
-        let notices = config.shared.then(|| {
+        let hints = config.shared.then(|| {
             // Random, and different for each server.
             let instance = RandomState::new().hash_one(std::process::id());
-            notices::Notices::start(connector.clone(), instance, last_event)
+            notify::HintSource::start(connector.clone(), instance, last_event)
         });
         let pool = pool(connector, config)?;
         let keeper = tokio::spawn(keep(lock.clone())).abort_handle();
-        Ok(Self { pool, lock, keeper, notices, acquire_timeout: config.acquire_timeout })
+        Ok(Self { pool, lock, keeper, hints, acquire_timeout: config.acquire_timeout })
     }
 
     pub(crate) fn pool(&self) -> Pool<Conn> {
         self.pool.clone()
     }
 
-    /// Names this server in its notices, when others listen.
+    /// Names this server in its notifications, when others listen.
     pub(crate) fn instance(&self) -> Option<u64> {
-        self.notices.as_ref().map(notices::Notices::instance)
+        self.hints.as_ref().map(notify::HintSource::instance)
     }
 
     /// What other servers commit from now on.
     pub(crate) async fn subscribe_hints(&self) -> Result<BoxStream<'static, Hint>, DbError> {
-        match &self.notices {
-            Some(notices) => notices.follow(self.acquire_timeout).await,
+        match &self.hints {
+            Some(hints) => hints.subscribe(self.acquire_timeout).await,
             None => Ok(stream::pending().boxed()),
         }
     }
@@ -110,12 +109,12 @@ impl Postgres {
         let pool = self.pool();
         let task = tokio::spawn(async move {
             let mut connection = pool.get().await.map_err(pool_error)?;
-            match answer(notices::send(&mut connection, instance, 0, vec![hint])).await {
+            match answer(notify::publish(&mut connection, instance, 0, vec![hint])).await {
                 Ok(told) => told,
                 Err(late) => Err(give_up(&pool, connection, late)),
             }
         });
-        crate::db::joined(task.await)
+        crate::support::joined(task.await)
     }
 
     pub(crate) async fn version(&self) -> Result<String, DbError> {
@@ -130,7 +129,7 @@ impl Postgres {
                 Err(late) => Err(give_up(&pool, connection, late)),
             }
         });
-        Ok(format!("PostgreSQL {}", crate::db::joined(task.await)?))
+        Ok(format!("PostgreSQL {}", crate::support::joined(task.await)?))
     }
 
     pub(crate) async fn close(&self) {
@@ -175,7 +174,7 @@ pub(crate) fn give_up(pool: &Pool<Conn>, connection: Object<Conn>, late: Elapsed
 /// Takes the lock again when it was lost, so that no other server gets in unnoticed.
 async fn keep(lock: Arc<lock::Lock>) {
     loop {
-        tokio::time::sleep(LOCK_CHECK).await;
+        tokio::time::sleep(LOCK_CHECK_INTERVAL).await;
         if let Err(error) = lock.check().await {
             tracing::warn!(%error, "cannot make sure of the database's lock, will try again");
         }
@@ -206,5 +205,5 @@ async fn migrate(connector: &Connector) -> Result<(), DbError> {
     let task = tokio::task::spawn_blocking(move || {
         crate::migrate::run(&mut AsyncMigrationHarness::new(connection), MIGRATIONS)
     });
-    crate::db::joined(task.await)
+    crate::support::joined(task.await)
 }

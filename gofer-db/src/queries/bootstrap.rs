@@ -6,16 +6,11 @@ use gofer_core::entity::Token;
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 
 use super::engine::locked;
-use super::{Conn, RunQueryDsl, Tx, tokens};
+use super::markers::{BOOTSTRAPPED, CODE, forget_codes, is_bootstrapped, mark_bootstrapped};
+use super::{RunQueryDsl, Tx, tokens};
 use crate::error::DbError;
 use crate::schema::markers;
 use crate::types::BootstrapProof;
-
-/// Set with the first management token. Deleting every token does not unset it; only an operator
-/// does, with [`reset`].
-pub(super) const BOOTSTRAPPED: &str = "bootstrapped";
-/// Before the SHA-256, in hex, of a code that lets its bearer bootstrap.
-const CODE: &str = "bootstrap_code:";
 
 /// Makes the first management token; `false` when the proof is none.
 pub(crate) async fn bootstrap(
@@ -47,25 +42,6 @@ pub(crate) async fn bootstrap(
 
     tokens::insert(tx, token, hash).await?;
     Ok(true)
-}
-
-pub(crate) async fn is_bootstrapped(c: &mut Conn) -> Result<bool, DbError> {
-    let mark: Option<i64> =
-        markers::table.find(BOOTSTRAPPED).select(markers::at).get_result(c).await.optional()?;
-    Ok(mark.is_some())
-}
-
-/// Whether this call set the mark. Of concurrent ones the others wait for the first to commit.
-pub(super) async fn mark_bootstrapped(tx: &mut Tx<'_>, at: Timestamp) -> Result<bool, DbError> {
-    let inserted = diesel::insert_into(markers::table)
-        .values((markers::name.eq(BOOTSTRAPPED), markers::at.eq(at.0)))
-        .on_conflict_do_nothing()
-        .execute(tx.c)
-        .await?;
-    if inserted == 1 {
-        forget_codes(tx).await?;
-    }
-    Ok(inserted == 1)
 }
 
 /// Lets the bearer of this code bootstrap; `false` when that has been done.
@@ -104,14 +80,6 @@ async fn insert_code(tx: &mut Tx<'_>, code: &[u8; 32], at: Timestamp) -> Result<
     diesel::insert_into(markers::table)
         .values((markers::name.eq(code_name(code)), markers::at.eq(at.0)))
         .on_conflict_do_nothing()
-        .execute(tx.c)
-        .await?;
-    Ok(())
-}
-
-async fn forget_codes(tx: &mut Tx<'_>) -> Result<(), DbError> {
-    let end = crate::rows::prefix_end(CODE);
-    diesel::delete(markers::table.filter(markers::name.ge(CODE)).filter(markers::name.lt(end)))
         .execute(tx.c)
         .await?;
     Ok(())

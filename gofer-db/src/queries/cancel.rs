@@ -6,12 +6,12 @@ use gofer_core::run::{CancelRequest, TaskRun};
 use gofer_core::{Resource, RunKey, TaskId};
 
 use super::engine::locked;
-use super::{RunQueryDsl, Tx, insert, pipelines as pipeline};
+use super::{RunQueryDsl, Tx, pipelines as pipeline};
 use crate::error::DbError;
 use crate::rows::signed;
 use crate::rows::task::{NewTaskRow, TaskChange};
 use crate::schema::{runs, task_runs};
-use crate::specs::SpecCache;
+use crate::spec_cache::SpecCache;
 
 pub(crate) async fn run(
     tx: &mut Tx<'_>,
@@ -47,7 +47,8 @@ pub(crate) async fn run(
             force: request.force,
             message: request.message.clone(),
         };
-        insert::record(tx, key, details, &request.by, request.at);
+        let subject = Subject::of_run(key);
+        tx.record(NewEvent { at: request.at, actor: request.by.clone(), subject, details });
     }
 
     Ok(changed)

@@ -11,36 +11,13 @@ use gofer_core::{Attempt, RunKey, TaskId};
 
 use super::engine::{self, Backend};
 use super::{Tx, pipelines as pipeline};
-use crate::cached::{Cached, cached};
 use crate::error::DbError;
+use crate::prepared::{Prepared, prepared};
+use crate::rows::standing::Guard;
 use crate::rows::task::{NewAttemptRow, NewTaskRow, TaskChange};
 use crate::rows::{json_option, name, signed};
 use crate::schema::{attempts, coalesce, runs, task_runs};
-use crate::specs::{KnownSpec, SpecCache};
-
-/// What a commit is judged by: a run's row, locked until the end of the transaction.
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = runs)]
-pub(crate) struct Guard {
-    id: i64,
-    pipeline_id: i64,
-    version: i64,
-    state: String,
-    status: Option<String>,
-    lease_owner: Option<String>,
-    lease_epoch: i64,
-}
-
-/// What a transition is judged by.
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = task_runs)]
-pub(crate) struct TaskStanding {
-    run_id: i64,
-    task: String,
-    state: String,
-    status: Option<String>,
-    attempt: i64,
-}
+use crate::spec_cache::{KnownSpec, SpecCache};
 
 /// A task's state and attempt.
 type Standing = (TaskState, Attempt);
@@ -233,7 +210,7 @@ impl<'a> Batch<'a> {
             .ended
             .into_iter()
             .map(|row| {
-                cached(diesel::insert_into(attempts::table).values(row).on_conflict_do_nothing())
+                prepared(diesel::insert_into(attempts::table).values(row).on_conflict_do_nothing())
             })
             .collect();
         let expected = changes.len();
@@ -261,7 +238,7 @@ fn may_follow(change: &TaskTransition) -> bool {
 }
 
 /// A statement that changes one row.
-type Change = Cached<Box<dyn QueryFragment<Backend> + Send>>;
+type Change = Prepared<Box<dyn QueryFragment<Backend> + Send>>;
 
 /// A task run's first change may be its first row; a request to cancel it may have made that
 /// already.
@@ -273,7 +250,7 @@ fn first_write(write: &TaskWrite<'_>, change: TaskChange) -> Change {
         .on_conflict((task_runs::run_id, task_runs::task))
         .do_update()
         .set(change);
-    cached(Box::new(diesel::query_dsl::methods::FilterDsl::filter(
+    prepared(Box::new(diesel::query_dsl::methods::FilterDsl::filter(
         insert,
         task_runs::state.eq(from.name()).and(task_runs::attempt.eq(i64::from(attempt.0))),
     )))
@@ -286,7 +263,7 @@ fn later_write(write: &TaskWrite<'_>, change: TaskChange) -> Change {
         .filter(task_runs::task.eq(write.to.task.to_string()))
         .filter(task_runs::state.eq(from.name()))
         .filter(task_runs::attempt.eq(i64::from(attempt.0)));
-    cached(Box::new(diesel::update(row).set(change)))
+    prepared(Box::new(diesel::update(row).set(change)))
 }
 
 fn run_write(id: i64, change: &RunTransition) -> Result<Change, DbError> {
@@ -300,5 +277,5 @@ fn run_write(id: i64, change: &RunTransition) -> Result<Change, DbError> {
         runs::ended_at.eq(coalesce(at(change.to.is_complete()), runs::ended_at)),
     );
     let row = runs::table.find(id).filter(runs::state.eq(change.from.name()));
-    Ok(cached(Box::new(diesel::update(row).set(values))))
+    Ok(prepared(Box::new(diesel::update(row).set(values))))
 }

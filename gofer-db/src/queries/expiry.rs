@@ -20,15 +20,15 @@ use crate::rows::{id, signed, unsigned};
 use crate::schema::{attempts, events, objects, pipeline_versions, pipelines, runs};
 
 /// Most runs that are deleted in one transaction.
-const RUNS_AT_ONCE: usize = 50;
+const RUNS_PER_TRANSACTION_MAX: usize = 50;
 /// Most of their task runs: a run of ten thousand goes alone.
-const TASKS_AT_ONCE: i64 = 2_000;
+const TASKS_PER_TRANSACTION_MAX: i64 = 2_000;
 /// Most events that are deleted in one transaction.
-const EVENTS_AT_ONCE: i64 = 1_000;
+const EVENTS_PER_TRANSACTION_MAX: i64 = 1_000;
 /// A few events wait for company, since their deletion is an event, too.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+const FEW_EVENTS_WAIT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 /// Pipelines that are looked at for versions in one page.
-const PIPELINES_AT_ONCE: i64 = 100;
+const PIPELINES_PER_PAGE: i64 = 100;
 
 /// A run that is old enough, or has enough newer ones.
 #[derive(QueryableByName)]
@@ -207,8 +207,8 @@ fn batches(found: impl Iterator<Item = OldRun>) -> Result<Vec<Expirable>, DbErro
             Some((namespace, pipeline, tasks, numbers))
                 if *namespace == run.namespace
                     && *pipeline == run.pipeline
-                    && numbers.len() < RUNS_AT_ONCE
-                    && *tasks + run.tasks <= TASKS_AT_ONCE =>
+                    && numbers.len() < RUNS_PER_TRANSACTION_MAX
+                    && *tasks + run.tasks <= TASKS_PER_TRANSACTION_MAX =>
             {
                 *tasks += run.tasks;
                 numbers.push(number);
@@ -251,7 +251,7 @@ pub(crate) async fn expire_runs(
             .bind::<BigInt, _>(pipeline_id);
 
         // Task runs and attempts go with their run.
-        if crate::cached::cached(query).execute(tx.c).await? == 1 {
+        if crate::prepared::prepared(query).execute(tx.c).await? == 1 {
             gone.push(*number);
         }
     }
@@ -265,7 +265,7 @@ pub(crate) async fn expire_runs(
     Ok(())
 }
 
-/// The pipeline's id, locked; `None` when it was deleted meanwhile.
+/// The pipeline's id, locked; `None` when it has been deleted.
 async fn locked(
     tx: &mut Tx<'_>,
     namespace: &NamespaceId,
@@ -288,7 +288,7 @@ pub(crate) async fn versions(
         .filter(pipelines::deleted_at.is_null())
         .filter(pipelines::versions.gt(signed(keep)))
         .order(pipelines::id)
-        .limit(PIPELINES_AT_ONCE)
+        .limit(PIPELINES_PER_PAGE)
         .select((pipelines::id, pipelines::namespace, pipelines::name, pipelines::latest_version))
         .load(c)
         .await?;
@@ -340,7 +340,7 @@ async fn used_versions(
     Ok(used.into_iter().collect())
 }
 
-/// Deletes those that no run has begun to use meanwhile.
+/// Deletes those that no run has begun to use since.
 pub(crate) async fn expire_versions(
     tx: &mut Tx<'_>,
     namespace: &NamespaceId,
@@ -382,14 +382,14 @@ pub(crate) async fn expire_versions(
 pub(crate) async fn events(c: &mut Conn, before: Timestamp) -> Result<Option<Expirable>, DbError> {
     let oldest: Vec<(i64, i64)> = events::table
         .order(events::id)
-        .limit(EVENTS_AT_ONCE)
+        .limit(EVENTS_PER_TRANSACTION_MAX)
         .select((events::id, events::at))
         .load(c)
         .await?;
     let old = oldest.iter().take_while(|(_, at)| *at < before.0).count();
-    let waits = old < oldest.len() || signed(old as u64) < EVENTS_AT_ONCE;
+    let waits = old < oldest.len() || signed(old as u64) < EVENTS_PER_TRANSACTION_MAX;
     let is_patient =
-        oldest.as_slice().first().is_none_or(|(_, at)| *at >= before.before(PATIENCE).0);
+        oldest.as_slice().first().is_none_or(|(_, at)| *at >= before.before(FEW_EVENTS_WAIT).0);
 
     match old.checked_sub(1) {
         Some(last) if !(waits && is_patient) => {

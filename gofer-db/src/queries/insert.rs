@@ -15,17 +15,17 @@ use gofer_core::{NamespaceId, PipelineId, RunKey, RunNumber, Timestamp, Version}
 use super::quotas::Minute;
 use super::{
     Conn, PENDING, RunQueryDsl, Tx, UNFINISHED, cancel, commit, engine, is_true,
-    pipelines as pipeline, quotas, running,
+    pipelines as pipeline, quotas, run_counts,
 };
-use crate::cached::cached;
 use crate::error::DbError;
 use crate::headroom::QuotaBook;
+use crate::prepared::prepared;
 use crate::rows::entity::{PipelineRow, overlap_of};
 use crate::rows::run::{NewRunRow, RunRow};
 use crate::rows::task::{NewTaskRow, TaskChange};
 use crate::rows::{counted, signed, unsigned};
 use crate::schema::{pipeline_versions, pipelines, runs, task_runs};
-use crate::specs::SpecCache;
+use crate::spec_cache::SpecCache;
 
 /// The run an idempotency key has already made.
 pub(crate) async fn known(
@@ -84,7 +84,7 @@ pub(crate) async fn insert(
         pipelines::minute_bytes.eq(minute.bytes),
     ));
 
-    cached(numbered).execute(tx.c).await?;
+    prepared(numbered).execute(tx.c).await?;
     if row.parallelism.is_some() && may_be_claimed(new).is_some() {
         // Room is counted and taken under this lock, here and by those who claim what waits. Before
         // any run's row, as there.
@@ -155,18 +155,18 @@ async fn claim_at_once<'n>(
         .select(runs::id)
         .limit(1);
 
-    if cached(waiting).get_result::<i64>(tx.c).await.optional()?.is_some() {
+    if prepared(waiting).get_result::<i64>(tx.c).await.optional()?.is_some() {
         return Ok(None);
     }
 
     if row.parallelism.is_some() {
-        let running = running::of_pipeline(tx.c, row.id).await?;
+        let running = run_counts::of_pipeline(tx.c, row.id).await?;
         if !admission::has_room(row.parallelism.map(counted), counted(running)) {
             return Ok(None);
         }
     }
 
-    let Some(newest) = running::may_hold_one_more(tx, &claim.owner, claim.most).await? else {
+    let Some(newest) = run_counts::may_hold_one_more(tx, &claim.owner, claim.most).await? else {
         return Ok(None);
     };
 
@@ -242,7 +242,7 @@ async fn overlap(c: &mut Conn, row: &PipelineRow) -> Result<Admission, DbError> 
         return Ok(Admission::Queue);
     }
 
-    let active: Vec<(i64, Option<i64>)> = cached(
+    let active: Vec<(i64, Option<i64>)> = prepared(
         runs::table
             .filter(runs::namespace.eq(&row.namespace))
             .filter(runs::pipeline_id.eq(row.id))

@@ -1,4 +1,4 @@
-//! Who does what one server does for all.
+//! Leadership: the one server that does what is done once for all.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -13,13 +13,14 @@ use gofer_core::journal::{ClaimLimit, Lease};
 use gofer_core::{NamespaceId, Timestamp};
 
 use super::quotas::ActiveRoom;
-use super::running::OF_PIPELINE;
+use super::run_counts::OF_PIPELINE;
 use super::{
-    Conn, PENDING, RUNNING, RunQueryDsl, Tx, engine, exec, insert, is_true, lead, quotas, running,
+    Conn, PENDING, RUNNING, RunQueryDsl, Tx, engine, exec, insert, is_true, lead, quotas,
+    run_counts,
 };
-use crate::cached::cached;
 use crate::error::DbError;
 use crate::headroom::QuotaBook;
+use crate::prepared::prepared;
 use crate::rows::run::{NEVER, key};
 use crate::rows::{counted, id, signed, unsigned};
 use crate::schema::{coalesce, runs};
@@ -126,7 +127,7 @@ async fn may_take(
 ) -> Result<usize, DbError> {
     engine::lock_owner(c, owner, true).await?;
     // Those that have run out are among the chosen.
-    let held = usize::try_from(running::held(c, owner, now).await?).unwrap_or(usize::MAX);
+    let held = usize::try_from(run_counts::held(c, owner, now).await?).unwrap_or(usize::MAX);
     Ok(most.saturating_sub(held.saturating_add(chosen)))
 }
 
@@ -254,7 +255,7 @@ async fn take(
 }
 
 async fn resumable(c: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<i64>, DbError> {
-    let found = cached(
+    let found = prepared(
         runs::table
             .filter(is_true(RUNNING))
             .filter(runs::lease_until.le(now.0))
@@ -270,7 +271,7 @@ async fn resumable(c: &mut Conn, now: Timestamp, limit: i64) -> Result<Vec<i64>,
 /// Runs that wait and are to be cancelled, with their pipelines: they start whether or not there is
 /// room.
 async fn to_cancel(c: &mut Conn, limit: i64) -> Result<Vec<(i64, i64)>, DbError> {
-    let found = cached(
+    let found = prepared(
         runs::table
             .filter(is_true("runs.state = 'pending' AND runs.cancel_at IS NOT NULL"))
             .select((runs::id, runs::pipeline_id))
@@ -281,7 +282,7 @@ async fn to_cancel(c: &mut Conn, limit: i64) -> Result<Vec<(i64, i64)>, DbError>
 }
 
 async fn waiting(c: &mut Conn, pipeline_id: i64, limit: i64) -> Result<Vec<i64>, DbError> {
-    let found = cached(
+    let found = prepared(
         runs::table
             .filter(is_true(PENDING))
             .filter(runs::pipeline_id.eq(pipeline_id))
@@ -308,7 +309,7 @@ async fn queues(c: &mut Conn) -> Result<Vec<Queue>, DbError> {
          ORDER BY runs.id LIMIT 1) AS next FROM queue JOIN pipelines ON pipelines.id = \
          queue.pipeline_id"
     ));
-    Ok(cached(query).load(c).await?)
+    Ok(prepared(query).load(c).await?)
 }
 
 /// Namespaces with running runs, counted in the index of those alone.
@@ -323,7 +324,7 @@ async fn namespaces(c: &mut Conn) -> Result<Vec<Busy>, DbError> {
          SELECT pipelines.namespace, CAST(sum({OF_PIPELINE}) AS BIGINT) AS running \
          FROM busy JOIN pipelines ON pipelines.id = busy.pipeline_id GROUP BY pipelines.namespace"
     ));
-    Ok(cached(query).load(c).await?)
+    Ok(prepared(query).load(c).await?)
 }
 
 /// A call that was overtaken on its way shortens nothing.
@@ -337,7 +338,7 @@ pub(crate) async fn renew(
     let until = now.after(ttl).0;
     let later = case_when(runs::lease_until.lt(until), until.into_sql::<BigInt>())
         .otherwise(runs::lease_until);
-    Ok(cached(diesel::update(held).set(runs::lease_until.eq(later))).execute(tx.c).await?)
+    Ok(prepared(diesel::update(held).set(runs::lease_until.eq(later))).execute(tx.c).await?)
 }
 
 pub(crate) async fn release(tx: &mut Tx<'_>, owner: &str) -> Result<(), DbError> {

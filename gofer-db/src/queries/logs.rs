@@ -6,8 +6,8 @@ use gofer_core::run::LogState;
 use gofer_core::{Attempt, ExecutionId, Timestamp};
 
 use super::{Conn, RunQueryDsl, Tx, is_true};
-use crate::cached::cached;
 use crate::error::DbError;
+use crate::prepared::prepared;
 use crate::rows::run::key;
 use crate::rows::task::{log_columns, log_state};
 use crate::rows::{id, signed, small};
@@ -25,7 +25,7 @@ pub(crate) async fn live(
         None => 0,
     };
 
-    let rows: Vec<ExecutionRow> = cached(
+    let rows: Vec<ExecutionRow> = prepared(
         attempts::table
             .inner_join(runs::table.on(runs::id.eq(attempts::run_id)))
             .filter(is_true("attempts.log = 'live'"))
@@ -103,7 +103,7 @@ pub(crate) async fn set_state(
 
     let change =
         diesel::update(row).set((attempts::log.eq(to), attempts::silent.eq(silent), log_bytes));
-    let changed = cached(change).execute(tx.c).await? == 1;
+    let changed = prepared(change).execute(tx.c).await? == 1;
     if let Some(event) = event.filter(|_| changed) {
         tx.record(event);
     }

@@ -9,7 +9,7 @@ use gofer_core::quota::QuotaKind;
 use gofer_core::{NamespaceId, Resource, Timestamp};
 
 use super::engine::locked;
-use super::{Conn, RunQueryDsl, Tx, secrets};
+use super::{Conn, RunQueryDsl, Tx, global_secrets};
 use crate::error::DbError;
 use crate::rows::entity::NamespaceRow;
 use crate::rows::{json, page, page_rows, parsed};
@@ -191,7 +191,7 @@ pub(crate) async fn delete(
         )));
     }
 
-    secrets::forget_namespace(tx, id).await?;
+    global_secrets::forget_namespace(tx, id).await?;
     let uid: String = diesel::delete(namespaces::table.find(id.as_str()))
         .returning(namespaces::uid)
         .get_result(tx.c)

@@ -15,7 +15,7 @@ use crate::headroom::QuotaBook;
 use crate::rows::entity::{PipelineRow, overlap_name};
 use crate::rows::{json, number_cursor, page, page_rows, parsed, signed, unsigned};
 use crate::schema::{namespaces as namespaces_table, pipeline_versions, pipelines};
-use crate::specs::{KnownSpec, SpecCache};
+use crate::spec_cache::{KnownSpec, SpecCache};
 use crate::types::{Page, PipelineVersionSummary, Registered, Registration};
 
 pub(crate) async fn register(

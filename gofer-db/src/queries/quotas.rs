@@ -15,9 +15,9 @@ use gofer_core::quota::{
 use gofer_core::{NamespaceId, Resource, Timestamp};
 
 use super::{Conn, RunQueryDsl, Tx, engine};
-use crate::cached::cached;
 use crate::error::DbError;
 use crate::headroom::QuotaBook;
+use crate::prepared::prepared;
 use crate::rows::entity::PipelineRow;
 use crate::rows::{parsed, signed, unsigned};
 use crate::schema::{namespaces, pipelines};
@@ -219,7 +219,7 @@ async fn unfinished(c: &mut Conn, namespace: &NamespaceId) -> Result<Unfinished,
          END), 0) AS BIGINT) AS running FROM runs WHERE runs.namespace = $1 AND runs.state <> \
          'complete'",
     );
-    Ok(cached(query.bind::<Text, _>(namespace.to_string())).get_result(c).await?)
+    Ok(prepared(query.bind::<Text, _>(namespace.to_string())).get_result(c).await?)
 }
 
 const RUNS_IN_MINUTE: &str = "SELECT coalesce(sum(minute_runs), 0)";
@@ -236,7 +236,7 @@ async fn in_minute(
         .sql(" AND minute = ")
         .bind::<BigInt, _>(minute)
         .sql(") AS BIGINT)");
-    Ok(cached(diesel::select(query)).get_result(c).await?)
+    Ok(prepared(diesel::select(query)).get_result(c).await?)
 }
 
 /// How much a namespace uses.
@@ -309,7 +309,7 @@ async fn of_namespace(
     let query = sql::<BigInt>(&format!("CAST((SELECT {before}"))
         .bind::<Text, _>(namespace.to_string())
         .sql(&format!("{after}) AS BIGINT)"));
-    Ok(cached(diesel::select(query)).get_result(c).await?)
+    Ok(prepared(diesel::select(query)).get_result(c).await?)
 }
 
 /// Every quota of a namespace, with its use.
@@ -366,7 +366,7 @@ pub(crate) async fn count_versions(
         pipelines::versions.eq(pipelines::versions + more),
         pipelines::version_bytes.eq(pipelines::version_bytes + bytes),
     ));
-    cached(change).execute(tx.c).await?;
+    prepared(change).execute(tx.c).await?;
     Ok(())
 }
 
@@ -384,6 +384,6 @@ pub(crate) async fn count_objects(
         pipelines::object_bytes.eq(pipelines::object_bytes + bytes),
         pipelines::upload_bytes.eq(pipelines::upload_bytes + open),
     ));
-    cached(change).execute(tx.c).await?;
+    prepared(change).execute(tx.c).await?;
     Ok(())
 }

@@ -144,7 +144,7 @@ pub(crate) async fn expired(
                 pipeline: run.pipeline.clone(),
                 run: Some(run.run),
             };
-            // An object that was put again meanwhile has another location, and stays.
+            // An object that was put again has another location, and stays.
             if object::remove(tx, &scope, key, Some(location)).await?.is_some() {
                 object::record(
                     tx,

@@ -4,8 +4,8 @@ use gofer_core::run::{Run, RunState, RunStatus};
 use gofer_core::{NamespaceId, PipelineId, Resource, RunKey};
 
 use super::{Conn, PENDING, RUNNING, RunQueryDsl, UNFINISHED, is_true};
-use crate::cached::cached;
 use crate::error::DbError;
+use crate::prepared::prepared;
 use crate::rows::run::{RunListRow, RunRow, key};
 use crate::rows::{number_cursor, page, page_rows, signed, unsigned};
 use crate::schema::{event_counter, runs};
@@ -99,7 +99,7 @@ pub(crate) async fn by_token_hash(
     c: &mut Conn,
     hash: &[u8; 32],
 ) -> Result<Option<RunKey>, DbError> {
-    let found: Option<(String, String, i64)> = cached(
+    let found: Option<(String, String, i64)> = prepared(
         runs::table.filter(runs::token_hash.eq(&hash[..])).filter(is_true(UNFINISHED)).select((
             runs::namespace,
             runs::pipeline,

@@ -3,19 +3,17 @@ use gofer_core::entity::{SecretRecord, SecretScope};
 use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
 use gofer_core::quota::QuotaKind;
-use gofer_core::{NamespaceId, Resource, SecretPath, Timestamp};
+use gofer_core::{Resource, SecretPath, Timestamp};
 
 use super::engine::locked;
+use super::global_secrets::GLOBAL;
 use super::{Conn, RunQueryDsl, Tx, pipelines as pipeline, quotas, secret_values as values};
 use crate::error::DbError;
 use crate::headroom::QuotaBook;
 use crate::rows::entity::SecretRow;
-use crate::rows::{id, json, page, page_rows, parsed, prefix_end};
+use crate::rows::{id, page, page_rows, prefix_end};
 use crate::schema::secrets;
 use crate::types::{Page, SecretPutOutcome};
-
-/// `pipeline_id` of global secrets.
-const GLOBAL: i64 = 0;
 
 /// Makes the value that was begun at the record's location the secret's.
 pub(crate) async fn put(
@@ -26,7 +24,7 @@ pub(crate) async fn put(
 ) -> Result<SecretPutOutcome, DbError> {
     let scope = match &record.scope {
         SecretScope::Global => GLOBAL,
-        // Locked, so that the pipeline is not deleted meanwhile.
+        // Locked, so that the pipeline is not deleted before the commit.
         SecretScope::Pipeline(namespace, name) => pipeline::lock(tx, namespace, name).await?.id,
     };
 
@@ -37,7 +35,7 @@ pub(crate) async fn put(
     }
 
     if !values::name(tx, &record.location).await? {
-        // Retention gave it up meanwhile; nothing of this transaction stays.
+        // Retention has given it up; nothing of this transaction stays.
         let message =
             format!("storing secret `{}` took too long and was given up; put it again", record.key);
         return Err(DbError::Unavailable { message, source: None });
@@ -178,28 +176,6 @@ pub(crate) async fn delete(
     values::leave(tx, &deleted.location, at).await?;
     record(tx, scope, EventDetails::SecretDeleted { key: key.to_owned() }, actor, at);
     Ok(Some(deleted))
-}
-
-/// Takes a namespace that is being deleted out of what global secrets allow: the next one of its
-/// name is another.
-pub(crate) async fn forget_namespace(
-    tx: &mut Tx<'_>,
-    namespace: &NamespaceId,
-) -> Result<(), DbError> {
-    let naming = secrets::table
-        .filter(secrets::pipeline_id.eq(GLOBAL))
-        .filter(secrets::allowed_namespaces.like(format!("%\"{namespace}\"%")))
-        .select((secrets::key, secrets::allowed_namespaces));
-    let naming: Vec<(String, String)> = locked!(naming).load(tx.c).await?;
-    for (key, allowed) in naming {
-        let mut allowed: Vec<NamespaceId> = parsed(&allowed)?;
-        allowed.retain(|allowed| allowed != namespace);
-        diesel::update(secrets::table.find((GLOBAL, key)))
-            .set(secrets::allowed_namespaces.eq(json(&allowed)?))
-            .execute(tx.c)
-            .await?;
-    }
-    Ok(())
 }
 
 fn record(tx: &mut Tx<'_>, scope: &SecretScope, details: EventDetails, actor: &str, at: Timestamp) {

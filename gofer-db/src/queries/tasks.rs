@@ -8,13 +8,13 @@ use gofer_core::run::{AttemptRecord, Run, TaskRun};
 use gofer_core::{Resource, RunKey, TaskId};
 
 use super::{Conn, RunQueryDsl, padded, pipelines as pipeline, runs as run};
-use crate::cached::cached;
 use crate::error::DbError;
+use crate::prepared::prepared;
 use crate::rows::page;
 use crate::rows::run::RunRow;
 use crate::rows::task::{AttemptRow, TaskRow};
 use crate::schema::{attempts, task_runs};
-use crate::specs::SpecCache;
+use crate::spec_cache::SpecCache;
 use crate::types::{MAX_PAGE, Page, SomeTasks};
 
 pub(crate) async fn load(
@@ -68,7 +68,7 @@ async fn of_run(
         .filter(task_runs::run_id.eq(row.id))
         .filter(task_runs::task.eq_any(padded(tasks.iter().copied())))
         .select(TaskRow::as_select());
-    let mut stored = by_task(cached(wanted).load(c).await?);
+    let mut stored = by_task(prepared(wanted).load(c).await?);
     let run = Run::try_from(row)?;
     let tasks =
         tasks.into_iter().map(|task| take(&run, &mut stored, task)).collect::<Result<_, _>>()?;
@@ -152,6 +152,6 @@ async fn finished(
         query = query.filter(attempts::task.eq_any(tasks));
     }
     let rows: Vec<AttemptRow> =
-        cached(query.order((attempts::task, attempts::attempt))).load(c).await?;
+        prepared(query.order((attempts::task, attempts::attempt))).load(c).await?;
     rows.into_iter().map(TryInto::try_into).collect()
 }

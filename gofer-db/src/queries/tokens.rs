@@ -4,8 +4,8 @@ use gofer_core::event::{EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
 use gofer_core::{Resource, Timestamp};
 
-use super::bootstrap::{BOOTSTRAPPED, mark_bootstrapped};
 use super::engine::locked;
+use super::markers::{BOOTSTRAPPED, mark_bootstrapped};
 use super::{Conn, RunQueryDsl, Tx, namespaces};
 use crate::error::DbError;
 use crate::rows::entity::TokenRow;

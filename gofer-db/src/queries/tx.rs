@@ -3,8 +3,8 @@ use gofer_core::NamespaceId;
 use gofer_core::event::{Event, NewEvent};
 
 use super::{Conn, RunQueryDsl, engine};
-use crate::cached::cached;
 use crate::error::DbError;
+use crate::prepared::prepared;
 use crate::rows::event::EventRow;
 use crate::rows::signed;
 use crate::schema::{coalesce_text, event_counter, events, namespaces};
@@ -53,7 +53,7 @@ impl<'c> Tx<'c> {
         let counting = diesel::update(event_counter::table.find(1))
             .set(event_counter::last.eq(event_counter::last + count))
             .returning(event_counter::last);
-        let last: i64 = cached(counting).get_result(self.c).await?;
+        let last: i64 = prepared(counting).get_result(self.c).await?;
         let first = last - count + 1;
 
         let insert = |(at, event): (usize, &NewEvent)| {

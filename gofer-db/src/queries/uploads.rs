@@ -128,7 +128,7 @@ pub(crate) async fn complete(
         .await?;
 
     if set == 0 {
-        // Retention gave it up meanwhile; nothing of this transaction stays.
+        // Retention has given it up; nothing of this transaction stays.
         return Err(DbError::not_found(Resource::Upload, id));
     }
 

@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use gofer_core::{NamespaceId, PipelineId, Resource, RunNumber};
 
-use super::{Conn, RUNNING, RunQueryDsl, is_true, running};
+use super::{Conn, RUNNING, RunQueryDsl, is_true, run_counts};
 use crate::error::DbError;
 use crate::rows::{signed, unsigned};
 use crate::schema::{pipelines, runs};
@@ -25,7 +25,7 @@ pub(crate) async fn room(
         DbError::not_found(Resource::Pipeline, format_args!("{namespace}/{pipeline}"))
     })?;
 
-    let count = running::of_pipeline(c, id).await?;
+    let count = run_counts::of_pipeline(c, id).await?;
     let oldest: Vec<i64> = runs::table
         .filter(is_true(RUNNING))
         .filter(runs::pipeline_id.eq(id))

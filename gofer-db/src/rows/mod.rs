@@ -4,6 +4,7 @@
 pub(crate) mod entity;
 pub(crate) mod event;
 pub(crate) mod run;
+pub(crate) mod standing;
 pub(crate) mod task;
 pub(crate) mod upload;
 

@@ -12,7 +12,7 @@ use diesel::sqlite::Sqlite;
 use futures::FutureExt as _;
 
 use super::Conn;
-use crate::cached::cached;
+use crate::prepared::prepared;
 
 /// The value of a future that never waits.
 ///
@@ -32,7 +32,8 @@ pub(crate) fn run<Q: QueryFragment<Sqlite> + QueryId>(
 
 /// One of the counters of this connection.
 pub(crate) fn count(c: &mut Conn, what: &'static str) -> QueryResult<usize> {
-    let changes: i64 = now(cached(diesel::select(diesel::dsl::sql::<BigInt>(what))).get_result(c))?;
+    let changes: i64 =
+        now(prepared(diesel::select(diesel::dsl::sql::<BigInt>(what))).get_result(c))?;
     Ok(usize::try_from(changes).unwrap_or(0))
 }
 

@@ -5,10 +5,10 @@ use diesel::prelude::*;
 use diesel::query_builder::{QueryFragment, QueryId};
 use gofer_core::{NamespaceId, RunKey, TaskId, Timestamp};
 
-use super::queries::commit::{Guard, TaskStanding};
 use super::{Conn, RunQueryDsl, dsl};
 use crate::error::DbError;
 use crate::rows::signed;
+use crate::rows::standing::{Guard, TaskStanding};
 use crate::schema::{runs, task_runs};
 
 pub(crate) type Backend = diesel::sqlite::Sqlite;
@@ -34,7 +34,7 @@ pub(crate) async fn lock_owner(_: &mut Conn, _: &str, _: bool) -> Result<bool, D
 /// There is one writer: nothing is under way that it does not see.
 pub(crate) const UNDER_WAY: i64 = 0;
 
-/// Nobody else counts meanwhile.
+/// One writer counts at a time.
 pub(crate) async fn lock_quotas(_: &mut Conn, _: &NamespaceId) -> Result<(), DbError> {
     Ok(())
 }

@@ -23,7 +23,7 @@ impl Lock {
             DbError::unavailable(format!("cannot lock `{}`", lock_path.display()), error)
         };
 
-        // Whoever may open the file may hold its lock, and keep the server from starting.
+        // A process that may open the file may hold its lock, and keep the server from starting.
         let options =
             OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(&lock_path);
         let mut file = options.map_err(cannot)?;
@@ -50,7 +50,7 @@ impl Lock {
             Err(TryLockError::Error(error)) => return Err(cannot(error)),
         }
 
-        let note = format!("{}\n", crate::db::this_process());
+        let note = format!("{}\n", crate::support::this_process());
         file.set_len(0).and_then(|()| file.write_all(note.as_bytes())).map_err(cannot)?;
         Ok(Self { _file: file })
     }

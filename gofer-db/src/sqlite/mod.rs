@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::config::{DbConfig, Durability};
 use crate::error::DbError;
-use crate::recent::Recent;
+use crate::event_cache::EventCache;
 
 pub(crate) use dsl::{RunQueryDsl, now};
 
@@ -33,7 +33,7 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 pub(crate) struct Sqlite {
     writer: writer::Writer,
     readers: readers::Readers,
-    recent: Arc<Recent>,
+    event_cache: Arc<EventCache>,
 }
 
 impl Sqlite {
@@ -46,15 +46,15 @@ impl Sqlite {
         let wait = config.acquire_timeout;
         let readers = readers::Readers::new(path.clone(), config.readers, wait);
         let prepared = tokio::task::spawn_blocking(move || prepare(&path, durability)).await;
-        let (lock, connection) = crate::db::joined(prepared)?;
-        let recent = Arc::<Recent>::default();
-        let committed = writer::Committed { last_event, recent: Arc::clone(&recent) };
+        let (lock, connection) = crate::support::joined(prepared)?;
+        let event_cache = Arc::<EventCache>::default();
+        let committed = writer::Committed { last_event, event_cache: Arc::clone(&event_cache) };
         let writer = writer::Writer::start(lock, connection, wait, committed)?;
-        Ok(Self { writer, readers, recent })
+        Ok(Self { writer, readers, event_cache })
     }
 
-    pub(crate) fn recent(&self) -> &Recent {
-        &self.recent
+    pub(crate) fn event_cache(&self) -> &EventCache {
+        &self.event_cache
     }
 
     pub(crate) async fn read<T: Send + 'static>(

@@ -53,7 +53,7 @@ impl Readers {
             result
         });
 
-        crate::db::joined(task.await)
+        crate::support::joined(task.await)
     }
 
     /// Waits for the reads under way, then closes the connections.

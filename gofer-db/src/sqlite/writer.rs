@@ -12,19 +12,19 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::lock::Lock;
 use super::queries::Tx;
 use super::{Conn, now};
-use crate::cached::cached;
 use crate::error::DbError;
-use crate::recent::Recent;
+use crate::event_cache::EventCache;
+use crate::prepared::prepared;
 
 /// Most operations that wait; more are refused after the acquire timeout.
 const QUEUE: usize = 1_024;
 /// Most operations of one transaction: bounds what the first of them waits for the others.
 const BATCH: usize = 64;
 
-/// Who is told of commits.
+/// The parts that are told of commits.
 pub(super) struct Committed {
     pub(super) last_event: watch::Sender<u64>,
-    pub(super) recent: Arc<Recent>,
+    pub(super) event_cache: Arc<EventCache>,
 }
 
 pub(super) struct Writer {
@@ -127,8 +127,8 @@ fn commit(connection: &mut Conn, mut batch: Vec<Box<dyn Job>>, committed: &Commi
         Ok(events) => {
             let last = events.last().map(|event| event.id);
             if let Some(last) = last {
-                committed.recent.add(events);
-                crate::db::note_silently(&committed.last_event, last);
+                committed.event_cache.add(events);
+                crate::support::note_silently(&committed.last_event, last);
             }
 
             // Those who wait to go on come before those who watch.
@@ -157,7 +157,7 @@ fn transaction(connection: &mut Conn, batch: &mut [Box<dyn Job>]) -> Result<Vec<
 
 /// One of the few statements around every job, kept prepared.
 fn statement(connection: &mut Conn, text: &'static str) -> Result<(), DbError> {
-    Ok(super::dsl::run(connection, cached(diesel::sql_query(text)))?)
+    Ok(super::dsl::run(connection, prepared(diesel::sql_query(text)))?)
 }
 
 fn jobs_and_events(
@@ -221,7 +221,7 @@ where
                 source: None,
             }),
         };
-        // The caller may be gone; the work is done all the same.
+        // The caller may be gone; the work is done.
         let _ = self.reply.send(result);
     }
 }

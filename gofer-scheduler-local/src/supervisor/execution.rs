@@ -14,13 +14,14 @@ use rustix::time::{ClockId, clock_gettime};
 use super::output::{Log, Pipes};
 use super::owner::{self, Owner};
 use super::program;
+use super::responder::Responder;
+use super::sandbox::Sandbox;
 use super::tree::{self, Left};
-use super::{Responder, Tools};
 use crate::cgroup::TaskCgroup;
 use crate::disk;
 use crate::layout::ExecutionDir;
 use crate::live::{Claim, StartedTask, ticks_since_boot};
-use crate::sys::{self, Bounds, Spawn, Streams};
+use crate::sys::{self, Bounds, Spawn, Spawner, Streams};
 use crate::wire::{Outcome, Request};
 
 /// A service that ran at least this long is started again after the shortest wait.
@@ -35,6 +36,12 @@ const KILL_AGAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// How often, at intervals of a second, to try to record the end. It goes where there is room
 /// already, so only a broken disk can refuse it.
 const RECORD_TRIES: u32 = 60;
+
+/// What a supervisor starts processes with.
+pub(super) struct Tools {
+    pub(super) spawner: Spawner,
+    pub(super) sandbox: Sandbox,
+}
 
 /// What a supervisor has for one execution after another.
 #[derive(Clone, Copy)]
@@ -420,7 +427,7 @@ impl<'a> Supervision<'a> {
     fn look_for_stop(&mut self) {
         if self.owner_to_watch().is_some_and(Owner::is_gone) {
             self.stop.owner_gone = true;
-            self.stop.within(owner::GRACE);
+            self.stop.within(owner::OWNER_GONE_GRACE);
         }
         let Ok(text) = fs::read_to_string(self.dir.stop()) else { return };
         self.stop.within(Duration::from_millis(text.trim().parse().unwrap_or(0)));

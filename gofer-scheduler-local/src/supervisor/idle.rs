@@ -1,11 +1,11 @@
 //! Supervisors whose execution is over, and who wait a moment for the next.
 //!
-//! All of them, and the warden, have the same socket: whoever receives a request has it. The warden
+//! All of them, and the zygote, have the same socket: whoever receives a request has it. The zygote
 //! leaves requests to the idle ones while there are any, since it would have to fork. How many
 //! there are is a guess in shared memory, which a process that is killed leaves too high: then the
-//! warden finds a request that nobody took, within [`LINGER`], and counts anew. (Whoever is killed
-//! in the instant between taking a request and locking its live entry takes it along. The server
-//! notices when no answer comes, and launches again.)
+//! zygote finds a request that nobody took, within [`LINGER_TIMEOUT`], and counts anew. (A process
+//! that is killed between taking a request and locking its live entry takes the request along. The
+//! server notices when no answer comes, and launches again.)
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,17 +16,17 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use crate::sys;
 
 /// How long a supervisor waits for another execution.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// More than these need not wait.
 const MAX_IDLE: u32 = 4;
 
-/// Why the warden looks at the socket.
+/// Why the zygote looks at the socket.
 #[derive(PartialEq, Eq)]
 pub(super) enum Turn {
     /// Nobody is idle.
     Nobody,
-    /// Whoever is has had time enough for whatever is there.
+    /// Those that are idle have had time enough to take what is there.
     Overdue,
     /// Not for the socket: a child has ended.
     Child,
@@ -34,9 +34,9 @@ pub(super) enum Turn {
 
 pub(super) struct Idle {
     count: &'static AtomicU32,
-    /// Tells the warden that nobody is idle any more.
+    /// Tells the zygote that nobody is idle any more.
     none_left: OwnedFd,
-    /// Since when the warden leaves the socket to them, however often it is called away.
+    /// Since when the zygote leaves the socket to them, however often it is called away.
     left_to_them: Option<Instant>,
 }
 
@@ -56,12 +56,12 @@ impl Idle {
     pub(super) fn leave(&self) {
         let subtract = |count: u32| count.checked_sub(1);
         if self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, subtract) == Ok(1) {
-            // It cannot be full: the warden only ever waits for it not to be zero.
+            // It cannot be full: the zygote only ever waits for it not to be zero.
             let _ = rustix::io::write(&self.none_left, &1_u64.to_ne_bytes());
         }
     }
 
-    /// The warden: waits until it has to look at the socket, or at its children.
+    /// The zygote: waits until it has to look at the socket, or at its children.
     pub(super) fn wait_for_turn(&mut self, socket: &OwnedFd, children: &OwnedFd) -> Turn {
         loop {
             while self.count.load(Ordering::SeqCst) == 0 {
@@ -73,15 +73,15 @@ impl Idle {
                     return Turn::Child;
                 }
 
-                // Somebody may have become idle meanwhile, and is on the way to it.
+                // A supervisor may have become idle since, and is on the way to it.
                 if self.count.load(Ordering::SeqCst) == 0 {
                     return Turn::Nobody;
                 }
             }
 
             let since = *self.left_to_them.get_or_insert_with(Instant::now);
-            let rest =
-                Timespec::try_from(LINGER.saturating_sub(since.elapsed())).unwrap_or_default();
+            let rest = Timespec::try_from(LINGER_TIMEOUT.saturating_sub(since.elapsed()))
+                .unwrap_or_default();
 
             // Of the socket only its end, which need not be asked for.
             let mut fds = [
@@ -104,7 +104,7 @@ impl Idle {
         }
     }
 
-    /// The warden found a request though somebody should have been idle.
+    /// The zygote found a request though somebody should have been idle.
     pub(super) fn nobody_took(&self) {
         self.count.store(0, Ordering::SeqCst);
     }

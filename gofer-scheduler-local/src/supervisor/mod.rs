@@ -1,15 +1,25 @@
-//! What runs beside the server: one warden, and one supervisor per execution.
+//! What runs beside the server: one zygote, and one supervisor per execution.
 //!
-//! The **warden** is a small single-threaded process connected to the server by a socket. For each
+//! The **zygote** is a small single-threaded process connected to the server by a socket. For each
 //! request it forks a **supervisor**, which costs a fraction of executing the server's binary
 //! again. A supervisor whose execution is over waits a moment for the next request, which it then
-//! takes from the socket itself; a task that follows another costs no fork. The warden ends when
+//! takes from the socket itself; a task that follows another costs no fork. The zygote ends when
 //! the server and the last of its supervisors have; a supervisor ends when its execution did, and
 //! depends on neither: it holds the exit code, the log, the stop timer and the whole process tree
 //! of the task.
 //!
 //! A **session** is a third kind: a command beside a task, for as long as somebody is connected to
 //! it.
+//!
+//! ```text
+//! server ══ one socket ══> zygote (Helper::guard) ──fork──> supervisor (Helper::supervise)
+//!            ║              ├── idle: who listens to the socket now     ├── execution: one task's life
+//!            ╚═ requests ═══╪═> an idle supervisor takes the next       │    ├── program, sandbox: the start
+//!                           ├── orphans: what killed supervisors left   │    ├── output: pipes into the log
+//!                           └── owner: ends with `gofer local`          │    └── tree: all that came of it
+//!            <── Reply ── responder <───────────────────────────────────┘
+//! server ── a socket of its own ──> session (a command beside a task)
+//! ```
 
 mod execution;
 mod idle;
@@ -18,6 +28,7 @@ mod output;
 mod owner;
 mod program;
 mod receive;
+mod responder;
 mod sandbox;
 mod session;
 mod tree;
@@ -27,12 +38,10 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use gofer_core::Timestamp;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{SendFlags, send};
-use rustix::process::{Pid, chdir, getpid, getppid, set_child_subreaper, setsid};
+use rustix::process::{chdir, getpid, getppid, set_child_subreaper, setsid};
 use rustix::stdio;
 use secrecy::zeroize::Zeroizing;
 
@@ -41,12 +50,13 @@ use self::idle::{Idle, Turn};
 use self::orphans::Children;
 use self::owner::Owner;
 use self::receive::{Packets, Received};
+use self::responder::Responder;
 use self::sandbox::Sandbox;
 use crate::hardening::close_process;
 use crate::sys::{self, Fork, Spawner};
-use crate::wire::{self, Outcome, Reply, Request};
+use crate::wire::{self, Outcome, Request};
 
-/// The entry point of the warden: a process whose standard input is the socket to the server. Call
+/// The entry point of the zygote: a process whose standard input is the socket to the server. Call
 /// it before anything starts a thread. It returns when the server has gone.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -78,16 +88,10 @@ struct Helper {
     socket: OwnedFd,
     null: OwnedFd,
     owner: Option<Owner>,
-    warden: u32,
+    zygote: u32,
     idle: Idle,
     packets: Packets,
     children: Children,
-    sandbox: Sandbox,
-}
-
-/// What a supervisor starts processes with.
-struct Tools {
-    spawner: Spawner,
     sandbox: Sandbox,
 }
 
@@ -102,8 +106,8 @@ impl Helper {
         let socket = fcntl_dupfd_cloexec(stdio::stdin(), 3)?;
         set_socket_timeout(&socket, Timeout::Send, Some(REPLY_TIMEOUT))?;
 
-        // The warden waits by other means.
-        set_socket_timeout(&socket, Timeout::Recv, Some(idle::LINGER))?;
+        // The zygote waits by other means.
+        set_socket_timeout(&socket, Timeout::Recv, Some(idle::LINGER_TIMEOUT))?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null");
         let null: OwnedFd =
             null.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?.into();
@@ -116,7 +120,7 @@ impl Helper {
         let _ = setsid();
         // So that no file system stays busy on our account.
         chdir("/")?;
-        sys::prepare_warden_signals();
+        sys::prepare_zygote_signals();
 
         // What falls to it comes of supervisors that were killed.
         set_child_subreaper(Some(getpid()))?;
@@ -124,7 +128,7 @@ impl Helper {
             socket,
             null,
             owner,
-            warden: own_pid(),
+            zygote: responder::own_pid(),
             idle: Idle::new()?,
             packets: Packets::new(),
             children: Children::new()?,
@@ -132,7 +136,7 @@ impl Helper {
         })
     }
 
-    /// The warden's life: serves requests that no idle supervisor takes until the server has gone:
+    /// The zygote's life: serves requests that no idle supervisor takes until the server has gone:
     /// `None`. In each new supervisor it returns too: with its job; and so it does in a process
     /// that is to be a session, which needs no fork: it was started for that.
     fn guard(&mut self) -> rustix::io::Result<Option<Job>> {
@@ -158,7 +162,7 @@ impl Helper {
             }
 
             if job.body.is_empty() {
-                self.reply(job.sequence, Outcome::Pong, None);
+                self.responder(job.sequence).reply(Outcome::Pong);
                 continue;
             }
 
@@ -172,7 +176,7 @@ impl Helper {
             match sys::fork() {
                 Ok(Fork::Parent(pid)) => self.children.add(pid),
                 Ok(Fork::Child) => return Ok(Some(job)),
-                Err(_) => self.reply(job.sequence, Outcome::Void, None),
+                Err(_) => self.responder(job.sequence).reply(Outcome::Void),
             }
         }
     }
@@ -180,33 +184,30 @@ impl Helper {
     /// A supervisor's life: its job, and the next as long as one comes soon.
     fn supervise(&mut self, first: Job) {
         let spawner = set_child_subreaper(Some(getpid())).and_then(|()| Spawner::new());
-        let Ok(spawner) = spawner else { return self.reply(first.sequence, Outcome::Void, None) };
-        let mut tools = Tools { spawner, sandbox: std::mem::take(&mut self.sandbox) };
+        let Ok(spawner) = spawner else {
+            return self.responder(first.sequence).reply(Outcome::Void);
+        };
+        let mut tools = execution::Tools { spawner, sandbox: std::mem::take(&mut self.sandbox) };
         let mut next = Some(first);
 
         while let Some(Job { sequence, body }) = next.take() {
             let mut over = Over { fit: true, claim: None, cgroup: None };
             if body.is_empty() {
-                // Once the warden is gone, so is the connection: the answer is not ours to give.
-                if getppid().map(number) == Some(self.warden) {
-                    self.reply(sequence, Outcome::Pong, None);
+                // Once the zygote is gone, so is the connection: the answer is not ours to give.
+                if getppid().map(responder::number) == Some(self.zygote) {
+                    self.responder(sequence).reply(Outcome::Pong);
                 }
             } else if let Some(request) = Request::decode(&body) {
-                // The warden's own descriptor tells each process of its own signals.
+                // The zygote's own descriptor tells each process of its own signals.
                 let post = Post {
                     signals: self.children.signals(),
                     null: &self.null,
                     owner: self.owner.as_ref(),
                 };
-                over = execution::run(
-                    &request,
-                    Responder { helper: self, sequence },
-                    post,
-                    &mut tools,
-                );
+                over = execution::run(&request, self.responder(sequence), post, &mut tools);
             }
 
-            // Before the server learns of the end, so that the warden leaves what follows to this
+            // Before the server learns of the end, so that the zygote leaves what follows to this
             // process.
             let waits = over.fit && self.idle.enter();
             drop((over, body));
@@ -219,7 +220,7 @@ impl Helper {
         }
     }
 
-    /// The warden's end comes after the owner's, if there is one, and its children's.
+    /// The zygote's end comes after the owner's, if there is one, and its children's.
     fn outlive(&mut self) {
         loop {
             self.children.look();
@@ -240,36 +241,8 @@ impl Helper {
         }
     }
 
-    /// Nobody may listen any more: then the server finds the same in the files.
-    fn reply(&self, sequence: u64, outcome: Outcome, began: Option<Timestamp>) {
-        let pid = if outcome == Outcome::Pong { self.warden } else { own_pid() };
-        let started_at = began.unwrap_or_default().0;
-        let packet = Reply { sequence, outcome, pid, started_at }.encode();
-        let _ = rustix::io::retry_on_intr(|| send(&self.socket, &packet, SendFlags::NOSIGNAL));
-    }
-}
-
-fn own_pid() -> u32 {
-    number(getpid())
-}
-
-fn number(pid: Pid) -> u32 {
-    u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0)
-}
-
-/// Answers one request.
-struct Responder<'a> {
-    helper: &'a Helper,
-    sequence: u64,
-}
-
-impl Responder<'_> {
-    /// The process runs, since then.
-    fn running(self, began: Timestamp) {
-        self.helper.reply(self.sequence, Outcome::Running, Some(began));
-    }
-
-    fn reply(self, outcome: Outcome) {
-        self.helper.reply(self.sequence, outcome, None);
+    /// What answers a request.
+    fn responder(&self, sequence: u64) -> Responder<'_> {
+        Responder::new(&self.socket, self.zygote, sequence)
     }
 }

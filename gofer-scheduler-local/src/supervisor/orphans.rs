@@ -1,8 +1,8 @@
 //! What a supervisor that was killed leaves behind.
 //!
-//! A supervisor is the parent of all that comes of its task. Once it is gone the warden is, since
-//! it is a subreaper, too: every child of the warden that it has not forked is such an orphan, and
-//! is killed with all its descendants. (One whose warden was killed first, or belonged to an
+//! A supervisor is the parent of all that comes of its task. Once it is gone the zygote is, since
+//! it is a subreaper, too: every child of the zygote that it has not forked is such an orphan, and
+//! is killed with all its descendants. (One whose zygote was killed first, or belonged to an
 //! earlier server and had ended, is not found like this: there a cgroup has to do.)
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +12,7 @@ use rustix::process::{Pid, WaitOptions, wait};
 use super::tree;
 use crate::sys;
 
-/// The children of the warden.
+/// The children of the zygote.
 pub(super) struct Children {
     supervisors: Vec<Pid>,
     /// Where their ends are told.
@@ -31,7 +31,7 @@ impl Children {
         &self.signals
     }
 
-    /// The warden has forked one.
+    /// The zygote has forked one.
     pub(super) fn add(&mut self, supervisor: Pid) {
         self.supervisors.push(supervisor);
         self.any = true;

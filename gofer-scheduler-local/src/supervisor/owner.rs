@@ -15,7 +15,7 @@ use crate::owner::FOLDER_VARIABLE;
 
 /// How long a task has between SIGTERM and SIGKILL when its owner is gone: as when a run is
 /// cancelled.
-pub(super) const GRACE: Duration = Duration::from_secs(10);
+pub(super) const OWNER_GONE_GRACE: Duration = Duration::from_secs(10);
 
 /// What a process has of its owner.
 pub(super) struct Owner {
@@ -25,7 +25,7 @@ pub(super) struct Owner {
     others: Others,
 }
 
-/// A pipe of the warden and the supervisors it has forked. Whoever finds that nobody else can write
+/// A pipe of the zygote and the supervisors it has forked. Whoever finds that nobody else can write
 /// to it is the last of them.
 struct Others {
     seen: OwnedFd,

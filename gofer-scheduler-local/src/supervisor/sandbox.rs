@@ -2,7 +2,7 @@
 //!
 //! What is allowed is everything beside the way to what is protected: of each directory on that way
 //! all entries but the one that leads on. It is looked at once, and again when one of these
-//! directories has changed; the warden does so before it forks, so that its supervisors need not.
+//! directories has changed; the zygote does so before it forks, so that its supervisors need not.
 //! What is made in one of them while a task runs is closed to that task, and open to the next.
 
 use std::collections::BTreeSet;

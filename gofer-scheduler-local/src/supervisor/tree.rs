@@ -16,18 +16,18 @@ use crate::{process, sys};
 /// How long to wait for killed processes to be gone. One that hangs in the kernel (a dead network
 /// file system) or belongs to another user can take for ever, and the execution must end all the
 /// same.
-const PATIENCE: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Looks again this often, in case a child was born between looking and killing. Normally a death
 /// wakes us first.
-const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const KILL_POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// Kills every descendant of this process and waits until none is left.
 pub(super) fn kill_descendants(signals: &OwnedFd) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + KILL_TIMEOUT;
     while reap() == Left::Some && Instant::now() < deadline {
         signal_descendants(Signal::KILL);
-        let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&LOOK_AGAIN));
+        let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&KILL_POLL_INTERVAL));
         sys::drain_signals(signals.as_fd());
     }
 }

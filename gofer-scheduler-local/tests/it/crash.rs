@@ -1,4 +1,4 @@
-//! Killing what can be killed: the server, the warden, a supervisor, the machine.
+//! Killing what can be killed: the server, the zygote, a supervisor, the machine.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -12,7 +12,7 @@ use gofer_scheduler_local::{LocalScheduler, LocalSchedulerConfig};
 
 use crate::support::{
     Local, config, ended, exited, has_written, id, is_gone, kill_hard, launcher, live_files,
-    live_pids, next_end, output, run, script, state, warden_pid,
+    live_pids, next_end, output, run, script, state, zygote_pid,
 };
 
 /// An ignored test of this binary, to be run in a process of its own.
@@ -266,7 +266,7 @@ async fn after_a_reboot_everything_unfinished_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_warden_is_replaced_and_nothing_runs_twice() {
+async fn a_killed_zygote_is_replaced_and_nothing_runs_twice() {
     let local = Local::open().await;
     let scheduler = local.scheduler();
     let shared = tempfile::tempdir().expect("a temporary directory");
@@ -279,9 +279,9 @@ async fn a_killed_warden_is_replaced_and_nothing_runs_twice() {
         let scheduler = scheduler.clone();
         tokio::spawn(async move {
             for _ in 0..8 {
-                let warden = warden_pid(&scheduler).await;
-                kill_hard(warden);
-                is_gone(warden).await;
+                let zygote = zygote_pid(&scheduler).await;
+                kill_hard(zygote);
+                is_gone(zygote).await;
             }
         })
     };
@@ -289,7 +289,7 @@ async fn a_killed_warden_is_replaced_and_nothing_runs_twice() {
     std::fs::write(shared.path().join("go"), "").expect("let them go");
     let mut number = 0;
 
-    // Starts go on as long as wardens die, and a little longer.
+    // Starts go on as long as zygotes die, and a little longer.
     while !killer.is_finished() || number < 50 {
         let starts = (number..number + 10).map(|number| {
             let spec = marker(shared.path(), number % 100);

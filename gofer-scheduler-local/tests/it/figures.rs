@@ -128,9 +128,9 @@ async fn memory(local: &Local) {
     let scheduler = local.scheduler();
     scheduler.start(&id("sleep"), &script("echo ready; exec sleep 1000", [])).await.expect("start");
     has_written(scheduler, &id("sleep"), "ready").await;
-    let warden = crate::support::warden_pid(scheduler).await;
+    let zygote = crate::support::zygote_pid(scheduler).await;
     let (supervisor, _) = crate::support::live_pids(&local.config);
-    for (name, pid) in [("warden", warden), ("supervisor", supervisor)] {
+    for (name, pid) in [("zygote", zygote), ("supervisor", supervisor)] {
         let rollup =
             std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");
         let line = |key: &str| {

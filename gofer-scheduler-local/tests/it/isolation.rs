@@ -13,7 +13,7 @@ use gofer_scheduler_local::{LandlockMode, LocalScheduler, UsersConfig};
 
 use crate::support::{
     Local, ended, exited, has_written, id, launcher, live_pids, output, run, script, state,
-    warden_pid,
+    zygote_pid,
 };
 
 /// A scheduler whose tasks are under Landlock; `None` where the kernel has none, and says so.
@@ -106,12 +106,12 @@ async fn a_task_under_landlock_signals_and_sees_only_its_own_processes() {
     has_written(scheduler, &id("victim"), "ready").await;
 
     let (supervisor, task) = live_pids(&local.config);
-    let (warden, server) = (warden_pid(scheduler).await, std::process::id());
+    let (zygote, server) = (zygote_pid(scheduler).await, std::process::id());
 
     let attack = "for pid in $PPID \"$@\"; do kill -0 $pid && echo \"signals $pid\"; cat \
                   /proc/$pid/environ > /dev/null && echo \"reads $pid\"; done; kill -9 $PPID; echo \
                   lives";
-    let pids = [supervisor.to_string(), task.to_string(), warden.to_string(), server.to_string()];
+    let pids = [supervisor.to_string(), task.to_string(), zygote.to_string(), server.to_string()];
     let mut attack = script(attack, pids.each_ref().map(String::as_str));
     attack.separate_output = true;
     assert_eq!(run(scheduler, &id("attack"), &attack).await, exited(0));
@@ -283,10 +283,10 @@ async fn a_supervisor_is_closed_to_others_of_its_user() {
         command
     };
 
-    let mut warden =
+    let mut zygote =
         as_nobody(&program).stdin(std::os::fd::OwnedFd::from(theirs)).spawn().expect("start it");
     let read = |name: &str| {
-        let file = format!("/proc/{}/{name}", warden.id());
+        let file = format!("/proc/{}/{name}", zygote.id());
         as_nobody(Path::new("/bin/cat")).arg(file).output().expect("run cat")
     };
 
@@ -303,6 +303,6 @@ async fn a_supervisor_is_closed_to_others_of_its_user() {
     let limits = String::from_utf8(read("limits").stdout).expect("text");
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
-    warden.kill().expect("end it");
-    warden.wait().expect("wait for it");
+    zygote.kill().expect("end it");
+    zygote.wait().expect("wait for it");
 }

@@ -8,7 +8,7 @@ use gofer_scheduler_local::{Cgroup, LandlockMode, LocalScheduler};
 
 use crate::crash::in_child;
 use crate::support::{
-    Local, ended, exited, id, is_gone, kill_hard, launcher, output, run, script, warden_pid,
+    Local, ended, exited, id, is_gone, kill_hard, launcher, output, run, script, zygote_pid,
 };
 
 /// Leaves a process in its own session and one that escaped twice, kills its supervisor, and goes
@@ -41,7 +41,7 @@ async fn all_are_gone(pids: &Path) {
 }
 
 #[tokio::test]
-async fn what_escapes_from_a_killed_supervisor_falls_to_the_warden() {
+async fn what_escapes_from_a_killed_supervisor_falls_to_the_zygote() {
     let local = without_landlock(Cgroup::Off).await;
     let dir = tempfile::tempdir().expect("a directory");
     let pids = dir.path().join("pids");
@@ -54,7 +54,7 @@ async fn what_escapes_from_a_killed_supervisor_falls_to_the_warden() {
 }
 
 #[tokio::test]
-async fn what_escapes_from_a_killed_supervisor_and_warden_is_killed_with_its_cgroup() {
+async fn what_escapes_from_a_killed_supervisor_and_zygote_is_killed_with_its_cgroup() {
     let local = without_landlock(Cgroup::Auto).await;
     let scheduler = local.scheduler();
     if scheduler.check().await.expect("check").contains("no cgroup each") {
@@ -68,16 +68,16 @@ async fn what_escapes_from_a_killed_supervisor_and_warden_is_killed_with_its_cgr
     let dir = tempfile::tempdir().expect("a directory");
     let (escape, pids, go) = gated_escape(dir.path());
     scheduler.start(&id("escape"), &escape).await.expect("start");
-    let warden = warden_pid(scheduler).await;
-    kill_hard(warden);
-    is_gone(warden).await;
+    let zygote = zygote_pid(scheduler).await;
+    kill_hard(zygote);
+    is_gone(zygote).await;
     std::fs::write(&go, "").expect("let it go");
     assert_eq!(ended(scheduler, &id("escape")).await, ExecutionState::Lost);
     all_are_gone(&pids).await;
 }
 
 #[tokio::test]
-async fn the_warden_outlives_its_server_for_what_its_supervisors_leave() {
+async fn the_zygote_outlives_its_server_for_what_its_supervisors_leave() {
     let mut local = without_landlock(Cgroup::Off).await;
     let dir = tempfile::tempdir().expect("a directory");
     let (escape, pids, go) = gated_escape(dir.path());

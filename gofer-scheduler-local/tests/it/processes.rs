@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use gofer_conformance::scheduler::host_command;
 use gofer_core::scheduler::{EnvValue, ExecutionKind, ExecutionState, FailureKind, Scheduler};
 
-use crate::support::{Local, ended, exited, has_written, id, output, run, script, warden_pid};
+use crate::support::{Local, ended, exited, has_written, id, output, run, script, zygote_pid};
 
 #[tokio::test]
 async fn a_task_starts_with_clean_hands() {
@@ -200,9 +200,9 @@ async fn a_secret_is_in_no_file_and_no_process_list() {
         );
     }
 
-    let warden = warden_pid(scheduler).await;
+    let zygote = zygote_pid(scheduler).await;
     let environ =
-        std::fs::read(format!("/proc/{warden}/environ")).expect("the warden's environment");
+        std::fs::read(format!("/proc/{zygote}/environ")).expect("the zygote's environment");
     assert!(environ.is_empty(), "{}", String::from_utf8_lossy(&environ));
     scheduler.stop(&id("secret"), std::time::Duration::ZERO).await.expect("stop");
     ended(scheduler, &id("secret")).await;

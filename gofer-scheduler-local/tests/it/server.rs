@@ -10,7 +10,7 @@ use gofer_core::{ErrorKind, ExecutionId};
 use gofer_scheduler_local::{Launcher, LocalScheduler};
 
 use crate::support::{
-    Local, config, ended, exited, id, launcher, next_end, output, run, script, state, warden_pid,
+    Local, config, ended, exited, id, launcher, next_end, output, run, script, state, zygote_pid,
 };
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_wrong_launcher_is_named() {
     let error = mute.check().await.expect_err("no answer");
     assert!(error.message.contains("`/bin/true` does not answer"), "{error}");
     // Nothing was started, and the call may be repeated.
-    let error = mute.start(&id("task"), &host_command(["true"])).await.expect_err("no warden");
+    let error = mute.start(&id("task"), &host_command(["true"])).await.expect_err("no zygote");
     assert!(error.is_retryable(), "{error}");
     assert_eq!(state(&mute, &id("task")).await, ExecutionState::NotFound);
 }
@@ -85,7 +85,7 @@ fn nothing_leaks() {
 async fn leak_process() {
     let mut local = Local::open().await;
     let scheduler = local.scheduler();
-    let warden = warden_pid(scheduler).await;
+    let zygote = zygote_pid(scheduler).await;
     let mut before = None;
 
     for round in 0..3 {
@@ -97,9 +97,9 @@ async fn leak_process() {
             scheduler.remove(&id).await.expect("remove");
         }
 
-        gofer_conformance::eventually("no child is left but the warden", async || {
-            let children = (children_of(std::process::id().cast_signed()), children_of(warden));
-            if children == (vec![warden], Vec::new()) {
+        gofer_conformance::eventually("no child is left but the zygote", async || {
+            let children = (children_of(std::process::id().cast_signed()), children_of(zygote));
+            if children == (vec![zygote], Vec::new()) {
                 Ok(())
             } else {
                 Err(format!("{children:?}"))
@@ -107,11 +107,11 @@ async fn leak_process() {
         })
         .await;
 
-        let now = (open_files("self"), open_files(&warden.to_string()));
+        let now = (open_files("self"), open_files(&zygote.to_string()));
         assert_eq!(
             *before.get_or_insert(now),
             now,
-            "descriptors of the server and the warden after round {round}"
+            "descriptors of the server and the zygote after round {round}"
         );
     }
 

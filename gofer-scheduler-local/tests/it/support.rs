@@ -230,7 +230,7 @@ pub(crate) async fn is_gone(pid: i32) {
 }
 
 /// The process id in the line of `check`.
-pub(crate) async fn warden_pid(scheduler: &LocalScheduler) -> i32 {
+pub(crate) async fn zygote_pid(scheduler: &LocalScheduler) -> i32 {
     let line = scheduler.check().await.expect("check");
     let rest = line.split("supervisor process ").nth(1).expect("the process in the line");
     rest.split(',').next().expect("a number").parse().expect("a number")

@@ -1,6 +1,8 @@
 use serde_json::json;
 
 use super::*;
+use crate::job::guard;
+use crate::job::names::{META_CONTAINER, META_GUARDED, META_KIND};
 
 const LOST_AFTER: Duration = Duration::from_secs(120);
 const NOW: i64 = 1_700_000_000_000_000_000;
@@ -326,9 +328,9 @@ fn a_second_start_is_a_loss_once_it_is_over() {
             "{status}"
         );
 
-        let waits = View { lost_in: Some(KEEPING_OUT), ..View::of(ExecutionState::Running) };
+        let waits = View { lost_in: Some(KEEP_OUT_TIMEOUT), ..View::of(ExecutionState::Running) };
         assert_eq!(guarded(now.clone()), waits, "its shell keeps it out");
-        let modify_time = NOW - i64::try_from(KEEPING_OUT.as_nanos()).unwrap();
+        let modify_time = NOW - i64::try_from(KEEP_OUT_TIMEOUT.as_nanos()).unwrap();
         assert_eq!(guarded(Alloc { modify_time, ..now }), stopped, "the mark did not survive");
     }
 

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod arrows;
+mod circles;
 mod circles_api;
 mod layout;
 mod modules;
