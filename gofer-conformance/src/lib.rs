@@ -144,12 +144,12 @@ macro_rules! __conformance_tests {
         $($(
             #[::tokio::test(flavor = "multi_thread")]
             async fn $case() {
-                if $crate::conformance::is_excepted(stringify!($case), $exceptions) {
+                if $crate::is_excepted(stringify!($case), $exceptions) {
                     return;
                 }
                 let Some(mut harness) = $factory().await else { return };
-                let case = $crate::conformance::$suite::$module::$case(&mut harness);
-                $crate::conformance::run_case(stringify!($case), case).await;
+                let case = $crate::$suite::$module::$case(&mut harness);
+                $crate::run_case(stringify!($case), case).await;
             }
         )+)+
 

@@ -86,7 +86,6 @@ mod tests {
     use gofer_core::pipeline::PipelineSpec;
     use gofer_core::run::Initiator;
     use gofer_core::scheduler::Scheduler;
-    use gofer_core::scheduler::SchedulerCapabilities;
     use gofer_core::{ExecutionId, Timestamp};
     use gofer_db::{DbConfig, Registration};
     use http::header::AUTHORIZATION;

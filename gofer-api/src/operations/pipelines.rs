@@ -191,9 +191,9 @@ fn existing<T>(found: Result<T, DbError>) -> Result<Option<T>, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use gofer_conformance::{Faulty, MemoryObjectStore, MemoryScheduler, MemorySecretStore};
     use gofer_core::entity::{ObjectScope, SecretRecord, SecretScope};
     use gofer_core::object_store::PutOptions;
-    use gofer_core::testing::{Faulty, MemoryObjectStore, MemoryScheduler, MemorySecretStore};
     use secrecy::ExposeSecret;
 
     use super::*;

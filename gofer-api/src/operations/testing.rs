@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use gofer_conformance::Faults;
 use gofer_core::pipeline::PipelineSpec;
-use gofer_core::testing::Faults;
 use gofer_core::{NamespaceId, PipelineId, Timestamp};
 use gofer_db::{Db, DbConfig, Registration};
 

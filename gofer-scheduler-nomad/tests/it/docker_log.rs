@@ -52,4 +52,4 @@ async fn harness() -> Option<Isolated> {
     Isolated::docker_with_any_program(TEST).await
 }
 
-gofer_core::scheduler_conformance!(optional harness, except EXCEPTIONS);
+gofer_conformance::scheduler_conformance!(optional harness, except EXCEPTIONS);

@@ -20,4 +20,4 @@ async fn harness() -> Option<Isolated> {
     Isolated::podman(TEST).await
 }
 
-gofer_core::scheduler_conformance!(optional harness, except EXCEPTIONS);
+gofer_conformance::scheduler_conformance!(optional harness, except EXCEPTIONS);

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use gofer_conformance::{Faults, Faulty, MemoryObjectStore};
 use gofer_core::entity::ObjectScope;
 use gofer_core::id::ObjectKey;
 use gofer_core::object_store::{ObjectStore, PutOptions};
-use gofer_core::testing::{Faults, Faulty, MemoryObjectStore};
 use gofer_core::{PipelineId, Timestamp};
 use gofer_db::{Db, ObjectUpload, UploadState};
 use gofer_engine::layout;
@@ -61,7 +61,7 @@ impl Site {
         let new = NewObject { scope, key, size_bytes: None, if_absent: false };
         let room =
             UploadRoom { disk: Arc::new(FreeDisk::new(Vec::new(), 0)), arriving: Arc::default() };
-        let pieces = pieces.into_iter().map(|piece| piece.map(|text| Bytes::from(text)));
+        let pieces = pieces.into_iter().map(|piece| piece.map(Bytes::from));
         let pieces = stream::iter(pieces).boxed();
         self.objects(store).put(new, pieces, &room, &Standing::default()).await
     }

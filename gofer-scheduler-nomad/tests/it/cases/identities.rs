@@ -217,6 +217,6 @@ async fn a_task_without_secrets_needs_no_variable() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_identities_no_token_is_believed() {
     let setup = Setup::fake().await;
-    assert!(!setup.scheduler().identities().is_some());
+    assert!(setup.scheduler().identities().is_none());
     refused(&setup, "a.b.c", "`scheduler.nomad.identity` is off").await;
 }
