@@ -8,6 +8,7 @@ mod error;
 mod files;
 mod hex;
 mod intake;
+mod metrics;
 mod operations;
 mod rpc;
 mod server;

@@ -25,7 +25,7 @@ pub use crate::exec::{ExecInput, ExecOutput, ExecRequest, ExecSession, TerminalS
 #[async_trait]
 pub trait Scheduler: Debug + Send + Sync + 'static {
     /// What this backend can do, as far as that is no ability with calls of its own
-    /// ([`exec`](Self::exec), [`identities`](Self::identities)). Constant for the life of the value.
+    /// ([`exec`](Scheduler::exec), [`identities`](Scheduler::identities)). Constant for the life of the value.
     fn capabilities(&self) -> SchedulerCapabilities;
 
     /// Names the time in which the backend forgets nothing: what was intended in another

@@ -8,6 +8,8 @@ use gofer_core::object_store::ObjectStore;
 use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
 
+use crate::metrics::EngineMetrics;
+
 /// Limits and periods of an engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -46,6 +48,8 @@ pub struct EngineConfig {
     /// The time it is when the engine starts; `None` asks the system. A simulation has a time of
     /// its own.
     pub starts_at: Option<Timestamp>,
+    /// What it counts and measures.
+    pub metrics: EngineMetrics,
 }
 
 impl Default for EngineConfig {
@@ -67,6 +71,7 @@ impl Default for EngineConfig {
             keep_versions: 100,
             upload_retention: Duration::from_secs(24 * 3600),
             starts_at: None,
+            metrics: EngineMetrics::default(),
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::logs::archive_queue::ArchiveQueue;
 use crate::logs::archiver::Archiver;
 use crate::logs::read::LogReader;
 use crate::logs::run_masks::RunMasks;
+use crate::metrics::EngineGauges;
 use crate::ports::{Ports, Shutdown};
 use crate::retention;
 use crate::retry_loop::retry;
@@ -82,6 +83,7 @@ pub struct Engine {
     logs: Arc<LogReader>,
     masks: Arc<RunMasks>,
     end_reports: Arc<EndReports>,
+    archive: Arc<ArchiveQueue>,
 }
 
 impl Engine {
@@ -98,8 +100,12 @@ impl Engine {
         let Ports { journal, config, shutdown, .. } = &*ports;
 
         let commits = CommitNews::new();
-        let writer = Writer::start(journal.clone(), commits.clone());
-        let slots = Slots::new(config.max_executions, config.max_executions_per_pipeline);
+        let writer = Writer::start(journal.clone(), commits.clone(), config.metrics.clone());
+        let slots = Slots::new(
+            config.max_executions,
+            config.max_executions_per_pipeline,
+            config.metrics.clone(),
+        );
         let shares = Arc::new(SlotShares::new(ports.clone(), slots.clone()));
         let leases = Arc::new(Leases::new(ports.clone()));
 
@@ -110,8 +116,13 @@ impl Engine {
         let logs = Arc::new(LogReader::new(ports.clone(), commits.clone(), masks.clone()));
 
         let end_reports = Arc::new(EndReports::new(ports.clone()));
-        let runs =
-            RunDispatcher::new(ports.clone(), leases.clone(), slots.clone(), writer, archive);
+        let runs = RunDispatcher::new(
+            ports.clone(),
+            leases.clone(),
+            slots.clone(),
+            writer,
+            archive.clone(),
+        );
         let runs = Arc::new(runs);
         let events = Arc::new(RunEvents {
             dispatcher: runs.clone(),
@@ -131,7 +142,7 @@ impl Engine {
         }));
         shutdown.spawn(archiver.run(finished));
 
-        Ok(Self { ports, runs, leases, slots, shares, logs, masks, end_reports })
+        Ok(Self { ports, runs, leases, slots, shares, logs, masks, end_reports, archive })
     }
 
     /// Commits a run. When this returns, the run will be executed, whatever happens to this server.
@@ -296,6 +307,17 @@ impl Engine {
         }
     }
 
+    /// The same for operators, with what waits.
+    #[must_use]
+    pub fn gauges(&self) -> EngineGauges {
+        let EngineStats { active_runs, max_active_runs, executions } = self.stats();
+        EngineGauges {
+            runs: (active_runs, max_active_runs),
+            slots: (executions, self.ports.config.max_executions),
+            archive_backlog: self.archive.len(),
+        }
+    }
+
     /// Stops driving. Executions go on; the leases are released, so that the next server takes over
     /// at once.
     pub async fn shutdown(&self) {
@@ -345,12 +367,13 @@ async fn open_ports(
     // Before anything is waited for: the time that was given is the time now.
     let clock = Clock::new(config.starts_at);
     set_clock(&clock, journal.as_ref(), config.lease_ttl).await?;
-    let secrets: Arc<dyn SecretStore> = Arc::new(WithTimeout(backends.secrets));
+    let secrets: Arc<dyn SecretStore> =
+        Arc::new(WithTimeout::new(backends.secrets, &config.metrics));
     let tokens = RunTokens::open(secrets.as_ref()).await?;
     Ok(Ports {
         journal,
-        scheduler: Arc::new(WithTimeout(backends.scheduler)),
-        objects: Arc::new(WithTimeout(backends.objects)),
+        scheduler: Arc::new(WithTimeout::new(backends.scheduler, &config.metrics)),
+        objects: Arc::new(WithTimeout::new(backends.objects, &config.metrics)),
         secrets,
         tokens,
         clock,

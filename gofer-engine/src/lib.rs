@@ -10,6 +10,7 @@ mod inbox;
 pub mod layout;
 mod lease;
 mod logs;
+mod metrics;
 mod ports;
 mod retention;
 mod retry_loop;
@@ -28,6 +29,7 @@ pub use config::{Backends, EngineConfig};
 pub use engine::{Engine, EngineStats, StartRun};
 pub use error::EngineError;
 pub use logs::mask;
+pub use metrics::{EngineGauges, EngineMetrics};
 pub use run_token::run_token_hash;
 
 /// Locks, also after a panic under the lock: what it guards is whole between any two statements.

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -18,60 +18,80 @@ use gofer_core::scheduler::{
 use gofer_core::secret_store::{SecretList, SecretStore};
 use gofer_core::{BackendError, ErrorKind, ExecutionId, ObjectKey, SecretPath};
 use secrecy::SecretString;
+use tracing::Instrument as _;
+
+use crate::metrics::EngineMetrics;
 
 /// Longest answer of a call that moves no bulk data.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest transfer of an object into the store; the caller's stream has limits of its own.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// A backend with a time limit on every call.
+/// A backend with a time limit on every call, and a measurement of it.
 #[derive(Debug)]
-pub(crate) struct WithTimeout<T: ?Sized>(pub(crate) Arc<T>);
+pub(crate) struct WithTimeout<T: ?Sized> {
+    backend: Arc<T>,
+    metrics: EngineMetrics,
+}
 
-async fn within<T>(
-    limit: Duration,
-    what: &str,
-    call: impl Future<Output = Result<T, BackendError>>,
-) -> Result<T, BackendError> {
-    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        Err(BackendError::new(
-            ErrorKind::Timeout,
-            format!("`{what}` got no answer within {} s", limit.as_secs()),
-        ))
-    })
+impl<T: ?Sized> WithTimeout<T> {
+    pub(crate) fn new(backend: Arc<T>, metrics: &EngineMetrics) -> Self {
+        Self { backend, metrics: metrics.clone() }
+    }
+
+    /// The answer of a call, within a time. The call is the name of the backend's kind and of the
+    /// method.
+    async fn within<R>(
+        &self,
+        limit: Duration,
+        (backend, call): (&'static str, &'static str),
+        work: impl Future<Output = Result<R, BackendError>>,
+    ) -> Result<R, BackendError> {
+        let span = tracing::debug_span!("backend_call", backend, call);
+        let began = Instant::now();
+        let answer = tokio::time::timeout(limit, work.instrument(span)).await;
+        let answer = answer.unwrap_or_else(|_| {
+            let (kind, call) = (backend.replace('_', " "), call.replace('_', " "));
+            let message = format!("`{kind} {call}` got no answer within {} s", limit.as_secs());
+            Err(BackendError::new(ErrorKind::Timeout, message))
+        });
+
+        self.metrics.backend_answered((backend, call), &answer, began.elapsed());
+        answer
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Scheduler for WithTimeout<dyn Scheduler> {
     fn capabilities(&self) -> SchedulerCapabilities {
-        self.0.capabilities()
+        self.backend.capabilities()
     }
 
     fn incarnation(&self) -> u64 {
-        self.0.incarnation()
+        self.backend.incarnation()
     }
 
     async fn check(&self) -> Result<String, BackendError> {
-        within(CALL_TIMEOUT, "scheduler check", self.0.check()).await
+        self.within(CALL_TIMEOUT, ("scheduler", "check"), self.backend.check()).await
     }
 
     async fn start(&self, id: &ExecutionId, spec: &ExecutionSpec) -> Result<(), BackendError> {
-        within(CALL_TIMEOUT, "scheduler start", self.0.start(id, spec)).await
+        self.within(CALL_TIMEOUT, ("scheduler", "start"), self.backend.start(id, spec)).await
     }
 
     async fn stop(&self, id: &ExecutionId, grace: Duration) -> Result<(), BackendError> {
-        within(CALL_TIMEOUT, "scheduler stop", self.0.stop(id, grace)).await
+        self.within(CALL_TIMEOUT, ("scheduler", "stop"), self.backend.stop(id, grace)).await
     }
 
     async fn state(&self, id: &ExecutionId) -> Result<Observation, BackendError> {
-        within(CALL_TIMEOUT, "scheduler state", self.0.state(id)).await
+        self.within(CALL_TIMEOUT, ("scheduler", "state"), self.backend.state(id)).await
     }
 
     async fn watch(
         &self,
     ) -> Result<BoxStream<'static, Result<WatchEvent, BackendError>>, BackendError> {
-        within(CALL_TIMEOUT, "scheduler watch", self.0.watch()).await
+        self.within(CALL_TIMEOUT, ("scheduler", "watch"), self.backend.watch()).await
     }
 
     async fn logs(
@@ -80,19 +100,19 @@ impl Scheduler for WithTimeout<dyn Scheduler> {
         from: LogCursor,
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogChunk, BackendError>>, BackendError> {
-        within(CALL_TIMEOUT, "scheduler logs", self.0.logs(id, from, follow)).await
+        self.within(CALL_TIMEOUT, ("scheduler", "logs"), self.backend.logs(id, from, follow)).await
     }
 
     async fn remove(&self, id: &ExecutionId) -> Result<(), BackendError> {
-        within(CALL_TIMEOUT, "scheduler remove", self.0.remove(id)).await
+        self.within(CALL_TIMEOUT, ("scheduler", "remove"), self.backend.remove(id)).await
     }
 
     fn exec(&self) -> Option<&dyn ExecSupport> {
-        self.0.exec().map(|_| self as &dyn ExecSupport)
+        self.backend.exec().map(|_| self as &dyn ExecSupport)
     }
 
     fn identities(&self) -> Option<&dyn WorkloadIdentity> {
-        self.0.identities().map(|_| self as &dyn WorkloadIdentity)
+        self.backend.identities().map(|_| self as &dyn WorkloadIdentity)
     }
 }
 
@@ -104,8 +124,8 @@ impl ExecSupport for WithTimeout<dyn Scheduler> {
         id: &ExecutionId,
         request: ExecRequest,
     ) -> Result<ExecSession, BackendError> {
-        let exec = self.0.require_exec()?;
-        within(CALL_TIMEOUT, "scheduler exec", exec.open_session(id, request)).await
+        let exec = self.backend.require_exec()?;
+        self.within(CALL_TIMEOUT, ("scheduler", "exec"), exec.open_session(id, request)).await
     }
 }
 
@@ -113,8 +133,8 @@ impl ExecSupport for WithTimeout<dyn Scheduler> {
 #[async_trait]
 impl WorkloadIdentity for WithTimeout<dyn Scheduler> {
     async fn identify(&self, token: &SecretString) -> Result<ExecutionId, BackendError> {
-        let identities = self.0.require_identities()?;
-        within(CALL_TIMEOUT, "scheduler identify", identities.identify(token)).await
+        let identities = self.backend.require_identities()?;
+        self.within(CALL_TIMEOUT, ("scheduler", "identify"), identities.identify(token)).await
     }
 
     async fn report_end(
@@ -122,8 +142,9 @@ impl WorkloadIdentity for WithTimeout<dyn Scheduler> {
         token: &SecretString,
         end: ReportedEnd,
     ) -> Result<ExecutionId, BackendError> {
-        let identities = self.0.require_identities()?;
-        within(CALL_TIMEOUT, "scheduler report end", identities.report_end(token, end)).await
+        let identities = self.backend.require_identities()?;
+        self.within(CALL_TIMEOUT, ("scheduler", "report_end"), identities.report_end(token, end))
+            .await
     }
 
     async fn accept_forwarded_end(
@@ -131,10 +152,10 @@ impl WorkloadIdentity for WithTimeout<dyn Scheduler> {
         id: &ExecutionId,
         end: ReportedEnd,
     ) -> Result<(), BackendError> {
-        let identities = self.0.require_identities()?;
-        within(
+        let identities = self.backend.require_identities()?;
+        self.within(
             CALL_TIMEOUT,
-            "scheduler accept forwarded end",
+            ("scheduler", "accept_forwarded_end"),
             identities.accept_forwarded_end(id, end),
         )
         .await
@@ -145,7 +166,7 @@ impl WorkloadIdentity for WithTimeout<dyn Scheduler> {
 #[async_trait]
 impl ObjectStore for WithTimeout<dyn ObjectStore> {
     async fn check(&self) -> Result<String, BackendError> {
-        within(CALL_TIMEOUT, "object store check", self.0.check()).await
+        self.within(CALL_TIMEOUT, ("object_store", "check"), self.backend.check()).await
     }
 
     async fn put(
@@ -154,23 +175,24 @@ impl ObjectStore for WithTimeout<dyn ObjectStore> {
         body: ByteStream,
         options: PutOptions,
     ) -> Result<ObjectMeta, BackendError> {
-        within(TRANSFER_TIMEOUT, "object store put", self.0.put(key, body, options)).await
+        self.within(TRANSFER_TIMEOUT, ("object_store", "put"), self.backend.put(key, body, options))
+            .await
     }
 
     async fn get(&self, key: &ObjectKey) -> Result<ObjectBody, BackendError> {
-        within(CALL_TIMEOUT, "object store get", self.0.get(key)).await
+        self.within(CALL_TIMEOUT, ("object_store", "get"), self.backend.get(key)).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectMeta, BackendError> {
-        within(CALL_TIMEOUT, "object store head", self.0.head(key)).await
+        self.within(CALL_TIMEOUT, ("object_store", "head"), self.backend.head(key)).await
     }
 
     async fn list(&self, prefix: &str, page: ListPage) -> Result<ObjectList, BackendError> {
-        within(CALL_TIMEOUT, "object store list", self.0.list(prefix, page)).await
+        self.within(CALL_TIMEOUT, ("object_store", "list"), self.backend.list(prefix, page)).await
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), BackendError> {
-        within(CALL_TIMEOUT, "object store delete", self.0.delete(key)).await
+        self.within(CALL_TIMEOUT, ("object_store", "delete"), self.backend.delete(key)).await
     }
 
     async fn presign(
@@ -179,7 +201,12 @@ impl ObjectStore for WithTimeout<dyn ObjectStore> {
         access: Access,
         ttl: Duration,
     ) -> Result<Option<Presigned>, BackendError> {
-        within(CALL_TIMEOUT, "object store presign", self.0.presign(key, access, ttl)).await
+        self.within(
+            CALL_TIMEOUT,
+            ("object_store", "presign"),
+            self.backend.presign(key, access, ttl),
+        )
+        .await
     }
 }
 
@@ -187,7 +214,7 @@ impl ObjectStore for WithTimeout<dyn ObjectStore> {
 #[async_trait]
 impl SecretStore for WithTimeout<dyn SecretStore> {
     async fn check(&self) -> Result<String, BackendError> {
-        within(CALL_TIMEOUT, "secret store check", self.0.check()).await
+        self.within(CALL_TIMEOUT, ("secret_store", "check"), self.backend.check()).await
     }
 
     async fn put(
@@ -196,18 +223,19 @@ impl SecretStore for WithTimeout<dyn SecretStore> {
         value: &SecretString,
         options: PutOptions,
     ) -> Result<(), BackendError> {
-        within(CALL_TIMEOUT, "secret store put", self.0.put(path, value, options)).await
+        self.within(CALL_TIMEOUT, ("secret_store", "put"), self.backend.put(path, value, options))
+            .await
     }
 
     async fn get(&self, path: &SecretPath) -> Result<SecretString, BackendError> {
-        within(CALL_TIMEOUT, "secret store get", self.0.get(path)).await
+        self.within(CALL_TIMEOUT, ("secret_store", "get"), self.backend.get(path)).await
     }
 
     async fn list(&self, prefix: &str, page: ListPage) -> Result<SecretList, BackendError> {
-        within(CALL_TIMEOUT, "secret store list", self.0.list(prefix, page)).await
+        self.within(CALL_TIMEOUT, ("secret_store", "list"), self.backend.list(prefix, page)).await
     }
 
     async fn delete(&self, path: &SecretPath) -> Result<(), BackendError> {
-        within(CALL_TIMEOUT, "secret store delete", self.0.delete(path)).await
+        self.within(CALL_TIMEOUT, ("secret_store", "delete"), self.backend.delete(path)).await
     }
 }

@@ -99,6 +99,8 @@ pub struct ServerSection {
     pub links_dir: Option<PathBuf>,
     /// The server's certificate.
     pub tls: TlsSection,
+    /// Where operators read what it counts and measures.
+    pub metrics: MetricsSection,
     /// Makes a management token of its own at start, for a server that lives as long as one
     /// command.
     #[serde(skip)]
@@ -139,6 +141,18 @@ pub struct TlsSection {
     /// PEM file with the authorities of clients' certificates. With it, callers without such a
     /// certificate are refused.
     pub client_ca_file: Option<PathBuf>,
+}
+
+/// `[server.metrics]`: where operators read what the server counts and measures, as OpenMetrics.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsSection {
+    /// Address and port of a listener for `GET /metrics` alone; `None`: there is none.
+    pub listen: Option<SocketAddr>,
+    /// File whose first line is the token that scrapers send; off loopback there has to be one.
+    pub token_file: Option<PathBuf>,
+    /// Give the first 1,000 pipelines time series of their own.
+    pub pipeline_label: bool,
 }
 
 /// `[limits]`: what the server accepts at most.
@@ -217,6 +231,7 @@ impl Default for ServerSection {
             bootstrap_token_file: None,
             links_dir: None,
             tls: TlsSection::default(),
+            metrics: MetricsSection::default(),
             ephemeral: false,
         }
     }

@@ -66,6 +66,7 @@ impl ServerConfig {
             ));
         }
 
+        self.validate_metrics(problems);
         if server.allow_anonymous && server.auth == AuthMode::On {
             problems.push(
                 "server.allow_anonymous: `true` contradicts `server.auth = \"on\"`".to_owned(),
@@ -100,6 +101,27 @@ impl ServerConfig {
                      `https://ci.example.com`"
                 ));
             }
+        }
+    }
+
+    fn validate_metrics(&self, problems: &mut Vec<String>) {
+        let (server, metrics) = (&self.server, &self.server.metrics);
+        let Some(listen) = metrics.listen.filter(|listen| !listen.ip().is_loopback()) else {
+            return;
+        };
+
+        if metrics.token_file.is_none() {
+            problems.push(format!(
+                "server.metrics.listen: `{listen}` is not a loopback address; set \
+                 `server.metrics.token_file`, whose token scrapers send"
+            ));
+        }
+        if !self.serves_tls() && !server.allow_insecure_listen {
+            problems.push(format!(
+                "server.metrics.listen: `{listen}` is not a loopback address and there is no TLS; \
+                 set `server.tls.cert_file` and `key_file`, or `server.allow_insecure_listen = \
+                 true` when something in front of it does TLS"
+            ));
         }
     }
 

@@ -11,6 +11,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use prost::Message;
 use tonic::{Extensions, Request, Response, Status};
+use tracing::Instrument as _;
 
 use crate::auth::Standing;
 use crate::auth::permissions::{self, Target};
@@ -92,12 +93,13 @@ where
     let call = authorize(context, &extensions, message.target())?;
     let answers = call.answers.clone();
     let (work, held) = (handler(call, message), extensions.get::<Held>().cloned());
-    let work = context.tasks.spawn(async move {
+    let work = async move {
         // The request's memory is in use for as long as its handler is at work, also when nobody
         // waits any more.
         let _held = held;
         work.await
-    });
+    };
+    let work = context.tasks.spawn(work.in_current_span());
 
     let limit = context.limits.call_timeout;
     let answer = finish(work, limit).await?;
@@ -174,6 +176,10 @@ pub(crate) fn authorize(
     let Some(Caller { identity, rule }) = extensions.get::<Caller>() else {
         return Err(ApiError::Unauthenticated(TokenProblem::Missing));
     };
+    let span = tracing::Span::current();
+    if !span.is_disabled() {
+        span.record("actor", identity.actor());
+    }
     permissions::check(*rule, identity, target)?;
     let Some(answers) = extensions.get::<Account>().cloned() else { return Err(ApiError::Broken) };
     let standing = extensions.get::<Standing>().cloned().unwrap_or_default();

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Standings;
 use crate::config::Limits;
 use crate::files::CredentialFile;
+use crate::metrics::ServerMetrics;
 use crate::operations::boundary::Boundary;
 use crate::operations::health::Health;
 use crate::operations::objects::{Objects, UploadRoom};
@@ -43,6 +44,8 @@ pub(crate) struct Context {
     pub(crate) bootstrap_file: Option<CredentialFile>,
     /// Which callers with an open stream may still have it.
     pub(crate) standings: Standings,
+    /// What it counts and measures.
+    pub(crate) metrics: ServerMetrics,
     /// Of this process; new at every start.
     pub(crate) server_id: String,
     pub(crate) started_at: Timestamp,

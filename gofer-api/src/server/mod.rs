@@ -19,7 +19,7 @@ use gofer_core::entity::TokenKind;
 use gofer_core::journal::Leases;
 use gofer_core::scheduler::Scheduler;
 use gofer_db::{Db, DbError};
-use gofer_engine::{Backends, Engine, EngineConfig, run_token_hash};
+use gofer_engine::{Backends, Engine, EngineConfig, EngineMetrics, run_token_hash};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
@@ -34,6 +34,7 @@ use crate::auth::{Authenticator, Provenance, Standings, WorkloadTokens};
 use crate::compose::{self, Launcher};
 use crate::config::{Access, ServerConfig};
 use crate::files::{Reload, Reloads, make_data_dir};
+use crate::metrics::{Exposition, ServerMetrics};
 use crate::operations::disk::FreeDisk;
 use crate::operations::health::{Health, Products};
 use crate::operations::objects::UploadRoom;
@@ -44,6 +45,7 @@ mod address;
 mod bootstrap;
 mod check;
 mod error;
+mod metrics;
 mod own_token;
 mod stack;
 
@@ -58,6 +60,7 @@ const ACCEPT_BACKLOG: u32 = 1024;
 #[derive(Debug)]
 pub struct Server {
     addr: SocketAddr,
+    metrics_addr: Option<SocketAddr>,
     management_token: Option<SecretString>,
     own_token: Option<OwnToken>,
     context: Arc<Context>,
@@ -128,7 +131,9 @@ impl Server {
         let bootstrap_file =
             bootstrap::prepare(config, &api_addr(addr, config.serves_tls()), db).await?;
         let server_id = format!("{:016x}", rand::random::<u64>());
-        let engine = start_engine(config, addr, &server_id, db, backends.clone()).await?;
+        let of_engine = EngineMetrics::new(config.server.metrics.pipeline_label);
+        let of_server = (server_id.as_str(), of_engine.clone());
+        let engine = start_engine(config, addr, of_server, db, backends.clone()).await?;
         let boundary = compose::boundary(config, &*backends.scheduler);
         boundary.tell(db).await.map_err(ServerError::Database)?;
 
@@ -153,27 +158,39 @@ impl Server {
             dev_mode: config.access() == Access::OwnToken,
             bootstrap_file,
             standings: Standings::default(),
+            metrics: ServerMetrics::default(),
             server_id: server_id.clone(),
             started_at: Timestamp::now(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
 
-        let reloads = Arc::new(Reloads::new(
-            certificates.iter().map(|one| one.clone() as Arc<dyn Reload>).collect(),
-        ));
-        let (own_token, serving) =
-            match serve(config, context.clone(), scheduler, socket, addr, certificates).await {
-                Ok(serving) => serving,
-                Err(error) => {
-                    engine.shutdown().await;
-                    return Err(error);
-                }
-            };
+        let exposition = Exposition::new(&context.metrics, &of_engine, &engine, db);
+        let (section, stop) = (&config.server.metrics, context.stop.clone());
+        let begun = async {
+            let metrics = metrics::serve(section, exposition, certificates.clone(), stop).await?;
+            let certified = certificates.clone();
+            let served = serve(config, context.clone(), scheduler, socket, addr, certified).await?;
+            Ok((metrics, served))
+        };
+        let (metrics, (own_token, serving)) = match begun.await {
+            Ok(begun) => begun,
+            Err(error) => {
+                context.stop.cancel();
+                engine.shutdown().await;
+                return Err(error);
+            }
+        };
+
+        let certificates = certificates.into_iter().map(|one| one as Arc<dyn Reload>);
+        let token = metrics.token.into_iter().map(|token| token as Arc<dyn Reload>);
+        let reloads = Arc::new(Reloads::new(certificates.chain(token).collect()));
 
         let (stop, reloading) = (context.stop.clone(), reloads.clone());
         tokio::spawn(async move { stop.run_until_cancelled_owned(reloading.run()).await });
-        let server = Self { addr, management_token, own_token, context, serving, reloads };
+        let metrics_addr = metrics.addr;
+        let server =
+            Self { addr, metrics_addr, management_token, own_token, context, serving, reloads };
         if let Err(error) = db.server_started(&server_id, crate::VERSION, Timestamp::now()).await {
             server.shutdown().await?;
             return Err(ServerError::Database(error));
@@ -187,6 +204,12 @@ impl Server {
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where its metrics are, with the real port, if they are anywhere.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
     }
 
     /// The token of an ephemeral server, see [`ServerConfig::ephemeral`].
@@ -363,7 +386,7 @@ fn products(config: &ServerConfig) -> Products {
 async fn start_engine(
     config: &ServerConfig,
     addr: SocketAddr,
-    server_id: &str,
+    (server_id, metrics): (&str, EngineMetrics),
     db: &Db,
     backends: Backends,
 ) -> Result<Engine, ServerError> {
@@ -382,6 +405,7 @@ async fn start_engine(
         keep_runs: config.retention.keep_runs,
         event_retention: config.retention.events,
         keep_versions: config.retention.keep_pipeline_versions,
+        metrics,
         ..EngineConfig::default()
     };
 

@@ -24,7 +24,7 @@ use crate::config::ServerConfig;
 use crate::intake::{Intake, IntakeLayer};
 use crate::rpc::context::Context;
 use crate::services;
-use crate::transport::{Acceptor, Certificates, GrpcOnlyLayer};
+use crate::transport::{Acceptor, Certificates, GrpcOnlyLayer, MeasureLayer};
 
 /// Headers of answers that a web page may read.
 const EXPOSED_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
@@ -51,11 +51,13 @@ pub(crate) async fn serve(
 
     let intake = IntakeLayer(Arc::new(Intake::new(&config.limits)));
     let calls = AuthLayer(authenticator).layer(intake.layer(routes.prepare()));
+    let calls = MeasureLayer(context.metrics.clone()).layer(calls);
     let stack = GrpcOnlyLayer
         .layer(cors(&config.server.cors_origins).layer(GrpcWebLayer::new().layer(calls)));
     let stack = BoxCloneSyncService::new(stack.map_response(|answer: Response<Body>| answer));
     let stop = context.stop.clone();
-    let acceptor = Acceptor::new(&config.limits, certificates, stack, stop.clone());
+    let metrics = context.metrics.clone();
+    let acceptor = Acceptor::new(&config.limits, certificates, stack, stop.clone(), metrics);
 
     Ok(tokio::spawn(async move {
         let notice = async move {

@@ -131,6 +131,7 @@ async fn follow(
 
         for event in found {
             cursor = event.id;
+            call.metrics.event_sent(event.body.at);
             replies.send(response(Some(event), cursor)).await?;
         }
 

@@ -15,6 +15,7 @@ use super::connections::Connections;
 use super::serve::{ServedWith, serve};
 use super::tls::Certificates;
 use crate::config::Limits;
+use crate::metrics::ServerMetrics;
 
 /// How long nothing is accepted after the machine refused to give a descriptor or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -27,6 +28,7 @@ pub(crate) struct Acceptor {
     connections: Arc<Connections>,
     with: ServedWith,
     tasks: TaskTracker,
+    metrics: ServerMetrics,
 }
 
 impl Acceptor {
@@ -36,11 +38,13 @@ impl Acceptor {
         certificates: Option<Arc<Certificates>>,
         stack: Stack,
         stop: CancellationToken,
+        metrics: ServerMetrics,
     ) -> Self {
         Self {
             connections: Connections::new(limits),
             with: ServedWith::new(limits, certificates, stack, stop),
             tasks: TaskTracker::new(),
+            metrics,
         }
     }
 
@@ -66,8 +70,9 @@ impl Acceptor {
             match listener.accept().await {
                 Ok((socket, address)) => match self.connections.admit(address.ip()) {
                     Some(place) => {
-                        let acceptor = self.clone();
+                        let (acceptor, open) = (self.clone(), self.metrics.connection());
                         self.tasks.spawn(async move {
+                            let _open = open;
                             serve(socket, place.connection.clone(), &acceptor.with).await
                         });
                     }

@@ -17,6 +17,7 @@ mod identity;
 mod lifecycle;
 mod limits;
 mod masks;
+mod metrics;
 mod objects;
 mod permissions;
 mod pipelines;

@@ -139,10 +139,13 @@ pub(crate) async fn unfinished(c: &mut Conn, keys: &[RunKey]) -> Result<Vec<RunK
 pub(crate) async fn counts(c: &mut Conn) -> Result<Counts, DbError> {
     let pending: i64 = runs::table.filter(is_true(PENDING)).count().get_result(c).await?;
     let running: i64 = runs::table.filter(is_true(RUNNING)).count().get_result(c).await?;
+    let oldest = runs::table.filter(is_true(PENDING)).select(diesel::dsl::min(runs::created_at));
+    let oldest: Option<i64> = oldest.get_result(c).await?;
     let last: i64 = event_counter::table.find(1).select(event_counter::last).get_result(c).await?;
     Ok(Counts {
         pending_runs: unsigned(pending)?,
         running_runs: unsigned(running)?,
+        oldest_pending: oldest.map(gofer_core::Timestamp),
         last_event_id: unsigned(last)?,
     })
 }

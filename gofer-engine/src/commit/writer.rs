@@ -3,12 +3,14 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use gofer_core::journal::{Commit, Committed, Journal};
 use gofer_core::{BackendError, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
 
 use super::news::CommitNews;
+use crate::metrics::EngineMetrics;
 use crate::retry_loop::retry;
 
 /// Most commits of one transaction. Beyond this size a transaction gets longer, not cheaper per
@@ -40,9 +42,13 @@ pub(crate) enum NotCommitted {
 impl Writer {
     /// Starts the writer; it ends when every handle is gone. It publishes news after each
     /// transaction.
-    pub(crate) fn start(journal: Arc<dyn Journal>, news: CommitNews) -> Self {
+    pub(crate) fn start(
+        journal: Arc<dyn Journal>,
+        news: CommitNews,
+        metrics: EngineMetrics,
+    ) -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE);
-        tokio::spawn(write(journal, inbox, news));
+        tokio::spawn(write(journal, inbox, news, metrics));
         Self { queue }
     }
 
@@ -64,11 +70,15 @@ async fn write(
     journal: Arc<dyn Journal>,
     mut inbox: mpsc::Receiver<(Commit, oneshot::Sender<Answer>)>,
     news: CommitNews,
+    metrics: EngineMetrics,
 ) {
     let mut group = Vec::with_capacity(MAX_GROUP);
     while !group.is_empty() || inbox.recv_many(&mut group, MAX_GROUP).await > 0 {
         let (commits, answers): (Vec<Commit>, Vec<_>) = group.drain(..fitting(&group)).unzip();
+        let changes = commits.iter().map(|commit| commit.tasks.len()).sum();
+        let began = Instant::now();
         let results = commit_until_answered(journal.as_ref(), commits).await;
+        metrics.transaction(changes, began.elapsed());
 
         // Drivers, which wait to go on, are answered before readers, which watch.
         for (index, answer) in answers.into_iter().enumerate() {

@@ -28,6 +28,7 @@ pub(crate) async fn run(leases: Arc<Leases>, holder: impl LeaseHolder) {
 
         match ports.journal.renew(owner, now, ttl).await {
             Ok(held) => {
+                ports.config.metrics.leases_renewed(now);
                 let all = held >= held_safely;
                 holder.extend(started, ports.clock.now(), safe_until(now, ttl), all).await;
                 if held > accounted.max(holder.accounted()) {

@@ -37,6 +37,11 @@ impl ArchiveQueue {
         }
     }
 
+    /// How many attempts wait.
+    pub(crate) fn len(&self) -> usize {
+        self.attempts.max_capacity() - self.attempts.capacity()
+    }
+
     /// There may be finished attempts that were not sent.
     pub(crate) fn want_sweep(&self) {
         self.sweep.notify_one();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use gofer_core::journal::Lease;
 use gofer_core::{RunKey, Timestamp};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::driver::{DriverParts, Driving, drive};
 use super::first_step::FirstStep;
@@ -73,7 +74,8 @@ impl RunDispatcher {
 
         let before = self.registry.insert(&key, handle);
         let dispatcher = self.clone();
-        self.ports.shutdown.spawn(async move {
+        let span = tracing::info_span!("run", run = %key);
+        let driven = async move {
             let _ended = ended.drop_guard();
 
             // This server had lost the lease and did not know. Without this, a call that the old
@@ -90,7 +92,8 @@ impl RunDispatcher {
             dispatcher.registry.remove(key, epoch, is_readable);
             // Its end may make room for the next run of the pipeline.
             dispatcher.leases.want_claim();
-        });
+        };
+        self.ports.shutdown.spawn(driven.instrument(span));
     }
 
     /// Sends to the run's driver. A run without a driver is claimed: a cancelled one may leave its

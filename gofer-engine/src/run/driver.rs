@@ -19,6 +19,7 @@ use crate::commit::writer::{NotCommitted, Writer};
 use crate::inbox::{Inbox, Message, StartFinished};
 use crate::lease::deadline::LeaseDeadline;
 use crate::logs::archive_queue::ArchiveQueue;
+use crate::metrics::EngineMetrics;
 use crate::ports::Ports;
 use crate::retry_loop::{Backoff, retry_until};
 use crate::rules::{Decision, Effect, Input, Machine};
@@ -223,7 +224,7 @@ impl Driving {
 
             let mut decision = Decision::default();
             self.handle_running(machine, &mut decision);
-            if let Err(stopped) = self.confirm_lease(&batch).await {
+            if let Err(stopped) = self.confirm_lease(machine, &batch).await {
                 return stopped;
             }
 
@@ -317,13 +318,17 @@ impl Driving {
 
     /// Where a renewal did not say for certain that this lease was still held, a commit does: it is
     /// fenced if another server has taken the lease.
-    async fn confirm_lease(&self, batch: &[Box<Message>]) -> Result<(), Stopped> {
+    async fn confirm_lease(
+        &self,
+        machine: &Machine,
+        batch: &[Box<Message>],
+    ) -> Result<(), Stopped> {
         let extended = batch.iter().filter_map(|message| match message.as_ref() {
             Message::LeaseExtended(until) => Some(*until),
             _ => None,
         });
         let Some(until) = extended.max() else { return Ok(()) };
-        self.commit(Decision::default()).await?;
+        self.commit(machine, Decision::default()).await?;
         self.deadline.extend(until);
         Ok(())
     }
@@ -389,7 +394,7 @@ impl Driving {
     ) -> Result<(), Stopped> {
         let effects = std::mem::take(&mut decision.effects);
         if !decision.commits_nothing() {
-            self.commit(decision).await?;
+            self.commit(machine, decision).await?;
         }
         for effect in effects {
             self.act(machine, effect);
@@ -397,10 +402,12 @@ impl Driving {
         Ok(())
     }
 
-    async fn commit(&self, decision: Decision) -> Result<(), Stopped> {
+    async fn commit(&self, machine: &Machine, decision: Decision) -> Result<(), Stopped> {
         let (commit, _) = decision.into_commit(self.lease.clone());
         for piece in split_commit(commit, self.parts.ports.config.max_changes) {
+            let counts = EngineMetrics::counts(&piece);
             self.commit_piece(piece).await?;
+            self.parts.ports.config.metrics.committed(machine.run(), counts);
         }
         Ok(())
     }
@@ -409,7 +416,11 @@ impl Driving {
         match self.parts.writer.commit(piece).await {
             Ok(Committed::Done) => Ok(()),
             Ok(Committed::Conflict) => Err(Stopped::Reload),
-            Ok(Committed::Fenced) | Err(NotCommitted::Stopped) => Err(Stopped::LeaseLost),
+            Ok(Committed::Fenced) => {
+                self.parts.ports.config.metrics.lease_lost();
+                Err(Stopped::LeaseLost)
+            }
+            Err(NotCommitted::Stopped) => Err(Stopped::LeaseLost),
             Err(NotCommitted::Refused(error)) => {
                 tracing::error!(
                     run = %self.lease.run, error = %error.chain(),

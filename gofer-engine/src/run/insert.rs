@@ -81,6 +81,9 @@ impl RunDispatcher {
             }
         };
 
+        if inserted.new {
+            self.ports.config.metrics.run_created(&inserted.run);
+        }
         for superseded in &inserted.superseded {
             self.send(superseded, Message::Reload).await;
         }

@@ -22,6 +22,7 @@ use gofer_core::{ExecutionId, RunKey};
 use tokio::sync::oneshot;
 
 use self::fair_queue::{Bounds, Owner, Queue, Ticket};
+use crate::metrics::EngineMetrics;
 
 #[derive(Debug)]
 pub(crate) struct Slots {
@@ -29,6 +30,7 @@ pub(crate) struct Slots {
     /// Those of executions that are in flight. The driver of the run releases them, also when that
     /// is another driver than the one that acquired them.
     assigned: Mutex<BTreeMap<ExecutionId, Slot>>,
+    metrics: EngineMetrics,
 }
 
 /// One slot; dropped, it is free for the next.
@@ -40,10 +42,15 @@ pub(crate) struct Slot {
 
 impl Slots {
     /// So many in all, and so many of one pipeline.
-    pub(crate) fn new(limit: usize, limit_per_pipeline: Option<usize>) -> Arc<Self> {
+    pub(crate) fn new(
+        limit: usize,
+        limit_per_pipeline: Option<usize>,
+        metrics: EngineMetrics,
+    ) -> Arc<Self> {
         Arc::new(Self {
             queue: Mutex::new(Queue::new(limit, limit_per_pipeline)),
             assigned: Mutex::default(),
+            metrics,
         })
     }
 
@@ -60,6 +67,7 @@ impl Slots {
             Waiting { slots: self, owner: owner.clone(), ticket: Some(ticket) }
         };
 
+        let _measured = self.metrics.slot_wanted();
         my_turn.await.expect("the queue drops no wait that was not given up");
         waiting.ticket = None;
         Slot { slots: self.clone(), owner }
@@ -180,7 +188,7 @@ mod tests {
 
     #[test]
     fn what_is_found_running_counts_though_nothing_is_free() {
-        let slots = Slots::new(1, None);
+        let slots = Slots::new(1, None, EngineMetrics::default());
         let (first, found) = (slots.occupy_one(&run("ci")), slots.occupy_one(&run("ci")));
         assert_eq!(slots.taken(), 2);
         drop(first);
@@ -195,7 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wait_that_is_given_up_leaves_no_hole() {
-        let slots = Slots::new(1, None);
+        let slots = Slots::new(1, None, EngineMetrics::default());
         let ci = run("ci");
         let first = slots.acquire(&ci).await;
         let (mut one, mut two) = (Box::pin(slots.acquire(&ci)), Box::pin(slots.acquire(&ci)));
@@ -209,7 +217,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_of_one_pipeline_keeps_no_other_waiting() {
-        let slots = Slots::new(2, None);
+        let slots = Slots::new(2, None, EngineMetrics::default());
         let in_flight = [slots.acquire(&run("flood")).await, slots.acquire(&run("flood")).await];
         let flood_run = run("flood");
         let mut flood: Vec<_> = (0..10_000).map(|_| Box::pin(slots.acquire(&flood_run))).collect();

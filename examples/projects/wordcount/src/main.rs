@@ -41,8 +41,7 @@ fn parse(args: impl IntoIterator<Item = String>) -> Result<Args, String> {
         match arg.as_str() {
             "--top" => {
                 let value = args.next().ok_or("`--top` needs a number")?;
-                parsed.top = value.parse().map_err(|_| format!("`--top` needs a number, not \
-                                                                `{value}`"))?;
+                parsed.top = value.parse().map_err(|_| format!("`--top` needs a number, not `{value}`"))?;
             }
             option if option.starts_with("--") => return Err(format!("unknown option `{option}`")),
             _ => parsed.files.push(arg),

@@ -93,8 +93,9 @@ fn step(id: &str, script: &str, project: &Path) -> Task {
     Task::new(id)
         .working_dir(project)
         .script(format!(
-            "PATH=\"$TOOLCHAIN:$PATH\"\n{script}\necho passed | gofer object put \
-             \"results/$GOFER_TASK\" -"
+            r#"PATH="$TOOLCHAIN:$PATH"
+{script}
+echo passed | gofer object put "results/$GOFER_TASK" -"#
         ))
         .timeout(Duration::from_secs(15 * 60))
 }
