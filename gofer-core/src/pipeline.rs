@@ -63,7 +63,7 @@ pub enum Overlap {
     CancelRunning,
 }
 
-/// A pipeline's wish to be started by a trigger.
+/// A pipeline's request to be started by a trigger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
     /// The trigger's name.

@@ -293,7 +293,7 @@ pub enum StopCause {
     StartTimeout,
 }
 
-/// A wish to cancel a run or a task run.
+/// A cancel request, of a run or a task run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CancelRequest {
     /// When it was made.

@@ -26,6 +26,10 @@ use crate::zygote::{send_packet, send_request};
 
 /// How long the session's process may take to begin. Far beyond any real time.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long after a command was killed the end of its execution may come that explains it.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// The exit code of a command that SIGKILL ended.
+const KILLED: i32 = 137;
 
 type Output = mpsc::Sender<Result<ExecOutput, BackendError>>;
 
@@ -133,13 +137,34 @@ impl Relay {
     /// Serves the session to its end, whatever ends it, and sees the process off.
     async fn run(mut self, running: bool) {
         if running {
-            let end = tokio::select! {
+            let ended = || {
+                let message = format!("`{}` has ended, and this session with it", self.id);
+                BackendError::new(ErrorKind::Invalid, message)
+            };
+            let mut end = tokio::select! {
                 end = deliver(&self.socket, &self.written) => end,
                 never = feed(&self.socket, &mut self.typed) => never,
-                () = self.written.closed() => Ok(()),
-                () = table::ended(&mut self.phase) => {
-                    Err(BackendError::new(ErrorKind::Invalid, format!("`{}` has ended, and this session with it", self.id)))
+                () = self.written.closed() => Ok(None),
+                () = table::ended(&mut self.phase) => Err(ended()),
+            };
+
+            // A supervisor kills what is left of its task, this command included, before it writes
+            // down the end. Without this, who asked for the command would be told that it was
+            // killed, by nobody knows whom.
+            if matches!(end, Ok(Some(KILLED))) {
+                let end_is_near =
+                    tokio::time::timeout(END_TIMEOUT, table::ended(&mut self.phase)).await;
+                if end_is_near.is_ok() {
+                    end = Err(ended());
                 }
+            }
+
+            let end = match end {
+                Ok(Some(code)) => {
+                    let _ = self.written.send(Ok(ExecOutput::Exited(code))).await;
+                    Ok(())
+                }
+                other => other.map(drop),
             };
             if let Err(error) = end {
                 // The process first: whoever does not read must not keep it.
@@ -154,8 +179,8 @@ impl Relay {
     }
 }
 
-/// Hands out what the command writes, until its end.
-async fn deliver(socket: &AsyncFd<OwnedFd>, written: &Output) -> Result<(), BackendError> {
+/// Hands out what the command writes, until its end: the exit code, or `None` when nobody reads.
+async fn deliver(socket: &AsyncFd<OwnedFd>, written: &Output) -> Result<Option<i32>, BackendError> {
     loop {
         let said = receive(socket)
             .await
@@ -163,9 +188,11 @@ async fn deliver(socket: &AsyncFd<OwnedFd>, written: &Output) -> Result<(), Back
         let Some(Said::Output(output)) = said else {
             return Err(BackendError::new(ErrorKind::Unavailable, "the session's process is gone"));
         };
-        let is_last = matches!(output, ExecOutput::Exited(_));
-        if written.send(Ok(output)).await.is_err() || is_last {
-            return Ok(());
+        if let ExecOutput::Exited(code) = output {
+            return Ok(Some(code));
+        }
+        if written.send(Ok(output)).await.is_err() {
+            return Ok(None);
         }
     }
 }
@@ -174,7 +201,7 @@ async fn deliver(socket: &AsyncFd<OwnedFd>, written: &Output) -> Result<(), Back
 async fn feed(
     socket: &AsyncFd<OwnedFd>,
     typed: &mut futures_mpsc::Receiver<ExecInput>,
-) -> Result<(), BackendError> {
+) -> Result<Option<i32>, BackendError> {
     let mut ended = false;
     while let Some(input) = typed.next().await {
         ended |= input == ExecInput::StdinEnd;

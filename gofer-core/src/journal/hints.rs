@@ -14,7 +14,7 @@ use crate::scheduler::ReportedEnd;
 /// Where to look, because another user of the journal changed something.
 #[async_trait]
 pub trait Hints: Debug + Send + Sync + 'static {
-    /// What others change from now on; and every wish to cancel, also one's own, since a call that
+    /// What others change from now on; and every cancel request, also one's own, since a call that
     /// was given up may take effect later. The stream ends when something may have been missed;
     /// whoever follows it then looks at everything, and follows again. A journal that nobody else
     /// can use has a stream that never says anything.
@@ -31,7 +31,7 @@ pub trait Hints: Debug + Send + Sync + 'static {
 pub enum Hint {
     /// There may be something to claim: a run was committed, or one ended and made room.
     Claimable,
-    /// A wish to cancel this run, or a task of it, was recorded.
+    /// A cancel request of this run, or of a task of it, was recorded.
     Cancel(RunKey),
     /// A run added a value to what is masked in its logs. No event tells that, since the value
     /// comes after the event.

@@ -70,7 +70,7 @@ pub trait Leases: Debug + Send + Sync + 'static {
     async fn clock(&self) -> Result<Option<Timestamp>, JournalError>;
 }
 
-/// A wish for a lease.
+/// A request for a lease.
 #[derive(Debug, Clone)]
 pub struct Claim {
     /// Whose it will be.

@@ -46,8 +46,8 @@ pub trait Runs: Debug + Send + Sync + 'static {
     /// [`request_cancel`](Self::request_cancel).
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, JournalError>;
 
-    /// Records a wish to cancel a run, or one task of it, with its event, whoever holds the run's
-    /// lease; [`load`](Self::load) shows it. The first wish stays, but `force` is added to it. Returns
+    /// Records a cancel request of a run, or of one task of it, with its event, whoever holds the run's
+    /// lease; [`load`](Self::load) shows it. The first request stays, but `force` is added to it. Returns
     /// whether anything changed; a complete run (or task run) is left alone.
     async fn request_cancel(
         &self,

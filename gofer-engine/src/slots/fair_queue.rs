@@ -70,7 +70,7 @@ pub(super) struct Queue<W> {
     bounds: Bounds,
     taken: usize,
     next_ticket: Ticket,
-    /// Those with places or waits.
+    /// Those with slots or waits.
     namespaces: HashMap<NamespaceId, Namespace<W>>,
     /// The best of each namespace.
     order: BTreeSet<(FairOrder<Ticket>, NamespaceId)>,
@@ -131,7 +131,7 @@ impl<W> Queue<W> {
         let of_namespace = self.taken_by_namespace(&owner.namespace);
         let free = self.taken_by(owner) < self.limit_per_pipeline
             && of_namespace < self.bounds.limit(&owner.namespace)
-            && self.has_place_for(of_namespace);
+            && self.has_slot_for(of_namespace);
         if free {
             self.take(owner);
         }
@@ -160,7 +160,7 @@ impl<W> Queue<W> {
     pub(super) fn admit(&mut self) -> Option<W> {
         let (turn, namespace) = self.order.first()?.clone();
         // If it may have none, nobody may: all others have as many or more.
-        if !self.has_place_for(turn.of_namespace) {
+        if !self.has_slot_for(turn.of_namespace) {
             return None;
         }
         let (_, _, pipeline) = self.namespaces.get(&namespace)?.ready.first()?.clone();
@@ -171,7 +171,7 @@ impl<W> Queue<W> {
     }
 
     /// Whether there is a free slot for a namespace that has so many.
-    fn has_place_for(&self, of_namespace: usize) -> bool {
+    fn has_slot_for(&self, of_namespace: usize) -> bool {
         let free = self.limit.saturating_sub(self.taken);
         free > 0 && (!self.bounds.keeps_some_free || of_namespace < free.saturating_mul(SHARE))
     }
@@ -196,7 +196,7 @@ impl<W> Queue<W> {
             );
         }
 
-        if self.taken < self.limit && !self.has_place_for(taken) {
+        if self.taken < self.limit && !self.has_slot_for(taken) {
             let free = self.limit - self.taken;
             return format!(
                 "waiting: {taken} executions of namespace {namespace} in flight, and the last \
