@@ -121,7 +121,7 @@ pub trait Scheduler: Debug + Send + Sync + 'static {
 }
 
 impl dyn Scheduler {
-    /// [`exec`](Self::exec), for those who cannot do without.
+    /// [`exec`](Scheduler::exec), for those who cannot do without.
     ///
     /// # Errors
     /// `Unsupported` where there is none.
@@ -130,7 +130,7 @@ impl dyn Scheduler {
         self.exec().ok_or_else(|| BackendError::new(ErrorKind::Unsupported, message))
     }
 
-    /// [`identities`](Self::identities), for those who were shown a token.
+    /// [`identities`](Scheduler::identities), for those who were shown a token.
     ///
     /// # Errors
     /// `NotFound` where there are none: then no token names an execution.

@@ -10,6 +10,7 @@ use gofer_core::id::NamespaceId;
 use gofer_db::{BootstrapProof, Db};
 use gofer_engine::run_token_hash;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Mutex;
 
 use super::boundary::Boundary;
 use crate::auth::token::new_token;
@@ -24,6 +25,9 @@ pub(crate) const BOOTSTRAP_CODE_MAX_BYTES: usize = 256;
 pub(crate) struct Tokens<'a> {
     pub(crate) db: &'a Db,
     pub(crate) boundary: Boundary,
+    /// Held from the boundary's answer until the token counts. A scheduler without a boundary has
+    /// one server, so this is the only one that asks.
+    pub(crate) turn: &'a Mutex<()>,
     /// The file with the code for the first management token, if this server has written one.
     pub(crate) bootstrap_file: Option<&'a CredentialFile>,
     /// The actor of events.
@@ -70,6 +74,8 @@ impl Tokens<'_> {
         token.namespaces = namespaces;
         token.expires_at = life.map(|life| token.created_at.after(life));
 
+        // Without this, two calls could each find no client of another namespace, and make one.
+        let _turn = self.turn.lock().await;
         self.boundary.admit(self.db, &token).await?;
         self.db.token_insert(&token, &run_token_hash(secret.expose_secret())).await?;
         Ok((token, secret))
@@ -77,6 +83,7 @@ impl Tokens<'_> {
 
     /// Makes a token work again.
     pub(crate) async fn enable(&self, id: &str) -> Result<Token, ApiError> {
+        let _turn = self.turn.lock().await;
         let known = self.db.token_get(id).await?;
         if known.disabled {
             self.boundary.admit(self.db, &known).await?;

@@ -8,7 +8,7 @@ use gofer_core::scheduler::Scheduler;
 use gofer_core::secret_store::SecretStore;
 use gofer_db::Db;
 use gofer_engine::Engine;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     /// What a namespace is worth here.
     pub(crate) boundary: Boundary,
+    /// Whose turn it is to make a token that counts.
+    pub(crate) token_turn: Mutex<()>,
     /// Turns of commands in tasks: each needs a process and descriptors of this server.
     pub(crate) exec_sessions: Arc<Semaphore>,
     /// The room that uploads share.
@@ -77,6 +79,7 @@ impl Context {
         Tokens {
             db: &self.db,
             boundary: self.boundary,
+            turn: &self.token_turn,
             bootstrap_file: self.bootstrap_file.as_ref(),
             actor,
         }

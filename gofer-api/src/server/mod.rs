@@ -22,7 +22,7 @@ use gofer_db::{Db, DbError};
 use gofer_engine::{Backends, Engine, EngineConfig, EngineMetrics, run_token_hash};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpSocket;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -140,6 +140,7 @@ impl Server {
         let scheduler = backends.scheduler.clone();
         let context = Arc::new(Context {
             boundary,
+            token_turn: Mutex::default(),
             db: db.clone(),
             engine: engine.clone(),
             health: Health::new(db.clone(), &backends, products(config)),
@@ -165,16 +166,10 @@ impl Server {
             stop: CancellationToken::new(),
         });
 
-        let exposition = Exposition::new(&context.metrics, &of_engine, &engine, db);
-        let (section, stop) = (&config.server.metrics, context.stop.clone());
-        let begun = async {
-            let metrics = metrics::serve(section, exposition, certificates.clone(), stop).await?;
-            let certified = certificates.clone();
-            let served = serve(config, context.clone(), scheduler, socket, addr, certified).await?;
-            Ok((metrics, served))
-        };
-        let (metrics, (own_token, serving)) = match begun.await {
-            Ok(begun) => begun,
+        let served =
+            serve(config, context.clone(), &of_engine, scheduler, socket, addr, certificates).await;
+        let Served { metrics_addr, own_token, serving, reloads } = match served {
+            Ok(served) => served,
             Err(error) => {
                 context.stop.cancel();
                 engine.shutdown().await;
@@ -182,13 +177,8 @@ impl Server {
             }
         };
 
-        let certificates = certificates.into_iter().map(|one| one as Arc<dyn Reload>);
-        let token = metrics.token.into_iter().map(|token| token as Arc<dyn Reload>);
-        let reloads = Arc::new(Reloads::new(certificates.chain(token).collect()));
-
         let (stop, reloading) = (context.stop.clone(), reloads.clone());
         tokio::spawn(async move { stop.run_until_cancelled_owned(reloading.run()).await });
-        let metrics_addr = metrics.addr;
         let server =
             Self { addr, metrics_addr, management_token, own_token, context, serving, reloads };
         if let Err(error) = db.server_started(&server_id, crate::VERSION, Timestamp::now()).await {
@@ -312,16 +302,29 @@ fn bind(addr: SocketAddr) -> std::io::Result<TcpSocket> {
     Ok(socket)
 }
 
+/// What serves, and what goes with it.
+struct Served {
+    metrics_addr: Option<SocketAddr>,
+    own_token: Option<OwnToken>,
+    serving: JoinHandle<()>,
+    reloads: Arc<Reloads>,
+}
+
 /// Begins to serve. A caller that is let in finds the server's own token in its file, and none of a
 /// server before.
 async fn serve(
     config: &ServerConfig,
     context: Arc<Context>,
+    of_engine: &EngineMetrics,
     scheduler: Arc<dyn Scheduler>,
     socket: TcpSocket,
     addr: SocketAddr,
     certificates: Option<Arc<Certificates>>,
-) -> Result<(Option<OwnToken>, JoinHandle<()>), ServerError> {
+) -> Result<Served, ServerError> {
+    let exposition = Exposition::new(&context.metrics, of_engine, &context.engine, &context.db);
+    let (section, stop) = (&config.server.metrics, context.stop.clone());
+    let metrics = metrics::serve(section, exposition, certificates.clone(), stop).await?;
+
     let (data_dir, links) = (config.data_dir(), config.server.links_dir.as_deref());
     let own_token = match config.access() {
         Access::OwnToken => {
@@ -342,7 +345,13 @@ async fn serve(
     let listener =
         socket.listen(ACCEPT_BACKLOG).map_err(|source| ServerError::Listen { addr, source })?;
     watch_standings(context.clone());
-    Ok((own_token, stack::serve(config, context, authenticator, listener, certificates).await?))
+    let serving =
+        stack::serve(config, context, authenticator, listener, certificates.clone()).await?;
+
+    let certificates = certificates.into_iter().map(|one| one as Arc<dyn Reload>);
+    let token = metrics.token.into_iter().map(|token| token as Arc<dyn Reload>);
+    let reloads = Arc::new(Reloads::new(certificates.chain(token).collect()));
+    Ok(Served { metrics_addr: metrics.addr, own_token, serving, reloads })
 }
 
 /// Not one of the tasks that a server is busy with.

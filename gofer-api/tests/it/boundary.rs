@@ -1,5 +1,7 @@
 //! What a client token is worth with a scheduler that keeps no task from another.
 
+use std::collections::BTreeSet;
+
 use gofer_proto::v1;
 use tonic::Code;
 
@@ -76,6 +78,21 @@ async fn clients_of_a_second_namespace_are_refused_where_nothing_isolates_them()
     let id = red.token.unwrap().id;
     let again = clients.tokens().enable_token(v1::EnableTokenRequest { id }).await;
     assert_refused(again, Code::FailedPrecondition, "NAMESPACES_NOT_ISOLATED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_concurrent_first_clients_one_namespace_gets_its_own() {
+    let server = TestServer::start_with(|config| config.scheduler.local.trusted = false).await;
+    let clients = server.anybody();
+    namespaces(&clients).await;
+
+    let asked = (0..16).map(|number| {
+        let (mut tokens, namespace) = (clients.tokens(), ["red", "blue"][number % 2]);
+        async move { tokens.create_token(client(&[namespace])).await.is_ok().then_some(namespace) }
+    });
+    let made: BTreeSet<&str> =
+        futures::future::join_all(asked).await.into_iter().flatten().collect();
+    assert_eq!(made.len(), 1, "{made:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use gofer_core::run::TaskState;
 use gofer_core::{Attempt, ExecutionId, TaskId};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::driver::{Driving, Starting};
 use crate::execution::observe;
@@ -66,7 +67,7 @@ impl Driving {
         };
 
         let guard = done.clone().drop_guard();
-        tokio::spawn(async move {
+        spawn(async move {
             let _done = guard;
             start.run(again).await;
         });
@@ -77,7 +78,7 @@ impl Driving {
     fn observe(&self, id: ExecutionId) {
         let (ports, driver, starts) = (self.parts.ports.clone(), self.driver.clone(), self.serial);
         let start_done = self.starts.get(&id).map(|start| start.done.clone());
-        tokio::spawn(async move {
+        spawn(async move {
             // Asked before the start took effect and answered after it, "not found" would mean
             // "lost".
             if let Some(done) = start_done {
@@ -91,7 +92,7 @@ impl Driving {
     fn confirm(&self, id: ExecutionId) {
         let (ports, driver, starts) = (self.parts.ports.clone(), self.driver.clone(), self.serial);
         let waits_here = self.starts.get(&id).is_some_and(|start| !start.done.is_cancelled());
-        tokio::spawn(async move {
+        spawn(async move {
             if waits_here {
                 observe::still_starting(&ports, &id, starts, &driver).await;
             } else {
@@ -111,7 +112,7 @@ impl Driving {
             self.parts.slots.occupy(&id);
         }
 
-        tokio::spawn(async move {
+        spawn(async move {
             // Without this, a start that lands after its stop would run for ever.
             if let Some(done) = start_done {
                 done.cancelled().await;
@@ -123,4 +124,9 @@ impl Driving {
     fn id(&self, task: &TaskId, attempt: Attempt) -> ExecutionId {
         ExecutionId { run: self.lease.run.clone(), task: task.clone(), attempt }
     }
+}
+
+/// Work of a run, whose log lines carry the run's span.
+fn spawn(work: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(work.in_current_span());
 }
