@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +19,7 @@ use gofer_core::{BackendError, ErrorKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::config::Cgroup;
+use crate::confinement::Entrance;
 use crate::layout::LiveName;
 use crate::sys;
 
@@ -275,14 +276,6 @@ fn is_delegated(dir: &Path) -> bool {
 pub(crate) struct TaskCgroup {
     dir: PathBuf,
     was_killed: Cell<bool>,
-}
-
-/// The way into a cgroup.
-pub(crate) struct Entrance {
-    /// The cgroup's directory.
-    pub(crate) dir: OwnedFd,
-    /// Whether a process is born there, or moves in.
-    pub(crate) by_birth: bool,
 }
 
 impl TaskCgroup {

@@ -1,6 +1,7 @@
 //! What a task does not get: from the server's settings to the request that tells its supervisor.
 
 use std::ffi::{CStr, OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
@@ -141,6 +142,14 @@ impl Limit {
         };
         Some(Self { resource, values: Rlimit { current: value()?, maximum: value()? } })
     }
+}
+
+/// The way into a cgroup.
+pub(crate) struct Entrance {
+    /// The cgroup's directory.
+    pub(crate) dir: OwnedFd,
+    /// Whether a process is born there, or moves in.
+    pub(crate) by_birth: bool,
 }
 
 #[cfg(test)]

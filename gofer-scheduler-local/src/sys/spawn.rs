@@ -18,8 +18,7 @@ use rustix::io::{Errno, Result};
 use rustix::process::{Pid, WaitOptions, setrlimit, waitpid};
 
 use super::{last_error, shared_counter};
-use crate::cgroup::Entrance;
-use crate::confinement::{Confinement, Limit, User};
+use crate::confinement::{Confinement, Entrance, Limit, User};
 
 /// Far more than the child's few calls take.
 const STACK_BYTES: usize = 64 * 1024;
