@@ -4,10 +4,18 @@ use std::fs;
 
 use gofer_testbed::{SourceFile, members, repository, source_files};
 
+use crate::imports::Imports;
+
 /// Makes every `tonic::Status` of the server.
 const STATUS: &str = "gofer-api/src/rpc/status/mod.rs";
 /// The rules of a run: which come in and whose turn it is, and what becomes of them.
-const RULES: [&str; 2] = ["gofer-core/src/admission", "gofer-engine/src/rules/"];
+const RULES: [&str; 2] = ["gofer-core/src/admission", ENGINE_RULES];
+/// The latter; they use nothing but themselves and the domain.
+const ENGINE_RULES: &str = "gofer-engine/src/rules/";
+/// What knows no wire: domain in, domain out.
+const OPERATIONS: &str = "gofer-api/src/operations/";
+/// The words of the wire.
+const WIRE: [&str; 3] = ["gofer_proto", "tonic", "prost"];
 /// Crates that speak to a database, without their tests; the last measures it.
 const WITH_SQL: [&str; 2] = ["gofer-db", "gofer-bench"];
 
@@ -166,6 +174,33 @@ fn the_rules_of_a_run_are_pure() {
             );
         }
     }
+}
+
+#[test]
+fn the_rules_of_a_run_use_nothing_but_the_domain() {
+    let rules = source_files().into_iter().filter(|file| file.path.starts_with(ENGINE_RULES));
+    for file in rules {
+        for path in Imports::of(&file.text).all() {
+            let first = path.split("::").next().unwrap_or_default();
+            let is_inside = ["super", "self"].contains(&first) || path.starts_with("crate::rules");
+            let is_below = ["std", "gofer_core"].contains(&first);
+            assert!(is_inside || is_below, "{}: `use {path}`", file.path);
+        }
+    }
+}
+
+#[test]
+fn operations_know_no_wire() {
+    let mut wrong = Vec::new();
+    for file in source_files().iter().filter(|file| file.path.starts_with(OPERATIONS)) {
+        for (number, line) in file.text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if WIRE.iter().any(|word| code.contains(word)) {
+                wrong.push(format!("{}:{}: {}", file.path, number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "a handler decodes, calls and encodes:\n{}", wrong.join("\n"));
 }
 
 #[test]

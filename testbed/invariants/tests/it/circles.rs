@@ -7,22 +7,33 @@
 //! peel off what names nothing else, and what nothing else names ──> what is left is a circle
 //! ```
 //!
-//! A `mod.rs` may re-export what its files define; that alone is no arrow. Tests are left out.
+//! Of a folder's `mod.rs`, its front, see [`CRATES`]. Tests are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use gofer_testbed::{SourceFile, source_files};
 
-/// The crates that are held to it.
-const CRATES: [&str; 8] = [
-    "gofer-cli",
-    "gofer-db",
-    "gofer-scheduler-local",
-    "gofer-scheduler-nomad",
-    "gofer-secrets-local",
-    "gofer-secrets-vault",
-    "gofer-store-local",
-    "gofer-store-s3",
+use crate::imports::Imports;
+
+/// The crates that are held to it, and whether a folder's front counts as a user of what it
+/// re-exports: where it does, no file of the folder may use the front.
+const CRATES: [(&str, bool); 10] = [
+    ("gofer-api", false),
+    ("gofer-cli", true),
+    ("gofer-db", false),
+    ("gofer-engine", true),
+    ("gofer-scheduler-local", false),
+    ("gofer-scheduler-nomad", true),
+    ("gofer-secrets-local", true),
+    ("gofer-secrets-vault", true),
+    ("gofer-store-local", true),
+    ("gofer-store-s3", true),
+];
+/// Uses that are there, between what lies directly below `src`: without them nothing was found.
+const KNOWN: [(&str, &str, &str); 3] = [
+    ("gofer-api", "services", "operations"),
+    ("gofer-api", "server", "compose"),
+    ("gofer-engine", "run", "rules"),
 ];
 /// Re-exports of re-exports that are followed.
 const MAX_REEXPORTS: usize = 8;
@@ -31,7 +42,6 @@ const MAX_REEXPORTS: usize = 8;
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
 /// What a module names, as paths from the crate's root.
-#[derive(Default)]
 struct Module {
     named: Vec<String>,
     /// Where a name that it passes on is defined.
@@ -46,33 +56,6 @@ fn module_name(path_in_src: &str) -> Option<String> {
     let is_root = ["lib", "main"].contains(&path) || path.starts_with("bin/");
     let is_test = parts.any(|part| part == "tests");
     (!is_root && !is_test).then(|| path.replace('/', "::"))
-}
-
-/// The paths that a `use` tree names: `a::{b, c::d}` names `a::b` and `a::c::d`.
-fn leaves(prefix: &str, tree: &str) -> Vec<String> {
-    let tree = tree.trim();
-    let Some((before, rest)) = tree.split_once('{') else {
-        let path = tree.split(" as ").next().unwrap_or_default();
-        return if tree.is_empty() { Vec::new() } else { vec![format!("{prefix}{path}")] };
-    };
-
-    let inner = rest.rsplit_once('}').map_or(rest, |(inner, _)| inner);
-    let prefix = format!("{prefix}{before}");
-    let (mut depth, mut branches) = (0, vec![String::new()]);
-    for char in inner.chars() {
-        match char {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                branches.push(String::new());
-                continue;
-            }
-            _ => {}
-        }
-        branches.last_mut().expect("there is one from the start").push(char);
-    }
-
-    branches.iter().flat_map(|branch| leaves(&prefix, branch)).collect()
 }
 
 /// A path from the crate's root, if it leads into the crate at all.
@@ -98,67 +81,22 @@ fn from_root(module: &str, path: &str, known: &BTreeSet<String>) -> Option<Strin
     Some([&here[..], &parts[1..]].concat().join("::"))
 }
 
-/// The paths in code that begin like this one, such as `crate::`.
-fn paths_in(code: &str, beginning: &str) -> Vec<String> {
-    let is_part_of_name = |char: char| char.is_alphanumeric() || char == '_';
-    let begins = code.match_indices(beginning);
-    let begins = begins
-        .filter(|(at, _)| !code[..*at].ends_with(|char| is_part_of_name(char) || char == ':'));
-    let path = |at: usize| {
-        let rest = &code[at..];
-        let end = rest.find(|char| !is_part_of_name(char) && char != ':').unwrap_or(rest.len());
-        rest[..end].trim_end_matches(':').to_owned()
-    };
-    begins.map(|(at, _)| path(at)).collect()
-}
-
-/// The declaration that a statement ends with: what stands before it, whether it passes on what it
-/// names, and its tree.
-fn declaration(statement: &str) -> Option<(&str, bool, &str)> {
-    let statement = statement.trim_end_matches(';');
-    [("use ", false), ("pub use ", true), ("pub(crate) use ", true), ("pub(super) use ", true)]
-        .into_iter()
-        .find_map(|(word, is_public)| {
-            let indent = statement.len() - statement.trim_start().len();
-            let at = match statement.trim_start().starts_with(word) {
-                true => indent,
-                false => statement.rfind(&format!("\n{word}"))? + 1,
-            };
-            Some((&statement[..at], is_public, &statement[at + word.len()..]))
-        })
-}
-
 /// Reads what a file names.
-fn read(name: &str, text: &str, known: &BTreeSet<String>) -> Module {
-    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
-    let code = lines.collect::<Vec<_>>().join("\n");
-    let (mut module, mut rest) = (Module::default(), String::new());
+fn read(name: &str, text: &str, known: &BTreeSet<String>, fronts_count: bool) -> Module {
+    let imports = Imports::of(text);
+    let own = |paths: &[String]| -> Vec<String> {
+        paths.iter().filter_map(|path| from_root(name, path, known)).collect()
+    };
 
-    for statement in code.split_inclusive(';') {
-        let Some((before, is_public, tree)) = declaration(statement) else {
-            rest.push_str(statement);
-            continue;
-        };
-
-        rest.push_str(before);
-        let tree = tree.split_whitespace().collect::<Vec<_>>().join(" ");
-        for path in leaves("", &tree) {
-            let Some(path) = from_root(name, &path, known) else { continue };
-            if is_public {
-                let last = path.rsplit("::").next().unwrap_or_default().to_owned();
-                module.reexported.insert(last, path);
-            } else {
-                module.named.push(path);
-            }
-        }
+    let (public, mut named) = (own(&imports.public), own(&imports.private));
+    named.extend(own(&imports.in_code));
+    if fronts_count {
+        named.extend(public.iter().cloned());
     }
 
-    for path in [paths_in(&rest, "crate::"), paths_in(&rest, "super::")].concat() {
-        module.named.extend(from_root(name, &path, known));
-    }
-
-    module
+    let last = |path: &String| path.rsplit("::").next().unwrap_or_default().to_owned();
+    let reexported = public.into_iter().map(|path| (last(&path), path)).collect();
+    Module { named, reexported }
 }
 
 /// The module that defines what a path names.
@@ -178,12 +116,14 @@ fn defined_in(path: &str, modules: &BTreeMap<String, Module>) -> Option<String> 
 }
 
 /// Who names whom, among the modules of these sources: path below `src`, and text.
-fn arrows(sources: &[(&str, &str)]) -> Arrows {
+fn arrows(sources: &[(&str, &str)], fronts_count: bool) -> Arrows {
     let named = sources.iter().filter_map(|(path, text)| Some((module_name(path)?, *text)));
     let named: BTreeMap<String, &str> = named.collect();
     let known: BTreeSet<String> = named.keys().cloned().collect();
-    let modules: BTreeMap<String, Module> =
-        named.iter().map(|(name, text)| (name.clone(), read(name, text, &known))).collect();
+    let modules: BTreeMap<String, Module> = named
+        .iter()
+        .map(|(name, text)| (name.clone(), read(name, text, &known, fronts_count)))
+        .collect();
 
     let targets = |name: &String, module: &Module| {
         let found = module.named.iter().filter_map(|path| defined_in(path, &modules));
@@ -192,13 +132,19 @@ fn arrows(sources: &[(&str, &str)]) -> Arrows {
     modules.iter().map(|(name, module)| (name.clone(), targets(name, module))).collect()
 }
 
-/// The same between what lies directly below `src`.
-fn between_folders(arrows: &Arrows) -> Arrows {
-    let top = |name: &String| name.split("::").next().unwrap_or_default().to_owned();
-    let mut between = Arrows::new();
+/// The same between what lies in one folder, for each folder: `""` is `src` itself. A folder's
+/// `mod.rs` is its front: it names what lies in the folder, and what lies there may use the front.
+fn between_siblings(arrows: &Arrows) -> BTreeMap<String, Arrows> {
+    let mut between: BTreeMap<String, Arrows> = BTreeMap::new();
     for (from, targets) in arrows {
-        let targets = targets.iter().map(top).filter(|target| *target != top(from));
-        between.entry(top(from)).or_default().extend(targets);
+        let from: Vec<&str> = from.split("::").collect();
+        for target in targets {
+            let to: Vec<&str> = target.split("::").collect();
+            let common = from.iter().zip(&to).take_while(|(from, to)| from == to).count();
+            let (Some(user), Some(used)) = (from.get(common), to.get(common)) else { continue };
+            let folder = between.entry(from[..common].join("::")).or_default();
+            folder.entry((*user).to_owned()).or_default().insert((*used).to_owned());
+        }
     }
     between
 }
@@ -222,22 +168,32 @@ fn circles(arrows: &Arrows) -> Vec<String> {
     lines.collect()
 }
 
+fn circles_of_siblings(arrows: &Arrows) -> Vec<String> {
+    let lines = |(folder, between): (&String, &Arrows)| {
+        circles(between).into_iter().map(|line| format!("{folder}: {line}")).collect::<Vec<_>>()
+    };
+    between_siblings(arrows).iter().flat_map(lines).collect()
+}
+
 #[test]
 fn no_files_and_no_folders_of_a_crate_form_a_circle() {
     let files: Vec<SourceFile> = source_files();
     let mut found = Vec::new();
 
-    for name in CRATES {
+    for (name, fronts_count) in CRATES {
         let prefix = format!("{name}/src/");
         let own = files.iter().filter(|file| file.extension() == "rs" && !file.is_generated());
         let sources: Vec<(&str, &str)> = own
             .filter_map(|file| Some((file.path.strip_prefix(&prefix)?, file.text.as_str())))
             .collect();
-        let arrows = arrows(&sources);
+        let arrows = arrows(&sources, fronts_count);
         assert!(arrows.values().any(|targets| !targets.is_empty()), "`{name}` has no arrows");
+        for (_, user, used) in KNOWN.iter().filter(|(of, ..)| *of == name) {
+            let uses = &between_siblings(&arrows)[""][*user];
+            assert!(uses.contains(*used), "`{name}`: `{user}` uses `{used}`, and more: {uses:?}");
+        }
 
-        let folders = circles(&between_folders(&arrows));
-        let lines = circles(&arrows).into_iter().chain(folders);
+        let lines = circles(&arrows).into_iter().chain(circles_of_siblings(&arrows));
         found.extend(lines.map(|line| format!("{name}: {line}")));
     }
 
@@ -259,10 +215,25 @@ fn a_circle_is_found_through_re_exports_and_between_folders() {
         ("d/mod.rs", "mod e;\n"),
         ("d/e.rs", "use crate::c::C;\n"),
     ];
-    let found = circles(&arrows(&sources));
+    let found = circles(&arrows(&sources, false));
     assert_eq!(found, ["a::x -> b", "b -> a::x"]);
 
+    let sources = [("a/mod.rs", "pub(crate) use x::X;"), ("a/x.rs", "use super::Y;")];
+    assert_eq!(circles(&arrows(&sources, false)), [""; 0]);
+    assert_eq!(circles(&arrows(&sources, true)), ["a -> a::x", "a::x -> a"]);
+
     let sources = [("a/x.rs", "use crate::b::y;"), ("a/z.rs", ""), ("b/y.rs", "use crate::a::z;")];
-    assert_eq!(circles(&arrows(&sources)), [""; 0]);
-    assert_eq!(circles(&between_folders(&arrows(&sources))), ["a -> b", "b -> a"]);
+    assert_eq!(circles(&arrows(&sources, false)), [""; 0]);
+    assert_eq!(circles_of_siblings(&arrows(&sources, false)), [": a -> b", ": b -> a"]);
+
+    let sources = [
+        ("s/run/x.rs", "use super::super::object::y;"),
+        ("s/run/z.rs", ""),
+        ("s/object/y.rs", "use crate::s::run::z;"),
+    ];
+    assert_eq!(circles(&arrows(&sources, false)), [""; 0]);
+    assert_eq!(
+        circles_of_siblings(&arrows(&sources, false)),
+        ["s: object -> run", "s: run -> object"]
+    );
 }

@@ -3,8 +3,7 @@
 mod architecture;
 mod arrows;
 mod circles;
-mod circles_api;
+mod imports;
 mod layout;
-mod modules;
 mod text;
 mod weight;
