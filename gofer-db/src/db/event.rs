@@ -1,5 +1,5 @@
 use gofer_core::Timestamp;
-use gofer_core::event::{Event, EventDetails, NewEvent, Subject};
+use gofer_core::event::{ACTOR, Event, EventDetails, NewEvent, Subject};
 use tokio::sync::watch;
 
 use crate::db::{Db, Engine, query, transact};
@@ -75,7 +75,7 @@ impl Db {
         };
         self.event_record(NewEvent {
             at,
-            actor: "gofer".to_owned(),
+            actor: ACTOR.to_owned(),
             subject: Subject::default(),
             details,
         })

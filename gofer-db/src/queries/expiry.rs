@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Text};
-use gofer_core::event::{EventDetails, NewEvent, Subject};
+use gofer_core::event::{ACTOR, EventDetails, NewEvent, Subject};
 use gofer_core::journal::{Expirable, Retention};
 use gofer_core::quota::{QuotaKind, Quotas};
 use gofer_core::{NamespaceId, PipelineId, RunNumber, Timestamp, Version};
@@ -259,7 +259,7 @@ pub(crate) async fn expire_runs(
     if let Some(last) = gone.iter().max() {
         book.forget();
         let details = EventDetails::RunsExpired { count: gone.len() as u64, last: *last };
-        pipeline::record(tx, namespace, name, details, "gofer", at);
+        pipeline::record(tx, namespace, name, details, ACTOR, at);
     }
 
     Ok(())
@@ -372,7 +372,7 @@ pub(crate) async fn expire_versions(
         quotas::count_versions(tx, pipeline_id, -signed(count), -bytes).await?;
         let details =
             EventDetails::PipelineVersionsExpired { count, last: Version(unsigned(last)?) };
-        pipeline::record(tx, namespace, name, details, "gofer", at);
+        pipeline::record(tx, namespace, name, details, ACTOR, at);
     }
 
     Ok(())
@@ -408,7 +408,7 @@ pub(crate) async fn expire_events(
         diesel::delete(events::table.filter(events::id.le(signed(up_to)))).execute(tx.c).await?;
     if deleted > 0 {
         let details = EventDetails::EventsExpired { up_to };
-        tx.record(NewEvent { at, actor: "gofer".to_owned(), subject: Subject::default(), details });
+        tx.record(NewEvent { at, actor: ACTOR.to_owned(), subject: Subject::default(), details });
     }
     Ok(())
 }

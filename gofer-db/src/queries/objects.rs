@@ -1,6 +1,6 @@
 use diesel::prelude::*;
 use gofer_core::entity::{ObjectRecord, ObjectScope};
-use gofer_core::event::{EventDetails, NewEvent, Subject};
+use gofer_core::event::{ACTOR, EventDetails, NewEvent, Subject};
 use gofer_core::object_store::ListPage;
 use gofer_core::quota::QuotaKind;
 use gofer_core::{ObjectKey, Resource, RunKey, Timestamp};
@@ -122,7 +122,7 @@ async fn evict(
 
     for row in oldest {
         diesel::delete(objects::table.find((pipeline_id, 0, &row.key))).execute(tx.c).await?;
-        record(tx, scope, EventDetails::ObjectEvicted { key: row.key.clone() }, "gofer", at);
+        record(tx, scope, EventDetails::ObjectEvicted { key: row.key.clone() }, ACTOR, at);
         evicted.push(row.record(scope)?);
     }
 

@@ -4,7 +4,7 @@ use diesel::dsl::exists;
 use diesel::prelude::*;
 use gofer_core::Timestamp;
 use gofer_core::entity::ObjectScope;
-use gofer_core::event::{EventDetails, NewEvent, Subject};
+use gofer_core::event::{ACTOR, EventDetails, NewEvent, Subject};
 use gofer_core::journal::{Expirable, Retention};
 use gofer_core::quota::Quotas;
 use gofer_core::run::LogState;
@@ -132,7 +132,7 @@ pub(crate) async fn expired(
             let subject = Subject::of_execution(id);
             let event = NewEvent {
                 at,
-                actor: "gofer".to_owned(),
+                actor: ACTOR.to_owned(),
                 subject,
                 details: EventDetails::LogExpired {},
             };
@@ -146,13 +146,7 @@ pub(crate) async fn expired(
             };
             // An object that was put again has another location, and stays.
             if object::remove(tx, &scope, key, Some(location)).await?.is_some() {
-                object::record(
-                    tx,
-                    &scope,
-                    EventDetails::RunObjectsExpired { count: 1 },
-                    "gofer",
-                    at,
-                );
+                object::record(tx, &scope, EventDetails::RunObjectsExpired { count: 1 }, ACTOR, at);
             }
         }
         Expirable::Runs { namespace, pipeline, runs } => {

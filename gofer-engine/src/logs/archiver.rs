@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use gofer_core::event::{EventDetails, NewEvent, Subject};
+use gofer_core::event::{ACTOR, EventDetails, NewEvent, Subject};
 use gofer_core::journal::JournalError;
 use gofer_core::object_store::{ByteStream, PutOptions};
 use gofer_core::run::LogState;
@@ -28,7 +28,6 @@ use crate::error::of_journal;
 use crate::layout;
 use crate::ports::Ports;
 use crate::retry_loop::Backoff;
-use crate::rules::ACTOR;
 
 /// Logs archived at the same time: each is a stream of at most a few hundred KiB in memory.
 const ARCHIVES_MAX: usize = 8;

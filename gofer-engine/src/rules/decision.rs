@@ -6,9 +6,6 @@ use gofer_core::event::NewEvent;
 use gofer_core::journal::{Commit, Lease, RunTransition, TaskTransition};
 use gofer_core::{Attempt, TaskId};
 
-/// The name of the engine as an actor of events.
-pub const ACTOR: &str = "gofer";
-
 /// What a step leads to: `tasks`, `run` and `events` become true together; only then the `effects`
 /// are carried out.
 #[derive(Debug, Default)]

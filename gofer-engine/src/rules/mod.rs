@@ -28,7 +28,7 @@ mod transitions;
 pub(crate) mod variables;
 mod verdict;
 
-pub use self::decision::{ACTOR, Decision, Effect};
+pub use self::decision::{Decision, Effect};
 pub use self::input::{Input, SchedulerFacts};
 pub use self::machine::Machine;
 pub use self::retry::MAX_LOSSES;

@@ -1,12 +1,12 @@
 //! One step of a machine: the time it happens at, and what it leads to.
 
 use gofer_core::Timestamp;
-use gofer_core::event::{EventDetails, NewEvent, Subject};
+use gofer_core::event::{ACTOR, EventDetails, NewEvent, Subject};
 use gofer_core::journal::TaskTransition;
 use gofer_core::run::{AttemptRecord, Reason, ReasonKind, TaskRun};
 use gofer_core::scheduler::ExecutionTimes;
 
-use super::decision::{ACTOR, Decision};
+use super::decision::Decision;
 use super::input::Input;
 use super::machine::Machine;
 use super::outcome::AttemptOutcome;
