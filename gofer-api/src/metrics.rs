@@ -12,8 +12,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use gofer_core::Timestamp;
-use gofer_db::{Counts, Db};
-use gofer_engine::{Engine, EngineMetrics};
+use gofer_db::{Counts, Db, DbError};
+use gofer_engine::Engine;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -126,12 +126,12 @@ impl ServerMetrics {
         self.event_lag.observe(Timestamp::now().since(happened).as_secs_f64());
     }
 
-    fn set(&self, counts: Counts, now: Timestamp) {
+    fn set(&self, counts: Counts, oldest_pending: Option<Timestamp>) {
         let gauge = |state| self.runs.get_or_create(&StateLabels { state }).clone();
         gauge("pending").set(signed(counts.pending_runs));
         gauge("running").set(signed(counts.running_runs));
         self.last_event.set(signed(counts.last_event_id));
-        let age = counts.oldest_pending.map_or(0.0, |since| now.since(since).as_secs_f64());
+        let age = oldest_pending.map_or(0.0, |since| Timestamp::now().since(since).as_secs_f64());
         self.oldest_pending.set(age);
     }
 }
@@ -155,31 +155,26 @@ fn signed(value: u64) -> i64 {
 pub(crate) struct Exposition {
     registry: Registry,
     server: ServerMetrics,
-    of_engine: EngineMetrics,
     engine: Engine,
     db: Db,
 }
 
 impl Exposition {
-    pub(crate) fn new(
-        server: &ServerMetrics,
-        of_engine: &EngineMetrics,
-        engine: &Engine,
-        db: &Db,
-    ) -> Arc<Self> {
+    pub(crate) fn new(server: &ServerMetrics, engine: &Engine, db: &Db) -> Arc<Self> {
         let mut registry = Registry::with_prefix("gofer");
         server.register(&mut registry);
-        of_engine.register(&mut registry);
-        let (server, of_engine) = (server.clone(), of_engine.clone());
-        Arc::new(Self { registry, server, of_engine, engine: engine.clone(), db: db.clone() })
+        engine.metrics().register(&mut registry);
+        Arc::new(Self { registry, server: server.clone(), engine: engine.clone(), db: db.clone() })
     }
 
     /// The metrics as they are now, in the text form of OpenMetrics.
     pub(crate) async fn text(&self) -> String {
-        self.of_engine.set(self.engine.gauges());
-        match tokio::time::timeout(DATABASE_TIMEOUT, self.db.run_counts()).await {
-            Ok(Ok(counts)) => self.server.set(counts, Timestamp::now()),
-            Ok(Err(error)) => {
+        self.engine.metrics().set(self.engine.stats());
+        let asked =
+            async { Ok((self.db.run_counts().await?, self.db.run_oldest_pending().await?)) };
+        match tokio::time::timeout(DATABASE_TIMEOUT, asked).await {
+            Ok(Ok((counts, oldest_pending))) => self.server.set(counts, oldest_pending),
+            Ok(Err::<_, DbError>(error)) => {
                 tracing::debug!(%error, "the database did not say how many runs it has")
             }
             Err(_) => tracing::debug!("the database did not say in time how many runs it has"),

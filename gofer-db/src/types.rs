@@ -285,8 +285,6 @@ pub struct Counts {
     pub pending_runs: u64,
     /// Runs whose tasks are being executed.
     pub running_runs: u64,
-    /// When the oldest of the runs that wait was created.
-    pub oldest_pending: Option<Timestamp>,
     /// The newest event; 0 when there is none.
     pub last_event_id: u64,
 }

@@ -29,7 +29,7 @@ use crate::logs::archive_queue::ArchiveQueue;
 use crate::logs::archiver::Archiver;
 use crate::logs::read::LogReader;
 use crate::logs::run_masks::RunMasks;
-use crate::metrics::EngineGauges;
+use crate::metrics::{EngineMetrics, EngineStats};
 use crate::ports::{Ports, Shutdown};
 use crate::retention;
 use crate::retry_loop::retry;
@@ -59,17 +59,6 @@ pub struct StartRun {
     pub initiator: Initiator,
     /// The same key never starts a second run of this pipeline.
     pub idempotency_key: Option<String>,
-}
-
-/// What an engine is busy with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EngineStats {
-    /// Runs this server drives.
-    pub active_runs: usize,
-    /// How many that may be.
-    pub max_active_runs: usize,
-    /// Executions in flight.
-    pub executions: usize,
 }
 
 /// A handle on a running engine.
@@ -304,18 +293,15 @@ impl Engine {
             active_runs: self.runs.active_runs(),
             max_active_runs: self.ports.config.max_active_runs,
             executions: self.slots.taken(),
+            max_executions: self.ports.config.max_executions,
+            archive_backlog: self.archive.len(),
         }
     }
 
-    /// The same for operators, with what waits.
+    /// What it counts and measures.
     #[must_use]
-    pub fn gauges(&self) -> EngineGauges {
-        let EngineStats { active_runs, max_active_runs, executions } = self.stats();
-        EngineGauges {
-            runs: (active_runs, max_active_runs),
-            slots: (executions, self.ports.config.max_executions),
-            archive_backlog: self.archive.len(),
-        }
+    pub fn metrics(&self) -> &EngineMetrics {
+        &self.ports.config.metrics
     }
 
     /// Stops driving. Executions go on; the leases are released, so that the next server takes over

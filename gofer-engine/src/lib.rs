@@ -26,10 +26,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) use gofer_core::error::chain;
 
 pub use config::{Backends, EngineConfig};
-pub use engine::{Engine, EngineStats, StartRun};
+pub use engine::{Engine, StartRun};
 pub use error::EngineError;
 pub use logs::mask;
-pub use metrics::{EngineGauges, EngineMetrics};
+pub use metrics::{EngineMetrics, EngineStats};
 pub use run_token::run_token_hash;
 
 /// Locks, also after a panic under the lock: what it guards is whole between any two statements.

@@ -2,6 +2,7 @@
 //! `docs/src/logging.md`; a test holds the two together.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,10 @@ const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1_024.0];
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
+fn slow<L: Clone + Hash + Eq>() -> Histograms<L> {
+    Histograms::new_with_constructor(|| Histogram::new(SLOW))
+}
+
 /// The metrics of one engine. Clones are the same metrics.
 #[derive(Debug, Clone)]
 pub struct EngineMetrics {
@@ -59,13 +64,17 @@ pub struct EngineMetrics {
     backend_call_duration: Histograms<CallNameLabels>,
 }
 
-/// What an engine is busy with at the moment of a scrape.
+/// What an engine is busy with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EngineGauges {
-    /// Runs that this server drives, and how many that may be.
-    pub runs: (usize, usize),
-    /// Slots in use, and how many there are.
-    pub slots: (usize, usize),
+pub struct EngineStats {
+    /// Runs this server drives.
+    pub active_runs: usize,
+    /// How many that may be.
+    pub max_active_runs: usize,
+    /// Executions in flight.
+    pub executions: usize,
+    /// How many that may be.
+    pub max_executions: usize,
     /// Attempts whose logs wait to be archived, as far as this server saw them end.
     pub archive_backlog: usize,
 }
@@ -130,7 +139,6 @@ impl EngineMetrics {
     /// pipelines have time series of their own; without it, namespaces have.
     #[must_use]
     pub fn new(per_pipeline: bool) -> Self {
-        let slow = || Histograms::new_with_constructor(|| Histogram::new(SLOW));
         Self {
             names: Arc::new(PipelineNames { per_pipeline, known: Mutex::default() }),
             runs_created: Family::default(),
@@ -138,7 +146,7 @@ impl EngineMetrics {
             run_duration: slow(),
             run_queue: slow(),
             attempts_completed: Family::default(),
-            attempt_phase: Histograms::new_with_constructor(|| Histogram::new(SLOW)),
+            attempt_phase: slow(),
             retries: Family::default(),
             executions_lost: Counter::default(),
             commit_duration: Histogram::new(FAST),
@@ -162,13 +170,12 @@ impl EngineMetrics {
         self.register_runs(registry);
         self.register_engine(registry);
 
-        let mut seconds = |name: &str, help: &str, metric: &Histograms<CallNameLabels>| {
-            registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
-        };
-        seconds(
+        let help = "Time until a backend answered";
+        registry.register_with_unit(
             "backend_call_duration",
-            "Time until a backend answered",
-            &self.backend_call_duration,
+            help,
+            Unit::Seconds,
+            self.backend_call_duration.clone(),
         );
         let help = "Calls of backends by outcome: ok, or the kind of the error";
         registry.register("backend_calls", help, self.backend_calls.clone());
@@ -225,16 +232,16 @@ impl EngineMetrics {
         registry.register("log_archive_backlog", help, self.archive_backlog.clone());
     }
 
-    /// Takes what an engine is busy with, just before a scrape.
-    pub fn set(&self, gauges: EngineGauges) {
+    /// Takes what the engine is busy with, just before a scrape.
+    pub fn set(&self, stats: EngineStats) {
         let set = |gauge: &Gauge, value: usize| {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
-        set(&self.runs_driven, gauges.runs.0);
-        set(&self.runs_driven_limit, gauges.runs.1);
-        set(&self.slots_in_use, gauges.slots.0);
-        set(&self.slots, gauges.slots.1);
-        set(&self.archive_backlog, gauges.archive_backlog);
+        set(&self.runs_driven, stats.active_runs);
+        set(&self.runs_driven_limit, stats.max_active_runs);
+        set(&self.slots_in_use, stats.executions);
+        set(&self.slots, stats.max_executions);
+        set(&self.archive_backlog, stats.archive_backlog);
     }
 
     pub(crate) fn run_created(&self, run: &Run) {

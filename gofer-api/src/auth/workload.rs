@@ -83,11 +83,10 @@ mod tests {
     use gofer_conformance::eventually;
     use gofer_conformance::scheduler::host_command;
     use gofer_core::journal::{NewRun, Runs};
-    use gofer_core::pipeline::PipelineSpec;
     use gofer_core::run::Initiator;
     use gofer_core::scheduler::Scheduler;
     use gofer_core::{ExecutionId, Timestamp};
-    use gofer_db::{DbConfig, Registration};
+    use gofer_db::DbConfig;
     use http::header::AUTHORIZATION;
     use http::{HeaderMap, HeaderValue};
     use secrecy::ExposeSecret;
@@ -98,26 +97,7 @@ mod tests {
     async fn start_run(db: &Db, key: &RunKey) {
         let (namespace, pipeline, at) =
             (key.namespace.clone(), key.pipeline.clone(), Timestamp::now());
-        let spec = PipelineSpec {
-            run_variables: Vec::new(),
-            name: pipeline.clone(),
-            description: String::new(),
-            tasks: Vec::new(),
-            variables: Default::default(),
-            parallelism: None,
-            overlap: Default::default(),
-            subscriptions: Vec::new(),
-            sdk: String::new(),
-        };
-
-        let registration = Registration {
-            namespace: namespace.clone(),
-            spec: Arc::new(spec),
-            digest: "d".to_owned(),
-            expected_version: None,
-        };
-
-        db.pipeline_register(registration, "dev", at).await.unwrap();
+        crate::operations::testing::register(db, pipeline.as_str()).await;
         let new = NewRun {
             namespace,
             pipeline,

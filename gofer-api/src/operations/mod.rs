@@ -24,4 +24,4 @@ pub(crate) mod secrets;
 pub(crate) mod tokens;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -52,7 +52,7 @@ pub(super) fn namespace() -> NamespaceId {
     NamespaceId::new("default").unwrap()
 }
 
-pub(super) async fn register(db: &Db, name: &str) -> PipelineId {
+pub(crate) async fn register(db: &Db, name: &str) -> PipelineId {
     let id = PipelineId::new(name).unwrap();
     let spec = PipelineSpec {
         run_variables: Vec::new(),

@@ -1,9 +1,7 @@
 //! One measurement and one span for each call, from its headers to the last byte of its answer.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -16,23 +14,18 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::take_ready;
+use crate::auth::permissions::RULES;
 use crate::metrics::ServerMetrics;
+use crate::transport::take_ready;
 
 /// What a call of no known method counts as: names from outside would be series without bound.
 const OTHER: &str = "other";
 
-/// The methods of the contract, from their paths.
-static METHODS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
-    let services = gofer_proto::json::descriptor_pool().services();
-    let methods = services.flat_map(|service| service.methods().collect::<Vec<_>>());
-    let entry = |method: prost_reflect::MethodDescriptor| {
-        let name = format!("{}/{}", method.parent_service().full_name(), method.name());
-        // Made once in the life of the process.
-        (format!("/{name}"), &*Box::leak(name.into_boxed_str()))
-    };
-    methods.map(entry).collect()
-});
+/// The name of a method of the contract, from its path.
+fn method(path: &str) -> Option<&'static str> {
+    let (listed, _) = RULES.iter().find(|(listed, _)| *listed == path)?;
+    listed.strip_prefix('/').filter(|name| name.starts_with("gofer.v1."))
+}
 
 /// Measures every call that passes.
 #[derive(Debug, Clone)]
@@ -71,7 +64,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let mut inner = take_ready(&mut self.inner);
-        let method = METHODS.get(request.uri().path()).copied().unwrap_or(OTHER);
+        let method = method(request.uri().path()).unwrap_or(OTHER);
         let call = Measured::begin(self.metrics.clone(), method);
         let span = tracing::debug_span!("call", method, actor = tracing::field::Empty);
 
@@ -187,10 +180,8 @@ mod tests {
 
     #[test]
     fn methods_are_those_of_the_contract() {
-        assert_eq!(
-            METHODS.get("/gofer.v1.RunService/StartRun"),
-            Some(&"gofer.v1.RunService/StartRun")
-        );
-        assert!(!METHODS.contains_key("/gofer.v1.RunService/Whatever"));
+        assert_eq!(method("/gofer.v1.RunService/StartRun"), Some("gofer.v1.RunService/StartRun"));
+        assert_eq!(method("/gofer.v1.RunService/Whatever"), None);
+        assert_eq!(method("/grpc.health.v1.Health/Check"), None);
     }
 }

@@ -45,6 +45,7 @@ mod address;
 mod bootstrap;
 mod check;
 mod error;
+mod measure;
 mod metrics;
 mod own_token;
 mod stack;
@@ -131,9 +132,7 @@ impl Server {
         let bootstrap_file =
             bootstrap::prepare(config, &api_addr(addr, config.serves_tls()), db).await?;
         let server_id = format!("{:016x}", rand::random::<u64>());
-        let of_engine = EngineMetrics::new(config.server.metrics.pipeline_label);
-        let of_server = (server_id.as_str(), of_engine.clone());
-        let engine = start_engine(config, addr, of_server, db, backends.clone()).await?;
+        let engine = start_engine(config, addr, &server_id, db, backends.clone()).await?;
         let boundary = compose::boundary(config, &*backends.scheduler);
         boundary.tell(db).await.map_err(ServerError::Database)?;
 
@@ -166,8 +165,7 @@ impl Server {
             stop: CancellationToken::new(),
         });
 
-        let served =
-            serve(config, context.clone(), &of_engine, scheduler, socket, addr, certificates).await;
+        let served = serve(config, context.clone(), scheduler, socket, addr, certificates).await;
         let Served { metrics_addr, own_token, serving, reloads } = match served {
             Ok(served) => served,
             Err(error) => {
@@ -315,13 +313,12 @@ struct Served {
 async fn serve(
     config: &ServerConfig,
     context: Arc<Context>,
-    of_engine: &EngineMetrics,
     scheduler: Arc<dyn Scheduler>,
     socket: TcpSocket,
     addr: SocketAddr,
     certificates: Option<Arc<Certificates>>,
 ) -> Result<Served, ServerError> {
-    let exposition = Exposition::new(&context.metrics, of_engine, &context.engine, &context.db);
+    let exposition = Exposition::new(&context.metrics, &context.engine, &context.db);
     let (section, stop) = (&config.server.metrics, context.stop.clone());
     let metrics = metrics::serve(section, exposition, certificates.clone(), stop).await?;
 
@@ -395,7 +392,7 @@ fn products(config: &ServerConfig) -> Products {
 async fn start_engine(
     config: &ServerConfig,
     addr: SocketAddr,
-    (server_id, metrics): (&str, EngineMetrics),
+    server_id: &str,
     db: &Db,
     backends: Backends,
 ) -> Result<Engine, ServerError> {
@@ -414,7 +411,7 @@ async fn start_engine(
         keep_runs: config.retention.keep_runs,
         event_retention: config.retention.events,
         keep_versions: config.retention.keep_pipeline_versions,
-        metrics,
+        metrics: EngineMetrics::new(config.server.metrics.pipeline_label),
         ..EngineConfig::default()
     };
 

@@ -19,12 +19,13 @@ use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::error::ServerError;
+use super::measure::MeasureLayer;
 use crate::auth::{AuthLayer, Authenticator};
 use crate::config::ServerConfig;
 use crate::intake::{Intake, IntakeLayer};
 use crate::rpc::context::Context;
 use crate::services;
-use crate::transport::{Acceptor, Certificates, GrpcOnlyLayer, MeasureLayer};
+use crate::transport::{Acceptor, Certificates, GrpcOnlyLayer};
 
 /// Headers of answers that a web page may read.
 const EXPOSED_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use gofer_core::event::Event;
 use gofer_core::object_store::ListPage;
 use gofer_core::run::{AttemptRecord, Run, TaskRun};
-use gofer_core::{NamespaceId, PipelineId, RunKey, TaskId};
+use gofer_core::{NamespaceId, PipelineId, RunKey, TaskId, Timestamp};
 
 use crate::db::{Db, query};
 use crate::error::DbError;
@@ -79,6 +79,14 @@ impl Db {
     /// The database's.
     pub async fn run_counts(&self) -> Result<Counts, DbError> {
         query!(self, runs::counts())
+    }
+
+    /// When the oldest run that waits was created, over all namespaces.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn run_oldest_pending(&self) -> Result<Option<Timestamp>, DbError> {
+        query!(self, runs::oldest_pending())
     }
 
     /// How many runs of a pipeline are running, and how many may.

@@ -1,7 +1,7 @@
 use diesel::prelude::*;
 use gofer_core::object_store::ListPage;
 use gofer_core::run::{Run, RunState, RunStatus};
-use gofer_core::{NamespaceId, PipelineId, Resource, RunKey};
+use gofer_core::{NamespaceId, PipelineId, Resource, RunKey, Timestamp};
 
 use super::{Conn, PENDING, RUNNING, RunQueryDsl, UNFINISHED, is_true};
 use crate::error::DbError;
@@ -136,16 +136,20 @@ pub(crate) async fn unfinished(c: &mut Conn, keys: &[RunKey]) -> Result<Vec<RunK
     Ok(found)
 }
 
+/// When the oldest run that waits was created.
+pub(crate) async fn oldest_pending(c: &mut Conn) -> Result<Option<Timestamp>, DbError> {
+    let oldest = runs::table.filter(is_true(PENDING)).select(diesel::dsl::min(runs::created_at));
+    let oldest: Option<i64> = oldest.get_result(c).await?;
+    Ok(oldest.map(Timestamp))
+}
+
 pub(crate) async fn counts(c: &mut Conn) -> Result<Counts, DbError> {
     let pending: i64 = runs::table.filter(is_true(PENDING)).count().get_result(c).await?;
     let running: i64 = runs::table.filter(is_true(RUNNING)).count().get_result(c).await?;
-    let oldest = runs::table.filter(is_true(PENDING)).select(diesel::dsl::min(runs::created_at));
-    let oldest: Option<i64> = oldest.get_result(c).await?;
     let last: i64 = event_counter::table.find(1).select(event_counter::last).get_result(c).await?;
     Ok(Counts {
         pending_runs: unsigned(pending)?,
         running_runs: unsigned(running)?,
-        oldest_pending: oldest.map(gofer_core::Timestamp),
         last_event_id: unsigned(last)?,
     })
 }

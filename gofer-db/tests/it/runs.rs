@@ -169,6 +169,7 @@ async fn counts_are_of_all_namespaces(place: Place) {
     let db = place.open().await;
     let nothing = db.run_counts().await.unwrap();
     assert_eq!((nothing.pending_runs, nothing.running_runs, nothing.last_event_id), (0, 0, 0));
+    assert_eq!(db.run_oldest_pending().await.unwrap(), None);
     register(&db, "ci", &["a"]).await;
     insert(&db, "ci", 1).await;
     claim_one(&db, 2).await;
@@ -176,6 +177,7 @@ async fn counts_are_of_all_namespaces(place: Place) {
     insert(&db, "ci", 4).await;
     let counts = db.run_counts().await.unwrap();
     assert_eq!((counts.pending_runs, counts.running_runs, counts.last_event_id), (2, 1, 5));
+    assert_eq!(db.run_oldest_pending().await.unwrap(), Some(at(3)));
 }
 
 async fn a_run_of_ten_thousand_tasks_is_loaded_and_changed(place: Place) {
